@@ -20,11 +20,11 @@ from engine.exchange.web_pull import web_pulling
 from engine.index.query import key_values
 from engine.services import stored_scu
 from engine.services.pull import pulling
-from engine.services.pull_plan import Wish
+from engine.services.pull_plan import PullQuery
 from engine.services.pull_report import PullReport
 from engine.services.stored_scu import StoredReport
 
-__all__ = ["PullReport", "StoredReport", "Wish", "planned", "pull", "send", "wish_of"]
+__all__ = ["PullReport", "StoredReport", "PullQuery", "planned", "pull", "send", "pull_query_of"]
 
 
 def send(
@@ -39,11 +39,11 @@ def send(
     resume: Path | None = None,
 ) -> None:
     """Sends the matching instances; adds named UIDs that are not stored to `missing`. Raises AssociationFailed."""
-    remaining = stored_scu.Remaining(resume) if resume is not None else None
+    remaining = stored_scu.RemainingFile(resume) if resume is not None else None
     with backend.opened(config) as archive:
         missing.extend(backend.not_stored(archive, queries))
         matching = backend.matching(archive, queries)
-        with Selection(remaining.of(matching) if remaining else matching, archive.scratch_folder) as selection:
+        with Selection(remaining.select(matching) if remaining else matching, archive.scratch_folder) as selection:
             resources = stored_scu.Resources(archive, config)
             try:
                 if remaining is not None:
@@ -55,7 +55,7 @@ def send(
                     report,
                     progress,
                     retries=retries,
-                    is_taken=remaining.taken if remaining is not None else lambda uid: None,
+                    on_sent=remaining.remove if remaining is not None else lambda uid: None,
                 )
                 backend.run(work)
             finally:
@@ -65,7 +65,14 @@ def send(
 
 
 def pull(
-    config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress, *, is_move: bool, **options: int
+    config: Config,
+    peer: Peer,
+    pull_query: PullQuery,
+    report: PullReport,
+    progress: Progress,
+    *,
+    is_move: bool,
+    **options: int,
 ) -> None:
     """Pulls the requested studies from a peer; `options` as in `services.pull.pulling`.
 
@@ -79,33 +86,37 @@ def pull(
 
         async def run() -> None:
             if peer.url and not is_move:
-                async with web_pulling(archive, config, peer, wish, report, progress) as web_pull:
+                async with web_pulling(archive, config, peer, pull_query, report, progress) as web_pull:
                     await web_pull.run()
                 return
-            async with pulling(archive, config, peer, wish, report, progress, is_move=is_move, **options) as work:
+            async with pulling(archive, config, peer, pull_query, report, progress, is_move=is_move, **options) as work:
                 await work.run()
 
         backend.run(run())
 
 
-def planned(config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress) -> list[dict[str, Any]]:
+def planned(
+    config: Config, peer: Peer, pull_query: PullQuery, report: PullReport, progress: Progress
+) -> list[dict[str, Any]]:
     """The matching studies, with the number of missing instances of each. Raises AssociationFailed."""
     rows: list[dict[str, Any]] = []
     with backend.opened(config) as archive:
 
         async def run() -> None:
             if peer.url:
-                async with web_pulling(archive, config, peer, wish, report, progress) as web_pull:
+                async with web_pulling(archive, config, peer, pull_query, report, progress) as web_pull:
                     rows.extend(await web_pull.plan())
                 return
-            async with pulling(archive, config, peer, wish, report, progress) as work:
+            async with pulling(archive, config, peer, pull_query, report, progress) as work:
                 rows.extend([study.facts() async for study in work.plan()])
 
         backend.run(run())
     return rows
 
 
-def wish_of(studies: Sequence[str], keys: Sequence[str], since: str | None, limit: int | None, *, again: bool) -> Wish:
+def pull_query_of(
+    studies: Sequence[str], keys: Sequence[str], since: str | None, limit: int | None, *, again: bool
+) -> PullQuery:
     """The request of a command line. Raises QueryError."""
     for uid in studies:
         key_values.check_uid(uid)
@@ -114,4 +125,4 @@ def wish_of(studies: Sequence[str], keys: Sequence[str], since: str | None, limi
         if tags.StudyDate in values:
             raise QueryError("--since and StudyDate both limit the study date; give one of them")
         values |= {tag: value for tag, value in query.parse([f"StudyDate={since}-"]).values.items() if value}
-    return Wish(tuple(dict.fromkeys(studies)), values, limit, again)
+    return PullQuery(tuple(dict.fromkeys(studies)), values, limit, again)

@@ -1,1 +1,1 @@
-"""Other archives, whether they speak DICOM or DICOMweb: asked, sent to, pulled from, at once or as jobs."""
+"""Exchange with other archives over DICOM or DICOMweb: verifies them, sends to them, pulls from them, also as jobs."""

@@ -1,7 +1,7 @@
-"""Instances out of a multipart answer of somebody else's server, into the one way in, as they come.
+"""Stores the instances of a multipart response of a DICOMweb server as they arrive.
 
-Each part is a file (PS3.10). Its File Meta Information is read first; a data set up to WHOLE_BYTES_MAX is gathered, a
-longer one streamed into a segment of its own. No more than that is held, whatever the answer's length.
+Each part is a file (PS3.10). Its File Meta Information is read first; a data set up to WHOLE_BYTES_MAX is held in
+memory, a longer one is streamed into a segment of its own. Memory is bounded by that, whatever the response's length.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
 
 META_BYTES_MAX: Final = 256 << 10
-"""Gathered before the File Meta Information is read; some have private information of kilobytes in it."""
+"""Bytes that are read before the File Meta Information is decoded; some have kilobytes of private information in it."""
 CHUNK_BYTES: Final = 1 << 20
 
-Came = Callable[[Answer, int], None]
-"""Takes what became of one instance, and its bytes."""
+OnStored = Callable[[Answer, int], None]
+"""Gets the result of one instance, and its length in bytes."""
 
 
-class Arrival:
-    """Stores the parts of one answer after another."""
+class ResponseStore:
+    """Stores the parts of one response after another."""
 
-    def __init__(self, engine: Engine, peer: Peer, came: Came) -> None:
+    def __init__(self, engine: Engine, peer: Peer, on_stored: OnStored) -> None:
         self._engine = engine
         self._peer = peer
-        self._came = came
+        self._on_stored = on_stored
         self._parts: list[bytes] = []
         self._length = 0
         self._crc = 0
@@ -46,11 +46,11 @@ class Arrival:
         self._refusal: EngineError | None = None
 
     async def store(self, response: aiohttp.ClientResponse) -> None:
-        """All parts of an answer. Raises AssociationFailed when it ends early; what has come whole is stored."""
+        """Stores all parts of a response. Raises AssociationFailed when it ends early; complete parts are stored."""
         try:
             media_type = parse_media_type(response.headers.get("Content-Type", ""))
             if media_type is None:
-                raise MultipartError("an answer without a Content-Type")
+                raise MultipartError("a response without a Content-Type")
             if media_type.name == "application/dicom":
                 await self._single(response)
                 return
@@ -67,7 +67,7 @@ class Arrival:
         except MultipartError as error:
             raise AssociationFailed(f"{self._peer.aet}: {error}") from error
         finally:
-            await self._give_up()
+            await self._abort_stream()
 
     async def _single(self, response: aiohttp.ClientResponse) -> None:
         self._begin()
@@ -85,17 +85,18 @@ class Arrival:
         self._length += len(data)
         if self._length > self._engine.config.limits.data_set_bytes_max:
             self._refusal = InstanceRefused("the data set is too long", Refusal.OUT_OF_RESOURCES)
-            await self._give_up()
+            await self._abort_stream()
             return
         self._parts.append(data)
-        held = sum(map(len, self._parts))
-        if self._request is None and held >= META_BYTES_MAX:
+        length = sum(map(len, self._parts))
+        if self._request is None and length >= META_BYTES_MAX:
             self._read_meta()
-        if self._request is not None and self._refusal is None and (self._stream is not None or held > WHOLE_BYTES_MAX):
+        is_long = self._stream is not None or length > WHOLE_BYTES_MAX
+        if self._request is not None and self._refusal is None and is_long:
             await self._write()
 
     def _read_meta(self) -> None:
-        """What the file says of itself; leaves the data set in the parts."""
+        """Reads the File Meta Information; leaves the data set in `_parts`."""
         head = b"".join(self._parts)
         try:
             meta = part10.read_file_meta(head[: part10.FILE_META_BYTES_MAX])
@@ -117,7 +118,7 @@ class Arrival:
         self._crc = 0
 
     async def _write(self) -> None:
-        """What is held goes into the stream."""
+        """Writes the bytes in memory to the stream."""
         assert self._request is not None
         data = b"".join(self._parts)
         self._parts = []
@@ -128,32 +129,32 @@ class Arrival:
             await self._stream.write(Payload([data], len(data), self._crc))
         except EngineError as error:
             self._refusal = error
-            await self._give_up()
+            await self._abort_stream()
 
     async def _end(self) -> None:
         if self._request is None and self._refusal is None:
             self._read_meta()
         if self._refusal is not None or self._request is None:
             refusal = self._refusal or InstanceRefused("no data set", Refusal.CANNOT_UNDERSTAND)
-            self._came(Answer(refusal, "", "", "", ""), self._length)
+            self._on_stored(Answer(refusal, "", "", "", ""), self._length)
             return
-        self._came(await self._answer(self._request), self._length)
+        self._on_stored(await self._store(self._request), self._length)
 
-    async def _answer(self, request: StoreRequest) -> Answer:
-        """What becomes of a whole part."""
+    async def _store(self, request: StoreRequest) -> Answer:
+        """Stores a complete part."""
         if self._stream is None:
             data = b"".join(self._parts)
             return await self._engine.ingestor.ingest(Payload([data], len(data), crc32c(data)), request)
         await self._write()
-        return await self._finished()
+        return await self._finish_stream()
 
-    async def _finished(self) -> Answer:
+    async def _finish_stream(self) -> Answer:
         stream, self._stream = self._stream, None
         if stream is None:
             return Answer(self._refusal or InstanceRefused("", Refusal.CANNOT_UNDERSTAND), "", "", "", "")
         return await stream.answer(Payload([], 0, self._crc))
 
-    async def _give_up(self) -> None:
+    async def _abort_stream(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
             await stream.abort()

@@ -1,7 +1,7 @@
-"""A DICOMweb server of somebody else: one session of requests to its url, with its credentials.
+"""A DICOMweb client: one session of requests to a peer's url, with its credentials.
 
-Secrets are read from their files for each session, and are never in a message. A redirect is not followed: credentials
-are not carried elsewhere. An answer that is no success is an AssociationFailed that names the status.
+Secrets are read from their files for each session, and never appear in messages. Redirects are not followed, so that
+credentials go to no other server. A status other than success raises AssociationFailed with the status.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SECRET_BYTES_MAX: Final = 16 << 10
 ANSWER_BYTES_MAX: Final = 64 << 20
-"""Of an answer that is read whole: a response module, or the rows of one page."""
+"""Length of a response that is read as a whole: a response module, or the rows of one page."""
 DICOM_JSON: Final = "application/dicom+json"
 
 
@@ -49,7 +49,7 @@ class DicomwebPeer:
         parameters: Mapping[str, str] | None = None,
         body: AsyncIterator[bytes] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """One request, and its answer while the context is open. Raises AssociationFailed."""
+        """Sends one request, and yields its response. Raises AssociationFailed."""
         try:
             async with self._session.request(
                 method,
@@ -63,22 +63,22 @@ class DicomwebPeer:
             ) as response:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise AssociationFailed(f"{self._name}: {_words_of(error)}") from error
+            raise AssociationFailed(f"{self._name}: {_describe(error)}") from error
 
     async def rows(self, path: str, parameters: Mapping[str, str]) -> list[dict[str, Any]]:
-        """A search: the rows of one answer. Raises AssociationFailed."""
+        """Searches; returns the rows of one response. Raises AssociationFailed."""
         async with self.request("GET", path, headers={"Accept": DICOM_JSON}, parameters=parameters) as response:
             if response.status == 204:
                 return []
             if response.status != 200:
-                raise self.refused(response.status, path)
-            found = await self.read_json(response)
-        if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-            raise AssociationFailed(f"{self._name} answers a search with something that is no list")
-        return found
+                raise self.refusal(response.status, path)
+            rows = await self.read_json(response)
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise AssociationFailed(f"{self._name} does not answer a search with a list")
+        return rows
 
     async def read_json(self, response: aiohttp.ClientResponse) -> Any:
-        """The body of an answer. Raises AssociationFailed for one that is too long, or no JSON."""
+        """The body of a response. Raises AssociationFailed if it is too long, or not JSON."""
         parts: list[bytes] = []
         length = 0
         async for part in response.content.iter_chunked(1 << 16):
@@ -89,10 +89,10 @@ class DicomwebPeer:
         try:
             return orjson.loads(b"".join(parts))
         except orjson.JSONDecodeError:
-            raise AssociationFailed(f"{self._name} answers with something that is no JSON") from None
+            raise AssociationFailed(f"{self._name} does not answer with JSON") from None
 
-    def refused(self, status: int, path: str) -> AssociationFailed:
-        """What an answer that is no success is."""
+    def refusal(self, status: int, path: str) -> AssociationFailed:
+        """The error for a status other than success."""
         return AssociationFailed(f"{self._name} answered {status} to {path.partition('?')[0][:200]}")
 
 
@@ -106,12 +106,12 @@ async def connected(peer: Peer, config: Config) -> AsyncIterator[DicomwebPeer]:
 
 
 async def echo(peer: Peer, config: Config) -> dict[str, object]:
-    """A search for one study; how long it took. Raises AssociationFailed."""
+    """Searches for one study, and returns how long that took. Raises AssociationFailed."""
     loop = asyncio.get_running_loop()
     async with connected(peer, config) as client:
-        began = loop.time()
+        start_s = loop.time()
         await client.rows("/studies", {"limit": "1"})
-        return {"protocol": "dicomweb", "search_ms": round((loop.time() - began) * 1000, 3)}
+        return {"protocol": "dicomweb", "search_ms": round((loop.time() - start_s) * 1000, 3)}
 
 
 def _tls_of(peer: Peer) -> ssl.SSLContext | bool:
@@ -132,18 +132,18 @@ def _headers_of(peer: Peer) -> dict[str, str]:
     return {}
 
 
-def _secret(peer: Peer, path: Path, what: str) -> str:
+def _secret(peer: Peer, path: Path, setting: str) -> str:
     try:
         text = path.read_bytes()[:SECRET_BYTES_MAX].decode("ascii").strip()
     except (OSError, UnicodeDecodeError):
-        raise ConfigError(f"peer {peer.aet}: {what} cannot be read") from None
+        raise ConfigError(f"peer {peer.aet}: {setting} cannot be read") from None
     if not text or not text.isprintable():
-        raise ConfigError(f"peer {peer.aet}: {what} holds no secret of one line")
+        raise ConfigError(f"peer {peer.aet}: {setting} does not have a secret of one line")
     return text
 
 
-def _words_of(error: Exception) -> str:
-    """What went wrong, without a URL that may name a patient."""
+def _describe(error: Exception) -> str:
+    """Describes an error without a URL, which may name a patient."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "its certificate is not trusted"
     if isinstance(error, TimeoutError):

@@ -1,4 +1,4 @@
-"""Whether another archive answers, by C-ECHO or by a search."""
+"""Verifies another archive, by C-ECHO or by a search."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 async def echo(peer: Peer, config: Config) -> dict[str, object]:
-    """How long its parts took. Raises AssociationFailed."""
+    """The durations of its parts. Raises AssociationFailed."""
     if peer.url:
-        # Only where it is used: aiohttp takes a tenth of a second.
+        # Import only where needed: aiohttp takes a tenth of a second.
         from engine.exchange import dicomweb
 
         return await dicomweb.echo(peer, config)
-    took = await client.echo(peer, config)
-    return {"association_ms": round(took.association_s * 1000, 3), "echo_ms": round(took.echo_s * 1000, 3)}
+    times = await client.echo(peer, config)
+    return {"association_ms": round(times.association_s * 1000, 3), "echo_ms": round(times.echo_s * 1000, 3)}

@@ -1,4 +1,4 @@
-"""What one attempt of a job does: sends what its peer has not yet, or pulls what is not here yet."""
+"""One attempt of a job: sends the instances that its peer does not have yet, or pulls those that are not here yet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.index.format.types import Level, Query
 from engine.index.query.keywords import tag_of
 from engine.runtime.engine import Engine
 from engine.services.pull import Pull
-from engine.services.pull_plan import Wish
+from engine.services.pull_plan import PullQuery
 from engine.services.pull_report import PullReport
 from engine.services.shared import Services
 from engine.services.stored_scu import StoredReport
@@ -29,29 +29,29 @@ if TYPE_CHECKING:
     from engine.index.format.types import Instance
 
 RETRIES: Final = 1
-TAKEN_AT_ONCE: Final = 64
-"""Instances after which it is noted what the peer has: what a crash repeats."""
+SENT_PER_FLUSH: Final = 64
+"""Sent instances after which their UIDs are written to the file: a crash repeats at most so many."""
 
 
 async def send_job(services: Services, peer: Peer, job: Job, peer_instances: PeerInstances) -> None:
-    """Sends. Raises AssociationFailed, NotStored, StorageFull."""
+    """Sends the instances of a job. Raises AssociationFailed, NotStored, StorageFull."""
     archive, pools = services.archive, services.pools
     report = StoredReport()
     missing: list[str] = []
     before = len(peer_instances.uids)
-    fresh = 0
+    unflushed = 0
 
     def select() -> Selection:
         return Selection(peer_instances.unsent(_instances(archive, job.work, missing)), archive.scratch_folder)
 
     def note(uid: str) -> None:
-        nonlocal fresh
+        nonlocal unflushed
         peer_instances.add(uid)
-        fresh += 1
-        if fresh % TAKEN_AT_ONCE == 0:
+        unflushed += 1
+        if unflushed % SENT_PER_FLUSH == 0:
             peer_instances.flush()
 
-    def tell(what: str, done: int, total: int) -> None:
+    def show_progress(step: str, done: int, total: int) -> None:
         job.total = before + report.total
         job.completed = before + report.sent
         job.bytes = report.bytes
@@ -59,44 +59,45 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
 
     with await pools.slow.run(select) as selection:
         try:
-            await send(services, peer, selection, report, tell, retries=RETRIES, is_taken=note)
+            await send(services, peer, selection, report, show_progress, retries=RETRIES, on_sent=note)
         finally:
             peer_instances.flush()
-            tell("", 0, 0)
+            show_progress("", 0, 0)
             job.failed_count = 0
             for uid, why in report.failed.items():
                 job.fail(uid, why)
-    job.remarks = [f"no {named} is stored" for named in missing]
+    job.remarks = [f"{name} is not stored" for name in missing]
     if missing:
         job.error = job.remarks[0]
 
 
 def _instances(archive: Archive, work: Work, missing: list[str]) -> Iterator[Instance]:
-    """What a job names, each once; `missing` gets what is not stored."""
-    seen: set[str] = set()
-    of_levels = (
+    """The instances that a job names, each once; adds what is not stored to `missing`."""
+    yielded: set[str] = set()
+    by_level = (
         (Level.STUDY, "study", tags.StudyInstanceUID, work.studies),
         (Level.SERIES, "series", tags.SeriesInstanceUID, work.series),
         (Level.IMAGE, "instance", tags.SOPInstanceUID, work.instances),
     )
-    for level, name, tag, uids in of_levels:
+    for level, name, tag, uids in by_level:
         for uid in uids:
-            found = archive.instances(Query(level, {tag: uid.encode("ascii")}, relational=True))
-            if not found:
+            instances = archive.instances(Query(level, {tag: uid.encode("ascii")}, relational=True))
+            if not instances:
                 missing.append(f"{name} {uid}")
-            for instance in found:
-                if instance.sop_instance_uid not in seen:
-                    seen.add(instance.sop_instance_uid)
+            for instance in instances:
+                if instance.sop_instance_uid not in yielded:
+                    yielded.add(instance.sop_instance_uid)
                     yield instance
 
 
 async def pull_job(services: Services, peer: Peer, job: Job) -> None:
-    """Pulls. Raises AssociationFailed, StorageFull."""
+    """Pulls the instances of a job. Raises AssociationFailed, StorageFull."""
     report = PullReport()
     work = job.work
-    wish = Wish(work.studies, {tag_of(name): value for name, value in work.filters.items()}, work.limit, work.again)
+    keys = {tag_of(name): value for name, value in work.filters.items()}
+    query = PullQuery(work.studies, keys, work.limit, work.again)
 
-    def tell(what: str, done: int, total: int) -> None:
+    def show_progress(step: str, done: int, total: int) -> None:
         job.total, job.completed, job.bytes = total, report.here + report.arrived, report.bytes
         job.failed_count = report.failed_count
 
@@ -104,30 +105,30 @@ async def pull_job(services: Services, peer: Peer, job: Job) -> None:
         engine = _engine_for(services.engine, peer)
         if peer.url:
             async with connected(peer, engine.config) as client:
-                await WebPull(engine, client, peer, wish, report, tell).run()
+                await WebPull(engine, client, peer, query, report, show_progress).run()
         else:
-            own = Services(engine, services.pool)
+            pull_services = Services(engine, services.pool)
             try:
-                await Pull(own, engine.config.peer(peer.aet) or peer, wish, report, tell).run()
+                await Pull(pull_services, engine.config.peer(peer.aet) or peer, query, report, show_progress).run()
             finally:
-                own.commitments.close()
+                pull_services.commitments.close()
     finally:
         job.completed, job.bytes = report.here + report.arrived, report.bytes
         job.failed_count = 0
         for uid, why in report.failed.items():
             job.fail(uid, why)
         job.failed_count = report.failed_count
-        job.remarks = [*report.remarks, *(f"{peer.aet} has no {named}" for named in report.not_found)]
+        job.remarks = [*report.remarks, *(f"{peer.aet} has no {name}" for name in report.not_found)]
     if report.not_found or report.remarks:
         job.error = job.remarks[0]
 
 
 def _engine_for(engine: Engine, peer: Peer) -> Engine:
-    """The same engine for what a peer sends because we ask: it may store for as long as that."""
-    allowed = msgspec.structs.replace(peer, may=tuple({*peer.may, "store"}))
+    """A copy of the engine in whose configuration the peer may store, for the duration of a pull."""
+    storing_peer = msgspec.structs.replace(peer, may=tuple({*peer.may, "store"}))
     others = tuple(other for other in engine.config.peers if other.aet != peer.aet)
-    config = msgspec.structs.replace(engine.config, peers=(allowed, *others))
-    own = Engine(
+    config = msgspec.structs.replace(engine.config, peers=(storing_peer, *others))
+    copy = Engine(
         loop=engine.loop,
         archive=engine.archive,
         ingestor=engine.ingestor,
@@ -138,5 +139,5 @@ def _engine_for(engine: Engine, peer: Peer) -> Engine:
         associations=engine.associations,
         pools=engine.pools,
     )
-    own.admission, own.retrieval_budget = engine.admission, engine.retrieval_budget
-    return own
+    copy.admission, copy.retrieval_budget = engine.admission, engine.retrieval_budget
+    return copy

@@ -1,10 +1,10 @@
-"""Runs jobs, and answers for other archives what a front asks (`runtime.outbound.Outbound`).
+"""Runs jobs, and implements `runtime.outbound.Outbound` for the fronts.
 
-One worker of all runs jobs: the one that has the flock on DATA/jobs.lock. When it dies another takes over within a
-second and goes on with what was running. Up to [jobs] parallel run at once, one a peer, in the order of creation.
+One worker runs all jobs: the one with the flock on DATA/jobs.lock. When it dies another takes over within a second and
+continues the running jobs. Up to [jobs] parallel run at once, one for each peer, in the order of creation.
 
-    look    every LOOK_S: which are to be cancelled, tried again, begun, forgotten
-    run     sending.send, or a pull; progress goes to the job's file every SAVE_S
+    check   every LOOK_S: cancels, retries, starts and forgets jobs
+    run     sending.send, or a pull; progress is saved to the job's file every SAVE_S
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DAY_NS: Final = 86_400 * 10**9
 
 
 class Runner:
-    """The jobs of one process, if it is the one that runs them. Used on the loop's thread."""
+    """Runs jobs, if no other process does. Used on the loop's thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -44,35 +44,35 @@ class Runner:
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._cancelled: set[str] = set()
         self._ended: dict[str, int] = {}
-        """Jobs that have ended, and when: their files are not read again."""
-        self._task = guards.watch(engine.loop.create_task(self._stand_by()), "jobs")
+        """Jobs that have ended → time of the end. Their files are not read again."""
+        self._task = guards.watch(engine.loop.create_task(self._wait_for_lock()), "jobs")
 
     async def echo(self, peer: Peer) -> dict[str, object]:
-        """Whether a peer answers. Raises AssociationFailed."""
+        """Verifies a peer. Raises AssociationFailed."""
         return await echo(peer, self._engine.config)
 
     def stats(self) -> dict[str, object]:
-        """What it does, as plain data."""
+        """Its state, as plain data."""
         return {"jobs_running": len(self._running)}
 
     def close(self) -> None:
-        """Begins nothing more, and ends what is under way: it goes on at the next start."""
+        """Starts no further jobs and interrupts those in progress, which continue at the next start."""
         self._task.cancel()
 
-    async def _stand_by(self) -> None:
+    async def _wait_for_lock(self) -> None:
         archive = self._engine.archive
         while True:
             try:
                 if not archive.is_read_only:
                     with archive.running_jobs():
-                        await self._attend()
+                        await self._run_jobs()
             except ArchiveInUse:
-                pass  # another worker runs them
+                pass  # another worker runs the jobs
             except EngineError as error:
-                logger.warning("no jobs are run", error=str(error))
+                logger.warning("jobs cannot be run", error=str(error))
             await asyncio.sleep(LOOK_S)
 
-    async def _attend(self) -> None:
+    async def _run_jobs(self) -> None:
         """Runs jobs until this is cancelled."""
         reads = self._engine.pools.reads
         self._services = Services(self._engine, ChunkPool())
@@ -84,7 +84,7 @@ class Runner:
                     if job.id not in before:
                         await self._settle(job, job.id in cancelled, job.id in retried)
                     elif job.id in cancelled:
-                        self._cancel(job.id)  # what was read of it may be old by now
+                        self._cancel(job.id)  # do not use `job`: the running job may be newer than its file
                 await self._forget()
                 await asyncio.sleep(LOOK_S)
         finally:
@@ -96,7 +96,7 @@ class Runner:
             self._services.commitments.close()
 
     async def _settle(self, job: Job, is_cancelled: bool, is_retried: bool) -> None:
-        """Does what is asked of one job, and begins it when it is its turn."""
+        """Cancels, retries or starts one job."""
         if job.state not in states.ENDED and is_cancelled:
             await self._end(job, states.CANCELLED)
         elif is_retried and job.state != states.DONE:
@@ -122,7 +122,7 @@ class Runner:
             del self._ended[identifier]
 
     async def _save(self, job: Job, *, is_durable: bool = True) -> None:
-        """In a thread: a sync takes as long as the disk likes."""
+        """Saves the job in a thread, since a sync may block."""
         await self._engine.pools.reads.run(partial(self._files.save, job, is_durable=is_durable))
 
     def _begin(self, job: Job) -> None:
@@ -134,20 +134,20 @@ class Runner:
         task.add_done_callback(lambda _: self._running.pop(job.id, None))
 
     async def _run(self, job: Job) -> None:
-        """One attempt, and what it makes of the job."""
+        """Runs one attempt, and sets the job's new state."""
         job.state, job.started_ns, job.ended_ns = states.RUNNING, time.time_ns(), 0
         job.begin()
         await self._save(job)
-        logger.info("job begins", job=job.id, kind=job.kind, peer=job.peer, by=job.by)
+        logger.info("job started", job=job.id, kind=job.kind, peer=job.peer, by=job.by)
         try:
-            await self._work_noting(job)
+            await self._work_and_save(job)
         except asyncio.CancelledError:
             if job.id not in self._cancelled:
-                self._files.save(job, is_durable=False)  # the process ends: whoever runs jobs next goes on with it
+                self._files.save(job, is_durable=False)  # the process ends: the next runner continues the job
                 raise
             await self._end(job, states.CANCELLED)
         except AssociationFailed as error:
-            await self._again(job, str(error))
+            await self._retry_later(job, str(error))
         except EngineError as error:
             job.error = str(error)
             await self._end(job, states.FAILED)
@@ -160,28 +160,28 @@ class Runner:
         finally:
             self._cancelled.discard(job.id)
 
-    async def _work_noting(self, job: Job) -> None:
-        """Works, and saves how far it is; nothing of that is written after this returns."""
-        is_over = asyncio.Event()
-        saving = guards.watch(self._engine.loop.create_task(self._save_now_and_then(job, is_over)), "job progress")
+    async def _work_and_save(self, job: Job) -> None:
+        """Works, and saves the progress meanwhile; no progress is written after this returns."""
+        end = asyncio.Event()
+        saver = guards.watch(self._engine.loop.create_task(self._save_regularly(job, end)), "job progress")
         try:
             await self._work(job)
         finally:
-            is_over.set()
-            await saving
+            end.set()
+            await saver
 
     async def _work(self, job: Job) -> None:
         config = self._engine.config
         peer = config.peer(job.peer)
         if peer is None or not peer.is_reachable:
-            raise NotStored(f"{job.peer} is no [[peer]] with an address any more")
+            raise NotStored(f"there is no [[peer]] {job.peer} with an address any more")
         assert self._services is not None
         if job.kind == states.SEND:
             await send_job(self._services, peer, job, self._files.peer_instances(job.id))
         else:
             await pull_job(self._services, peer, job)
 
-    async def _again(self, job: Job, error: str) -> None:
+    async def _retry_later(self, job: Job, error: str) -> None:
         settings = self._engine.config.jobs
         job.attempts += 1
         job.error = error
@@ -191,7 +191,7 @@ class Runner:
         pause_s = settings.retry_s * 2.0 ** min(job.attempts - 1, 40)
         job.state, job.due_ns = states.WAITING, time.time_ns() + int(pause_s * 1e9)
         await self._save(job)
-        logger.warning("job waits", job=job.id, attempt=job.attempts, error=error, pause_s=pause_s)
+        logger.warning("job will be retried", job=job.id, attempt=job.attempts, error=error, pause_s=pause_s)
 
     async def _end(self, job: Job, state: str) -> None:
         job.state, job.ended_ns = state, time.time_ns()
@@ -201,9 +201,9 @@ class Runner:
             "job ended", job=job.id, state=state, completed=job.completed, failed=job.failed_count, error=job.error
         )
 
-    async def _save_now_and_then(self, job: Job, is_over: asyncio.Event) -> None:
-        while not is_over.is_set():
+    async def _save_regularly(self, job: Job, end: asyncio.Event) -> None:
+        while not end.is_set():
             try:
-                await asyncio.wait_for(is_over.wait(), SAVE_S)
+                await asyncio.wait_for(end.wait(), SAVE_S)
             except TimeoutError:
                 await self._save(job, is_durable=False)

@@ -1,4 +1,4 @@
-"""Sends what is stored to a peer, by C-STORE or by STOW-RS, whichever the peer has."""
+"""Sends stored instances to a peer, by STOW-RS if it has a url, else by C-STORE."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ async def send(
     progress: Progress,
     *,
     retries: int = 1,
-    is_taken: Callable[[str], None] = lambda uid: None,
+    on_sent: Callable[[str], None] = lambda uid: None,
 ) -> None:
-    """As `services.stored_scu.send_stored`. Raises AssociationFailed, ConfigError."""
+    """Like `services.stored_scu.send_stored`. Raises AssociationFailed, ConfigError."""
     if not peer.url:
-        await send_stored(resources, peer, selection, report, progress, retries=retries, is_taken=is_taken)
+        await send_stored(resources, peer, selection, report, progress, retries=retries, on_sent=on_sent)
         return
     async with connected(peer, resources.config) as client:
         await send_stored(
@@ -40,6 +40,6 @@ async def send(
             report,
             progress,
             retries=retries,
-            is_taken=is_taken,
+            on_sent=on_sent,
             open_destination=partial(StowDestination, resources, client, peer),
         )

@@ -1,10 +1,10 @@
-"""STOW-RS client: stored instances to a DICOMweb server, as `filmroom send` and jobs send them.
+"""STOW-RS client: sends stored instances to a DICOMweb server, for `filmroom send` and jobs.
 
-A request has up to BATCH instances, streamed: each as a file in the transfer syntax in which it is stored, with
-corrections and [[coercion]] rules; Implicit VR and Big Endian leave as Explicit VR Little Endian (PS3.18 8.7.3.2). Only
-what the response module names as stored is taken: older Orthancs answer 200 when they have taken nothing. After a
-request that failed as a whole its instances are sent one by one, so that one that a server breaks down over costs
-itself. A part's type has no transfer syntax, which the file says and the same Orthancs do not read.
+A request has up to BATCH instances, streamed: each as a file in its stored transfer syntax, with corrections and
+[[coercion]] rules; Implicit VR and Big Endian are sent as Explicit VR Little Endian (PS3.18 8.7.3.2). Only instances
+that the response module lists count as sent: older Orthancs answer 200 when they have stored nothing. After a request
+that failed as a whole its instances are sent one by one, so that an instance that breaks the server fails alone. A
+part's type has no transfer syntax parameter: the file has it, and the same Orthancs reject the parameter.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from engine.dicom import part10, transfer_syntax
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import AssociationFailed, CorruptRecord, EngineError, TranscodeError
 from engine.exchange.dicomweb import DICOM_JSON, DicomwebPeer
+from engine.services import outgoing
 from engine.services.coercion import Coercer
-from engine.services.outgoing import Outgoing, outgoing
-from engine.services.suboperations import SENT_WITH_FAILURE, Sent
+from engine.services.outgoing import OutgoingDataSet
+from engine.services.suboperations import SENT_WITH_FAILURE, SendResult
 from engine.web.multipart import Writer
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from engine.services.destination import Resources, Results
 
 BATCH: Final = 50
-"""Instances of one request: some tens of megabytes, so that a lost connection costs little."""
+"""Instances in one request: some tens of megabytes, so that a lost connection costs little."""
 PIECE_BYTES: Final = 1 << 20
 DICOM: Final = "application/dicom"
 
@@ -42,7 +43,7 @@ _ANSWERED: Final = (200, 202, 409)
 
 
 class StowDestination:
-    """One peer that instances are sent to (`stored_scu.Sender`)."""
+    """Sends instances to one peer (`stored_scu.Sender`)."""
 
     def __init__(self, resources: Resources, client: DicomwebPeer, peer: Peer, results: Results) -> None:
         self._resources = resources
@@ -51,38 +52,38 @@ class StowDestination:
         self._coercer = Coercer(resources.archive, resources.config, peer.aet)
 
     async def send(self, instances: list[Instance]) -> None:
-        """Sends them all, or tells why not."""
+        """Sends all instances, and reports a result for each."""
         for start in range(0, len(instances), BATCH):
-            some = instances[start : start + BATCH]
+            batch = instances[start : start + BATCH]
             if self._results.cancelled:
                 return
             if self._results.unreachable:
-                self._results.fail_all(some, self._results.unreachable)
+                self._results.fail_all(batch, self._results.unreachable)
             else:
-                await self._send_some(some)
+                await self._send_batch(batch)
 
-    async def _send_some(self, instances: list[Instance]) -> None:
+    async def _send_batch(self, instances: list[Instance]) -> None:
         readable: list[Instance] = []
         for instance in instances:
             try:
                 await self._resources.pools.reads.run(self._resources.archive.retrieval.open(instance).verify)
             except (CorruptRecord, TranscodeError) as error:
-                self._results.note([Sent(instance, SENT_WITH_FAILURE, error)])
+                self._results.note([SendResult(instance, SENT_WITH_FAILURE, error)])
             else:
                 readable.append(instance)
         if not readable:
             return
         try:
-            sent = await self._post(readable)
+            results = await self._post(readable)
         except AssociationFailed as error:
             if len(readable) == 1:
-                self._results.note([Sent(readable[0], SENT_WITH_FAILURE, error)])
+                self._results.note([SendResult(readable[0], SENT_WITH_FAILURE, error)])
                 return
             await self._send_one_by_one(readable)
         except Exception as error:
             self._results.crashed(readable, error)
         else:
-            self._results.note(sent)
+            self._results.note(results)
 
     async def _send_one_by_one(self, instances: Sequence[Instance]) -> None:
         lost = 0
@@ -94,14 +95,14 @@ class StowDestination:
                 lost = 0
             except AssociationFailed as error:
                 lost += 1
-                self._results.note([Sent(instance, SENT_WITH_FAILURE, error)])
+                self._results.note([SendResult(instance, SENT_WITH_FAILURE, error)])
                 if lost == 3:
                     self._results.unreachable = str(error)
                     self._results.fail_all(instances[number + 1 :], str(error))
                     return
 
-    async def _post(self, instances: list[Instance]) -> list[Sent]:
-        """One request; what became of each. Raises AssociationFailed."""
+    async def _post(self, instances: list[Instance]) -> list[SendResult]:
+        """Sends one request; returns the result of each instance. Raises AssociationFailed."""
         writer = Writer(secrets.token_hex(20), DICOM)
         failure: list[EngineError] = []
         headers = {"Content-Type": writer.content_type, "Accept": DICOM_JSON}
@@ -110,7 +111,7 @@ class StowDestination:
             async with self._client.request("POST", "/studies", headers=headers, body=body) as response:
                 status = response.status
                 if status not in _ANSWERED:
-                    raise self._client.refused(status, "/studies")
+                    raise self._client.refusal(status, "/studies")
                 module = await self._client.read_json(response)
         except AssociationFailed as error:
             raise (AssociationFailed(str(failure[0])) if failure else error) from error
@@ -123,7 +124,7 @@ class StowDestination:
         for number, instance in enumerate(instances):
             target = _target_of(instance)
             try:
-                made = await outgoing(
+                data_set = await outgoing.convert(
                     self._resources.archive,
                     self._resources.transcoder,
                     reads,
@@ -133,18 +134,18 @@ class StowDestination:
                 )
                 meta = part10.write_file_meta(instance.sop_class_uid, instance.sop_instance_uid, target)
                 yield writer.head(number, DICOM) + meta
-                async for piece in self._pieces(made):
+                async for piece in self._pieces(data_set):
                     yield piece
             except EngineError as error:
                 failure.append(error)
-                raise ConnectionError("what is stored cannot be sent") from error
+                raise ConnectionError("an instance cannot be sent") from error
         yield writer.end(len(instances))
 
-    async def _pieces(self, made: Outgoing) -> AsyncIterator[bytes]:
-        if made.data is not None:
-            yield made.data
+    async def _pieces(self, data_set: OutgoingDataSet) -> AsyncIterator[bytes]:
+        if data_set.data is not None:
+            yield data_set.data
             return
-        stream = made.stream
+        stream = data_set.stream
         assert stream is not None
         while True:
             piece = bytearray(PIECE_BYTES)
@@ -161,31 +162,31 @@ def _target_of(instance: Instance) -> str:
     return EXPLICIT_VR_LITTLE_ENDIAN.uid if syntax.convertible else syntax.uid
 
 
-def _results_of(instances: Sequence[Instance], module: Mapping[str, Any]) -> list[Sent]:
-    """What the response module (PS3.18 Annex I.2) says of each."""
-    taken, failed = _items(module, _REFERENCED, _WARNING_REASON), _items(module, _FAILED, _FAILURE_REASON)
-    found = []
+def _results_of(instances: Sequence[Instance], module: Mapping[str, Any]) -> list[SendResult]:
+    """The result of each instance in the response module (PS3.18 Annex I.2)."""
+    warnings, failures = _items(module, _REFERENCED, _WARNING_REASON), _items(module, _FAILED, _FAILURE_REASON)
+    results = []
     for instance in instances:
         uid = instance.sop_instance_uid
-        if uid in failed:
-            found.append(Sent(instance, failed[uid] or SENT_WITH_FAILURE))
-        elif uid in taken:
-            found.append(Sent(instance, taken[uid]))
+        if uid in failures:
+            results.append(SendResult(instance, failures[uid] or SENT_WITH_FAILURE))
+        elif uid in warnings:
+            results.append(SendResult(instance, warnings[uid]))
         else:
-            error = AssociationFailed("the server does not say that it has taken it")
-            found.append(Sent(instance, SENT_WITH_FAILURE, error))
-    return found
+            error = AssociationFailed("the server does not list it as stored")
+            results.append(SendResult(instance, SENT_WITH_FAILURE, error))
+    return results
 
 
 def _items(module: Mapping[str, Any], sequence: str, reason: str) -> dict[str, int]:
-    """SOP Instance UID → reason, 0 where none is said."""
-    found: dict[str, int] = {}
+    """SOP Instance UID → reason, 0 without one."""
+    reasons: dict[str, int] = {}
     element = module.get(sequence)
     for item in (element.get("Value") or []) if isinstance(element, dict) else []:
         uid, why = _first(item, _INSTANCE), _first(item, reason)
         if isinstance(uid, str):
-            found[uid] = why if isinstance(why, int) else 0
-    return found
+            reasons[uid] = why if isinstance(why, int) else 0
+    return reasons
 
 
 def _first(item: Any, tag: str) -> Any:

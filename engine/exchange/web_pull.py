@@ -1,12 +1,13 @@
-"""Brings what matches at a DICOMweb server into this archive: QIDO-RS, then WADO-RS of what is not here.
+"""Pulls matching instances from a DICOMweb server: QIDO-RS, then WADO-RS for those that are not here.
 
-    QIDO studies ─► QIDO instances of each ─► what is not here?
-                                                nothing of the study or of a series is here: it is asked for whole
-                                                else instance by instance
-                                           ─► what did not come is asked for once more, one by one; then it is named
+    QIDO studies ─► QIDO instances of each ─► compare with the index
+                                                no instance of the study, or of a series, is here: request it as a whole
+                                                else request instance by instance
+                                           ─► request instances that did not arrive once more, one by one; then report
+                                              them as failed
 
-Everything is asked for as it is stored there (`transfer-syntax=*`). A pull that was interrupted goes on when it is
-begun again: what is here is what the index has. Memory is that of the list of one study's instances.
+All instances are requested as they are stored there (`transfer-syntax=*`). A pull keeps no state of its own: after an
+interruption a new one compares with the index again. Memory is bounded by the list of one study's instances.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from urllib.parse import quote
 
 from engine.dicom import tags
 from engine.errors import ArchiveReadOnly, AssociationFailed, EngineError, StorageFailed, StorageFull
-from engine.exchange.arrival import Arrival
+from engine.exchange.arrival import ResponseStore
 from engine.exchange.dicomweb import connected
 from engine.index.format.types import Level, Outcome, Query
 from engine.runtime.engine import Engine
@@ -32,20 +33,20 @@ if TYPE_CHECKING:
     from engine.archive.ingest.request import Answer
     from engine.config import Config, Peer
     from engine.exchange.dicomweb import DicomwebPeer
-    from engine.services.pull_plan import Wish
+    from engine.services.pull_plan import PullQuery
 
 Progress = Callable[[str, int, int], None]
 
 PAGE: Final = 1000
-"""Rows of one search; a server that gives fewer is asked for what follows."""
+"""Rows of one search; the next search asks for the following rows, even if the server returned fewer."""
 ROWS_MAX: Final = 1_000_000
 ACCEPT: Final = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 LOST_MAX: Final = 3
-"""Requests lost one after the other, after which the server is given up."""
+"""Consecutive failed requests after which we give up."""
 
 
 @dataclass(frozen=True, slots=True)
-class _There:
+class _PeerInstance:
     """One instance of the peer."""
 
     study: str
@@ -54,7 +55,7 @@ class _There:
 
     @property
     def path(self) -> str:
-        """Of the instance."""
+        """The path of the instance."""
         return f"{_study_path(self.study)}/series/{quote(self.series, safe='')}/instances/{quote(self.uid, safe='')}"
 
 
@@ -64,14 +65,14 @@ def _study_path(uid: str) -> str:
 
 @asynccontextmanager
 async def web_pulling(
-    archive: Archive, config: Config, peer: Peer, wish: Wish, report: PullReport, progress: Progress
+    archive: Archive, config: Config, peer: Peer, query: PullQuery, report: PullReport, progress: Progress
 ) -> AsyncIterator[WebPull]:
     """A pull into an archive that is open in this process."""
     failures: list[EngineError] = []
     engine = Engine.open(archive, config, writer=f"pull-{os.getpid()}", on_failure=failures.append, prewrite_bytes=0)
     try:
         async with connected(peer, config) as client:
-            yield WebPull(engine, client, peer, wish, report, progress)
+            yield WebPull(engine, client, peer, query, report, progress)
     finally:
         engine.close()
 
@@ -80,63 +81,63 @@ class WebPull:
     """One pull from one peer."""
 
     def __init__(
-        self, engine: Engine, client: DicomwebPeer, peer: Peer, wish: Wish, report: PullReport, progress: Progress
+        self, engine: Engine, client: DicomwebPeer, peer: Peer, query: PullQuery, report: PullReport, progress: Progress
     ) -> None:
         self._engine = engine
         self._client = client
         self._peer = peer
-        self._wish = wish
+        self._query = query
         self._report = report
         self._progress = progress
-        self._missing: dict[str, _There] = {}
-        """Of what is being asked for: SOP Instance UID → where it is."""
+        self._missing: dict[str, _PeerInstance] = {}
+        """Instances of the present study that have not arrived, by SOP Instance UID."""
         self._refusals: dict[str, str] = {}
         self._lost = 0
         self._fatal: EngineError | None = None
 
     async def run(self) -> None:
-        """Plans and fetches. Raises AssociationFailed when the peer cannot be asked, or nothing comes; StorageFull."""
-        began = time.monotonic()
+        """Plans and retrieves. Raises StorageFull; AssociationFailed when no query is possible or nothing arrives."""
+        start_s = time.monotonic()
         try:
             for uid in await self._studies():
                 await self._study(uid)
                 if self._fatal is not None:
                     raise self._fatal
         finally:
-            self._report.seconds = time.monotonic() - began
+            self._report.seconds = time.monotonic() - start_s
 
     async def plan(self) -> list[dict[str, object]]:
-        """The studies that match, and how many instances of each would come."""
+        """The matching studies, with the number of missing instances of each."""
         rows: list[dict[str, object]] = []
         for uid in await self._studies():
-            there, here = await self._compare(uid)
-            missing = [each for each in there if self._wish.again or each.uid not in here]
+            peer_instances, local_uids = await self._compare(uid)
+            missing = [each for each in peer_instances if self._query.again or each.uid not in local_uids]
             rows.append(
                 {
                     "StudyInstanceUID": uid,
-                    "instances": len(there),
-                    "here": len(there) - len(missing),
+                    "instances": len(peer_instances),
+                    "here": len(peer_instances) - len(missing),
                     "missing": len(missing),
                 }
             )
         return rows
 
-    # -- asking
+    # -- queries ----------------------------------------------------------------------------------
 
     async def _studies(self) -> list[str]:
-        keys = {tags.keyword_of(tag): value for tag, value in self._wish.keys.items() if isinstance(value, str)}
-        if len(keys) < len(self._wish.keys):
-            raise AssociationFailed("sequences cannot be asked for of a DICOMweb server here")
-        if not self._wish.studies:
-            rows = await self._rows("/studies", keys, self._wish.limit)
+        keys = {tags.keyword_of(tag): value for tag, value in self._query.keys.items() if isinstance(value, str)}
+        if len(keys) < len(self._query.keys):
+            raise AssociationFailed("keys in sequences are not supported for a DICOMweb server")
+        if not self._query.studies:
+            rows = await self._rows("/studies", keys, self._query.limit)
             return list(dict.fromkeys(filter(None, (_text(row, "0020000D") for row in rows))))
-        found = []
-        for uid in self._wish.studies[: self._wish.limit]:
+        studies = []
+        for uid in self._query.studies[: self._query.limit]:
             if await self._rows("/studies", {**keys, "StudyInstanceUID": uid}, 1):
-                found.append(uid)
+                studies.append(uid)
             else:
                 self._report.not_found.append(f"study {uid}")
-        return found
+        return studies
 
     async def _rows(self, path: str, keys: dict[str, str], limit: int | None = None) -> list[dict[str, Any]]:
         """All rows of a search, page by page."""
@@ -144,52 +145,51 @@ class WebPull:
         while limit is None or len(rows) < limit:
             count = PAGE if limit is None else min(PAGE, limit - len(rows))
             page = await self._client.rows(path, {**keys, "limit": str(count), "offset": str(len(rows))})
-            known = len(rows)
+            count_before = len(rows)
             rows += page
-            if not page or len(rows) >= ROWS_MAX or (known and page == rows[:known][-len(page) :]):
-                break  # the end, or a server that does not know `offset`
+            if not page or len(rows) >= ROWS_MAX or (count_before and page == rows[:count_before][-len(page) :]):
+                break  # the end, or the server ignores `offset`
             if len(page) > count:
-                break  # nor `limit`: that was all
+                break  # the server ignores `limit`: these are all rows
         return rows[:limit]
 
-    async def _compare(self, study: str) -> tuple[list[_There], set[str]]:
-        """The instances of a study there, and the UIDs of those that are here."""
+    async def _compare(self, study: str) -> tuple[list[_PeerInstance], set[str]]:
+        """The peer's instances of a study, and the UIDs of the study's instances in this archive."""
         rows = await self._rows(f"{_study_path(study)}/instances", {})
-        there = [_There(study, _text(row, "0020000E"), _text(row, "00080018")) for row in rows]
+        peer_instances = [_PeerInstance(study, _text(row, "0020000E"), _text(row, "00080018")) for row in rows]
         keys = {tags.StudyInstanceUID: study.encode("ascii", "replace")}
         archive = self._engine.archive
         instances = await self._engine.pools.index.run(lambda: archive.instances(Query(Level.STUDY, {**keys})))
-        unique = {each.uid: each for each in there if each.uid and each.series}
+        unique = {each.uid: each for each in peer_instances if each.uid and each.series}
         return list(unique.values()), {instance.sop_instance_uid for instance in instances}
 
-    # -- fetching
+    # -- retrieval --------------------------------------------------------------------------------
 
     async def _study(self, study: str) -> None:
-        there, here = await self._compare(study)
-        missing = [each for each in there if self._wish.again or each.uid not in here]
+        peer_instances, local_uids = await self._compare(study)
+        missing = [each for each in peer_instances if self._query.again or each.uid not in local_uids]
         report = self._report
         report.studies += 1
         report.studies_here += not missing
-        report.here += len(there) - len(missing)
+        report.here += len(peer_instances) - len(missing)
         self._missing = {each.uid: each for each in missing}
-        self._tell()
+        self._show_progress()
         why = ""
-        if missing and len(missing) == len(there):
+        if missing and len(missing) == len(peer_instances):
             why = await self._get(_study_path(study))
         elif missing:
-            why = await self._series_by_series(study, there)
+            why = await self._series_by_series(study, peer_instances)
         if self._missing and self._fatal is None:
             why = await self._one_by_one() or why
         for uid in self._missing:
-            report.fail(uid, self._refusals.pop(uid, "") or why or "it did not come")
+            report.fail(uid, self._refusals.pop(uid, "") or why or "it did not arrive")
         self._missing = {}
-        self._tell()
+        self._show_progress()
 
-    async def _series_by_series(self, study: str, there: list[_There]) -> str:
+    async def _series_by_series(self, study: str, peer_instances: list[_PeerInstance]) -> str:
         why = ""
         for series in dict.fromkeys(each.series for each in self._missing.values()):
-            of_series = [each for each in there if each.series == series]
-            if all(each.uid in self._missing for each in of_series):
+            if all(each.uid in self._missing for each in peer_instances if each.series == series):
                 why = await self._get(f"{_study_path(study)}/series/{quote(series, safe='')}") or why
         return why
 
@@ -202,15 +202,18 @@ class WebPull:
         return why
 
     async def _get(self, path: str) -> str:
-        """What comes of one request is stored; "" or why not all came. Raises AssociationFailed for a lost peer."""
-        arrival = Arrival(self._engine, self._peer, self._came)
+        """Requests instances and stores them; returns "", or why some did not arrive.
+
+        Raises AssociationFailed when the peer is unreachable, or refuses access.
+        """
+        store = ResponseStore(self._engine, self._peer, self._on_stored)
         try:
             async with self._client.request("GET", path, headers={"Accept": ACCEPT}) as response:
                 if response.status in (401, 403):
-                    raise self._client.refused(response.status, path)
+                    raise self._client.refusal(response.status, path)
                 if response.status not in (200, 206):
-                    return str(self._client.refused(response.status, path))
-                await arrival.store(response)
+                    return str(self._client.refusal(response.status, path))
+                await store.store(response)
         except AssociationFailed as error:
             self._lost += 1
             if self._lost >= LOST_MAX or not self._report.arrived:
@@ -218,7 +221,7 @@ class WebPull:
             return str(error)
         return ""
 
-    def _came(self, answer: Answer, length: int) -> None:
+    def _on_stored(self, answer: Answer, length: int) -> None:
         outcome, uid, report = answer.outcome, answer.sop_instance_uid, self._report
         if isinstance(outcome, EngineError):
             self._refusals[uid] = str(outcome)
@@ -237,9 +240,9 @@ class WebPull:
             report.versions += 1
         else:
             report.stored += 1
-        self._tell()
+        self._show_progress()
 
-    def _tell(self) -> None:
+    def _show_progress(self) -> None:
         done = self._report.here + self._report.arrived + self._report.failed_count
         self._progress("pulling", done, done + len(self._missing))
 

@@ -1,1 +1,1 @@
-"""PS3.4 service classes, one role a file. They meet the archive, the messages and a connection; nothing else."""
+"""The PS3.4 service classes, one role a file. A service uses the archive, the messages and a connection only."""

@@ -1,12 +1,12 @@
 """The acceptor's side of one association: negotiates it, and routes each message to the service of its context.
 
-    A-ASSOCIATE-RQ ──► policy ──► accepted: a `Session`, and a handler for each service whose contexts were accepted
-    a command      ──► decoded; held against its context (`registry.belongs`)
-                         request     the context's handler gets it, and its data set as it comes
-                         C-CANCEL    sets a flag that the running operation looks at between two steps
-                         response    goes to whoever waits for it; a data set with it is dropped
+    A-ASSOCIATE-RQ ──► policy ──► accepted: a `Session`, and a handler for each service with accepted contexts
+    a command      ──► decoded; checked against its context (`registry.is_served`)
+                         request     goes to the context's handler, and its data set as it arrives
+                         C-CANCEL    sets a flag that the running operation checks between two steps
+                         response    goes to the task that waits for it; its data set, if any, is dropped
 
-Does not know any service: a context's abstract syntax says which one it is for (`registry`).
+The abstract syntax of a context determines its service (`registry`).
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ logger = log.get("services")
 
 
 class _Route:
-    """Where the messages of one presentation context go."""
+    """The handler for the messages of one presentation context."""
 
-    __slots__ = ("awaiting", "context", "handler", "service")
+    __slots__ = ("pending_message", "context", "handler", "service")
 
     def __init__(self, context: AcceptedContext, service: ServiceClass, handler: Handler) -> None:
         self.context = context
         self.service = service
         self.handler: Handler = handler
-        self.awaiting: Any = None
-        """The message whose data set is due; None: it is read and dropped."""
+        self.pending_message: Any = None
+        """The message whose data set comes next; None: a data set is read and dropped."""
 
 
 class Acceptor:
-    """One association's `AssociationUser`; see the module's head."""
+    """The `AssociationUser` of one association that a peer requested."""
 
     def __init__(
         self, services: Services, connection: Connection, *, refuse: bool, on_end: Callable[[Connection], None]
     ) -> None:
-        """`refuse`: the server is full or stopping: any A-ASSOCIATE-RQ is rejected as transient."""
+        """`refuse`: the server is stopping: rejects any A-ASSOCIATE-RQ as transient."""
         self.services = services
         self.connection = connection
         self.session: Session | None = None
-        """None as long as no association was accepted."""
+        """None until an association was accepted."""
         self._refuse = refuse
         self._on_end = on_end
         self._routes: dict[int, _Route] = {}
@@ -67,7 +67,7 @@ class Acceptor:
 
     @property
     def busy(self) -> bool:
-        """Whether an operation is under way."""
+        """Whether an operation is in progress."""
         return self.session is not None and self.session.busy
 
     # -- association ------------------------------------------------------------------------------
@@ -84,7 +84,7 @@ class Acceptor:
             answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))
         why = ""
         if isinstance(answer, Accepted):
-            why = self._no_room(principal, answer)
+            why = self._enter(principal, answer)
             answer = LOCAL_LIMIT_EXCEEDED if why else answer
         if not isinstance(answer, Accepted):
             counters["associations_rejected"] += 1
@@ -104,8 +104,8 @@ class Acceptor:
         self._log.info("association accepted", **who, called=called, contexts=len(session.contexts))
         return answer.ac
 
-    def _no_room(self, principal: Principal, accepted: Accepted) -> str:
-        """Why this association is one too many at the moment; "" when it is not, and then it is counted."""
+    def _enter(self, principal: Principal, accepted: Accepted) -> str:
+        """Counts the association and returns "", or returns why it exceeds a limit now."""
         if only_stores(accepted) and self.services.engine.admission.rejects():
             return "new instances are refused"
         settings = self.services.config.settings_of(principal.name)
@@ -121,7 +121,7 @@ class Acceptor:
         return "too many associations"
 
     def _attach(self, session: Session) -> None:
-        """One handler for each service, though it may have many contexts."""
+        """Makes one handler for each service, even if it has many contexts."""
         handlers: dict[ServiceClass, Handler] = {}
         for context_id, context in session.contexts.items():
             service = registry.service_of(context.abstract_syntax)
@@ -131,19 +131,19 @@ class Acceptor:
         self._handlers = tuple(handlers.values())
 
     def associate_accepted(self, ac: AssociateAC) -> None:
-        """Never happens to an acceptor."""
+        """Never called for an acceptor."""
 
     def associate_rejected(self, rj: AssociateRJ) -> None:
-        """Never happens to an acceptor."""
+        """Never called for an acceptor."""
 
     def release_requested(self) -> bool:
-        """At once when nothing is under way; else `Session.operation_ended` answers."""
+        """Answers at once when no operation is in progress; else `Session.operation_ended` does."""
         if self.session is not None:
-            self.session.releasing = True
+            self.session.is_releasing = True
         return not self.busy
 
     def association_ended(self, reason: str) -> None:
-        """Stops whatever is under way."""
+        """Stops all operations."""
         session = self.session
         if session is not None:
             session.ended(reason)
@@ -163,20 +163,21 @@ class Acceptor:
         """Routes a whole command."""
         route = self._routes.get(presentation_context_id)
         if route is None:
-            self.connection.abort(f"a message on presentation context {presentation_context_id}, not accepted", 2, 5)
+            why = f"a message on presentation context {presentation_context_id}, which was not accepted"
+            self.connection.abort(why, 2, 5)
             return
-        route.awaiting = None
+        route.pending_message = None
         service = route.service
         try:
             message = messages.decode(command)
-            if not registry.belongs(message, service, route.context):
+            if not registry.is_served(message, service, route.context):
                 return
         except MessageError as error:
             self._refuse_command(presentation_context_id, command, error)
             return
         if type(message) in service.requests:
             if has_data_set:
-                route.awaiting = message
+                route.pending_message = message
             route.handler.request(presentation_context_id, message, has_data_set)
             return
         assert self.session is not None
@@ -186,23 +187,23 @@ class Acceptor:
             self.session.responses.received(message)
 
     def _refuse_command(self, presentation_context_id: int, command: bytes, error: MessageError) -> None:
-        """Answers a request that breaks PS3.7 with its status; what cannot be answered ends the association."""
+        """Answers a request that violates PS3.7 with its status; aborts if the command cannot be answered."""
         assert self.session is not None
-        self._log.warning("command not understood", calling=self.session.caller, error=str(error))
+        self._log.warning("invalid command", calling=self.session.caller, error=str(error))
         self.services.engine.metrics.counters["messages_not_understood"] += 1
         response = messages.failure_response(command, error)
         if response is None:
-            self.connection.abort(f"command not understood: {error}")
+            self.connection.abort(f"invalid command: {error}")
             return
         self.connection.send_message(presentation_context_id, response, None, self.session.fragment)
 
     def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
         """Routes a data set, or a part of a large one, to the command before it."""
         route = self._routes.get(presentation_context_id)
-        if route is None or route.awaiting is None:
+        if route is None or route.pending_message is None:
             data_set.release()
         elif is_last:
-            message, route.awaiting = route.awaiting, None
+            message, route.pending_message = route.pending_message, None
             route.handler.receive(presentation_context_id, message, data_set)
         else:
-            route.handler.receive_part(presentation_context_id, route.awaiting, data_set)
+            route.handler.receive_part(presentation_context_id, route.pending_message, data_set)

@@ -1,15 +1,15 @@
-"""The pending responses of one C-FIND, from matches to P-DATA-TF (PS3.4 C.4.1.1.3.2).
+"""Encodes the pending responses of one C-FIND: matches to P-DATA-TF (PS3.4 C.4.1.1.3.2).
 
-Does not search and does not send. What matches in a row have in common is encoded once: the commands, what the service
-says itself, and each value for as long as the matches that come have the very same one, as all below one study do.
+It neither searches nor sends. Common parts are encoded once: the commands, the values that the service itself adds, and
+each value that is the same as in the match before, as most values below one study are.
 
-    response      command FF00, or FF01 where a key is not known    identifier
-    identifier    the keys that were asked for, Query/Retrieve Level, Retrieve AE Title; Instance Availability if asked
-                  (0008,0005) where any text is not ASCII, and only there
+    response      command FF00, or FF01 if a key is not supported    identifier
+    identifier    the requested keys, Query/Retrieve Level, Retrieve AE Title; Instance Availability if requested
+                  (0008,0005) only if a text is not ASCII
                   (0008,0201) only with a value: it must not be empty
 
-An answer is in the character set that was asked for if that can carry all its texts, else in UTF-8. Both are kept
-ready, element by element, since the next match may need the other one.
+A response is in the requested character set if that can encode all its texts, else in UTF-8. Both forms of each element
+are kept, since the next match may need the other one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from engine.index.query.private_attributes import vr_of_key
 
 if TYPE_CHECKING:
     from engine.index.format.types import Match
-    from engine.services.query import Asked
+    from engine.services.query import FindRequest
     from engine.services.session import Session
 
 
-class Answers:
+class FindResponses:
     """Encodes the matches of one query."""
 
-    def __init__(self, session: Session, presentation_context_id: int, rq: CFindRQ, asked: Asked) -> None:
+    def __init__(self, session: Session, presentation_context_id: int, rq: CFindRQ, request: FindRequest) -> None:
         self._connection = session.connection
         self._context_id = presentation_context_id
         self._fragment = session.fragment
@@ -41,49 +41,50 @@ class Answers:
         self._incomplete = self._command(rq, FindStatus.PENDING_OPTIONAL_KEYS_UNSUPPORTED)
         self._syntax = transfer_syntax.of(session.contexts[presentation_context_id].transfer_syntax)
         self._needs_finish = self._syntax.deflated or working_encoding(self._syntax) != self._syntax.encoding
-        self._character_set = asked.query.character_set
-        said = {
-            tags.QueryRetrieveLevel: asked.level_name,
+        self._character_set = request.query.character_set
+        constants = {
+            tags.QueryRetrieveLevel: request.level_name,
             tags.RetrieveAETitle: session.config.aet.encode(),
         }
-        if tags.InstanceAvailability in asked.returned:
-            said[tags.InstanceAvailability] = b"ONLINE"
-        wanted = sorted({*asked.returned, *said, tags.SpecificCharacterSet})
+        if tags.InstanceAvailability in request.return_keys:
+            constants[tags.InstanceAvailability] = b"ONLINE"
+        fields = sorted({*request.return_keys, *constants, tags.SpecificCharacterSet})
         encoding = working_encoding(self._syntax)
-        self._forms = [form_of(tag, vr_of_key(asked.query, tag, session.archive.schema), encoding) for tag in wanted]
-        self._declaring = wanted.index(tags.SpecificCharacterSet)
+        self._forms = [form_of(tag, vr_of_key(request.query, tag, session.archive.schema), encoding) for tag in fields]
+        self._character_set_index = fields.index(tags.SpecificCharacterSet)
         self._columns = [
-            (i, asked.said_by.get(tag, tag))
-            for i, tag in enumerate(wanted)
-            if tag not in said and tag != tags.SpecificCharacterSet
+            (i, request.substitutes.get(tag, tag))
+            for i, tag in enumerate(fields)
+            if tag not in constants and tag != tags.SpecificCharacterSet
         ]
-        self._shown: list[bytes | None] = [None] * len(wanted)
-        """The value of each element at the moment."""
-        self._in_utf_8 = [b""] * len(wanted)
-        self._in_asked = [b""] * len(wanted)
+        self._values: list[bytes | None] = [None] * len(fields)
+        """The present value of each element."""
+        self._in_utf_8 = [b""] * len(fields)
+        self._in_requested_set = [b""] * len(fields)
         self._beyond_ascii: set[int] = set()
         """Elements with text that needs a character set."""
-        self._beyond_asked: set[int] = set()
-        """And those that the one asked for cannot carry."""
-        self._unless_empty = wanted.index(tags.TimezoneOffsetFromUTC) if tags.TimezoneOffsetFromUTC in wanted else -1
-        for tag, value in said.items():
-            self._show(wanted.index(tag), value)
+        self._beyond_requested_set: set[int] = set()
+        """Elements with text that the requested character set cannot encode."""
+        self._unless_empty = fields.index(tags.TimezoneOffsetFromUTC) if tags.TimezoneOffsetFromUTC in fields else -1
+        """The element that is left out when it is empty; -1: none."""
+        for tag, value in constants.items():
+            self._set(fields.index(tag), value)
 
     def _command(self, rq: CFindRQ, status: FindStatus) -> tuple[bytes, bytes]:
-        """A command, and the same as P-DATA-TF."""
+        """A command set, and the same as P-DATA-TF."""
         command = CFindRSP(rq.message_id, rq.affected_sop_class_uid, status, has_data_set=True).encode()
         return command, p_data_tf(self._context_id, True, command, self._fragment)
 
-    def encoded(self, match: Match) -> bytes:
+    def encode(self, match: Match) -> bytes:
         """The response for a match, as whole P-DATA-TF."""
-        values, shown = match.attributes, self._shown
+        attributes, values = match.attributes, self._values
         for i, tag in self._columns:
-            value = values.get(tag, b"")
-            if value != shown[i]:
-                self._show(i, value)
+            value = attributes.get(tag, b"")
+            if value != values[i]:
+                self._set(i, value)
         elements = self._in_utf_8
         if self._beyond_ascii:
-            elements = self._declared()
+            elements = self._with_character_set()
         identifier = b"".join(elements)
         if self._needs_finish:
             identifier = finished(identifier, self._syntax)
@@ -91,44 +92,44 @@ class Answers:
         self._connection.trace_command(self._context_id, command)
         return frames + p_data_tf(self._context_id, False, identifier, self._fragment)
 
-    def _declared(self) -> list[bytes]:
-        """The elements in the set asked for or in UTF-8, with (0008,0005)."""
-        elements, character_set = self._in_asked, self._character_set
-        if self._beyond_asked:
+    def _with_character_set(self) -> list[bytes]:
+        """The elements in the requested character set or in UTF-8, with (0008,0005)."""
+        elements, character_set = self._in_requested_set, self._character_set
+        if self._beyond_requested_set:
             elements, character_set = self._in_utf_8, charset.UTF_8
         elements = elements.copy()
-        elements[self._declaring] = self._forms[self._declaring].element(character_set)
+        elements[self._character_set_index] = self._forms[self._character_set_index].element(character_set)
         return elements
 
-    def _show(self, i: int, value: bytes) -> None:
-        """Takes over a value of an element."""
-        self._shown[i] = value
+    def _set(self, i: int, value: bytes) -> None:
+        """Encodes a new value of an element."""
+        self._values[i] = value
         form = self._forms[i]
         self._beyond_ascii.discard(i)
-        self._beyond_asked.discard(i)
+        self._beyond_requested_set.discard(i)
         element = form.element_of_blob(value) if value or i != self._unless_empty else b""
-        self._in_utf_8[i] = self._in_asked[i] = element
+        self._in_utf_8[i] = self._in_requested_set[i] = element
         if value.isascii() or form.vr in BINARY_VRS or (form.vr == "SQ" and not _has_text_beyond_ascii(value)):
             return
         self._beyond_ascii.add(i)
-        recoded = self._recoded(value, form.vr)
-        if recoded is None:
-            self._beyond_asked.add(i)
+        new_value = self._recode(value, form.vr)
+        if new_value is None:
+            self._beyond_requested_set.add(i)
         else:
-            self._in_asked[i] = form.element_of_blob(recoded)
+            self._in_requested_set[i] = form.element_of_blob(new_value)
 
-    def _recoded(self, value: bytes, vr: str) -> bytes | None:
-        """A value in the character set asked for; None if that cannot carry it."""
+    def _recode(self, value: bytes, vr: str) -> bytes | None:
+        """A value in the requested character set; None if that cannot encode it."""
         if vr != "SQ":
-            return self._recoded_text(value, vr)
+            return self._recode_text(value, vr)
         try:
-            return items.recoded(value, self._recoded_text)
+            return items.recoded(value, self._recode_text)
         except DataSetError:
             return None
 
-    def _recoded_text(self, text: bytes, vr: str) -> bytes | None:
+    def _recode_text(self, text: bytes, vr: str) -> bytes | None:
         if vr not in charset.TEXT_VRS:
-            return None  # it must be ASCII and is not: UTF-8 says at least what it is
+            return None  # the VR allows only ASCII, so no character set applies: UTF-8 keeps the text
         return charset.encode(text.decode("utf-8", "replace"), self._character_set, vr)
 
 

@@ -1,8 +1,8 @@
-"""What is changed in instances on their way to one receiver: corrections and what the configuration says.
+"""Determines the changes to instances that are sent to one receiver: corrections and the values of the configuration.
 
-Does not change the bytes (`dicom.coercion` does) and does not record corrections (`archive.lifecycle.correction` does).
-Without a [[coercion]] rule for the receiver, or without anything to change, an instance is sent as it is stored. Only
-the head of a data set, up to Pixel Data, is taken into memory.
+`dicom.coercion` changes the bytes, and `archive.lifecycle.correction` records corrections. Without a [[coercion]] rule
+for the receiver, or without anything to change, an instance is sent as it is stored. Only the header of a data set, up
+to Pixel Data, is read into memory.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from engine.index.format.types import Instance
 
 HEAD_BYTES_MAX: Final = 64 << 20
-"""Of a head; one that is longer cannot be changed."""
+"""Bytes before Pixel Data; a longer header cannot be changed."""
 
-_KEPT: Final = frozenset((tags.StudyInstanceUID, tags.SeriesInstanceUID, tags.SOPInstanceUID, tags.SOPClassUID))
-"""Never changed: what these say is what the instance is."""
+_IDENTITY: Final = frozenset((tags.StudyInstanceUID, tags.SeriesInstanceUID, tags.SOPInstanceUID, tags.SOPClassUID))
+"""Attributes that are never changed: they identify the instance."""
 
 
 class Coercer:
-    """The changes for one receiver, remembered series by series."""
+    """The changes for one receiver, cached for each series."""
 
     def __init__(self, archive: Archive, config: Config, receiver: str) -> None:
         """`receiver`: the AE title. Raises ConfigError."""
@@ -39,36 +39,37 @@ class Coercer:
         self._corrects = rule is not None and rule.corrections
         self._values = values_of(rule.values, rule.remove) if rule is not None else {}
         self._moment = time.strftime("%Y%m%d%H%M%S")
-        self._known: dict[tuple[str, str], Changes | None] = {}
+        self._cache: dict[tuple[str, str], Changes | None] = {}
         """By study and series: one Series Instance UID may occur in two studies, of two patients."""
 
     def changes(self, instance: Instance) -> Changes | None:
-        """What is to be changed in an instance; None: nothing."""
+        """The changes to an instance; None: it is sent as it is stored."""
         if not self._corrects:
             return self._of_values()
         key = (instance.study_instance_uid, instance.series_instance_uid)
-        if key not in self._known:
-            self._known[key] = self._of_series(instance)
-        return self._known[key]
+        if key not in self._cache:
+            self._cache[key] = self._of_series(instance)
+        return self._cache[key]
 
     def _of_values(self) -> Changes | None:
         return Changes(self._values, self._system, "COERCE", self._moment) if self._values else None
 
     def _of_series(self, instance: Instance) -> Changes | None:
-        corrected = self._archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
-        corrected = {tag: value for tag, value in corrected.items() if tag not in _KEPT}
-        if not corrected:
+        corrections = self._archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
+        corrections = {tag: value for tag, value in corrections.items() if tag not in _IDENTITY}
+        if not corrections:
             return self._of_values()
-        return Changes({**corrected, **self._values}, self._system, "CORRECT", self._moment, self._archive.schema.vr_of)
+        values = {**corrections, **self._values}
+        return Changes(values, self._system, "CORRECT", self._moment, self._archive.schema.vr_of)
 
 
-def coerced(source: Source, syntax: TransferSyntax, pixel_data_offset: int, changes: Changes) -> Source:
-    """A data set that is not deflated with changes in it; -1: it has no Pixel Data. Blocks. Raises TranscodeError."""
+def apply(source: Source, syntax: TransferSyntax, pixel_data_offset: int, changes: Changes) -> Source:
+    """A data set, not deflated, with changes. `pixel_data_offset` -1: no Pixel Data. Blocks. Raises TranscodeError."""
     head_bytes = pixel_data_offset if 0 <= pixel_data_offset <= source.length else source.length
     if head_bytes > HEAD_BYTES_MAX:
-        raise TranscodeError(f"{head_bytes} bytes before Pixel Data: too many to change an attribute in")
+        raise TranscodeError(f"attributes cannot be changed: {head_bytes} bytes before Pixel Data are too many")
     try:
-        found = coerce(source.read(0, head_bytes), syntax, changes)
+        result = coerce(source.read(0, head_bytes), syntax, changes)
     except DataSetError as error:
         raise TranscodeError(f"attributes cannot be changed: {error}") from error
-    return Joined(Whole(found.head), Part(source, found.rest_offset))
+    return Joined(Whole(result.head), Part(source, result.rest_offset))

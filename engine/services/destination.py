@@ -1,7 +1,7 @@
-"""One peer that stored instances are sent to, whoever wants that: a C-MOVE, or `filmroom send`.
+"""Sends stored instances to one peer, for a C-MOVE or for `filmroom send`.
 
-Does not choose instances, send bytes (`storage_scu`) or answer anybody: it opens associations, as many as the peer may
-have, opens lost ones again as long as that gets on, and tells `Results` what became of each instance.
+It opens as many associations as the peer may have, reopens lost ones as long as the peer makes progress, and reports
+the result of each instance to `Results`. `storage_scu` sends the bytes.
 
     instances → groups that fit 128 presentation contexts → shares, one an association → `InstanceSender`
 """
@@ -17,7 +17,7 @@ from engine.net.client import Address, Requestor, open_association
 from engine.services.coercion import Coercer
 from engine.services.contexts import in_groups, propose
 from engine.services.storage_scu import InstanceSender
-from engine.services.suboperations import Originator, Sent, Source
+from engine.services.suboperations import InstanceQueue, Originator, SendResult
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Resources(Protocol):
-    """What of a process sending takes."""
+    """The parts of a process that sending needs."""
 
     @property
     def archive(self) -> Archive: ...
@@ -50,27 +50,27 @@ class Resources(Protocol):
 
 
 class Results(Protocol):
-    """Who counts. Each instance is told exactly once: by `note`, or as one of `fail_all` or `crashed`."""
+    """Receives the results. Each instance is reported exactly once, by `note`, `fail_all` or `crashed`."""
 
     unreachable: str
-    """Why the peer was given up at last; "" while it answers. Nothing more is sent to it then."""
+    """Why nothing more is sent to the peer; "" while it answers."""
 
     @property
     def cancelled(self) -> bool:
-        """Whether the rest is not wanted any more."""
+        """Whether to stop sending."""
 
     @property
-    def answered(self) -> int:
-        """Instances that the peer has taken."""
+    def sent_count(self) -> int:
+        """Instances that the peer has accepted."""
 
-    def note(self, results: Sequence[Sent], /) -> None: ...
+    def note(self, results: Sequence[SendResult], /) -> None: ...
     def fail_all(self, instances: Iterable[Instance], why: str) -> None: ...
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
-        """A mistake of ours."""
+        """Our own code failed."""
 
 
 class Destination:
-    """One application entity that instances are sent to."""
+    """Sends instances to one application entity."""
 
     def __init__(
         self,
@@ -78,72 +78,71 @@ class Destination:
         peer: Peer,
         results: Results,
         originator: Originator,
-        named: str = "",
+        title: str = "",
         *,
-        silences_max: int = 1,
+        timeouts_max: int = 1,
     ) -> None:
-        """`named`: the peer's title as it came in a message.
+        """`title`: the form of the peer's title in a received message.
 
-        After `silences_max` associations, one after the other, on which the peer answered nothing in time, it is given
-        up; fewer cost the instance at which it fell silent.
+        After `timeouts_max` consecutive associations on which the peer did not answer in time, nothing more is sent to
+        it; each earlier timeout fails only the instance that was not answered.
         """
         self._resources = resources
         self._peer = peer
         self._results = results
         self._originator = originator
-        self._address = Address.of(peer, resources.config, named)
-        self._silences_max = silences_max
-        self._silences = 0
-        """Since the peer answered something."""
+        self._address = Address.of(peer, resources.config, title)
+        self._timeouts_max = timeouts_max
+        self._timeouts = 0
+        """Consecutive associations that ended in a timeout."""
 
     async def send(self, instances: list[Instance]) -> None:
-        """Sends them all, or tells why not."""
+        """Sends all instances, and reports a result for each."""
         for group in in_groups(instances, self._peer.transfer_syntaxes):
             await self._send_group(group)
 
     async def _send_group(self, group: list[Instance]) -> None:
-        """Sends what fits the contexts of one association, on as many associations as the peer may have."""
+        """Sends a group that fits the contexts of one association, on as many associations as the peer may have."""
         results, count = self._results, self._peer.store_associations
         if results.cancelled:
             return
         if results.unreachable:
             results.fail_all(group, results.unreachable)
             return
-        answered = results.answered
+        sent_before = results.sent_count
         async with asyncio.TaskGroup() as tasks:
             for share in filter(None, (group[number::count] for number in range(count))):
                 tasks.create_task(self._send_share(share))
-        if results.answered > answered:
-            results.unreachable = ""  # one share was given up, another got on
+        if results.sent_count > sent_before:
+            results.unreachable = ""  # one share failed, but another made progress
 
     async def _send_share(self, share: list[Instance]) -> None:
-        """Sends `share` on an association of its own; a lost one is opened again as long as that gets on.
+        """Sends `share` on its own association; reopens a lost one as long as the peer makes progress.
 
-        That is as long as the peer answers something in message_timeout_s, association after association, or in so
-        many times that as silences are borne.
+        That is, as long as the peer answers something within message_timeout_s times `timeouts_max`.
         """
-        left, results = share, self._results
+        remaining, results = share, self._results
         loop = asyncio.get_running_loop()
-        answered_at, limit_s = loop.time(), self._address.message_timeout_s * self._silences_max
-        while left and not results.cancelled:
+        progress_at, limit_s = loop.time(), self._address.message_timeout_s * self._timeouts_max
+        while remaining and not results.cancelled:
             try:
-                requestor = await self._open(left)
+                requestor = await self._open(remaining)
             except AssociationFailed as error:
                 results.unreachable = str(error)
-                results.fail_all(left, str(error))
+                results.fail_all(remaining, str(error))
                 return
             except Exception as error:
-                results.crashed(left, error)
+                results.crashed(remaining, error)
                 return
-            before, answered = len(left), results.answered
-            left = await self._send_on(requestor, left)
-            if results.answered > answered:
-                answered_at = loop.time()
-            is_late = loop.time() - answered_at > limit_s
-            if left and (len(left) == before or is_late):
-                why = "association after association was lost" if is_late else "it was lost before anything was sent"
+            count_before, sent_before = len(remaining), results.sent_count
+            remaining = await self._send_on(requestor, remaining)
+            if results.sent_count > sent_before:
+                progress_at = loop.time()
+            is_late = loop.time() - progress_at > limit_s
+            if remaining and (len(remaining) == count_before or is_late):
+                why = "several associations in a row were lost" if is_late else "it was lost before anything was sent"
                 results.unreachable = why
-                results.fail_all(left, why)
+                results.fail_all(remaining, why)
                 return
 
     async def _open(self, instances: list[Instance]) -> Requestor:
@@ -151,7 +150,7 @@ class Destination:
         return await open_association(self._address, contexts, self._resources.pool, self._resources.trace)
 
     async def _send_on(self, requestor: Requestor, share: list[Instance]) -> list[Instance]:
-        """Sends until all are through or the association is lost; what has not been tried then."""
+        """Sends until all are done or the association is lost; returns the instances that were not tried."""
         results, accepted = self._results, requestor.accepted
         assert accepted is not None
         sender = InstanceSender(
@@ -168,30 +167,31 @@ class Destination:
             preferred=self._peer.transfer_syntaxes,
             coercer=Coercer(self._resources.archive, self._resources.config, self._peer.aet),
         )
-        source, answered = Source(lambda: not results.cancelled, share), results.answered
+        queue, sent_before = InstanceQueue(lambda: not results.cancelled, share), results.sent_count
         try:
-            async for answers in sender.send_all(source, self._originator, lambda: not results.cancelled):
-                source.ended(answers)
-                results.note(answers)
+            async for send_results in sender.send_all(queue, self._originator, lambda: not results.cancelled):
+                queue.remove(send_results)
+                results.note(send_results)
             await requestor.release()
         except AssociationFailed as error:
-            # What was sent may or may not have arrived: only an answer counts. What was only read ahead can go again.
+            # Without a response an instance counts as failed, though it may have arrived. Those that were only read
+            # ahead can be sent again.
             results.fail_all(sender.unanswered.values(), str(error))
-            read_ahead = [each for each in source.under_way() if each.sop_instance_uid not in sender.unanswered]
-            left = read_ahead + source.left()
-            self._silences = 0 if results.answered > answered else self._silences
-            self._silences += requestor.connection.gave_up
-            if self._silences >= self._silences_max and not results.cancelled:
+            read_ahead = [each for each in queue.in_progress() if each.sop_instance_uid not in sender.unanswered]
+            remaining = read_ahead + queue.remaining()
+            self._timeouts = 0 if results.sent_count > sent_before else self._timeouts
+            self._timeouts += requestor.connection.gave_up
+            if self._timeouts >= self._timeouts_max and not results.cancelled:
                 results.unreachable = f"given up: {error}"
-                results.fail_all(left, results.unreachable)
+                results.fail_all(remaining, results.unreachable)
                 return []
-            return left
+            return remaining
         except Exception as error:
             requestor.connection.abort("internal error", 2, 0)
-            results.crashed([*source.under_way(), *source.left()], error)
+            results.crashed([*queue.in_progress(), *queue.remaining()], error)
         except BaseException:
-            # Whoever wanted it is gone: nobody else would end this association.
-            requestor.connection.abort("the retrieval was given up")
-            results.note(sender.untold)
+            # This task was cancelled, and nothing else would end this association.
+            requestor.connection.abort("the retrieval was cancelled")
+            results.note(sender.unreported)
             raise
         return []

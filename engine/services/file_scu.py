@@ -1,10 +1,10 @@
-"""Storage Service Class, SCU, for `filmroom send`: sends DICOM files that lie outside of the archive.
+"""Storage Service Class, SCU, for `filmroom send`: sends DICOM files from outside the archive.
 
-Does not know the archive; `storage_scu` sends what is in it. Files go out one after the other, read from the disk
-straight between the PDU headers, so that an object of any size costs a megabyte.
+`storage_scu` sends stored instances. Files are sent one after the other and read from the disk directly between the PDU
+headers, so that an object of any size costs a megabyte of memory.
 
     files → heads (SOP class and instance UID, transfer syntax) → groups that fit 128 presentation contexts
-          → one association a group: C-STORE-RQ, data set, answer; the next file
+          → one association a group: C-STORE-RQ, data set, response; the next file
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 HEAD_BYTES = 256 << 10
-"""Holds the file meta information and, where that lacks them, the data set's own UIDs."""
+"""Enough for the file meta information and, where that lacks them, the data set's own UIDs."""
 
 PIECE_BYTES = 1 << 20
 
 VECTORS_MAX = 512
-"""Buffers of one preadv; the system takes 1024 (IOV_MAX)."""
+"""Buffers of one preadv; the system accepts 1024 (IOV_MAX)."""
 
 DICOMDIR = "1.2.840.10008.1.3.10"
-"""Media Storage Directory Storage: describes a medium, is no instance to send."""
+"""Media Storage Directory Storage: describes a medium, is not an instance to send."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileHead:
-    """What must be known of a file before it is sent."""
+    """The facts about a file that are needed to send it."""
 
     path: Path
     sop_class_uid: str
@@ -61,36 +61,38 @@ class FileHead:
 
 @dataclass(slots=True)
 class SendSummary:
-    """What became of the files."""
+    """The results of sending files."""
 
     sent: int = 0
     bytes: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
-    """(path, reason) of every file that the peer does not have now."""
+    """(path, reason) of every file that was not sent."""
 
 
 async def send_files(
     peer: Peer, config: Config, paths: list[Path], progress: Progress, *, follow: bool = False
 ) -> SendSummary:
-    """Sends files, and the files in folders, with `follow` through links in these too.
+    """Sends files, and the files in folders; `follow`: follows links in folders.
 
-    Raises AssociationFailed when not even the first association opens.
+    Raises AssociationFailed when the first association cannot be opened.
     """
     summary = SendSummary()
     heads = list(_heads(paths, summary, progress, follow=follow))
     transcoder, reads = transcode.Transcoder(), ThreadPool("reads", 2)
     progress("sending", 0, len(heads))
     for group in in_groups(heads, peer.transfer_syntaxes):
-        left = group
-        while left:
+        remaining = group
+        while remaining:
             try:
-                requestor = await open_association(Address.of(peer, config), propose(left, peer.transfer_syntaxes))
+                contexts = propose(remaining, peer.transfer_syntaxes)
+                requestor = await open_association(Address.of(peer, config), contexts)
             except AssociationFailed as error:
                 if not summary.sent:
                     raise
-                summary.failed += [(str(head.path), str(error)) for head in left]
+                summary.failed += [(str(head.path), str(error)) for head in remaining]
                 break
-            left = await _send_on(_FileSender(requestor, peer, transcoder, reads), left, summary, progress, len(heads))
+            sender = _FileSender(requestor, peer, transcoder, reads)
+            remaining = await _send_on(sender, remaining, summary, progress, len(heads))
     transcoder.close()
     reads.close()
     return summary
@@ -99,9 +101,9 @@ async def send_files(
 async def _send_on(
     sender: _FileSender, heads: list[FileHead], summary: SendSummary, progress: Progress, total: int
 ) -> list[FileHead]:
-    """Sends until all are through or the association is lost; what has not been tried then.
+    """Sends until all are done or the association is lost; returns the files that were not tried.
 
-    A receiver that aborts on one file gets the others on another association.
+    If a receiver aborts on one file, the caller sends the others on another association.
     """
     for number, head in enumerate(heads, 1):
         try:
@@ -129,11 +131,11 @@ class _FileSender:
         self._contexts = SendContexts(accepted.contexts.values() if accepted else (), peer.transfer_syntaxes)
 
     async def release(self) -> None:
-        """An orderly end."""
+        """Releases the association."""
         await self._requestor.release()
 
     async def send(self, head: FileHead) -> None:
-        """Sends one file. Raises TranscodeError or DataSetError for this one, AssociationFailed when all is over."""
+        """Sends one file. Raises TranscodeError, DataSetError; AssociationFailed when the association has ended."""
         context, target = self._contexts.choose(head)
         message_id, response = self._requestor.responses.expect()
         try:
@@ -156,13 +158,13 @@ class _FileSender:
         except BaseException:
             self._requestor.responses.forget(message_id)
             raise
-        answer: CStoreRSP = await self._requestor.wait(response)
-        if statuses.category(answer.status) not in (statuses.Category.SUCCESS, statuses.Category.WARNING):
-            comment = f": {answer.error_comment}" if answer.error_comment else ""
-            raise DataSetError(f"refused with status {answer.status:04X}{comment}")
+        rsp: CStoreRSP = await self._requestor.wait(response)
+        if statuses.category(rsp.status) not in (statuses.Category.SUCCESS, statuses.Category.WARNING):
+            comment = f": {rsp.error_comment}" if rsp.error_comment else ""
+            raise DataSetError(f"refused with status {rsp.status:04X}{comment}")
 
     async def _transmit(self, fd: int, head: FileHead, context: AcceptedContext, prefix: bytes) -> None:
-        """The stored data set, a piece at a time; a file that has become shorter meanwhile ends the association."""
+        """Sends the data set of the file piece by piece; aborts if the file became shorter meanwhile."""
         connection, fragment = self._requestor.connection, self._requestor.fragment
         piece_bytes = max(min(PIECE_BYTES // fragment, GAPS_MAX), 1) * fragment
         at = 0
@@ -182,7 +184,7 @@ class _FileSender:
             prefix, at = b"", at + length
 
     async def _transmit_stream(self, stream: Stream, context: AcceptedContext, prefix: bytes) -> None:
-        """A data set that is made while it is sent: which piece is the last is known when nothing follows it."""
+        """Sends a data set that is converted meanwhile, one piece behind, since only the end shows the last piece."""
         connection, fragment = self._requestor.connection, self._requestor.fragment
         piece_bytes = max(min(PIECE_BYTES // fragment, GAPS_MAX), 1) * fragment
         piece, following = memoryview(bytearray(piece_bytes)), memoryview(bytearray(piece_bytes))
@@ -190,8 +192,8 @@ class _FileSender:
         is_last = False
         while not is_last:
             try:
-                ahead = await self._reads.run(partial(stream.fill, following))
-                is_last = ahead == 0
+                next_length = await self._reads.run(partial(stream.fill, following))
+                is_last = next_length == 0
                 frame = Frame(Frame.room_for(len(prefix), length, fragment))
                 at = 0
                 for gap in frame.layout(prefix, length, fragment, context.presentation_context_id, is_last):
@@ -202,9 +204,9 @@ class _FileSender:
             except ConnectionError as error:
                 raise AssociationFailed(str(error)) from error
             except EngineError as error:
-                connection.abort("data set cannot be sent to its end")
+                connection.abort("the data set cannot be sent completely")
                 raise AssociationFailed(f"aborted: {error}") from error
-            prefix, piece, following, length = b"", following, piece, ahead
+            prefix, piece, following, length = b"", following, piece, next_length
 
 
 class _FileSource:
@@ -230,10 +232,10 @@ class _FileSource:
 def _read_into(fd: int, gaps: list[memoryview], offset: int) -> bool:
     for start in range(0, len(gaps), VECTORS_MAX):
         group = gaps[start : start + VECTORS_MAX]
-        wanted = sum(map(len, group))
-        if os.preadv(fd, group, offset) != wanted:
+        length = sum(map(len, group))
+        if os.preadv(fd, group, offset) != length:
             return False
-        offset += wanted
+        offset += length
     return True
 
 
@@ -252,8 +254,8 @@ def _heads(paths: list[Path], summary: SendSummary, progress: Progress, *, follo
             yield head
 
 
-def _scanned(path: Path, data_set_offset: int, size: int, syntax: transfer_syntax.TransferSyntax) -> elements.Head:
-    """What is found in a file's data set, by its headers."""
+def _scan(path: Path, data_set_offset: int, size: int, syntax: transfer_syntax.TransferSyntax) -> elements.Head:
+    """Scans a file's data set by its element headers."""
     try:
         with media.open_regular(path, follow=True) as file:
             fd = file.fileno()
@@ -261,7 +263,7 @@ def _scanned(path: Path, data_set_offset: int, size: int, syntax: transfer_synta
             def read(offset: int, count: int) -> bytes:
                 data = os.pread(fd, count, data_set_offset + offset)
                 if len(data) != count:
-                    raise DataSetError("has become shorter while it was read")
+                    raise DataSetError("became shorter while it was read")
                 return data
 
             return elements.scan_at(read, max(size - data_set_offset, 0), syntax)
@@ -270,7 +272,7 @@ def _scanned(path: Path, data_set_offset: int, size: int, syntax: transfer_synta
 
 
 def read_head(path: Path) -> FileHead:
-    """The UIDs and the place of the data set of a file. Raises DataSetError when it is no DICOM file, or is cut."""
+    """The UIDs and the position of a file's data set. Raises DataSetError when it is not a DICOM file, or truncated."""
     try:
         with media.open_regular(path, follow=True) as file:
             start = file.read(HEAD_BYTES)
@@ -278,9 +280,9 @@ def read_head(path: Path) -> FileHead:
     except OSError as error:
         raise DataSetError(f"cannot be read: {error.strerror}") from error
     meta = part10.read_file_meta(start)
-    # The data set's own UIDs first: receivers compare them with the command, and some files' meta information differs.
+    # Prefer the data set's own UIDs: receivers compare them with the command, and some files' meta information differs.
     syntax = transfer_syntax.of(meta.transfer_syntax_uid)
-    head = _scanned(path, meta.data_set_offset, size, syntax)
+    head = _scan(path, meta.data_set_offset, size, syntax)
     if head.cut:
         raise DataSetError(f"the data set {head.cut}")
     sop_class_uid = head.sop_class_uid.decode("ascii", "replace") or meta.media_storage_sop_class_uid

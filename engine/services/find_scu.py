@@ -1,11 +1,10 @@
-"""Query/Retrieve Service Class, C-FIND SCU (PS3.4 C.4.1): asks another archive what it has.
+"""Query/Retrieve Service Class, C-FIND SCU (PS3.4 C.4.1): queries another archive.
 
-Does not retrieve (`retrieve_scu`) and does not decide what is wanted (`pull`). Study Root is asked where the peer has
-it, else Patient Root. The association is opened when something is asked, and once more when the peer has ended it
-meanwhile, as many do with one on which nothing happens.
+It uses Study Root if the peer supports it, else Patient Root. It opens the association at the first query, and again
+when the peer has ended it meanwhile, as many peers do with idle ones. `retrieve_scu` retrieves, `pull` decides what.
 
-Peers answer what they like: a match without its unique key, or one that was given already, is overlooked; one that goes
-on with such, or with no end, is cancelled.
+Peers may send anything: matches without a unique key, and repeated ones, are ignored; a query with too many of them, or
+without end, is cancelled.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ if TYPE_CHECKING:
     from engine.ul.negotiation import AcceptedContext
 
 MATCHES_MAX = 100_000
-"""Of one C-FIND: as many studies as we give out ourselves (limits.query_results_max), some 100 MB."""
+"""Matches of one C-FIND, some 100 MB: as many as we ourselves return (limits.query_results_max)."""
 
 REPEATS_MAX = 1_000
-"""Matches of one C-FIND that say nothing new, after which the peer is taken for one that never ends."""
+"""Ignored matches of one C-FIND, after which we assume that the peer never ends."""
 
 UNIQUE = {
     "STUDY": tags.StudyInstanceUID,
@@ -41,50 +40,50 @@ UNIQUE = {
 
 Key: TypeAlias = "str | list[dict[int, Key]]"
 Keys: TypeAlias = Mapping[int, Key]
-"""Of one C-FIND: text, or the only item of a sequence; "" is only returned."""
+"""The keys of one C-FIND: a text, or the only item of a sequence; "": a return key without matching."""
 
 
 @dataclass(slots=True)
-class Answer:
+class FindResult:
     """The matches of one C-FIND, each unique key once."""
 
     matches: list[Identifier] = field(default_factory=list)
-    is_cut: bool = False
-    """There are more: the peer, or MATCHES_MAX, has ended it."""
+    is_incomplete: bool = False
+    """Whether there are more matches: the peer, or MATCHES_MAX, has ended the C-FIND early."""
 
 
 class Finder:
-    """Asks one peer; see the module's head."""
+    """Queries one peer."""
 
     def __init__(self, peer: Peer, config: Config) -> None:
         self._peer = peer
         self._address = Address.of(peer, config)
         self._requestor: Requestor | None = None
         self.information_model = STUDY_ROOT
-        """Of the last question: STUDY_ROOT or PATIENT_ROOT."""
+        """Of the last query: STUDY_ROOT or PATIENT_ROOT."""
 
-    async def find(self, level: str, keys: Keys) -> Answer:
-        """What matches at "STUDY", "SERIES" or "IMAGE". Raises AssociationFailed."""
+    async def find(self, level: str, keys: Keys) -> FindResult:
+        """The matches at level "STUDY", "SERIES" or "IMAGE". Raises AssociationFailed."""
         requestor = self._requestor
         if requestor is not None and requestor.connection.is_open:
             try:
-                return await self._ask(requestor, level, keys)
+                return await self._query(requestor, level, keys)
             except AssociationFailed:
                 if requestor.connection.is_open:
                     raise
         self._requestor = requestor = await self._open()
-        return await self._ask(requestor, level, keys)
+        return await self._query(requestor, level, keys)
 
     async def close(self) -> None:
-        """Ends the association, if there is one."""
+        """Releases the association, if there is one."""
         requestor, self._requestor = self._requestor, None
         if requestor is not None and requestor.connection.is_open:
             await requestor.release()
 
     def abort(self) -> None:
-        """The same at once."""
+        """Aborts the association, if there is one."""
         if self._requestor is not None:
-            self._requestor.connection.abort("not wanted any more")
+            self._requestor.connection.abort("no longer needed")
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -101,20 +100,20 @@ class Finder:
         return requestor
 
     def _context(self, requestor: Requestor) -> AcceptedContext:
-        """The first one that was accepted: Study Root if that is."""
+        """The first accepted context: Study Root if accepted."""
         assert requestor.accepted is not None
         context = requestor.accepted.contexts[min(requestor.accepted.contexts)]
         self.information_model = STUDY_ROOT if context.presentation_context_id == 1 else PATIENT_ROOT
         return context
 
-    async def _ask(self, requestor: Requestor, level: str, keys: Keys) -> Answer:
+    async def _query(self, requestor: Requestor, level: str, keys: Keys) -> FindResult:
         context = self._context(requestor)
         message_id, stream = requestor.request_several(
             context.presentation_context_id,
             lambda message_id: CFindRQ(message_id, context.abstract_syntax),
-            encoded({**keys, tags.QueryRetrieveLevel: level}, context.transfer_syntax),
+            encode_keys({**keys, tags.QueryRetrieveLevel: level}, context.transfer_syntax),
         )
-        answer, given, repeats, is_ending = Answer(), set[bytes](), 0, False
+        result, unique_values, repeats, is_ending = FindResult(), set[bytes](), 0, False
         syntax = transfer_syntax.of(context.transfer_syntax)
         try:
             while True:
@@ -126,39 +125,39 @@ class Finder:
                     raise AssociationFailed(why) from None
                 outcome = category(response.status)
                 if outcome is not Category.PENDING:
-                    self._judge(answer, response.status, outcome, response.error_comment)
-                    return answer
-                unique = _unique(identifier, syntax, level)
-                if unique is None or unique.value(UNIQUE[level]) in given:
+                    self._finish(result, response.status, outcome, response.error_comment)
+                    return result
+                match = _decode_match(identifier, syntax, level)
+                if match is None or match.value(UNIQUE[level]) in unique_values:
                     repeats += 1
-                elif len(given) < MATCHES_MAX:
-                    given.add(unique.value(UNIQUE[level]))
-                    answer.matches.append(unique)
+                elif len(unique_values) < MATCHES_MAX:
+                    unique_values.add(match.value(UNIQUE[level]))
+                    result.matches.append(match)
                 else:
-                    answer.is_cut = True
+                    result.is_incomplete = True
                 if repeats > 2 * REPEATS_MAX:
                     requestor.connection.abort("C-FIND has no end")
                     raise AssociationFailed(f"{self._peer.aet} answers C-FIND without end")
-                if (repeats > REPEATS_MAX or answer.is_cut) and not is_ending:
+                if (repeats > REPEATS_MAX or result.is_incomplete) and not is_ending:
                     is_ending = True
                     requestor.cancel(context.presentation_context_id, message_id)
         finally:
             requestor.responses.forget(message_id)
 
-    def _judge(self, answer: Answer, status: int, outcome: Category, comment: str) -> None:
-        """The final response: what has come is good where the peer stopped after so many matches."""
+    def _finish(self, result: FindResult, status: int, outcome: Category, comment: str) -> None:
+        """Handles the final response: after a failure the matches that have come are still valid."""
         if outcome is Category.SUCCESS:
             return
-        if answer.matches:
-            answer.is_cut = True
+        if result.matches:
+            result.is_incomplete = True
             return
         if outcome is Category.FAILURE:
-            said = f": {comment}" if comment else ""
-            raise AssociationFailed(f"{self._peer.aet} refused C-FIND with status {status:04X}{said}")
+            suffix = f": {comment}" if comment else ""
+            raise AssociationFailed(f"{self._peer.aet} refused C-FIND with status {status:04X}{suffix}")
 
 
-def _unique(identifier: bytes, syntax: transfer_syntax.TransferSyntax, level: str) -> Identifier | None:
-    """A match that has its unique key; None for any other bytes."""
+def _decode_match(identifier: bytes, syntax: transfer_syntax.TransferSyntax, level: str) -> Identifier | None:
+    """A match with its unique key; None for any other bytes."""
     try:
         match = decode_identifier(identifier, syntax)
     except DataSetError:
@@ -166,7 +165,7 @@ def _unique(identifier: bytes, syntax: transfer_syntax.TransferSyntax, level: st
     return match if match.value(UNIQUE[level]) else None
 
 
-def encoded(keys: Keys, transfer_syntax_uid: str) -> bytes:
+def encode_keys(keys: Keys, transfer_syntax_uid: str) -> bytes:
     """An identifier, in the smallest character set that has its letters."""
     text = "".join(_texts(keys))
     charset, codec = ("", "ascii") if text.isascii() else ("ISO_IR 192", "utf-8")
@@ -179,10 +178,10 @@ def encoded(keys: Keys, transfer_syntax_uid: str) -> bytes:
 
 
 def _texts(keys: Keys) -> list[str]:
-    found = []
+    texts = []
     for value in keys.values():
-        found += [value] if isinstance(value, str) else [text for item in value for text in _texts(item)]
-    return found
+        texts += [value] if isinstance(value, str) else [text for item in value for text in _texts(item)]
+    return texts
 
 
 def _values(keys: Keys, codec: str) -> dict[int, Value]:

@@ -1,11 +1,11 @@
-"""What a connection to a DICOM port is, by its first bytes.
+"""Judges a connection to a DICOM port by its first bytes.
 
-    A-ASSOCIATE-RQ                       complete when it is whole, or ENOUGH_BYTES of it have come
-    TLS, HTTP, SSH                       closed without a word: what we could say they do not understand
+    A-ASSOCIATE-RQ                       complete when it is whole, or ENOUGH_BYTES of it have arrived
+    TLS, HTTP, SSH                       closed without an answer, which these peers would not understand
     another PDU (PS3.8 9.3.1), or none   A-ABORT, source 2, reason 2 unexpected, 1 unrecognized PDU or 6 (length)
     A-ABORT                              closed
 
-PS3.8 waits in Sta13 for the peer to close after an A-ABORT; whoever asks us closes at once.
+After an A-ABORT PS3.8 waits in Sta13 for the peer to close; the caller of `judge` closes at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.ul import pdu
 from engine.ul.fields import INVALID_PARAMETER, UNEXPECTED_PDU, UNRECOGNIZED_PDU
 
 ENOUGH_BYTES = 16 << 10
-"""What must have come of a longer A-ASSOCIATE-RQ; most have 1 to 8 KiB."""
+"""Bytes of a longer A-ASSOCIATE-RQ that must have arrived; most have 1 to 8 KiB."""
 
 _HEADER_BYTES = 6
 
@@ -28,7 +28,7 @@ _FOREIGN: tuple[tuple[bytes, str], ...] = (
 
 
 def judge(head: bytes, request_bytes_max: int) -> Verdict:
-    """What a connection is that begins with these bytes, at least one."""
+    """Judges a connection by its first bytes, at least one."""
     for prefix, protocol in _FOREIGN:
         if head.startswith(prefix):
             return Verdict(protocol)
@@ -40,12 +40,12 @@ def judge(head: bytes, request_bytes_max: int) -> Verdict:
     if kind == 0 or kind > pdu.PduType.ABORT:
         return Verdict("unknown bytes", farewell=_abort(UNRECOGNIZED_PDU))
     if kind != pdu.PduType.ASSOCIATE_RQ:
-        return Verdict("a PDU out of turn", farewell=_abort(UNEXPECTED_PDU))
+        return Verdict("an unexpected PDU", farewell=_abort(UNEXPECTED_PDU))
     if len(head) < _HEADER_BYTES:
         return Verdict(needed_bytes=_HEADER_BYTES)
     length = int.from_bytes(head[2:_HEADER_BYTES], "big")
     if length > request_bytes_max:
-        return Verdict("an A-ASSOCIATE-RQ of an absurd length", farewell=_abort(INVALID_PARAMETER))
+        return Verdict("an A-ASSOCIATE-RQ that is too long", farewell=_abort(INVALID_PARAMETER))
     request_bytes = _HEADER_BYTES + length
     if request_bytes <= ENOUGH_BYTES:
         return Verdict(is_complete=True, needed_bytes=request_bytes)

@@ -1,8 +1,8 @@
-"""The DICOM front: associations on sockets that somebody else has accepted.
+"""The DICOM front: serves associations on accepted sockets.
 
-connected   Connection (`net.connection`) + Acceptor (`acceptor`)     one for each socket
-crowded     the oldest connection without an association makes room for a new one
-draining    connections without an association end at once; associations go on, new ones are rejected
+connected   a Connection (`net.connection`) and an Acceptor (`acceptor`) for each socket
+full        closes the oldest connection without an association to make room for a new one
+draining    closes connections without an association at once; associations continue, new ones are rejected
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class DimseFront:
 
     @property
     def connections_count(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self._connections)
 
     @property
     def is_busy(self) -> bool:
-        """Whether an operation is under way."""
+        """Whether an operation is in progress."""
         return any(acceptor.busy for acceptor in self._connections.values())
 
     def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
@@ -64,10 +64,10 @@ class DimseFront:
         task.add_done_callback(self._tasks.discard)
 
     def configure(self, config: Config) -> None:
-        """New associations follow it; the engine has it already."""
+        """Does nothing: new associations read the configuration from the engine."""
 
     def start_draining(self) -> None:
-        """From now on associations are rejected as transient; those that are open go on."""
+        """From now on rejects associations as transient; open ones continue."""
         self._is_draining = True
         for connection, acceptor in list(self._connections.items()):
             if acceptor.session is None:
@@ -79,11 +79,11 @@ class DimseFront:
             connection.abort(why, 2, 0)
 
     def stats(self) -> dict[str, object]:
-        """What it has done, as plain data."""
+        """Its statistics, as plain data."""
         return {"associations": self._services.associations_count, "chunks": self._pool.outstanding}
 
     def close(self) -> None:
-        """Ends what works for storage commitment."""
+        """Ends the tasks and threads of storage commitment."""
         self._services.commitments.close()
 
     # -- inside ---------------------------------------------------------------------------------
@@ -118,15 +118,15 @@ class DimseFront:
         try:
             await self._engine.loop.connect_accepted_socket(protocol, sock)
         except Exception as error:
-            # Mostly an OSError: the peer was gone before the loop could take the socket.
-            tell = logger.info if isinstance(error, OSError) else logger.error
-            tell("connection lost before it began", peer=host, error=str(error))
+            # Usually an OSError: the peer closed the connection before the loop could use the socket.
+            write = logger.info if isinstance(error, OSError) else logger.error
+            write("connection lost before it began", peer=host, error=str(error))
             sock.close()
             on_end()
 
 
 def connection_limits(limits: Limits) -> ConnectionLimits:
-    """What one association may cost, of the configuration."""
+    """The limits of one association, from the configuration."""
     return ConnectionLimits(
         p_data_length_max=limits.pdu_length_accept_max,
         control_length_max=limits.associate_pdu_length_max,

@@ -35,5 +35,5 @@ _MODEL_OF: Final[Mapping[str, int]] = MappingProxyType(
 
 
 def information_model(sop_class_uid: str) -> int:
-    """PATIENT_ROOT, STUDY_ROOT or PATIENT_STUDY_ONLY of a query/retrieve SOP class that we serve; KeyError: none."""
+    """PATIENT_ROOT, STUDY_ROOT or PATIENT_STUDY_ONLY of a query/retrieve SOP class. Raises KeyError for others."""
     return _MODEL_OF[sop_class_uid]

@@ -1,12 +1,12 @@
-"""What is sent of an instance when that is not simply what is stored: other attributes, another transfer syntax.
+"""Converts a stored instance for sending: changed attributes, another transfer syntax.
 
-Decides nothing: `contexts` chose the transfer syntax, `coercion` the attributes. Makes it in bounded memory, whatever
-the length of the instance:
+`contexts` chooses the transfer syntax, `coercion` the attributes. The conversion has bounded memory, however long the
+instance is:
 
-    stored ─ (inflated) ─ (other attributes) ─ (decoded, encoded) ─ native form ─► data, or a Stream
+    stored ─ (inflated) ─ (changed attributes) ─ (decoded, encoded) ─ native form ─► data, or a Stream
 
-A short result is data; a longer one is a stream, of which a few megabytes exist at a time. What is stored with an odd
-length goes the same way, so that its last element is padded.
+A short result is data; a longer one is a stream, of which a few megabytes are in memory at a time. Instances that are
+stored with an odd length are converted too, so that their last element gets its padding.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.dicom.convert import BYTES_HELD, Conversion
 from engine.dicom.padding import padded
 from engine.dicom.sources import Inflated, Source
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, TransferSyntax
-from engine.services.coercion import coerced
+from engine.services import coercion
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -33,41 +33,42 @@ if TYPE_CHECKING:
     from engine.runtime.pools import ThreadPool
 
 SHORT_BYTES: Final = 256 << 10
-"""Up to this a native data set takes no more than some times its length to be converted."""
+"""A native data set up to this length needs at most four times its length to be converted."""
 WHOLE_BYTES_MAX: Final = 4 << 20
-"""A result up to this is made whole."""
+"""A result up to this length is made as a whole."""
 VERIFIED_BYTES_MAX: Final = 8 << 20
-"""Up to this an instance is read for its checksum before its stream begins: found corrupt in the middle, it would cost
-the association."""
+"""An instance up to this length is read for its checksum before its stream begins: damage found in the middle would
+cost the association."""
 
 
 class Stream:
-    """A data set that is made while it is sent. Blocks."""
+    """A data set that is converted while it is sent. Blocks."""
 
     def __init__(self, pieces: Iterator[Buffer], finish: Callable[[], None] | None = None) -> None:
-        """`finish`: what is to be asked before the end is believed."""
+        """`finish`: called at the end, verifies the checksum of the stored instance."""
         self._pieces = pieces
         self._finish = finish
-        self._rest = memoryview(b"")
+        self._piece = memoryview(b"")
+        """The part of the present piece that was not used yet."""
 
     def fill(self, target: memoryview) -> int:
-        """So many bytes of `target` are the next ones; fewer than it has room for only at the end, then 0.
+        """Fills `target` with the next bytes and returns their count, which is less than its length only at the end.
 
         Raises CorruptRecord, TranscodeError.
         """
-        filled = 0
-        while filled < len(target):
-            if not self._rest:
+        length = 0
+        while length < len(target):
+            if not self._piece:
                 piece = next(self._pieces, None)
                 if piece is None:
                     self._end()
                     break
-                self._rest = memoryview(piece)
-            count = min(len(self._rest), len(target) - filled)
-            target[filled : filled + count] = self._rest[:count]
-            self._rest = self._rest[count:]
-            filled += count
-        return filled
+                self._piece = memoryview(piece)
+            count = min(len(self._piece), len(target) - length)
+            target[length : length + count] = self._piece[:count]
+            self._piece = self._piece[count:]
+            length += count
+        return length
 
     def _end(self) -> None:
         if self._finish is not None:
@@ -76,64 +77,64 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Outgoing:
-    """One of them is there."""
+class OutgoingDataSet:
+    """A converted data set: either data or a stream; both None: it is sent as it is stored."""
 
     data: bytes | None
     stream: Stream | None
 
 
 def is_short(instance: Instance, changes: Changes | None) -> bool:
-    """Whether its length says what it takes."""
+    """Whether the memory of its conversion depends on its length only."""
     syntax = transfer_syntax.of(instance.transfer_syntax_uid)
     is_native = syntax.convertible and not syntax.deflated
     return changes is None and is_native and instance.position.payload_length <= SHORT_BYTES
 
 
-def bytes_held(instance: Instance, changes: Changes | None) -> int:
-    """What it takes to make it: to be taken from the budget before."""
+def conversion_bytes(instance: Instance, changes: Changes | None) -> int:
+    """The memory of its conversion. Take it from the budget before."""
     return 4 * instance.position.payload_length + 4096 if is_short(instance, changes) else BYTES_HELD
 
 
-async def outgoing(
+async def convert(
     archive: Archive,
     transcoder: Transcoder,
     reads: ThreadPool,
     instance: Instance,
     target_uid: str,
     changes: Changes | None,
-) -> Outgoing:
-    """What goes out of an instance in `target_uid`, with `changes`. Raises CorruptRecord, TranscodeError."""
+) -> OutgoingDataSet:
+    """The data set of an instance in `target_uid`, with `changes`. Raises CorruptRecord, TranscodeError."""
     stored = archive.retrieval.open(instance)
     syntax, target = transfer_syntax.of(instance.transfer_syntax_uid), transfer_syntax.of(target_uid)
     source: Source = stored
     if changes is not None:
-        source, syntax = await reads.run(lambda: _changed(stored, syntax, instance.pixel_data_offset, changes))
+        source, syntax = await reads.run(lambda: _change(stored, syntax, instance.pixel_data_offset, changes))
     if syntax.uid != target_uid and not (syntax.convertible and target.convertible):
-        source, syntax = await _recoded(transcoder, source, syntax, target)
+        source, syntax = await _recode(transcoder, source, syntax, target)
         await reads.run(stored.finish)
-    return await reads.run(lambda: _made(source, stored, syntax, target))
+    return await reads.run(lambda: _finish(source, stored, syntax, target))
 
 
-def _changed(
+def _change(
     source: Source, syntax: TransferSyntax, pixel_data_offset: int, changes: Changes
 ) -> tuple[Source, TransferSyntax]:
     if syntax.deflated:
         source, syntax = Inflated(source), EXPLICIT_VR_LITTLE_ENDIAN
-    return coerced(source, syntax, pixel_data_offset, changes), syntax
+    return coercion.apply(source, syntax, pixel_data_offset, changes), syntax
 
 
-def _made(source: Source, stored: StoredInstance, syntax: TransferSyntax, target: TransferSyntax) -> Outgoing:
+def _finish(source: Source, stored: StoredInstance, syntax: TransferSyntax, target: TransferSyntax) -> OutgoingDataSet:
     if syntax.uid == target.uid and not syntax.deflated:
         source = padded(source, syntax.encoding)
     conversion = Conversion(source, syntax, target)
     if conversion.length is not None and conversion.length <= WHOLE_BYTES_MAX:
         data = b"".join([bytes(piece) for piece in conversion.pieces()])
         stored.finish()
-        return Outgoing(data, None)
+        return OutgoingDataSet(data, None)
     if stored.length <= VERIFIED_BYTES_MAX:
         stored.finish()
-    return Outgoing(None, Stream(conversion.pieces(), stored.finish))
+    return OutgoingDataSet(None, Stream(conversion.pieces(), stored.finish))
 
 
 async def stream_of(
@@ -141,7 +142,7 @@ async def stream_of(
 ) -> Stream:
     """A data set in another transfer syntax, or with its last element padded. Raises TranscodeError."""
     if syntax.uid != target.uid and not (syntax.convertible and target.convertible):
-        source, syntax = await _recoded(transcoder, source, syntax, target)
+        source, syntax = await _recode(transcoder, source, syntax, target)
 
     def work() -> Stream:
         is_same = syntax.uid == target.uid and not syntax.deflated
@@ -150,10 +151,10 @@ async def stream_of(
     return await reads.run(work)
 
 
-async def _recoded(
+async def _recode(
     transcoder: Transcoder, source: Source, syntax: TransferSyntax, target: TransferSyntax
 ) -> tuple[Source, TransferSyntax]:
-    """Pixel Data compressed, or native, as the target wants it. Raises TranscodeError."""
+    """A data set with its Pixel Data decoded or encoded for the target. Raises TranscodeError."""
     if target.convertible:
         return await transcoder.decode(source, syntax)
     return await transcoder.encode(source, syntax, target), target

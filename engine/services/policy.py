@@ -1,6 +1,6 @@
-"""What a peer may negotiate: configuration, access and the registry in, `ul.negotiation.AcceptPolicy` out.
+"""Makes the negotiation policy for a peer, `ul.negotiation.AcceptPolicy`, from configuration, access and the registry.
 
-Enhanced multi-frame image conversion is nobody's: it is answered 0.
+No service supports enhanced multi-frame image conversion: its option is answered with 0.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STORAGE_TRANSFER_SYNTAXES = frozenset(syntax.uid for syntax in transfer_syntax.
 
 
 def refusal(access: Access, principal: Principal, *, busy: bool) -> AssociateRJ | None:
-    """Why an association is rejected whatever it proposes; None when it is not."""
+    """The rejection of an association, independent of its proposal; None: it may be negotiated."""
     if busy:
         return negotiation.LOCAL_LIMIT_EXCEEDED
     if not access.allowed(principal, Action.ASSOCIATE):
@@ -32,7 +32,7 @@ def refusal(access: Access, principal: Principal, *, busy: bool) -> AssociateRJ 
 
 
 def only_stores(accepted: Accepted) -> bool:
-    """Whether nothing but storage was negotiated: no Verification, Storage Commitment, query or retrieval."""
+    """Whether only storage was negotiated: no Verification, Storage Commitment, query or retrieval."""
     services = {registry.service_of(context.abstract_syntax) for context in accepted.contexts.values()}
     return services == {registry.STORAGE}
 
@@ -40,19 +40,19 @@ def only_stores(accepted: Accepted) -> bool:
 def accept_policy(config: Config, access: Access, principal: Principal) -> AcceptPolicy:
     """The policy for one peer."""
     settings = config.settings_of(principal.name)
-    granted = {action for action in Action if access.allowed(principal, action)}
+    permissions = {action for action in Action if access.allowed(principal, action)}
     return AcceptPolicy(
         is_storage=uids.is_storage_sop_class,
         storage_transfer_syntaxes=_STORAGE_TRANSFER_SYNTAXES,
         services={
             uid: service.transfer_syntaxes
             for service in registry.SERVICES
-            if service.action in granted
+            if service.action in permissions
             for uid in service.sop_class_uids
         },
         called_ae_titles=frozenset(wire_forms(config.aet)) if config.called_ae_title_check else frozenset(),
-        # C-GET needs storage contexts too, in which the asker is SCP.
-        accept_storage=not granted.isdisjoint({registry.STORAGE.action, Action.RETRIEVE}),
+        # C-GET needs storage contexts too, on which the requestor is SCP.
+        accept_storage=not permissions.isdisjoint({registry.STORAGE.action, Action.RETRIEVE}),
         prefer_compressed=settings.prefer_compressed,
         promiscuous=config.promiscuous,
         maximum_length=settings.pdu_length_max or config.limits.pdu_length_max,

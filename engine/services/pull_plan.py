@@ -1,10 +1,11 @@
-"""What a pull asks for: studies of another archive, and of each what is not here yet.
+"""Plans a pull: finds the matching studies of another archive, and the instances of each that are missing here.
 
-Does not fetch anything (`pull`). Asks by C-FIND, study by study and series by series, and the index what is here.
+It queries the peer by C-FIND, study by study and series by series, and compares the results with the index. `pull`
+retrieves the instances.
 
-    a study with as many instances here as there    nothing is asked of it
-    a series with as many                           nothing is asked of it
-    any other series                                its instances are listed; those that are not here are a task
+    a study with as many instances here as there    is complete
+    a series with as many instances                 is complete
+    any other series                                its instances are listed; the missing ones are a task
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _ARCS = (
     "481.1 481.2 481.3 481.5"
 )
 USUAL_CLASSES: Final = tuple(f"1.2.840.10008.5.1.4.1.1.{arcs}" for arcs in _ARCS.split())
-"""What is proposed for a series of which the peer does not say the SOP classes, before all others that are known."""
+"""The first SOP classes to propose for a series whose classes the peer does not tell, before all other known ones."""
 
 STUDY_KEYS: Final[dict[int, Key]] = dict.fromkeys(
     (
@@ -53,20 +54,20 @@ STUDY_KEYS: Final[dict[int, Key]] = dict.fromkeys(
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted."""
+class PullQuery:
+    """Selects the instances of a pull."""
 
     studies: tuple[str, ...] = ()
     """Study Instance UIDs."""
     keys: Keys = field(default_factory=dict)
-    """Of any level; those of series and instances choose within the studies."""
+    """Keys of any level; those of series and instances select within the studies."""
     limit: int | None = None
     """Studies at most."""
     again: bool = False
-    """Also what is here."""
+    """Whether to retrieve instances that are here already, too."""
 
-    def at(self, level: Level, schema: Schema) -> dict[int, Key]:
-        """The keys of one level; what the index does not know is taken for one of the study."""
+    def keys_of(self, level: Level, schema: Schema) -> dict[int, Key]:
+        """The keys of one level; keys that the index does not have count as keys of the study."""
         return {
             tag: value
             for tag, value in self.keys.items()
@@ -76,186 +77,192 @@ class Wish:
 
 @dataclass(slots=True)
 class Task:
-    """What is missing of one series."""
+    """The instances of one series that are to be retrieved."""
 
     study: Study
     series_instance_uid: str
-    wanted: dict[str, str]
-    """SOP Instance UID → SOP class, "" if the peer does not say."""
+    instances: dict[str, str]
+    """SOP Instance UID → SOP class, "" if the peer does not tell. A pull removes the instances that have arrived."""
     is_whole: bool
-    """Nothing of the series is here, and nothing else is in it."""
-    again: frozenset[str] = frozenset()
-    """Those of `wanted` that are here already."""
+    """Whether these are all instances of the series, so that the series can be requested as a whole."""
+    local: frozenset[str] = frozenset()
+    """Those of `instances` that are here already."""
 
 
 @dataclass(slots=True)
 class Study:
-    """One study of the peer, and what is to be done for it."""
+    """One study of the peer, with its tasks."""
 
     study_instance_uid: str
     patient_id: str
     match: Identifier
-    there: int | None = None
-    """Instances that the peer has, if it says so or they have been listed."""
-    here: int = 0
-    """Of those that are wanted, how many are here."""
+    peer_count: int | None = None
+    """Instances that the peer has, if it tells or they have been listed."""
+    local_count: int = 0
+    """Selected instances that are here already."""
     tasks: list[Task] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
-        """Instances that are to come."""
-        return sum(len(task.wanted) for task in self.tasks)
+        """The number of instances to retrieve."""
+        return sum(len(task.instances) for task in self.tasks)
 
     def facts(self) -> dict[str, object]:
-        """For people and programs."""
-        several = _text(self.match, tags.ModalitiesInStudy)
+        """The study as a row of a list."""
+        modalities = _text(self.match, tags.ModalitiesInStudy)
         return {
             "StudyInstanceUID": self.study_instance_uid,
             "PatientID": self.patient_id,
             "PatientName": _text(self.match, tags.PatientName),
             "StudyDate": _text(self.match, tags.StudyDate),
-            "ModalitiesInStudy": several.split("\\") if several else [],
+            "ModalitiesInStudy": modalities.split("\\") if modalities else [],
             "StudyDescription": _text(self.match, tags.StudyDescription),
-            "instances": self.there,
-            "here": self.here,
+            "instances": self.peer_count,
+            "here": self.local_count,
             "missing": self.missing,
         }
 
 
 class Planner:
-    """Finds out what a pull asks for."""
+    """Makes the tasks of a pull."""
 
     def __init__(
         self,
         archive: Archive,
         index: ThreadPool,
         finder: Finder,
-        wish: Wish,
+        query: PullQuery,
         not_found: list[str],
         remarks: list[str],
     ) -> None:
-        """`not_found` gets the studies that were named and are not there, `remarks` what else is to be known."""
+        """Adds requested studies that the peer does not have to `not_found`, and notes for the user to `remarks`."""
         self._archive = archive
         self._index = index
         self._finder = finder
-        self._wish = wish
+        self._query = query
         self._not_found = not_found
         self._remarks = remarks
 
     async def studies(self) -> list[Study]:
-        """Those that match. Raises AssociationFailed."""
-        found: dict[str, Study] = {}
-        for question in await self._questions():
-            named = question.get(tags.StudyInstanceUID)
-            before = len(found)
-            for match in await self._find_studies({**STUDY_KEYS, **question}):
+        """The matching studies. Raises AssociationFailed."""
+        studies: dict[str, Study] = {}
+        for keys in await self._study_queries():
+            requested_uid = keys.get(tags.StudyInstanceUID)
+            count_before = len(studies)
+            for match in await self._find_studies({**STUDY_KEYS, **keys}):
                 study = Study(_text(match, tags.StudyInstanceUID), _text(match, tags.PatientID), match)
-                study.there = _number(match, tags.NumberOfStudyRelatedInstances)
-                if not named or study.study_instance_uid == named:  # some answer with all that they have
-                    found.setdefault(study.study_instance_uid, study)
-            if named and len(found) == before and named not in found:
-                self._not_found.append(f"study {named}")
-        return list(found.values())[: self._wish.limit]
+                study.peer_count = _number(match, tags.NumberOfStudyRelatedInstances)
+                if not requested_uid or study.study_instance_uid == requested_uid:  # some peers return all studies
+                    studies.setdefault(study.study_instance_uid, study)
+            if requested_uid and len(studies) == count_before and requested_uid not in studies:
+                self._not_found.append(f"study {requested_uid}")
+        return list(studies.values())[: self._query.limit]
 
-    async def _questions(self) -> list[dict[int, Key]]:
+    async def _study_queries(self) -> list[dict[int, Key]]:
         """The keys of each C-FIND for studies."""
-        keys = self._wish.at(Level.STUDY, self._archive.schema)
-        if self._wish.studies:
-            return [{**keys, tags.StudyInstanceUID: uid} for uid in self._wish.studies]
         schema = self._archive.schema
-        within, of_image = self._wish.at(Level.SERIES, schema), self._wish.at(Level.IMAGE, schema)
-        if modality := within.get(tags.Modality):
+        keys = self._query.keys_of(Level.STUDY, schema)
+        if self._query.studies:
+            return [{**keys, tags.StudyInstanceUID: uid} for uid in self._query.studies]
+        series_keys, image_keys = self._query.keys_of(Level.SERIES, schema), self._query.keys_of(Level.IMAGE, schema)
+        if modality := series_keys.get(tags.Modality):
             keys.setdefault(tags.ModalitiesInStudy, modality)
         if keys:
             return [keys]
-        # Only keys of a lower level: that is relational, which not all peers can do.
-        level = "SERIES" if within else "IMAGE"
-        asked: dict[int, Key] = dict.fromkeys((tags.StudyInstanceUID, tags.SeriesInstanceUID), "")
-        asked |= {tags.SOPInstanceUID: ""} if level == "IMAGE" else {}
+        # All keys are of a lower level: such a query is relational, which not all peers support.
+        level = "SERIES" if series_keys else "IMAGE"
+        return_keys: dict[int, Key] = dict.fromkeys((tags.StudyInstanceUID, tags.SeriesInstanceUID), "")
+        return_keys |= {tags.SOPInstanceUID: ""} if level == "IMAGE" else {}
         try:
-            answer = await self._finder.find(level, {**asked, **(within or of_image)})
+            result = await self._finder.find(level, {**return_keys, **(series_keys or image_keys)})
         except AssociationFailed as error:
             raise AssociationFailed(f"{error}; name the study too") from error
-        studies = dict.fromkeys(_text(match, tags.StudyInstanceUID) for match in answer.matches)
-        return [{tags.StudyInstanceUID: uid} for uid in studies if uid]
+        uids = dict.fromkeys(_text(match, tags.StudyInstanceUID) for match in result.matches)
+        return [{tags.StudyInstanceUID: uid} for uid in uids if uid]
 
     async def _find_studies(self, keys: Keys) -> list[Identifier]:
-        """All that match; of a peer that cuts its answer by ranges of the Study Date, halved until it does not."""
-        answer = await self._finder.find("STUDY", keys)
-        if not answer.is_cut or (self._wish.limit and len(answer.matches) >= self._wish.limit):
-            return answer.matches
-        given = keys.get(tags.StudyDate, "")
-        ends = _days(given) if isinstance(given, str) else None
-        if ends is None or ends[0] >= ends[1]:
-            self._remarks.append("the peer does not tell all of its studies; ask for fewer at a time")
-            return answer.matches
-        first, last = ends
+        """All matching studies; if the peer's result is incomplete, halves the range of the Study Date."""
+        result = await self._finder.find("STUDY", keys)
+        if not result.is_incomplete or (self._query.limit and len(result.matches) >= self._query.limit):
+            return result.matches
+        date_key = keys.get(tags.StudyDate, "")
+        date_range = _days(date_key) if isinstance(date_key, str) else None
+        if date_range is None or date_range[0] >= date_range[1]:
+            self._remarks.append("the peer does not return all of its studies; request fewer at a time")
+            return result.matches
+        first, last = date_range
         middle = first + (last - first) // 2
-        matches = answer.matches  # those without a date are in no range
+        matches = result.matches  # studies without a date are in no range
         for low, high in ((first, middle), (middle + 1, last)):
             matches = matches + await self._find_studies({**keys, tags.StudyDate: f"{_day(low)}-{_day(high)}"})
         return matches
 
-    async def look_into(self, study: Study) -> None:
-        """What of a study is to come."""
-        wish, schema = self._wish, self._archive.schema
-        within, of_image = wish.at(Level.SERIES, schema), wish.at(Level.IMAGE, schema)
-        here = await self._here(study.study_instance_uid)
-        here_count = sum(map(len, here.values()))
-        if not wish.again and not within and not of_image and study.there and study.there == here_count:
-            study.here = here_count
+    async def plan_study(self, study: Study) -> None:
+        """Makes the tasks of a study."""
+        query, schema = self._query, self._archive.schema
+        series_keys, image_keys = query.keys_of(Level.SERIES, schema), query.keys_of(Level.IMAGE, schema)
+        local = await self._local_uids(study.study_instance_uid)
+        local_count = sum(map(len, local.values()))
+        is_filtered = bool(query.again or series_keys or image_keys)
+        if not is_filtered and study.peer_count and study.peer_count == local_count:
+            study.local_count = local_count
             return
-        asked = (tags.StudyInstanceUID, tags.SeriesInstanceUID, tags.Modality, tags.NumberOfSeriesRelatedInstances)
-        keys = {**dict.fromkeys(asked, ""), **within, **self.unique_keys(study)}
-        there = 0
+        return_keys = (
+            tags.StudyInstanceUID,
+            tags.SeriesInstanceUID,
+            tags.Modality,
+            tags.NumberOfSeriesRelatedInstances,
+        )
+        keys = {**dict.fromkeys(return_keys, ""), **series_keys, **self.unique_keys(study)}
+        peer_count = 0
         for match in (await self._finder.find("SERIES", keys)).matches:
-            if not _agrees(match, within):
+            if not _agrees(match, series_keys):
                 continue
             uid = _text(match, tags.SeriesInstanceUID)
-            known = here.get(uid, set())
-            number = _number(match, tags.NumberOfSeriesRelatedInstances)
-            if not wish.again and not of_image and number and number == len(known):
-                study.here += number
-                there += number
+            local_uids = local.get(uid, set())
+            count = _number(match, tags.NumberOfSeriesRelatedInstances)
+            if not query.again and not image_keys and count and count == len(local_uids):
+                study.local_count += count
+                peer_count += count
                 continue
-            images = await self._images(study, uid, of_image)
-            there += len(images)
-            wanted = {each: cls for each, cls in images.items() if wish.again or each not in known}
-            study.here += len(images) - len(wanted)
-            if wanted:
-                is_whole = len(wanted) == len(images) and not of_image
-                study.tasks.append(Task(study, uid, wanted, is_whole, frozenset(known & wanted.keys())))
-        study.there = there
+            images = await self._images(study, uid, image_keys)
+            peer_count += len(images)
+            missing = {each: cls for each, cls in images.items() if query.again or each not in local_uids}
+            study.local_count += len(images) - len(missing)
+            if missing:
+                is_whole = len(missing) == len(images) and not image_keys
+                study.tasks.append(Task(study, uid, missing, is_whole, frozenset(local_uids & missing.keys())))
+        study.peer_count = peer_count
 
-    async def _images(self, study: Study, series_instance_uid: str, of_image: Keys) -> dict[str, str]:
-        """SOP Instance UID → SOP class of what a series has at the peer."""
-        asked = dict.fromkeys((tags.SOPInstanceUID, tags.SOPClassUID, tags.InstanceNumber), "")
-        keys = {**asked, **of_image, **self.unique_keys(study), tags.SeriesInstanceUID: series_instance_uid}
-        answer = await self._finder.find("IMAGE", keys)
-        if answer.is_cut:
-            self._remarks.append(f"the peer does not tell all of series {series_instance_uid}")
+    async def _images(self, study: Study, series_instance_uid: str, image_keys: Keys) -> dict[str, str]:
+        """SOP Instance UID → SOP class of the peer's instances of a series."""
+        return_keys = dict.fromkeys((tags.SOPInstanceUID, tags.SOPClassUID, tags.InstanceNumber), "")
+        keys = {**return_keys, **image_keys, **self.unique_keys(study), tags.SeriesInstanceUID: series_instance_uid}
+        result = await self._finder.find("IMAGE", keys)
+        if result.is_incomplete:
+            self._remarks.append(f"the peer does not return all instances of series {series_instance_uid}")
         return {
             _text(match, tags.SOPInstanceUID): _text(match, tags.SOPClassUID)
-            for match in answer.matches
-            if _agrees(match, of_image)
+            for match in result.matches
+            if _agrees(match, image_keys)
         }
 
     def unique_keys(self, study: Study) -> dict[int, Key]:
-        """The unique keys of a study, in the information model that the peer was found to have."""
+        """The unique keys of a study, in the information model that the peer supports."""
         keys: dict[int, Key] = {tags.StudyInstanceUID: study.study_instance_uid}
         if self._finder.information_model == PATIENT_ROOT:
             keys[tags.PatientID] = study.patient_id
         return keys
 
-    async def _here(self, study_instance_uid: str) -> dict[str, set[str]]:
-        """What of a study is here: Series Instance UID → SOP Instance UIDs."""
-        found: dict[str, set[str]] = {}
-        for instance in await self._index.run(lambda: self.instances_here(study_instance_uid)):
-            found.setdefault(instance.series_instance_uid, set()).add(instance.sop_instance_uid)
-        return found
+    async def _local_uids(self, study_instance_uid: str) -> dict[str, set[str]]:
+        """Series Instance UID → SOP Instance UIDs of a study in this archive."""
+        by_series: dict[str, set[str]] = {}
+        for instance in await self._index.run(lambda: self.local_instances(study_instance_uid)):
+            by_series.setdefault(instance.series_instance_uid, set()).add(instance.sop_instance_uid)
+        return by_series
 
-    def instances_here(self, study_instance_uid: str, series_instance_uid: str = "") -> list[Instance]:
-        """What of a study, or of one of its series, is in this archive. Blocks."""
+    def local_instances(self, study_instance_uid: str, series_instance_uid: str = "") -> list[Instance]:
+        """The instances of a study, or of one of its series, in this archive. Blocks."""
         level, keys = Level.STUDY, {tags.StudyInstanceUID: study_instance_uid.encode("ascii", "replace")}
         if series_instance_uid:
             level, keys[tags.SeriesInstanceUID] = Level.SERIES, series_instance_uid.encode("ascii", "replace")
@@ -263,21 +270,21 @@ class Planner:
 
 
 def proposed_classes(task: Task) -> Iterator[list[str]]:
-    """The SOP classes to propose at each attempt: those that the peer says, twice; else all that are known, in turn."""
-    said = set(filter(None, task.wanted.values()))
-    if not said or "" in task.wanted.values():
-        of_study = _text(task.study.match, tags.SOPClassesInStudy).split("\\")
-        said |= set(filter(uids.is_storage_sop_class, of_study))
-    known = sorted(said) or [*USUAL_CLASSES, *sorted(uids.STORAGE_SOP_CLASSES - set(USUAL_CLASSES))]
-    pieces = [known[start : start + CLASSES_MAX] for start in range(0, len(known), CLASSES_MAX)]
-    yield from pieces * 2 if len(pieces) == 1 else pieces
+    """The SOP classes to propose at each attempt: those that the peer tells, twice; else all known ones, in turn."""
+    classes = set(filter(None, task.instances.values()))
+    if not classes or "" in task.instances.values():
+        study_classes = _text(task.study.match, tags.SOPClassesInStudy).split("\\")
+        classes |= set(filter(uids.is_storage_sop_class, study_classes))
+    proposals = sorted(classes) or [*USUAL_CLASSES, *sorted(uids.STORAGE_SOP_CLASSES - set(USUAL_CLASSES))]
+    batches = [proposals[start : start + CLASSES_MAX] for start in range(0, len(proposals), CLASSES_MAX)]
+    yield from batches * 2 if len(batches) == 1 else batches
 
 
 def _agrees(match: Identifier, keys: Keys) -> bool:
-    """Whether a match is one: some peers overlook keys that they do not know, and answer with all that they have."""
-    for tag, wanted in keys.items():
+    """Whether a match really matches: some peers ignore keys that they do not know, and return everything."""
+    for tag, key in keys.items():
         value = _text(match, tag)
-        if isinstance(wanted, str) and value and not re.search(r"[*?\\-]", wanted) and value != wanted.strip():
+        if isinstance(key, str) and value and not re.search(r"[*?\\-]", key) and value != key.strip():
             return False
     return True
 
@@ -292,7 +299,7 @@ def _number(match: Identifier, tag: int) -> int | None:
 
 
 def _days(text: str) -> tuple[int, int] | None:
-    """A Study Date key as the first and last of days since 0001-01-01; None for what is no range."""
+    """A Study Date key as the first and last day, counted from 0001-01-01; None if it is not a range."""
     low, dash, high = text.strip().partition("-")
     if text.strip() and not dash:
         return None

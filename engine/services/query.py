@@ -1,12 +1,12 @@
-"""Identifiers of C-FIND, C-MOVE and C-GET as queries of the index (PS3.4 C.4).
+"""Turns identifiers of C-FIND, C-MOVE and C-GET into queries of the index (PS3.4 C.4).
 
-Does not match. Knows which keys an identifier carries that are no attributes of anything: level, character set, and
-those that describe where an answer comes from.
+It separates keys that are not attributes of instances: the level, the character set, and those that describe the source
+of a response.
 
     C-FIND          baseline unless an option was negotiated for the SOP class of its context (PS3.4 Table C.5-2), or
-                    holds for the peer by configuration ([query] options, [[peer]] query_options)
-    C-MOVE, C-GET   unique keys above the level may be missing, whether relational retrieval was negotiated or not: a
-                    UID needs no context, users retrieve by the UIDs that they have, and nothing else can be meant
+                    the configuration sets it for the peer ([query] options, [[peer]] query_options)
+    C-MOVE, C-GET   unique keys above the level may be missing, whether relational retrieval was negotiated or not:
+                    UIDs are unique, users retrieve by the UIDs that they have, and the meaning is clear
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ UNIQUE_KEYS = {
     Level.IMAGE: tags.SOPInstanceUID,
 }
 
-ANSWERED_HERE = frozenset(
+SERVICE_KEYS = frozenset(
     {
         tags.QueryRetrieveLevel,
         tags.RetrieveAETitle,
@@ -44,14 +44,13 @@ ANSWERED_HERE = frozenset(
         tags.StorageMediaFileSetUID,
     }
 )
-"""Keys that a service fills in, whatever matches."""
+"""Keys whose values come from the service, not from a match."""
 
-_ANY = b" *\0"
-"""What a value of universal matching consists of."""
+_UNIVERSAL = b" *\0"
+"""The characters of a value for universal matching."""
 
-DESCRIBED_MAX = 20
-"""Keys that `described` names; an identifier may have thousands."""
-
+DESCRIBED_KEYS_MAX = 20
+"""Keys that `describe` names; an identifier may have thousands."""
 
 _OPTION_BYTES: Mapping[int, QueryOption] = {
     0: "relational",
@@ -61,45 +60,49 @@ _OPTION_BYTES: Mapping[int, QueryOption] = {
     5: "empty-values",
     6: "multiple-values",
 }
-"""Which byte of the negotiated item means which option (PS3.4 Table C.5-2)."""
+"""Option of each byte of the negotiated item (PS3.4 Table C.5-2)."""
 
 FIND_OPTIONS = bytes(number in _OPTION_BYTES for number in range(7))
-"""Those that we can do, to be negotiated; byte 4 is enhanced multi-frame conversion."""
+"""The options that we support, for negotiation; byte 4 is enhanced multi-frame conversion."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A C-FIND identifier: what to look for, and what to give back."""
+class FindRequest:
+    """The content of a C-FIND identifier."""
 
     query: Query
-    returned: tuple[int, ...]
-    """Every key of the identifier, ascending."""
+    return_keys: tuple[int, ...]
+    """All keys of the identifier, ascending."""
     level_name: bytes
-    said_by: Mapping[int, int] = field(default_factory=dict)
-    """Keys that are answered with another attribute's value, with that attribute."""
+    substitutes: Mapping[int, int] = field(default_factory=dict)
+    """Keys whose value in a response is that of another attribute: key → attribute."""
 
 
-def query_options(configured: Collection[QueryOption], agreed: bytes) -> frozenset[QueryOption]:
-    """The options of a C-FIND: what was agreed in extended negotiation of its SOP class, and what holds anyway."""
-    negotiated = [option for number, option in _OPTION_BYTES.items() if agreed[number : number + 1] == b"\1"]
+def query_options(configured: Collection[QueryOption], application_information: bytes) -> frozenset[QueryOption]:
+    """The options of a C-FIND: those negotiated for its SOP class, and those of the configuration."""
+    negotiated = [
+        option for number, option in _OPTION_BYTES.items() if application_information[number : number + 1] == b"\1"
+    ]
     return frozenset(negotiated).union(configured)
 
 
 def find_query(
     context: AcceptedContext, identifier: bytes, limit: int = 0, options: Collection[QueryOption] = ()
-) -> Asked:
+) -> FindRequest:
     """The query of a C-FIND; `limit` matches at most, 0 for all. Raises DataSetError or QueryError.
 
-    A value of Modality (0008,0060), which is none of a study, is taken for one of Modalities in Study (0008,0061): who
-    asks for CT studies and gets all takes the search for broken. Relational queries look at the series for it.
+    At study level Modality (0008,0060), which is not an attribute of a study, counts as Modalities in Study
+    (0008,0061): users who search for CT studies and get all would think that the search is broken. Relational queries
+    look at the series instead.
     """
     decoded, level = _decode(context, identifier)
-    keys = {tag: value for tag, value in decoded.items.items() if tag not in ANSWERED_HERE}
-    said_by: dict[int, int] = {}
-    in_series = level is not Level.STUDY or "relational" in options or decoded.value(tags.ModalitiesInStudy).strip(_ANY)
-    if not in_series and decoded.value(tags.Modality).strip(_ANY):
+    keys = {tag: value for tag, value in decoded.items.items() if tag not in SERVICE_KEYS}
+    substitutes: dict[int, int] = {}
+    is_study_query = level is Level.STUDY and "relational" not in options
+    has_modalities = bool(decoded.value(tags.ModalitiesInStudy).strip(_UNIVERSAL))
+    if is_study_query and not has_modalities and decoded.value(tags.Modality).strip(_UNIVERSAL):
         keys[tags.ModalitiesInStudy] = keys.pop(tags.Modality)
-        said_by[tags.Modality] = tags.ModalitiesInStudy
+        substitutes[tags.Modality] = tags.ModalitiesInStudy
     query = Query(
         level=level,
         keys=keys,
@@ -113,13 +116,13 @@ def find_query(
         empty_values="empty-values" in options,
         multiple_values="multiple-values" in options,
     )
-    return Asked(query, tuple(sorted(decoded.items)), level.name.encode("ascii"), said_by)
+    return FindRequest(query, tuple(sorted(decoded.items)), level.name.encode("ascii"), substitutes)
 
 
 def retrieval_query(context: AcceptedContext, identifier: bytes) -> Query:
     """The query of a C-MOVE or C-GET: the unique keys down to the level. Raises DataSetError or QueryError.
 
-    Other keys are left out (PS3.4 C.4.2.1.4.1 allows none, and some clients send what they got from C-FIND).
+    Other keys are ignored (PS3.4 C.4.2.1.4.1 allows none, but some clients send back their C-FIND responses).
     """
     decoded, level = _decode(context, identifier)
     keys = {
@@ -127,21 +130,21 @@ def retrieval_query(context: AcceptedContext, identifier: bytes) -> Query:
         for key_level, tag in UNIQUE_KEYS.items()
         if key_level <= level and decoded.value(tag).strip(b" \0")
     }
-    own = UNIQUE_KEYS[level]
-    if own not in keys:
-        raise QueryError(f"{tags.keyword_of(own)} is missing at level {level.name}", own)
-    wild = [tag for tag in keys if any(wildcard in decoded.value(tag) for wildcard in (b"*", b"?"))]
-    if wild:
-        raise QueryError("a retrieval takes no wildcards", *wild)
+    level_key = UNIQUE_KEYS[level]
+    if level_key not in keys:
+        raise QueryError(f"{tags.keyword_of(level_key)} is missing at level {level.name}", level_key)
+    wildcard_keys = [tag for tag in keys if any(wildcard in decoded.value(tag) for wildcard in (b"*", b"?"))]
+    if wildcard_keys:
+        raise QueryError("a retrieval allows no wildcards", *wildcard_keys)
     return Query(level=level, keys=keys, root=_root(context), character_set=decoded.character_set, relational=True)
 
 
-def described(query: Query) -> str:
-    """Which keys a query matches and how (PS3.4 C.2.2.2), without any value."""
+def describe(query: Query) -> str:
+    """The keys of a query and their kinds of matching (PS3.4 C.2.2.2), without any value."""
     kinds = [(tags.keyword_of(tag), _kind(tag, query.keys[tag], query)) for tag in sorted(query.keys)]
-    shown = [f"{keyword} {kind}" for keyword, kind in kinds if kind]
-    left_out = len(shown) - DESCRIBED_MAX
-    return ", ".join(shown[:DESCRIBED_MAX]) + (f" and {left_out} more" if left_out > 0 else "")
+    texts = [f"{keyword} {kind}" for keyword, kind in kinds if kind]
+    more_count = len(texts) - DESCRIBED_KEYS_MAX
+    return ", ".join(texts[:DESCRIBED_KEYS_MAX]) + (f" and {more_count} more" if more_count > 0 else "")
 
 
 def _kind(tag: int, value: KeyValue, query: Query) -> str:

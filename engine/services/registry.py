@@ -1,15 +1,15 @@
-"""The services, by the abstract syntax of a presentation context, and what may come on one (PS3.7 9.1 and 10.1).
+"""The services by the abstract syntax of a presentation context, and their messages (PS3.7 9.1 and 10.1).
 
     Verification                    echo_scp              C-ECHO
     Patient Root, Study Root,       find_scp              C-FIND, C-CANCEL
-    Patient/Study Only              retrieve_scp          C-MOVE or C-GET, as the class is; C-CANCEL
+    Patient/Study Only              retrieve_scp          C-MOVE or C-GET, depending on the class; C-CANCEL
                                                           C-STORE-RSP with C-GET
     Repository Query                repository_query      C-FIND, C-CANCEL
     Storage Commitment Push Model   commitment.scp        N-ACTION, N-EVENT-REPORT-RSP
-    everything else                 storage_scp           C-STORE, C-STORE-RSP
+    all others                      storage_scp           C-STORE, C-STORE-RSP
 
-A request that is not for its context, or is about another SOP class, is answered SOP class not supported (0122H), an
-N-ACTION no such SOP class (0118H); a response has nobody to tell and ends the association.
+A request that does not belong to its context, or is about another SOP class, is answered SOP class not supported
+(0122H), an N-ACTION no such SOP class (0118H). Such a response cannot be answered and ends the association.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SERVICES: Final[tuple[ServiceClass, ...]] = (
 )
 
 STORAGE: Final[ServiceClass] = storage_scp.SERVICE
-"""Serves whatever was accepted and is nobody else's: which SOP classes are storage, `ul.negotiation` says."""
+"""Serves all accepted contexts that no other service serves: `ul.negotiation` decides which classes are storage."""
 
 _BY_ABSTRACT_SYNTAX: Final[Mapping[str, ServiceClass]] = MappingProxyType(
     {uid: service for service in SERVICES for uid in service.sop_class_uids}
@@ -48,7 +48,7 @@ _BY_ABSTRACT_SYNTAX: Final[Mapping[str, ServiceClass]] = MappingProxyType(
 OPTIONS: Final[Mapping[str, bytes]] = MappingProxyType(
     {uid: service.options for service in SERVICES if service.options for uid in service.sop_class_uids}
 )
-"""What we can do of SOP class extended negotiation, by SOP class."""
+"""The options that we support in SOP class extended negotiation, by SOP class."""
 
 
 def service_of(abstract_syntax: str) -> ServiceClass:
@@ -56,25 +56,25 @@ def service_of(abstract_syntax: str) -> ServiceClass:
     return _BY_ABSTRACT_SYNTAX.get(abstract_syntax, STORAGE)
 
 
-def belongs(message: Message, service: ServiceClass, context: AcceptedContext) -> bool:
-    """Whether a message is to be served; False for a C-CANCEL that has nothing to cancel, which nobody answers.
+def is_served(message: Message, service: ServiceClass, context: AcceptedContext) -> bool:
+    """Whether a message is served on its context; False for a C-CANCEL with nothing to cancel, which has no response.
 
-    Raises MessageError with the status to answer.
+    Raises MessageError with the status for the response.
     """
     kind = type(message)
     if kind in service.requests:
-        named = getattr(message, "affected_sop_class_uid", None) or getattr(message, "requested_sop_class_uid", "")
-        if named != context.abstract_syntax:
+        uid = getattr(message, "affected_sop_class_uid", None) or getattr(message, "requested_sop_class_uid", "")
+        if uid != context.abstract_syntax:
             raise MessageError("another SOP class than that of its presentation context", _unsupported(message))
         return True
     if kind in service.responses:
-        return True  # what it repeats of the request, many leave out or get wrong
+        return True  # do not check the fields that it repeats: many peers leave them out or get them wrong
     if kind is CCancelRQ:
         return service.is_cancellable
     raise MessageError(f"{kind.__name__} is not for {name_of(context.abstract_syntax)}", _unsupported(message))
 
 
 def _unsupported(message: Message) -> GeneralStatus:
-    """As the services with Requested SOP Class UID (N-ACTION, …) say it, and as all others do."""
+    """The status of services with Requested SOP Class UID (N-ACTION, …), or that of all others."""
     is_normalized = hasattr(message, "requested_sop_class_uid")
     return GeneralStatus.NO_SUCH_SOP_CLASS if is_normalized else GeneralStatus.SOP_CLASS_NOT_SUPPORTED

@@ -1,20 +1,19 @@
-"""Repository Query, SCP (PS3.4 C.6.4): the Study Root C-FIND that goes through all of an archive in as many pieces as
-the asker likes.
+"""Repository Query, SCP (PS3.4 C.6.4): a Study Root C-FIND that lists a whole archive in pages.
 
     request ──► pending, pending, …  ──► 0000  all matches were sent
-                                         B001  as many as the asker or this server allows; there are more
-                                         A710  the Prior Record Key names no place here any more
+                                         B001  as many as the requestor or this server allows; there are more
+                                         A710  the Prior Record Key is not valid any more
                                          …     else as for any C-FIND: see `find_scp`
 
-    Record Key (0008,041B)                     asked for by its presence; where a match stands. Opaque to the asker:
+    Record Key (0008,041B)                     if present, each match has one: its position. Opaque to the requestor:
                                                lifetime of the index (8), level (2), ids down to it (4, 8 or 12)
-    Prior Record Key (0008,041C)               goes on behind that place, though what stood there may be gone
-    Maximum Number of Records (0008,0429)      pending responses that the asker wants at most; 0 or empty: says nothing
+    Prior Record Key (0008,041C)               continues behind that position, even if its record was deleted
+    Maximum Number of Records (0008,0429)      pending responses at most; 0 or empty: no limit of the requestor
 
-Matches come in the order of their keys, which is the order of arrival: what is stored meanwhile comes at the end. A key
-is good until the index is made anew, or goes back to a checkpoint because the server was killed. The other keys of
-Table C.6.4.1-1 (removal from operational use, access by URI, metadata) are optional and not here: they come back empty,
-with FF01.
+Matches come in the order of their keys, which is the order of arrival: new instances come at the end. A key is valid
+until the index is rebuilt, or goes back to a checkpoint because the server was killed. The other keys of Table
+C.6.4.1-1 (removal from operational use, access by URI, metadata) are optional and not supported: they are returned
+empty, with FF01.
 """
 
 from __future__ import annotations
@@ -29,34 +28,34 @@ from engine.dimse.messages import CFindRQ
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, MessageError, QueryError
 from engine.index.format.types import Level
-from engine.services.find_scp import Finding, refuse, run
+from engine.services.find_scp import FindOperation, refuse, run
 from engine.services.operations import operations
 from engine.services.query import FIND_OPTIONS
 from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
     from engine.index.format.types import KeyValue, Match, Query
-    from engine.services.query import Asked
+    from engine.services.query import FindRequest
     from engine.services.session import Session
 
 _IDS_BYTES = {Level.STUDY: 4, Level.SERIES: 8, Level.IMAGE: 12}
 
-_NO_KEYS = frozenset({tags.PriorRecordKey, tags.MaximumNumberOfRecords})
-"""In the identifier of a request, and no attributes of what is asked for."""
+_CONTROL_KEYS = frozenset({tags.PriorRecordKey, tags.MaximumNumberOfRecords})
+"""Keys of the request that are not returned."""
 
 
 async def find(session: Session, presentation_context_id: int, rq: CFindRQ, identifier: bytes) -> None:
     """Answers one C-FIND of this SOP class."""
-    await run(RepositoryFinding(session, presentation_context_id, rq), session, identifier)
+    await run(RepositoryFindOperation(session, presentation_context_id, rq), session, identifier)
 
 
-class RepositoryFinding(Finding):
-    """One C-FIND of this SOP class under way."""
+class RepositoryFindOperation(FindOperation):
+    """One C-FIND of this SOP class in progress."""
 
     _epoch_id = b""
 
     async def run(self, identifier: bytes) -> None:
-        """To the final response."""
+        """Runs the operation up to its final response."""
         session = self._session
         session.services.engine.metrics.counters["repository_query"] += 1
         if not session.allowed(Action.QUERY):
@@ -64,20 +63,20 @@ class RepositoryFinding(Finding):
             return
         try:
             self._epoch_id = session.archive.epoch_id()
-            self._asked, limit = self._piece(self._ask(identifier, 0))
-            status = await self._answer(self._asked, limit)
+            self._request, limit = self._page(self._decode(identifier, 0))
+            status = await self._answer(self._request, limit)
         except EngineError as error:
             offending = error.offending_elements if isinstance(error, QueryError) else ()
             self._refuse(status_of(error, Service.FIND), str(error), offending)
             return
         if status == FindStatus.OUT_OF_RESOURCES:
-            self._end(FindStatus.RESPONSE_LIMIT_REACHED, f"{limit} sent: go on after the last Record Key")
+            self._end(FindStatus.RESPONSE_LIMIT_REACHED, f"{limit} sent: continue after the last Record Key")
         else:
             self._end(status)
 
-    def _piece(self, asked: Asked) -> tuple[Asked, int]:
-        """What is asked for this time, and how many matches may be sent; 0: all."""
-        keys = dict(asked.query.keys)
+    def _page(self, request: FindRequest) -> tuple[FindRequest, int]:
+        """The request for this page, and how many matches may be sent; 0: all."""
+        keys = dict(request.query.keys)
         prior = _bytes(keys.pop(tags.PriorRecordKey, b""))
         ours = self._session.settings.query_results_max
         theirs = _count(_bytes(keys.pop(tags.MaximumNumberOfRecords, b"")))
@@ -86,20 +85,20 @@ class RepositoryFinding(Finding):
             raise MessageError("out of resources: no record keys", FindStatus.OUT_OF_RESOURCES)
         limit = min(filter(None, (ours, theirs)), default=0)
         query = replace(
-            asked.query,
+            request.query,
             keys=keys,
             limit=limit + 1 if limit else None,
             is_keyed=is_keyed,
-            after=self._ids(prior, asked.query.level) if prior else b"",
+            after=self._ids(prior, request.query.level) if prior else b"",
         )
-        returned = tuple(tag for tag in asked.returned if tag not in _NO_KEYS)
-        return replace(asked, query=query, returned=returned), limit
+        return_keys = tuple(tag for tag in request.return_keys if tag not in _CONTROL_KEYS)
+        return replace(request, query=query, return_keys=return_keys), limit
 
     def _ids(self, prior: bytes, level: Level) -> bytes:
         head = self._epoch_id + level.to_bytes(2, "big")
         ids = prior.removeprefix(head)
         if not self._epoch_id or len(ids) == len(prior) or len(ids) != _IDS_BYTES[level]:
-            raise MessageError("the Prior Record Key names no place", FindStatus.INVALID_PRIOR_RECORD_KEY)
+            raise MessageError("the Prior Record Key is not valid", FindStatus.INVALID_PRIOR_RECORD_KEY)
         return ids
 
     def _steps(self, query: Query) -> Iterator[Match | None]:
@@ -117,7 +116,7 @@ def _bytes(value: KeyValue) -> bytes:
 def _count(value: bytes) -> int:
     """A UV value; 0 when there is none."""
     if len(value) not in (0, 8):
-        raise QueryError("Maximum Number of Records (0008,0429) is no UV value", tags.MaximumNumberOfRecords)
+        raise QueryError("Maximum Number of Records (0008,0429) is not a UV value", tags.MaximumNumberOfRecords)
     return int.from_bytes(value, "little")
 
 

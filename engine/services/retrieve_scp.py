@@ -1,9 +1,9 @@
 """Query/Retrieve Service Class, C-MOVE and C-GET SCP (PS3.4 C.4.2, C.4.3).
 
-Does not send instances itself (`destination`, `storage_scu`) and does not search (`archive`): it counts, answers and
-goes on. Each instance ends in exactly one of completed, warning and failed, whatever happens to the destination, and
-the final response names the failed ones (0008,0058). What is deleted while a retrieval is under way is still sent: its
-segments are pinned from the answer of the index on.
+It counts sub-operations and sends responses; `destination` and `storage_scu` send the instances, `archive` searches.
+Each instance ends as exactly one of completed, warning and failed, whatever happens to the destination, and the final
+response names the failed ones (0008,0058). Instances that are deleted during a retrieval are still sent: their segments
+are pinned as soon as the index has returned them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.services.operations import operations
 from engine.services.query import retrieval_query
 from engine.services.service import ServiceClass
 from engine.services.storage_scu import InstanceSender
-from engine.services.suboperations import Originator, Sent, Source
+from engine.services.suboperations import InstanceQueue, Originator, SendResult
 from engine.titles import readable
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 logger = log.get("services.retrieve_scp")
 
 PENDING_INTERVAL_S = 0.1
-"""A pending response follows a sub-operation when the last one is so long ago; each costs the asker a wake-up."""
+"""The interval of pending responses, each of which costs the requestor a wake-up."""
 
 COUNT_MAX = 0xFFFF
 
 FAILED_LIST_BYTES_MAX = 1 << 20
-"""Of the Failed SOP Instance UID List (0008,0058): some 17 000 UIDs; what is beyond is counted and logged."""
+"""Length of the Failed SOP Instance UID List (0008,0058): some 17 000 UIDs; further ones are counted and logged."""
 
 
 class Retrieval:
-    """One C-MOVE or C-GET under way: what is still to be sent, and the counts."""
+    """One C-MOVE or C-GET in progress, with its counts (`destination.Results`)."""
 
     def __init__(self, session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> None:
         self.session = session
@@ -54,23 +54,23 @@ class Retrieval:
         self.rq = rq
         self.completed = self.warned = 0
         self.failed: list[str] = []
-        """Their UIDs, as many as a response can name."""
+        """UIDs of failed instances, as many as a response can name."""
         self.failed_count = 0
         self._failed_bytes = 0
         self.total = 0
-        """Sub-operations that are known of: all, once the index has been read."""
+        """Sub-operations so far; all of them once the index has been read."""
         self.unreachable = ""
-        """Why nothing can be sent any more; "" as long as that may be tried."""
+        """Why nothing more is sent to the destination; "" while it answers."""
         self._pending_at = 0.0
 
     @property
     def cancelled(self) -> bool:
-        """Whether C-CANCEL has come or the asker has gone."""
+        """Whether C-CANCEL was received or the association has ended."""
         return self.session.cancelled(self.rq.message_id) or not self.session.connection.is_open
 
     @property
-    def answered(self) -> int:
-        """Sub-operations that ended well."""
+    def sent_count(self) -> int:
+        """Sub-operations that ended with success or a warning."""
         return self.completed + self.warned
 
     @property
@@ -78,32 +78,32 @@ class Retrieval:
         """Sub-operations without a result yet."""
         return self.total - self.completed - self.warned - self.failed_count
 
-    def note(self, results: Sequence[Sent]) -> None:
-        """These sub-operations have ended."""
+    def note(self, results: Sequence[SendResult]) -> None:
+        """Counts the results of sub-operations."""
         sent_bytes = 0
-        for sent in results:
-            if sent.error is None:
-                sent_bytes += sent.instance.position.payload_length
-                if not sent.status:  # success, as nearly all are
+        for result in results:
+            if result.error is None:
+                sent_bytes += result.instance.position.payload_length
+                if not result.status:  # success, as nearly all are
                     self.completed += 1
                     continue
-                if category(sent.status) is Category.WARNING:
+                if category(result.status) is Category.WARNING:
                     self.warned += 1
                     continue
-            self.fail(sent.instance, str(sent.error or f"status {sent.status:04X}"))
+            self.fail(result.instance, str(result.error or f"status {result.status:04X}"))
         if sent_bytes:
             self.session.services.engine.flow.sent(sent_bytes)
-        self.tell()
+        self.send_pending()
 
-    def tell(self) -> None:
-        """A pending response, when one is due."""
+    def send_pending(self) -> None:
+        """Sends a pending response, if one is due."""
         now = self.session.services.engine.loop.time()
         if now - self._pending_at >= PENDING_INTERVAL_S and self.remaining:
             self._pending_at = now
             self._respond(RetrieveStatus.PENDING, with_remaining=True)
 
     def fail(self, instance: Instance, why: str) -> None:
-        """One sub-operation could not be done."""
+        """Counts one failed sub-operation."""
         self._count_failed(instance)
         logger.warning("sub-operation failed", sop_instance_uid=instance.sop_instance_uid, reason=why)
 
@@ -115,7 +115,7 @@ class Retrieval:
         self.session.services.engine.metrics.counters["suboperations_failed"] += 1
 
     def fail_all(self, instances: Iterable[Instance], why: str) -> None:
-        """None of these can be sent; one line in the log for all of them."""
+        """Counts instances that cannot be sent, with one line in the log for all of them."""
         before = self.failed_count
         for instance in instances:
             self._count_failed(instance)
@@ -123,13 +123,13 @@ class Retrieval:
             logger.warning("sub-operations failed", count=count, reason=why)
 
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
-        """A mistake of ours: the loop is told of it, and it costs what was still to be sent, not the answer."""
+        """Our own code failed: reports it to the loop, and counts the remaining instances as failed."""
         logger.error("sub-operations crashed", error=repr(error))
         self.session.services.engine.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
         self.fail_all(instances, "internal error")
 
     def finish(self) -> None:
-        """The final response."""
+        """Sends the final response."""
         self.session.services.engine.metrics.counters["suboperations_completed"] += self.completed + self.warned
         if self.cancelled and self.remaining:
             self._respond(RetrieveStatus.CANCEL, with_remaining=True)
@@ -165,7 +165,7 @@ class Retrieval:
 
 
 def _in_us(count: int) -> int:
-    """A count as its attribute (0000,1020 to 1023, VR US) can say it: 65535 stands for as many and more."""
+    """A count for its attribute (0000,1020 to 1023, VR US): 65535 stands for as many or more."""
     return min(count, COUNT_MAX)
 
 
@@ -188,7 +188,7 @@ def _refuse(
 
 
 def refuse(session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ, comment: str) -> None:
-    """Answers one C-MOVE or C-GET for which there is no room at the moment."""
+    """Refuses one C-MOVE or C-GET for lack of resources."""
     _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, comment)
 
 
@@ -196,7 +196,7 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
     """Answers one C-MOVE."""
     session.services.engine.metrics.counters["move"] += 1
     if not _is_permitted(session, presentation_context_id, rq):
-        return  # before anything is said of the destination: who may not retrieve need not know who is here
+        return  # check this first: a peer that may not retrieve must not learn which destinations exist
     decision = session.allowed(Action.SEND, access.Destination(rq.move_destination))
     peer = session.config.peer(rq.move_destination)
     if not decision or peer is None:
@@ -209,7 +209,7 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
         _refuse(session, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
     retrieval = Retrieval(session, presentation_context_id, rq)
-    selected = await _selected(retrieval, identifier)
+    selected = await _select(retrieval, identifier)
     if selected is None:
         return
     selection, pin = selected
@@ -222,12 +222,12 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
 
 
 async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
-    """Answers one C-GET: the instances go back on the asker's association."""
+    """Answers one C-GET: sends the instances on the requestor's association."""
     session.services.engine.metrics.counters["get"] += 1
     if not _is_permitted(session, presentation_context_id, rq):
         return
     retrieval = Retrieval(session, presentation_context_id, rq)
-    selected = await _selected(retrieval, identifier)
+    selected = await _select(retrieval, identifier)
     if selected is None:
         return
     selection, pin = selected
@@ -253,15 +253,15 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         preferred=session.settings.transfer_syntaxes,
         coercer=Coercer(session.archive, session.config, session.calling_ae_title),
     )
-    source = Source(lambda: not retrieval.cancelled, batch)
+    queue = InstanceQueue(lambda: not retrieval.cancelled, batch)
     originator = Originator(priority=retrieval.rq.priority)
-    async for results in sender.send_all(source, originator, lambda: not retrieval.cancelled):
-        source.ended(results)
+    async for results in sender.send_all(queue, originator, lambda: not retrieval.cancelled):
+        queue.remove(results)
         retrieval.note(results)
 
 
 def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> bool:
-    """Whether the asker may retrieve; it is told if not."""
+    """Whether the requestor may retrieve; refuses the request if not."""
     if session.allowed(Action.RETRIEVE):
         return True
     _refuse(session, presentation_context_id, rq, GeneralStatus.NOT_AUTHORIZED)
@@ -269,7 +269,7 @@ def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | 
 
 
 async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[list[Instance]]:
-    """All that is selected, until that is cancelled."""
+    """The batches of a selection, until the retrieval is cancelled."""
     batches = selection.batches()
     batch = next(batches, None)  # the first one is in memory
     while batch is not None and not retrieval.cancelled:
@@ -277,24 +277,24 @@ async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[
         batch = await retrieval.session.services.pools.index.run(lambda: next(batches, None))
 
 
-async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, Pin] | None:
-    """What the identifier names, and what keeps it readable; None after an error has been answered.
+async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, Pin] | None:
+    """The instances that the identifier names, and the pin that keeps them readable; None after a refusal.
 
-    A batch at a time, so that a list of millions holds up no other retrieval, ends when nobody waits for it any more,
-    and its asker hears from us meanwhile.
+    The index is read in batches, so that a list of millions does not block other retrievals, ends with the association,
+    and the requestor gets pending responses meanwhile.
     """
     session, rq = retrieval.session, retrieval.rq
     archive, pool = session.archive, session.services.pools.index
 
     def gather() -> Pin | None:
-        # Pinned at once with the last batch: somebody may delete them meanwhile.
+        # Pin in the same call as the last batch: the instances may be deleted at any time.
         return None if selection.gather() else archive.retrieval.pin(selection.segment_ids)
 
     try:
         selection = archive.select(retrieval_query(session.contexts[retrieval.context_id], identifier))
         while (pin := await pool.run(gather)) is None and not retrieval.cancelled:
             retrieval.total = len(selection)
-            retrieval.tell()
+            retrieval.send_pending()
     except EngineError as error:
         code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
         logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=str(error))
@@ -302,7 +302,7 @@ async def _selected(retrieval: Retrieval, identifier: bytes) -> tuple[Selection,
         _refuse(session, retrieval.context_id, rq, code, str(error), offending)
         return None
     retrieval.total = len(selection)
-    return selection, pin or archive.retrieval.pin(())  # nothing of what was cancelled is read
+    return selection, pin or archive.retrieval.pin(())  # a cancelled retrieval reads nothing
 
 
 RETRIEVE_OPTIONS = b"\1\0"
@@ -324,7 +324,7 @@ GET_SERVICE = ServiceClass(
     action=Action.RETRIEVE,
     requests=frozenset({CGetRQ}),
     attach=operations(get, refuse),
-    responses=frozenset({CStoreRSP}),  # who has not got the role for a sub-operation refuses it on this context
+    responses=frozenset({CStoreRSP}),  # a peer without the SCP role refuses a sub-operation on this context
     is_cancellable=True,
     options=RETRIEVE_OPTIONS,
 )

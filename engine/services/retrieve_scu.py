@@ -1,10 +1,10 @@
-"""Query/Retrieve Service Class, C-GET and C-MOVE SCU (PS3.4 C.4.2, C.4.3): has another archive send us instances.
+"""Query/Retrieve Service Class, C-GET and C-MOVE SCU (PS3.4 C.4.2, C.4.3): requests instances from another archive.
 
-Does not choose them and does not repeat anything (`pull`). What a C-GET brings goes the way of every C-STORE
-(`storage_scp`), with the peer as its calling AE title; what was not asked for is refused.
+`pull` chooses the instances and repeats requests. Instances of a C-GET are stored like those of any C-STORE
+(`storage_scp`), with the peer as calling AE title; instances that were not requested are refused.
 
-    contexts of a C-GET: C-GET itself, and for each SOP class one for native transfer syntaxes and as many others as
-    there is room for, each with few syntaxes, the commonest alone: so the peer can send as stored whatever it has
+    contexts of a C-GET: one for C-GET itself; for each SOP class one for native transfer syntaxes, and as many others
+    as there is room for, each with few syntaxes, the most common ones alone: the peer can send everything as stored
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from engine.dimse.messages import CGetRQ, CMoveRQ, CStoreRQ
 from engine.dimse.status import Category, RetrieveStatus, category
 from engine.errors import AssociationFailed, EngineError, InstanceRefused, Refusal
 from engine.net.client import CONTEXTS_MAX, PLAIN, Address, Requestor, open_association
-from engine.services.find_scu import Keys, encoded
+from engine.services.find_scu import Keys, encode_keys
 from engine.services.information_models import GET, MOVE, sop_class
 from engine.services.session import Session
 from engine.services.storage_scp import StorageProvider
@@ -38,13 +38,13 @@ CLASSES_MAX = 40
 """SOP classes of one association: at least three contexts each."""
 
 SYNTAXES_MAX = 20
-"""Of one context. DCMTK ends an association over one with more than 50, others at fewer; there is no limit in PS3.8."""
+"""Transfer syntaxes of a context. DCMTK ends an association for more than 50, others for fewer; PS3.8 has no limit."""
 
 STUCK_FACTOR = 10
-"""A peer that says "pending" all the time and sends nothing is given up after so many times its timeout."""
+"""A peer that sends only pending responses and no instances is aborted after so many times its timeout."""
 
 _OTHER_NATIVE = (transfer_syntax.EXPLICIT_VR_BIG_ENDIAN.uid, transfer_syntax.DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid)
-"""In a context of their own: many prefer them to what is compressed, and could then send nothing compressed."""
+"""In a separate context: many peers prefer these to compressed ones, and could then send nothing compressed."""
 
 _COMMON = ("4.70", "4.90", "4.50", "4.57", "4.80", "5", "4.91", "4.51", "4.81", "4.102", "4.100", "4.103", "4.201")
 _COMPRESSED = tuple(
@@ -53,11 +53,11 @@ _COMPRESSED = tuple(
         + [syntax.uid for syntax in transfer_syntax.ALL if syntax not in transfer_syntax.UNCOMPRESSED]
     )
 )
-"""The commonest first."""
+"""The most common ones first."""
 
 
 def storage_contexts(classes: Sequence[str], room: int) -> list[tuple[str, tuple[str, ...]]]:
-    """What to propose for these SOP classes in `room` contexts: (SOP class, transfer syntaxes)."""
+    """The (SOP class, transfer syntaxes) to propose for these SOP classes in `room` contexts."""
     each = min(room // max(len(classes), 1), 2 + len(_COMPRESSED))
     proposals: list[tuple[str, tuple[str, ...]]] = [(uid, PLAIN) for uid in classes[:room]]
     if each > 2:
@@ -69,52 +69,52 @@ def storage_contexts(classes: Sequence[str], room: int) -> list[tuple[str, tuple
 
 
 class Arrivals:
-    """Who is told of what comes."""
+    """Receives the results of a retrieval."""
 
-    def wants(self, sop_instance_uid: str) -> bool:
-        """Whether it was asked for."""
+    def is_expected(self, sop_instance_uid: str) -> bool:
+        """Whether the instance was requested."""
         raise NotImplementedError
 
-    def came(self, sop_instance_uid: str, outcome: Outcome | EngineError, length: int) -> None:
-        """What became of one; `length` of its data set in bytes."""
+    def on_arrival(self, sop_instance_uid: str, outcome: Outcome | EngineError, length: int) -> None:
+        """An instance was stored or refused; `length` of its data set in bytes."""
         raise NotImplementedError
 
 
-class _Incoming(StorageProvider):
-    """C-STORE on an association that we asked for: takes what is wanted, and tells of it."""
+class _GetStorage(StorageProvider):
+    """C-STORE on an association that we requested: stores the requested instances, and reports each."""
 
     def __init__(self, session: Session, arrivals: Arrivals) -> None:
         super().__init__(session)
         self._arrivals = arrivals
 
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
-        """Refuses what was not asked for, before anything of it is looked at."""
-        if presentation_context_id in self._streams or self._arrivals.wants(rq.affected_sop_instance_uid):
+        """Refuses an instance that was not requested without reading it."""
+        if presentation_context_id in self._streams or self._arrivals.is_expected(rq.affected_sop_instance_uid):
             super().receive(presentation_context_id, rq, data_set)
             return
         data_set.release()
         self._unanswered += 1
-        self._answer(presentation_context_id, rq, 0, _unwanted())
+        self._answer(presentation_context_id, rq, 0, _not_requested())
 
     def receive_part(self, presentation_context_id: int, rq: CStoreRQ, part: DataSet) -> None:
-        """The same for a part of a large one."""
-        is_wanted = self._arrivals.wants(rq.affected_sop_instance_uid)
+        """The same for a part of a large instance."""
+        is_expected = self._arrivals.is_expected(rq.affected_sop_instance_uid)
         super().receive_part(presentation_context_id, rq, part)
-        if not is_wanted:
-            self._streams[presentation_context_id].error = _unwanted()
+        if not is_expected:
+            self._streams[presentation_context_id].error = _not_requested()
 
     def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
-        """Also tells what has become of it."""
+        """Also reports the result."""
         super()._answer(presentation_context_id, rq, length, outcome)
-        self._arrivals.came(rq.affected_sop_instance_uid, outcome, length)
+        self._arrivals.on_arrival(rq.affected_sop_instance_uid, outcome, length)
 
 
-def _unwanted() -> InstanceRefused:
-    return InstanceRefused("it was not asked for", Refusal.NOT_AUTHORIZED)
+def _not_requested() -> InstanceRefused:
+    return InstanceRefused("it was not requested", Refusal.NOT_AUTHORIZED)
 
 
 class GetRequestor(Requestor):
-    """An association on which a C-GET runs: what comes on it is stored as from a peer that calls us."""
+    """An association for C-GET: stores its instances as if the peer had called us."""
 
     def __init__(
         self, connection: Connection, rq: AssociateRQ, address: Address, services: Services, arrivals: Arrivals
@@ -125,21 +125,21 @@ class GetRequestor(Requestor):
         self._services = services
         self._arrivals = arrivals
         self._stores: dict[int, CStoreRQ] = {}
-        self._storage: _Incoming | None = None
+        self._storage: _GetStorage | None = None
 
     def associate_accepted(self, ac: AssociateAC) -> None:
-        """The peer has answered."""
+        """Handles the peer's A-ASSOCIATE-AC."""
         super().associate_accepted(ac)
         assert self.accepted is not None
         principal = Principal(Kind.PEER, self._called_ae_title, self.connection.peer_host)
         session = Session(self._services, self.connection, principal, self._calling_ae_title, self.accepted)
-        self._storage = _Incoming(session, self._arrivals)
+        self._storage = _GetStorage(session, self._arrivals)
         self._storage.prepare()
 
     def request_received(
         self, presentation_context_id: int, command: bytes, message: Request, has_data_set: bool
     ) -> None:
-        """A C-STORE of the C-GET waits for its data set."""
+        """Remembers a C-STORE of the C-GET until its data set comes."""
         if isinstance(message, CStoreRQ) and has_data_set and self._storage is not None:
             self._stores[presentation_context_id] = message
             self._storage.request(presentation_context_id, message, has_data_set)
@@ -147,7 +147,7 @@ class GetRequestor(Requestor):
             super().request_received(presentation_context_id, command, message, has_data_set)
 
     def data_set_received(self, presentation_context_id: int, data_set: DataSet, is_last: bool) -> None:
-        """A data set to be stored, or a part of it."""
+        """Stores a data set, or a part of it."""
         rq = self._stores.get(presentation_context_id)
         if rq is None or self._storage is None:
             super().data_set_received(presentation_context_id, data_set, is_last)
@@ -158,14 +158,14 @@ class GetRequestor(Requestor):
             self._storage.receive_part(presentation_context_id, rq, data_set)
 
     def association_ended(self, reason: str) -> None:
-        """Half-received objects are given up."""
+        """Drops incomplete objects."""
         super().association_ended(reason)
         if self._storage is not None:
             self._storage.ended()
 
 
 class Retriever:
-    """Asks one peer for instances, by C-GET or C-MOVE, on one association that is opened when it is needed."""
+    """Requests instances of one peer by C-GET or C-MOVE, on one association that is opened when it is needed."""
 
     def __init__(self, services: Services, address: Address, arrivals: Arrivals, move_destination: str = "") -> None:
         """`move_destination`: an AE title; "" for C-GET."""
@@ -180,36 +180,34 @@ class Retriever:
     async def retrieve(
         self, model: int, level: str, keys: Keys, classes: Iterable[str], progress: Callable[[], object]
     ) -> str:
-        """One C-GET or C-MOVE; what the peer said of it in the end, "" for Success.
+        """Runs one C-GET or C-MOVE; returns the peer's final answer, "" for success.
 
-        `classes`: SOP classes of what will come. `progress` gives something else whenever something has come. Raises
-        AssociationFailed when no association is possible, or the peer does not know where to send to; AssociationLost
+        `classes`: SOP classes of the instances. `progress`: returns a different value after each arrival. Raises
+        AssociationFailed when no association is possible, or the peer does not know the destination; AssociationLost
         when an association was lost.
         """
-        requestor = await self._opened(model, frozenset(classes))
+        requestor = await self._open(model, frozenset(classes))
         operation = MOVE if self._destination else GET
-        wanted_class = sop_class(model, operation)
+        operation_uid = sop_class(model, operation)
         assert requestor.accepted is not None
         context = next(
-            (each for each in requestor.accepted.contexts.values() if each.abstract_syntax == wanted_class), None
+            (each for each in requestor.accepted.contexts.values() if each.abstract_syntax == operation_uid), None
         )
         if context is None:
             await self.close()
-            what = (
-                "be asked to send to others (C-MOVE)" if self._destination else "be retrieved from (C-GET); try --move"
-            )
-            raise AssociationFailed(f"{readable(self._address.called_ae_title)} cannot {what}")
+            name = "C-MOVE" if self._destination else "C-GET; try --move"
+            raise AssociationFailed(f"{readable(self._address.called_ae_title)} does not support {name}")
 
         def make(message_id: int) -> CGetRQ | CMoveRQ:
             if self._destination:
-                return CMoveRQ(message_id, wanted_class, self._destination)
-            return CGetRQ(message_id, wanted_class)
+                return CMoveRQ(message_id, operation_uid, self._destination)
+            return CGetRQ(message_id, operation_uid)
 
         try:
-            identifier = encoded(keys, context.transfer_syntax)
+            identifier = encode_keys(keys, context.transfer_syntax)
             message_id, stream = requestor.request_several(context.presentation_context_id, make, identifier)
             try:
-                response = await self._final(requestor, stream, progress)
+                response = await self._wait_for_final(requestor, stream, progress)
             except asyncio.CancelledError:
                 requestor.cancel(context.presentation_context_id, message_id)
                 raise
@@ -217,20 +215,20 @@ class Retriever:
                 requestor.responses.forget(message_id)
         except AssociationFailed as error:
             self._requestor = None
-            raise AssociationLost(str(error), is_silence=requestor.connection.gave_up) from error
+            raise AssociationLost(str(error), is_timeout=requestor.connection.gave_up) from error
         if self._destination and response.status == RetrieveStatus.MOVE_DESTINATION_UNKNOWN:
             raise AssociationFailed(f"{self._name} does not know {readable(self._destination)} (status A801)")
-        return _said(response)
+        return _answer_text(response)
 
-    def refused_class(self, sop_class_uid: str) -> bool:
-        """Whether the peer took no context for a SOP class on the association that is open."""
+    def is_class_refused(self, sop_class_uid: str) -> bool:
+        """Whether the peer accepted no context for a SOP class on the open association."""
         requestor = self._requestor
         if self._destination or requestor is None or requestor.accepted is None:
             return False
         return all(each.abstract_syntax != sop_class_uid for each in requestor.accepted.contexts.values())
 
-    def refused_role(self, sop_class_uid: str) -> bool:
-        """Whether the peer took contexts for a SOP class, and in none of them the role in which it would send."""
+    def is_role_refused(self, sop_class_uid: str) -> bool:
+        """Whether the peer accepted contexts for a SOP class, but on none of them our SCP role."""
         requestor = self._requestor
         if self._destination or requestor is None or requestor.accepted is None:
             return False
@@ -238,19 +236,19 @@ class Retriever:
         return bool(contexts) and not any(each.we_are_scp for each in contexts)
 
     async def close(self) -> None:
-        """Ends the association, if there is one."""
+        """Releases the association, if there is one."""
         requestor, self._requestor = self._requestor, None
         if requestor is not None and requestor.connection.is_open:
             await requestor.release()
 
     def abort(self) -> None:
-        """The same at once."""
+        """Aborts the association, if there is one."""
         if self._requestor is not None:
-            self._requestor.connection.abort("not wanted any more")
+            self._requestor.connection.abort("no longer needed")
 
     # -- inside ---------------------------------------------------------------------------------
 
-    async def _opened(self, model: int, classes: frozenset[str]) -> Requestor:
+    async def _open(self, model: int, classes: frozenset[str]) -> Requestor:
         requestor = self._requestor
         if requestor is not None and requestor.connection.is_open and classes <= self._classes:
             return requestor
@@ -259,9 +257,9 @@ class Retriever:
         proposals: list[tuple[str, tuple[str, ...]]] = [(sop_class(model, operation), PLAIN)]
         roles: list[RoleSelection] = []
         if not self._destination:
-            ordered = sorted(classes)
-            proposals += storage_contexts(ordered, CONTEXTS_MAX - 1)
-            roles = [RoleSelection(uid, scu_role=False, scp_role=True) for uid in ordered]
+            sop_class_uids = sorted(classes)
+            proposals += storage_contexts(sop_class_uids, CONTEXTS_MAX - 1)
+            roles = [RoleSelection(uid, scu_role=False, scp_role=True) for uid in sop_class_uids]
         self._requestor = await open_association(
             self._address,
             [PresentationContextRQ(2 * number + 1, *proposal) for number, proposal in enumerate(proposals)],
@@ -273,13 +271,13 @@ class Retriever:
         self._classes = classes
         return self._requestor
 
-    async def _final(self, requestor: Requestor, stream: Any, progress: Callable[[], object]) -> Any:
-        """The final response. Silence has a limit, and so has saying "pending" and sending nothing."""
+    async def _wait_for_final(self, requestor: Requestor, stream: Any, progress: Callable[[], object]) -> Any:
+        """Waits for the final response. Aborts after a silence, or after many pending responses without an arrival."""
         limit_s, connection = self._address.message_timeout_s, requestor.connection
         loop = asyncio.get_running_loop()
-        heard_at = moved_at = loop.time()
+        bytes_at = progress_at = loop.time()
         remaining: int | None = None
-        heard, moved = connection.received_bytes, (progress(), remaining)
+        bytes_now, progress_now = connection.received_bytes, (progress(), remaining)
         while True:
             try:
                 response, _ = await stream.next(min(limit_s / 4, 1.0))
@@ -290,17 +288,17 @@ class Retriever:
                     return response
                 remaining = response.number_of_remaining_suboperations if self._destination else None
             now = loop.time()
-            before, heard = heard, connection.received_bytes
-            if heard != before or not connection.is_reading:
-                heard_at = now
-            came, moved = moved, (progress(), remaining)
-            if moved != came or not connection.is_reading:
-                moved_at = now
+            bytes_before, bytes_now = bytes_now, connection.received_bytes
+            if bytes_now != bytes_before or not connection.is_reading:
+                bytes_at = now
+            progress_before, progress_now = progress_now, (progress(), remaining)
+            if progress_now != progress_before or not connection.is_reading:
+                progress_at = now
             why = ""
-            if now - heard_at > limit_s:
-                why = f"{self._name} said nothing for {limit_s:g} s"
-            elif now - moved_at > STUCK_FACTOR * limit_s:
-                why = f"{self._name} sent nothing for {STUCK_FACTOR * limit_s:g} s"
+            if now - bytes_at > limit_s:
+                why = f"{self._name} was silent for {limit_s:g} s"
+            elif now - progress_at > STUCK_FACTOR * limit_s:
+                why = f"{self._name} sent no instance for {STUCK_FACTOR * limit_s:g} s"
             if why:
                 connection.give_up(why)
                 raise AssociationFailed(why)
@@ -309,17 +307,17 @@ class Retriever:
 class AssociationLost(AssociationFailed):
     """An association was lost in the middle of a retrieval; another one may be possible."""
 
-    def __init__(self, why: str, *, is_silence: bool = False) -> None:
-        """`is_silence`: we have ended it, as the peer said or sent nothing."""
+    def __init__(self, why: str, *, is_timeout: bool = False) -> None:
+        """`is_timeout`: we aborted it, because the peer was silent or sent no instances."""
         super().__init__(why)
-        self.is_silence = is_silence
+        self.is_timeout = is_timeout
 
 
-def _said(response: Any) -> str:
-    """What a final response says, for people; "" for Success without failures."""
-    failed = response.number_of_failed_suboperations
-    if category(response.status) is Category.SUCCESS and not failed:
+def _answer_text(response: Any) -> str:
+    """A final response in words; "" for success without failures."""
+    failed_count = response.number_of_failed_suboperations
+    if category(response.status) is Category.SUCCESS and not failed_count:
         return ""
-    counted = f", {failed} failed" if failed else ""
+    failures = f", {failed_count} failed" if failed_count else ""
     comment = f": {response.error_comment}" if response.error_comment else ""
-    return f"status {response.status:04X}{counted}{comment}"
+    return f"status {response.status:04X}{failures}{comment}"

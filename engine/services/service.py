@@ -1,13 +1,13 @@
-"""What a service is: a row of the registry, and what it makes for each association.
+"""The interface of a service: a row of the registry, and a handler for each association.
 
-A new service is one file that defines its `ServiceClass`, and one row in `registry`. It gets a `Session` and imports
-nothing of the acceptor.
+To add a service, write one file that defines its `ServiceClass`, and add a row to `registry`. Its handler gets a
+`Session`; do not import the acceptor.
 
     SERVICE = ServiceClass(
         name="Modality Worklist",
         sop_class_uids=(uids.ModalityWorklistInformationModelFind,),
-        action=Action.QUERY,                      who may do this may have it negotiated
-        requests=frozenset({CFindRQ}),            what else comes on its contexts is refused
+        action=Action.QUERY,                      the permission that its negotiation needs
+        requests=frozenset({CFindRQ}),            other messages on its contexts are refused
         is_cancellable=True,
         attach=operations(find, refuse),          find(session, presentation_context_id, rq, identifier), as a task
     )
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
 
 
 class Handler(Protocol):
-    """A service on one association: it gets the requests of its contexts.
+    """A service on one association: handles the requests of its contexts.
 
     `message` is one of the `requests` of its `ServiceClass`, about the SOP class of its presentation context.
     """
 
     def request(self, presentation_context_id: int, message: Any, has_data_set: bool) -> None:
-        """A command; what it says of a data set has not come yet."""
+        """Handles a command; its data set, if any, has not arrived yet."""
 
     def receive(self, presentation_context_id: int, message: Any, data_set: DataSet) -> None:
-        """The data set of that command, or the last part of it, to be released by the handler."""
+        """Handles the data set of that command, or its last part. The handler must release it."""
 
     def receive_part(self, presentation_context_id: int, message: Any, part: DataSet) -> None:
-        """A part of a large data set, to be released by the handler; more follows."""
+        """Handles a part of a large data set; more parts follow. The handler must release it."""
 
     def ended(self) -> None:
-        """The association is gone."""
+        """The association has ended."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,15 +55,15 @@ class ServiceClass:
     sop_class_uids: tuple[str, ...]
     """Abstract syntaxes of the presentation contexts that it serves."""
     action: Action
-    """Its contexts are accepted from those who may do this."""
+    """The permission that a peer needs for its contexts."""
     requests: frozenset[type[Message]]
     attach: Callable[[Session], Handler]
-    """Makes what serves one association."""
+    """Makes the handler for one association."""
     responses: frozenset[type[Message]] = frozenset()
-    """Responses to requests of ours on its contexts: `Session.responses` hands them to whoever waits."""
+    """Responses to our own requests on its contexts: `Session.responses` passes them to the waiting tasks."""
     is_cancellable: bool = False
-    """Whether C-CANCEL may come for its requests."""
+    """Whether its requests can be cancelled by C-CANCEL."""
     transfer_syntaxes: tuple[str, ...] = PLAIN_TRANSFER_SYNTAXES
     """In our order of preference."""
     options: bytes = b""
-    """What we can do of SOP class extended negotiation, byte by byte; empty: it is not answered."""
+    """The options that we support in SOP class extended negotiation, byte by byte; empty: it is not answered."""

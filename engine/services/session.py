@@ -1,8 +1,8 @@
-"""One association as its services see it: who asks, what was negotiated, and how to answer.
+"""One association as its services see it: the peer, the negotiated contexts, the operations and the responses.
 
-Made by the acceptor when it has accepted the association. Keeps which operations are under way: a service that runs as
-a task is started by `start`, asks `cancelled` between two steps, and has ended when it returns; one that answers by
-callback counts itself by `operation_began` and `operation_ended`. An orderly release waits for all of them.
+The acceptor makes a session when it accepts an association. The session tracks the operations in progress. `start` runs
+an operation as a task, which must check `cancelled` between two steps, and which ends when it returns. An operation
+that answers by callback must call `operation_began` and `operation_ended`. The release waits for all operations.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.ul.negotiation import Accepted, AcceptedContext
 
 SENT_PDU_BYTES_MAX = 128 << 10
-"""What we put into one P-DATA-TF at most, however much the peer takes; larger ones measured no faster."""
+"""The longest P-DATA-TF that we send, even if the peer accepts longer ones: these were measured no faster."""
 
 
 class Response(Protocol):
@@ -51,18 +51,18 @@ class Session:
         self.fragment = fragment_bytes(accepted.peer_maximum_length, self.settings.pdu_length_max or SENT_PDU_BYTES_MAX)
         """Bytes of data in one P-DATA-TF to the peer."""
         self.responses = Responses()
-        """To requests of ours on this association."""
+        """Responses to our own requests on this association."""
         self.operations_count = 0
-        """Operations that have been asked for and not finally answered."""
-        self.releasing = False
-        """Whether the peer has asked for an orderly end."""
+        """Operations without a final response yet."""
+        self.is_releasing = False
+        """Whether the peer has requested the release."""
         self._running: set[int] = set()
         """Message ids of the operations that run as tasks."""
         self._cancelled: set[int] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._log = log.get("services").about(connection.peer_host)
 
-    # -- who, and what holds for it ---------------------------------------------------------------
+    # -- the peer and its settings ----------------------------------------------------------------
 
     @property
     def caller(self) -> str:
@@ -71,21 +71,21 @@ class Session:
 
     @property
     def config(self) -> Config:
-        """The configuration in force."""
+        """The current configuration."""
         return self.services.config
 
     @property
     def settings(self) -> PeerSettings:
-        """What the configuration in force says of the peer."""
+        """The current settings for the peer."""
         return self.services.config.settings_of(self.calling_ae_title)
 
     @property
     def archive(self) -> Archive:
-        """What is served."""
+        """The archive that is served."""
         return self.services.archive
 
     def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
-        """Whether the peer may do that. To be asked once an operation, not once an instance."""
+        """Whether the peer may perform the action. Ask once per operation, not per instance."""
         return self.services.engine.access.allowed(self.principal, action, target)
 
     # -- answers ----------------------------------------------------------------------------------
@@ -98,27 +98,27 @@ class Session:
 
     @property
     def busy(self) -> bool:
-        """Whether an operation is under way."""
+        """Whether an operation is in progress."""
         return self.operations_count > 0
 
     def operation_began(self) -> None:
-        """A request has come that is answered later."""
+        """Counts a request that is answered later."""
         self.operations_count += 1
 
     def operation_ended(self) -> None:
-        """Each operation calls this once, after its final response."""
+        """Each operation must call this once, after its final response."""
         self.operations_count -= 1
-        if self.releasing and not self.busy:
+        if self.is_releasing and not self.busy:
             self.connection.respond_release()
 
     def start(
         self, message_id: int, serve: Callable[[], Coroutine[Any, Any, None]], refuse: Callable[[str], None]
     ) -> None:
-        """Runs an operation as a task; `refuse` answers it with a comment if there are too many, or two of one id."""
+        """Runs an operation as a task; calls `refuse` with a comment if too many run, or one has the same id."""
         outstanding_max = self.settings.receive_window
         if len(self._running) >= outstanding_max or message_id in self._running:
             self.services.engine.metrics.counters["operations_refused"] += 1
-            comment = f"out of resources: {outstanding_max} operations at a time, of own message ids"
+            comment = f"out of resources: {outstanding_max} operations at a time, with different message ids"
             self._log.warning("operation refused", calling=self.caller, why=comment)
             refuse(comment)
             return
@@ -144,7 +144,7 @@ class Session:
             self.operation_ended()
 
     def cancel(self, message_id: int) -> None:
-        """C-CANCEL has come; one for an operation that does not run is overlooked."""
+        """Handles C-CANCEL; ignores one for an operation that does not run."""
         if message_id in self._running:
             self._cancelled.add(message_id)
 
@@ -155,7 +155,7 @@ class Session:
     # -- the end ----------------------------------------------------------------------------------
 
     def ended(self, reason: str) -> None:
-        """The association is gone: stops whatever runs."""
+        """The association has ended: stops all operations."""
         for task in self._tasks:
             task.cancel()
         self.responses.fail(reason)

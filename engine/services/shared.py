@@ -1,4 +1,4 @@
-"""What all associations of a process share: its engine, and what only DIMSE needs."""
+"""The parts that all associations of a process share: its engine, and what only DIMSE needs."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Services:
 
     engine: Engine
     pool: ChunkPool
-    """Room for data sets on their way in."""
+    """Memory for received data sets."""
     trace: TraceFolder | None = None
-    """Where requested associations are traced too."""
+    """Folder for traces of associations that we request."""
     associations_count: int = 0
-    """Open ones in this process."""
-    finding_count: int = 0
-    """C-FINDs under way in this process."""
+    """Open associations in this process."""
+    find_count: int = 0
+    """C-FINDs in progress in this process."""
     commitments: Commitments = field(init=False)
 
     def __post_init__(self) -> None:
@@ -40,29 +40,29 @@ class Services:
             engine.archive, lambda: engine.config, engine.metrics.counters, engine.ingestor.commit.fail
         )
 
-    # -- what sending takes of a process (`destination.Resources`) --------------------------------
+    # -- `destination.Resources` -------------------------------------------------------------------
 
     @property
     def archive(self) -> Archive:
-        """What is stored."""
+        """The archive."""
         return self.engine.archive
 
     @property
     def config(self) -> Config:
-        """The configuration in force."""
+        """The current configuration."""
         return self.engine.config
 
     @property
     def transcoder(self) -> Transcoder:
-        """What decodes."""
+        """The codecs."""
         return self.engine.transcoder
 
     @property
     def retrieval_budget(self) -> RetrievalBudget:
-        """The memory for what goes out."""
+        """The memory budget of retrievals."""
         return self.engine.retrieval_budget
 
     @property
     def pools(self) -> Pools:
-        """Where reading blocks."""
+        """The thread pools."""
         return self.engine.pools

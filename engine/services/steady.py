@@ -1,10 +1,10 @@
-"""The steady state of a retrieval: instances that go out as they are stored, through a `StoreBatch`.
+"""The steady state of a retrieval: sends instances as they are stored, through a `StoreBatch`.
 
-An instance costs no task, timer or future of its own here: answers reach the batch straight from the receiver, and it
-sends and reads on by itself (`ext/transmit.pyx`). This side wakes up when instances are short or all is answered, and
-every tenth of a second to count, to answer and to look whether the peer gets on. It ends with the first instance that
-needs more than that, and leaves it to its caller: what is converted, large, damaged or not in the page cache, a peer
-that answers early, a budget that is short, an association that is traced or that another retrieval sends on.
+An instance costs no task, timer or future here: responses go directly from the receiver to the batch, which reads and
+sends by itself (`ext/transmit.pyx`). This module wakes up when the batch needs more instances or has all responses, and
+every tenth of a second to count, to send pending responses and to check the peer's progress. It ends at the first
+instance that needs more, and leaves it to the caller: one that is converted, large, damaged or not in the page cache;
+also when a peer answers early, memory is short, or the association is traced or used by another retrieval.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.errors import AssociationFailed, StorageError, TranscodeError
 from engine.runtime.retrieval_budget import WHOLE_SHARE, RetrievalBudget
 from engine.services.contexts import SendContexts
 from engine.services.frames import Frames
-from engine.services.suboperations import Originator, Sent, Source
+from engine.services.suboperations import InstanceQueue, Originator, SendResult
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -32,31 +32,31 @@ if TYPE_CHECKING:
     from engine.ul.negotiation import AcceptedContext
 
 DATA_SET_BYTES_MAX = 2 << 20
-"""What is longer gains nothing, and its frames would hold much."""
+"""A longer data set would gain nothing here, and its frames would need much memory."""
 
 FRAGMENT_BYTES_MIN = 4096
-"""With smaller PDUs a fragment costs more than what is saved here, and frames are mostly headers."""
+"""With smaller PDUs a fragment costs more than a batch saves, and frames are mostly headers."""
 
 FRAMES_BYTES_MAX = 8 << 20
-"""All frames of a batch together, unless two take more."""
+"""All frames of a batch together, unless two need more."""
 
 COMMAND_BYTES_MAX = 512
 """Room for a C-STORE-RQ in a frame; the longest has some 260 bytes."""
 
 SEGMENTS_MAX = 4
-"""Segments that a batch keeps open, beside those that are pinned."""
+"""Segments that a batch keeps open, beside the pinned ones."""
 
 NEWS_BELOW = BATCH_SLOTS // 4
-"""More instances are added when fewer are left to be sent."""
+"""More instances are added when fewer remain to be sent."""
 
 TICK_S = 0.1
 
 _ANY_UID = "1"
-"""Stands in a kind of command where the SOP Instance UID will be."""
+"""Placeholder for the SOP Instance UID in a command template."""
 
 
 class SteadySender:
-    """One association's; see the module's head."""
+    """Sends batches of stored instances on one association."""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class SteadySender:
         coercer: Coercer | None,
         drained: Callable[[], Awaitable[None]],
     ) -> None:
-        """`fragment` in bytes; `window` ≥ 1 answers outstanding; `timeout_s`: how long a peer may be silent;
-        `drained` waits until the kernel has all that was sent, and raises AssociationFailed."""
+        """`fragment` in bytes; `window` ≥ 1 outstanding responses; `timeout_s`: how long a peer may be silent;
+        `drained` waits until the kernel has everything that was sent, and raises AssociationFailed."""
         self._retrieval = archive.retrieval
         self._connection = connection
         self._responses = responses
@@ -88,41 +88,48 @@ class SteadySender:
         self._drained = drained
         self._loop = asyncio.get_running_loop()
         self._batch: StoreBatch | None = None
-        self._in_batch: list[Frame] = []
-        self._added: deque[tuple[Instance, int]] = deque()
-        """What is in the batch and not collected, with its message id."""
+        self._batch_frames: list[Frame] = []
+        self._pending: deque[tuple[Instance, int]] = deque()
+        """Instances in the batch without a collected response, with their message ids."""
         self._heads: dict[tuple[str, str], int | None] = {}
-        """The batch's kind of command for a SOP class and transfer syntax; None: none of the batch's."""
+        """The batch's command template for a SOP class and transfer syntax; None: the batch cannot send these."""
         self._segments: dict[int, OpenSegment] = {}
-        self.untold: list[Sent] = []
-        """Answered, and not told since whoever asked for the instances was gone (cancelled) in that moment."""
+        self.unreported: list[SendResult] = []
+        """Results that could not be reported, because the caller was cancelled at that moment."""
         self._news: asyncio.Future[None] | None = None
-        self._has_got_on = False
-        """Whether the batch sent all that was added to it: what could not be added may fit another."""
-        self._lost = ""
-        """Why the association is over."""
+        self._may_continue = False
+        """Whether the batch sent everything that was added to it: instances that did not fit may fit another batch."""
+        self._end_reason = ""
+        """Why the association has ended."""
         self._progress = (0, 0)
         self._progress_at = 0.0
 
     async def run(
-        self, source: Source, originator: Originator, is_wanted: Callable[[], bool], unanswered: dict[str, Instance]
-    ) -> AsyncIterator[list[Sent]]:
-        """Sends from `source` what it can; what it cannot is next there when this ends. All is answered then.
+        self,
+        source: InstanceQueue,
+        originator: Originator,
+        is_wanted: Callable[[], bool],
+        unanswered: dict[str, Instance],
+    ) -> AsyncIterator[list[SendResult]]:
+        """Sends from `source` up to the first instance that needs more; all sent ones have responses then.
 
-        Gives results as they come, many at a time.
-
-        Raises AssociationFailed when the peer is lost; `unanswered` gets what it may or may not have then.
+        Yields results as they come, many at a time. Raises AssociationFailed when the association is lost; `unanswered`
+        then gets the instances that may or may not have arrived.
         """
-        self._has_got_on = True
-        while self._has_got_on:
-            self._has_got_on = False
+        self._may_continue = True
+        while self._may_continue:
+            self._may_continue = False
             async for results in self._run(source, originator, is_wanted, unanswered):
                 yield results
 
     async def _run(
-        self, source: Source, originator: Originator, is_wanted: Callable[[], bool], unanswered: dict[str, Instance]
-    ) -> AsyncIterator[list[Sent]]:
-        """One batch, with frames of one size and few segments."""
+        self,
+        source: InstanceQueue,
+        originator: Originator,
+        is_wanted: Callable[[], bool],
+        unanswered: dict[str, Instance],
+    ) -> AsyncIterator[list[SendResult]]:
+        """Sends one batch, with frames of one size and from few segments."""
         batch = self._begin(source, is_wanted)
         if batch is None:
             return
@@ -133,36 +140,36 @@ class SteadySender:
                 batch.news_below = NEWS_BELOW if more else 0
                 batch.advance()
                 await self._news_or_tick(batch, more)
-                if results := self._collected(batch):
+                if results := self._collect(batch):
                     yield results
-            if self._lost:
-                yield self._out_of_turn(batch)
-                raise AssociationFailed(self._lost)
+            if self._end_reason:
+                yield self._results_out_of_order(batch)
+                raise AssociationFailed(self._end_reason)
             if batch.error is not None:
                 raise batch.error
-            await self._all_taken()
-            self._has_got_on = batch.answered_count > 0 and not batch.stopped
+            await self._wait_for_kernel()
+            self._may_continue = batch.answered_count > 0 and not batch.stopped
         finally:
             self._end(batch, source, unanswered)
 
-    # -- what the responses tell ----------------------------------------------------------------
+    # -- `net.responses.ResponseHandler` --------------------------------------------------------
 
     def received(self, response: CStoreRSP) -> None:
-        """A response that did not come straight to the batch."""
+        """Passes a response to the batch that did not go there directly."""
         if self._batch is not None:
             self._batch.answered(response.message_id_being_responded_to, response.status)
 
     def fail(self, reason: str) -> None:
-        """The association is gone."""
-        self._lost = reason
+        """The association has ended."""
+        self._end_reason = reason
         if self._batch is not None:
             self._batch.halt()
         self._wake()
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _begin(self, source: Source, is_wanted: Callable[[], bool]) -> StoreBatch | None:
-        """A batch whose frames the next instance fits, if there is memory for that and nobody else has one here."""
+    def _begin(self, source: InstanceQueue, is_wanted: Callable[[], bool]) -> StoreBatch | None:
+        """Makes a batch with frames for the next instance; None if memory is short or the association has one."""
         first = next(source, None) if self._fragment >= FRAGMENT_BYTES_MIN else None
         if first is None:
             return None
@@ -171,7 +178,7 @@ class SteadySender:
         length = first.position.payload_length
         if length > DATA_SET_BYTES_MAX or self._context(first) is None or not self._is_unchanged(first):
             return None
-        frames = self._taken(length)
+        frames = self._take_frames(length)
         if not frames:
             return None
         window = min(self._window, len(frames) - 1)
@@ -182,11 +189,11 @@ class SteadySender:
                 self._connection.close_outlet()
             self._frames.keep_all(frames)
             return None
-        self._batch, self._in_batch, self._lost = batch, frames, ""
+        self._batch, self._batch_frames, self._end_reason = batch, frames, ""
         self._progress, self._progress_at = (0, 0), self._loop.time()
         return batch
 
-    def _taken(self, length: int) -> list[Frame]:
+    def _take_frames(self, length: int) -> list[Frame]:
         """Frames for data sets of about this length; none when memory is short."""
         payload = length + length // 8
         room = Frame.room_for(COMMAND_BYTES_MAX, payload, self._fragment)
@@ -202,8 +209,8 @@ class SteadySender:
             return []
         return frames
 
-    def _add_from(self, batch: StoreBatch, source: Source, originator: Originator) -> bool:
-        """Fills the batch; whether there may be more for it."""
+    def _add_from(self, batch: StoreBatch, source: InstanceQueue, originator: Originator) -> bool:
+        """Fills the batch; returns whether the source may have more for it."""
         room = batch.room
         instances = source.take(room)
         message_ids = self._responses.expect_by(self, len(instances))
@@ -213,7 +220,7 @@ class SteadySender:
                 for each in reversed(instances[number:]):
                     source.put_back(each)
                 return False
-            self._added.append((instance, message_id))
+            self._pending.append((instance, message_id))
         return len(instances) == room
 
     def _add(self, batch: StoreBatch, instance: Instance, message_id: int, originator: Originator) -> bool:
@@ -237,7 +244,7 @@ class SteadySender:
         )
 
     def _context(self, instance: Instance) -> AcceptedContext | None:
-        """Where it goes in its own transfer syntax."""
+        """The context for an instance in its own transfer syntax; None: it must be converted."""
         try:
             context, target = self._contexts.choose(instance)
         except TranscodeError:
@@ -249,7 +256,7 @@ class SteadySender:
         return is_even and (self._coercer is None or self._coercer.changes(instance) is None)
 
     def _head(self, batch: StoreBatch, instance: Instance, originator: Originator) -> int | None:
-        """The kind of command of this SOP class and transfer syntax; None: it has none here."""
+        """The command template for the instance's SOP class and transfer syntax; None: the batch cannot send it."""
         context = self._context(instance)
         if context is None:
             return None
@@ -264,26 +271,26 @@ class SteadySender:
         try:
             return batch.add_head(context.presentation_context_id, command)
         except ValueError:
-            return None  # longer than a PDU of this peer
+            return None  # the command is longer than a PDU of this peer
 
     def _segment(self, instance: Instance) -> OpenSegment | None:
-        """Where it lies, open until the batch is over; None: not in this batch."""
+        """The instance's segment, open until the batch ends; None: not in this batch."""
         position = instance.position
         segment = self._segments.get(position.segment_id)
         if segment is None and len(self._segments) < SEGMENTS_MAX:
             try:
                 segment = self._segments[position.segment_id] = self._retrieval.segment(instance)
             except StorageError:
-                return None  # whoever reads it otherwise learns why
+                return None  # the caller reads the instance in another way and gets the error
         return segment
 
     def _is_over(self, batch: StoreBatch, more: bool) -> bool:
-        if self._lost or batch.error is not None:
+        if self._end_reason or batch.error is not None:
             return True
         return not batch.outstanding and bool(batch.stopped or not (more or batch.unsent_count))
 
     async def _news_or_tick(self, batch: StoreBatch, more: bool) -> None:
-        """Until the batch says something, or for a moment. Raises AssociationFailed after too much silence."""
+        """Waits until the batch calls `_wake`, or for a tick. Checks the peer's progress then."""
         if self._is_over(batch, more):
             return
         news = self._news = self._loop.create_future()
@@ -293,11 +300,11 @@ class SteadySender:
         finally:
             self._news = None
             timer.cancel()
-        if not self._lost:
-            self._look(batch)
+        if not self._end_reason:
+            self._check(batch)
 
-    def _look(self, batch: StoreBatch) -> None:
-        """Whether the peer gets on, and others need our memory."""
+    def _check(self, batch: StoreBatch) -> None:
+        """Gives a silent peer up, and frees memory when it is short."""
         now, progress = self._loop.time(), (batch.answered_count, self._connection.delivered_bytes)
         if progress != self._progress:
             self._progress, self._progress_at = progress, now
@@ -308,7 +315,7 @@ class SteadySender:
         if self._budget.is_short:
             batch.halt()
             if not self._connection.unsent_bytes:
-                # Nothing refers to them: the batch sends no more.
+                # Nothing refers to the frames: the batch sends no more.
                 batch.let_go()
                 self._drop_frames()
 
@@ -316,45 +323,45 @@ class SteadySender:
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
-    def _collected(self, batch: StoreBatch) -> list[Sent]:
-        """Those that are answered, in order."""
-        statuses, take = batch.collect(), self._added.popleft
-        answered = [take() for _ in statuses]
-        self._responses.forget_all([message_id for _, message_id in answered])
-        return [Sent(instance, status) for (instance, _), status in zip(answered, statuses, strict=True)]
+    def _collect(self, batch: StoreBatch) -> list[SendResult]:
+        """The results with responses, in order."""
+        statuses, take = batch.collect(), self._pending.popleft
+        entries = [take() for _ in statuses]
+        self._responses.forget_all([message_id for _, message_id in entries])
+        return [SendResult(instance, status) for (instance, _), status in zip(entries, statuses, strict=True)]
 
-    def _out_of_turn(self, batch: StoreBatch) -> list[Sent]:
-        """Those that are answered behind one that is not."""
+    def _results_out_of_order(self, batch: StoreBatch) -> list[SendResult]:
+        """The results behind an instance without a response."""
         return [
-            Sent(instance, status)
-            for (instance, _), (_, status) in zip(self._added, batch.rest(), strict=True)
+            SendResult(instance, status)
+            for (instance, _), (_, status) in zip(self._pending, batch.rest(), strict=True)
             if status is not None
         ]
 
-    async def _all_taken(self) -> None:
-        """An early answer: the kernel may have to take the rest of what was sent before its frame is used again."""
+    async def _wait_for_kernel(self) -> None:
+        """After an early response, waits until the kernel has the rest of the frame, so that it can be reused."""
         if self._connection.unsent_bytes:
             await self._drained()
 
     def _drop_frames(self) -> None:
-        while self._in_batch:
-            self._frames.drop(self._in_batch.pop())
+        while self._batch_frames:
+            self._frames.drop(self._batch_frames.pop())
 
-    def _end(self, batch: StoreBatch, source: Source, unanswered: dict[str, Instance]) -> None:
+    def _end(self, batch: StoreBatch, source: InstanceQueue, unanswered: dict[str, Instance]) -> None:
         batch.halt()
         self._connection.close_outlet()
         self._connection.filter_commands(None)
-        for (instance, message_id), (is_sent, status) in reversed(list(zip(self._added, batch.rest(), strict=True))):
+        for (instance, message_id), (is_sent, status) in reversed(list(zip(self._pending, batch.rest(), strict=True))):
             self._responses.forget(message_id)
             if not is_sent:
                 source.put_back(instance)
             elif status is None:
                 unanswered[instance.sop_instance_uid] = instance
             else:
-                self.untold.append(Sent(instance, status))
-        self._added.clear()
+                self.unreported.append(SendResult(instance, status))
+        self._pending.clear()
         self._segments.clear()
         if not self._connection.unsent_bytes:
-            self._frames.keep_all(self._in_batch)
-        # Else the association is over, and the budget gets them when the frames are closed.
-        self._in_batch, self._batch = [], None
+            self._frames.keep_all(self._batch_frames)
+        # Otherwise the association has ended, and `Frames.close` returns their memory.
+        self._batch_frames, self._batch = [], None

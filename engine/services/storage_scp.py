@@ -1,8 +1,8 @@
-"""Storage Service Class, SCP (PS3.4 Annex B): hands data sets to the archive and answers when it has committed them.
+"""Storage Service Class, SCP (PS3.4 Annex B): passes data sets to the archive and answers when it has committed them.
 
-Does not parse data sets and does not wait: answers come by callback, in any order, so several C-STOREs of one
-association may be outstanding (asynchronous operations, PS3.7 D.3.3.3). When more are than the limits allow,
-reading stops, which is all the back-pressure that a sender understands.
+It neither parses data sets nor waits: results come by callback, in any order, so several C-STOREs of one association
+may be outstanding (asynchronous operations, PS3.7 D.3.3.3). When more are outstanding than the limits allow, reading
+pauses, which is all the back-pressure that a sender understands.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 logger = log.get("services.storage_scp")
 
 TRUNCATED_COMMENT = "stored, but the data set ends early"
-KEPT_ASIDE_COMMENT = "stored aside: another instance of this UID is current"
+KEPT_ASIDE_COMMENT = "kept aside: another instance of this UID is current"
 
 
 class StorageProvider:
@@ -48,14 +48,14 @@ class StorageProvider:
         self._limits = SCAN_LIMITS
         self._accept_truncated = False
         self._window = 1
-        self._held_back = False
+        self._is_paused = False
         self._unanswered = 0
-        """Data sets that have come and whose answer has not gone out: each will call `_answer`."""
+        """Received data sets without a response: `_answer` will be called for each."""
         self._streams: dict[int, _Stream] = {}
         self._chunks_max = 0
 
     def prepare(self) -> None:
-        """After negotiation: what this calling AE title may do, and how its instances are committed."""
+        """Reads the permissions and settings of the calling AE title. Call this after negotiation."""
         session, limits = self._session, self._services.config.limits
         settings = session.settings
         self._allowed = bool(session.allowed(Action.STORE))
@@ -71,7 +71,7 @@ class StorageProvider:
             self._services.engine.flow.began(self._connection, session.calling_ae_title)
 
     def request(self, presentation_context_id: int, rq: CStoreRQ, has_data_set: bool) -> None:
-        """A C-STORE-RQ: from now on until its answer, the association is busy."""
+        """Handles a C-STORE-RQ: the association is busy until its response."""
         if not has_data_set:
             self._connection.abort("CStoreRQ without its data set", 0, 0)
             return
@@ -79,13 +79,13 @@ class StorageProvider:
         self._services.engine.flow.wake()
 
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
-        """A whole data set, or the last part of a large one."""
-        began = perf_counter()
+        """Stores a whole data set, or the last part of a large one."""
+        start_s = perf_counter()
         self._unanswered += 1
         length = data_set.offset + data_set.length
 
         def done(outcome: Outcome | EngineError) -> None:
-            self._services.engine.metrics.store_latency_s.observe(perf_counter() - began)
+            self._services.engine.metrics.store_latency_s.observe(perf_counter() - start_s)
             self._answer(presentation_context_id, rq, length, outcome)
 
         stream = self._streams.pop(presentation_context_id, None)
@@ -103,10 +103,10 @@ class StorageProvider:
             self._answer(presentation_context_id, rq, 0, refusal)
             return
         self._services.engine.ingestor.store(data_set, self._request(presentation_context_id, rq), done)
-        self._hold_back()
+        self._pause_if_full()
 
     def receive_part(self, presentation_context_id: int, rq: CStoreRQ, part: DataSet) -> None:
-        """A part of an object that is larger than the stream threshold; reading waits until it is written."""
+        """Stores a part of an object above the stream threshold; reading pauses until it is written."""
         stream = self._streams.get(presentation_context_id)
         if stream is None:
             stream = _Stream(self._services.engine.loop, self._connection)
@@ -115,7 +115,7 @@ class StorageProvider:
             if not self._allowed:
                 stream.error = InstanceRefused("not allowed to store", Refusal.NOT_AUTHORIZED)
             elif refusal is not None:
-                # What is still to come is read and dropped.
+                # Further parts are read and dropped.
                 stream.error = refusal
             else:
                 request = self._request(presentation_context_id, rq)
@@ -125,7 +125,7 @@ class StorageProvider:
         stream.part(part)
 
     def ended(self) -> None:
-        """The association is gone: half-received objects are given up."""
+        """The association has ended: drops incomplete objects."""
         self._services.engine.flow.ended(self._connection)
         for stream in self._streams.values():
             stream.abort()
@@ -150,15 +150,15 @@ class StorageProvider:
             return None
         return InstanceRefused("out of resources: the data set is too long", Refusal.OUT_OF_RESOURCES)
 
-    def _hold_back(self) -> None:
-        """Stops reading when this association has its window full, or all together hold too much memory.
+    def _pause_if_full(self) -> None:
+        """Pauses reading when the window of this association is full, or all associations hold too much memory.
 
-        Only while an answer is due, for it is an answer that lets reading go on.
+        It pauses only while a response is outstanding, because a response resumes reading.
         """
-        if not self._held_back and (
+        if not self._is_paused and (
             self._unanswered > self._window or (self._unanswered and self._services.pool.outstanding > self._chunks_max)
         ):
-            self._held_back = True
+            self._is_paused = True
             self._connection.pause_reading()
 
     def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
@@ -193,8 +193,8 @@ class StorageProvider:
         ).encode()
         self._connection.trace_command(presentation_context_id, rsp)
         self._connection.send(p_data_tf(presentation_context_id, True, rsp, self._session.fragment))
-        if self._held_back:
-            self._held_back = False
+        if self._is_paused:
+            self._is_paused = False
             self._connection.resume_reading()
         self._session.operation_ended()
 
@@ -224,7 +224,7 @@ class StorageProvider:
 
 
 class _Stream:
-    """One large object on its way in: parts are written in order, one at a time, while reading pauses."""
+    """Receives one large object: writes its parts in order, one at a time, while reading pauses."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, connection: object) -> None:
         self._loop = loop
@@ -234,7 +234,7 @@ class _Stream:
         self.error: EngineError | None = None
 
     def begin(self, begin_stream: Callable[[StoreRequest], StreamIngest], request: StoreRequest) -> None:
-        """Takes it for an instance until something else turns out; that is answered with the last part."""
+        """Begins to store the object; an error is answered with the last part."""
         try:
             self._ingest = begin_stream(request)
         except EngineError as error:
@@ -295,11 +295,11 @@ class _Stream:
             try:
                 await ingest.abort()
             except EngineError as error:
-                # Recovery removes what is left of it.
-                logger.error("half a large object stays on the disk", error=str(error))
+                # Recovery removes the incomplete object.
+                logger.error("an incomplete large object stays on the disk", error=str(error))
 
     def abort(self) -> None:
-        """The sender is gone."""
+        """Drops the incomplete object; its sender has gone."""
 
         async def give_up() -> None:
             if self._previous is not None:
@@ -317,7 +317,7 @@ def _attach(session: Session) -> StorageProvider:
 
 SERVICE = ServiceClass(
     name="Storage",
-    sop_class_uids=(),  # whatever is accepted and no other service's: see `registry`
+    sop_class_uids=(),  # all accepted classes that no other service serves: see `registry`
     action=Action.STORE,
     requests=frozenset({CStoreRQ}),
     responses=frozenset({CStoreRSP}),

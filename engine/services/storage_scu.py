@@ -1,15 +1,14 @@
-"""Storage Service Class, SCU: sends stored instances on an association, its own (C-MOVE) or the asker's (C-GET).
+"""Storage Service Class, SCU: sends stored instances on our own association (C-MOVE) or the requestor's (C-GET).
 
-Does not choose instances and does not count them. A stored data set is read straight between the PDU headers of one
-frame, checked there against its checksum and sent with one write; while the peer thinks about one instance the next is
-read. What goes out as it is stored goes in batches as long as nothing is in the way (`steady`); here is what happens
-otherwise, one by one. Only when the peer took no presentation context for the stored transfer syntax is a data set
-transcoded, and then it is made while it is sent (`outgoing`).
+A stored data set is read directly between the PDU headers of one frame, verified there against its checksum and sent
+with one write; while the peer processes one instance, the next is read. Instances that are sent as they are stored go
+in batches if possible (`steady`); this module sends all others one by one. A data set is transcoded only if the peer
+accepted no presentation context for its stored transfer syntax, and then while it is sent (`outgoing`).
 
-    read-ahead    frame i+1 is filled while the answer to i is due
-    window        answers outstanding at once: 1, or what the asynchronous operations window allows
-    budget        frames are taken from the worker's (`budget`); when it is short, nothing is read ahead and data sets
-                  go in pieces. A peer that takes a second for anything keeps no frame then that it does not need
+    read-ahead    frame i+1 is filled while the response to i is outstanding
+    window        responses outstanding at once: 1, or as many as the asynchronous operations window allows
+    budget        frames use the worker's `budget`; when it is short, nothing is read ahead and data sets go in pieces.
+                  A peer that needs a second for anything then holds no frame that it does not need
 """
 
 from __future__ import annotations
@@ -30,11 +29,12 @@ from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalPr
 from engine.index.format.types import Instance
 from engine.runtime.pools import ThreadPool
 from engine.runtime.retrieval_budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
+from engine.services import outgoing
 from engine.services.contexts import UID_LENGTH_MAX, SendContexts
 from engine.services.frames import Frames
-from engine.services.outgoing import Outgoing, Stream, bytes_held, outgoing
+from engine.services.outgoing import OutgoingDataSet, Stream
 from engine.services.steady import SteadySender
-from engine.services.suboperations import SENT_WITH_FAILURE, Originator, Sent, Source
+from engine.services.suboperations import SENT_WITH_FAILURE, InstanceQueue, Originator, SendResult
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -50,28 +50,27 @@ if TYPE_CHECKING:
 logger = log.get("services.storage_scu")
 
 WHOLE_BYTES_MAX = 8 << 20
-"""A data set up to this length is sent as one frame; longer ones go piece by piece in bounded memory."""
+"""A data set up to this length is sent as one frame; longer ones piece by piece in bounded memory."""
 
 PIECE_BYTES = 1 << 20
 PIECE_BYTES_MIN = 64 << 10
-"""A piece when memory is short; never less than one fragment."""
+"""The length of a piece when memory is short; never less than one fragment."""
 
 GAPS_MAX = 4096
-"""Fragments of one frame. A peer may ask for PDUs of a few bytes: what it takes shall not multiply our memory."""
+"""Fragments of one frame. A peer may require PDUs of a few bytes, which must not multiply our memory."""
 
 ONE_BY_ONE = 64
 """Instances sent one by one before a batch is tried again: each change costs a moment in which nothing is read."""
 
 PROGRESS_S = 1.0
-"""How often a peer that takes its time is looked at: by so much silence may last longer than its limit."""
+"""The interval of progress checks: silence may last longer than its limit by so much."""
 
-
-_AS_STORED = Outgoing(None, None)
+_AS_STORED = OutgoingDataSet(None, None)
 
 
 @dataclass(slots=True)
 class _Ready:
-    """An instance that can go out: a frame, or one that goes in pieces and is yet to be read."""
+    """An instance that is ready to be sent: in a frame, or in pieces that are still to be read."""
 
     stored: StoredInstance
     message_id: int
@@ -80,25 +79,25 @@ class _Ready:
     prefix: bytes
     context: AcceptedContext
     data: bytes | None = None
-    """What is sent instead of the stored bytes: the data set in another transfer syntax, or with other attributes."""
+    """Sent instead of the stored bytes: the data set in another transfer syntax, or with changed attributes."""
     stream: Stream | None = None
-    """The same, if it is made while it is sent."""
-    held_bytes: int = 0
-    """What `data` or `stream` has taken from the budget."""
+    """The same, converted while it is sent."""
+    budget_bytes: int = 0
+    """Bytes of the budget that `data` or `stream` uses."""
 
     @property
     def instance(self) -> Instance:
-        """Where it lies, and what it is."""
+        """The stored instance."""
         return self.stored.instance
 
     @property
     def length(self) -> int:
-        """Bytes of the data set as it is sent, unless it is a stream."""
+        """Length of the data set that is sent; not for a stream."""
         return self.stored.length if self.data is None else len(self.data)
 
 
 class InstanceSender:
-    """Sends instances on one association; `send_all` tells what became of each."""
+    """Sends instances on one association."""
 
     def __init__(
         self,
@@ -116,7 +115,7 @@ class InstanceSender:
         preferred: tuple[str, ...] = (),
         coercer: Coercer | None = None,
     ) -> None:
-        """`contexts`: those on which we are SCU; `fragment` in bytes; `window` ≥ 1 answers outstanding."""
+        """`contexts`: uses those on which we are SCU; `fragment` in bytes; `window` ≥ 1 outstanding responses."""
         self._budget = budget
         self._reads = reads
         self._coercer = coercer
@@ -130,13 +129,13 @@ class InstanceSender:
         self._contexts = SendContexts(contexts, preferred)
         self._frames = Frames(budget, fragment)
         self._outstanding: deque[_Ready] = deque()
-        """Sent and not answered."""
+        """Sent instances without a response."""
         self._ahead: _Ready | None = None
-        """Read and not sent."""
+        """The instance that was read ahead and not sent yet."""
         self._leaving: list[Frame] = []
-        """Answered before the kernel had all of them."""
+        """Frames whose response came before the kernel had all their bytes."""
         self.unanswered: dict[str, Instance] = {}
-        """What has been sent, wholly or in part, and has no answer: it may or may not have arrived."""
+        """Instances that were sent, wholly or in part, and have no response: they may or may not have arrived."""
         self._steady = SteadySender(
             archive,
             connection,
@@ -152,34 +151,34 @@ class InstanceSender:
         )
 
     async def send_all(
-        self, source: Source, originator: Originator, is_wanted: Callable[[], bool]
-    ) -> AsyncIterator[list[Sent]]:
-        """Sends what `source` gives, in order, reading ahead, while that `is_wanted`: what is read and not
-        wanted any more is not sent. Raises AssociationFailed when the peer is lost.
+        self, source: InstanceQueue, originator: Originator, is_wanted: Callable[[], bool]
+    ) -> AsyncIterator[list[SendResult]]:
+        """Sends the instances of `source` in order, as long as `is_wanted`; yields their results.
 
-        What could not be sent (no context, corrupt, not decodable) is reported, and the next one follows.
+        An instance that cannot be sent (no context, corrupt, not decodable) has a result with the error, and the next
+        one follows. Raises AssociationFailed when the association is lost.
         """
         try:
             while True:
                 async for results in self._steady.run(source, originator, is_wanted, self.unanswered):
                     yield results
-                is_through = True
-                async for sent in self._one_by_one(islice(source, ONE_BY_ONE), originator, is_wanted):
-                    is_through = False
-                    yield [sent]
-                if is_through:
+                is_finished = True
+                async for result in self._one_by_one(islice(source, ONE_BY_ONE), originator, is_wanted):
+                    is_finished = False
+                    yield [result]
+                if is_finished:
                     break
         finally:
             self._forget_ahead()
             for ready in self._outstanding:
                 self._responses.forget(ready.message_id)
-                self._give_back(ready)
+                self._free(ready)
             self._frames.close()
 
     async def _one_by_one(
         self, instances: Iterator[Instance], originator: Originator, is_wanted: Callable[[], bool]
-    ) -> AsyncIterator[Sent]:
-        """Sends them in whatever way each needs, reading one ahead."""
+    ) -> AsyncIterator[SendResult]:
+        """Sends instances in the way that each needs, reading one ahead."""
         outstanding = self._outstanding
         for instance in instances:
             try:
@@ -195,30 +194,30 @@ class InstanceSender:
                 self._forget_ahead()
                 if isinstance(error, CorruptRecord):
                     await self._blocking(functools.partial(self._archive.retrieval.note_damage, instance, error))
-                yield Sent(instance, SENT_WITH_FAILURE, error)
+                yield SendResult(instance, SENT_WITH_FAILURE, error)
         self._forget_ahead()
         while outstanding:
             yield await self._answer()
         if self._leaving:
-            await self._all_left()
+            await self._reclaim_leaving()
 
     @property
-    def untold(self) -> list[Sent]:
-        """What was answered and `send_all` could not tell, as it was cancelled in that moment."""
-        return self._steady.untold
+    def unreported(self) -> list[SendResult]:
+        """Results that `send_all` could not yield, because it was cancelled at that moment."""
+        return self._steady.unreported
 
     # -- inside ---------------------------------------------------------------------------------
 
     async def _prepare(self, instance: Instance, originator: Originator) -> _Ready:
         if len(instance.sop_instance_uid) > UID_LENGTH_MAX:
-            # Old archives hold some. Many would end the association over it, and with it all that follows.
+            # Old archives have such instances. Many peers would end the association over one, and fail all others.
             length = len(instance.sop_instance_uid)
             raise LocalProtocolError(f"a SOP Instance UID of {length} characters, {UID_LENGTH_MAX} are allowed")
         context, target = self._contexts.choose(instance)
-        made, held_bytes = _AS_STORED, 0
+        converted, budget_bytes = _AS_STORED, 0
         changes = self._coercer.changes(instance) if self._coercer is not None else None
         if changes is not None or target != instance.transfer_syntax_uid or instance.position.payload_length & 1:
-            made, held_bytes = await self._made(instance, target, changes)
+            converted, budget_bytes = await self._convert(instance, target, changes)
         message_id, response = self._responses.expect()
         try:
             command = CStoreRQ(
@@ -232,57 +231,58 @@ class InstanceSender:
             self._connection.trace_command(context.presentation_context_id, command)
             prefix = p_data_tf(context.presentation_context_id, True, command, self._fragment)
             stored = self._archive.retrieval.open(instance)
-            ready = _Ready(stored, message_id, response, None, prefix, context, made.data, made.stream, held_bytes)
+            data, stream = converted.data, converted.stream
+            ready = _Ready(stored, message_id, response, None, prefix, context, data, stream, budget_bytes)
             if ready.stream is not None:
                 pass
             elif ready.length <= min(WHOLE_BYTES_MAX, GAPS_MAX * self._fragment):
                 ready.frame = await self._whole_frame(ready)
             elif ready.data is None:
-                # Found corrupt in the middle it would cost the association, and everything else on it.
+                # Damage found in the middle would cost the association, and everything else on it.
                 await self._blocking(ready.stored.verify_damaged)
         except BaseException:
-            self._budget.give_back(held_bytes)
+            self._budget.give_back(budget_bytes)
             self._responses.forget(message_id)
             raise
         return ready
 
-    async def _made(self, instance: Instance, target: str, changes: Changes | None) -> tuple[Outgoing, int]:
-        """What is sent instead of the stored bytes, and what it holds of the budget. Raises MemoryShort."""
-        held_bytes = bytes_held(instance, changes)
-        if not self._budget.take(held_bytes, PIECE_SHARE):
-            # Who waits must hold nothing.
+    async def _convert(self, instance: Instance, target: str, changes: Changes | None) -> tuple[OutgoingDataSet, int]:
+        """The converted data set, and the bytes of the budget that it uses. Raises MemoryShort."""
+        budget_bytes = outgoing.conversion_bytes(instance, changes)
+        if not self._budget.take(budget_bytes, PIECE_SHARE):
+            # Hold no memory while you wait for memory.
             await self._drained()
             self._shed(ahead=False)
-            await self._budget.wait_for(held_bytes, self._timeout_s)
+            await self._budget.wait_for(budget_bytes, self._timeout_s)
         try:
-            made = await outgoing(self._archive, self._transcoder, self._reads, instance, target, changes)
+            converted = await outgoing.convert(self._archive, self._transcoder, self._reads, instance, target, changes)
         except BaseException:
-            self._budget.give_back(held_bytes)
+            self._budget.give_back(budget_bytes)
             raise
-        if made.data is not None:
-            self._budget.give_back(held_bytes - len(made.data))
-            held_bytes = len(made.data)
-        return made, held_bytes
+        if converted.data is not None:
+            self._budget.give_back(budget_bytes - len(converted.data))
+            budget_bytes = len(converted.data)
+        return converted, budget_bytes
 
-    def _give_back(self, ready: _Ready) -> None:
-        """Its data, or its stream, are needed no more."""
-        self._budget.give_back(ready.held_bytes)
-        ready.held_bytes = 0
+    def _free(self, ready: _Ready) -> None:
+        """Frees its converted data or stream."""
+        self._budget.give_back(ready.budget_bytes)
+        ready.budget_bytes = 0
         ready.data = ready.stream = None
 
     def _forget_ahead(self) -> None:
         if self._ahead is not None:
             self._responses.forget(self._ahead.message_id)
             self._frames.drop(self._ahead.frame)
-            self._give_back(self._ahead)
+            self._free(self._ahead)
             self._ahead = None
 
     def _shed(self, *, ahead: bool) -> None:
-        """Lets go of all memory that can be had again; of what is read `ahead` too."""
+        """Frees all memory that is not needed now; `ahead`: also the frame that was read ahead."""
         self._frames.drop_idle()
         if not self._connection.unsent_bytes:
-            self._leaving, left = [], self._leaving
-            for frame in left:
+            self._leaving, frames = [], self._leaving
+            for frame in frames:
                 self._frames.drop(frame)
             for ready in self._outstanding:
                 self._frames.drop(ready.frame)
@@ -292,7 +292,7 @@ class InstanceSender:
             self._ahead.frame = None
 
     async def _whole_frame(self, ready: _Ready) -> Frame | None:
-        """The whole message in one frame; None: memory is short."""
+        """The whole message in one frame; None when memory is short."""
         frame = self._frames.take(len(ready.prefix), ready.length, WHOLE_SHARE)
         if frame is None:
             return None
@@ -307,7 +307,7 @@ class InstanceSender:
         return frame
 
     async def _fill(self, gaps: list[memoryview], ready: _Ready, at: int) -> None:
-        """Puts the data set from `at` into `gaps`."""
+        """Reads the data set from offset `at` into `gaps`."""
         if ready.data is not None:
             _fill_from(ready.data, gaps, at)
             return
@@ -316,7 +316,7 @@ class InstanceSender:
 
     async def _transmit(self, ready: _Ready) -> None:
         if self._leaving:
-            await self._all_left()
+            await self._reclaim_leaving()
         if ready.frame is not None:
             self._begin(ready)
             self._connection.send(ready.frame)
@@ -329,37 +329,36 @@ class InstanceSender:
         try:
             await self._transmit_pieces(ready, frame, piece_bytes)
         except CorruptRecord as error:
-            # Note it first: the abort cancels this task, and a thread that has not begun would not note it at all.
+            # Note the damage first: the abort cancels this task, and a thread that has not begun would never note it.
             await self._blocking(functools.partial(self._archive.retrieval.note_damage, ready.instance, error))
-            # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
+            # The peer has a part of the object: only an abort tells it that the object is incomplete.
             self._connection.abort(f"stored object is corrupt: {error}", 2, 0)
             raise AssociationFailed(f"aborted, stored object is corrupt: {error}") from error
         self._frames.keep(frame)
 
     def _begin(self, ready: _Ready) -> None:
-        """From here on the peer may have some of it."""
+        """Marks an instance as sent: from now on the peer may have a part of it."""
         self._ahead = None
         self._outstanding.append(ready)
         self.unanswered[ready.instance.sop_instance_uid] = ready.instance
 
-    def _piece_bytes(self, most: int) -> int:
-        return max(min(most // self._fragment, GAPS_MAX), 1) * self._fragment
+    def _piece_bytes(self, limit: int) -> int:
+        return max(min(limit // self._fragment, GAPS_MAX), 1) * self._fragment
 
     async def _piece_frame(self, ready: _Ready) -> tuple[Frame, int]:
-        """What the pieces go out in, one after the other, and the length of each.
+        """A frame for the pieces, one after the other, and the length of a piece.
 
-        Raises MemoryShort, or CorruptRecord for what would have gone in one frame; nothing has been sent then.
+        Raises MemoryShort, or CorruptRecord for an instance that would fit one frame; nothing has been sent then.
         """
         piece_bytes = self._piece_bytes(PIECE_BYTES)
         length = piece_bytes if ready.stream is not None else ready.length
         frame = self._frames.take(len(ready.prefix), min(length, piece_bytes), PIECE_SHARE)
         if frame is None:
-            # Who waits must hold nothing.
+            # Hold no memory while you wait for memory.
             await self._drained()
             self._shed(ahead=False)
             piece_bytes = self._piece_bytes(PIECE_BYTES_MIN)
-            wanted = min(length, piece_bytes)
-            frame = await self._frames.wait_for(len(ready.prefix), wanted, self._timeout_s)
+            frame = await self._frames.wait_for(len(ready.prefix), min(length, piece_bytes), self._timeout_s)
         if ready.data is None and ready.stream is None and ready.length <= WHOLE_BYTES_MAX:
             try:
                 await self._blocking(ready.stored.verify)
@@ -369,7 +368,7 @@ class InstanceSender:
         return frame, piece_bytes
 
     async def _transmit_pieces(self, ready: _Ready, frame: Frame, piece_bytes: int) -> None:
-        """Piece by piece; the last one goes out only after the checksum of the whole has been found right."""
+        """Sends the data set piece by piece; the last one only after the checksum of the whole was verified."""
         prefix, at, crc = ready.prefix, 0, 0
         async with self._connection.message() as send:
             while at < ready.length:
@@ -385,7 +384,7 @@ class InstanceSender:
                 prefix, at = b"", at + length
 
     async def _transmit_stream(self, ready: _Ready, stream: Stream, frame: Frame, piece_bytes: int) -> None:
-        """Piece by piece, one ahead: which is the last is known when nothing follows it, and that all was right."""
+        """Sends a stream one piece behind: only its end shows which piece is the last, and that all was correct."""
         prefix, piece, following = ready.prefix, memoryview(bytearray(piece_bytes)), memoryview(bytearray(piece_bytes))
         try:
             length = await self._blocking(functools.partial(stream.fill, piece))
@@ -396,55 +395,55 @@ class InstanceSender:
         is_last = False
         while not is_last:
             try:
-                ahead = await self._blocking(functools.partial(stream.fill, following))
+                next_length = await self._blocking(functools.partial(stream.fill, following))
             except EngineError as error:
-                # Half of the object is at the peer already: only an abort keeps it from being taken for whole.
-                self._connection.abort(f"object cannot be sent to its end: {error}", 2, 0)
-                raise AssociationFailed(f"aborted, object cannot be sent to its end: {error}") from error
-            is_last = ahead == 0
+                # The peer has a part of the object: only an abort tells it that the object is incomplete.
+                self._connection.abort(f"the object cannot be sent completely: {error}", 2, 0)
+                raise AssociationFailed(f"aborted, the object cannot be sent completely: {error}") from error
+            is_last = next_length == 0
             gaps = frame.layout(prefix, length, self._fragment, ready.context.presentation_context_id, is_last)
             _fill_from(piece, gaps, 0)
             self._connection.send(frame)
             await self._drained()
-            prefix, piece, following, length = b"", following, piece, ahead
+            prefix, piece, following, length = b"", following, piece, next_length
         self._frames.keep(frame)
-        self._give_back(ready)
+        self._free(ready)
 
     async def _drained(self) -> None:
         await self._until(self._connection.drained)
 
-    async def _until(self, has_taken: Callable[[], Awaitable[None]]) -> None:
+    async def _until(self, drained: Callable[[], Awaitable[None]]) -> None:
         try:
-            await self._in_time(has_taken, f"the peer took nothing for {self._timeout_s:g} s")
+            await self._in_time(drained, f"the peer received nothing for {self._timeout_s:g} s")
         except ConnectionError as error:
             raise AssociationFailed(str(error)) from error
 
-    async def _all_left(self) -> None:
-        """A peer that answers what it has not read yet is waited for: else that would pile up."""
+    async def _reclaim_leaving(self) -> None:
+        """Waits until the kernel has the leaving frames, so that they do not pile up, and makes them idle."""
         await self._drained()
         while self._leaving:
             self._frames.keep(self._leaving.pop())
 
-    async def _answer(self) -> Sent:
-        """What becomes of the instance that was sent first."""
+    async def _answer(self) -> SendResult:
+        """Waits for the response to the instance that was sent first."""
         ready = self._outstanding[0]
         response = await self._in_time(
             lambda: asyncio.shield(ready.response), f"the peer did not answer C-STORE within {self._timeout_s:g} s"
         )
         self._outstanding.popleft()
-        self._give_back(ready)
+        self._free(ready)
         del self.unanswered[ready.instance.sop_instance_uid]
         if ready.frame is not None:
             if self._connection.unsent_bytes:
                 self._leaving.append(ready.frame)
             else:
                 self._frames.keep(ready.frame)
-        return Sent(ready.instance, response.status)
+        return SendResult(ready.instance, response.status)
 
     async def _in_time(self, wait: Callable[[], Awaitable[Any]], why: str) -> Any:
-        """What `wait` gives, or AssociationFailed. The limit is for silence: a slow peer may go on taking bytes.
+        """The result of `wait`. Raises AssociationFailed after too long a silence; a slow peer may go on receiving.
 
-        Looked at once a second, so that silence that begins late is not waited for twice as long.
+        Progress is checked once a second, so that silence that begins late is not waited for twice as long.
         """
         step_s = min(PROGRESS_S, self._timeout_s / 4)
         delivered, silent_s = -1, 0.0
@@ -467,7 +466,7 @@ class InstanceSender:
 
 
 def _fill_from(data: Buffer, gaps: list[memoryview], at: int) -> None:
-    """Puts `data` from `at` into gaps."""
+    """Copies `data` from offset `at` into gaps."""
     view = memoryview(data)
     for gap in gaps:
         gap[:] = view[at : at + len(gap)]

@@ -1,9 +1,7 @@
-"""Storage SCU for `filmroom send` of what is in the archive: as a C-MOVE would send it, with counts and retries.
+"""Storage SCU for `filmroom send` and send jobs: sends a selection of stored instances, with counts and retries.
 
-Does not choose instances (its user selects them) and does not send them (`destination`).
-
-    selection ─► Destination ─► completed, warned, failed ─► the failed ones once more ─► report
-                                          └─ with `Remaining`, a file says what is still to be sent
+selection ─► Destination ─► completed, warned, failed ─► the failed ones once more ─► report
+                                      └─ with `RemainingFile`, a file lists the instances still to send
 """
 
 from __future__ import annotations
@@ -25,8 +23,8 @@ from engine.metrics import Metrics
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
 from engine.services.destination import Destination, Results
-from engine.services.destination import Resources as Sending
-from engine.services.suboperations import Originator, Sent
+from engine.services.destination import Resources as SendResources
+from engine.services.suboperations import Originator, SendResult
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -39,38 +37,38 @@ Progress = Callable[[str, int, int], None]
 
 logger = log.get("services.stored_scu")
 
-SILENCES_MAX = 3
-"""Instances, one after the other, that a peer does not answer in time before it is given up. Some (Orthanc) neither
-answer nor end the association over a data set that they cannot parse: it shall not cost all that follow."""
+TIMEOUTS_MAX = 3
+"""Consecutive instances without an answer in time, after which we give up. Some peers (Orthanc) neither answer nor end
+the association for a data set that they cannot parse: it shall not fail all that follow."""
 
 
 @dataclass(slots=True)
 class StoredReport:
-    """What became of the instances; true at any time, also when sending was interrupted."""
+    """The results of sending; correct at any time, also after an interruption."""
 
     total: int = 0
     completed: int = 0
     warned: int = 0
-    """Taken with a warning status."""
+    """Instances accepted with a warning status."""
     bytes: int = 0
-    """As they are stored, of what the peer has taken."""
+    """Stored length of the accepted instances."""
     failed: dict[str, str] = field(default_factory=dict)
     """SOP Instance UID → reason."""
     seconds: float = 0.0
 
     @property
     def sent(self) -> int:
-        """What the peer has now."""
+        """Instances that the peer has accepted."""
         return self.completed + self.warned
 
     @property
     def untried(self) -> int:
-        """What was not reached when it was interrupted."""
+        """Instances that were not tried before an interruption."""
         return self.total - self.sent - len(self.failed)
 
 
 class Resources:
-    """What sending takes of a process that serves nobody (`destination.Resources`)."""
+    """The parts of a process without a server that sending needs (`destination.Resources`)."""
 
     def __init__(self, archive: Archive, config: Config) -> None:
         self.archive = archive
@@ -88,54 +86,54 @@ class Resources:
 
 
 class Sender(Protocol):
-    """What instances are given to."""
+    """Sends instances to one peer."""
 
     async def send(self, instances: list[Instance], /) -> None:
-        """Sends them all, or tells why not."""
+        """Sends all instances, and reports a result for each."""
 
 
 OpenDestination = Callable[[Results], Sender]
-"""Makes what instances are given to, of who counts them."""
+"""Makes a sender that reports to the given results."""
 
 
 async def send_stored(
-    resources: Sending,
+    resources: SendResources,
     peer: Peer,
     selection: Selection,
     report: StoredReport,
     progress: Progress,
     *,
     retries: int = 1,
-    is_taken: Callable[[str], None] = lambda uid: None,
+    on_sent: Callable[[str], None] = lambda uid: None,
     open_destination: OpenDestination | None = None,
 ) -> None:
-    """Sends what is selected; `report` and `is_taken` (a SOP Instance UID) tell of it while it goes on.
+    """Sends a selection; updates `report`, and calls `on_sent` with the SOP Instance UID of each accepted instance.
 
-    `open_destination`: how the peer is sent to; None: by C-STORE. What failed is sent again up to `retries` times.
-    Raises AssociationFailed when the peer took nothing since no association with it was possible.
+    `open_destination` makes the sender; None: by C-STORE. Failed instances are sent again up to `retries` times. Raises
+    AssociationFailed when nothing could be sent because no association was possible.
     """
     open_destination = open_destination or partial(_by_c_store, resources, peer)
-    began = time.monotonic()
-    results = _Results(report, progress, is_taken)
+    start_s = time.monotonic()
+    results = _Results(report, progress, on_sent)
     try:
         report.total = len(selection)
         progress("sending", 0, report.total)
         with resources.archive.retrieval.pin(selection.segment_ids):
             await _send(resources, open_destination(results), selection.batches())
             for _ in range(retries):
-                if again := results.begin_again():
-                    await _send(resources, open_destination(results), [again])
+                if failures := results.start_retry():
+                    await _send(resources, open_destination(results), [failures])
     finally:
-        report.seconds = time.monotonic() - began
+        report.seconds = time.monotonic() - start_s
     if results.unreachable and not report.sent:
         raise AssociationFailed(results.unreachable)
 
 
-def _by_c_store(resources: Sending, peer: Peer, results: Results) -> Destination:
-    return Destination(resources, peer, results, Originator(), silences_max=SILENCES_MAX)
+def _by_c_store(resources: SendResources, peer: Peer, results: Results) -> Destination:
+    return Destination(resources, peer, results, Originator(), timeouts_max=TIMEOUTS_MAX)
 
 
-async def _send(resources: Sending, destination: Sender, batches: Iterable[list[Instance]]) -> None:
+async def _send(resources: SendResources, destination: Sender, batches: Iterable[list[Instance]]) -> None:
     source = iter(batches)
     while (batch := await resources.pools.index.run(lambda: next(source, None))) is not None:
         await destination.send(batch)
@@ -144,97 +142,97 @@ async def _send(resources: Sending, destination: Sender, batches: Iterable[list[
 class _Results:
     """Counts for a report (`destination.Results`)."""
 
-    def __init__(self, report: StoredReport, progress: Progress, is_taken: Callable[[str], None]) -> None:
+    def __init__(self, report: StoredReport, progress: Progress, on_sent: Callable[[str], None]) -> None:
         self._report = report
         self._progress = progress
-        self._is_taken = is_taken
+        self._on_sent = on_sent
         self._failed: list[Instance] = []
         self.unreachable = ""
         self.cancelled = False
 
     @property
-    def answered(self) -> int:
-        """Instances that the peer has taken."""
+    def sent_count(self) -> int:
+        """Instances that the peer has accepted."""
         return self._report.sent
 
-    def note(self, results: Sequence[Sent]) -> None:
-        """These have their results."""
-        for sent in results:
-            self._note(sent)
+    def note(self, results: Sequence[SendResult]) -> None:
+        """Counts results."""
+        for result in results:
+            self._note(result)
 
-    def _note(self, sent: Sent) -> None:
-        outcome = category(sent.status) if sent.error is None else Category.FAILURE
+    def _note(self, result: SendResult) -> None:
+        outcome = category(result.status) if result.error is None else Category.FAILURE
         if outcome not in (Category.SUCCESS, Category.WARNING):
-            self._fail(sent.instance, str(sent.error or f"refused with status {sent.status:04X}"))
+            self._fail(result.instance, str(result.error or f"refused with status {result.status:04X}"))
             return
         self._report.completed += outcome is Category.SUCCESS
         self._report.warned += outcome is Category.WARNING
-        self._report.bytes += sent.instance.position.payload_length
-        self._is_taken(sent.instance.sop_instance_uid)
-        self._tell()
+        self._report.bytes += result.instance.position.payload_length
+        self._on_sent(result.instance.sop_instance_uid)
+        self._show_progress()
 
     def fail_all(self, instances: Iterable[Instance], why: str) -> None:
-        """None of these was sent."""
+        """Counts instances that were not sent."""
         for instance in instances:
             self._fail(instance, why)
 
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
-        """A mistake of ours: it is named, and costs what was still to be sent."""
+        """Our own code failed: logs it, and counts the remaining instances as failed."""
         logger.error("sending crashed", error=repr(error))
         self.fail_all(instances, f"internal error: {error!r}")
 
-    def begin_again(self) -> list[Instance]:
-        """What failed, which counts as not tried from now on; last what the peer was given up over."""
-        again, self._failed = self._failed[::-1], []
+    def start_retry(self) -> list[Instance]:
+        """Takes the failed instances for another attempt, those last at which the peer stopped answering."""
+        failures, self._failed = self._failed[::-1], []
         self._report.failed.clear()
-        if again:
+        if failures:
             self.unreachable = ""
-        return again
+        return failures
 
     def _fail(self, instance: Instance, why: str) -> None:
         self._failed.append(instance)
         self._report.failed[instance.sop_instance_uid] = why
-        self._tell()
+        self._show_progress()
 
-    def _tell(self) -> None:
+    def _show_progress(self) -> None:
         self._progress("sending", self._report.sent + len(self._report.failed), self._report.total)
 
 
-class Remaining:
-    """A file of the SOP Instance UIDs, one a line, that are still to be sent: an interrupted `send` goes on with it."""
+class RemainingFile:
+    """A file with the SOP Instance UIDs that are still to be sent, one a line, to resume an interrupted `send`."""
 
     def __init__(self, path: Path) -> None:
-        """Reads it if it is there. Raises StorageError when it cannot be read or is another file."""
+        """Reads the file if it exists. Raises StorageError when it cannot be read or is another file."""
         self._path = path
-        self._left: dict[str, None] = {}
+        self._remaining: dict[str, None] = {}
         self.uids: frozenset[str] | None = None
-        """None: there is no file yet, and everything is to be sent."""
+        """None: there is no file yet, and all instances are to be sent."""
         try:
             lines = path.read_text("utf-8").splitlines()
         except FileNotFoundError:
             return
         except UnicodeDecodeError as error:
-            raise StorageError(f"{path} is no list of UIDs") from error
+            raise StorageError(f"{path} is not a list of UIDs") from error
         if not all(0 < len(line) <= 128 and line.isprintable() and " " not in line for line in lines):
-            raise StorageError(f"{path} is no list of UIDs")
+            raise StorageError(f"{path} is not a list of UIDs")
         self.uids = frozenset(lines)
 
-    def of(self, instances: Iterable[Instance]) -> Iterator[Instance]:
-        """Of instances, those that are still to be sent."""
+    def select(self, instances: Iterable[Instance]) -> Iterator[Instance]:
+        """The instances that are still to be sent."""
         for instance in instances:
             if self.uids is None or instance.sop_instance_uid in self.uids:
-                self._left[instance.sop_instance_uid] = None
+                self._remaining[instance.sop_instance_uid] = None
                 yield instance
 
-    def taken(self, sop_instance_uid: str) -> None:
-        """The peer has it."""
-        self._left.pop(sop_instance_uid, None)
+    def remove(self, sop_instance_uid: str) -> None:
+        """Removes an instance that was sent."""
+        self._remaining.pop(sop_instance_uid, None)
 
     def save(self) -> None:
-        """Writes what is still to be sent; removes the file when that is nothing."""
-        if not self._left:
+        """Writes the remaining UIDs; removes the file when none remain."""
+        if not self._remaining:
             self._path.unlink(missing_ok=True)
             return
-        beside = self._path.with_name(f"{self._path.name}.new")
-        beside.write_text("".join(f"{uid}\n" for uid in self._left), "utf-8")
-        os.replace(beside, self._path)
+        new_path = self._path.with_name(f"{self._path.name}.new")
+        new_path.write_text("".join(f"{uid}\n" for uid in self._remaining), "utf-8")
+        os.replace(new_path, self._path)

@@ -1,4 +1,4 @@
-"""What the senders of stored instances share with who counts them: the instances, their originator, their results."""
+"""The data of sub-operations that senders and counters share: the queue of instances, the originator, the results."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from engine.errors import EngineError
 from engine.index.format.types import Instance
 
 SENT_WITH_FAILURE = 0xA700
-"""Not a status on the wire: what a sender notes for an instance that it could not send."""
+"""The status of an instance that could not be sent; it never appears on the wire."""
 
 
 @dataclass(frozen=True, slots=True)
 class Originator:
-    """What sub-operations of a C-MOVE carry (PS3.7 9.1.1.1)."""
+    """The originator of a C-MOVE's sub-operations (PS3.7 9.1.1.1)."""
 
     ae_title: str = ""
     message_id: int | None = None
@@ -22,55 +22,55 @@ class Originator:
 
 
 @dataclass(slots=True)
-class Sent:
-    """What became of one instance: the peer's status, or why it was not sent."""
+class SendResult:
+    """The result of one instance: the peer's status, or the error that kept it from being sent."""
 
     instance: Instance
     status: int
     error: EngineError | None = None
 
 
-class Source:
-    """Gives out instances one by one, and stops when they are not wanted any more; knows which are under way."""
+class InstanceQueue:
+    """A queue of instances to send, which ends when `is_wanted` returns False; tracks the instances in progress."""
 
     def __init__(self, is_wanted: Callable[[], bool], instances: list[Instance]) -> None:
         self._is_wanted = is_wanted
         self._todo = list(reversed(instances))
-        self._under_way: dict[str, Instance] = {}
+        self._in_progress: dict[str, Instance] = {}
 
-    def __iter__(self) -> Source:
+    def __iter__(self) -> InstanceQueue:
         return self
 
     def __next__(self) -> Instance:
         if not self._todo or not self._is_wanted():
             raise StopIteration
         instance = self._todo.pop()
-        self._under_way[instance.sop_instance_uid] = instance
+        self._in_progress[instance.sop_instance_uid] = instance
         return instance
 
     def take(self, count: int) -> list[Instance]:
-        """The next ones, `count` at most; fewer: there are no more, or they are not wanted."""
+        """The next instances, `count` at most; fewer only at the end of the queue."""
         if not self._is_wanted():
             return []
-        taken = self._todo[: -count - 1 : -1]
-        del self._todo[len(self._todo) - len(taken) :]
-        self._under_way.update((instance.sop_instance_uid, instance) for instance in taken)
-        return taken
+        instances = self._todo[: -count - 1 : -1]
+        del self._todo[len(self._todo) - len(instances) :]
+        self._in_progress.update((instance.sop_instance_uid, instance) for instance in instances)
+        return instances
 
     def put_back(self, instance: Instance) -> None:
-        """It has not been sent, and comes next again."""
-        self._under_way.pop(instance.sop_instance_uid, None)
+        """Returns an instance that was not sent; it comes next again."""
+        self._in_progress.pop(instance.sop_instance_uid, None)
         self._todo.append(instance)
 
-    def ended(self, results: Iterable[Sent]) -> None:
-        """These have their results."""
+    def remove(self, results: Iterable[SendResult]) -> None:
+        """Removes instances that have a result."""
         for result in results:
-            self._under_way.pop(result.instance.sop_instance_uid, None)
+            self._in_progress.pop(result.instance.sop_instance_uid, None)
 
-    def under_way(self) -> list[Instance]:
-        """Given out and without a result."""
-        return list(self._under_way.values())
+    def in_progress(self) -> list[Instance]:
+        """Instances that were taken and have no result."""
+        return list(self._in_progress.values())
 
-    def left(self) -> list[Instance]:
-        """Not given out yet, in order."""
+    def remaining(self) -> list[Instance]:
+        """Instances that were not taken yet, in order."""
         return list(reversed(self._todo))

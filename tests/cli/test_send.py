@@ -118,7 +118,7 @@ def test_a_peer_that_answers_nothing_is_given_up_after_some_instances(
         ended.set()
     assert (code, out) == (exit_codes.PEER, "")
     assert "given up" in err
-    assert len(asked) == stored_scu.SILENCES_MAX
+    assert len(asked) == stored_scu.TIMEOUTS_MAX
 
 
 def test_a_peer_that_takes_another_class_only_fails_that_one(capsys: pytest.CaptureFixture[str]) -> None:

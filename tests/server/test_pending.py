@@ -107,11 +107,11 @@ class Host:
         (b"\xff\xff", "unknown bytes", 1),
         (b"GO AWAY", "unknown bytes", 1),
         (b"\x16\x02", "unknown bytes", 1),
-        (b"\x04\x00\x00\x00\x00\x10", "a PDU out of turn", 2),
-        (b"\x05", "a PDU out of turn", 2),
+        (b"\x04\x00\x00\x00\x00\x10", "an unexpected PDU", 2),
+        (b"\x05", "an unexpected PDU", 2),
         (b"\x07\x00\x00", "A-ABORT", 0),
-        (b"\x01\x00\xff\xff\xff\xff", "an A-ASSOCIATE-RQ of an absurd length", 6),
-        (b"\x01\x00\x00\x10\x00\x01", "an A-ASSOCIATE-RQ of an absurd length", 6),
+        (b"\x01\x00\xff\xff\xff\xff", "an A-ASSOCIATE-RQ that is too long", 6),
+        (b"\x01\x00\x00\x10\x00\x01", "an A-ASSOCIATE-RQ that is too long", 6),
     ],
 )
 def test_what_is_no_request_is_recognised_by_its_first_bytes(head: bytes, what: str, reason: int) -> None:

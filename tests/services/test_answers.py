@@ -18,8 +18,8 @@ from engine.dicom.schema import STANDARD, Schema
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED, TransferSyntax
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.index.format.types import Level, Match, Query
-from engine.services.answers import Answers
-from engine.services.query import Asked
+from engine.services.answers import FindResponses
+from engine.services.query import FindRequest
 from engine.services.session import Session
 from tests.oracle.foreign import read_data_set
 
@@ -85,7 +85,7 @@ UNKNOWN = tags.PatientMotherBirthName
 
 
 def session_of(syntax: TransferSyntax, fragment: int = 16378, schema: Schema = STANDARD) -> tuple[Session, list[bytes]]:
-    """What Answers needs of a session, and the commands that were told to the wire trace."""
+    """What FindResponses needs of a session, and the commands that were told to the wire trace."""
     traced: list[bytes] = []
     session = SimpleNamespace(
         connection=SimpleNamespace(trace_command=lambda _, command: traced.append(command)),
@@ -97,14 +97,18 @@ def session_of(syntax: TransferSyntax, fragment: int = 16378, schema: Schema = S
     return cast(Session, session), traced
 
 
-def asked_of(returned: Iterable[int], character_set: bytes = b"", keys: Mapping[int, bytes] | None = None) -> Asked:
+def asked_of(
+    returned: Iterable[int], character_set: bytes = b"", keys: Mapping[int, bytes] | None = None
+) -> FindRequest:
     every = tuple(sorted({*returned, tags.QueryRetrieveLevel}))
     query = Query(Level.STUDY, dict.fromkeys(returned, b"") | dict(keys or {}), character_set=character_set)
-    return Asked(query, every, b"STUDY")
+    return FindRequest(query, every, b"STUDY")
 
 
-def answers_of(syntax: TransferSyntax, asked: Asked, fragment: int = 16378, schema: Schema = STANDARD) -> Answers:
-    return Answers(session_of(syntax, fragment, schema)[0], CONTEXT_ID, CFindRQ(7, FIND), asked)
+def answers_of(
+    syntax: TransferSyntax, asked: FindRequest, fragment: int = 16378, schema: Schema = STANDARD
+) -> FindResponses:
+    return FindResponses(session_of(syntax, fragment, schema)[0], CONTEXT_ID, CFindRQ(7, FIND), asked)
 
 
 def text_of(rng: random.Random, tag: int) -> Any:
@@ -159,9 +163,9 @@ def is_ascii(value: Any) -> bool:
 # the general way -----------------------------------------------------------------------------------
 
 
-def identifier(said: Mapping[int, Any], asked: Asked, syntax: TransferSyntax) -> bytes:
+def identifier(said: Mapping[int, Any], asked: FindRequest, syntax: TransferSyntax) -> bytes:
     """What a response says of a match, each time made from nothing."""
-    answer: dict[int, Any] = {tag: said.get(tag, "") for tag in asked.returned}
+    answer: dict[int, Any] = {tag: said.get(tag, "") for tag in asked.return_keys}
     answer |= {tags.QueryRetrieveLevel: "STUDY", tags.RetrieveAETitle: "FILMROOM"}
     if tags.InstanceAvailability in answer:
         answer[tags.InstanceAvailability] = "ONLINE"
@@ -218,7 +222,7 @@ def test_responses_are_those_of_the_general_way(syntax: TransferSyntax) -> None:
             said |= {tag: text_of(rng, tag) for tag in known if tag not in said or rng.random() < 0.5}
             unsupported = UNKNOWN in returned
             match = Match(Level.STUDY, {tag: in_utf_8(said[tag]) for tag in known}, unsupported)
-            command, data, _ = taken_apart(answers.encoded(match))
+            command, data, _ = taken_apart(answers.encode(match))
             assert command == command_of(0xFF01 if unsupported else 0xFF00)
             assert data == identifier(said, asked, syntax), f"run {run} of {syntax.name}"
             _check_as_pydicom_reads(data, syntax, said)
@@ -259,7 +263,7 @@ def test_the_character_set_is_the_one_asked_for_if_it_can_be(
     asked_set: bytes, name: str, declared: bytes | None
 ) -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.PatientName], asked_set))
-    _, data, _ = taken_apart(answers.encoded(Match(Level.STUDY, {tags.PatientName: name.encode()})))
+    _, data, _ = taken_apart(answers.encode(Match(Level.STUDY, {tags.PatientName: name.encode()})))
     dataset = read_data_set(data, EXPLICIT)
     assert str(dataset.PatientName) == name
     found = decode_identifier(data, EXPLICIT).character_set
@@ -271,7 +275,7 @@ def test_one_text_that_the_set_cannot_carry_brings_all_into_utf_8_and_only_that_
     seen = []
     for name in ("Müller", "山田", "Müller", "Doe"):
         found = {tags.PatientName: name.encode(), tags.StudyDescription: "Schädel".encode()}
-        dataset = read_data_set(taken_apart(answers.encoded(Match(Level.STUDY, found)))[1], EXPLICIT)
+        dataset = read_data_set(taken_apart(answers.encode(Match(Level.STUDY, found)))[1], EXPLICIT)
         assert (str(dataset.PatientName), dataset.StudyDescription) == (name, "Schädel")
         seen.append(str(dataset.SpecificCharacterSet))
     assert seen == ["ISO_IR 100", "ISO_IR 192", "ISO_IR 100", "ISO_IR 100"]
@@ -281,7 +285,7 @@ def test_one_text_that_the_set_cannot_carry_brings_all_into_utf_8_and_only_that_
 def test_text_beyond_ascii_where_none_may_be_is_answered_in_utf_8(asked_set: bytes) -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.PatientSex, tags.PatientName], asked_set))
     found = {tags.PatientSex: "MÄNNLICH".encode(), tags.PatientName: "Müller".encode()}
-    decoded = decode_identifier(taken_apart(answers.encoded(Match(Level.STUDY, found)))[1], EXPLICIT)
+    decoded = decode_identifier(taken_apart(answers.encode(Match(Level.STUDY, found)))[1], EXPLICIT)
     assert decoded.character_set == b"ISO_IR 192"
     assert {tag: decoded.items[tag] for tag in found} == found
 
@@ -291,7 +295,7 @@ def test_numbers_and_lengths_beyond_ascii_are_no_text() -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.Rows, tags.OtherPatientIDsSequence]))
     found = {tags.Rows: b"\xc4\x89", tags.OtherPatientIDsSequence: items}
     assert not items.isascii()
-    _, data, _ = taken_apart(answers.encoded(Match(Level.STUDY, found)))
+    _, data, _ = taken_apart(answers.encode(Match(Level.STUDY, found)))
     decoded = decode_identifier(data, EXPLICIT)
     assert decoded.character_set == b""
     assert decoded.items[tags.Rows] == b"\xc4\x89"
@@ -300,7 +304,7 @@ def test_numbers_and_lengths_beyond_ascii_are_no_text() -> None:
 def test_long_responses_come_in_fragments_of_the_size_that_was_agreed() -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.PatientComments]), fragment=100)
     found = {tags.PatientComments: b"c" * 1000}
-    _, data, lengths = taken_apart(answers.encoded(Match(Level.STUDY, found)))
+    _, data, lengths = taken_apart(answers.encode(Match(Level.STUDY, found)))
     assert b"c" * 1000 in data
     assert max(lengths) == 106
     assert len(lengths) > 10
@@ -308,9 +312,9 @@ def test_long_responses_come_in_fragments_of_the_size_that_was_agreed() -> None:
 
 def test_commands_go_to_the_wire_trace() -> None:
     session, traced = session_of(EXPLICIT)
-    answers = Answers(session, CONTEXT_ID, CFindRQ(7, FIND), asked_of([tags.PatientName]))
+    answers = FindResponses(session, CONTEXT_ID, CFindRQ(7, FIND), asked_of([tags.PatientName]))
     for unsupported in (False, True):
-        answers.encoded(Match(Level.STUDY, {tags.PatientName: b"Doe"}, unsupported))
+        answers.encode(Match(Level.STUDY, {tags.PatientName: b"Doe"}, unsupported))
     assert traced == [command_of(0xFF00), command_of(0xFF01)]
 
 
@@ -319,7 +323,7 @@ def test_a_private_attribute_has_the_vr_of_its_configuration() -> None:
     asked = asked_of([0x00190012, 0x00191210], keys={0x00190012: b"ACME 1.0"})
     answers = answers_of(EXPLICIT, asked, schema=schema)
     match = Match(Level.STUDY, {0x00190012: b"ACME 1.0", 0x00191210: b"1.5"})
-    dataset = read_data_set(taken_apart(answers.encoded(match))[1], EXPLICIT)
+    dataset = read_data_set(taken_apart(answers.encode(match))[1], EXPLICIT)
     element = dataset.private_block(0x19, "ACME 1.0")[0x10]
     assert (element.VR, float(element.value)) == ("DS", 1.5)
 

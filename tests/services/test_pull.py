@@ -17,7 +17,7 @@ from engine.dicom import tags
 from engine.errors import AssociationFailed
 from engine.services import find_scu, pull, retrieve_scu
 from engine.services.find_scu import Keys
-from engine.services.pull_plan import Wish
+from engine.services.pull_plan import PullQuery
 from engine.services.pull_report import PullReport
 from tests import foreign_archive, samples
 from tests.foreign_archive import PATIENT_ROOT
@@ -36,7 +36,9 @@ def uid(ds: Dataset) -> str:
     return str(ds.SOPInstanceUID)
 
 
-def pulled(data: Path, peer: Peer, wish: Wish | None = None, *, timeout_s: float = 10.0, **options: Any) -> PullReport:
+def pulled(
+    data: Path, peer: Peer, query: PullQuery | None = None, *, timeout_s: float = 10.0, **options: Any
+) -> PullReport:
     """One pull into `data`."""
     report = PullReport()
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=timeout_s)
@@ -45,7 +47,7 @@ def pulled(data: Path, peer: Peer, wish: Wish | None = None, *, timeout_s: float
     async def run() -> None:
         with Archive.open(data, create=True) as archive:
             progress = lambda what, done, total: None  # noqa: E731
-            wanted = wish or Wish(keys=EVERYTHING)
+            wanted = query or PullQuery(keys=EVERYTHING)
             async with pull.pulling(archive, config, peer, wanted, report, progress, **options) as work:
                 await work.run()
 
@@ -92,7 +94,7 @@ def test_what_is_here_is_not_asked_for_and_a_pull_that_was_cut_goes_on(tmp_path:
         report = pulled(tmp_path, peer)
         assert (report.studies_here, report.here, report.arrived) == (2, 6, 0)
         assert [str(asked.QueryRetrieveLevel) for _, asked in foreign.asked] == ["STUDY"]
-        report = pulled(tmp_path, peer, Wish(keys=EVERYTHING, again=True))
+        report = pulled(tmp_path, peer, PullQuery(keys=EVERYTHING, again=True))
         assert (report.duplicates, report.stored, report.failed) == (6, 0, {})
 
 
@@ -106,11 +108,11 @@ def test_a_peer_that_counts_nothing_and_names_no_class_is_asked_for_each_instanc
 
 def test_named_studies_and_keys_of_a_series_choose_and_what_is_not_there_is_said(tmp_path: Path) -> None:
     foreign = Foreign(six())
-    wish = Wish((f"{ROOT}.1", "1.2.3"), {tags.SeriesInstanceUID: f"{ROOT}.1.2"})
+    query = PullQuery((f"{ROOT}.1", "1.2.3"), {tags.SeriesInstanceUID: f"{ROOT}.1.2"})
     with foreign_archive.serving(foreign) as peer:
-        report = pulled(tmp_path, peer, wish)
+        report = pulled(tmp_path, peer, query)
         assert (report.stored, report.not_found) == (2, ["study 1.2.3"])
-        assert pulled(tmp_path, peer, Wish(keys=EVERYTHING, limit=1)).studies == 1
+        assert pulled(tmp_path, peer, PullQuery(keys=EVERYTHING, limit=1)).studies == 1
 
 
 def test_instances_that_nobody_asked_for_and_repetitions_are_not_stored(tmp_path: Path) -> None:
@@ -163,7 +165,7 @@ def test_a_peer_without_a_context_for_a_class_is_told_so(tmp_path: Path) -> None
     with foreign_archive.serving(Foreign(instances, classes=[samples.CT])) as peer:
         report = pulled(tmp_path, peer)
     assert report.stored == 2
-    assert report.failed[uid(instances[2])].startswith("OTHER took no presentation context for MR Image Storage")
+    assert report.failed[uid(instances[2])].startswith("OTHER accepted no presentation context for MR Image Storage")
 
 
 def test_a_peer_that_answers_no_role_selection_is_told_so(tmp_path: Path) -> None:
@@ -171,7 +173,7 @@ def test_a_peer_that_answers_no_role_selection_is_told_so(tmp_path: Path) -> Non
         report = pulled(tmp_path, peer)
     assert report.stored == 0
     assert set(report.failed) == set(map(uid, six()))
-    assert all("did not agree to send CT Image Storage" in why for why in report.failed.values())
+    assert all("refused to send CT Image Storage" in why for why in report.failed.values())
 
 
 def test_a_peer_that_never_answers_is_given_up(tmp_path: Path) -> None:
@@ -230,7 +232,7 @@ def test_a_peer_that_sends_nothing_is_given_up_after_some_times_its_limit(
         with pytest.raises(AssociationFailed, match=f"associations were lost: OTHER {why} for"):
             pulled(tmp_path, peer, timeout_s=0.4)
         ended.set()
-    assert len(foreign.levels_of_gets()) == pull.SILENCES_MAX
+    assert len(foreign.levels_of_gets()) == pull.TIMEOUTS_MAX
 
 
 def test_of_a_peer_that_cuts_its_answers_all_studies_are_found_by_their_dates(tmp_path: Path) -> None:

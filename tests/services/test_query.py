@@ -13,10 +13,10 @@ from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import QueryError
 from engine.index.format.types import Level, Query, Root
 from engine.services.query import (
-    DESCRIBED_MAX,
+    DESCRIBED_KEYS_MAX,
     FIND_OPTIONS,
-    Asked,
-    described,
+    FindRequest,
+    describe,
     find_query,
     query_options,
     retrieval_query,
@@ -30,7 +30,7 @@ def context(sop_class: str = "2.1") -> AcceptedContext:
     return AcceptedContext(1, MODEL + sop_class, EXPLICIT_VR_LITTLE_ENDIAN.uid, False, True)
 
 
-def asked(keys: Mapping[int, Value], sop_class: str = "2.1", **more: Any) -> Asked:
+def asked(keys: Mapping[int, Value], sop_class: str = "2.1", **more: Any) -> FindRequest:
     return find_query(context(sop_class), encode_identifier(keys, EXPLICIT_VR_LITTLE_ENDIAN), **more)
 
 
@@ -54,7 +54,7 @@ def test_an_identifier_is_a_query_of_its_model_and_what_is_to_be_returned() -> N
         query = got.query
         assert (query.level, query.root, query.limit, query.character_set) == (Level.STUDY, root, 7, b"ISO_IR 100")
         assert query.keys == {tags.PatientName: b"M\xfcller", tags.StudyInstanceUID: b""}
-        assert set(got.returned) == set(keys) - {tags.SpecificCharacterSet}
+        assert set(got.return_keys) == set(keys) - {tags.SpecificCharacterSet}
     assert asked(keys).query.limit is None
 
 
@@ -108,12 +108,12 @@ def test_a_retrieval_takes_unique_keys_and_needs_no_parents() -> None:
     ],
 )
 def test_a_query_is_described_by_its_keys_and_kinds_of_matching(tag: int, value: Any, words: str) -> None:
-    assert described(Query(Level.STUDY, {tag: value})) == words
+    assert describe(Query(Level.STUDY, {tag: value})) == words
 
 
 def test_options_make_other_kinds_of_matching() -> None:
     def kind(tag: int, value: bytes, **options: bool) -> str:
-        return described(Query(Level.STUDY, {tag: value}, **options)).partition(" ")[2]
+        return describe(Query(Level.STUDY, {tag: value}, **options)).partition(" ")[2]
 
     assert kind(tags.PatientName, b"Doe", fuzzy=True) == "fuzzy"
     assert kind(tags.PatientID, b"P1", fuzzy=True) == "single value"
@@ -124,9 +124,9 @@ def test_options_make_other_kinds_of_matching() -> None:
 
 def test_of_many_keys_some_are_described() -> None:
     keys = {tag: b"1" for tag in sorted(vars(tags).values(), key=str) if isinstance(tag, int) and tag >> 16 == 0x18}
-    words = described(Query(Level.IMAGE, keys))
-    assert words.count(",") == DESCRIBED_MAX - 1
-    assert words.endswith(f" and {len(keys) - DESCRIBED_MAX} more")
+    words = describe(Query(Level.IMAGE, keys))
+    assert words.count(",") == DESCRIBED_KEYS_MAX - 1
+    assert words.endswith(f" and {len(keys) - DESCRIBED_KEYS_MAX} more")
 
 
 @pytest.mark.parametrize("level", [b"study ", b"Study", b" STUDY"])
@@ -144,11 +144,11 @@ def test_modality_at_study_level_is_modalities_in_study(value: bytes, in_study: 
         keys[tags.ModalitiesInStudy] = in_study
     found = asked(keys)
     assert found.query.keys == {tags.ModalitiesInStudy: value}
-    assert found.said_by == {tags.Modality: tags.ModalitiesInStudy}
-    assert tags.Modality in found.returned
+    assert found.substitutes == {tags.Modality: tags.ModalitiesInStudy}
+    assert tags.Modality in found.return_keys
     relational = asked(keys, options=["relational"])
     assert relational.query.keys[tags.Modality] == value, "that looks at the series"
-    assert not relational.said_by
+    assert not relational.substitutes
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_modality_at_study_level_is_modalities_in_study(value: bytes, in_study: 
 def test_modality_elsewhere_and_beside_modalities_in_study_is_what_it_says(keys: dict[int, Value]) -> None:
     found = asked(keys)
     assert found.query.keys[tags.Modality] == keys[tags.Modality]
-    assert not found.said_by
+    assert not found.substitutes
 
 
 ALL_OPTIONS = frozenset({"relational", "date-time", "fuzzy", "timezone", "empty-values", "multiple-values"})

@@ -48,14 +48,14 @@ def context_of(abstract_syntax: str) -> AcceptedContext:
 
 def is_taken(message: Message, abstract_syntax: str) -> bool:
     try:
-        return registry.belongs(message, registry.service_of(abstract_syntax), context_of(abstract_syntax))
+        return registry.is_served(message, registry.service_of(abstract_syntax), context_of(abstract_syntax))
     except MessageError:
         return False
 
 
 def status_of(message: Message, abstract_syntax: str) -> int:
     with pytest.raises(MessageError) as refused:
-        registry.belongs(message, registry.service_of(abstract_syntax), context_of(abstract_syntax))
+        registry.is_served(message, registry.service_of(abstract_syntax), context_of(abstract_syntax))
     return refused.value.status
 
 
@@ -92,7 +92,7 @@ def test_an_n_action_out_of_place_is_refused_in_the_words_of_normalized_services
 
 def test_a_cancel_for_what_cannot_be_cancelled_is_overlooked() -> None:
     service = registry.service_of(VERIFICATION)
-    assert not registry.belongs(CCancelRQ(1), service, context_of(VERIFICATION))
+    assert not registry.is_served(CCancelRQ(1), service, context_of(VERIFICATION))
 
 
 def test_no_abstract_syntax_has_two_services() -> None:

@@ -1,4 +1,4 @@
-"""Source: in order, whether one by one or several at once; what is put back comes next again."""
+"""InstanceQueue: gives instances in order, one by one or several at once; an instance that is put back comes next."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from engine.index.format.types import Instance
-from engine.services.suboperations import Sent, Source
+from engine.services.suboperations import InstanceQueue, SendResult
 
 
 @dataclass
@@ -18,20 +18,20 @@ ALL = [cast(Instance, Named(f"1.{number}")) for number in range(6)]
 
 
 def test_instances_come_in_order_and_what_is_put_back_comes_next() -> None:
-    source = Source(lambda: True, ALL)
-    assert source.take(2) == ALL[:2]
-    assert next(source) is ALL[2]
-    taken = source.take(2)
+    queue = InstanceQueue(lambda: True, ALL)
+    assert queue.take(2) == ALL[:2]
+    assert next(queue) is ALL[2]
+    taken = queue.take(2)
     for each in reversed(taken):
-        source.put_back(each)
-    assert source.left() == ALL[3:]
-    assert source.take(0) == []
-    assert source.take(100) == ALL[3:]
-    source.ended([Sent(ALL[1], 0)])
-    assert source.under_way() == [ALL[0], *ALL[2:]]
-    assert (source.left(), source.take(5), next(source, None)) == ([], [], None)
+        queue.put_back(each)
+    assert queue.remaining() == ALL[3:]
+    assert queue.take(0) == []
+    assert queue.take(100) == ALL[3:]
+    queue.remove([SendResult(ALL[1], 0)])
+    assert queue.in_progress() == [ALL[0], *ALL[2:]]
+    assert (queue.remaining(), queue.take(5), next(queue, None)) == ([], [], None)
 
 
 def test_nothing_comes_that_is_not_wanted() -> None:
-    source = Source(lambda: False, ALL)
-    assert (source.take(3), next(source, None), source.left()) == ([], None, ALL)
+    queue = InstanceQueue(lambda: False, ALL)
+    assert (queue.take(3), next(queue, None), queue.remaining()) == ([], None, ALL)

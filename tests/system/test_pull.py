@@ -13,7 +13,7 @@ from engine.config import Config, Limits, Peer
 from engine.dicom import tags
 from engine.errors import AssociationFailed
 from engine.services import pull
-from engine.services.pull_plan import Wish
+from engine.services.pull_plan import PullQuery
 from engine.services.pull_report import PullReport
 from tests import foreign_archive, samples
 from tests.foreign_archive import Archive as Foreign
@@ -39,12 +39,12 @@ def four() -> list[samples.Dataset]:
 def moved(server: Server, peer: Peer, *, again: bool = False) -> PullReport:
     report = PullReport()
     config = Config(data=server.data, dicom_port=server.port, limits=Limits(disk_reserve_bytes=0))
-    wish = Wish(keys={tags.PatientID: "*"}, again=again)
+    query = PullQuery(keys={tags.PatientID: "*"}, again=again)
 
     async def run() -> None:
         with Archive.open(server.data) as archive:
             progress = lambda what, done, total: None  # noqa: E731
-            async with pull.pulling(archive, config, peer, wish, report, progress, is_move=True) as work:
+            async with pull.pulling(archive, config, peer, query, report, progress, is_move=True) as work:
                 await work.run()
 
     uvloop.run(run())
@@ -92,4 +92,4 @@ def test_a_peer_that_sends_elsewhere_is_given_up_after_some_series(
             with pytest.raises(AssociationFailed, match="nothing comes here .*says that all is sent"):
                 moved(server, peer)
     assert received
-    assert len([what for what, _ in foreign.asked if what == "move"]) == pull.BARREN_MAX
+    assert len([what for what, _ in foreign.asked if what == "move"]) == pull.EMPTY_MOVES_MAX

@@ -59,22 +59,29 @@ def command(
     """
     config = settings.load()
     target = backend.addressed(config, peer, Action.RETRIEVE)
-    wish = exchange.wish_of(studies, keys, since, limit, again=again)
-    if not wish.studies and not wish.keys:
+    pull_query = exchange.pull_query_of(studies, keys, since, limit, again=again)
+    if not pull_query.studies and not pull_query.keys:
         raise click.UsageError("say what to pull: --study UID, KEY=VALUE or --since DATE")
     # The report at the end lists refused instances.
     log.configure(msgspec.structs.replace(config.log, level="error"))
     report = exchange.PullReport()
     if dry_run:
         with output.progress_bar() as progress:
-            rows = exchange.planned(config, target, wish, report, progress)
+            rows = exchange.planned(config, target, pull_query, report, progress)
         output.write_list(rows, COLUMNS, empty="nothing matches")
         _remark(report, target)
         return exit_codes.FAILED if report.not_found else exit_codes.OK
     try:
         with output.progress_bar() as progress:
             exchange.pull(
-                config, target, wish, report, progress, is_move=move, associations=associations, rate_bytes_per_s=rate
+                config,
+                target,
+                pull_query,
+                report,
+                progress,
+                is_move=move,
+                associations=associations,
+                rate_bytes_per_s=rate,
             )
     except output.Interrupted:
         counts = f"{report.arrived} instances arrived, {report.here} were already here, {report.failed_count} failed"

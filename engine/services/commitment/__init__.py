@@ -1,1 +1,1 @@
-"""Storage commitment on the wire (PS3.4 Annex J): requests in, reports out."""
+"""Storage commitment over DIMSE (PS3.4 Annex J): receives requests and sends reports."""

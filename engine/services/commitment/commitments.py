@@ -1,11 +1,11 @@
-"""Storage commitment as one worker does it: takes requests in, has them judged, reports on the requests' associations.
+"""Storage commitment in one worker: stores requests, has them judged, and reports on the requests' associations.
 
-    take ──► claimed here ──begin──► delay_s, judged, sent on the association of the request ──taken──► removed
-                 │                            │ closed, released, refused, not answered
-                 └── not same_association ────┴──► left to the `reporter`
+    add ──► claimed here ──begin──► delay_s, judged, sent on the association of the request ──accepted──► removed
+                │                            │ closed, released, refused, not answered
+                └── not same_association ────┴──► left to the `reporter`
 
-Parsing and files are one thread's (the desk), reading what is to be verified another's: nothing of it is the loop's,
-and a request is taken while another one is being read.
+One thread parses and writes files (the file thread), another reads instances to verify them, so that nothing blocks the
+loop, and a request can be stored while another one is verified.
 """
 
 from __future__ import annotations
@@ -32,34 +32,32 @@ logger = log.get("services.commitment")
 
 Result = TypeVar("Result")
 
-
 REPORTS_WAITING_MAX = 64
-"""Reports that wait for their turn on one association; the reporter sends what is beyond it."""
+"""Reports that wait on one association; the reporter sends further ones."""
 
-REPORTS_UNDER_WAY_MAX = 256
+REPORTS_IN_PROGRESS_MAX = 256
 """The same on all associations of a worker: each has a descriptor."""
-
 
 KNOWN_PART = 2
 UNKNOWN_PART = 10
 UNKNOWN_TITLE_PART = 100
-"""Of commitment.transactions_max: a half for one peer that has an address, a tenth for all titles that have none, and
-a hundredth for one of these."""
+"""Parts of commitment.transactions_max: a half for one peer that has an address, a tenth for all titles that have none,
+and a hundredth for one of these."""
 
 
 class Turn:
-    """Whose report is next on one association: one is out at a time, as the peer performs one operation at a time."""
+    """The order of reports on one association: one at a time, since the peer performs one operation at a time."""
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.waiting_count = 0
-        """With the one that is out."""
+        """Reports that wait, including the one that is being sent."""
         self.is_over = False
-        """A report was not answered there: no other one is tried on this association."""
+        """Whether a report was not answered: then no other one is tried on this association."""
 
 
-class Reporting(Protocol):
-    """An association that a report can be sent on."""
+class ReportChannel(Protocol):
+    """An association on which a report can be sent."""
 
     turn: Turn
 
@@ -78,40 +76,40 @@ class Commitments:
         counters: dict[str, int],
         on_failure: Callable[[EngineError], None],
     ) -> None:
-        """`on_failure` is told of a failed write or sync, which is final for the process."""
+        """`on_failure` is called with the error of a failed write or sync, which is final for the process."""
         self.archive = archive
         self.config = config
         self.counters = counters
         self.transactions = archive.commitment_transactions()
-        """The desk's; but for `exist`."""
+        """Use it in the file thread only, except `exist`."""
         self._on_failure = on_failure
         self._stopping = Event()
         self._judge = Judge(archive, self._is_supported, self._stopping)
-        self._desk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-desk")
+        self._file_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-files")
         self._readers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-reader")
         self._tasks: set[asyncio.Task[None]] = set()
-        self._under_way_count = 0
-        """Reports that wait for an association, or are out on it."""
+        self._in_progress_count = 0
+        """Reports that wait for an association, or are being sent."""
 
     def _is_supported(self, sop_class_uid: str) -> bool:
         return storage_classes.is_stored(sop_class_uid, promiscuous=self.config().promiscuous)
 
     # -- requests ---------------------------------------------------------------------------------
 
-    async def take(self, transaction: Transaction) -> Claim | None:
-        """Keeps a request; durable when this returns. None: the same request is waiting for its report already.
+    async def add(self, transaction: Transaction) -> Claim | None:
+        """Stores a request; it is durable when this returns. None: the same request waits for its report already.
 
         Raises StorageFull or StorageFailed.
         """
-        keeping = asyncio.ensure_future(self.at_desk(partial(self._keep, transaction)))
+        store = asyncio.ensure_future(self.run_in_file_thread(partial(self._store, transaction)))
         try:
-            return await asyncio.shield(keeping)
+            return await asyncio.shield(store)
         except asyncio.CancelledError:
-            # The association ended meanwhile. What is kept is the reporter's, who needs the claim for it.
-            keeping.add_done_callback(_give_up)
+            # The association ended meanwhile. Close the claim, so that the reporter can claim the stored request.
+            store.add_done_callback(_close_claim)
             raise
 
-    def _keep(self, transaction: Transaction) -> Claim | None:
+    def _store(self, transaction: Transaction) -> Claim | None:
         waiting = [
             heading.digest
             for heading in self.transactions.headings().values()
@@ -129,10 +127,10 @@ class Commitments:
         )
 
     def _check_share(self, title: str, config: Config) -> None:
-        """Raises StorageFull when the requests of a title, or of all that we have no address of, are enough.
+        """Raises StorageFull when a title, or all titles without an address together, have too many requests.
 
-        A title is what a peer says it is. Those that we can report to are configured; what all others have asked
-        together must leave these room, since it may never be reported.
+        A peer may call itself anything. Only configured peers can get reports; the requests of all others may never be
+        reported, and must leave room for these.
         """
         count_max = config.commitment.transactions_max
         waiting = [heading.calling_ae_title for heading in self.transactions.headings().values()]
@@ -144,45 +142,45 @@ class Commitments:
         if not is_known and sum(not _has_address(config, other) for other in waiting) >= unknown_max:
             raise StorageFull(f"{unknown_max} storage commitment reports are waiting for peers without an address")
 
-    def begin(self, claim: Claim, reporting: Reporting) -> None:
-        """Reports a request that has been answered: on its association if that goes, else the reporter does."""
-        turn = reporting.turn
-        has_room = turn.waiting_count < REPORTS_WAITING_MAX and self._under_way_count < REPORTS_UNDER_WAY_MAX
+    def begin(self, claim: Claim, channel: ReportChannel) -> None:
+        """Starts the report of a stored request: on its association if possible, else by the reporter."""
+        turn = channel.turn
+        has_room = turn.waiting_count < REPORTS_WAITING_MAX and self._in_progress_count < REPORTS_IN_PROGRESS_MAX
         if not self.config().commitment.same_association or self._stopping.is_set() or not has_room:
             claim.close()
             return
         turn.waiting_count += 1
-        self._under_way_count += 1
-        self.spawn(self._report_there(claim, reporting))
+        self._in_progress_count += 1
+        self.spawn(self._report(claim, channel))
 
-    async def _report_there(self, claim: Claim, reporting: Reporting) -> None:
+    async def _report(self, claim: Claim, channel: ReportChannel) -> None:
         with claim:
             try:
                 await asyncio.sleep(self.config().commitment.delay_s)
-                async with reporting.turn.lock:
-                    await self._report_in_turn(claim, reporting)
+                async with channel.turn.lock:
+                    await self._report_in_turn(claim, channel)
             except EngineError as error:
-                logger.info("commitment is reported later", commitment=claim.identifier, reason=str(error))
+                logger.info("commitment will be reported later", commitment=claim.identifier, reason=str(error))
             finally:
-                reporting.turn.waiting_count -= 1
-                self._under_way_count -= 1
+                channel.turn.waiting_count -= 1
+                self._in_progress_count -= 1
 
-    async def _report_in_turn(self, claim: Claim, reporting: Reporting) -> None:
-        if not reporting.is_possible():
+    async def _report_in_turn(self, claim: Claim, channel: ReportChannel) -> None:
+        if not channel.is_possible():
             return
-        transaction = await self.at_desk(claim.read)
+        transaction = await self.run_in_file_thread(claim.read)
         verdicts = await self.verdicts(transaction, set())
-        information = await self.at_desk(partial(reporting.encode, transaction, verdicts))
-        if not reporting.is_possible():
+        information = await self.run_in_file_thread(partial(channel.encode, transaction, verdicts))
+        if not channel.is_possible():
             return
-        await reporting.send(verdicts, information)
-        await self.at_desk(claim.remove)
-        self.reported(transaction, verdicts, "the same association")
+        await channel.send(verdicts, information)
+        await self.run_in_file_thread(claim.remove)
+        self.count_report(transaction, verdicts, "the same association")
 
-    # -- what reporting needs -----------------------------------------------------------------------
+    # -- used by the reporter too -------------------------------------------------------------------
 
     async def verdicts(self, transaction: Transaction, whole: set[Place]) -> list[Verdict]:
-        """What is to be reported; see `Judge.verdicts`."""
+        """The verdicts on a transaction's instances; see `Judge.verdicts`."""
         if transaction.is_duplicate:
             return [Verdict.DUPLICATE] * len(transaction.instances)
         options = self.config().commitment
@@ -196,8 +194,8 @@ class Commitments:
             ),
         )
 
-    def reported(self, transaction: Transaction, verdicts: Sequence[Verdict], where: str) -> None:
-        """Counts a report that was taken, and says so."""
+    def count_report(self, transaction: Transaction, verdicts: Sequence[Verdict], where: str) -> None:
+        """Counts and logs a report that the peer accepted."""
         failed = sum(verdict is not Verdict.COMMITTED for verdict in verdicts)
         self.counters["commitment_reports"] += 1
         self.counters["commitment_instances_committed"] += len(verdicts) - failed
@@ -211,9 +209,9 @@ class Commitments:
             on=where,
         )
 
-    async def at_desk(self, work: Callable[[], Result]) -> Result:
-        """Runs `work` in the desk's thread."""
-        return await self._in_thread(self._desk, work)
+    async def run_in_file_thread(self, work: Callable[[], Result]) -> Result:
+        """Runs `work` in the thread for parsing and files."""
+        return await self._in_thread(self._file_thread, work)
 
     async def _in_thread(self, executor: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
         if self._stopping.is_set():
@@ -227,18 +225,18 @@ class Commitments:
     # -- the end ------------------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Has it done until `close`."""
+        """Runs `work` as a task, at most until `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         guards.watch(task, "storage commitment")
 
     def close(self) -> None:
-        """Ends what is under way; what is not reported stays. Blocks for as long as reading one instance takes."""
+        """Ends all tasks; stored requests stay. Blocks for at most the time of reading one instance."""
         self._stopping.set()
         for task in self._tasks:
             task.cancel()
-        self._desk.shutdown(wait=True, cancel_futures=True)
+        self._file_thread.shutdown(wait=True, cancel_futures=True)
         self._readers.shutdown(wait=True, cancel_futures=True)
 
 
@@ -247,10 +245,10 @@ def _has_address(config: Config, title: str) -> bool:
     return peer is not None and peer.has_address
 
 
-def _give_up(keeping: asyncio.Future[Claim | None]) -> None:
-    """Gives the claim up that nobody waits for any more."""
-    if keeping.cancelled() or keeping.exception() is not None:
+def _close_claim(store: asyncio.Future[Claim | None]) -> None:
+    """Closes the claim of a task that nobody waits for."""
+    if store.cancelled() or store.exception() is not None:
         return
-    claim = keeping.result()
+    claim = store.result()
     if claim is not None:
         claim.close()

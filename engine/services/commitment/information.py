@@ -1,12 +1,12 @@
-"""What is said in words of DICOM about storage commitment: action information in, event information out (PS3.4 J.3).
+"""The data sets of storage commitment: decodes action information, encodes event information (PS3.4 J.3).
 
     N-ACTION        Transaction UID (0008,1195), Referenced SOP Sequence (0008,1199): class and instance UID an item
-    N-EVENT-REPORT  the same Transaction UID; Referenced SOP Sequence of what is committed, with Retrieve AE Title
-                    (0008,0054) outside of it; Failed SOP Sequence (0008,1198), an item with its Failure Reason
-                    (0008,1197); event type 1: all of it is committed; 2: failures exist
+    N-EVENT-REPORT  the same Transaction UID; Referenced SOP Sequence with the committed instances, and Retrieve AE
+                    Title (0008,0054) outside of it; Failed SOP Sequence (0008,1198), each item with a Failure Reason
+                    (0008,1197); event type 1: all are committed; 2: failures exist
 
-Pure functions over bytes. A request may be ten times as long as any identifier of a query: it is walked, and nothing
-but these UIDs is kept of it; Storage Media File-Set ID and UID are passed over, for we give out no media.
+Pure functions over bytes. A request may be ten times as long as any identifier of a query: it is walked, and only these
+UIDs are kept. Storage Media File-Set ID and UID are ignored, since we deliver no media.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ FAILURE_REASONS: Final = {
     Verdict.NOT_SUPPORTED: 0x0122,  # referenced SOP class not supported
     Verdict.DUPLICATE: 0x0131,  # duplicate transaction UID
 }
-"""PS3.3 C.14.1.1. Resource limitation, 0213H, is never said of one instance: a request for which there is no room is
-refused as a whole, and what cannot be looked at now is looked at again before anything is reported."""
+"""PS3.3 C.14.1.1. Resource limitation, 0213H, never applies to one instance: a request for which there is no room is
+refused as a whole, and an instance that cannot be read now is read again before the report."""
 
 _UID = re.compile(r"[0-9.]{1,64}")
 
@@ -48,8 +48,8 @@ _UID = re.compile(r"[0-9.]{1,64}")
 def decode_action(data: bytes, transfer_syntax: TransferSyntax, references_max: int) -> tuple[str, list[Reference]]:
     """Transaction UID and references of a request.
 
-    Raises MessageError with the status to answer, DataSetError for bytes that are no data set, and StorageFull for
-    more references than may be asked for at once.
+    Raises MessageError with the status for the response, DataSetError for bytes that are not a data set, and
+    StorageFull for too many references.
     """
     if transfer_syntax.deflated:
         data = inflate(data, INFLATED_BYTES_MAX, "action information")
@@ -68,31 +68,31 @@ def decode_action(data: bytes, transfer_syntax: TransferSyntax, references_max: 
 
 
 def _references(data: bytes, sequence: elements.Element, encoding: int, references_max: int) -> list[Reference]:
-    found: list[Reference] = []
+    references: list[Reference] = []
     start = sequence.value_offset
     for item in elements.walk(data, encoding, start, start + sequence.length):
         if item.tag != tags.Item:
-            raise _invalid("Referenced SOP Sequence (0008,1199) has something else than items")
-        if len(found) >= references_max:
+            raise _invalid("Referenced SOP Sequence (0008,1199) has elements other than items")
+        if len(references) >= references_max:
             raise StorageFull(f"more than {references_max} instances in one request")
         sop_class_uid = sop_instance_uid = ""
-        within = elements.item_encoding(data, item, encoding)
-        for element in elements.walk(data, within, item.value_offset, item.value_offset + item.length):
+        item_encoding = elements.item_encoding(data, item, encoding)
+        for element in elements.walk(data, item_encoding, item.value_offset, item.value_offset + item.length):
             if element.tag == tags.ReferencedSOPClassUID:
                 sop_class_uid = _uid(data, element, "Referenced SOP Class UID (0008,1150)")
             elif element.tag == tags.ReferencedSOPInstanceUID:
                 sop_instance_uid = _uid(data, element, "Referenced SOP Instance UID (0008,1155)")
         if not sop_class_uid or not sop_instance_uid:
             raise _invalid("an item lacks (0008,1150) or (0008,1155)")
-        found.append((sop_class_uid, sop_instance_uid))
-    return found
+        references.append((sop_class_uid, sop_instance_uid))
+    return references
 
 
 def _uid(data: bytes, element: elements.Element, name: str) -> str:
     value = data[element.value_offset : element.value_offset + element.length]
     text = value.decode("ascii", "replace").strip(" \0")
     if not _UID.fullmatch(text):
-        raise _invalid(f"{name} is no UID")
+        raise _invalid(f"{name} is not a UID")
     return text
 
 
@@ -101,7 +101,7 @@ def _invalid(comment: str) -> MessageError:
 
 
 INFLATED_BYTES_MAX: Final = 16 << 20
-"""Of deflated action information; four times what is taken of any other."""
+"""Length of deflated action information after inflation; four times the limit of any other."""
 
 
 def event_type(verdicts: Sequence[Verdict]) -> int:
@@ -118,7 +118,7 @@ def encode_event(
     retrieve_ae_title: str,
     transfer_syntax: TransferSyntax,
 ) -> bytes:
-    """The event information that says so."""
+    """The event information of a report."""
     committed: list[dict[int, Value]] = []
     failed: list[dict[int, Value]] = []
     for (sop_class_uid, sop_instance_uid), verdict in zip(references, verdicts, strict=True):

@@ -1,4 +1,4 @@
-"""A report of storage commitment: N-EVENT-REPORT-RQ, and what its answer says (PS3.4 J.3.3)."""
+"""A report of storage commitment: the N-EVENT-REPORT-RQ, and the meaning of its response (PS3.4 J.3.3)."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ def report_rq(message_id: int, verdicts: Sequence[Verdict]) -> NEventReportRQ:
     return NEventReportRQ(message_id, SOP_CLASS, SOP_INSTANCE, event_type(verdicts), has_data_set=True)
 
 
-def why_not_taken(response: NEventReportRSP) -> str:
-    """What the answer to a report says against it; "" when the peer has taken it."""
+def refusal_of(response: NEventReportRSP) -> str:
+    """Why the peer refused a report; "" when it accepted it."""
     if category(response.status) in (Category.SUCCESS, Category.WARNING):
         return ""
     return f"N-EVENT-REPORT was answered with status {response.status:04X}"
 
 
 def event_information(transaction: Transaction, verdicts: Sequence[Verdict], aet: str, syntax_uid: str) -> bytes:
-    """What a report says of a transaction."""
+    """The event information of a transaction."""
     return encode_event(
         transaction.transaction_uid,
         transaction.references,
