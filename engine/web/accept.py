@@ -1,18 +1,18 @@
-"""Which media types and transfer syntaxes a request accepts, best first (PS3.18 8.7, RFC 9110 12.5.1).
+"""Content negotiation: the media types and transfer syntaxes that a request accepts, best first (PS3.18 8.7, RFC 9110
+12.5.1).
 
-Pure: header and query in, choices out. A resource says what it offers, its default first; its handler takes the first
-choice that it can fulfil for what is stored, and answers 406 if there is none.
+Pure functions. A resource lists its offers, its default first; its handler takes the first choice that it can fulfil
+for the stored instance, and answers 406 if there is none.
 
     Accept: multipart/related; type="application/octet-stream"; transfer-syntax=*, image/jpeg;q=0.5
             └───────────── Choice(octet-stream in parts, "*") ─────────────────┘  └ Choice(image/jpeg alone, "") ┘
 
-The order: `accept=` of the query, which has no wildcards; the header by q; of equal q the more specific range, then
-the one named first. q=0 excludes. `*/*` and the like stand for the default of what they match, as PS3.18 8.7.4 wants
-it, not for each of it. No header is `*/*`, since many clients forget it, unless `is_strict`.
+The order: `accept=` of the query, which has no wildcards; the header by q; for equal q the more specific range, then
+the first one. q=0 excludes. `*/*` and other wildcards stand only for the default of the offers that they match (PS3.18
+8.7.4). A missing header means `*/*`, since many clients forget it, unless `is_strict`.
 
-What clients get wrong is read as they mean it: `type=` without quotes though it holds a slash, with a transfer syntax
-inside its quotes, or `*/*`; old names of types. A range that makes no sense is passed over (8.7.4), one with two
-transfer syntaxes too.
+Common mistakes of clients are accepted: `type=` without quotes though it has a slash, with a transfer syntax inside its
+quotes, or `*/*`; old names of types. An invalid range, or one with two transfer syntaxes, is ignored (8.7.4).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from engine.errors import NotAcceptable, RequestError
 
 HEADER_CHARACTERS_MAX: Final = 8 << 10
 RANGES_MAX: Final = 64
-"""Of one request; browsers send some ten, clients that list every image type with every transfer syntax some thirty."""
+"""Ranges of one request; browsers send some ten, clients that list every image type and transfer syntax some thirty."""
 _PARAMETERS_MAX: Final = 16
 
 MULTIPART: Final = "multipart/related"
 ANY: Final = "*"
-"""Instead of a transfer syntax: whichever it is."""
+"""In place of a transfer syntax: any."""
 
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _MEDIA_TYPE = re.compile(rf"({_TOKEN})/({_TOKEN})")
@@ -60,7 +60,7 @@ _DICOM_ONLY: Final = frozenset(("application/dicom", "application/dicom+json", "
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """A media type or range of them, in lower case, with its parameters; their names are in lower case too."""
+    """A media type or range in lower case, with its parameters, whose names are in lower case too."""
 
     name: str
     """`type/subtype`, either of which may be `*`."""
@@ -72,11 +72,11 @@ class MediaType:
 
 
 class Offer(NamedTuple):
-    """One form in which a resource can be given."""
+    """One form in which a resource is available."""
 
     media_type: str
     is_multipart: bool = False
-    """In parts of a multipart/related body."""
+    """Whether it is sent in parts of a multipart/related body."""
 
     def __str__(self) -> str:
         return f'{MULTIPART}; type="{self.media_type}"' if self.is_multipart else self.media_type
@@ -87,7 +87,7 @@ class Choice(NamedTuple):
 
     offer: Offer
     transfer_syntax: str
-    """The UID that was asked for; `ANY`; "" if none was, which means Explicit VR Little Endian (PS3.18 8.7.3.5.2)."""
+    """The requested UID; `ANY`; "" without a request, which means Explicit VR Little Endian (PS3.18 8.7.3.5.2)."""
 
 
 class _Range(NamedTuple):
@@ -98,7 +98,7 @@ class _Range(NamedTuple):
 
     @property
     def generality(self) -> int:
-        """0 for what has no wildcard, 3 for */*."""
+        """0 without a wildcard, 3 for */*."""
         if self.media_type == "*/*":
             return 2 if self.is_multipart else 3
         return 1 if "*" in self.media_type else 0
@@ -116,24 +116,24 @@ class _Range(NamedTuple):
 def negotiate(
     offers: Sequence[Offer], header: str | None, query: Sequence[str] = (), *, is_strict: bool = False
 ) -> list[Choice]:
-    """What the request accepts of what is offered, best first; at least one.
+    """The offers that the request accepts, best first; at least one.
 
     `header`: Accept, None if there is none; several are joined by commas. `query`: the values of `accept`, decoded.
     Raises NotAcceptable; RequestError for DICOM and rendered types in one request (8.7.4).
     """
     if header is None or not header.strip():
         header = "" if is_strict or query else "*/*"
-    by_query = [found for found in _ranges(",".join(query)) if "*" not in found.media_type]
-    by_header = _ranges(header)
-    _check_unmixed([*by_query, *by_header])
-    choices = [*_chosen(by_query, offers), *_chosen(by_header, offers)]
+    query_ranges = [each for each in _ranges(",".join(query)) if "*" not in each.media_type]
+    header_ranges = _ranges(header)
+    _check_unmixed([*query_ranges, *header_ranges])
+    choices = [*_choose(query_ranges, offers), *_choose(header_ranges, offers)]
     if not choices:
-        raise NotAcceptable(f"this resource is given as {', or '.join(map(str, offers))}")
+        raise NotAcceptable(f"this resource is available as {', or '.join(map(str, offers))}")
     return list(dict.fromkeys(choices))
 
 
 def accepts_utf_8(header: str | None, query: Sequence[str] = ()) -> bool:
-    """Whether Accept-Charset, or `charset=`, leaves UTF-8, the one in which text is given (PS3.18 8.8)."""
+    """Whether Accept-Charset, or `charset=`, allows UTF-8, in which we send text (PS3.18 8.8)."""
     value = ",".join(query) or header or ""
     if not value.strip():
         return True
@@ -148,18 +148,17 @@ def accepts_utf_8(header: str | None, query: Sequence[str] = ()) -> bool:
 
 
 def parse_media_type(text: str) -> MediaType | None:
-    """A Content-Type, or one range; None if it is none, or has a parameter twice."""
+    """Parses a Content-Type or one range; None if it is invalid, or has a parameter twice."""
     if len(text) > HEADER_CHARACTERS_MAX:
         return None
-    name, *rest = _split(text, ";")
-    found = _MEDIA_TYPE.fullmatch(name.strip())
-    if found is None or len(rest) > _PARAMETERS_MAX:
+    name, *parts = _split(text, ";")
+    if _MEDIA_TYPE.fullmatch(name.strip()) is None or len(parts) > _PARAMETERS_MAX:
         return None
     parameters: dict[str, str] = {}
-    for part in rest:
+    for part in parts:
         parameter = _PARAMETER.fullmatch(part.strip())
         if parameter is None:
-            continue  # an invalid parameter is passed over
+            continue  # ignore an invalid parameter
         quoted, plain = parameter[2], parameter[3]
         key = parameter[1].lower()
         if key in parameters:
@@ -170,16 +169,16 @@ def parse_media_type(text: str) -> MediaType | None:
 
 
 def _ranges(header: str) -> list[_Range]:
-    """What makes sense of a header, in its order."""
-    found = []
+    """The valid ranges of a header, in their order."""
+    ranges = []
     for count, text in enumerate(_split(header[:HEADER_CHARACTERS_MAX], ",")):
         if count == RANGES_MAX:
             break
         media_type = parse_media_type(text)
-        accepted = media_type and _range(media_type)
-        if accepted:
-            found.append(accepted)
-    return found
+        media_range = media_type and _range(media_type)
+        if media_range:
+            ranges.append(media_range)
+    return ranges
 
 
 def _range(media_type: MediaType) -> _Range | None:
@@ -192,10 +191,10 @@ def _range(media_type: MediaType) -> _Range | None:
         if inner is None or inner.name.startswith("multipart/"):
             return None
         name = inner.name
-        within = inner.parameters.get("transfer-syntax")
-        if within is not None and transfer_syntax not in (None, within):
+        inner_syntax = inner.parameters.get("transfer-syntax")
+        if inner_syntax is not None and transfer_syntax not in (None, inner_syntax):
             return None
-        transfer_syntax = within if transfer_syntax is None else transfer_syntax
+        transfer_syntax = inner_syntax if transfer_syntax is None else transfer_syntax
     if transfer_syntax is not None and not _TRANSFER_SYNTAX.fullmatch(transfer_syntax):
         return None
     if name.startswith("*/") and name != "*/*":
@@ -203,34 +202,33 @@ def _range(media_type: MediaType) -> _Range | None:
     return _Range(name, is_multipart, transfer_syntax or "", float(quality or 1) if is_quality else 1.0)
 
 
-def _chosen(ranges: Sequence[_Range], offers: Sequence[Offer]) -> Iterator[Choice]:
+def _choose(ranges: Sequence[_Range], offers: Sequence[Offer]) -> Iterator[Choice]:
     excluded = {offer for offer in offers if _is_excluded(offer, ranges)}
-    in_order = sorted(
-        (accepted for accepted in ranges if accepted.quality > 0),
-        key=lambda accepted: (-accepted.quality, accepted.generality),
+    by_preference = sorted(
+        (each for each in ranges if each.quality > 0), key=lambda each: (-each.quality, each.generality)
     )
-    for accepted in in_order:
-        default = next((offer for offer in offers if accepted.matches(offer) and offer not in excluded), None)
+    for each in by_preference:
+        default = next((offer for offer in offers if each.matches(offer) and offer not in excluded), None)
         if default is not None:
-            yield Choice(default, accepted.transfer_syntax)
+            yield Choice(default, each.transfer_syntax)
 
 
 def _is_excluded(offer: Offer, ranges: Sequence[_Range]) -> bool:
-    """Whether the most specific range that an offer matches has q=0, in each of its transfer syntaxes."""
-    matching = [accepted for accepted in ranges if accepted.matches(offer)]
-    if not matching:
+    """Whether the most specific ranges that match an offer all have q=0, one for each transfer syntax."""
+    matches = [each for each in ranges if each.matches(offer)]
+    if not matches:
         return False
-    most_specific = min(accepted.generality for accepted in matching)
-    return all(accepted.quality == 0 for accepted in matching if accepted.generality == most_specific)
+    generality_min = min(each.generality for each in matches)
+    return all(each.quality == 0 for each in matches if each.generality == generality_min)
 
 
 def _check_unmixed(ranges: Sequence[_Range]) -> None:
-    names = {accepted.media_type for accepted in ranges if accepted.quality > 0}
-    dicom = names & _DICOM_ONLY or {accepted.media_type for accepted in ranges if accepted.is_multipart}
+    names = {each.media_type for each in ranges if each.quality > 0}
+    dicom = names & _DICOM_ONLY or {each.media_type for each in ranges if each.is_multipart}
     rendered = names & _RENDERED_ONLY
     if dicom and rendered:
         raise RequestError(
-            f"Accept: {min(rendered)} is a rendered media type, {min(dicom)} a DICOM one: ask for either"
+            f"Accept: {min(rendered)} is a rendered media type, {min(dicom)} a DICOM one: request only one kind"
         )
 
 
@@ -241,7 +239,7 @@ def _quality_of(parameter: str) -> float:
 
 
 def _split(text: str, separator: str) -> list[str]:
-    """At separators outside quotes; an open quote ends with the text."""
+    """Splits at separators outside quotes; an open quote ends with the text."""
     if '"' not in text:
         return text.split(separator)
     parts = []

@@ -1,11 +1,11 @@
 """WADO-RS: bulk data and pixel data (PS3.18 10.4.1.3, 10.4.1.7), with ranges.
 
     …/bulkdata/7FE00010                    Pixel Data, the same as …/pixeldata
-    …/bulkdata/54000100/1/54001010         an element within item 1 of a sequence, as BulkDataURIs of the metadata say
+    …/bulkdata/54000100/1/54001010         an element in item 1 of a sequence, as in BulkDataURIs of the metadata
     …/pixeldata                            of an instance, a series or a study
 
-Native pixels are one stream in little endian, compressed ones a part a frame, and video one stream in which a player
-may go anywhere.
+Native pixels are one stream in little endian; compressed ones are a part for each frame; video is one stream in which a
+player may seek.
 """
 
 from __future__ import annotations
@@ -50,34 +50,34 @@ _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}")
 
 
 async def bulk_data(request: Request) -> web.StreamResponse:
-    """The value of one element of an instance."""
-    found = instance_of(request)
+    """Sends the value of one element of an instance."""
+    instance = instance_of(request)
     path = _path(request)
     if len(path) == 1 and path[0] in PIXEL_TAGS:
-        return await pixels_of(request, [found], choices_of(request, _OFFERS))
-    with pinned(request, [found]):
-        stored = request.engine.archive.retrieval.open(found)
+        return await pixels_of(request, [instance], choices_of(request, _OFFERS))
+    with pinned(request, [instance]):
+        stored = request.engine.archive.retrieval.open(instance)
         value, document_type = await request.engine.pools.reads.run(lambda: _value(stored, path))
         offers = (*_VALUE_OFFERS, Offer(_PDF)) if document_type == _PDF else _VALUE_OFFERS
         choice = choices_of(request, offers)[0]
         name = "/".join(f"{number:08X}" if at % 2 == 0 else str(number) for at, number in enumerate(path))
         content_type = choice.offer.media_type
         part = Part(
-            Ranges(request.engine.pools.reads, value), content_type, f"{url_of(request, found)}/bulkdata/{name}"
+            Ranges(request.engine.pools.reads, value), content_type, f"{url_of(request, instance)}/bulkdata/{name}"
         )
-        etag = f'"{identity_of(found)}-{name}-{choice.offer.is_multipart:d}"'
+        etag = f'"{identity_of(instance)}-{name}-{choice.offer.is_multipart:d}"'
         return await send(request, [part], etag, media_type=content_type if choice.offer.is_multipart else "")
 
 
 async def pixel_data(request: Request) -> web.StreamResponse:
-    """The pixels of an instance, or of all of a series or study."""
+    """Sends the pixels of an instance, or of all instances of a series or study."""
     choices = choices_of(request, _OFFERS)
-    found = [instance_of(request)] if "instance" in request.path_values else await instances_of(request)
-    return await pixels_of(request, found, choices)
+    instances = [instance_of(request)] if "instance" in request.path_values else await instances_of(request)
+    return await pixels_of(request, instances, choices)
 
 
 async def pixels_of(request: Request, found: Sequence[Instance], choices: Sequence[Choice]) -> web.StreamResponse:
-    """The pixels of these instances. Raises NotAcceptable when what is asked for cannot hold them."""
+    """Sends the pixels of these instances. Raises NotAcceptable when no requested form can hold them."""
     having = [each for each in found if each.pixel_data_offset >= 0]
     if not having:
         raise NotFound("there is no pixel data")
@@ -88,7 +88,7 @@ async def pixels_of(request: Request, found: Sequence[Instance], choices: Sequen
                 return whole
         choice = next((each for each in choices if each.offer.is_multipart), None)
         if choice is None:
-            raise NotAcceptable("several frames are several parts: ask for multipart/related")
+            raise NotAcceptable("several frames are several parts: request multipart/related")
         forms = {each.transfer_syntax_uid: _form(choices, each.transfer_syntax_uid) for each in having}
         named = "".join([f"{identity_of(each)} {forms[each.transfer_syntax_uid][1]}\n" for each in having])
         etag = f'"{blake2b(named.encode(), digest_size=16).hexdigest()}-{choice.offer.media_type}"'
@@ -101,7 +101,7 @@ def _form(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]:
 
 
 async def _one_stream(request: Request, found: Instance, choices: Sequence[Choice]) -> web.StreamResponse | None:
-    """Native pixels and video, which are one stream; None: they are frames."""
+    """Sends native pixels or video as one stream; returns None for other pixels."""
     stored, choice = request.engine.archive.retrieval.open(found), choices[0]
     syntax = stored.syntax
     if not syntax.convertible and not is_video(syntax.uid):
@@ -140,7 +140,7 @@ async def _frames_of(
 
 
 def _path(request: Request) -> list[int]:
-    """Tag, and item and tag as often as it goes deeper. Raises NotFound."""
+    """The tag, then an item number and a tag for each level below. Raises NotFound."""
     texts = [
         request.path_values[name] for name in ("tag", "item", "tag2", "item2", "tag3") if name in request.path_values
     ]
@@ -151,12 +151,12 @@ def _path(request: Request) -> list[int]:
         elif at % 2 and text.isascii() and text.isdigit() and len(text) < 10:
             path.append(int(text))
         else:
-            raise NotFound("bulk data is named by 8 hexadecimal digits, with the number of an item between two of them")
+            raise NotFound("the path of bulk data has tags of 8 hexadecimal digits, with item numbers between them")
     return path
 
 
 def _value(stored: StoredInstance, path: Sequence[int]) -> tuple[Source, str]:
-    """The value of an element in little endian, and what type a document in it has. Raises NotFound, DataSetError."""
+    """An element's value in little endian, and the media type of a document in it. Raises NotFound, DataSetError."""
     syntax, source = stored.syntax, stored if not stored.syntax.deflated else Inflated(stored)
     if syntax.deflated:
         syntax = transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN
@@ -167,13 +167,13 @@ def _value(stored: StoredInstance, path: Sequence[int]) -> tuple[Source, str]:
     for item_number, tag in zip(path[1::2], path[2::2], strict=True):
         if not element.has_items or item_number < 1:
             raise NotFound("there is no such item")
-        items = (found for number, found in enumerate(contents.items(element), 1) if number == item_number)
-        found = next(items, None)
-        if found is None:
+        items = (each for number, each in enumerate(contents.items(element), 1) if number == item_number)
+        item = next(items, None)
+        if item is None:
             raise NotFound("there is no such item")
-        element = _of_tag(found, tag)
+        element = _of_tag(item, tag)
     if element.has_items or element.is_open:
-        raise NotFound("it is a sequence, and no bulk data")
+        raise NotFound("it is a sequence, not bulk data")
     document_type = ""
     if path[0] == tags.EncapsulatedDocument:
         kind = next((each for each in level if each.tag == tags.MIMETypeOfEncapsulatedDocument), None)
@@ -183,7 +183,7 @@ def _value(stored: StoredInstance, path: Sequence[int]) -> tuple[Source, str]:
 
 
 def _of_tag(level: Sequence[Element], tag: int) -> Element:
-    found = [each for each in level if each.tag == tag]
-    if not found:
+    elements = [each for each in level if each.tag == tag]
+    if not elements:
         raise NotFound(f"there is no element {tag:08X}")
-    return found[-1]
+    return elements[-1]

@@ -1,4 +1,4 @@
-"""OPTIONS: what this server can do, made from the routes (PS3.18 8.9 and Annex H).
+"""OPTIONS: the capabilities of this server, derived from the routes (PS3.18 8.9 and Annex H).
 
 application/vnd.sun.wadl+xml    a WADL document, the default
 application/json                the same as JSON: each element an object, attributes prefixed with @
@@ -27,7 +27,7 @@ _STYLES = {"path": "template", "query": "query", "header": "header"}
 
 
 def handler(routes: Iterable[Route]) -> Handler:
-    """A handler that tells of these routes."""
+    """Makes a handler that describes these routes."""
     resources = by_path(routes)
     methods = {route.method for of_path in resources.values() for route in of_path}
 
@@ -53,16 +53,16 @@ def by_path(routes: Iterable[Route]) -> dict[str, list[Route]]:
 
 
 def as_json(resources: dict[str, list[Route]], root: str) -> dict[str, Any]:
-    """The document as PS3.18 H.4 has it."""
-    described = [
+    """The document in the form of PS3.18 H.4."""
+    descriptions = [
         {"@path": path.lstrip("/"), "method": [_method_json(route) for route in routes]}
         for path, routes in resources.items()
     ]
-    return {"application": {"resources": {"@base": f"{root}/", "resource": described}}}
+    return {"application": {"resources": {"@base": f"{root}/", "resource": descriptions}}}
 
 
 def as_wadl(resources: dict[str, list[Route]], root: str) -> bytes:
-    """The document as PS3.18 H.3 has it."""
+    """The document in the form of PS3.18 H.3."""
     application = ElementTree.Element("application", xmlns=NAMESPACE)
     whole = ElementTree.SubElement(application, "resources", base=f"{root}/")
     for path, routes in resources.items():
@@ -79,10 +79,10 @@ def _add_method(resource: ElementTree.Element, route: Route) -> None:
     request = ElementTree.SubElement(method, "request")
     for parameter in route.all_parameters:
         attributes = {"name": parameter.name, "style": _STYLES[parameter.place], "required": _truth(parameter)}
-        described = ElementTree.SubElement(request, "param", attributes)
-        ElementTree.SubElement(described, "doc").text = parameter.summary
+        param = ElementTree.SubElement(request, "param", attributes)
+        ElementTree.SubElement(param, "doc").text = parameter.summary
         for option in parameter.options:
-            ElementTree.SubElement(described, "option", value=option)
+            ElementTree.SubElement(param, "option", value=option)
     for media_type in route.consumes:
         ElementTree.SubElement(request, "representation", mediaType=media_type)
     response = ElementTree.SubElement(method, "response", status=" ".join(map(str, route.statuses)))

@@ -1,9 +1,9 @@
 """The change feed as one stream for all clients of a process that follow it.
 
-    one task    reads the feed as it grows, while anybody follows; makes each frame once
-    a client    has a queue of QUEUE_MAX of its pages; whose queue is full is slow, and gets nothing more
+    one task    reads the feed as it grows, while there are followers; makes each frame once
+    a client    has a queue of QUEUE_MAX pages; a client whose queue is full is slow, and gets no more pages
 
-A client that begins behind reads the feed by itself until it has caught up, then joins; see `changes`.
+A client that is behind reads the feed by itself until it has caught up, then joins; see `changes`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 
 QUEUE_MAX = 64
-"""Pages; one is what was written within 20 ms or more, and up to PAGE_EVENTS."""
+"""Pages in a queue; a page has the events of at least 20 ms, up to PAGE_EVENTS."""
 PAGE_EVENTS = 500
-"""Events that are read at a time: some 200 KB."""
+"""Events in one page: some 200 KB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Frames:
     """Some events as server-sent events (HTML 9.2)."""
 
     first: int
-    """Sequence of the first one."""
+    """Sequence number of the first event."""
     frames: list[bytes]
     actions: list[str]
     cursor: Cursor
@@ -52,12 +52,12 @@ class Frames:
         return cls(page.first, frames, [action_of(line) for line in page.lines], page.cursor)
 
     def behind(self, sequence: int, actions: frozenset[str]) -> bytes:
-        """Those behind an event, of these actions; no action: of all."""
-        skipped = max(0, sequence + 1 - self.first)
+        """The frames behind an event, with these actions; no actions: all."""
+        start = max(0, sequence + 1 - self.first)
         if not actions:
-            return b"".join(self.frames[skipped:])
-        some = zip(self.frames[skipped:], self.actions[skipped:], strict=True)
-        return b"".join([frame for frame, action in some if action in actions])
+            return b"".join(self.frames[start:])
+        frames = zip(self.frames[start:], self.actions[start:], strict=True)
+        return b"".join([frame for frame, action in frames if action in actions])
 
 
 class Follower:
@@ -67,10 +67,10 @@ class Follower:
         self.queue: asyncio.Queue[Frames | None] = asyncio.Queue(QUEUE_MAX)
         """None: the stream has ended."""
         self.is_slow = False
-        """It did not take what there was, and something is missing behind its queue."""
+        """Whether its queue was full, so that pages are missing behind the queue."""
 
     def offer(self, frames: Frames | None) -> bool:
-        """Whether there was room for it."""
+        """Adds a page; returns whether there was room for it."""
         try:
             self.queue.put_nowait(frames)
         except asyncio.QueueFull:
@@ -89,7 +89,7 @@ class ChangeStream:
 
     @property
     def count(self) -> int:
-        """How many follow."""
+        """The number of followers."""
         return len(self._followers)
 
     def feed(self) -> Feed:
@@ -97,15 +97,15 @@ class ChangeStream:
         return self._engine.archive.feed()
 
     async def read(self, feed: Feed, cursor: Cursor, limit: int = PAGE_EVENTS) -> Page:
-        """A page, read in a thread. Raises FeedError."""
+        """Reads a page in a thread. Raises FeedError."""
         return await self.in_thread(partial(feed.read, cursor, limit))
 
     async def in_thread(self, work: Callable[[], Result]) -> Result:
-        """Runs what looks at the feed's files in a thread."""
+        """Runs work on the feed's files in a thread."""
         return await self._engine.pools.reads.run(work)
 
     def join(self) -> Follower:
-        """A follower that is told of everything from a moment soon on; read the feed once more after this."""
+        """A follower that gets all later events. Read the feed once more after this call, to miss none."""
         follower = Follower()
         self._followers.add(follower)
         if self._task is None:
@@ -113,7 +113,7 @@ class ChangeStream:
         return follower
 
     def leave(self, follower: Follower) -> None:
-        """It follows no more."""
+        """Removes a follower."""
         self._followers.discard(follower)
 
     async def _follow(self) -> None:
@@ -132,7 +132,7 @@ class ChangeStream:
                 self._engine.metrics.counters["feed_events_streamed"] += len(frames.frames)
                 self._followers = {follower for follower in self._followers if follower.offer(frames)}
         except EngineError:
-            self._end_all()  # whoever comes again is told why
+            self._end_all()  # a client that reconnects gets the error
         finally:
             self._task = None
             watch.close()
@@ -147,7 +147,7 @@ class ChangeStream:
             follower.offer(None)
 
     def end(self) -> None:
-        """Ends the streams of all clients: the server stops."""
+        """Ends the streams of all clients, when the server stops."""
         self.is_ended = True
         self._end_all()
         if self._task is not None:

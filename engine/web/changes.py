@@ -1,15 +1,15 @@
-"""GET /changes: what happened to the archive, as pages of JSON or as server-sent events.
+"""GET /changes: the events of the archive, as pages of JSON or as server-sent events.
 
-    since=CURSOR    events behind it; absent: all that are kept; `now`: none, only the cursor to begin with
+    since=CURSOR    events behind this cursor; absent: all stored events; `now`: none, only a cursor to begin with
     limit=N         events in a page
-    action=A,B      only these, see `archive.feed.event`
+    action=A,B      only these events, see `archive.feed.event`
 
     application/json     {"events": [{"sequence": …, "action": …, …}, …], "next": CURSOR, "more": true}
-    text/event-stream    one event a message, its cursor as the id; a client that comes again says Last-Event-ID. A
-                         client that is too slow is told so, and to come again, and the stream ends
+    text/event-stream    one event a message, with its cursor as the id; a client that reconnects sends Last-Event-ID.
+                         The stream of a client that is too slow ends with a comment that asks it to reconnect
 
-A cursor is 410 when the feed does not know it any more (too old, another feed): take `since=now`, list the archive, and
-follow from there.
+410: the feed does not have the cursor any more (too old, another feed). The client must take `since=now`, list the
+archive, and follow from there.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ JSON = "application/json"
 LIMIT_MAX = 10_000
 """Events in one page: some 4 MB."""
 FOLLOWERS_MAX = 100
-"""Event streams of one worker: each holds a request for as long as it likes, of the 256 that there may be."""
+"""Event streams of one worker: each takes one of its 256 requests without a time limit."""
 ALIVE_S = 15.0
-"""After so long without an event a comment is sent, so that nobody takes the connection for dead."""
-AGAIN_MS = 1000
-"""When a client whose stream has ended shall come again."""
+"""After so long without an event a comment is sent, so that proxies do not close the connection."""
+RECONNECT_MS = 1000
+"""When a client whose stream has ended shall reconnect."""
 
 
 async def changes(request: Request) -> web.StreamResponse:
-    """One page, or the stream."""
+    """Sends one page, or the stream."""
     actions = _actions(request)
     if _wants_stream(request):
         since = request.headers.get("Last-Event-ID") or request.query.get("since", "")
@@ -65,13 +65,13 @@ def _page(feed: Feed, since: str, limit: int, actions: frozenset[str]) -> web.Re
 
 
 def _json(lines: list[bytes], cursor: Cursor, *, is_more: bool) -> web.Response:
-    rest = orjson.dumps({"next": str(cursor), "more": is_more})
-    body = b'{"events":[' + b",".join(lines) + b"]," + rest[1:]
+    fields = orjson.dumps({"next": str(cursor), "more": is_more})
+    body = b'{"events":[' + b",".join(lines) + b"]," + fields[1:]
     return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
 
 
 def _wants_stream(request: Request) -> bool:
-    """Whether the client would have events as they come: EventSource says so, others ask for JSON or for anything."""
+    """Whether the client wants a stream: EventSource asks for it, other clients ask for JSON or for anything."""
     accept = ",".join(request.headers.getall("Accept", ()))
     return EVENT_STREAM in accept.lower() and JSON not in accept.lower()
 
@@ -84,14 +84,14 @@ def _limit(request: Request) -> int:
 
 
 def _actions(request: Request) -> frozenset[str]:
-    named = frozenset(filter(None, ",".join(request.query.getall("action", ())).split(",")))
-    if named - set(ACTIONS):
+    actions = frozenset(filter(None, ",".join(request.query.getall("action", ())).split(",")))
+    if actions - set(ACTIONS):
         raise RequestError(f"action is one or more of {', '.join(ACTIONS)}")
-    return named
+    return actions
 
 
 def _cursor(feed: Feed, text: str) -> Cursor:
-    """The cursor that a client names. Raises RequestError for what can be none."""
+    """The cursor of a request. Raises RequestError for an invalid one."""
     if not text:
         return feed.oldest()
     if text == "now":
@@ -108,10 +108,10 @@ def _cursor(feed: Feed, text: str) -> Cursor:
 async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.StreamResponse:
     stream = request.changes
     if stream.count >= FOLLOWERS_MAX:
-        raise Unavailable(f"{FOLLOWERS_MAX} clients follow the changes already")
+        raise Unavailable(f"{FOLLOWERS_MAX} clients already follow the changes")
     feed = stream.feed()
     cursor = await stream.in_thread(partial(_cursor, feed, since))
-    page = await stream.read(feed, cursor)  # before the head of the answer: a cursor that is refused has a status
+    page = await stream.read(feed, cursor)  # before the head of the answer, so that a refused cursor gets its status
     response = web.StreamResponse(
         status=HTTPStatus.OK,
         headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"},
@@ -119,7 +119,7 @@ async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.
     await response.prepare(request)
     if request.is_head:
         return response
-    await response.write(b"retry: %d\n: the change feed\n\n" % AGAIN_MS)
+    await response.write(b"retry: %d\n: the change feed\n\n" % RECONNECT_MS)
     follower = None
     try:
         while True:
@@ -135,7 +135,7 @@ async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.
             else:
                 cursor = await _follow(response, follower, cursor, actions)
                 if follower.is_slow or stream.is_ended:
-                    await response.write(b": come again with Last-Event-ID\n\n")
+                    await response.write(b": reconnect with Last-Event-ID\n\n")
                     return response
             page = await stream.read(feed, cursor)
     finally:
@@ -144,7 +144,7 @@ async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.
 
 
 async def _follow(response: web.StreamResponse, follower: Follower, cursor: Cursor, actions: frozenset[str]) -> Cursor:
-    """Sends what comes, until there is an end or a gap; the cursor behind it."""
+    """Sends events until the stream ends or has a gap; returns the cursor behind the last one."""
     while True:
         try:
             frames = await asyncio.wait_for(follower.queue.get(), ALIVE_S)
@@ -168,13 +168,13 @@ ROUTES = (
         "GET",
         "/changes",
         changes,
-        "What happened to the archive, in pages or as a stream of events",
+        "The events of the archive, in pages or as a stream",
         Action.QUERY,
         parameters=(
-            Parameter("since", "A cursor, or `now`; absent: all events that are kept"),
+            Parameter("since", "A cursor, or `now`; absent: all stored events"),
             Parameter("limit", "Events in one page", schema="integer"),
             Parameter("action", "Only these events, separated by commas"),
-            Parameter("Last-Event-ID", "The cursor at which a stream goes on", place="header"),
+            Parameter("Last-Event-ID", "The cursor at which a stream continues", place="header"),
         ),
         produces=(JSON, EVENT_STREAM),
         errors=(404, 410),

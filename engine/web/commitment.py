@@ -1,10 +1,10 @@
-"""Storage Commitment RS (PS3.18 13): whether instances are kept safely, asked and answered under a Transaction UID.
+"""Storage Commitment RS (PS3.18 13): requests and results of storage commitment, by Transaction UID.
 
-    POST   200 with the answer, or 202 and Retry-After when reading takes longer; 409 the UID is in use; 503 no room
-    GET    200 with the answer, 202 not yet, 404 never asked or no longer kept
+    POST   200 with the result, or 202 and Retry-After when reading takes longer; 409 the UID is in use; 503 no room
+    GET    200 with the result, 202 not yet, 404 never requested or no longer kept
 
-What is judged is what DIMSE judges (`archive.commitment.judge`). An answer that nobody waited for is kept, and one that
-a process died over is judged again by whichever is asked for it.
+The judgement is the same as over DIMSE (`archive.commitment.judge`). A result is stored even if its client does not
+wait for it; if a process dies while it judges, the process that gets the next request judges again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ FAILURE_REASONS: Final = {
 
 
 async def ask(request: Request) -> web.StreamResponse:
-    """Asks whether instances are safe."""
+    """Requests storage commitment."""
     media_type = choices_of(request, OFFERS)[0].offer.media_type
     engine, uid = request.engine, _transaction_uid(request)
     if engine.archive.is_read_only:
-        raise ArchiveReadOnly("this archive commits to nothing")
+        raise ArchiveReadOnly("this archive is read-only and commits to nothing")
     references = _references(await _model(request))
     options = engine.config.commitment
     if len(references) > options.references_max:
@@ -74,13 +74,13 @@ async def ask(request: Request) -> web.StreamResponse:
 
 
 async def result(request: Request) -> web.StreamResponse:
-    """The answer to what was asked."""
+    """Sends the result of a request."""
     media_type = choices_of(request, OFFERS)[0].offer.media_type
     uid, commitments = _transaction_uid(request), request.commitments
     asked = await request.engine.pools.slow.run(lambda: commitments.answers.find(uid))
     if asked is None:
         raise NotFound(
-            "no storage commitment was asked for under this Transaction UID, or its answer is no longer kept"
+            "storage commitment was not requested with this Transaction UID, or its result is no longer kept"
         )
     if asked.verdicts is None:
         asked = await commitments.answered(asked)
@@ -112,12 +112,12 @@ def _answer(request: Request, asked: Asked, media_type: str) -> web.Response:
 def _transaction_uid(request: Request) -> str:
     uid = request.path_values["transaction"]
     if not _UID.fullmatch(uid):
-        raise RequestError("the Transaction UID of the path is no UID")
+        raise RequestError("the Transaction UID of the path is not a UID")
     return uid
 
 
 async def _model(request: Request) -> dict[str, Any]:
-    """What the body says. Raises RequestError, TooLarge, UnsupportedMediaType."""
+    """The data set in the body. Raises RequestError, TooLarge, UnsupportedMediaType."""
     content_type = parse_media_type(request.headers.get("Content-Type", ""))
     if content_type is None or content_type.name == MULTIPART:
         raise UnsupportedMediaType(f"the body must be {JSON_TYPE} or {XML_TYPE}")
@@ -146,7 +146,7 @@ def _uid(item: Any, key: str, place: int) -> str:
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     uid = values[0] if isinstance(values, list) and len(values) == 1 else None
     if not isinstance(uid, str) or not _UID.fullmatch(uid):
-        raise DataSetError(f"00081199/{place}/{key} is no UID")
+        raise DataSetError(f"00081199/{place}/{key} is not a UID")
     return uid
 
 
@@ -160,7 +160,7 @@ ROUTES: Final = (
         "POST",
         _PATH,
         ask,
-        "Ask whether instances are kept safely",
+        "Request storage commitment of instances",
         Action.COMMIT,
         consumes=_FORMS,
         parameters=(_UID_OF_PATH,),
@@ -174,7 +174,7 @@ ROUTES: Final = (
         "GET",
         _PATH,
         result,
-        "The answer to that",
+        "The result of a storage commitment request",
         Action.COMMIT,
         parameters=(_UID_OF_PATH,),
         produces=_ANSWERS,

@@ -1,4 +1,4 @@
-"""Requests for storage commitment over HTTP that this process judges, one at a time, in a thread."""
+"""Judges requests for storage commitment over HTTP, one at a time, in a thread."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
 
 WAIT_S: Final = 2.0
-"""How long a request waits for its answer before it is told to ask again."""
+"""How long a request waits for its result before the client is told to ask again."""
 
 
 class Commitments:
-    """Those that one process judges."""
+    """The judge of one process, with the requests in progress."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._stopping = threading.Event()
         self._judge = Judge(engine.archive, self._is_supported, self._stopping)
         self._turn = asyncio.Lock()
-        self._under_way: dict[str, asyncio.Task[Asked]] = {}
+        self._in_progress: dict[str, asyncio.Task[Asked]] = {}
         self.answers: Answers = engine.archive.commitment_answers()
 
     def _is_supported(self, sop_class_uid: str) -> bool:
         return storage_classes.is_stored(sop_class_uid, promiscuous=self._engine.config.promiscuous)
 
     async def answered(self, asked: Asked) -> Asked:
-        """The request, with its answer unless that takes longer than WAIT_S."""
+        """The request, with its result unless that takes longer than WAIT_S."""
         uid = asked.transaction.transaction_uid
-        task = self._under_way.get(uid)
+        task = self._in_progress.get(uid)
         if task is None:
             task = guards.watch(self._engine.loop.create_task(self._judged(asked)), "storage commitment")
-            self._under_way[uid] = task
-            task.add_done_callback(lambda _: self._under_way.pop(uid, None))
+            self._in_progress[uid] = task
+            task.add_done_callback(lambda _: self._in_progress.pop(uid, None))
         done, _ = await asyncio.wait([task], timeout=WAIT_S)
         return task.result() if done else asked
 
@@ -59,5 +59,5 @@ class Commitments:
             return await self._engine.pools.slow.run(judge)
 
     def close(self) -> None:
-        """Ends what is under way."""
+        """Ends the judgement in progress."""
         self._stopping.set()

@@ -1,4 +1,4 @@
-"""Conditional requests and ranges (RFC 9110 13 and 14). Pure: headers in, a decision out."""
+"""Conditional requests and ranges (RFC 9110 13 and 14). Pure functions of the headers."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ class Unsatisfiable(EngineError):
 
 
 def is_unchanged(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether the client has what it asks for (304): If-None-Match, compared weakly."""
+    """Whether the client's copy is current (304): If-None-Match, with weak comparison."""
     value = headers.get("If-None-Match")
     if value is None:
         return False
-    return value.strip() == "*" or any(_opaque(etag) == found for _, found in _ETAG.findall(value))
+    return value.strip() == "*" or any(_opaque(etag) == tag for _, tag in _ETAG.findall(value))
 
 
 def byte_range(headers: Mapping[str, str], etag: str, length: int) -> tuple[int, int] | None:
-    """First byte and the one behind the last of what is asked for; None: all of it. Raises Unsatisfiable.
+    """The start and the end (exclusive) of the requested range; None: the whole body. Raises Unsatisfiable.
 
-    Several ranges, other units, and what makes no sense are overlooked, as RFC 9110 14.2 allows. An If-Range that is
-    not this entity tag, or is a date, means all of it.
+    Several ranges, other units and invalid ranges are ignored, as RFC 9110 14.2 allows. An If-Range that is not this
+    entity tag, or is a date, means the whole body.
     """
-    found = _RANGE.fullmatch(headers.get("Range", "").strip())
-    if found is None or not (found[1] or found[2]):
+    match = _RANGE.fullmatch(headers.get("Range", "").strip())
+    if match is None or not (match[1] or match[2]):
         return None
     if (condition := headers.get("If-Range")) is not None and (etag.startswith("W/") or condition.strip() != etag):
         return None
-    if not found[1]:
-        count = min(int(found[2]), length)
+    if not match[1]:
+        count = min(int(match[2]), length)
         if not count:
             raise Unsatisfiable(length)
         return length - count, length
-    first, last = int(found[1]), int(found[2]) if found[2] else length - 1
-    if found[2] and last < first:
+    first, last = int(match[1]), int(match[2]) if match[2] else length - 1
+    if match[2] and last < first:
         return None
     if first >= length:
         raise Unsatisfiable(length)

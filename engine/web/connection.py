@@ -1,12 +1,12 @@
-"""One HTTP connection: aiohttp's protocol, with a clock that ends whoever is too slow.
+"""One HTTP connection: aiohttp's protocol, with timeouts for slow clients.
 
-    idle            nothing of a request has come                        closed after idle_timeout_s
-    head            its first byte has come, its end has not             408 after header_timeout_s
+    idle            no byte of a request has arrived                     closed after idle_timeout_s
+    head            its first byte has arrived, its end has not          408 after header_timeout_s
     body            we read, and the client sends too slowly             reset after transfer_timeout_s
-    answer          something waits for the client, which reads slowly   reset after transfer_timeout_s
+    answer          data waits for the client, which reads slowly        reset after transfer_timeout_s
 
-The front looks at each connection several times in the shortest of these times (`look`). aiohttp's parser is llhttp:
-requests whose length can be read in two ways, and bytes that are no HTTP, are answered with 400 and the end.
+The front calls `look` several times within the shortest of these times. aiohttp's parser is llhttp: requests with an
+ambiguous length, and bytes that are not HTTP, are answered with 400, and the connection is closed.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 logger = log.get("web.connection")
 
 _AT_ONCE = struct.pack("ii", 1, 0)
-"""Linger for no time: closing resets the connection."""
+"""SO_LINGER with no time: closing resets the connection."""
 
 TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 LINGER_S = 2.0
-"""How long what is left of a body is read and dropped after an answer that did not wait for it: a client that is still
-sending would otherwise get a reset before it reads the answer."""
+"""How long the rest of a body is read and dropped after an early answer: a client that is still sending would otherwise
+get a reset before it reads the answer."""
 
 _NEVER_S = 1e6
 
 UNSENT_BYTES_MAX = 1 << 20
-"""What a connection holds of answers that the kernel has not taken, above which a handler waits."""
+"""Bytes of answers that the kernel has not taken, above which a handler waits."""
 
 
 class Owner(Protocol):
-    """The front, as far as connections go."""
+    """The part of the front that connections need."""
 
     engine: Engine
     quick: QuickFrames
@@ -59,17 +59,17 @@ class Owner(Protocol):
         """A connection has ended."""
 
     def finished(self, request: BaseRequest, response: StreamResponse | None) -> None:
-        """A request was answered; `response` is None when its client went away before."""
+        """A request was answered; `response` is None if its client disconnected before."""
 
 
 class HttpConnection(RequestHandler):
-    """One connection; `look` is to be called several times a second."""
+    """One connection. Call `look` several times a second."""
 
     def __init__(self, front: Owner, manager: Any, settings: Http, on_end: Callable[[], None]) -> None:
         super().__init__(
             manager,
             loop=front.engine.loop,
-            keepalive_timeout=_NEVER_S,  # `look` does it
+            keepalive_timeout=_NEVER_S,  # `look` has the timeouts
             lingering_time=LINGER_S,
             access_log=None,  # type: ignore[arg-type]
             max_line_size=settings.request_line_bytes_max,
@@ -98,7 +98,7 @@ class HttpConnection(RequestHandler):
     # -- asyncio's side -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there, after the handshake where there is one."""
+        """The connection is open, after the TLS handshake if there is one."""
         peername = transport.get_extra_info("peername")
         self.peer_host = str(peername[0]) if peername else ""
         transport.set_write_buffer_limits(high=UNSENT_BYTES_MAX)  # type: ignore[attr-defined]
@@ -110,7 +110,7 @@ class HttpConnection(RequestHandler):
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is gone, by whichever side."""
+        """The connection was closed by either side."""
         super().connection_lost(exc)
         self._front.lost(self)
         self._on_end()
@@ -167,7 +167,7 @@ class HttpConnection(RequestHandler):
 
     @property
     def idle_since(self) -> float:
-        """Since when it waits, by the loop's clock."""
+        """The start of the wait, by the loop's clock."""
         return self._idle_since
 
     def look(self, now: float) -> None:
@@ -176,7 +176,7 @@ class HttpConnection(RequestHandler):
         if self.transport is None:
             return
         if self._is_undelivered_too_long(now):
-            self.reset("took an answer too slowly")
+            self.reset("received an answer too slowly")
         elif self._request is not None:
             payload = self._request.content
             is_pending = not payload.is_eof() and not self._reading_paused
@@ -190,19 +190,19 @@ class HttpConnection(RequestHandler):
             self.force_close()
 
     def reset(self, why: str) -> None:
-        """Ends the connection at once; what the client has not taken it does not get."""
+        """Resets the connection, and drops data that the client has not received."""
         transport = self.transport
         if transport is None:
             return
         self._front.engine.metrics.counters["http_clients_too_slow"] += 1
-        logger.about(self.peer_host).warning("client given up", peer=self.peer_host, why=why)
+        logger.about(self.peer_host).warning("connection reset, the client is too slow", peer=self.peer_host, why=why)
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
         transport.abort()
 
     def expect_no_body(self) -> None:
-        """The body of the request will not come: its client waited to be invited, and was refused."""
+        """Does not wait for the request's body: the client expected 100 Continue and was refused."""
         self._lingering_time = 0.0
 
     def drain(self) -> None:
@@ -232,19 +232,19 @@ class HttpConnection(RequestHandler):
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> StreamResponse:
-        """The answer to what is no request (400), and to what a handler did wrong (500)."""
+        """The answer to bytes that are not a request (400), and to an exception in a handler (500)."""
         counters = self._front.engine.metrics.counters
         if request.writer.output_size > 0:
-            raise ConnectionError("a part of the answer is sent already")
+            raise ConnectionError("a part of the answer was sent already")
         if status == 500:
             counters["http_handlers_crashed"] += 1
             logger.error("request crashed", peer=self.peer_host, error=repr(exc))
             response = problem(exc or RuntimeError("unknown"), getattr(request, "id", ""))
         else:
             counters["http_requests_not_understood"] += 1
-            what = (message or "").partition("\n")[0].strip().rstrip(":")
-            logger.about(self.peer_host).warning("no HTTP request", peer=self.peer_host, error=what)
-            response = problem_response(status, f"this is no HTTP request: {what}", "")
+            reason = (message or "").partition("\n")[0].strip().rstrip(":")
+            logger.about(self.peer_host).warning("invalid HTTP request", peer=self.peer_host, error=reason)
+            response = problem_response(status, f"this is not a valid HTTP request: {reason}", "")
         response.force_close()
         return response
 

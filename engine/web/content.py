@@ -1,11 +1,11 @@
-"""Content: bytes of an answer that need not be in memory, given piece by piece to a client that may be slow.
+"""Content: bytes of an answer that need not be in memory, produced piece by piece for a client that may be slow.
 
-    Content   length (None: known at the end only), chunks from an offset to another
+    Content   length (None: not known before the end), chunks from one offset to another
     Part      one content with its media type and URL
 
-What lies in the page cache is read on the loop, without a thread; the rest in the pool `reads`. A stored instance that
-is sent whole is checked: its last piece is held back until its checksum was right, so that a client never has a whole
-answer with damaged bytes. What cannot be read ends the answer without its end, which every client takes for a failure.
+Bytes in the page cache are read on the loop, without a thread; others in the pool `reads`. A stored instance that is
+sent as a whole is verified: its last piece is held back until the checksum was correct, so that no client gets a
+complete answer with damaged bytes. A read error ends the answer early, which every client treats as a failure.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ if TYPE_CHECKING:
     from engine.runtime.pools import ThreadPool
 
 PIECE_BYTES: Final = 512 << 10
-"""What a request reads at a time; a client that reads slowly keeps two of them."""
+"""Bytes that a request reads at a time; for a slow client two such pieces are in memory."""
 WHOLE_BYTES_MAX: Final = 2 * PIECE_BYTES
-"""What is no longer than two pieces is one: an instance of 512 KiB and a head has no piece of its rest."""
+"""Up to two pieces are read as one, so that an instance of 512 KiB and a header has no second, small piece."""
 
 
 class Content(Protocol):
-    """Bytes that are given on demand."""
+    """Bytes that are produced on demand."""
 
     has_ranges: bool
     """Whether `chunks` may begin and end anywhere."""
 
     @property
     def length(self) -> int | None:
-        """All of them."""
+        """The number of bytes."""
 
     def chunks(self, start: int, stop: int | None) -> AsyncIterator[Buffer]:
-        """Those from `start` to before `stop`; None: to the end. Raises EngineError."""
+        """The bytes from `start` to `stop` (exclusive); None: to the end. Raises EngineError."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is sent as one body, or as one part of it."""
+    """One body, or one part of a multipart body."""
 
     content: Content
     content_type: str
     location: str = ""
-    """URL of it."""
+    """Its URL."""
 
 
 class Memory:
-    """Bytes that are in memory."""
+    """Bytes in memory."""
 
     has_ranges = True
 
@@ -67,14 +67,14 @@ class Memory:
 
 
 class Ranges:
-    """Some bytes in memory, and behind them those of a source."""
+    """Some bytes in memory, followed by those of a source."""
 
     has_ranges = True
 
     def __init__(
         self, reads: ThreadPool, source: Source, before: bytes = b"", finish: Callable[[], None] | None = None
     ) -> None:
-        """`finish`: what is to be asked before the end is given, when all was read. It raises what is wrong."""
+        """`finish`: called before the last bytes are yielded when all were read; it verifies them and raises."""
         self._reads = reads
         self._source = source
         self._before = before
@@ -94,7 +94,7 @@ class Ranges:
             at += count
             if at >= end and finish is not None:
                 if isinstance(self._source, StoredInstance) and self._source.is_read:
-                    finish()  # compares two numbers
+                    finish()  # only compares two numbers
                 else:
                     await self._reads.run(finish)
             yield piece
@@ -109,7 +109,7 @@ class Ranges:
 
 
 class Made:
-    """Bytes that are made while they are sent; a client cannot ask for a part of them."""
+    """Bytes that are made while they are sent; a client cannot request a range of them."""
 
     has_ranges = False
 
@@ -128,16 +128,16 @@ class Made:
         self._finish = finish
 
     async def chunks(self, start: int, stop: int | None) -> AsyncIterator[Buffer]:
-        """See `Content`; always all of them."""
+        """See `Content`; always all bytes."""
         if self._before:
             yield self._before
-        held = await self._next()
-        while held is not None:
+        piece = await self._next()
+        while piece is not None:
             following = await self._next()
             if following is None and self._finish is not None:
                 await self._reads.run(self._finish)
-            yield held
-            held = following
+            yield piece
+            piece = following
 
     async def _next(self) -> bytes | None:
         def read() -> bytes | None:

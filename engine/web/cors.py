@@ -1,11 +1,11 @@
-"""Cross-Origin Resource Sharing: which web pages may use this server through a browser, and which may change nothing.
+"""Cross-Origin Resource Sharing: decides which web pages may use this server through a browser.
 
-    no Origin header              no browser, or a page that only reads from its own server: not our concern
-    our own origin                a page that was served from here
-    an origin of cors_origins     told that it may read the answer
-    another one                   told nothing, so that its browser keeps the answer from it; and it may change nothing
+    no Origin header              not a browser, or a page that reads from its own server: allowed
+    our own origin                a page of this server: allowed
+    an origin of cors_origins     allowed; headers let the browser show the answer to the page
+    another origin                may change nothing; no headers, so that the browser hides the answer from the page
 
-A preflight is an OPTIONS request with Origin and Access-Control-Request-Method. Any other OPTIONS asks for
+A preflight is an OPTIONS request with Origin and Access-Control-Request-Method. Any other OPTIONS requests the
 capabilities.
 """
 
@@ -29,10 +29,10 @@ EXPOSED = (
     "Content-Disposition, Content-Length, Content-Location, Content-Range, ETag, Location, Retry-After, Warning, "
     "X-Request-ID, X-Total-Count, X-Remaining-Count"
 )
-"""What a page may read beside what every page may: DICOMweb answers with these."""
+"""Headers of DICOMweb that a page may read, beside those that every page may read."""
 
 MAX_AGE_S = 86_400
-"""How long a browser may remember a preflight: quotes in Accept make one of every URL."""
+"""How long a browser may cache a preflight: quotes in Accept cause a preflight for every URL."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -40,21 +40,21 @@ _HEADER_NAMES = re.compile(r"^[A-Za-z0-9!#$%&'*+.^_`|~, -]{0,2000}$")
 
 
 def is_preflight(request: Request) -> bool:
-    """Whether a browser asks before it lets a page do something."""
+    """Whether the request is a browser's preflight."""
     headers = request.headers
     return request.method == "OPTIONS" and "Origin" in headers and "Access-Control-Request-Method" in headers
 
 
 def is_own(request: Request, origin: str) -> bool:
-    """Whether a page of that origin was served from here."""
+    """Whether the origin is this server."""
     own, other = urlsplit(request.root), urlsplit(origin)
     return bool(other.netloc) and (own.scheme, own.netloc.lower()) == (other.scheme, other.netloc.lower())
 
 
 def check(request: Request, settings: Http) -> None:
-    """Raises HttpError when a page of somebody else wants to change something.
+    """Raises HttpError when a page of another origin tries to change something.
 
-    Browsers send simple requests without asking first, and only keep the answer back.
+    Browsers send simple requests without a preflight, and only hide the answer.
     """
     origin = request.headers.get("Origin")
     if origin is None or request.method in READING or _is_listed(origin, settings) or is_own(request, origin):
@@ -63,11 +63,11 @@ def check(request: Request, settings: Http) -> None:
 
 
 def answer_preflight(request: Request, methods: Iterable[str]) -> web.Response:
-    """What a page may do with a path that has these methods; the other headers are those of every answer."""
+    """The answer to a preflight for a path with these methods; `add_headers` adds the other headers."""
     headers = {"Access-Control-Allow-Methods": ", ".join(sorted(methods)), "Access-Control-Max-Age": str(MAX_AGE_S)}
-    wanted = request.headers.get("Access-Control-Request-Headers", "")
-    if wanted and _HEADER_NAMES.match(wanted):
-        headers["Access-Control-Allow-Headers"] = wanted
+    header_names = request.headers.get("Access-Control-Request-Headers", "")
+    if header_names and _HEADER_NAMES.match(header_names):
+        headers["Access-Control-Allow-Headers"] = header_names
     if request.headers.get("Access-Control-Request-Private-Network") == "true":
         headers["Access-Control-Allow-Private-Network"] = "true"
     if not _is_listed(request.headers["Origin"], request.config.http):
@@ -76,7 +76,7 @@ def answer_preflight(request: Request, methods: Iterable[str]) -> web.Response:
 
 
 def add_headers(request: Request, response: web.StreamResponse, settings: Http) -> None:
-    """Tells a page that it may read the answer."""
+    """Adds the headers that let an allowed page read the answer."""
     if not settings.cors_origins:
         return
     headers = response.headers

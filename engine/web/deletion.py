@@ -1,8 +1,8 @@
-"""Deleting over HTTP: a study, a series, an instance. PS3.18 has no such thing; others answer as we do.
+"""DELETE of a study, a series or an instance. PS3.18 does not have it; other servers have the same paths and statuses.
 
-204   deleted, for every process, when this is answered; compaction gives the space back later
-404   there is nothing of that name           410   it was deleted before
-409   something of it is on legal hold, and nothing was deleted
+204   deleted for every process; compaction frees the space later
+404   there is no such study, series or instance          410   it was deleted before
+409   some of it is on legal hold, and nothing was deleted
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 _REASON: Final = "deleted over HTTP"
-"""What is recorded when the client gives no reason."""
+"""The recorded reason if the client gives none."""
 
 _LEVELS: Final = (
     ("instance", Level.IMAGE, tags.SOPInstanceUID),
@@ -34,13 +34,13 @@ _LEVELS: Final = (
 
 
 async def delete(request: Request) -> web.StreamResponse:
-    """Deletes what the path names."""
+    """Deletes the study, series or instance of the path."""
     archive = request.engine.archive
     if archive.is_read_only:
-        raise ArchiveReadOnly("nothing is deleted from this archive")
-    named = [(level, tag, uid_of(request, name)) for name, level, tag in _LEVELS if name in request.path_values]
-    level, _, uid = named[0]
-    query = Query(level, {tag: uid.encode() for _, tag, uid in named})
+        raise ArchiveReadOnly("this archive is read-only")
+    uids = [(level, tag, uid_of(request, name)) for name, level, tag in _LEVELS if name in request.path_values]
+    level, _, uid = uids[0]
+    query = Query(level, {tag: uid.encode() for _, tag, uid in uids})
     reason = request.query.get("reason", "") or _REASON
 
     def work() -> int:
@@ -51,18 +51,18 @@ async def delete(request: Request) -> web.StreamResponse:
             raise Gone(f"instance {uid} was deleted")
         if level is not Level.IMAGE:
             raise missing(request, uid_of(request, "study"), uid if level is Level.SERIES else None)
-        raise NotFound("there is nothing of that name")
+        raise NotFound("there is no such instance")
     return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
-def _row(path: str, what: str) -> Route:
+def _row(path: str, name: str) -> Route:
     return Route(
         "DELETE",
         f"{DICOMWEB}/studies/{{study}}{path}",
         delete,
-        f"Delete {what}",
+        f"Delete {name}",
         Action.DELETE,
-        parameters=(Parameter("reason", "Why; it is recorded beside who did it"),),
+        parameters=(Parameter("reason", "The reason, which is recorded with the client's address"),),
         produces=(),
         statuses=(204,),
         errors=(404, 409, 410),

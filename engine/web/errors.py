@@ -1,7 +1,7 @@
-"""Errors as HTTP answers: the twin of `dimse.status`.
+"""Errors as HTTP answers, as `dimse.status` maps them for DIMSE.
 
-An answer that is an error is a problem document (RFC 9457): status, title, detail, and the id of the request, by which
-it is found in the log. No value of a patient is in it: the errors of this engine name keys, UIDs and offsets.
+An error is answered with a problem document (RFC 9457): status, title, detail, and the id of the request, which is also
+in the log. It has no patient data: the errors of this engine name keys, UIDs and offsets.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from engine.errors import (
 PROBLEM = "application/problem+json"
 
 RETRY_S = 5
-"""What a client is told to wait that comes at a bad moment."""
+"""The default Retry-After."""
 
 
 class HttpError(EngineError):
-    """A request that is answered with an error; the message is the detail of the problem document."""
+    """An error with its own status; the message is the detail of the problem document."""
 
     def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -67,28 +67,28 @@ class NotFound(HttpError):
 
 
 class Gone(HttpError):
-    """The resource was here and was deleted."""
+    """The resource existed and was deleted."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(HTTPStatus.GONE, detail)
 
 
 class UnsupportedMediaType(HttpError):
-    """The body is of a type that this resource does not take."""
+    """The resource does not accept a body of this type."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail)
 
 
 class TooLarge(HttpError):
-    """The body, or what was asked for, is more than there is room for."""
+    """The body, or the requested result, is too large."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
 
 
 class Unavailable(HttpError):
-    """Not now; the client may come back."""
+    """The request cannot be served now; the client may retry."""
 
     def __init__(self, detail: str, retry_s: int = RETRY_S) -> None:
         super().__init__(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(retry_s)})
@@ -123,7 +123,7 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
         TranscodeError: HTTPStatus.NOT_ACCEPTABLE,
     }
 )
-"""The table error → status; the nearest base class counts, and what is not in it is our own fault: 500."""
+"""Error → status; the nearest base class counts, and other errors are our own fault: 500."""
 
 _REFUSALS: Final[Mapping[Refusal, int]] = {
     Refusal.CANNOT_UNDERSTAND: HTTPStatus.BAD_REQUEST,
@@ -137,7 +137,7 @@ _REFUSALS: Final[Mapping[Refusal, int]] = {
 
 
 def status_of(error: BaseException) -> int:
-    """The status that answers a request which ended with `error`."""
+    """The status of the answer to a request that ended with `error`."""
     if isinstance(error, HttpError):
         return error.status
     if isinstance(error, InstanceRefused):
@@ -149,23 +149,23 @@ def status_of(error: BaseException) -> int:
 
 
 def problem(error: BaseException, request_id: str) -> web.Response:
-    """The answer to a request which ended with `error`."""
+    """The answer to a request that ended with `error`."""
     status = status_of(error)
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("Retry-After", str(RETRY_S))
-    # What went wrong by our own fault is for the log: it may name files.
-    is_ours = status == HTTPStatus.INTERNAL_SERVER_ERROR
-    detail = "an error of this server; its log tells more under this request id" if is_ours else str(error)
+    # The message of an internal error goes to the log only: it may name files.
+    is_internal = status == HTTPStatus.INTERNAL_SERVER_ERROR
+    detail = "an error of this server; its log has details for this request id" if is_internal else str(error)
     return problem_response(status, detail, request_id, headers)
 
 
 def problem_response(
     status: int, detail: str, request_id: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """A problem document."""
+    """Makes a problem document."""
     title = HTTPStatus(status).phrase
-    # What is missing today may be sent tomorrow, and RFC 9111 lets caches keep a 404 or 410.
+    # A missing instance may be stored tomorrow, but RFC 9111 lets caches store a 404 or 410.
     headers = {"Cache-Control": "no-store", **(headers or {})}
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     return web.Response(status=status, body=orjson.dumps(body), content_type=PROBLEM, headers=headers)

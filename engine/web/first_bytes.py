@@ -1,8 +1,8 @@
-"""What a connection to the HTTP port is, by its first bytes.
+"""Judges a connection to the HTTP port by its first bytes.
 
-HTTP port     a method's first letters        complete
-HTTPS port    a TLS hello                     complete; plain HTTP is told so, in plain HTTP
-both          a DICOM association, anything   closed; where HTTP is understood, 400 first
+HTTP port     a method's first letters           complete
+HTTPS port    a TLS hello                        complete; plain HTTP is answered with 400 in plain HTTP
+both          a DICOM association, other bytes   closed; if the client may understand HTTP, after 400
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from engine.runtime.front import Verdict
 
 NEEDED_BYTES = 16
-"""What must have come of a request: the shortest one has 18. Whoever sends less is kept by the supervisor."""
+"""Bytes of a request that must have arrived: the shortest one has 18. Until then the supervisor keeps it."""
 
 _TLS_HELLO = b"\x16\x03"
 _ASSOCIATE_RQ = b"\x01\x00"
@@ -18,7 +18,7 @@ _TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-")
 
 
 def judge(head: bytes, *, is_tls: bool) -> Verdict:
-    """What a connection is that begins with these bytes, at least one."""
+    """Judges a connection by its first bytes, at least one."""
     if _TLS_HELLO.startswith(head[:2]):
         if len(head) < 2:
             return Verdict(needed_bytes=2)

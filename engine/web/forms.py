@@ -1,11 +1,11 @@
-"""In which transfer syntax something leaves, and under which media type (PS3.18 8.7.3).
+"""Chooses the transfer syntax and the media type of sent instances and frames (PS3.18 8.7.3).
 
-    nothing asked for        Explicit VR Little Endian, decoded if need be; what cannot be decoded goes as it is stored,
-                             and so does everything for the clients of http.as_stored_clients
-    `*`                      as it is stored; what is Implicit VR or Big Endian as Explicit VR Little Endian
-    one transfer syntax      that one, or this form does not do
+    no transfer syntax requested    Explicit VR Little Endian, decoded if necessary; if it cannot be decoded, as stored;
+                                    for the clients of http.as_stored_clients everything as stored
+    `*`                             as stored; Implicit VR and Big Endian as Explicit VR Little Endian
+    one transfer syntax             that one, or this form is not possible
 
-Implicit VR and Big Endian never leave.
+Implicit VR and Big Endian are never sent.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ _IMAGE_TYPE_OF: Final = {uid: name for name, uids in IMAGE_TYPES.items() for uid
 
 
 def choices_of(request: Request, offers: Sequence[Offer]) -> list[Choice]:
-    """What the request accepts of these, best first. Raises NotAcceptable, RequestError."""
+    """The offers that the request accepts, best first. Raises NotAcceptable, RequestError."""
     accept = request.headers.getall("Accept", [])
     query = request.query.getall("accept", []) if "?" in request.raw_path else []
-    choices = _negotiated(tuple(offers), ",".join(accept) if accept else None, tuple(query))
+    choices = _negotiate(tuple(offers), ",".join(accept) if accept else None, tuple(query))
     words = request.config.http.as_stored_clients
     if words and any(word in request.headers.get("User-Agent", "") for word in words):
         return [choice._replace(transfer_syntax=choice.transfer_syntax or ANY) for choice in choices]
@@ -61,42 +61,42 @@ def choices_of(request: Request, offers: Sequence[Offer]) -> list[Choice]:
 
 
 @lru_cache(maxsize=256)
-def _negotiated(offers: tuple[Offer, ...], header: str | None, query: tuple[str, ...]) -> list[Choice]:
-    """Kept, since a viewer asks for a thousand frames with one header."""
+def _negotiate(offers: tuple[Offer, ...], header: str | None, query: tuple[str, ...]) -> list[Choice]:
+    """Cached, since a viewer requests a thousand frames with the same header."""
     return negotiate(offers, header, query)
 
 
-def instance_syntax(stored_uid: str, asked: str) -> str | None:
-    """The transfer syntax in which an instance leaves; None: this form does not do."""
-    if asked == ANY:
+def instance_syntax(stored_uid: str, request: str) -> str | None:
+    """The transfer syntax of a sent instance, `request` as in `Choice`; None: this form is not possible."""
+    if request == ANY:
         return EXPLICIT if stored_uid in _NEVER_SENT else stored_uid
-    if not asked:
+    if not request:
         return EXPLICIT if _can_become(stored_uid, EXPLICIT) else stored_uid
-    if asked in _NEVER_SENT:
+    if request in _NEVER_SENT:
         return None
-    return asked if _can_become(stored_uid, asked) else None
+    return request if _can_become(stored_uid, request) else None
 
 
-def frame_syntax(stored_uid: str, media_type: str, asked: str) -> str | None:
-    """The same of frames, whose native form is that of Explicit VR Little Endian."""
+def frame_syntax(stored_uid: str, media_type: str, request: str) -> str | None:
+    """The same for frames, whose native form is that of Explicit VR Little Endian."""
     stored = transfer_syntax.of(stored_uid)
-    own = EXPLICIT if stored.convertible else stored_uid
+    own_uid = EXPLICIT if stored.convertible else stored_uid
     if media_type == OCTET_STREAM:
-        if asked == ANY:
-            return own
-        if not asked:
-            return EXPLICIT if own == EXPLICIT or stored_uid in DECODABLE else own
-        wanted = asked
+        if request == ANY:
+            return own_uid
+        if not request:
+            return EXPLICIT if own_uid == EXPLICIT or stored_uid in DECODABLE else own_uid
+        target_uid = request
     else:
-        of_type = IMAGE_TYPES.get(media_type, ())
-        if asked in ("", ANY):
-            wanted = own if own in of_type else of_type[0] if of_type else ""
+        syntaxes = IMAGE_TYPES.get(media_type, ())
+        if request in ("", ANY):
+            target_uid = own_uid if own_uid in syntaxes else syntaxes[0] if syntaxes else ""
         else:
-            wanted = asked if asked in of_type else ""
-    if wanted == own:
-        return own
-    is_readable = own == EXPLICIT or stored_uid in DECODABLE
-    return wanted if is_readable and wanted in (EXPLICIT, *ENCODABLE, *LOSSY_ENCODABLE) else None
+            target_uid = request if request in syntaxes else ""
+    if target_uid == own_uid:
+        return own_uid
+    is_readable = own_uid == EXPLICIT or stored_uid in DECODABLE
+    return target_uid if is_readable and target_uid in (EXPLICIT, *ENCODABLE, *LOSSY_ENCODABLE) else None
 
 
 def image_type(syntax_uid: str) -> str:
@@ -105,7 +105,7 @@ def image_type(syntax_uid: str) -> str:
 
 
 def with_syntax(media_type: str, syntax_uid: str) -> str:
-    """A media type that says its transfer syntax."""
+    """A media type with its transfer syntax as a parameter."""
     return f"{media_type}; transfer-syntax={syntax_uid}"
 
 

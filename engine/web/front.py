@@ -1,12 +1,12 @@
-"""The HTTP front: connections, and what happens to a request before and after its handler.
+"""The HTTP front: connections, and the processing of a request before and after its handler.
 
-    connected   HttpConnection (`connection`) on the socket, TLS where a certificate is set
+    connected   an HttpConnection (`connection`) on the socket, with TLS if a certificate is set
     a request   id, client and URL (`urls`) ─► limits ─► host name, origin (`cors`) ─► route ─► access ─► handler
-                an error on the way is an answer (`errors`); a line of the log; counted under its route
-    draining    idle connections end; requests go on; what comes on an open connection is answered with 503
+                an error at any step becomes an answer (`errors`); the request is logged and counted under its route
+    draining    closes idle connections; requests continue; new ones on open connections are answered with 503
 
-A handler is `async (Request) -> StreamResponse`. It raises what goes wrong: every `EngineError` has its status. When an
-answer has begun, an error ends the connection, so that nobody takes the answer for a whole one.
+A handler is `async (Request) -> StreamResponse` and raises errors: every `EngineError` has a status. After the answer
+has begun, an error ends the connection, so that the client sees that the answer is incomplete.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ LOOKS_PER_TIMEOUT = 10
 LOOK_S_MIN, LOOK_S_MAX = 0.05, 1.0
 
 TLS_SHUTDOWN_S = 2.0
-"""How long a client may take to agree to the end of a TLS connection: many never do."""
+"""How long a client may take to confirm the end of a TLS connection: many never do."""
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
 _UNROUTED = "(no route)"
@@ -116,12 +116,12 @@ class WebFront:
 
     @property
     def connections_count(self) -> int:
-        """How many connections are open, or are just being opened."""
+        """The number of connections that are open or being opened."""
         return len(self._connections) + len(self._tasks)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a request is served."""
+        """Whether a request is in progress."""
         return self._limits.count > 0
 
     def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
@@ -132,14 +132,14 @@ class WebFront:
         task.add_done_callback(self._tasks.discard)
 
     def configure(self, config: Config) -> None:
-        """New requests follow it; new connections get the certificate as its file is now."""
+        """Reads the certificate again, for new connections; requests read the configuration from the engine."""
         try:
             self._load_tls(config.http)
         except ConfigError as error:
-            logger.error("the certificate is not taken over, the one before stays", error=str(error))
+            logger.error("the certificate cannot be read, the previous one stays", error=str(error))
 
     def start_draining(self) -> None:
-        """Ends idle connections; the others end after their request."""
+        """Closes idle connections, and others after their request."""
         self.is_draining = True
         self._changes.end()
         self._webhooks.close()
@@ -157,12 +157,12 @@ class WebFront:
                 connection.transport.abort()
 
     def stats(self) -> dict[str, object]:
-        """What it has done, as plain data."""
+        """Its statistics, as plain data."""
         outbound = {} if self.outbound is None else self.outbound.stats()
         return {"http": {"connections": len(self._connections), "requests": self._limits.count}, **outbound}
 
     def close(self) -> None:
-        """Ends the clock."""
+        """Ends the timer and the tasks."""
         self._looking.cancel()
         self._ahead.cancel()
 
@@ -186,10 +186,10 @@ class WebFront:
         except Exception as error:
             is_usual = isinstance(error, OSError | TimeoutError)  # ssl.SSLError is an OSError
             self.engine.metrics.counters["http_connections_lost_early"] += 1
-            tell = logger.about(host).info if is_usual else logger.error
-            tell("connection lost before it began", peer=host, error=str(error) or type(error).__name__)
+            write = logger.about(host).info if is_usual else logger.error
+            write("connection lost before it began", peer=host, error=str(error) or type(error).__name__)
             sock.close()
-            # The protocol may have been told of a connection, and then also of its end.
+            # If the protocol was connected, its `connection_lost` calls `on_end`.
             if not made or self._connections.pop(made[0], self) is None:
                 on_end()
 
@@ -242,8 +242,8 @@ class WebFront:
         request.commitments = self._commitments
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
-        said = message.headers.get("X-Request-ID", "")
-        request.id = said if _REQUEST_ID.match(said) else self.next_request_id()
+        client_id = message.headers.get("X-Request-ID", "")
+        request.id = client_id if _REQUEST_ID.match(client_id) else self.next_request_id()
         settings = self._settings
         sockname = protocol.sockname or ("", 0)
         request.origin = urls.origin_of(
@@ -266,7 +266,7 @@ class WebFront:
             return await self._answer(request)
         except (EngineError, MemoryError) as error:
             if request.writer.output_size > 0:
-                logger.error("answer cut off", **self._facts(request), error=str(error))
+                logger.error("answer aborted", **self._facts(request), error=str(error))
                 assert request.transport is not None
                 request.transport.abort()
                 raise ConnectionError(str(error)) from error
@@ -275,7 +275,7 @@ class WebFront:
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.error("request failed", **self._facts(request), error=str(error))
             if not request.content.is_eof() and request.content_length != 0:
-                # What is left of the body is not worth reading.
+                # Do not read the rest of the body.
                 response.force_close()
                 if "Expect" in request.headers and isinstance(request.protocol, HttpConnection):
                     request.protocol.expect_no_body()
@@ -285,7 +285,7 @@ class WebFront:
         settings = self._settings
         raw_path = request.raw_path.partition("?")[0]
         if "://" in raw_path[:8]:
-            raw_path = request.rel_url.raw_path  # a proxy's way of asking
+            raw_path = request.rel_url.raw_path  # an absolute URL, as for a proxy
         self.check_host(request, settings)
         match = self._router.match("/" if raw_path == "*" else raw_path)
         if match is not None and cors.is_preflight(request):
@@ -300,7 +300,7 @@ class WebFront:
         if route.action is Action.STORE and (refusal := self.engine.admission.refusal()) is not None:
             raise refusal
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-            raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies are taken as they are: no Content-Encoding")
+            raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies with a Content-Encoding are not supported")
         await self._invite(request)
         return await route.handler(request)
 
@@ -314,7 +314,7 @@ class WebFront:
         return route
 
     def check_host(self, request: Request, settings: Http) -> None:
-        """Raises HttpError for a name that is not ours: a page of somebody else may have made it lead here."""
+        """Raises HttpError for a name that is not ours, which an attacker's page may have made resolve to us."""
         name = request.origin.host.lower()
         if request.headers.getall("Host", ()) and len(request.headers.getall("Host")) > 1:
             raise RequestError("there are two Host headers")
@@ -322,21 +322,21 @@ class WebFront:
             return
         own = {sockets.gethostname().lower(), urls.host_of(settings.public_root), *map(str.lower, settings.host_names)}
         if name not in own and name.partition(".")[0] != sockets.gethostname().lower().partition(".")[0]:
-            detail = "this server is not known by that name (http.host_names)"
+            detail = "this server does not have that host name (http.host_names)"
             raise HttpError(HTTPStatus.MISDIRECTED_REQUEST, detail)
 
     async def _invite(self, request: Request) -> None:
-        """Answers `Expect: 100-continue` when nothing speaks against the request."""
-        expected = request.headers.get("Expect")
-        if expected is None or request.version < (1, 1):
+        """Answers `Expect: 100-continue`, after all checks."""
+        expectation = request.headers.get("Expect")
+        if expectation is None or request.version < (1, 1):
             return
-        if expected.lower() != "100-continue":
-            raise HttpError(HTTPStatus.EXPECTATION_FAILED, "nothing but 100-continue is expected here")
+        if expectation.lower() != "100-continue":
+            raise HttpError(HTTPStatus.EXPECTATION_FAILED, "only Expect: 100-continue is supported")
         if request.transport is not None:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
-        """What every answer has."""
+        """Adds the headers of every answer."""
         headers = response.headers
         headers["Server"] = SERVER
         headers["X-Request-ID"] = request.id
@@ -347,7 +347,7 @@ class WebFront:
         cors.add_headers(request, response, self._settings)
 
     def finished(self, request: Any, response: web.StreamResponse | None) -> None:
-        """A request has been answered, or its client is gone (`response` is None then)."""
+        """Counts and logs a request that was answered, or whose client disconnected (`response` is None)."""
         if not isinstance(request, Request) or not request.is_counted:
             return
         self._limits.leave(request.origin.client)
@@ -366,22 +366,22 @@ class WebFront:
         if (mode == "none" or (is_reading and status < 400 and mode != "all")) and not logger.enabled("debug"):
             return
         facts = {**self._facts(request), "status": status, "ms": round(seconds * 1000, 1), "sent": sent}
-        line = logger.about(request.origin.client)
+        peer_logger = logger.about(request.origin.client)
         if mode == "none":
-            tell = line.debug
+            write = peer_logger.debug
         elif status >= 400:
-            tell = line.warning
+            write = peer_logger.warning
         else:
-            tell = line.debug if is_reading and mode != "all" else line.info
-        tell("request", **facts)
+            write = peer_logger.debug if is_reading and mode != "all" else peer_logger.info
+        write("request", **facts)
 
     def _facts(self, request: Request) -> dict[str, object]:
-        """Of a request, for the log: no value of its URL, which may name a patient."""
+        """The fields of a request for the log. Never log the URL, which may name a patient."""
         client, name = request.origin.client, request.route_name
         return {"peer": client, "method": request.method, "route": name, "request_id": request.id}
 
     async def server_stats(self) -> dict[str, Any]:
-        """The statistics of all processes; only of this one where there is no supervisor."""
+        """The statistics of all processes; only of this one if there is no supervisor."""
         if self._server_stats is None:
             return {"workers": [{**self.engine.stats(), **self.stats()}], "archive": self.engine.archive.stats()}
         return await self._server_stats()

@@ -1,9 +1,9 @@
-"""Whether this server is alive, and whether it should be sent requests: for whoever starts and balances servers.
+"""Liveness and readiness of this server, for process managers and load balancers.
 
     /health/live     200 as long as the event loop of a worker answers
-    /health/ready    200, or 503 while requests should go elsewhere; `problems` says why, and what else is not well
+    /health/ready    200, or 503 while requests should go elsewhere; `problems` lists the reasons and other problems
 
-What refuses new instances only (disk, memory, sync latency) is a problem, and no reason to send readers away.
+A state that refuses only new instances (disk, memory, sync latency) is a problem, but no reason for 503.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def live(request: Request) -> web.Response:
-    """This worker answers."""
+    """Answers that this worker is alive."""
     return web.Response(body=b'{"status":"live"}', content_type=JSON, headers=NO_STORE)
 
 
 async def ready(request: Request) -> web.Response:
-    """Whether this worker can serve."""
+    """Answers whether this worker is ready."""
     engine = request.engine
     engine.admission.look()
     reasons = [f"every thread of the pool {pool.name} is busy" for pool in engine.pools if pool.is_stuck]

@@ -1,7 +1,7 @@
-"""Takes a look at the whole server once a minute, and writes what happened since the last one into the history.
+"""Samples the statistics of the whole server once a minute, and writes the differences into the history.
 
-One worker of all does: the one that has the flock on DATA/stats.lock. Rates are differences of counters, which begin
-at 0 when a worker starts: what goes down counts from there.
+One worker samples: the one with the flock on DATA/stats.lock. Rates are differences of counters, which begin at 0 when
+a worker starts: a counter that went down counts from 0.
 """
 
 from __future__ import annotations
@@ -27,57 +27,60 @@ LOOK_S: Final = 1.0
 
 
 class HistorySampler:
-    """Samples for one process, if it is the one that does. Used on the loop's thread."""
+    """Samples, if no other process does. Used on the loop's thread."""
 
     def __init__(self, engine: Engine, server_stats: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self._engine = engine
         self._server_stats = server_stats
-        self._task = guards.watch(engine.loop.create_task(self._stand_by()), "history")
+        self._task = guards.watch(engine.loop.create_task(self._wait_for_lock()), "history")
 
     def close(self) -> None:
-        """Samples no more."""
+        """Ends sampling."""
         self._task.cancel()
 
-    async def _stand_by(self) -> None:
+    async def _wait_for_lock(self) -> None:
         archive = self._engine.archive
         while True:
             try:
                 if not archive.is_read_only:
                     with archive.keeping_history():
-                        await self._attend()
+                        await self._sample_forever()
             except ArchiveInUse:
-                pass  # another worker does
+                pass  # another worker samples
             except (EngineError, OSError) as error:
-                logger.warning("no history is written", error=str(error))
+                logger.warning("the history cannot be written", error=str(error))
             await asyncio.sleep(LOOK_S)
 
-    async def _attend(self) -> None:
+    async def _sample_forever(self) -> None:
         history, reads = self._engine.archive.stats_history(), self._engine.pools.reads
         before = await self._server_stats()
         while True:
             await asyncio.sleep(MINUTE_S - time.time() % MINUTE_S)
             now = await self._server_stats()
             if now:
-                # What is seen at the full minute happened in the one before.
+                # A sample at the full minute belongs to the minute before.
                 values = sample(now, before)
                 await reads.run(partial(history.add, time.time() - MINUTE_S / 2, values))
                 before = now
 
 
 def sample(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
-    """One answer, and what happened since another one."""
-    counts, earlier = _counts(now), _counts(before)
-    one, other = totals(now), totals(before)
+    """The values of one answer to `stats`, with the differences from an earlier one."""
+    counts, earlier_counts = _counts(now), _counts(before)
+    total, earlier_total = totals(now), totals(before)
     workers = now.get("workers", [])
     archive = now.get("archive", {})
     free = [worker["admission"]["free_bytes"] for worker in workers if worker.get("admission", {}).get("free_bytes")]
     return {
-        **{name: counts[name] - earlier[name] if counts[name] >= earlier[name] else counts[name] for name in COUNTS},
-        "associations": one.associations,
+        **{
+            name: counts[name] - (earlier_counts[name] if counts[name] >= earlier_counts[name] else 0)
+            for name in COUNTS
+        },
+        "associations": total.associations,
         "connections": sum(worker.get("http", {}).get("connections", 0) for worker in workers),
-        "queue_depth": one.queue_depth,
-        "store_p99_s": _percentile(one.store_latency_s.since(other.store_latency_s)),
-        "sync_p99_s": _percentile(one.sync_latency_s.since(other.sync_latency_s)),
+        "queue_depth": total.queue_depth,
+        "store_p99_s": _percentile(total.store_latency_s.since(earlier_total.store_latency_s)),
+        "sync_p99_s": _percentile(total.sync_latency_s.since(earlier_total.sync_latency_s)),
         "free_bytes": min(free, default=0),
         "archive_studies": archive.get("studies", 0),
         "archive_instances": archive.get("instances", 0),
@@ -91,11 +94,11 @@ def _percentile(distribution: Distribution) -> float:
 
 
 def _counts(answer: Mapping[str, Any]) -> dict[str, float]:
-    whole = totals(answer)
+    total = totals(answer)
     operations = [each for worker in answer.get("workers", []) for each in worker.get("operations", {}).values()]
     return {
-        "instances": whole.instances,
-        "instance_bytes": whole.bytes,
+        "instances": total.instances,
+        "instance_bytes": total.bytes,
         "operations": sum(each["latency_s"]["count"] for each in operations),
         **{name: sum(each[name] for each in operations) for name in ("failures", "received_bytes", "sent_bytes")},
     }

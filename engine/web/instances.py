@@ -1,4 +1,4 @@
-"""Stored instances as DICOM files: as they are stored, or made into another transfer syntax on the way."""
+"""Stored instances as DICOM files: as they are stored, or converted while they are sent."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 CODECS_WAITING_MAX: Final = 64
-"""Instances or frames of one worker that wait for a codec; a request beyond is told to come back: a client that forgets
-to name a transfer syntax has all that it asks for decoded."""
+"""Instances or frames of one worker that wait for a codec; further requests get 503. A client that forgets to name a
+transfer syntax causes everything that it requests to be decoded."""
 
 
 def check_codecs(request: Request) -> None:
-    """Raises Unavailable when too much waits for a codec."""
+    """Raises Unavailable when too many instances or frames wait for a codec."""
     if request.engine.transcoder.unfinished >= CODECS_WAITING_MAX:
         request.engine.metrics.counters["http_codecs_busy"] += 1
-        raise Unavailable("too many images wait to be decoded: ask for transfer-syntax=*")
+        raise Unavailable("too many images wait to be decoded: request transfer-syntax=*")
 
 
 async def file_part(request: Request, instance: Instance, syntax_uid: str) -> Part:

@@ -1,4 +1,4 @@
-"""How many requests are served at once, and by the second: one worker's, all together and by client."""
+"""Limits of one worker's requests: how many at once, in total and for each client, and how many a second."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ RETRY_S = 1
 
 
 class RequestLimits:
-    """What is under way in this process."""
+    """Counts the requests in progress of this process."""
 
     def __init__(self, settings: Callable[[], Http], metrics: Metrics, now: Callable[[], float]) -> None:
-        """`settings`: those in force."""
+        """`settings`: returns the current ones."""
         self._settings = settings
         self._counters = metrics.counters
         self._now = now
         self._by_client: Counter[str] = Counter()
         self._rates = TokenBuckets()
         self.count = 0
-        """Requests that are served at the moment."""
+        """Requests in progress."""
 
     def enter(self, client: str) -> None:
-        """Counts a request in. Raises HttpError, and it is not counted, when there are too many."""
+        """Counts a request. Raises HttpError and does not count it when there are too many."""
         settings = self._settings()
         wait_s = self._rates.wait_s(client, 1, settings.requests_per_client_per_s_max, self._now())
         if wait_s or self._by_client[client] >= settings.requests_per_client_max:
             self._counters["http_requests_refused_by_client"] += 1
             headers = {"Retry-After": str(math.ceil(wait_s) or RETRY_S)}
-            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, f"too many requests of {client}", headers)
+            raise HttpError(HTTPStatus.TOO_MANY_REQUESTS, f"too many requests from {client}", headers)
         if self.count >= settings.requests_max:
             self._counters["http_requests_refused"] += 1
-            detail = f"{self.count} requests are served already"
+            detail = f"{self.count} requests are in progress"
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_S)})
         self.count += 1
         self._by_client[client] += 1
@@ -54,7 +54,7 @@ class RequestLimits:
         return not self._rates.wait_s(client, 1, settings.requests_per_client_per_s_max, self._now())
 
     def leave(self, client: str) -> None:
-        """A request that was counted in has ended."""
+        """Removes a counted request that has ended."""
         self.count -= 1
         self._by_client[client] -= 1
         if not self._by_client[client]:

@@ -1,4 +1,4 @@
-"""/metrics: what all processes of the server have done, in the text format that Prometheus reads."""
+"""/metrics: the metrics of all processes of the server, in the text format of Prometheus."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def metrics(request: Request) -> web.Response:
-    """The figures of all workers, whichever worker is asked."""
+    """Sends the metrics of all workers; every worker can answer."""
     answer = await request.host_front.server_stats()
     if not answer:
         raise Unavailable("the supervisor does not answer")

@@ -1,8 +1,8 @@
-"""GET /openapi.json: the OpenAPI 3.1 document of this server, made from the routes.
+"""GET /openapi.json: the OpenAPI 3.1 document of this server, derived from the routes.
 
-Every route is an operation: its parameters, the media types of its body and of its answers, its statuses, and what an
-error is. Answers that any request may have (400, 403, 421 …) are at each operation. HEAD, which every GET has, is not
-listed.
+Every route is an operation with its parameters, the media types of its body and of its answers, its statuses, and the
+form of errors. Statuses that any request may get (400, 403, 421 …) are listed at each operation. HEAD, which every GET
+supports, is not listed.
 """
 
 from __future__ import annotations
@@ -35,30 +35,30 @@ ERRORS_OF_ALL: Final = (
     HTTPStatus.INTERNAL_SERVER_ERROR,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
-"""Of answers that any request may have: see `front`."""
+"""Statuses that any request may get: see `front`."""
 ERRORS_OF_BODIES: Final = (
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     HTTPStatus.INSUFFICIENT_STORAGE,
 )
-"""Of a route that takes a body."""
+"""Statuses of routes that accept a body."""
 
 _WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
 _MEANINGS: Final = {
-    HTTPStatus.GONE: "It was here and was deleted",
-    HTTPStatus.NOT_ACCEPTABLE: "No media type or transfer syntax that is accepted can be made of it",
-    HTTPStatus.MISDIRECTED_REQUEST: "This server is not known by the name in the header Host",
-    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests of this client; Retry-After says when to come again",
-    HTTPStatus.SERVICE_UNAVAILABLE: "Not now; Retry-After says when to come again",
+    HTTPStatus.GONE: "It existed and was deleted",
+    HTTPStatus.NOT_ACCEPTABLE: "It is not available in any accepted media type or transfer syntax",
+    HTTPStatus.MISDIRECTED_REQUEST: "This server does not have the name in the header Host",
+    HTTPStatus.TOO_MANY_REQUESTS: "Too many requests from this client; retry after Retry-After",
+    HTTPStatus.SERVICE_UNAVAILABLE: "It cannot be served now; retry after Retry-After",
 }
 
 
 def handler(routes: Iterable[Route]) -> Handler:
-    """A handler that tells of these routes."""
-    of_all = tuple(routes)
+    """Makes a handler that describes these routes."""
+    all_routes = tuple(routes)
 
     async def openapi(request: Request) -> web.Response:
-        body = orjson.dumps(document(of_all, request.root))
+        body = orjson.dumps(document(all_routes, request.root))
         headers = {"Cache-Control": "no-cache"}
         return web.Response(body=body, content_type="application/json", headers=headers)
 
@@ -67,20 +67,20 @@ def handler(routes: Iterable[Route]) -> Handler:
 
 def document(routes: Iterable[Route], root: str) -> dict[str, Any]:
     """The document, for a server at this URL."""
-    of_all = tuple(routes)
-    having_bodies = [route for route in of_all if route.body is not None]
+    all_routes = tuple(routes)
+    body_routes = [route for route in all_routes if route.body is not None]
     template = "#/components/schemas/{name}"
-    bodies, components = msgspec.json.schema_components([route.body for route in having_bodies], ref_template=template)
-    body_of = {route.name: body for route, body in zip(having_bodies, bodies, strict=True)}
+    bodies, components = msgspec.json.schema_components([route.body for route in body_routes], ref_template=template)
+    body_of = {route.name: body for route, body in zip(body_routes, bodies, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
-    for route in of_all:
+    for route in all_routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, body_of.get(route.name))
     return {
         "openapi": VERSION,
         "info": {
             "title": "Filmroom",
             "version": __version__,
-            "description": "DICOMweb (PS3.18) and what it lacks, of one archive.",
+            "description": "DICOMweb (PS3.18) and an API for everything else, for one archive.",
         },
         "servers": [{"url": root or "/"}],
         "paths": paths,
@@ -112,17 +112,17 @@ def _operation(route: Route, body: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _parameter(parameter: Parameter) -> dict[str, Any]:
-    described: dict[str, Any] = {
+    description: dict[str, Any] = {
         "name": parameter.name.strip("{}"),
         "in": parameter.place,
         "description": parameter.summary,
         "required": parameter.is_required,
     }
     if parameter.name.startswith("{"):
-        # Any name: an object, each property of which is a parameter of its own.
+        # Any name: an object with a property for each parameter.
         values = {"type": "object", "additionalProperties": {"type": "string"}}
-        return {**described, "schema": values, "style": "form", "explode": True}
-    return {**described, "schema": _value(parameter)}
+        return {**description, "schema": values, "style": "form", "explode": True}
+    return {**description, "schema": _value(parameter)}
 
 
 def _value(parameter: Parameter) -> dict[str, Any]:
@@ -154,7 +154,7 @@ def _response(route: Route, status: int) -> dict[str, Any]:
     if status not in _WITHOUT_BODY:
         response["content"] = {media_type: _content(route, media_type) for media_type in route.produces}
     if status >= HTTPStatus.BAD_REQUEST:
-        # Of a resource that says in its own form what went wrong; what the front refuses is a problem all the same.
+        # The resource has its own form for errors, but errors of the front are problem documents.
         response["content"][PROBLEM] = {"schema": reference("Problem")}
     return response
 

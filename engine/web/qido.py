@@ -4,14 +4,14 @@
     /studies/{study}/series   /studies/{study}/instances                  below a study
     /studies/{study}/series/{series}/instances                            below a series
 
-A `Search` runs in slices in the pool `index`; between two of them the client is served what there is, and when it is
-gone nothing goes on. Up to HELD_BYTES of rows are held back, so that the answer has a length, and headers that say how
-many matches there are beyond `limit`. A longer answer is counted before it is made, and then sent slice by slice.
+A `Search` runs in slices in the pool `index`; rows are sent between two slices, and the search ends with its client. Up
+to HELD_BYTES of rows are held back, so that the answer has a length, and headers with the number of matches beyond
+`limit`. A longer answer is counted before it is made, and then sent slice by slice.
 
-    200  [] where nothing matches (PS3.18 since CP-2473), as application/dicom+json or multipart application/dicom+xml
-         Warning: 299 …  and X-Remaining-Count: more matches than were sent, "1000+" where the count was given up
-    400  a parameter that makes no sense, by its name
-    413  it took longer than limits.query_timeout_s before the first row was sent; after that the connection is cut
+    200  [] if nothing matches (PS3.18 since CP-2473), as application/dicom+json or multipart application/dicom+xml
+         Warning: 299 …  and X-Remaining-Count: more matches than were sent, "1000+" if the count was given up
+    400  an invalid parameter, with its name
+    413  it took longer than limits.query_timeout_s before the first row was sent; after that the connection is closed
 """
 
 from __future__ import annotations
@@ -45,21 +45,20 @@ logger = log.get("web.qido")
 
 HELD_BYTES: Final = 1 << 20
 WARNINGS_MAX: Final = 20
-"""Clients refuse answers with headers of some ten KiB."""
+"""Clients refuse answers with more than some ten KiB of headers."""
 
 JSON_TYPE: Final = "application/dicom+json"
 XML_TYPE: Final = "application/dicom+xml"
 OFFERS: Final = (Offer(JSON_TYPE), Offer("application/json"), Offer(XML_TYPE, is_multipart=True))
 
-
 _PARAMETERS: Final = (
-    Parameter("limit", "Matches to give at most", schema="integer"),
-    Parameter("offset", "Matches to leave out at the start", schema="integer"),
-    Parameter("includefield", "Attributes to be told beside the usual ones: keywords or tags, or `all`"),
+    Parameter("limit", "The largest number of matches to return", schema="integer"),
+    Parameter("offset", "The number of matches to skip at the start", schema="integer"),
+    Parameter("includefield", "Attributes to return beside the usual ones: keywords or tags, or `all`"),
     Parameter("fuzzymatching", "Names match by sound", schema="boolean", options=("true", "false")),
     Parameter(
         "emptyvaluematching",
-        "Two quotation marks ask for what has no value",
+        "Two quotation marks match attributes without a value",
         schema="boolean",
         options=("true", "false"),
     ),
@@ -69,14 +68,14 @@ _PARAMETERS: Final = (
 
 
 class _Json:
-    """Rows as one array."""
+    """Encodes rows as one array."""
 
     def __init__(self, content_type: str) -> None:
         self.content_type = content_type
         self._is_begun = False
 
     def pieces(self, rows: Sequence[bytes]) -> bytes:
-        """What comes next of the body."""
+        """The next bytes of the body."""
         if not rows:
             return b""
         start, self._is_begun = b"," if self._is_begun else b"[", True
@@ -87,7 +86,7 @@ class _Json:
 
 
 class _Xml:
-    """Rows as parts, one document each."""
+    """Encodes rows as parts, one document each."""
 
     def __init__(self) -> None:
         self._writer = multipart.Writer(secrets.token_hex(20), XML_TYPE)
@@ -95,7 +94,7 @@ class _Xml:
         self._count = 0
 
     def pieces(self, rows: Sequence[bytes]) -> bytes:
-        """What comes next of the body."""
+        """The next bytes of the body."""
         parts = []
         for row in rows:
             document = xml_model.encode(orjson.loads(row))
@@ -111,49 +110,49 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
     engine, archive = request.engine, request.engine.archive
     choice = choices_of(request, OFFERS)[0]
     if not accepts_utf_8(request.headers.get("Accept-Charset"), request.query.getall("charset", [])):
-        raise NotAcceptable("text is given in UTF-8 only")
+        raise NotAcceptable("text is available in UTF-8 only")
     scope = {of: request.path_values[name] for of, name in _PLACES.items() if name in request.path_values}
     limits = request.config.limits
-    asked = search_request.parse(
+    search_query = search_request.parse(
         request.rel_url.raw_query_string, level, scope, archive.schema, limits.query_results_max
     )
     base_url = request.root + DICOMWEB
     form = _Xml() if choice.offer.is_multipart else _Json(choice.offer.media_type)
-    began = perf_counter()
-    search = Search(archive, asked, Rows(asked, archive.schema, base_url), limits.query_timeout_s)
-    held: list[bytes] = []
-    held_bytes = 0
-    while not search.is_over and held_bytes < HELD_BYTES:
-        held.append(await _next(request, search, form))
-        held_bytes += len(held[-1])
+    start_s = perf_counter()
+    search = Search(archive, search_query, Rows(search_query, archive.schema, base_url), limits.query_timeout_s)
+    pieces: list[bytes] = []
+    length = 0
+    while not search.is_over and length < HELD_BYTES:
+        pieces.append(await _next(request, search, form))
+        length += len(pieces[-1])
     if search.is_over:
-        headers = _headers(form.content_type, asked, base_url, search.remaining)
-        body = b"".join((*held, form.end()))
+        headers = _headers(form.content_type, search_query, base_url, search.remaining)
+        body = b"".join((*pieces, form.end()))
         response: web.StreamResponse = web.Response(body=body, headers=headers)
     else:
-        counting = Counting(archive, asked, limits.query_timeout_s)
+        counting = Counting(archive, search_query, limits.query_timeout_s)
         while not counting.is_over:
             await engine.pools.index.run(counting.slice)
-        headers = _headers(form.content_type, asked, base_url, counting.remaining)
+        headers = _headers(form.content_type, search_query, base_url, counting.remaining)
         response = web.StreamResponse(headers=headers)
-        await _send(request, response, search, form, b"".join(held))
-    _log(request, asked, search, perf_counter() - began)
+        await _send(request, response, search, form, b"".join(pieces))
+    _log(request, search_query, search, perf_counter() - start_s)
     return response
 
 
 async def _next(request: Request, search: Search, form: _Json | _Xml) -> bytes:
-    """What the next slice adds to the body."""
+    """The bytes of the body from the next slice."""
     return await request.engine.pools.index.run(lambda: form.pieces(search.slice()))
 
 
 async def _send(
-    request: Request, response: web.StreamResponse, search: Search, form: _Json | _Xml, held: bytes
+    request: Request, response: web.StreamResponse, search: Search, form: _Json | _Xml, start: bytes
 ) -> None:
-    """A long answer: each slice as it comes, at the client's pace."""
+    """Sends a long answer slice by slice, at the client's pace."""
     await response.prepare(request)
     if request.is_head:
         return
-    await response.write(held)
+    await response.write(start)
     while not search.is_over:
         piece = await _next(request, search, form)
         if piece:
@@ -162,7 +161,7 @@ async def _send(
     await response.write_eof()
 
 
-def _headers(content_type: str, asked: SearchRequest, base_url: str, remaining: str) -> CIMultiDict[str]:
+def _headers(content_type: str, search_query: SearchRequest, base_url: str, remaining: str) -> CIMultiDict[str]:
     headers = CIMultiDict(
         {
             "Content-Type": content_type,
@@ -171,7 +170,7 @@ def _headers(content_type: str, asked: SearchRequest, base_url: str, remaining: 
             "X-Remaining-Count": remaining,
         }
     )
-    texts = list(asked.warnings[:WARNINGS_MAX])
+    texts = list(search_query.warnings[:WARNINGS_MAX])
     if remaining != "0":
         count = f"more than {remaining[:-1]}" if remaining.endswith("+") else remaining
         texts.append(f"There are {count} additional results that can be requested")
@@ -180,13 +179,13 @@ def _headers(content_type: str, asked: SearchRequest, base_url: str, remaining: 
     return headers
 
 
-def _log(request: Request, asked: SearchRequest, search: Search, seconds: float) -> None:
-    """Counts it; tells of a slow one by its keys, never by their values."""
+def _log(request: Request, search_query: SearchRequest, search: Search, seconds: float) -> None:
+    """Counts a search, and logs a slow one with its keys, never with their values."""
     summary = search.explanation.summary()
     request.engine.metrics.counters["http_search_matches"] += search.explanation.matches
     slow_s = request.config.query.slow_s
     if slow_s and seconds >= slow_s:
-        names = [tags.keyword_of(tag) for tag, value in asked.query.keys.items() if value]
+        names = [tags.keyword_of(tag) for tag, value in search_query.query.keys.items() if value]
         logger.about(request.origin.client).warning("slow search", keys=names, seconds=round(seconds, 4), **summary)
 
 
@@ -194,17 +193,17 @@ _PLACES: Final = {Level.STUDY: "study", Level.SERIES: "series"}
 
 
 async def studies(request: Request) -> web.StreamResponse:
-    """Studies that match."""
+    """Searches for studies."""
     return await _answer(request, Level.STUDY)
 
 
 async def series(request: Request) -> web.StreamResponse:
-    """Series that match."""
+    """Searches for series."""
     return await _answer(request, Level.SERIES)
 
 
 async def instances(request: Request) -> web.StreamResponse:
-    """Instances that match."""
+    """Searches for instances."""
     return await _answer(request, Level.IMAGE)
 
 

@@ -1,12 +1,12 @@
-"""Rendered resources and thumbnails: what a browser shows without knowing DICOM (PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5).
+"""Rendered resources and thumbnails, for clients that do not know DICOM (PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5).
 
-    an image           JPEG, PNG, GIF; of several frames GIF and MP4 move, the others show the middle frame
+    an image           JPEG, PNG, GIF, MP4; of several frames GIF and MP4 are animated, others show the middle frame
     a report           HTML, text
-    a document         the PDF, CDA or model that it holds
-    a video            as it is stored, where that is what a browser plays
+    a document         the encapsulated PDF, CDA or model
+    a video            as it is stored, if browsers can play that
 
-A study or a series is shown by one instance of it (`archive.rendering.representative`): the text wants one picture for
-each instance, and every viewer expects one picture.
+One instance represents a study or a series (`archive.rendering.representative`): the standard requires a picture for
+each instance, but every viewer expects a single one.
 """
 
 from __future__ import annotations
@@ -65,23 +65,23 @@ _THUMBNAIL_PARAMETERS: Final = (Parameter("viewport", "Width and height that the
 
 
 async def rendered(request: Request) -> web.StreamResponse:
-    """A study, a series or an instance."""
+    """Sends a picture of a study, a series or an instance."""
     if "instance" in request.path_values:
         return await _rendered(request, instance_of(request), None, is_revalidated=False)
     return await _rendered(request, representative(await instances_of(request)), None, is_revalidated=True)
 
 
 async def rendered_frames(request: Request) -> web.StreamResponse:
-    """One frame of an instance."""
+    """Sends a picture of one frame of an instance."""
     instance = instance_of(request)
     return await _rendered(request, instance, frame_number(request), is_revalidated=False)
 
 
 def frame_number(request: Request) -> int:
-    """The one frame that the path names. Raises RequestError."""
+    """The frame number in the path. Raises RequestError."""
     text = request.path_values["frames"]
     if not text.isascii() or not text.isdigit() or not int(text[:10]) >= 1 or len(text) > 9:
-        raise RequestError("frames: one frame is rendered at a time, named by its number from 1")
+        raise RequestError("frames: must be the number of one frame, from 1")
     return int(text)
 
 
@@ -90,7 +90,7 @@ async def _rendered(
 ) -> web.StreamResponse:
     offers = offers_for(instance)
     if not offers:
-        raise NotAcceptable("nothing can be shown of such an instance")
+        raise NotAcceptable("instances of this kind cannot be rendered")
     accept = request.headers.get("Accept")
     choice = negotiate(offers, accept, request.query.getall("accept", ()))[0]
     media_type = choice.offer.media_type
@@ -113,7 +113,7 @@ async def _rendered(
 async def send_rendered(
     request: Request, instance: Instance, media_type: str, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """What is no image, in a media type that it was offered in. Raises TranscodeError, CorruptRecord."""
+    """The answer for an instance that is not an image, in a media type. Raises TranscodeError, CorruptRecord."""
     if media_type in report.MEDIA_TYPES and instance.sop_class_uid.startswith(REPORTS):
         stored = request.engine.archive.retrieval.open(instance)
         body = await request.engine.renderer.report(stored, stored.syntax, media_type)
@@ -126,17 +126,17 @@ async def send_rendered(
 async def send_picture(
     request: Request, instance: Instance, options: PictureOptions, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """A picture, annotated with what corrections say. Raises NotFound, NotAcceptable."""
+    """The answer with a picture; annotations have corrected values. Raises NotFound, NotAcceptable."""
     if options.annotation:
-        corrected = request.engine.archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
-        texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrected.items())
+        corrections = request.engine.archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
+        texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrections.items())
         options = replace(options, corrections=texts)
     body = await _picture(request, instance, options)
     return web.Response(body=body, headers={**(headers or {}), "Content-Type": options.media_type})
 
 
 async def _picture(request: Request, instance: Instance, options: PictureOptions) -> bytes:
-    """The picture, drawn. Raises NotFound for a frame that is not there, NotAcceptable for what cannot be drawn."""
+    """Renders a picture. Raises NotFound for a missing frame, NotAcceptable if it cannot be rendered."""
     stored = request.engine.archive.retrieval.open(instance)
     try:
         return await request.engine.renderer.picture(stored, stored.syntax, options)
@@ -147,7 +147,7 @@ async def _picture(request: Request, instance: Instance, options: PictureOptions
 
 
 def offers_for(instance: Instance) -> tuple[Offer, ...]:
-    """How an instance can be shown, the default first; () if it cannot."""
+    """The forms in which an instance can be rendered, the default first; () if there is none."""
     if instance.sop_class_uid.startswith(REPORTS):
         return REPORT_OFFERS
     if instance.sop_class_uid in DOCUMENTS:
@@ -160,7 +160,7 @@ def offers_for(instance: Instance) -> tuple[Offer, ...]:
 
 
 def _contained(request: Request, instance: Instance) -> bytes:
-    """The document or video that an instance holds. Blocks."""
+    """The encapsulated document or video of an instance. Blocks."""
     stored = request.engine.archive.retrieval.open(instance)
     if instance.pixel_data_offset >= 0:
         stream = stored.pixels()
@@ -175,27 +175,27 @@ def _contained(request: Request, instance: Instance) -> bytes:
         elif element.tag == tags.EncapsulatedDocumentLength and len(value) == 4:
             length = int.from_bytes(value, "little")
     if document is None:
-        raise NotAcceptable("the instance holds no document")
+        raise NotAcceptable("the instance has no document")
     if length is not None and len(document) - 1 <= length <= len(document):
         return bytes(document[:length])
     return bytes(document).removesuffix(b"\0")
 
 
 def entity_tag(instance: Instance, media_type: str, query: str, frame: int | None) -> str:
-    """The tag of a picture: what was stored and how it is shown."""
-    said = f"{instance.sop_instance_uid} {identity_of(instance)} {media_type} {query} {frame}"
-    return f'"{hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=12).hexdigest()}"'
+    """The entity tag of a picture: depends on the stored instance and on the picture's options."""
+    text = f"{instance.sop_instance_uid} {identity_of(instance)} {media_type} {query} {frame}"
+    return f'"{hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=12).hexdigest()}"'
 
 
 def not_modified(request: Request, tag: str, headers: dict[str, str]) -> web.Response | None:
-    """304 when the client has it already."""
+    """The answer 304 if the client's copy is current; else None."""
     if is_unchanged(request.headers, tag):
         return web.Response(status=304, headers={**headers, "ETag": tag})
     return None
 
 
 async def thumbnail(request: Request) -> web.StreamResponse:
-    """A small picture of a study, a series, an instance or a frame, in which no name can be read."""
+    """Sends a small picture of a study, a series, an instance or a frame, too small to read a name in it."""
     choices = negotiate((Offer(JPEG), Offer(PNG)), request.headers.get("Accept"), request.query.getall("accept", ()))
     media_type = choices[0].offer.media_type
     frame = frame_number(request) if "frames" in request.path_values else None

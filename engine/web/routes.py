@@ -1,7 +1,7 @@
-"""All routes: one table. What is served, what the documents say, and what is counted is made from it.
+"""The table of all routes, from which requests are dispatched, documented and counted.
 
-A new resource is a handler in a module of its own and a row here. Its path begins with DICOMWEB for what PS3.18 has,
-with API for what it lacks.
+To add a resource, write a handler in a module of its own and add a row here. Its path begins with DICOMWEB if PS3.18
+has the resource, else with API.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _RESOURCES: tuple[Route, ...] = (
         "GET",
         "/health/ready",
         health.ready,
-        "Whether requests may be sent here",
+        "Whether this server is ready for requests",
         None,
         statuses=(200, 503),
         schema="Readiness",
@@ -31,7 +31,7 @@ _RESOURCES: tuple[Route, ...] = (
         "GET",
         "/metrics",
         metrics.metrics,
-        "Figures of all processes for Prometheus",
+        "Metrics of all processes for Prometheus",
         Action.OBSERVE,
         produces=("text/plain",),
     ),
@@ -46,14 +46,14 @@ _RESOURCES: tuple[Route, ...] = (
     *COMMITMENT_ROUTES,
 )
 
-_DESCRIBED: tuple[Route, ...] = (
+_DOCUMENTED: tuple[Route, ...] = (
     *_RESOURCES,
     *(
         Route(
             "OPTIONS",
             path,
             handler(_RESOURCES),
-            "What this server can do (PS3.18 8.9)",
+            "The capabilities of this server (PS3.18 8.9)",
             None,
             produces=CAPABILITIES,
             errors=(406,),
@@ -64,7 +64,7 @@ _DESCRIBED: tuple[Route, ...] = (
 )
 
 ROUTES: tuple[Route, ...] = (
-    *_DESCRIBED,
-    Route("GET", openapi.PATH, openapi.handler(_DESCRIBED), "This document", None, schema="OpenApi"),
+    *_DOCUMENTED,
+    Route("GET", openapi.PATH, openapi.handler(_DOCUMENTED), "This document", None, schema="OpenApi"),
 )
 """Every route of the server."""

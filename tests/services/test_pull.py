@@ -214,7 +214,7 @@ def pending_for_ever(event: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("say", "why"), [(lambda event: None, "said nothing"), (pending_for_ever, "sent nothing")], ids=["silent", "busy"]
+    ("say", "why"), [(lambda event: None, "was silent"), (pending_for_ever, "sent no instance")], ids=["silent", "busy"]
 )
 def test_a_peer_that_sends_nothing_is_given_up_after_some_times_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Any, why: str

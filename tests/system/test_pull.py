@@ -89,7 +89,7 @@ def test_a_peer_that_sends_elsewhere_is_given_up_after_some_series(
     with sink({samples.CT: NATIVE}) as (elsewhere, received):
         foreign = Foreign(instances, destination=(elsewhere.host, elsewhere.port))
         with foreign_archive.serving(foreign) as peer:
-            with pytest.raises(AssociationFailed, match="nothing comes here .*says that all is sent"):
+            with pytest.raises(AssociationFailed, match="no instance arrives here .*reports that all were sent"):
                 moved(server, peer)
     assert received
     assert len([what for what, _ in foreign.asked if what == "move"]) == pull.EMPTY_MOVES_MAX

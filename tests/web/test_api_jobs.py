@@ -148,7 +148,7 @@ def test_what_is_sent_is_what_is_stored_in_explicit_vr(place: Place) -> None:
 
 def test_a_study_that_is_not_stored_fails_the_job_that_names_it(place: Place) -> None:
     job = place.ended({"kind": "send", "peer": "STOW", "studies": [uid(77), uid(2)]})
-    assert (job["state"], job["completed"], job["error"]) == ("failed", COUNT, f"no study {uid(77)} is stored")
+    assert (job["state"], job["completed"], job["error"]) == ("failed", COUNT, f"study {uid(77)} is not stored")
 
 
 def test_a_peer_that_is_not_there_is_tried_again_and_then_given_up(place: Place) -> None:

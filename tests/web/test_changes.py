@@ -187,7 +187,7 @@ def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
             events.messages(1)
             hosting.on_loop(hosting.front.start_draining)
             assert events.rest() == []
-            assert any(b"come again" in comment for comment in events.comments)
+            assert any(b"reconnect" in comment for comment in events.comments)
 
     serve(tmp_path, script)
 
