@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from engine.errors import DataSetError
@@ -29,6 +30,10 @@ PREAMBLE_BYTES: Final = 128
 MAGIC: Final = b"DICM"
 FILE_META_BYTES_MAX: Final = 64 << 10
 """The head of a file that holds its File Meta Information; only private information (0002,0102) could exceed it."""
+
+_BEFORE_LENGTH = bytes(PREAMBLE_BYTES) + MAGIC + struct.pack("<HH2sH", 0x0002, 0x0000, b"UL", 4)
+"""What stands before the value of File Meta Information Group Length, always."""
+_AE_TITLES = tags.SourceApplicationEntityTitle, tags.SendingApplicationEntityTitle, tags.ReceivingApplicationEntityTitle
 
 _GROUP_2 = b"\x02\x00"
 _VERSION = b"\x00\x01"
@@ -126,21 +131,25 @@ def write_file_meta(
     receiving_ae_title: str = "",
 ) -> bytes:
     """Preamble, magic and group 0002: what to put in front of a data set to make it a file."""
-    group = b"".join(
-        (
-            struct.pack("<HH2sxxI", 0x0002, 0x0001, b"OB", len(_VERSION)) + _VERSION,
-            _text_element(tags.MediaStorageSOPClassUID, sop_class_uid),
-            _text_element(tags.MediaStorageSOPInstanceUID, sop_instance_uid),
-            _text_element(tags.TransferSyntaxUID, transfer_syntax_uid),
-            _text_element(tags.ImplementationClassUID, uids.IMPLEMENTATION_CLASS_UID),
-            _text_element(tags.ImplementationVersionName, uids.IMPLEMENTATION_VERSION_NAME),
-            _text_element(tags.SourceApplicationEntityTitle, source_ae_title) if source_ae_title else b"",
-            _text_element(tags.SendingApplicationEntityTitle, sending_ae_title) if sending_ae_title else b"",
-            _text_element(tags.ReceivingApplicationEntityTitle, receiving_ae_title) if receiving_ae_title else b"",
-        )
-    )
-    group_length = struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(group))
-    return bytes(PREAMBLE_BYTES) + MAGIC + group_length + group
+    ae_titles = source_ae_title, sending_ae_title, receiving_ae_title
+    before, after = _around_instance_uid(sop_class_uid, transfer_syntax_uid, ae_titles)
+    group = before + _text_element(tags.MediaStorageSOPInstanceUID, sop_instance_uid) + after
+    return _BEFORE_LENGTH + len(group).to_bytes(4, "little") + group
+
+
+@lru_cache(maxsize=256)
+def _around_instance_uid(
+    sop_class_uid: str, transfer_syntax_uid: str, ae_titles: tuple[str, str, str]
+) -> tuple[bytes, bytes]:
+    """What stands before and behind SOP Instance UID: the same in all instances of a study, mostly."""
+    version = struct.pack("<HH2sxxI", 0x0002, 0x0001, b"OB", len(_VERSION)) + _VERSION
+    after = [
+        _text_element(tags.TransferSyntaxUID, transfer_syntax_uid),
+        _text_element(tags.ImplementationClassUID, uids.IMPLEMENTATION_CLASS_UID),
+        _text_element(tags.ImplementationVersionName, uids.IMPLEMENTATION_VERSION_NAME),
+        *(_text_element(tag, title) for tag, title in zip(_AE_TITLES, ae_titles, strict=True) if title),
+    ]
+    return version + _text_element(tags.MediaStorageSOPClassUID, sop_class_uid), b"".join(after)
 
 
 def _text_element(tag: int, text: str) -> bytes:

@@ -21,6 +21,7 @@ from aiohttp.web_protocol import RequestHandler
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.web.errors import problem, problem_response
+from engine.web.outlet import UNSENT_BYTES_MAX
 
 if TYPE_CHECKING:
     import asyncio
@@ -44,9 +45,6 @@ LINGER_S = 2.0
 get a reset before it reads the answer."""
 
 _NEVER_S = 1e6
-
-UNSENT_BYTES_MAX = 1 << 20
-"""Bytes of answers that the kernel has not taken, above which a handler waits."""
 
 
 class Owner(Protocol):
@@ -169,6 +167,11 @@ class HttpConnection(RequestHandler):
     def idle_since(self) -> float:
         """The start of the wait, by the loop's clock."""
         return self._idle_since
+
+    def hold_unsent(self, bytes_max: int) -> None:
+        """See `outlet.Connection`."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.set_write_buffer_limits(high=bytes_max)
 
     def look(self, now: float) -> None:
         """Ends the connection when the client is too slow."""

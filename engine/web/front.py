@@ -36,6 +36,7 @@ from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.history_sampler import HistorySampler
 from engine.web.limits import RequestLimits
+from engine.web.outlet import Outlet
 from engine.web.quick_frames import QuickFrames
 from engine.web.request import Request, Writer
 from engine.web.route import Router
@@ -93,6 +94,7 @@ class WebFront:
         self._router = Router(self.routes)
         self._server = Server(self._handle, request_factory=self._request, handler_cancellation=True)
         self._limits = RequestLimits(lambda: self._settings, engine.metrics, engine.loop.time)
+        self.outlet = Outlet()
         self.quick = QuickFrames(self, self._limits, self.routes)
         self._connections: dict[HttpConnection, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -238,6 +240,7 @@ class WebFront:
         answer_writer = Writer(protocol, loop, is_head=message.method == "HEAD")
         request = Request(message, payload, protocol, answer_writer, task, loop)
         request.answer_writer = answer_writer
+        request.connection, request.outlet = protocol, self.outlet
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
         request.commitments = self._commitments
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False

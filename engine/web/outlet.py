@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
     from engine.archive.retrieve import StoredInstance
 
-MESSAGE_BYTES_MAX: Final = 1 << 20
-"""Of one message: what a connection may hold of answers that the kernel has not taken (`connection`)."""
+UNSENT_BYTES_MAX: Final = 1 << 20
+"""Bytes of answers that the kernel has not taken, above which a handler waits."""
+MESSAGE_BYTES_MAX: Final = UNSENT_BYTES_MAX
+"""Of one message, none of which the kernel may have taken."""
 
 
 class Connection(Protocol):
@@ -32,6 +34,9 @@ class Connection(Protocol):
     @property
     def is_direct(self) -> bool:
         """Whether bytes may be written to `socket_fd`: nothing that was written before waits."""
+
+    def hold_unsent(self, bytes_max: int) -> None:
+        """A handler that drains waits while the kernel has not taken more than so many bytes."""
 
 
 class Outlet:

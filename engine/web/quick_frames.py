@@ -30,7 +30,7 @@ from engine.errors import EngineError, NotAcceptable
 from engine.web import wado_frames
 from engine.web.forms import choices_of, with_syntax
 from engine.web.multipart import Writer
-from engine.web.outlet import Connection, Outlet
+from engine.web.outlet import Connection
 from engine.web.route import DICOMWEB
 from engine.web.sending import IMMUTABLE, VARY, boundary
 from engine.web.stored import url_under
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
     from engine.web.accept import Choice
     from engine.web.limits import RequestLimits
+    from engine.web.outlet import Outlet
     from engine.web.request import Request
     from engine.web.route import Route
     from engine.web.settings import Http
@@ -70,6 +71,7 @@ class Host(Protocol):
     """The front, as far as this goes."""
 
     engine: Engine
+    outlet: Outlet
     is_draining: bool
 
     def request_of(self, message: RawRequestMessage, connection: Any) -> Request:
@@ -109,7 +111,7 @@ class QuickFrames:
         self._host = host
         self._engine = host.engine
         self._limits = limits
-        self._outlet = Outlet()
+        self._outlet = host.outlet
         self._route = next((route for route in routes if route.handler is wado_frames.frames), None)
 
     def answer(self, connection: Client, message: RawRequestMessage) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.runtime.outbound import Outbound
     from engine.web.change_stream import ChangeStream
     from engine.web.commitments import Commitments
+    from engine.web.outlet import Connection, Outlet
     from engine.web.urls import Origin
 
 JOINED_BYTES_MAX = 64 << 10
@@ -51,6 +52,16 @@ class Writer(StreamWriter):
         self._headers_buf, self._headers_written = None, False
         self.chunked, self.length = False, None
 
+    @property
+    def waiting_headers(self) -> bytes:
+        """The headers, as long as they have not left."""
+        return b"" if self._headers_written else self._headers_buf or b""
+
+    def sent_past(self, length: int) -> None:
+        """So many bytes have left past this writer, and waiting headers with them."""
+        self._headers_written, self._headers_buf = True, None
+        self.output_size += length
+
     async def write_together(self, parts: Sequence[Any]) -> None:
         """Sends parts of the body, and headers that wait, with one system call; as one chunk if there are chunks."""
         if self._is_head:
@@ -58,8 +69,8 @@ class Writer(StreamWriter):
             return
         length = sum(map(len, parts))
         framed = [f"{length:x}\r\n".encode(), *parts, b"\r\n"] if self.chunked else list(parts)
-        if self._headers_buf and not self._headers_written:
-            framed.insert(0, self._headers_buf)
+        if headers := self.waiting_headers:
+            framed.insert(0, headers)
             self._headers_written, self._headers_buf = True, None
         if self.length is not None:
             self.length -= length
@@ -109,6 +120,10 @@ class Request(web.BaseRequest):
     """Requests for storage commitment that this process judges."""
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
+    connection: Connection
+    """What it came on."""
+    outlet: Outlet
+    """The short way out, while `connection.is_direct`."""
     answer_writer: Writer
     """What the answer is written to."""
     origin: Origin

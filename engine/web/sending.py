@@ -8,6 +8,7 @@ Both with the boundary that follows from the entity tag, and both alike for HEAD
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -16,12 +17,15 @@ from aiohttp import web
 
 from engine.web import conditional
 from engine.web.conditional import Unsatisfiable
+from engine.web.content import Ranges
 from engine.web.multipart import Writer, boundary_of
+from engine.web.outlet import UNSENT_BYTES_MAX
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from engine.web.content import Part
+    from engine.archive.retrieve import StoredInstance
+    from engine.web.content import Content, Part
     from engine.web.request import Request
 
 IMMUTABLE: Final = "private, max-age=31536000, immutable"
@@ -67,7 +71,10 @@ async def send(
         response.content_length = stop - start
     await response.prepare(request)
     if not request.is_head:
-        await _give(request, layout.chunks(asked), response.content_length)
+        body = _Body(request, response.content_length)
+        async for chunk in layout.chunks(asked):
+            await body.give(chunk)
+        await body.flush()
     await response.write_eof()
     return response
 
@@ -78,21 +85,67 @@ class Streamed(web.StreamResponse):
     _send_headers_immediately = False
 
 
-async def _give(request: Request, chunks: AsyncIterator[Buffer], left: int | None) -> None:
-    """Sends chunks, small ones together with large ones. `left`: how many bytes come; None: nobody knows."""
-    held: list[Buffer] = []
-    held_bytes = 0
-    async for chunk in chunks:
+class _Body:
+    """A body on its way: small pieces leave together with large ones, and other connections have turns between them."""
+
+    def __init__(self, request: Request, left: int | None = None) -> None:
+        """`left`: how many bytes come; None: nobody knows."""
+        self._request = request
+        self._writer = request.answer_writer
+        self._left = left
+        self._held: list[Buffer] = []
+        self._held_bytes = 0
+        self._has_sent = False
+
+    async def give(self, chunk: Buffer) -> None:
+        """Sends a piece, or holds it back for the next."""
         length = len(chunk)  # type: ignore[arg-type]
-        held.append(chunk)
-        held_bytes += length
-        left = None if left is None else left - length
-        if held_bytes < SMALL_BYTES or (left is not None and left < SMALL_BYTES):
-            continue
-        await request.answer_writer.write_together(held)
-        held, held_bytes = [], 0
-    if held:
-        await request.answer_writer.write_together(held)
+        self._held.append(chunk)
+        self._held_bytes += length
+        self._left = None if self._left is None else self._left - length
+        if self._held_bytes >= SMALL_BYTES and (self._left is None or self._left >= SMALL_BYTES):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Sends what is held back."""
+        if self._held:
+            await self._take_turns()
+            held, self._held, self._held_bytes = self._held, [], 0
+            await self._writer.write_together(held)
+
+    async def give_part(self, head: bytes, content: Content) -> None:
+        """Sends a part: a stored instance by the short way if it can leave so."""
+        whole = content.checked_whole if isinstance(content, Ranges) else None
+        if whole is not None and whole[1].length >= SMALL_BYTES:
+            await self._take_turns()
+            if self._leaves_at_once(head + whole[0], whole[1]):
+                await self._writer.drain()
+                return
+        await self.give(head)
+        async for chunk in content.chunks(0, None):
+            await self.give(chunk)
+
+    async def _take_turns(self) -> None:
+        """Lets the loop serve others before the next piece, but not between the last one and the end."""
+        if self._has_sent:
+            await asyncio.sleep(0)
+        self._has_sent = True
+
+    def _leaves_at_once(self, before: bytes, stored: StoredInstance) -> bool:
+        """Whether a stored instance has been sent, with what stands before it, as one chunk."""
+        connection, outlet, writer = self._request.connection, self._request.outlet, self._writer
+        length = stored.length
+        if not writer.chunked or not connection.is_direct:
+            return False
+        before = b"".join([*self._held, before])
+        before = b"%s%x\r\n%s" % (writer.waiting_headers, len(before) + length, before)
+        if not outlet.fits(len(before) + length + 2) or not outlet.fill(before, stored, 0, length, b"\r\n"):
+            return False
+        if outlet.crc() != stored.instance.position.payload_crc:
+            return False  # the usual way says so, and notes it
+        writer.sent_past(outlet.send(connection))
+        self._held, self._held_bytes = [], 0
+        return True
 
 
 class _Layout:
@@ -173,21 +226,24 @@ async def send_stream(
     if first is not None:
         response.enable_chunked_encoding()
     await response.prepare(request)
-    await _give(request, _body(writer, first, parts), None)
+    request.connection.hold_unsent(0)
+    try:
+        await _give_parts(_Body(request), writer, first, parts)
+    finally:
+        request.connection.hold_unsent(UNSENT_BYTES_MAX)
     await response.write_eof()
     return response
 
 
-async def _body(writer: Writer, first: Part | None, others: AsyncIterator[Part]) -> AsyncIterator[Buffer]:
-    count = 0
-    part = first
+async def _give_parts(body: _Body, writer: Writer, first: Part | None, others: AsyncIterator[Part]) -> None:
+    count, part = 0, first
     while part is not None:
-        yield writer.head(count, part.content_type, part.location, part.content.length)
-        async for chunk in part.content.chunks(0, None):
-            yield chunk
+        head = writer.head(count, part.content_type, part.location, part.content.length)
+        await body.give_part(head, part.content)
         count += 1
         part = await anext(others, None)
-    yield writer.end(count)
+    await body.give(writer.end(count))
+    await body.flush()
 
 
 def _boundary(request: Request, etag: str) -> str:

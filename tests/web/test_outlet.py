@@ -1,11 +1,15 @@
-"""Frames answered where their request arrives: the same answers as on the usual way, and the same limits."""
+"""What goes past the transport: frames answered where their request arrives, and studies. The same answers as on the
+usual way, and the same limits."""
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from io import BufferedIOBase
 from pathlib import Path
 
@@ -13,7 +17,8 @@ import pytest
 
 from engine.archive.ingest.request import ReceivedInstance
 from engine.index.format.types import Level, Outcome
-from engine.storage.record import crc32c
+from engine.storage.record import Position, crc32c
+from engine.web.outlet import Outlet
 from engine.web.settings import Http
 from tests import samples
 from tests.actors import actor
@@ -21,7 +26,7 @@ from tests.archive import kept
 from tests.archive.test_retrieve import JPEG, framed
 from tests.system.server import wait_for
 from tests.web.hosting import Hosting, hosted, read_all
-from tests.web.wado import FRAMES_AS_STORED, Get, requesting
+from tests.web.wado import AS_STORED, FRAMES_AS_STORED, Get, requesting
 
 STUDY = f"{samples.ROOT}.1"
 NATIVE = [f"/studies/{STUDY}/series/{STUDY}.1/instances/{kept.uid_of(number)}/frames/1" for number in range(3)]
@@ -252,3 +257,76 @@ def test_a_reload_counts_from_the_next_request_on(hosting: Hosting, get: Get) ->
         finally:
             hosting.front.is_draining = False
         assert count() == quick + 2
+
+
+# Studies -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def sending(hosting: Hosting) -> Iterator[list[int]]:
+    """The turn of the loop in which each message went past the transport."""
+    turns, messages, done = [0], [], [False]
+    send = Outlet.send
+
+    async def turn() -> None:
+        while not done[0]:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    def counted(*arguments: object) -> int:
+        messages.append(turns[0])
+        return send(*arguments)  # type: ignore[arg-type]
+
+    turning = asyncio.run_coroutine_threadsafe(turn(), hosting.engine.loop)
+    hosting.front.outlet.send = partial(counted, hosting.front.outlet)  # type: ignore[method-assign]
+    try:
+        yield messages
+    finally:
+        del hosting.front.outlet.send
+        done[0] = True
+        turning.result(10)
+
+
+def test_a_study_is_the_same_on_the_short_way_and_others_have_turns_between_its_instances(
+    hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with sending(hosting) as messages:
+        quick = get(f"/studies/{STUDY}", Accept=AS_STORED)
+    assert len(messages) == len(NATIVE)
+    assert sorted(set(messages)) == messages, "one message in a turn of the loop"
+    monkeypatch.setattr(Outlet, "fits", lambda *_: False)
+    with sending(hosting) as messages:
+        usual = get(f"/studies/{STUDY}", Accept=AS_STORED)
+    assert not messages
+    assert quick.body == usual.body
+    assert [len(content) > PIXELS for _, content in quick.parts] == [True] * len(NATIVE)
+
+
+def test_a_client_that_takes_little_gets_all_of_a_study(hosting: Hosting, get: Get) -> None:
+    expected = get(f"/studies/{STUDY}", Accept=AS_STORED).body
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", hosting.port))
+        connection = http.client.HTTPConnection("127.0.0.1", hosting.port)
+        connection.sock = sock
+        for _ in range(4):  # more than the kernel takes
+            connection.request("GET", f"/dicom-web/studies/{STUDY}", headers={"Accept": AS_STORED})
+            assert connection.getresponse().read() == expected
+
+
+def test_damage_cuts_a_study_that_goes_the_short_way(hosting: Hosting, data: Path) -> None:
+    study = f"{samples.ROOT}.30"
+    payloads = [samples.encoded(samples.instance(30, 1, number, pixels=bytes(PIXELS))) for number in (1, 2)]
+    archive = hosting.engine.archive
+    kept.store(archive, payloads)
+    position: Position = kept.current(archive, f"{study}.1.2").position
+    kept.turn_byte(data, position.segment_id, position.payload_offset + PIXELS // 2)
+    with requesting(hosting) as get, sending(hosting) as messages:
+        with pytest.raises((http.client.IncompleteRead, ConnectionError)):
+            get(f"/studies/{study}", Accept=AS_STORED)
+        assert len(messages) == 1, "the damaged one goes the usual way, which says so"
+    assert archive.retrieval.damaged_places() == {position[:2]}
+    with requesting(hosting) as get:
+        answer = get(f"/studies/{study}", Accept=AS_STORED)
+    assert len(answer.parts) == 1
+    assert "1 instances cannot be read" in answer.headers["Warning"]
