@@ -1,1 +1,1 @@
-"""Other transfer syntaxes on the way out: decoding, in processes of its own."""
+"""Conversion to other transfer syntaxes for sending, with codecs in separate processes."""

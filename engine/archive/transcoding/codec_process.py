@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 
 
 def decode(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
-    """See the head."""
+    """Decodes a data set."""
     return decompress.decompressed(source, transfer_syntax.of(options["syntax"]), decoded_bytes_max=bytes_max)
 
 
 def encode(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
-    """See the head."""
+    """Encodes a data set."""
     syntax, target = transfer_syntax.of(options["syntax"]), transfer_syntax.of(options["target"])
     return compress.compressed(source, syntax, target, decoded_bytes_max=bytes_max)
 
 
 def frame(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
-    """See the head."""
+    """Converts a frame."""
     image = ImagePixel(**options["image"])
     yield compress.frame_in(source, options["syntax"], options["target"], image, decoded_bytes_max=bytes_max)
 

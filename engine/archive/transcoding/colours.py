@@ -1,13 +1,13 @@
-"""Which colour space decoded samples are in. Runs in `archive.transcoding.codec_process` only.
+"""The colour space of decoded samples. Runs in `archive.transcoding.codec_process` only.
 
-Decoded samples are never subsampled and never transformed by a codec, so what a compressed data set says of them
-(PS3.3 C.7.6.3.1.2) is not always what may be said of them afterwards:
+Decoded samples are never subsampled, and a codec has undone its own transform, so the Photometric Interpretation of
+compressed samples (PS3.3 C.7.6.3.1.2) does not always hold for decoded ones:
 
-    said of three samples a pixel          native
+    compressed, three samples a pixel      native
     YBR_FULL_422                           YBR_FULL: each pixel has its own Cb and Cr now
-    YBR_RCT, YBR_ICT                       RGB: the transform belongs to JPEG 2000, whose decoder has undone it; beside
-                                           other codecs these words are left over from a JPEG 2000 that came before
-    YBR_PARTIAL_420, YBR_PARTIAL_422       RGB, calculated here: no term is defined for such samples at full resolution
+    YBR_RCT, YBR_ICT                       RGB: the transform of JPEG 2000, which its decoder has undone; with another
+                                           codec the term is left over from an earlier JPEG 2000
+    YBR_PARTIAL_420, YBR_PARTIAL_422       RGB, computed here: no term is defined for such samples at full resolution
     anything else                          the same
 """
 
@@ -33,17 +33,23 @@ _NATIVE: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_RCT": "RGB", "YBR_ICT": "RGB"
 _FROM_PARTIAL: Final = np.array([[1.1644, 0.0, 1.5960], [1.1644, -0.3918, -0.8130], [1.1644, 2.0172, 0.0]])
 
 
-def native_photometric_interpretation(said: str, samples_per_pixel: int) -> str:
-    """What is to be said of samples that have been decoded, when `said` was said of the coded ones."""
-    return _NATIVE.get(said, said) if samples_per_pixel == 3 else said
+def native_photometric_interpretation(photometric_interpretation: str, samples_per_pixel: int) -> str:
+    """The Photometric Interpretation of decoded samples, from that of the compressed ones."""
+    return (
+        _NATIVE.get(photometric_interpretation, photometric_interpretation)
+        if samples_per_pixel == 3
+        else photometric_interpretation
+    )
 
 
-def to_native(samples: Samples, said: str, samples_per_pixel: int) -> tuple[Samples, str]:
-    """The samples, by pixel, in the colour space that `native_photometric_interpretation` names, and its name."""
-    native = native_photometric_interpretation(said, samples_per_pixel)
-    if said in PARTIAL and samples_per_pixel == 3:
+def to_native(samples: Samples, photometric_interpretation: str, samples_per_pixel: int) -> tuple[Samples, str]:
+    """The samples, by pixel, in the colour space of `native_photometric_interpretation`, and its name."""
+    native = native_photometric_interpretation(photometric_interpretation, samples_per_pixel)
+    if photometric_interpretation in PARTIAL and samples_per_pixel == 3:
         if samples.dtype.itemsize != 1:
-            raise TranscodeError(f"its samples are {said} of more than 8 bits, for which nothing is defined")
+            raise TranscodeError(
+                f"its samples are {photometric_interpretation} of more than 8 bits, which is not defined"
+            )
         ybr = samples.reshape(-1, 3).astype(np.float32) - np.array((16, 128, 128), np.float32)
         rgb = ybr @ _FROM_PARTIAL.T.astype(np.float32)
         samples = np.clip(np.rint(rgb), 0, 255).astype(np.uint8).reshape(-1)
@@ -51,6 +57,6 @@ def to_native(samples: Samples, said: str, samples_per_pixel: int) -> tuple[Samp
 
 
 def upsampled_422(frame: bytes) -> Samples:
-    """By pixel, from Y1 Y2 Cb Cr of each two pixels (PS3.3 C.7.6.3.1.2, YBR_FULL_422 that is native)."""
+    """Native YBR_FULL_422 by pixel, from Y1 Y2 Cb Cr of each two pixels (PS3.3 C.7.6.3.1.2)."""
     pairs = np.frombuffer(frame, np.uint8).reshape(-1, 4)
     return pairs[:, (0, 2, 3, 1, 2, 3)].reshape(-1)

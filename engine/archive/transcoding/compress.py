@@ -1,10 +1,10 @@
-"""Brings a data set, or one frame, into a compressed transfer syntax. Runs in `codec_process` only.
+"""Converts a data set, or one frame, to a compressed transfer syntax. Runs in `codec_process` only.
 
-Each frame is one fragment, the Basic Offset Table is empty. Elements but these keep their values:
+Each frame is one fragment, and the Basic Offset Table is empty. Only these elements change:
 
     (0028,0004) Photometric Interpretation   YBR_RCT where JPEG 2000 transforms RGB, YBR_FULL_422 of JPEG
     (0028,0006) Planar Configuration         0, if there is more than one sample a pixel
-    (0028,2110) and (0028,2112), (0028,2114) Lossy Image Compression, ratio and method, if the target loses something
+    (0028,2110) and (0028,2112), (0028,2114) Lossy Image Compression, ratio and method, if the target is lossy
     (7FE0,0010) Pixel Data                   OB, encapsulated
     (7FE0,0001) (7FE0,0002) (7FE0,0003)      left out; so are the group lengths (0028,0000) and (7FE0,0000)
 
@@ -16,8 +16,8 @@ Each frame is one fragment, the Basic Offset Table is empty. Elements but these 
     HTJ2K Lossless (.201)                    imagecodecs (OpenJPH)                up to 16
     JPEG Baseline (.50), lossy               simplejpeg                           8
 
-The lossless ones keep every bit of every sample. What is compressed already is decoded first; what was lossy is still
-called so. Standard: PS3.5 section 8 and A.4, PS3.3 C.7.6.3.
+Lossless targets keep every bit of every sample. Compressed input is decoded first; lossy input stays marked as lossy.
+Standard: PS3.5 section 8 and A.4, PS3.3 C.7.6.3.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ HTJ2K_LOSSLESS: Final = "1.2.840.10008.1.2.4.201"
 RLE_LOSSLESS: Final = "1.2.840.10008.1.2.5"
 
 JPEG_QUALITY: Final = 90
-"""Of Baseline, where nobody names another."""
+"""The default quality of JPEG Baseline."""
 
 _ITEM: Final = struct.Struct("<HHI")
 _UNDEFINED: Final = 0xFFFFFFFF
@@ -71,7 +71,7 @@ def compressed(
 ) -> Iterator[Buffer]:
     """The data set in the compressed target, piece by piece. Raises TranscodeError."""
     if syntax.deflated:
-        raise TranscodeError(f"{syntax.name} is inflated before it is compressed")
+        raise TranscodeError(f"{syntax.name} must be inflated before it is compressed")
     try:
         yield from _compressed(source, syntax, target.uid, decoded_bytes_max)
     except DataSetError as error:
@@ -122,7 +122,7 @@ def _compressed(source: Source, syntax: TransferSyntax, target_uid: str, bytes_m
 def _check_pixel_data(start: bytes, encoding: int) -> None:
     group, number = struct.unpack(">HH" if encoding & BIG_ENDIAN else "<HH", start[:4])
     if group << 16 | number != tags.PixelData:
-        raise TranscodeError("Float and Double Float Pixel Data are not compressed")
+        raise TranscodeError("Float and Double Float Pixel Data cannot be compressed")
 
 
 def _explicit(data: bytes, encoding: int) -> bytes:
@@ -134,7 +134,7 @@ def _explicit(data: bytes, encoding: int) -> bytes:
 
 
 def native_image(image: ImagePixel, photometric_interpretation: str) -> ImagePixel:
-    """What is to be said of frames that have been decoded."""
+    """The description of decoded frames."""
     return replace(image, photometric_interpretation=photometric_interpretation, planar_configuration=0)
 
 
@@ -146,21 +146,21 @@ def _native_frames(source: Source, image: ImagePixel, start: int, end: int, enco
     for number in range(image.number_of_frames):
         at = start + number * frame_bytes
         if at + frame_bytes > end:
-            raise TranscodeError(f"frame {number + 1} is cut")
+            raise TranscodeError(f"frame {number + 1} is truncated")
         pieces = range(at, at + frame_bytes, PIECE_BYTES)
         value = b"".join([bytes(source.read(offset, min(PIECE_BYTES, at + frame_bytes - offset))) for offset in pieces])
         yield native_frame(value, image, is_big_endian=bool(encoding & BIG_ENDIAN))
 
 
 def native_frame_bytes(image: ImagePixel) -> int:
-    """What one frame takes in native Pixel Data: chrominance may be there for every other pixel only."""
+    """The length of a frame in native Pixel Data, where chrominance may be subsampled."""
     if image.photometric_interpretation == "YBR_FULL_422" and image.samples_per_pixel == 3:
         return image.frame_bytes // 3 * 2
     return image.frame_bytes
 
 
 def native_frame(value: bytes, image: ImagePixel, *, is_big_endian: bool = False) -> pixels.Frame:
-    """A frame as it lies in native Pixel Data, by pixel and in little endian. Raises TranscodeError."""
+    """A frame of native Pixel Data, by pixel and in little endian. Raises TranscodeError."""
     if is_big_endian and image.bits_allocated > 8:
         value = (
             np.frombuffer(value, f">u{image.bits_allocated // 8}").astype(f"<u{image.bits_allocated // 8}").tobytes()
@@ -173,7 +173,7 @@ def native_frame(value: bytes, image: ImagePixel, *, is_big_endian: bool = False
 def frame_in(source: Source, syntax_uid: str, target_uid: str, image: ImagePixel, *, decoded_bytes_max: int) -> bytes:
     """One frame in another transfer syntax; "": native, by pixel, in little endian. Raises TranscodeError.
 
-    `source` has the frame as it is stored: its codestream, fragments joined, or its native bytes.
+    `source`: the stored frame, as its codestream with fragments joined, or its native bytes.
     """
     if image.frame_bytes > decoded_bytes_max:
         raise TranscodeError(f"a frame has {image.frame_bytes} bytes, the limit is {decoded_bytes_max}")
@@ -193,13 +193,13 @@ def frame_in(source: Source, syntax_uid: str, target_uid: str, image: ImagePixel
 
 
 def encode(value: bytes, target_uid: str, image: ImagePixel) -> tuple[bytes, str]:
-    """A native frame's codestream, and what its samples are then. Raises TranscodeError."""
+    """The codestream of a native frame, and its Photometric Interpretation. Raises TranscodeError."""
     encoder = _ENCODERS.get(target_uid)
     if encoder is None:
-        raise TranscodeError(f"nothing here encodes {transfer_syntax.of(target_uid).name}")
+        raise TranscodeError(f"there is no encoder for {transfer_syntax.of(target_uid).name}")
     if image.bits_allocated not in (8, 16) or image.samples_per_pixel not in (1, 3):
         raise TranscodeError(
-            f"{image.samples_per_pixel} samples of {image.bits_allocated} bits a pixel are not compressed"
+            f"{image.samples_per_pixel} samples of {image.bits_allocated} bits a pixel cannot be compressed"
         )
     kind = "ui"[image.pixel_representation]
     samples = np.frombuffer(value, f"<{kind}{image.bits_allocated // 8}")
@@ -208,12 +208,12 @@ def encode(value: bytes, target_uid: str, image: ImagePixel) -> tuple[bytes, str
         return encoder(samples.reshape(shape), target_uid, _with_all_bits(samples, image))
     except TranscodeError:
         raise
-    except Exception as error:  # whatever a codec says of what it does not take
+    except Exception as error:  # codecs raise many kinds of errors
         raise TranscodeError(f"it cannot be encoded: {pixels.sentence(error)}") from error
 
 
 def _with_all_bits(samples: Samples, image: ImagePixel) -> ImagePixel:
-    """Bits beyond Bits Stored are kept: overlays lie there in old data sets."""
+    """The description with Bits Stored raised to keep all bits: overlays lie there in old data sets."""
     low, high = int(samples.min()), int(samples.max())
     unsigned_max = (1 << image.bits_stored) - 1
     is_within = (
@@ -275,17 +275,17 @@ def _jpeg_baseline(samples: Samples, target_uid: str, image: ImagePixel) -> tupl
 
 
 def jpeg(samples: Samples, image: ImagePixel, quality: int) -> tuple[bytes, str]:
-    """Of 8 bits: grey, or RGB brought to YCbCr with every other column's chrominance. Raises TranscodeError."""
+    """JPEG of 8 bits: grey, or RGB as YCbCr with horizontally subsampled chrominance. Raises TranscodeError."""
     import simplejpeg
 
     if image.bits_allocated != 8 or image.pixel_representation:
-        raise TranscodeError("JPEG Baseline takes unsigned samples of 8 bits")
+        raise TranscodeError("JPEG Baseline needs unsigned samples of 8 bits")
     if image.samples_per_pixel == 1:
         grey = np.ascontiguousarray(samples.reshape(image.rows, image.columns, 1))
         coded = simplejpeg.encode_jpeg(grey, quality=quality, colorspace="GRAY", fastdct=False)
         return coded, image.photometric_interpretation
     if image.photometric_interpretation != "RGB":
-        raise TranscodeError(f"JPEG Baseline is not made of {image.photometric_interpretation}")
+        raise TranscodeError(f"JPEG Baseline cannot be made from {image.photometric_interpretation}")
     coded = simplejpeg.encode_jpeg(
         np.ascontiguousarray(samples), quality=quality, colorspace="RGB", colorsubsampling="422", fastdct=False
     )

@@ -1,16 +1,16 @@
-"""Brings a data set with encapsulated Pixel Data into an uncompressed transfer syntax. Runs in `codec_process` only.
+"""Converts a data set with encapsulated Pixel Data to an uncompressed transfer syntax. Runs in `codec_process` only.
 
-Decodes nothing itself (`pixels`) and rewrites nothing that need not be: elements but these keep their bytes. Holds the
-head of the data set and one frame.
+`pixels` decodes. Only these elements change, all others keep their bytes. Memory holds the head of the data set and one
+frame.
 
-    (0028,0004) Photometric Interpretation   what the decoded samples are
+    (0028,0004) Photometric Interpretation   that of the decoded samples
     (0028,0006) Planar Configuration         0, if there is more than one sample a pixel
-    (0028,2110) Lossy Image Compression      "01" with ratio (0028,2112) and method (0028,2114), if the codestream lost
-                                             something and the data set did not say so; never taken away
+    (0028,2110) Lossy Image Compression      "01" with ratio (0028,2112) and method (0028,2114), if the codestream is
+                                             lossy and the data set did not say so; never removed
     (7FE0,0010) Pixel Data                   native, OW beyond 8 bits and OB up to 8 (PS3.5 A.2)
-    (7FE0,0001) (7FE0,0002) (7FE0,0003)      left out: offsets and lengths of what is not there any more
+    (7FE0,0001) (7FE0,0002) (7FE0,0003)      left out: offsets and lengths of the fragments
     (0028,0000) (7FE0,0000)                  left out: retired group lengths that would be wrong
-    (0088,0200) Icon Image Sequence          its Pixel Data as well; left out if that cannot be decoded
+    (0088,0200) Icon Image Sequence          its Pixel Data too; left out if that cannot be decoded
 
 A data set without Pixel Data has nothing to decode and only changes its transfer syntax. Standard: PS3.5 section 8 and
 Annex A.4, PS3.3 C.7.6.1.1.5 and C.7.6.3.
@@ -64,16 +64,16 @@ def decompress(data: Buffer, source: TransferSyntax, target: TransferSyntax, *, 
 
 
 def native_syntax(source: Source, syntax: TransferSyntax) -> TransferSyntax:
-    """The transfer syntax that a data set has once it is decompressed: its encoding stays."""
+    """The transfer syntax of a data set after decompression: its encoding stays."""
     is_explicit = bool(elements.encoding_of(source.read(0, 8), syntax) & EXPLICIT_VR)
     return transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN if is_explicit else transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN
 
 
 def decompressed(source: Source, syntax: TransferSyntax, *, decoded_bytes_max: int) -> Iterator[Buffer]:
-    """The data set with native Pixel Data, in the encoding that it has, piece by piece. Raises TranscodeError.
+    """The data set with native Pixel Data, in its own encoding, piece by piece. Raises TranscodeError.
 
-    `decoded_bytes_max` bounds one native frame; some four times as much memory is taken. All frames together are
-    bounded by what the length of Pixel Data can say. What is wrong with a later frame is found when others are out.
+    `decoded_bytes_max` bounds one native frame; memory use is some four times as much. The longest Pixel Data bounds
+    all frames together. An error in a later frame is raised after earlier frames have been yielded.
     """
     if syntax.deflated or syntax.big_endian:
         raise TranscodeError(f"{syntax.name} cannot be decoded")
@@ -85,7 +85,7 @@ def decompressed(source: Source, syntax: TransferSyntax, *, decoded_bytes_max: i
 
 
 def _native(source: Source, syntax: TransferSyntax, encoding: int, bytes_max: int, depth: int) -> Iterator[Buffer]:
-    """The data set, or the item of an icon, with native Pixel Data; in the encoding that it has."""
+    """The data set, or the item of an icon, with native Pixel Data, in its own encoding."""
     head = Head.read(source, encoding)
     start = bytes(source.read(len(head), 12))
     value_offset = len(head) + (12 if encoding & EXPLICIT_VR else 8)
@@ -95,7 +95,7 @@ def _native(source: Source, syntax: TransferSyntax, encoding: int, bytes_max: in
         changes |= _icons(head, syntax, bytes_max, depth)
     if not start or not is_encapsulated:
         if start and depth == 0:
-            raise TranscodeError(f"Pixel Data (7FE0,0010) is not encapsulated, as it has to be in {syntax.name}")
+            raise TranscodeError(f"Pixel Data (7FE0,0010) is not encapsulated, as {syntax.name} requires")
         yield head.rewritten(changes)
         yield from rest(source, len(head))
         return
@@ -119,7 +119,7 @@ def _native(source: Source, syntax: TransferSyntax, encoding: int, bytes_max: in
 def encapsulated_frames(
     source: Source, syntax: TransferSyntax, head: Head, image: ImagePixel, value_offset: int
 ) -> tuple[Iterator[pixels.Frame], int]:
-    """The native frames of encapsulated Pixel Data, and where it ends. Raises TranscodeError when it is cut."""
+    """The native frames of encapsulated Pixel Data, and its end. Raises TranscodeError if it is truncated."""
     end = _end_of_fragments(source, value_offset)
     table = head.raw(tags.ExtendedOffsetTable), head.raw(tags.ExtendedOffsetTableLengths)
     file = io.BufferedReader(_File(Part(source, value_offset, end)), _FILE_BUFFER_BYTES)
@@ -127,13 +127,13 @@ def encapsulated_frames(
 
 
 def rest(source: Source, start: int) -> Iterator[Buffer]:
-    """What follows, piece by piece."""
+    """The bytes from `start` on, piece by piece."""
     for at in range(start, source.length, PIECE_BYTES):
         yield source.read(at, PIECE_BYTES)
 
 
 def _end_of_fragments(source: Source, start: int) -> int:
-    """Where encapsulated Pixel Data is over. Raises TranscodeError when it is cut, before anything is decoded."""
+    """The end of encapsulated Pixel Data. Raises TranscodeError, before any decoding, if it is truncated."""
     file, at = io.BufferedReader(_File(Part(source, start)), _FILE_BUFFER_BYTES), start
     while at < source.length:
         header = file.read(8)
@@ -142,7 +142,7 @@ def _end_of_fragments(source: Source, start: int) -> int:
             return at
         length = int.from_bytes(header[4:], "little")
         if header[:4] != _ITEM or at + length > source.length:
-            raise TranscodeError(f"Pixel Data (7FE0,0010) is cut, or no fragments, at offset {at - 8}")
+            raise TranscodeError(f"Pixel Data (7FE0,0010) is truncated, or has no fragment, at offset {at - 8}")
         file.seek(length, io.SEEK_CUR)
         at += length
     return at  # its delimiter is missing
@@ -175,7 +175,7 @@ class _File(io.RawIOBase):
 
 
 def _described(head: Head, image: ImagePixel, first: pixels.Frame, ratio: float) -> dict[int, bytes | None]:
-    """The elements that describe Pixel Data otherwise than before."""
+    """The changed elements that describe Pixel Data."""
     changes: dict[int, bytes | None] = {}
     if first.photometric_interpretation != image.photometric_interpretation:
         changes[tags.PhotometricInterpretation] = head.element(
@@ -189,7 +189,7 @@ def _described(head: Head, image: ImagePixel, first: pixels.Frame, ratio: float)
 
 
 def lossy(head: Head, ratio: float, method: str) -> dict[int, bytes | None]:
-    """The elements that say that the image has lost something (PS3.3 C.7.6.1.1.5)."""
+    """The elements that mark the image as lossy (PS3.3 C.7.6.1.1.5)."""
     return {
         tags.LossyImageCompression: head.element(tags.LossyImageCompression, "CS", "01"),
         tags.LossyImageCompressionRatio: head.element(tags.LossyImageCompressionRatio, "DS", f"{ratio:.4g}"),
@@ -198,7 +198,7 @@ def lossy(head: Head, ratio: float, method: str) -> dict[int, bytes | None]:
 
 
 def _icons(head: Head, source: TransferSyntax, bytes_max: int, depth: int) -> dict[int, bytes | None]:
-    """The Icon Image Sequence with native Pixel Data: nothing if it has that already, None if it cannot have it."""
+    """The Icon Image Sequence with native Pixel Data: {} if it has that already, None if it cannot be decoded."""
     content: list[bytes] = []
     is_changed = False
     try:

@@ -1,7 +1,7 @@
-"""The data set up to its Pixel Data: what describes an image, read and rewritten. Knows no codec.
+"""The data set up to its Pixel Data: reads and rewrites the description of an image. Knows no codec.
 
-A head keeps the bytes that it was read from, so that whatever is not changed stays as it is. Used by what runs in the
-processes of `process_pool`; a sequence's items are heads too.
+A head keeps the bytes that it was read from, so unchanged elements keep theirs. The processes of `process_pool` use it;
+the items of a sequence are heads too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from engine.dicom.sources import Source
 
 HEAD_BYTES_MAX: Final = 64 << 20
-"""Before Pixel Data: so much of a data set is held."""
+"""The most bytes before Pixel Data that are held in memory."""
 FRAMES_MAX: Final = 1 << 20
 SAMPLES_PER_PIXEL_MAX: Final = 4
 
@@ -33,7 +33,7 @@ _FLOATS: Final = {"FL": "f", "FD": "d", "US": "H", "SS": "h", "UL": "I", "SL": "
 
 @dataclass(frozen=True, slots=True)
 class ImagePixel:
-    """What of the Image Pixel Module decides how samples lie (PS3.3 C.7.6.3)."""
+    """The attributes of the Image Pixel Module that define the layout of samples (PS3.3 C.7.6.3)."""
 
     number_of_frames: int
     rows: int
@@ -47,23 +47,23 @@ class ImagePixel:
 
     @property
     def frame_samples(self) -> int:
-        """How many samples one frame has."""
+        """Samples in one frame."""
         return self.rows * self.columns * self.samples_per_pixel
 
     @property
     def frame_bytes(self) -> int:
-        """What one frame takes, native."""
+        """Bytes of one native frame."""
         return (self.frame_samples * self.bits_allocated + 7) // 8
 
     @property
     def decoded_bytes(self) -> int:
-        """What all frames take, native; frames of single bits follow one another without padding (PS3.5 8.1.1)."""
+        """Bytes of all native frames; frames of single bits follow one another without padding (PS3.5 8.1.1)."""
         return (self.number_of_frames * self.frame_samples * self.bits_allocated + 7) // 8
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One element of a head, header included."""
+    """One element of a head, with its header."""
 
     start: int
     end: int
@@ -71,7 +71,7 @@ class Part:
 
 
 class Head:
-    """Elements before Pixel Data; of a tag that is there twice the last one counts."""
+    """The elements before Pixel Data; if a tag occurs twice, the last one counts."""
 
     def __init__(self, view: memoryview, encoding: int) -> None:
         """Raises DataSetError."""
@@ -80,11 +80,11 @@ class Head:
         self.parts = list(_parts(view, encoding))
         self._by_tag = {part.element.tag: part for part in self.parts}
         self.order = ">" if encoding & BIG_ENDIAN else "<"
-        """Of bytes, as struct and numpy write it."""
+        """The byte order, as in struct and numpy."""
 
     @classmethod
     def read(cls, source: Source, encoding: int) -> Head:
-        """The head of a data set. Raises DataSetError, or TranscodeError when it is too long."""
+        """The head of a data set. Raises DataSetError, or TranscodeError if it is too long."""
         size = _HEAD_STEP_BYTES
         while True:
             view, start = memoryview(bytes(source.read(0, size))), 0
@@ -97,7 +97,7 @@ class Head:
                 if is_all:
                     return cls(view, encoding)
             except DataSetError:
-                if _is_pixel_data(view[start : start + 4], encoding):  # it goes beyond what has been read
+                if _is_pixel_data(view[start : start + 4], encoding):  # its end has not been read
                     return cls(view[:start], encoding)
                 if is_all:
                     raise
@@ -120,12 +120,12 @@ class Head:
         return bytes(self.view[element.value_offset : element.value_offset + element.length])
 
     def vr(self, tag: int) -> str:
-        """Its value representation, "" if it is not there."""
+        """The value representation of an element, "" if there is none."""
         part = self._by_tag.get(tag)
         return part.element.vr if part is not None else ""
 
     def texts(self, tag: int) -> list[str]:
-        """The values of a text of the default character repertoire."""
+        """The values of a text in the default character repertoire."""
         raw = self.raw(tag).decode("ascii", "replace").strip(" \0")
         return [value.strip(" \0") for value in raw.split("\\")] if raw else []
 
@@ -134,7 +134,7 @@ class Head:
         return next(iter(self.texts(tag)), "")
 
     def number(self, tag: int, otherwise: int | None = None) -> int:
-        """An unsigned short. Raises TranscodeError if it is neither there nor given."""
+        """An unsigned short, or `otherwise`. Raises TranscodeError if there is neither."""
         raw = self.raw(tag)
         if len(raw) >= 2:
             return int.from_bytes(raw[:2], "big" if self.encoding & BIG_ENDIAN else "little")
@@ -143,7 +143,7 @@ class Head:
         return otherwise
 
     def numbers(self, tag: int) -> list[float]:
-        """All values of a number, text or binary; what is no finite number ends the list."""
+        """All values of a numeric element, text or binary, up to the first that is not finite."""
         vr, raw = self.vr(tag), self.raw(tag)
         if vr in _FLOATS:
             size = struct.calcsize(_FLOATS[vr])
@@ -161,7 +161,7 @@ class Head:
         return values
 
     def items(self, tag: int) -> Iterator[Head]:
-        """The items of a sequence, each read when its turn comes. Raises DataSetError."""
+        """The items of a sequence, each read on demand. Raises DataSetError."""
         part = self._by_tag.get(tag)
         if part is None:
             return
@@ -171,7 +171,7 @@ class Head:
             yield Head(self.view[item.value_offset : item.value_offset + item.length], encoding)
 
     def item(self, tag: int, index: int = 0) -> Head | None:
-        """One item of a sequence; only its header is read of those before it. Raises DataSetError."""
+        """One item of a sequence; reads only the headers of earlier items. Raises DataSetError."""
         part = self._by_tag.get(tag)
         if part is None:
             return None
@@ -183,7 +183,7 @@ class Head:
         return None
 
     def image_pixel(self, *, is_float: bool = False) -> ImagePixel:
-        """The Image Pixel Module, or that of floats, which says less. Raises TranscodeError when it is no image."""
+        """The Image Pixel Module, or that of floats, which has fewer attributes. Raises TranscodeError."""
         frames = self.text(tags.NumberOfFrames) or "1"
         try:
             number_of_frames = max(int(frames), 1)
@@ -204,16 +204,16 @@ class Head:
         if not image.frame_samples or image.samples_per_pixel > SAMPLES_PER_PIXEL_MAX or number_of_frames > FRAMES_MAX:
             raise TranscodeError(
                 f"{image.rows} rows, {image.columns} columns, {image.samples_per_pixel} samples a pixel and"
-                f" {number_of_frames} frames are no image"
+                f" {number_of_frames} frames are no valid image"
             )
         if image.pixel_representation > 1 or not 0 < image.bits_stored <= image.bits_allocated:
-            raise TranscodeError("Bits Stored (0028,0101) or Pixel Representation (0028,0103) makes no sense")
+            raise TranscodeError("Bits Stored (0028,0101) or Pixel Representation (0028,0103) is invalid")
         return image
 
     def rewritten(self, changes: Mapping[int, bytes | None]) -> bytes:
-        """The elements with some replaced, left out (None) or added, in the order of their tags.
+        """The elements with `changes`, in the order of their tags.
 
-        `changes`: tag → the whole element, as `element` makes it.
+        `changes`: tag → the new element, as `element` makes it; None: left out.
         """
         pieces: list[bytes | memoryview] = []
         added = sorted((tag for tag, value in changes.items() if value is not None and tag not in self), reverse=True)
@@ -226,7 +226,7 @@ class Head:
         return b"".join(pieces)
 
     def element(self, tag: int, vr: str, value: bytes | str) -> bytes:
-        """An element in this head's encoding; a text is padded to an even length."""
+        """An element in this head's encoding; pads a text to an even length."""
         if isinstance(value, str):
             value = value.encode("ascii", "replace")
             value += b" " * (len(value) % 2)

@@ -1,11 +1,11 @@
-"""The other side of `process_pool`: a process that does jobs on hostile bytes. Argument: bytes of a frame at most.
+"""The other side of `process_pool`: a process that does jobs on hostile bytes. Argument: the most bytes of a frame.
 
 Decoders read hostile bytes, some hold the interpreter lock for seconds and some can crash, so they run here and never
-in a process that serves. Knows no archive and opens no file; one job after the other comes in on standard input and
-goes out on standard output, until that is closed. The format of both is in `archive.transcoding.process_pool`.
+in a process that serves. Knows no archive and opens no file. Jobs come one after the other on standard input, and
+results go to standard output, until that is closed. `archive.transcoding.process_pool` has the format of both.
 
-The address space is limited, so that an image that is larger than it says ends in an answer, or in the end of this
-process, and not in the machine's memory.
+The address space is limited, so an image that is larger than declared ends in an error, or in the end of this process,
+and does not exhaust the machine's memory.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 Job: TypeAlias = "Callable[[Source, Options, int], Iterator[Buffer]]"
-"""Input, options, bytes of a frame at most → the result in pieces. Raises TranscodeError."""
+"""Input, options, the most bytes of a frame → the result in pieces. Raises TranscodeError."""
 
 ADDRESS_SPACE_BYTES: Final = 1 << 30
-"""For the interpreter, its libraries and their threads' stacks; five times a decoded frame come on top."""
+"""For the interpreter, its libraries and their threads' stacks, in addition to five times a decoded frame."""
 
 
 def serve(jobs: Mapping[str, Job]) -> None:
-    """Works until standard input ends."""
+    """Does jobs until standard input ends."""
     bytes_max = int(sys.argv[1])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; it closes our input
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C, and closes our input
     limit = ADDRESS_SPACE_BYTES + 5 * bytes_max
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # What libraries say may quote the data set, and what they print would stand among the answers.
+    # Messages of libraries may quote the data set, and their output would corrupt the answers.
     warnings.simplefilter("ignore")
     logging.disable()
     orders, answers = sys.stdin.fileno(), os.dup(sys.stdout.fileno())
@@ -68,14 +68,14 @@ def serve(jobs: Mapping[str, Job]) -> None:
 
 
 class RemoteSource:
-    """The input of a job: what is read of it is asked for (a `dicom.sources.Source`)."""
+    """The input of a job, which each read requests from the parent (a `dicom.sources.Source`)."""
 
     def __init__(self, orders: int, answers: int, length: int) -> None:
         self._orders, self._answers = orders, answers
         self.length = length
 
     def read(self, offset: int, count: int) -> bytearray:
-        """See `Source`. Raises EOFError when there is nobody to ask any more."""
+        """See `Source`. Raises EOFError if the parent has ended."""
         count = max(min(count, self.length - offset), 0)
         if not count:
             return bytearray()
@@ -95,6 +95,6 @@ def _answer(source: RemoteSource, job: Job, options: Options, answers: int, byte
     except TranscodeError as error:
         why = str(error).encode()[:PIECE_BYTES]
     except MemoryError:
-        why = b"it takes more memory than is allowed"
+        why = b"it needs more memory than is allowed"
     write_all(answers, ANSWER.pack(NOT_POSSIBLE if why else DONE, len(why), 0))
     write_all(answers, why)

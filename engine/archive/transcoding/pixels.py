@@ -1,8 +1,8 @@
 """Decodes encapsulated Pixel Data frame by frame. Runs in `archive.transcoding.codec_process` only.
 
-Knows no data set: it is given the value of Pixel Data and the numbers of the Image Pixel Module, and gives native
-frames back, colour by pixel (Planar Configuration 0). Values stay what they are in the codestream, also in bits beyond
-Bits Stored; signed samples are extended to Bits Allocated. With the default installation:
+Knows no data set: takes the value of Pixel Data and the numbers of the Image Pixel Module, and returns native frames,
+colour by pixel (Planar Configuration 0). Values stay as in the codestream, also in bits beyond Bits Stored; signed
+samples are extended to Bits Allocated. With the default installation:
 
     transfer syntax                                    decoded by
     RLE Lossless                                       pydicom + pylibjpeg-rle
@@ -13,11 +13,10 @@ Bits Stored; signed samples are extended to Bits Allocated. With the default ins
     JPEG, DCT of 12 bits (.51, .53, .55)               imagecodecs (libjpeg-turbo)
     Deflated Image Frame, Encapsulated Uncompressed    here
 
-pylibjpeg-libjpeg is under the GPL and for that reason no dependency. Nothing decodes JPEG XL, video, JPEG 2000 Part 2
-and hierarchical JPEG. What YCbCr becomes: DCT frames come out as RGB, as do JPEG 2000 ones with a component transform
-(YBR_RCT, YBR_ICT); in the lossless syntaxes YBR_FULL is kept, since bringing it to RGB would lose bits. The words for
-all of it are in `colours`.
-Standard: PS3.5 section 8, PS3.3 C.7.6.3.
+pylibjpeg-libjpeg is no dependency, since it is under the GPL. JPEG XL, video, JPEG 2000 Part 2 and hierarchical JPEG
+cannot be decoded. DCT frames in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT);
+lossless syntaxes keep YBR_FULL, since a conversion to RGB would lose bits. `colours` has the terms. Standard: PS3.5
+section 8, PS3.3 C.7.6.3.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ _PLUGINS: Final = {
 }
 
 _DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2]\0.(.)", re.DOTALL)
-"""SOF0 to SOF2, whose length is below 256, and the sample precision."""
+"""SOF0 to SOF2, with a length below 256, and the sample precision."""
 
 _CONTAINER_BITS: Final = (8, 16, 32, 64)
 
@@ -65,18 +64,18 @@ class Frame:
     """One native frame."""
 
     value: bytes
-    """Its samples; of single bits, those that fill whole bytes: the rest comes with the next frame (PS3.5 8.1.1)."""
+    """Its samples; for single bits, those that fill whole bytes: the next frame has the rest (PS3.5 8.1.1)."""
     photometric_interpretation: str
     lossy_method: str
-    """Lossy Image Compression Method (0028,2114) that it was coded with, "" if it lost nothing."""
+    """Its Lossy Image Compression Method (0028,2114), "" if it is lossless."""
 
 
 def frames(
     encapsulated: BinaryIO, transfer_syntax_uid: str, image: ImagePixel, extended_offsets: tuple[bytes, bytes] | None
 ) -> Iterator[Frame]:
-    """The native frames of an encapsulated value, which is read as they are needed. Raises TranscodeError."""
+    """The native frames of an encapsulated value, which is read on demand. Raises TranscodeError."""
     if transfer_syntax_uid not in _DECODERS:
-        raise TranscodeError(f"nothing here decodes transfer syntax {transfer_syntax_uid}")
+        raise TranscodeError(f"there is no decoder for transfer syntax {transfer_syntax_uid}")
     if image.bits_allocated != 1 and image.bits_allocated not in _CONTAINER_BITS:
         raise TranscodeError(f"Bits Allocated (0028,0100) is {image.bits_allocated}")
     bits = np.zeros(0, np.bool_)
@@ -98,25 +97,25 @@ def frames(
             yield Frame(value, photometric, lossy_method(frame, transfer_syntax_uid))
     except TranscodeError as error:
         raise TranscodeError(f"frame {count + 1}: {error}") from error
-    except Exception as error:  # whatever a decoder makes of hostile bytes: it runs in a process of its own
+    except Exception as error:  # decoders raise many kinds of errors for hostile bytes; this is a separate process
         raise TranscodeError(f"frame {count + 1} cannot be decoded: {sentence(error)}") from error
     if count < image.number_of_frames:
-        raise TranscodeError(f"there are {count} frames, Number of Frames (0028,0008) says {image.number_of_frames}")
+        raise TranscodeError(f"there are {count} frames, Number of Frames (0028,0008) is {image.number_of_frames}")
 
 
 def samples_of(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    """One frame's samples, by pixel, and their Photometric Interpretation. Raises whatever a codec raises."""
-    samples, said = _DECODERS[transfer_syntax_uid](frame, transfer_syntax_uid, image)
-    samples, photometric = colours.to_native(samples, said, image.samples_per_pixel)
+    """One frame's samples, by pixel, and their Photometric Interpretation. Raises what the codec raises."""
+    samples, photometric = _DECODERS[transfer_syntax_uid](frame, transfer_syntax_uid, image)
+    samples, photometric = colours.to_native(samples, photometric, image.samples_per_pixel)
     if samples.size != image.frame_samples:
-        raise TranscodeError(f"it has {samples.size} samples, {image.frame_samples} are said")
+        raise TranscodeError(f"it has {samples.size} samples instead of {image.frame_samples}")
     return samples, photometric
 
 
 def frame(codestream: bytes, transfer_syntax_uid: str, image: ImagePixel) -> Frame:
-    """One frame, native; of single bits too it begins with a byte of its own. Raises TranscodeError."""
+    """One native frame; also one of single bits begins at a byte. Raises TranscodeError."""
     if transfer_syntax_uid not in _DECODERS:
-        raise TranscodeError(f"nothing here decodes transfer syntax {transfer_syntax_uid}")
+        raise TranscodeError(f"there is no decoder for transfer syntax {transfer_syntax_uid}")
     try:
         samples, photometric = samples_of(codestream, transfer_syntax_uid, image)
         if image.bits_allocated == 1:
@@ -131,7 +130,7 @@ def frame(codestream: bytes, transfer_syntax_uid: str, image: ImagePixel) -> Fra
 
 
 def lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
-    """What the codestream itself says: of what was done before it was coded nothing is known here."""
+    """The lossy method according to the codestream, whatever was done to the image before."""
     if transfer_syntax_uid in DCT:
         return "ISO_10918_1"
     if transfer_syntax_uid in JPEG_LS:
@@ -149,7 +148,7 @@ def lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
 
 
 def sentence(error: Exception) -> str:
-    """The last line of what a decoder says, without line breaks: pydicom writes one line a plugin, after its name."""
+    """The last line of a decoder's error; pydicom writes one line a plugin, after its name."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -157,10 +156,10 @@ def sentence(error: Exception) -> str:
 
 
 def _contained(samples: Samples, image: ImagePixel) -> bytes:
-    """One frame's samples in the container that Bits Allocated says."""
+    """One frame's samples in the container of Bits Allocated."""
     bits = samples.dtype.itemsize * 8
     if bits > image.bits_allocated:
-        raise TranscodeError(f"its samples have {bits} bits, Bits Allocated (0028,0100) says {image.bits_allocated}")
+        raise TranscodeError(f"its samples have {bits} bits, Bits Allocated (0028,0100) is {image.bits_allocated}")
     container = np.dtype(f"<{'ui'[image.pixel_representation]}{image.bits_allocated // 8}")
     return samples.reshape(-1).astype(container, casting="unsafe", copy=False).tobytes()
 
@@ -169,7 +168,7 @@ def _contained(samples: Samples, image: ImagePixel) -> bytes:
 
 
 def _plugin(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    """By pydicom with the one plugin named above, so that the same bytes give the same pixels everywhere."""
+    """Decodes with pydicom and the one plugin named above, so the same bytes give the same pixels everywhere."""
     options: dict[str, Any] = {
         "decoding_plugin": _PLUGINS.get(transfer_syntax_uid, ""),
         "number_of_frames": 1,
@@ -191,7 +190,7 @@ def _plugin(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[
 
 
 def _rle(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    """Single bits are coded as the bytes that hold them (PS3.5 G.2)."""
+    """Decodes RLE. Single bits are coded as the bytes that contain them (PS3.5 G.2)."""
     if image.bits_allocated > 1:
         return _plugin(frame, transfer_syntax_uid, image)
     packed_image = replace(
@@ -202,7 +201,7 @@ def _rle(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Sam
 
 
 def _dct(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    """By Pillow, which has libjpeg-turbo for 8 bits."""
+    """Decodes with Pillow, which has libjpeg-turbo for 8 bits."""
     from PIL import Image, UnidentifiedImageError
 
     header = _DCT_FRAME_HEADER.search(frame)
@@ -217,34 +216,34 @@ def _dct(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Sam
         if opened.size != (image.columns, image.rows) or bands != image.samples_per_pixel:
             raise TranscodeError(
                 f"it has {opened.size[1]} rows, {opened.size[0]} columns and {bands} samples a pixel,"
-                f" {image.rows}, {image.columns} and {image.samples_per_pixel} are said"
+                f" instead of {image.rows}, {image.columns} and {image.samples_per_pixel}"
             )
         is_partial = False
         if bands == 3:
-            # libjpeg takes components for YCbCr unless a marker or their names say otherwise. When the data set says
-            # RGB and no marker says YCbCr, they are asked for as they are.
+            # libjpeg takes components for YCbCr unless a marker or their names say otherwise. If the data set says RGB
+            # and no marker says YCbCr, request them unconverted.
             is_marked = "adobe_transform" in opened.info or "jfif" in opened.info
             is_named_rgb = [layer[0] for layer in getattr(opened, "layer", [])] == [ord(name) for name in "RGB"]
-            is_partial = image.photometric_interpretation in colours.PARTIAL  # libjpeg would take it for the full range
-            is_said = image.photometric_interpretation in colours.YBR
-            if is_partial or not (is_said or is_marked or is_named_rgb):
+            is_partial = image.photometric_interpretation in colours.PARTIAL  # libjpeg would assume the full range
+            is_ybr = image.photometric_interpretation in colours.YBR
+            if is_partial or not (is_ybr or is_marked or is_named_rgb):
                 opened.draft("YCbCr", opened.size)
         samples = np.frombuffer(opened.tobytes(), np.uint8)
     return samples, "RGB" if bands == 3 and not is_partial else image.photometric_interpretation
 
 
 def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    """Lossless JPEG of any predictor, and DCT of 12 bits; colour components as they are coded."""
+    """Decodes lossless JPEG of any predictor, and DCT of 12 bits; colour components stay unconverted."""
     import imagecodecs
 
-    # libjpeg would bring colour into RGB, or refuse to, by what the markers say.
+    # libjpeg would convert colour to RGB, or refuse to, depending on the markers.
     as_coded: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "RGB"} if image.samples_per_pixel == 3 else {}
     samples: Samples = imagecodecs.jpeg8_decode(frame, **as_coded)
     components = (image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()
     if samples.shape != (image.rows, image.columns, *components):
         raise TranscodeError(
-            f"it has other rows, columns or components: {samples.shape}, "
-            f"{image.rows}, {image.columns} and {image.samples_per_pixel} are said"
+            f"its rows, columns and components are {samples.shape}, "
+            f"not {image.rows}, {image.columns} and {image.samples_per_pixel}"
         )
     if image.pixel_representation == 1 and samples.dtype == np.uint16 and image.bits_stored <= 16:
         unused = 16 - image.bits_stored
@@ -253,7 +252,7 @@ def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple
 
 
 def _deflated(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
-    """One raw deflate stream a frame, native within (PS3.5 A.4.12)."""
+    """Inflates a native frame from one raw deflate stream (PS3.5 A.4.12)."""
     wanted = (image.frame_samples * image.bits_allocated + 7) // 8
     inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, wanted + 1)
     return native(inflated, image)
@@ -264,17 +263,17 @@ def _native(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[
 
 
 def native(frame: bytes, image: ImagePixel) -> tuple[Samples, str]:
-    """The samples of a native frame, by pixel, and what they are. Raises TranscodeError."""
+    """The samples of a native frame, by pixel, and their Photometric Interpretation. Raises TranscodeError."""
     photometric = image.photometric_interpretation
     if image.bits_allocated == 1:
         bits = np.unpackbits(np.frombuffer(frame, np.uint8), bitorder="little")
         return bits[: image.frame_samples], photometric
     container = np.dtype(f"<u{image.bits_allocated // 8}")
-    wanted = image.frame_samples * container.itemsize
-    if photometric == "YBR_FULL_422" and image.bits_allocated == 8 and len(frame) == wanted // 3 * 2:
+    expected = image.frame_samples * container.itemsize
+    if photometric == "YBR_FULL_422" and image.bits_allocated == 8 and len(frame) == expected // 3 * 2:
         return colours.upsampled_422(frame), photometric
-    if not wanted <= len(frame) <= wanted + 1:
-        raise TranscodeError(f"it has {len(frame)} bytes, {wanted} are said")
+    if not expected <= len(frame) <= expected + 1:
+        raise TranscodeError(f"it has {len(frame)} bytes instead of {expected}")
     samples = np.frombuffer(frame, container, image.frame_samples)
     if image.samples_per_pixel > 1 and image.planar_configuration == 1:
         samples = samples.reshape(image.samples_per_pixel, -1).T

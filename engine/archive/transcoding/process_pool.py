@@ -1,11 +1,10 @@
-"""Processes in which pixels are decoded, encoded and drawn. Knows no DICOM.
+"""A pool of processes that decode, encode and draw pixels. Knows no DICOM.
 
-They are few, started when first needed, ended when idle, and killed when late.
-
-One process does one job at a time for the thread that took it. `job_process` is the other side of the pipes.
+They are few, started on demand, ended when idle, and killed when late. A process does one job at a time, for the thread
+that has taken it. `job_process` is the other side of the pipes.
 
     run ─► an idle process, or a new one ─► job ─► answer ─► idle again ─► after `idle_s`: ended
-                                             └─ late, dead or nonsense: killed, TranscodeError; the next job: a new one
+                                             └─ late, dead, invalid answer: killed, TranscodeError; then a new one
 
     job       length of the options u32 | length of the input u64, and the options in JSON          little endian
     answers   u8 | u64 | u64, any number of them, then the last:
@@ -13,7 +12,7 @@ One process does one job at a time for the thread that took it. `job_process` is
               2 read | offset | length: the bytes of the input there follow on the process's standard input
               3 piece | length | 0, and that much of the result
 
-So neither side holds more of an object than a piece and a frame.
+So neither side holds more of an object in memory than a piece and a frame.
 """
 
 from __future__ import annotations
@@ -46,14 +45,14 @@ PIECE: Final = 3
 PIECE_BYTES: Final = 1 << 20
 
 Options: TypeAlias = dict[str, Any]
-"""What a job is words: "job" names it, the rest is its own. Plain values only."""
+"""The options of a job: "job" names it, the others depend on it. Plain values only."""
 
 SLOWEST_BYTES_PER_S: Final = 1 << 20
-"""A job that has given so much may take a second more than the limit."""
+"""For each time that a job has yielded this much, it may take a second more than the limit."""
 
 
 def read_exactly(fd: int, length: int) -> bytearray:
-    """So many bytes from a pipe. Raises EOFError if it ends before."""
+    """Reads this many bytes from a pipe. Raises EOFError if it ends before."""
     data = bytearray(length)
     with memoryview(data) as view:
         at = 0
@@ -67,17 +66,17 @@ def read_exactly(fd: int, length: int) -> bytearray:
 
 
 def write_all(fd: int, data: Buffer) -> None:
-    """All of it into a pipe, however it takes it."""
+    """Writes all of the data to a pipe."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view[:PIECE_BYTES]) :]
 
 
 class ProcessPool:
-    """Used from threads, of which there are as many as there may be processes."""
+    """The pool. Call it from as many threads as there may be processes."""
 
     def __init__(self, module: str, time_limit_s: float, decoded_bytes_max: int, idle_s: float) -> None:
-        """`module`: what each process runs. `decoded_bytes_max`: of one native frame."""
+        """`module`: the module that each process runs. `decoded_bytes_max`: limit of one native frame."""
         self._module = module
         self._time_limit_s = time_limit_s
         self._decoded_bytes_max = decoded_bytes_max
@@ -88,7 +87,7 @@ class ProcessPool:
         self._is_closed = False
 
     def run(self, source: Source, options: Options, take: Callable[[Buffer], None]) -> None:
-        """Does one job, and waits for it; `take` gets the pieces of the result. Raises TranscodeError."""
+        """Runs a job and waits for it; calls `take` with each piece of the result. Raises TranscodeError."""
         process = self._take()
         is_well = False
         try:
@@ -132,7 +131,7 @@ class ProcessPool:
         process.end()
 
     def close(self) -> None:
-        """Ends every process; a job under way ends with TranscodeError in its own thread."""
+        """Ends every process; a running job raises TranscodeError in its own thread."""
         with self._lock:
             self._is_closed = True
             idle = list(self._idle.items())
@@ -155,11 +154,11 @@ class _Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 bufsize=0,
-                # Each thread's stack counts as address space, which is limited.
+                # Each thread's stack counts towards the limit of the address space.
                 env=interpreter.environment(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1"),
             )
         except OSError as error:
-            raise TranscodeError(f"no process can be started to decode: {error.strerror}") from error
+            raise TranscodeError(f"no process can be started: {error.strerror}") from error
 
     @property
     def is_alive(self) -> bool:
@@ -167,7 +166,7 @@ class _Process:
         return self._process.poll() is None
 
     def run(self, source: Source, options: Options, take: Callable[[Buffer], None], time_limit_s: float) -> str | None:
-        """Does one job: why it was not possible, or None. After an exception the process is good for nothing."""
+        """Runs a job. Returns the reason if it was not possible, else None. After an exception discard the process."""
         watch = _Watch(time_limit_s, self.kill)
         try:
             return self._exchange(source, options, take, watch)
@@ -205,11 +204,11 @@ class _Process:
         return f"ended by signal {-code}" if code < 0 else f"ended with code {code}"
 
     def kill(self) -> None:
-        """Ends it now; from any thread, and `end` is still due."""
+        """Kills the process; from any thread. Still call `end` afterwards."""
         self._process.kill()
 
     def end(self) -> None:
-        """Ends it and gives back what it takes. Not while another thread runs a job with it."""
+        """Ends the process and frees its resources. Not while another thread runs a job with it."""
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
@@ -218,7 +217,7 @@ class _Process:
 
 
 class _Watch:
-    """Calls `kill` when a job is late; what it gives meanwhile grants it more time."""
+    """Calls `kill` when a job is late; `grant` gives it more time."""
 
     def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
         self._until = time.monotonic() + limit_s
@@ -229,11 +228,11 @@ class _Watch:
         self._look()
 
     def grant(self, more_s: float) -> None:
-        """So much more time."""
+        """Adds this much time."""
         self._until += more_s
 
     def end(self) -> None:
-        """The job is over."""
+        """Ends the watch after the job."""
         with self._lock:
             timer, self._timer = self._timer, None
         if timer is not None:

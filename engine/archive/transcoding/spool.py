@@ -1,7 +1,7 @@
-"""Where a decoded data set waits until it is whole: in memory while it is short, then in a file without a name.
+"""Holds a decoded data set until it is whole: in memory while it is short, then in a file without a name.
 
-What is wrong with the last frame of an object must be known before the first is sent: only then does a damaged frame
-cost that object alone and not the association. The file has no name, so that nothing of it outlives the process.
+An error in the last frame of an object must be known before the first is sent: only then does a damaged frame cost that
+object alone and not the association. The file has no name, so it disappears with the process.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ MEMORY_BYTES_MAX: Final = 4 << 20
 
 
 class Spool:
-    """Written once, from one thread; then read."""
+    """Bytes that are written once, from one thread, and then read."""
 
     def __init__(self, directory: str | None, reserve_bytes: int) -> None:
-        """`directory`: None, or one that cannot be written, is the system's for temporary files; `reserve_bytes`: what
-        stays free on that disk."""
+        """`directory`: for the file; if it is None or cannot be written, the system's one for temporary files.
+        `reserve_bytes`: stay free on that disk."""
         self._directory = directory
         self._reserve_bytes = reserve_bytes
         self._memory = bytearray()
@@ -32,7 +32,7 @@ class Spool:
         self._length = 0
 
     def write(self, piece: Buffer) -> None:
-        """Appends. Raises TranscodeError when the disk has no room."""
+        """Appends a piece. Raises TranscodeError if the disk has no room."""
         if self._file is None:
             self._memory += piece
             if len(self._memory) > MEMORY_BYTES_MAX:
@@ -41,7 +41,7 @@ class Spool:
         self._append(piece)
 
     def source(self) -> Source:
-        """All that was written."""
+        """Everything that was written."""
         return Whole(self._memory) if self._file is None else _FileSource(self._file, self._length)
 
     def _to_file(self) -> None:
@@ -82,4 +82,4 @@ class _FileSource:
         try:
             return os.pread(self._file.fileno(), max(count, 0), offset)
         except OSError as error:
-            raise TranscodeError(f"what was decoded cannot be read back: {error.strerror}") from error
+            raise TranscodeError(f"the decoded data set cannot be read back: {error.strerror}") from error

@@ -1,11 +1,11 @@
-"""Which transfer syntax a data set can be brought into for a peer, and the processes in which that is done.
+"""Chooses the transfer syntax in which to send a data set to a peer, and converts it.
 
-Decides nothing about when: `services.storage_scu` asks only if the peer took no stored form. Among the uncompressed
-syntaxes `dicom.convert` does it. Codecs run in processes of their own (`process_pool`), since a codec may hold the
-interpreter lock, crash, or never come back, and none of that may touch an association. They work frame by frame, and
-what comes of it waits until it is whole (`spool`).
+`services.storage_scu` asks only if the peer has accepted no stored form. `dicom.convert` converts between uncompressed
+syntaxes. Codecs run in separate processes (`process_pool`), since a codec may hold the interpreter lock, crash, or
+hang, and none of that may affect an association. They work frame by frame; the result waits until it is whole
+(`spool`).
 
-`archive.transcoding.pixels` says what can be decoded, `archive.transcoding.compress` what can be encoded.
+`archive.transcoding.pixels` lists what can be decoded, `archive.transcoding.compress` what can be encoded.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ DECODABLE: Final = frozenset(
         "1.2.840.10008.1.2.8.1",
     }
 )
-"""What `archive.transcoding.pixels` decodes; listed here too, for that module brings numpy and the codecs with it."""
+"""The syntaxes that `archive.transcoding.pixels` decodes; repeated here, since that module imports numpy and codecs."""
 
 ENCODABLE: Final = (
     "1.2.840.10008.1.2.4.201",
@@ -66,9 +66,9 @@ ENCODABLE: Final = (
     "1.2.840.10008.1.2.4.70",
     "1.2.840.10008.1.2.5",
 )
-"""What `archive.transcoding.compress` encodes without loss, smaller and faster first."""
+"""The syntaxes that `archive.transcoding.compress` encodes without loss, smaller and faster ones first."""
 LOSSY_ENCODABLE: Final = ("1.2.840.10008.1.2.4.50",)
-"""What it encodes with a loss: only for who asks for it by name."""
+"""The syntaxes that it encodes with a loss: only if a request names them."""
 
 PREFERENCE: Final = (
     EXPLICIT_VR_LITTLE_ENDIAN.uid,
@@ -76,18 +76,19 @@ PREFERENCE: Final = (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN.uid,
     EXPLICIT_VR_BIG_ENDIAN.uid,
 )
-"""What a data set is brought into, the first that the peer took: what keeps VRs first, what costs most last."""
+"""Target syntaxes in order of preference, of which the first that the peer accepted is used: those that keep VRs first,
+the most expensive ones last."""
 
 CODECS: Final = "engine.archive.transcoding.codec_process"
-"""What the processes run."""
+"""The module that the processes run."""
 DECODED_BYTES_MAX: Final = 1 << 30
-"""Of one native frame. A decoder process may use five times as much and a little, then it is told that there is no more
-memory."""
+"""Limit of one native frame. A decoder process may use a little more than five times as much; then its allocations
+fail."""
 PROCESSES: Final = 2
 TIME_LIMIT_S: Final = 120.0
-"""For one instance, and a second more for each megabyte that comes of it. JPEG 2000 decodes at some 14 MB/s here."""
+"""For one instance, and a second more for each megabyte of the result. JPEG 2000 decodes at some 14 MB/s here."""
 IDLE_S: Final = 60.0
-"""After that an unused process, of some 60 MB, is ended."""
+"""After this time an idle process, of some 60 MB, is ended."""
 
 Result = TypeVar("Result")
 
@@ -95,7 +96,7 @@ Result = TypeVar("Result")
 def plan(source: str, accepted: Sequence[str]) -> str | None:
     """The transfer syntax in which to send a data set stored in `source`; None if there is no way.
 
-    Compressed ones come last: a peer that takes a native one can be spared the work.
+    Compressed ones come last, since a native one costs less work.
     """
     if source in accepted:
         return source
@@ -105,7 +106,7 @@ def plan(source: str, accepted: Sequence[str]) -> str | None:
 
 
 class Transcoder:
-    """Brings data sets into other transfer syntaxes. Starts no process before it has to decode."""
+    """Converts data sets to other transfer syntaxes. Starts processes on demand."""
 
     def __init__(
         self,
@@ -117,14 +118,14 @@ class Transcoder:
         directory: Path | None = None,
         reserve_bytes: int = 0,
     ) -> None:
-        """`directory`: where what is decoded waits to be whole, with `reserve_bytes` of its disk left free."""
+        """`directory`: for decoded data sets, with `reserve_bytes` of its disk left free."""
         self._directory = str(directory) if directory is not None else None
         self._reserve_bytes = reserve_bytes
         self._threads = ThreadPoolExecutor(max_workers=processes, thread_name_prefix="transcode")
         self.unfinished = 0
-        """What works on a codec, and what waits for one."""
+        """Number of conversions that run or wait."""
         self._pool = ProcessPool(CODECS, time_limit_s, decoded_bytes_max, idle_s)
-        # Also when nobody calls close: processes end with the last reference.
+        # Processes end with the last reference, even without `close`.
         self._end = weakref.finalize(self, _end, self._threads, self._pool)
 
     async def transcode(self, data: Buffer, source: str, target: str) -> bytes:
@@ -142,9 +143,9 @@ class Transcoder:
         return b"".join([bytes(piece) for piece in pieces])
 
     async def decode(self, source: Source, syntax: TransferSyntax) -> tuple[Source, TransferSyntax]:
-        """A data set with native Pixel Data, and its transfer syntax then. Raises TranscodeError with the reason."""
+        """A data set with native Pixel Data, and its new transfer syntax. Raises TranscodeError with the reason."""
         if syntax.uid not in DECODABLE:
-            raise TranscodeError(f"nothing here decodes {syntax.name}")
+            raise TranscodeError(f"there is no decoder for {syntax.name}")
         spool = Spool(self._directory, self._reserve_bytes)
 
         def work() -> tuple[Source, TransferSyntax]:
@@ -155,11 +156,11 @@ class Transcoder:
         return await self._in_thread(work)
 
     async def encode(self, source: Source, syntax: TransferSyntax, target: TransferSyntax) -> Source:
-        """A data set with Pixel Data compressed in `target`. Raises TranscodeError with the reason."""
+        """A data set with compressed Pixel Data, in `target`. Raises TranscodeError with the reason."""
         if target.uid not in ENCODABLE and target.uid not in LOSSY_ENCODABLE:
-            raise TranscodeError(f"nothing here encodes {target.name}")
+            raise TranscodeError(f"there is no encoder for {target.name}")
         if syntax.uid not in DECODABLE and not syntax.convertible:
-            raise TranscodeError(f"nothing here decodes {syntax.name}")
+            raise TranscodeError(f"there is no decoder for {syntax.name}")
         spool = Spool(self._directory, self._reserve_bytes)
 
         def work() -> Source:
@@ -173,9 +174,9 @@ class Transcoder:
         return await self._in_thread(work)
 
     async def frame(self, frame: Buffer, syntax_uid: str, target_uid: str, image: ImagePixel) -> bytes:
-        """One frame, as it is stored, in another transfer syntax. Raises TranscodeError with the reason.
+        """One stored frame in another transfer syntax. Raises TranscodeError with the reason.
 
-        `frame`: its codestream, fragments joined, or its native bytes. `target_uid` "": native, by pixel, in little
+        `frame`: its codestream with fragments joined, or its native bytes. `target_uid` "": native, by pixel, in little
         endian.
         """
         options = {"job": "frame conversion", "syntax": syntax_uid, "target": target_uid, "image": asdict(image)}
@@ -195,7 +196,7 @@ class Transcoder:
             self.unfinished -= 1
 
     def close(self) -> None:
-        """Ends all processes, the working ones too."""
+        """Ends all processes, also busy ones."""
         self._end()
 
 
