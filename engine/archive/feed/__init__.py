@@ -1,1 +1,1 @@
-"""The change feed: what happened to the archive, one event after another, for subscribers that follow it."""
+"""The change feed: the events of the archive, one after another, for subscribers that follow it."""

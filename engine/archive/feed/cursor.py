@@ -1,14 +1,14 @@
-"""Cursor: how far a subscriber has read. Clients keep cursors as text; we keep named ones for them.
+"""Cursor: a subscriber's place in the feed. Clients keep cursors as text; we keep named ones for them.
 
     text       epoch (8 hex digits), "-", sequence (hex): "5f3a9c01-1b2e"
     epochs     DATA/feed/epochs   {"format": 1, "archive_id": …, "lineage": …, "epochs": [[epoch, first sequence], …]}
     named      DATA/feed/cursors/NAME   the text
 
 Each start of the feed's writer begins an epoch. The events of an epoch are valid up to the next one's first sequence;
-any beyond were lost in a power cut, and come again under other numbers. So a cursor means
+later ones were lost in a power cut, and come again under other numbers. So a cursor means
 
-    its epoch is known              its sequence, but at most the last one before the next epoch
-    its epoch is not known          nothing: it is of another archive, of a copy that went its own way, or too old
+    with a known epoch              its sequence, but at most the last one before the next epoch
+    with an unknown epoch           nothing: it is of another archive, of a copy that has diverged, or too old
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EPOCHS_MAX = 4096
 _CURSOR = re.compile(r"([0-9a-f]{8})-([0-9a-f]{1,16})")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _FILE_BYTES_MAX = 256 << 20
-"""Of the state of a feed with a million series that grow."""
+"""Room for the state of a feed with a million growing series."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """The cursor that a client gives back. Raises CursorRefused."""
+        """The cursor in a client's text. Raises CursorRefused."""
         match = _CURSOR.fullmatch(text)
         if match is None:
             raise CursorRefused(f"{text[:40]!r} is no cursor of this feed")
@@ -74,12 +74,12 @@ class Epochs:
         raise CursorRefused(f"cursor {cursor} is of another feed: read the archive once, and begin with a new cursor")
 
     def begin(self, epoch: int, first: int) -> Epochs:
-        """These and one more; the oldest beyond EPOCHS_MAX go."""
+        """These epochs and one more; drops the oldest beyond EPOCHS_MAX."""
         return Epochs(self.archive_id, self.lineage, (*self.rows[1 - EPOCHS_MAX :], (epoch, first)))
 
 
 def read_epochs(directory: str, files: Files) -> Epochs | None:
-    """The epochs of a feed; None when there are none, or the file is not whole."""
+    """The epochs of a feed; None if there are none, or the file is damaged."""
     content = read_small(f"{directory}/epochs", files)
     try:
         fields = orjson.loads(content or b"")
@@ -110,18 +110,18 @@ class NamedCursors:
         self._files = files
 
     def load(self, name: str) -> Cursor | None:
-        """The cursor of a name; None when there is none. Raises CursorRefused when it cannot be read."""
+        """The cursor with this name; None if there is none. Raises CursorRefused if it cannot be read."""
         content = read_small(self._path(name), self._files)
         return None if content is None else Cursor.parse(content.decode("ascii", "replace").strip())
 
     def save(self, name: str, cursor: Cursor) -> None:
-        """Durable when it returns. Raises StorageFull or StorageFailed."""
+        """Saves a cursor, durably. Raises StorageFull or StorageFailed."""
         path = self._path(name)
         self._files.make_directory(self._directory)
         storage_files.replace_file(self._files, path, f"{cursor}\n".encode())
 
     def remove(self, name: str) -> None:
-        """No error if there is none."""
+        """Removes a cursor; no error if there is none."""
         self._files.unlink(self._path(name))
 
     def names(self) -> Sequence[str]:
@@ -133,12 +133,12 @@ class NamedCursors:
 
     def _path(self, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise CursorRefused(f"{name[:70]!r} is no name for a cursor: letters, digits, '.', '_', '-', at most 64")
+            raise CursorRefused(f"{name[:70]!r} is no name of a cursor: letters, digits, '.', '_', '-', at most 64")
         return f"{self._directory}/{name}"
 
 
 def read_small(path: str, files: Files) -> bytes | None:
-    """The content of a small file; None when there is none. Raises StorageError when it cannot be read."""
+    """The content of a small file; None if there is none. Raises StorageError if it cannot be read."""
     try:
         fd = files.open(path, os.O_RDONLY)
     except FileNotFoundError:

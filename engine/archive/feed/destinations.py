@@ -1,10 +1,10 @@
-"""Destinations: the machines to which events are delivered, and how far each has come, in DATA/feed/webhooks/NAME.
+"""Destinations of events (webhooks), and the progress of each, in DATA/feed/webhooks/NAME.
 
-One small file each, replaced durably: the cursor after the last event taken, and the failures since.
+One small file each, replaced durably: the cursor after the last accepted event, and the failures since.
 
     delivering ── an attempt fails ──► waiting ── attempts_max in a row ──► parked
         ▲                                │                                    │
-        └────────── taken ───────────────┘              NAME.resume ──────────┘   (`filmroom webhooks resume`)
+        └────────── accepted ────────────┘              NAME.resume ──────────┘   (`filmroom webhooks resume`)
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ class Standing(msgspec.Struct, kw_only=True):
     name: str
     state: str = DELIVERING
     cursor: str = ""
-    """Behind the last event that it has taken, or that it is not told of."""
+    """After the last event that it has accepted, or that it does not subscribe to."""
     attempts: int = 0
-    """That have failed in a row."""
+    """Number of failed attempts in a row."""
     error: str = ""
-    """Of the last attempt; "" when it went well."""
+    """The error of the last attempt; "" if it succeeded."""
     reset: str = ""
-    """Why events were left out; "" when it knows, or none were."""
+    """Why events were left out; "" if it has been told, or none were."""
     delivered: int = 0
-    """Events that it has taken."""
+    """Number of events that it has accepted."""
     updated: str = ""
-    """When this was written, ISO 8601 in UTC."""
+    """Time of this state, ISO 8601 in UTC."""
 
     def as_dict(self) -> dict[str, object]:
         """For people and for statistics."""
@@ -59,7 +59,7 @@ class Destinations:
         self._files = files or Files()
 
     def load(self, name: str) -> Standing | None:
-        """How far a destination is; None when nothing was ever delivered to it, or its file is not whole."""
+        """The progress of a destination; None if nothing was ever delivered to it, or its file is damaged."""
         content = read_small(self._path(name), self._files)
         if content is None:
             return None
@@ -69,13 +69,13 @@ class Destinations:
             return None
 
     def save(self, standing: Standing) -> None:
-        """Durable when it returns. Raises StorageFull or StorageFailed."""
+        """Saves the progress, durably. Raises StorageFull or StorageFailed."""
         path = self._path(standing.name)
         self._files.make_directory(self._directory)
         storage_files.replace_file(self._files, path, msgspec.json.encode(standing))
 
     def all(self) -> Sequence[Standing]:
-        """All that there are, by name."""
+        """All destinations, by name."""
         try:
             names = sorted(name for name in self._files.list_directory(self._directory) if _NAME.fullmatch(name))
         except FileNotFoundError:
@@ -83,13 +83,13 @@ class Destinations:
         return [standing for name in names if (standing := self.load(name)) is not None]
 
     def resume(self, name: str) -> None:
-        """Asks whoever delivers to try a parked destination again. Raises FeedError when there is none of that name."""
+        """Requests another try for a parked destination. Raises FeedError if there is none of that name."""
         if self.load(name) is None:
             raise FeedError(f"nothing was ever delivered to a webhook {name!r}")
         self._files.close(self._files.create(f"{self._path(name)}.resume"))
 
     def take_resume(self, name: str) -> bool:
-        """Whether somebody has asked for it since."""
+        """Takes the request. Returns whether there was one."""
         path = f"{self._path(name)}.resume"
         if not self._files.exists(path):
             return False
@@ -98,5 +98,5 @@ class Destinations:
 
     def _path(self, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise FeedError(f"{name[:70]!r} is no name for a webhook: letters, digits, '_', '-', at most 64")
+            raise FeedError(f"{name[:70]!r} is no valid name of a webhook: letters, digits, '_', '-', at most 64")
         return f"{self._directory}/{name}"

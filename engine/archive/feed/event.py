@@ -1,9 +1,9 @@
-"""Event: one change of the archive, as it is stored in the feed and sent to subscribers.
+"""Event: one change of the archive, in the form that is stored in the feed and sent to subscribers.
 
-Stored and sent as one line of JSON; fields without a value are left out. A new field or action may come with any
-version: a subscriber must ignore those that it does not know.
+It is one line of JSON; fields without a value are left out. Any version may add fields and actions: a subscriber must
+ignore those that it does not know.
 
-    action             what happened                                    fields beside sequence, action and time
+    action             meaning                                          fields in addition to sequence, action, time
     stored             an instance became the current one of its UID    the UIDs, class, transfer syntax, calling AE
                                                                         title, version, bytes
     kept_aside         an instance is kept, another one stays current   the same
@@ -11,12 +11,12 @@ version: a subscriber must ignore those that it does not know.
                                                                         by, reason, version
     version_deleted    one version of a UID is gone                     sop_instance_uid, version, current_version, by,
                                                                         reason
-    corrected          patient, study or series is shown otherwise      operation, level, names, version, undoes, by,
+    corrected          attributes of patient, study or series changed   operation, level, names, version, undoes, by,
                                                                         reason
     held, released     a study may not be deleted, or may again         study_instance_uid, version, by, reason
-    series_quiet       no instance has come for `series_quiet_s`        study and series UID, instances
-    study_quiet        no instance has come for `study_quiet_s`         study_instance_uid, instances
-    study_complete     no instance has come for `study_complete_s`      study_instance_uid, instances
+    series_quiet       no new instance for `series_quiet_s`             study and series UID, instances
+    study_quiet        no new instance for `study_quiet_s`              study_instance_uid, instances
+    study_complete     no new instance for `study_complete_s`           study_instance_uid, instances
     replicated         a replica has everything up to an event          replica, through
 """
 
@@ -51,7 +51,7 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     """Its number in this feed, without gaps."""
     action: str
     time: str
-    """When it happened: ISO 8601 in UTC, with microseconds."""
+    """Time of the change: ISO 8601 in UTC, with microseconds."""
     study_instance_uid: str = ""
     series_instance_uid: str = ""
     sop_instance_uid: str = ""
@@ -59,8 +59,8 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     transfer_syntax_uid: str = ""
     calling_ae_title: str = ""
     version: str = ""
-    """Of an instance: orders the records of one SOP Instance UID, the higher one is the later one. A deletion ends the
-    versions below its own. A decimal number of up to 20 digits."""
+    """For an instance: orders the records of one SOP Instance UID; a higher one is later. A deletion ends the versions
+    below its own. A decimal number of up to 20 digits."""
     bytes: int = 0
     """Length of the data set."""
     level: str = ""
@@ -74,14 +74,14 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     by: str = ""
     reason: str = ""
     instances: int = 0
-    """How many there were when the event was made."""
+    """Number of instances when the event was made."""
     replica: str = ""
     through: int = 0
     """The sequence of the last event whose records the replica has."""
 
 
 def action_of(line: bytes) -> str:
-    """The action of an event as it is stored, without a look at the rest."""
+    """The action of a stored event, without decoding the rest."""
     return line.split(b'"', 6)[5].decode()
 
 
@@ -89,11 +89,11 @@ encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Event)
 decode = _decoder.decode
 decode_lines = _decoder.decode_lines
-"""All events of a block."""
+"""Decodes all events of a block."""
 
 
 def time_text(unix_ns: int) -> str:
-    """A moment as events have it; what no calendar has is its nearest one."""
+    """A time in the form of events; one outside of the calendar becomes the nearest one."""
     seconds, nanoseconds = divmod(unix_ns, 1_000_000_000)
     return f"{_second_text(seconds)}.{nanoseconds // 1000:06d}Z"
 
@@ -110,5 +110,5 @@ def _second_text(seconds: int) -> str:
 
 
 def unix_s(time: str) -> float:
-    """The moment that `time_text` wrote. Raises ValueError."""
+    """The time in a text of `time_text`. Raises ValueError."""
     return datetime.fromisoformat(time).timestamp()

@@ -1,13 +1,13 @@
-"""Intake: reads the records that have become visible since the last look, in order, from all writers' segments.
+"""Intake: reads new visible records from all writers' segments, in order.
 
-One look takes the marks of all segments from one read transaction: everything below them is visible, so a record that
-rests on another one (a deletion on what it deletes) never comes without it. Within a look records are merged by their
-stamps, which are in order within a segment (`ingest.entry.StampClock`); a segment is opened when the merge comes to the
-time at which it was made, so that a long absence opens few at once.
+One pass takes the marks of all segments from one read transaction: everything below them is visible, so a record that
+depends on another one (a deletion on its instances) never comes without it. Within a pass records are merged by their
+stamps, which are in order within a segment (`ingest.entry.StampClock`); a segment is opened when the merge reaches its
+creation time, so that few are open at once after a long absence.
 
 A compaction waits for the feed and copies only records that the feed has read, so its segments are skipped; their
-headers name it as their writer. Unreadable places are skipped and counted too: keeper and scrub report damage, and a
-feed that stops helps nobody.
+headers name it as their writer. Unreadable places are skipped and counted too: the feed must not stop, and keeper and
+scrub report the damage.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ if TYPE_CHECKING:
 logger = log.get("archive.feed")
 
 BATCH = 2000
-"""Records that are given at a time."""
+"""Records yielded at a time."""
 COMPACTION = "compaction-"
-"""How the writer of a compaction's segments calls itself."""
+"""The beginning of the writer label in a compaction's segments."""
 _FOOTER_BYTES_MIN = 1 << 20
-"""When more than this is left of a sealed segment its footer is read, else its records one by one."""
+"""If more than this is left of a sealed segment, its footer is read, else its records one by one."""
 _HEADERS_MAX = 1024
 _HEAD_BYTES = 2048
-"""More than the head of a record has as a rule: header, key and what the index is told."""
+"""Longer than most record heads: header, key and meta."""
 
 _Source = Iterator[Record]
 
@@ -52,11 +52,11 @@ class Intake:
         self._store = store
         self.progress = progress
         self.unreadable = 0
-        """Places in the log that were passed over."""
+        """Number of skipped places in the log."""
         self._headers: dict[int, SegmentHeader] = {}
 
     def forget_replaced(self) -> None:
-        """Forgets places in segments that are not there any more, or whose number another one has."""
+        """Forgets the progress in segments that no longer exist, or whose number another one has."""
         for segment_id, salt in self.progress.begun():
             header = self._header(segment_id)
             if header is None or header.salt != salt:
@@ -72,16 +72,16 @@ class Intake:
                 self.progress.move(segment_id, header.salt, mark.indexed_bytes)
 
     def read(self) -> Iterator[list[Record]]:
-        """The records of one look, some at a time; `progress` has moved on behind each."""
+        """The records of one pass, some at a time; `progress` is after each yielded one."""
         marks = self._index.marks_between(self.progress.gaps())
-        waiting: list[tuple[int, int]] = []
+        unopened: list[tuple[int, int]] = []
         for segment_id, mark in marks.items():
             header = self._worth_reading(segment_id, mark)
             if header is not None:
-                waiting.append((header.created_ns, segment_id))
-        waiting.sort(reverse=True)
+                unopened.append((header.created_ns, segment_id))
+        unopened.sort(reverse=True)
         batch: list[Record] = []
-        for record in self._merged(waiting, marks):
+        for record in self._merged(unopened, marks):
             batch.append(record)
             if len(batch) == BATCH:
                 yield batch
@@ -90,7 +90,7 @@ class Intake:
             yield batch
 
     def _worth_reading(self, segment_id: int, mark: SegmentMark) -> SegmentHeader | None:
-        """The header of a segment that has something new."""
+        """The header of a segment with new records; None without any."""
         place = self.progress.of(segment_id)
         if place is not None and place[1] >= mark.indexed_bytes:
             if mark.sealed:
@@ -103,12 +103,12 @@ class Intake:
             self.progress.finish(segment_id)
         return None
 
-    def _merged(self, waiting: list[tuple[int, int]], marks: dict[int, SegmentMark]) -> Iterator[Record]:
-        """The records of all segments by their stamps; `waiting`: those not opened yet, the one made first last."""
+    def _merged(self, unopened: list[tuple[int, int]], marks: dict[int, SegmentMark]) -> Iterator[Record]:
+        """The records of all segments by their stamps; `waiting`: unopened segments, the oldest last."""
         heap: list[tuple[int, int, Record, _Source]] = []
-        while heap or waiting:
-            while waiting and (not heap or waiting[-1][0] <= heap[0][0]):
-                segment_id = waiting.pop()[1]
+        while heap or unopened:
+            while unopened and (not heap or unopened[-1][0] <= heap[0][0]):
+                segment_id = unopened.pop()[1]
                 source = self._records(segment_id, marks[segment_id])
                 record = next(source, None)
                 if record is not None:
@@ -116,10 +116,10 @@ class Intake:
             if not heap:
                 return
             _, segment_id, record, source = heap[0]
-            if len(heap) == 1 and not waiting:  # one writer stores, as a rule
+            if len(heap) == 1 and not unopened:  # usually there is one writer
                 yield from _one_ahead(record, source)
                 return
-            # Asked for first, so that progress is behind the record when it is given.
+            # Fetch the next record first, so that progress is after this one when it is yielded.
             following = next(source, None)
             if following is None:
                 heappop(heap)
@@ -128,7 +128,7 @@ class Intake:
             yield record
 
     def _records(self, segment_id: int, mark: SegmentMark) -> _Source:
-        """The new records of a segment. Moves on in `progress` when the next one is asked for."""
+        """The new records of a segment. Advances `progress` when the next one is requested."""
         header = self._header(segment_id)
         place = self.progress.of(segment_id)
         if header is None:
@@ -147,7 +147,7 @@ class Intake:
         try:
             data = self._store.open(segment_id)
         except CorruptRecord as error:
-            self._pass_over(segment_id, start, str(error))
+            self._skip(segment_id, start, str(error))
             return
         if mark.sealed and mark.indexed_bytes - start >= _FOOTER_BYTES_MIN:
             records = self._footer(data, segment_id, start)
@@ -162,12 +162,12 @@ class Intake:
             return
         for item in Walk(data, header, at, end=mark.indexed_bytes):
             if isinstance(item, Damage):
-                self._pass_over(segment_id, item.offset, item.reason)
+                self._skip(segment_id, item.offset, item.reason)
             else:
                 yield item
 
     def _whole_records(self, data: SegmentBytes, header: SegmentHeader, start: int, end: int) -> Iterator[Record]:
-        """The records one behind the other, up to the first that is not whole: one read and few objects each."""
+        """Consecutive records up to the first damaged or unfinished one: one read and few objects each."""
         seed, segment_id = header.seed, header.segment_id
         at = start
         while at < end:
@@ -181,7 +181,7 @@ class Intake:
             yield record
 
     def _footer(self, data: SegmentBytes, segment_id: int, start: int) -> Iterator[Record] | None:
-        """The records by the segment's footer; None when that cannot be read."""
+        """The records from the segment's footer; None if that cannot be read."""
         try:
             heads = read_heads(data, segment_id)
         except CorruptRecord:
@@ -200,7 +200,7 @@ class Intake:
         return records()
 
     def _header(self, segment_id: int) -> SegmentHeader | None:
-        """What a segment says of itself; None when nobody can tell."""
+        """The header of a segment; None if it cannot be read."""
         header = self._headers.get(segment_id)
         if header is not None:
             return header
@@ -209,17 +209,17 @@ class Intake:
         except SegmentGone:
             return None
         except CorruptRecord as error:
-            self._pass_over(segment_id, 0, str(error))
+            self._skip(segment_id, 0, str(error))
             return None
         if len(self._headers) >= _HEADERS_MAX:
             del self._headers[next(iter(self._headers))]
         self._headers[segment_id] = header
         return header
 
-    def _pass_over(self, segment_id: int, offset: int, why: str) -> None:
+    def _skip(self, segment_id: int, offset: int, reason: str) -> None:
         self.unreadable += 1
         logger.about("feed").warning(
-            "a place in the log is passed over", segment=f"{segment_id:016x}", offset=offset, why=why
+            "a place in the log is skipped", segment=f"{segment_id:016x}", offset=offset, reason=reason
         )
 
 
@@ -236,7 +236,7 @@ def _record_at(data: SegmentBytes, seed: int, segment_id: int, at: int) -> Recor
 
 
 def _one_ahead(record: Record, source: _Source) -> _Source:
-    """A record and what follows it, each given when the next one has been asked for."""
+    """Yields a record and its successors, each after the next one has been fetched."""
     for following in source:
         yield record
         record = following

@@ -1,4 +1,4 @@
-"""The journal: events in the order in which they are told, in files of some megabytes that only grow.
+"""The journal of the feed: events in order, in files of some megabytes that only grow.
 
     DATA/feed/<first sequence, 16 hex digits>.events
 
@@ -8,18 +8,18 @@ One block holds the events of one pass; files consist of blocks and nothing else
     0       8      magic          "FILMFEED"
     8       4      epoch          see `cursor`
     12      4      count          events
-    16      8      first          sequence of the first one
+    16      8      first          sequence of the first event
     24      4      marks_length   bytes
     28      4      lines_length   bytes
     32      4      crc32c         of the 32 bytes before, of marks and lines
     36      4      0
-    40      …      marks          (segment id u64, salt u64, offset u64) each: how far the log has been read with these
+    40      …      marks          (segment id u64, salt u64, offset u64) each: the progress in the log after these
                                   events; see `progress`
     …       …      lines          one event each, JSON, ended by a line feed
 
-Written with one pwritev each and not synced: `sync` is called before `state` says that a block is there. After a power
-cut the files end where the first block is not whole; what came after is made again from the log (see `cursor` for what
-that means to subscribers). A reader takes a block that is not whole for the end, too.
+Each block is written with one pwritev and not synced: call `sync` before `state` refers to a block. After a power cut
+the files end before the first incomplete block; later events are made again from the log (`cursor` describes the effect
+on subscribers). A reader treats an incomplete block as the end, too.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _HEAD = struct.Struct("<8sIIQIIII")
 _MARK = struct.Struct("<QQQ")
 _NAME = re.compile(r"([0-9a-f]{16})\.events")
 FILE_BYTES = 16 << 20
-"""A file is not continued beyond: some 40 000 events, the unit in which old ones are removed."""
+"""A file ends after this length: some 40 000 events, which are removed together when they are old."""
 BLOCK_BYTES_MAX = 8 << 20
 WINDOW_BYTES = 1 << 20
-"""How much a reader reads at a time."""
+"""Bytes that a reader reads at a time."""
 
 Marks = Mapping[int, tuple[int, int]]
 """Segment id → salt and offset."""
@@ -59,7 +59,7 @@ class Block:
     marks: bytes
     lines: bytes
     end: int
-    """Where it ends in its file."""
+    """Its end in its file."""
 
     @property
     def last(self) -> int:
@@ -67,7 +67,7 @@ class Block:
         return self.first + self.count - 1
 
     def unpacked_marks(self) -> dict[int, tuple[int, int]]:
-        """How far the log has been read with it, of the segments that it moves on in."""
+        """The progress in the log after it, for the segments that it has read from."""
         return {segment_id: (salt, offset) for segment_id, salt, offset in _MARK.iter_unpack(self.marks)}
 
 
@@ -86,7 +86,7 @@ def list_files(directory: str, files: Files) -> list[int]:
 
 
 def read_blocks(files: Files, fd: int, start: int) -> Iterator[Block]:
-    """The blocks from an offset on, up to the first that is not whole. Raises StorageError."""
+    """The blocks from an offset on, up to the first incomplete one. Raises StorageError."""
     window = b""
     base = at = start
     while True:
@@ -109,7 +109,7 @@ def read_blocks(files: Files, fd: int, start: int) -> Iterator[Block]:
 
 
 def make_durable(directory: str, files: Files, last: int) -> dict[int, tuple[int, int]]:
-    """Syncs what has been written behind event `last`, whichever process writes it; how far the log is read with that.
+    """Syncs the blocks after event `last`, whichever process writes them. Returns the progress in the log after them.
 
     Raises StorageError.
     """
@@ -144,7 +144,7 @@ def _pread(files: Files, fd: int, length: int, offset: int) -> bytes:
 
 
 class JournalWriter:
-    """Appends blocks; one at a time for a feed. Raises StorageFull or StorageFailed: make another one then."""
+    """Appends blocks; a feed has one. After StorageFull or StorageFailed make another one."""
 
     def __init__(self, directory: str, files: Files, epoch: int) -> None:
         self._directory = directory
@@ -156,16 +156,16 @@ class JournalWriter:
         """The sequence of the last event."""
 
     def recover(self, last: int) -> Iterator[Block]:
-        """The blocks behind event `last`, which is known to be durable; cuts what is not whole. Go through all of it.
+        """The blocks after the durable event `last`; cuts an incomplete one. Iterate to the end.
 
-        Raises FeedDamaged when events up to `last` are missing.
+        Raises FeedDamaged if events up to `last` are missing.
         """
         self.last = last
         whole_to = 0
         firsts = list_files(self._directory, self._files)
         for first in firsts[max(0, bisect_right(firsts, last) - 1) :]:
             if first > self.last + 1:
-                # Behind a file that a power cut has shortened.
+                # It follows a file that a power cut has shortened.
                 self._files.unlink(path_of(self._directory, first))
                 continue
             self._open(first)
@@ -191,7 +191,7 @@ class JournalWriter:
         self._end = 0
 
     def append(self, lines: Sequence[bytes], marks: Marks) -> None:
-        """Appends events, whose sequences follow the last one."""
+        """Appends events, with the sequences after the last one."""
         if self._fd < 0 or self._end >= FILE_BYTES:
             if self._fd >= 0:
                 self._files.fdatasync(self._fd)
@@ -212,7 +212,7 @@ class JournalWriter:
             self._files.sync_directory(self._directory)
 
     def trim(self, before_s: float) -> int:
-        """Removes files that were last written before a moment, but for the newest; how many."""
+        """Removes files last written before this time, except the newest. Returns their number."""
         firsts = list_files(self._directory, self._files)
         removed = 0
         for first in firsts[:-1]:

@@ -1,4 +1,4 @@
-"""Where a feed lies: DATA/feed, with its journal, state, epochs, named cursors, and the lock of its writer."""
+"""The folder of a feed: DATA/feed, with its journal, state, epochs, named cursors, and the lock of its writer."""
 
 from __future__ import annotations
 

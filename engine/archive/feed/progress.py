@@ -1,10 +1,10 @@
-"""Progress: how far the log has been read, segment by segment.
+"""Progress of the feed in the log, segment by segment.
 
-    done    ranges of segment ids that are read to their end, or hold nothing to be read
-    open    of all others that have been begun: salt and offset
+    done    ranges of segment ids that are read to their end, or have nothing to read
+    open    salt and offset of all other segments that have been begun
 
-A segment that is in neither is read from its beginning. The salt tells a segment from another one that got its number
-after a power cut.
+A segment in neither is read from its beginning. The salt detects another segment that got the same number after a power
+cut.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterable, Iterator
 
 
 class Progress:
-    """How far the feed has read the log, segment by segment."""
+    """The feed's progress in the log, segment by segment."""
 
     def __init__(self, done: Iterable[tuple[int, int]] = (), open: Iterable[tuple[int, int, int]] = ()) -> None:
         self._done = sorted(done)
         self._open = {segment_id: (salt, offset) for segment_id, salt, offset in open}
         self.changed: dict[int, tuple[int, int]] = {}
-        """What has moved on since somebody emptied it."""
+        """Segments with new progress; the caller empties it."""
         self.is_dirty = True
-        """Whether it is not as it was when somebody last said False."""
+        """Whether it has changed; the caller resets it."""
 
     def is_done(self, segment_id: int) -> bool:
         """Whether a segment has been read to its end."""
@@ -39,11 +39,11 @@ class Progress:
         yield start, (1 << 64) - 1
 
     def of(self, segment_id: int) -> tuple[int, int] | None:
-        """Salt and offset of a segment that has been begun."""
+        """Salt and offset of an open segment."""
         return self._open.get(segment_id)
 
     def begun(self) -> list[tuple[int, int]]:
-        """Id and salt of each segment that has been begun."""
+        """Id and salt of each open segment."""
         return [(segment_id, salt) for segment_id, (salt, _) in self._open.items()]
 
     def forget(self, segment_id: int) -> None:
@@ -76,7 +76,7 @@ class Progress:
         self._done.insert(number, (first, last))
 
     def describe(self) -> dict[str, list[list[int]]]:
-        """As it is kept."""
+        """The form that is saved."""
         return {
             "done": [list(span) for span in self._done],
             "open": [[segment_id, salt, offset] for segment_id, (salt, offset) in self._open.items()],

@@ -1,13 +1,13 @@
-"""Quiet: which series and studies have grown lately, and when each has had no new instance for long enough.
+"""Quiet series and studies: tracks those that have grown lately, until they have no new instance for long enough.
 
     instance ──► study: growing ── study_quiet_s ──► study_quiet ── study_complete_s ──► study_complete, forgotten
                  series: growing ── series_quiet_s ──► series_quiet, forgotten
 
-The times count from the last instance, by the clock that stamped its receipt. A further instance starts them again, and
-the events are then repeated. There is no event for a series or study that has been deleted meanwhile.
+The times count from the receipt of the last instance. A further instance starts them again, and the events are then
+repeated. A series or study that has been deleted meanwhile gets no event.
 
-The state follows from the events of the feed alone, so it is the same after a restart: pass all events to
-`observe_all`, those made here as well.
+The state depends only on the events of the feed, so it is the same after a restart: pass all events to `observe_all`,
+also those made here.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ class Growth:
 
     study_instance_uid: str
     series_instance_uid: str
-    """Empty: it is the study."""
+    """Empty for the study itself."""
     last_s: float
     """Unix time of its last instance."""
     is_quiet: bool = False
-    """Whether it is a study that has had its quiet event."""
+    """Whether it is a study with a quiet event."""
 
 
 _Key = tuple[str, str]
 
 
 class QuietTracker:
-    """All that has grown lately; one thread at a time."""
+    """The series and studies that have grown lately; for one thread at a time."""
 
     def __init__(self, times: QuietTimes, growths: Mapping[str, object] | None = None) -> None:
-        """`growths`: as `describe` gave them."""
+        """`growths`: the result of `describe`."""
         self._times = times
         self._growths: dict[_Key, Growth] = {}
         self._due: list[tuple[float, _Key]] = []
@@ -63,7 +63,7 @@ class QuietTracker:
         return len(self._growths)
 
     def describe(self) -> dict[str, object]:
-        """As it is kept."""
+        """The form that is saved."""
         return {
             "rows": [
                 [growth.study_instance_uid, growth.series_instance_uid, growth.last_s, growth.is_quiet]
@@ -72,7 +72,7 @@ class QuietTracker:
         }
 
     def observe_all(self, events: Sequence[Event]) -> None:
-        """Takes events of the feed in. Of instances of one series behind each other only the last one is looked at."""
+        """Observes events of the feed. Of consecutive instances of one series only the last one counts."""
         last = len(events) - 1
         for number, event in enumerate(events):
             if number < last and event.action in _GROWING:
@@ -86,7 +86,7 @@ class QuietTracker:
             self.observe(event)
 
     def observe(self, event: Event) -> None:
-        """Takes an event of the feed in."""
+        """Observes an event of the feed."""
         study, series = event.study_instance_uid, event.series_instance_uid
         if event.action in _GROWING:
             time_s = unix_s(event.time)
@@ -123,7 +123,7 @@ class QuietTracker:
         return growth.last_s + (self._times.complete_s if growth.is_quiet else self._times.study_s)
 
     def next_due_s(self) -> float | None:
-        """Unix time at which something may be due; None: nothing grows."""
+        """Unix time at which something may be due; None if nothing has grown."""
         return self._due[0][0] if self._due else None
 
     def due(self, now_s: float) -> Iterator[Growth]:
@@ -133,7 +133,7 @@ class QuietTracker:
             growth = self._growths.get(key)
             if growth is None:
                 continue
-            # An instance from the future, by a clock that was set back since, counts from now.
+            # After the clock was set back, an instance from the future counts from now.
             growth.last_s = min(growth.last_s, now_s)
             due_s = self._due_s(growth)
             if due_s > now_s:

@@ -1,9 +1,9 @@
-"""State: what the feed's writer must know to go on, in DATA/feed/state; replaced durably every some seconds.
+"""State: the facts that the feed's writer needs to continue, in DATA/feed/state; replaced durably every few seconds.
 
     {"format": 1, "sequence": …, "progress": {"done": […], "open": […]}, "growths": …, "replicas": {…}}
 
-As of the event `sequence`; the blocks of the journal behind it say the rest. Compaction asks it which segments have
-been read.
+Valid at the event `sequence`; the blocks of the journal after it have the rest. Compaction reads here which segments
+the feed has read.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class State:
     progress: Progress = field(default_factory=Progress)
     growths: Mapping[str, object] = field(default_factory=dict)
     replicas: dict[str, int] = field(default_factory=dict)
-    """Destination → sequence up to which it has everything, as it was last told."""
+    """Replica → sequence up to which it has everything, from its last event."""
 
 
 def read_state(directory: str, files: Files) -> State | None:
-    """The state of a feed; None when there is none, or the file is not whole."""
+    """The state of a feed; None if there is none, or the file is damaged."""
     try:
         fields = orjson.loads(read_small(f"{directory}/state", files) or b"")
         if fields["format"] != FORMAT:
@@ -67,9 +67,9 @@ def write_state(directory: str, files: Files, state: State) -> None:
 
 
 def progress_of(layout: Layout, files: Files) -> Progress | None:
-    """How far the feed of an archive has read its log, and will have after a power cut; None when there is no feed.
+    """The durable progress of an archive's feed in its log; None if there is no feed.
 
-    Syncs the journal: what it has read is in `state` some seconds later only, or not at all while the disk is full.
+    Syncs the journal, since `state` has the progress only some seconds later, or not at all while the disk is full.
     Raises StorageError.
     """
     directory = directory_of(layout)

@@ -1,4 +1,4 @@
-"""Feed: what a subscriber calls. It reads the journal from a cursor on, by any process, and waits for more.
+"""Feed: the interface for subscribers. Reads the journal from a cursor on, in any process, and waits for more.
 
     feed = Feed(archive.parts.layout)
     cursor = feed.cursors.load("router") or feed.newest()
@@ -12,8 +12,8 @@
         if not page.lines:
             feed.wait(cursor, timeout_s=60)
 
-In asyncio, `Watch.changed` takes the place of `wait`. A subscriber may stay away for `[feed] keep_days`; then its
-cursor is refused (CursorRefused), and it begins anew: take `newest()`, list what is in the archive, follow from there.
+In asyncio, use `Watch.changed` instead of `wait`. A subscriber may stay away for `[feed] keep_days`; after that its
+cursor is refused (CursorRefused), and it must begin anew: take `newest()`, list the archive, follow from there.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ _PLACES_MAX = 64
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Some events in order, and where to go on."""
+    """Some events in order, and the cursor after them."""
 
     lines: list[bytes]
     """One event each, as JSON."""
     first: int
     """The sequence of the first one."""
     cursor: Cursor
-    """Behind the last one."""
+    """The cursor after the last one."""
     epochs: list[int]
     """The epoch of each event."""
 
     def events(self) -> list[Event]:
-        """The same as objects. Raises FeedDamaged."""
+        """The events as objects. Raises FeedDamaged."""
         return _decoded(self.lines)
 
     def events_of(self, action: str) -> list[Event]:
-        """Those of one action; the others are not decoded. Raises FeedDamaged."""
+        """The events of one action; does not decode others. Raises FeedDamaged."""
         return _decoded([line for line in self.lines if action_of(line) == action])
 
     def cursor_at(self, number: int) -> Cursor:
-        """The cursor behind one of the events: what is to be kept once it has been dealt with."""
+        """The cursor after one of the events. Save it when the event has been handled."""
         return Cursor(self.epochs[number], self.first + number)
 
 
@@ -76,7 +76,7 @@ def _decoded(lines: list[bytes]) -> list[Event]:
 
 
 class Feed:
-    """The feed of one archive, to be read; one thread at a time."""
+    """Read access to the feed of one archive; for one thread at a time."""
 
     def __init__(self, layout: Layout, files: Files | None = None) -> None:
         self._directory = directory_of(layout)
@@ -85,26 +85,26 @@ class Feed:
         self._epochs: Epochs | None = None
         self._epochs_identity: tuple[int, int] | None = None
         self._places: OrderedDict[int, tuple[int, int]] = OrderedDict()
-        """Sequence → file and offset of the block behind it."""
+        """Sequence → file and offset of the block after it."""
         self._block: journal.Block | None = None
         self._block_lines: list[bytes] = []
-        """The block that was read last, and its events."""
+        """The last block read, and its events."""
         self._tail: tuple[int, int, int] = (0, 0, 0)
-        """File, offset and sequence: the end, as of the last look."""
+        """File, offset and sequence of the last known end."""
         self._wake: Wake | None = None
 
     def newest(self) -> Cursor:
-        """The cursor behind everything that there is. Raises FeedError when there is no feed."""
+        """The cursor after the last event. Raises FeedError if there is no feed."""
         return Cursor(self._known_epochs().current, self._last())
 
     def oldest(self) -> Cursor:
-        """The cursor before everything that is kept. Raises FeedError when there is no feed."""
+        """The cursor before the first kept event. Raises FeedError if there is no feed."""
         epochs = self._known_epochs()
         firsts = journal.list_files(self._directory, self._files)
         return Cursor(epochs.current, firsts[0] - 1) if firsts else Cursor(epochs.current, self._last())
 
     def read(self, cursor: Cursor, limit: int = PAGE_EVENTS) -> Page:
-        """The events behind a cursor, `limit` at most. Raises CursorRefused or FeedDamaged."""
+        """The events after a cursor, `limit` at most. Raises CursorRefused or FeedDamaged."""
         after = self._known_epochs().resolve(cursor)
         lines: list[bytes] = []
         epochs: list[int] = []
@@ -116,17 +116,17 @@ class Feed:
                 break
         if not lines:
             if after > self._last():
-                raise CursorRefused(f"cursor {cursor} is ahead of this feed: it was put back to an earlier state")
+                raise CursorRefused(f"cursor {cursor} is ahead of this feed, which was restored to an earlier state")
             unchanged = cursor if after == cursor.sequence else Cursor(self._known_epochs().current, after)
             return Page([], after + 1, unchanged, [])
         return Page(lines, after + 1, Cursor(epochs[-1], after + len(lines)), epochs)
 
     def has_more(self, cursor: Cursor) -> bool:
-        """Whether there is anything behind a cursor. Raises CursorRefused."""
+        """Whether there is an event after a cursor. Raises CursorRefused."""
         return self._known_epochs().resolve(cursor) < self._last()
 
     def wait(self, cursor: Cursor, timeout_s: float | None = None) -> bool:
-        """Waits for an event behind a cursor; whether there is one. Raises CursorRefused."""
+        """Waits for an event after a cursor. Returns whether there is one. Raises CursorRefused."""
         if self._wake is None:
             self._wake = Wake(self._directory, once=False)
         give_up_at = None if timeout_s is None else time.monotonic() + timeout_s
@@ -138,7 +138,7 @@ class Feed:
         return True
 
     def close(self) -> None:
-        """Gives its descriptors back."""
+        """Closes its descriptors."""
         if self._wake is not None:
             self._wake.close()
             self._wake = None
@@ -152,7 +152,7 @@ class Feed:
             if epochs is None:
                 raise FeedError("this archive has no change feed: no server has run with [feed] keep_days above 0")
             if self._epochs is not None and epochs.rows[: len(self._epochs.rows)] != self._epochs.rows:
-                # Begun anew: its sequences mean something else.
+                # The feed was begun anew: its sequences have another meaning.
                 self._places.clear()
                 self._block = None
                 self._tail = (0, 0, 0)
@@ -176,7 +176,7 @@ class Feed:
             first, offset = last + 1, 0
 
     def _split(self, block: journal.Block) -> list[bytes]:
-        """The events of a block. The last one is kept: the next page may begin within it."""
+        """The events of a block. Keeps the last block, since the next page may begin within it."""
         if self._block is not block:
             self._block = block
             self._block_lines = block.lines.split(b"\n")
@@ -184,7 +184,7 @@ class Feed:
         return self._block_lines
 
     def _blocks(self, after: int) -> Iterator[journal.Block]:
-        """The blocks that have events behind a sequence."""
+        """The blocks with events after a sequence."""
         cached = self._block
         if cached is not None and cached.first <= after + 1 <= cached.last:
             yield cached
@@ -214,10 +214,10 @@ class Feed:
             self._places.popitem(last=False)
 
     def _locate(self, after: int) -> tuple[int, int]:
-        """The file in which the events behind a sequence begin; 0 when there is none yet. Raises CursorRefused."""
+        """The file with the first event after a sequence; 0 if there is none yet. Raises CursorRefused."""
         firsts = journal.list_files(self._directory, self._files)
         if firsts and after + 1 < firsts[0]:
-            raise CursorRefused("the cursor is too old: what came behind it is not kept any more; begin with a new one")
+            raise CursorRefused("the cursor is too old: the events after it have been removed; begin with a new one")
         number = bisect_right(firsts, after + 1) - 1
         return (firsts[number], 0) if number >= 0 else (0, 0)
 
@@ -228,7 +228,7 @@ class Feed:
         try:
             fd = self._files.open(journal.path_of(self._directory, first), os.O_RDONLY)
         except FileNotFoundError:
-            raise CursorRefused("the cursor is too old: what came behind it has just been removed") from None
+            raise CursorRefused("the cursor is too old: the events after it have just been removed") from None
         except OSError as error:
             raise FeedError(f"the feed cannot be read: {error.strerror}") from error
         try:
@@ -251,7 +251,7 @@ class Watch:
             self._timer = loop.call_later(LOOK_S, self._look)
 
     def changed(self) -> asyncio.Future[None]:
-        """Done at the next write. Ask for it before you read what there is, so that nothing comes between."""
+        """A future that is done at the next write. Get it before you read, so that you miss no event."""
         return self._changed
 
     def _written(self) -> None:
@@ -265,7 +265,7 @@ class Watch:
         self._written()
 
     def close(self) -> None:
-        """Wakes nobody any more."""
+        """Stops waking."""
         if self._timer is not None:
             self._timer.cancel()
         if self._wake.fd >= 0:

@@ -2,14 +2,14 @@
 
     INSTANCE      duplicate, or not known to the index      no event: nothing became visible
                   kept aside                                kept_aside
-                  current, or dead by something that is     stored; what it died of follows
-                    told after it
+                  current, or dead because of a later       stored; the event of its death follows
+                    record that the feed has not read yet
                   dead when it became visible               no event
-    TOMBSTONE     without a target                          deleted, of the UIDs that no later record, told already, has
-                                                            brought back
+    TOMBSTONE     without a target                          deleted, without UIDs that a later record, read already,
+                                                              has brought back
                   with a target                             version_deleted
     HOLD          set, released                             held, released
-    CORRECTION                                              corrected; an undo names what the undone one named
+    CORRECTION                                              corrected; an undo with the names of the undone correction
     QUARANTINED                                             no event: it is no part of the archive
 
 An instance may have two events (when a copy has replaced a damaged one), and never none.
@@ -43,21 +43,21 @@ _NO_EVENT = frozenset((None, State.DUPLICATE))
 
 
 class Translator:
-    """Makes events of records, in their order; the sequences are the journal's to give."""
+    """Makes events of records, in their order; the journal gives them their sequences."""
 
     def __init__(self, index: Catalog, progress: Progress) -> None:
         self._index = index
         self._progress = progress
         self._items: list[Entry | Tombstone | Hold | Correction] = []
-        """What has been read last, and the number of the one that is being told."""
+        """The last read records, and the number of the one that is being translated."""
         self._number = 0
         self._numbers: dict[tuple[int, int], int] = {}
-        """Where each of them lies: made when it is first asked for, since only what dies asks."""
+        """The place of each of them; made on demand, since only deletions need it."""
         self.unreadable = 0
-        """Records of a kind or version that this engine does not know."""
+        """Number of records of an unknown kind or version."""
 
     def events(self, records: Sequence[Record]) -> list[Event]:
-        """The events of some records that have just been read."""
+        """The events of these records, which have just been read."""
         items: list[Entry | Tombstone | Hold | Correction] = []
         for record in records:
             try:
@@ -89,7 +89,7 @@ class Translator:
         current_records = self._index.current_records(tombstone.sop_instance_uids)
         for uid, current in zip(tombstone.sop_instance_uids, current_records, strict=True):
             is_back = current is not None and current.stamp > tombstone.stamp
-            if current is None or not is_back or not self._is_told(current.segment_id, current.offset):
+            if current is None or not is_back or not self._is_read(current.segment_id, current.offset):
                 uids.append(_text(uid))
         level = Level(tombstone.level) if tombstone.level in list(Level) else Level.IMAGE
         name = _text(tombstone.uid)
@@ -110,9 +110,9 @@ class Translator:
     def _was_visible(self, entry: Entry) -> bool:
         """Whether a record that is dead by now was visible before: the feed has not yet read what it died of."""
         later = self._index.places_of_later(entry.sop_instance_uid, entry.stamp)
-        return not any(self._is_told(*place) for place in later)
+        return not any(self._is_read(*place) for place in later)
 
-    def _is_told(self, segment_id: int, offset: int) -> bool:
+    def _is_read(self, segment_id: int, offset: int) -> bool:
         if not self._numbers:
             self._numbers = {item.position[:2]: number for number, item in enumerate(self._items)}
         is_ahead = self._numbers.get((segment_id, offset), 0) > self._number
@@ -134,12 +134,12 @@ class Translator:
             )
 
     def _corrected(self, correction: Correction) -> Event:
-        named = correction
+        named_correction = correction
         if correction.operation == Operation.UNDO:
             undone = self._index.correction(correction.undoes)
-            named = correction if undone is None else undone.correction
-        level = Level(named.level) if named.level in list(Level) else Level.PATIENT
-        names = tuple(map(_text, named.names))
+            named_correction = correction if undone is None else undone.correction
+        level = Level(named_correction.level) if named_correction.level in list(Level) else Level.PATIENT
+        names = tuple(map(_text, named_correction.names))
         is_of_study = level in (Level.STUDY, Level.SERIES) and names
         return Event(
             sequence=0,
@@ -187,7 +187,7 @@ def _hold_event(hold: Hold) -> Event:
 
 @lru_cache(maxsize=256)
 def _uid_in(blob: bytes, tag: int) -> str:
-    """A UID of a level blob; the instances of a series have the same one."""
+    """A UID of a level blob. Cached, since the instances of a series have the same one."""
     return _text(blob_items(blob).get(tag, b"").rstrip(b" \0"))
 
 

@@ -1,7 +1,7 @@
-"""Wake: waits until a file or folder is written to, without looking at it again and again (inotify(7)).
+"""Wake: waits until a file or folder is written to, without polling (inotify(7)).
 
-A writer pays for it with a microsecond at most; with `once` only one write is noticed until `arm` is called again.
-Where there is no inotify (another system, or too many watches), the waits are short and the caller looks by itself.
+It costs a writer a microsecond at most; with `once` only one write is noticed until the next `arm`. Without inotify
+(another system, or too many watches), waits are short and the caller must check by itself.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ logger = log.get("archive.feed")
 
 _IN_MODIFY, _IN_CREATE, _IN_MOVED_TO, _IN_ONESHOT = 0x2, 0x100, 0x80, 0x80000000
 LOOK_S = 0.05
-"""How long a wait is where nothing wakes it."""
+"""The length of a wait without inotify."""
 
 
 class Wake:
-    """Waits for writes to a path. `fd` is readable once there was one; -1 where there is no inotify."""
+    """Waits for writes to a path. `fd` is readable after a write; -1 without inotify."""
 
     def __init__(self, path: str, *, once: bool) -> None:
-        """`once`: only the first write after each `arm` is noticed, so that later ones cost their writer nothing."""
+        """`once`: notices only the first write after each `arm`, so that later ones cost their writer nothing."""
         self._path = os.fsencode(path)
         self._mask = _IN_MODIFY | (_IN_ONESHOT if once else _IN_CREATE | _IN_MOVED_TO)
         self._libc = ctypes.CDLL(None, use_errno=True)
@@ -38,14 +38,14 @@ class Wake:
             os.close(self.fd)
             self.fd = -1
         if self.fd < 0:
-            logger.warning("nothing tells of changes, they are looked for", error=os.strerror(ctypes.get_errno()))
+            logger.warning("no inotify: polling for changes", error=os.strerror(ctypes.get_errno()))
 
     def arm(self) -> bool:
-        """From now on a write is noticed. What was written before is for the caller to look at, after this call."""
+        """Notices writes from now on. Check for earlier ones after this call."""
         return self.fd < 0 or self._libc.inotify_add_watch(self.fd, self._path, ctypes.c_uint32(self._mask)) >= 0
 
     def wait(self, is_news: Callable[[], bool], timeout_s: float | None) -> None:
-        """Returns when `is_news` says so, after a write, after `stop`, or after a time."""
+        """Returns when `is_news` is true after a write, after `stop`, or after a timeout."""
         self.clear()
         self.arm()
         if is_news():
@@ -62,7 +62,7 @@ class Wake:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets the writes that were noticed."""
+        """Forgets noticed writes."""
         while self.fd >= 0:
             try:
                 if not os.read(self.fd, 65536):
@@ -71,11 +71,11 @@ class Wake:
                 return
 
     def stop(self) -> None:
-        """Ends a wait, and all later ones at once; by any thread."""
+        """Ends a wait, and all later ones at once; from any thread."""
         os.eventfd_write(self._stop_fd, 1)
 
     def close(self) -> None:
-        """Gives the descriptors back."""
+        """Closes the descriptors."""
         for fd in (self.fd, self._stop_fd):
             if fd >= 0:
                 os.close(fd)

@@ -1,15 +1,15 @@
 """FeedWriter: the one thread of an archive that follows the log and writes the feed's journal.
 
     woken by a commit of any process (`wake`), at most every GATHER_S, every BUSY_GATHER_S while much is stored
-      intake: records below the marks, by stamp → translation: events → journal: one block → quiet: what is due
-    every SAVE_S with something new, and at the end: sync the journal, then `state`; old files of the journal go
+      intake: records below the marks, by stamp → translation: events → journal: one block → quiet: due events
+    every SAVE_S with new events, and at the end: sync the journal, then write `state`; remove old journal files
 
 Writers of the log pay only for the wake: the feed reads their records from the page cache. After a failure (a full
 disk) it goes back to the end of the journal and tries again. The log keeps all records that the feed has not read,
 since a compaction waits for it.
 
-    feed without state, of another archive or lineage, damaged      begun anew: told from now on, old cursors refused
-    state and journal                                               goes on, in a new epoch (see `cursor`)
+    no state, of another archive or lineage, or damaged      begins anew, from now on; old cursors are refused
+    state and journal                                        continues, in a new epoch (see `cursor`)
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ if TYPE_CHECKING:
 logger = log.get("archive.feed")
 
 GATHER_S = 0.08
-"""Between two looks at the log: what is stored in this time becomes one block, and an event is told within it."""
+"""The interval of passes over the log: records of this time become one block, and an event is written within it."""
 BUSY_EVENTS = 16
-"""When a look finds so many, the next one waits longer: each look costs what fifteen events cost."""
+"""After a pass with this many events the next one waits longer: each pass costs as much as fifteen events."""
 BUSY_GATHER_S = 0.4
-"""So many looks fewer leave ingest what it needs; an event is told within this time while much is stored."""
+"""The longer interval, which leaves ingest its processor time; under load an event is written within it."""
 SAVE_S = 10.0
-"""What a power cut costs: so much is read from the log again, and told again."""
+"""Events of this time are read from the log and written again after a power cut."""
 RETRY_S = 1.0
 REPLICA_S = 2.0
-"""How often it is looked how far a replica is, while there are events that it may have got."""
+"""The interval of checks on a replica's progress, while there are events that it may have."""
 BLOCK_BYTES = 1 << 20
 DAY_S = 86_400.0
 _MOMENTS_MAX = 4096
@@ -98,7 +98,7 @@ class FeedWriter:
         self._saved_sequence = -1
         self._replicas: dict[str, int] = {}
         self._moments: deque[tuple[float, int]] = deque(maxlen=_MOMENTS_MAX)
-        """When which sequence had been written, for what replicas have got; a second apart."""
+        """Times and the sequences written by then, a second apart, to compute the progress of replicas."""
         self._looked_at_replicas = 0.0
         self._replicas_listed_at = -SAVE_S
         self._replica_names: list[str] = []
@@ -125,7 +125,7 @@ class FeedWriter:
     # -- beginning ------------------------------------------------------------------------------
 
     def _begin(self) -> None:
-        """Comes to where the journal ends, in a new epoch."""
+        """Goes to the end of the journal, in a new epoch."""
         epochs = read_epochs(self._directory, self._files)
         state = read_state(self._directory, self._files)
         epoch = int.from_bytes(os.urandom(4), "little")
@@ -142,7 +142,9 @@ class FeedWriter:
             except FeedDamaged as error:
                 logger.error("the feed begins anew", reason=str(error))
         elif epochs is not None:
-            logger.warning("the feed begins anew", reason="it was another archive's" if state else "its state is gone")
+            logger.warning(
+                "the feed begins anew", reason="it is of another archive" if state else "its state is missing"
+            )
         self._begin_anew(epoch)
 
     def _go_on(self, state: State) -> None:
@@ -218,7 +220,7 @@ class FeedWriter:
 
     def _failed(self, error: Exception) -> None:
         if not self.error:
-            logger.error("nothing is added to the feed", reason=str(error))
+            logger.error("no events are written to the feed", reason=str(error))
         self.error = str(error) or repr(error)
 
     @property
@@ -226,7 +228,7 @@ class FeedWriter:
         return self._journal.last != self._saved_sequence or self._intake.progress.is_dirty
 
     def _pause_s(self) -> float | None:
-        """How long it may wait for a commit."""
+        """The longest wait for a commit."""
         pauses = []
         due_s = self._tracker.next_due_s()
         if due_s is not None:
@@ -238,7 +240,7 @@ class FeedWriter:
         return max(0.0, min(pauses)) if pauses else None
 
     def follow(self) -> None:
-        """Tells what has become visible since, and what is quiet by now. Raises EngineError."""
+        """Writes events for new visible records, and for quiet series and studies. Raises EngineError."""
         for records in self._intake.read():
             self._append(self._translator.events(records))
         now_s = time.time()
@@ -247,7 +249,7 @@ class FeedWriter:
         self._look_at_replicas(now_s)
 
     def _append(self, events: Sequence[Event]) -> None:
-        """Adds events to the journal; how far the log has been read goes with the last of them."""
+        """Adds events to the journal; the last block has the progress in the log."""
         progress = self._intake.progress
         self._tracker.observe_all(events)
         lines: list[bytes] = []
@@ -289,7 +291,7 @@ class FeedWriter:
         )
 
     def _count(self, study: str, series: str) -> int:
-        """How many instances a study, or one of its series, has now."""
+        """Number of instances of a study, or of one of its series."""
         if not study:
             return 0
         if series:
@@ -310,7 +312,7 @@ class FeedWriter:
     # -- replicas -------------------------------------------------------------------------------
 
     def _replica_files(self) -> list[str]:
-        """The status files of replications, as of some seconds ago."""
+        """The status files of replications, cached for some seconds."""
         now_s = time.monotonic()
         if now_s - self._replicas_listed_at >= SAVE_S:
             self._replicas_listed_at = now_s
@@ -324,7 +326,7 @@ class FeedWriter:
         )
 
     def _look_at_replicas(self, now_s: float) -> None:
-        """Tells how far replicas are: all that had been told before the moment as of which one has everything."""
+        """Writes events for replicas that have everything that was written before a certain time."""
         if now_s - self._looked_at_replicas < REPLICA_S or not self._is_replica_behind():
             return
         self._looked_at_replicas = now_s
@@ -340,7 +342,7 @@ class FeedWriter:
         self._append(events)
 
     def _note_moment(self) -> None:
-        """Keeps when an event had been written, a second apart, and the last one always."""
+        """Records the time and the last sequence, a second apart, the latest always."""
         now_s = time.time()
         if len(self._moments) > 1 and now_s - self._moments[-2][0] < 1.0:
             self._moments.pop()
@@ -349,7 +351,7 @@ class FeedWriter:
     # -- keeping --------------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Makes what has been told durable, and removes what is kept no longer. Raises StorageFull, StorageFailed."""
+        """Makes written events durable, and removes expired ones. Raises StorageFull, StorageFailed."""
         self._journal.sync()
         write_state(
             self._directory,
@@ -362,7 +364,7 @@ class FeedWriter:
         self._journal.trim(time.time() - self._options.keep_days * DAY_S)
 
     def stats(self) -> dict[str, object]:
-        """For people and for monitoring."""
+        """Statistics, for people and for monitoring."""
         return {
             "sequence": self._journal.last,
             "growing": len(self._tracker),
@@ -371,7 +373,7 @@ class FeedWriter:
         }
 
     def close(self) -> None:
-        """Tells what is left, and ends."""
+        """Writes the remaining events, and ends."""
         self._stopping.set()
         if self._wake is not None:
             self._wake.stop()
@@ -381,7 +383,7 @@ class FeedWriter:
             if self._tried():
                 self.save()
         except StorageError as error:
-            logger.warning("the feed's state is not saved", reason=str(error))
+            logger.warning("the feed's state cannot be saved", reason=str(error))
         finally:
             self._journal.close()
             if self._wake is not None:
@@ -390,12 +392,12 @@ class FeedWriter:
 
 
 def switch_off(layout: Layout, files: Files) -> None:
-    """Forgets how far the feed was: nothing waits for it any more, and it begins anew when it is switched on."""
+    """Removes the feed's state, so that compaction no longer waits for it. Switched on again, the feed begins anew."""
     files.unlink(f"{directory_of(layout)}/state")
 
 
 def _caught_up(status: dict[str, object]) -> tuple[str, float]:
-    """A destination, and the Unix time as of which it has everything; 0 when that is not known."""
+    """A replica, and the Unix time before which it has everything; 0 if unknown."""
     try:
         return str(status["destination"]), datetime.fromisoformat(str(status["caught_up"])).timestamp()
     except (KeyError, ValueError):

@@ -2,7 +2,7 @@
 
     place each instance (append, acknowledge or refuse) → one sync → one index transaction → one answer each
 
-Blocks. One batch at a time, whichever thread it comes from.
+Blocks. One batch at a time, from any thread.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class BatchIngestor:
-    """One process's way in for batches."""
+    """The ingest of batches in one process."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
@@ -43,19 +43,19 @@ class BatchIngestor:
             writer = self._writer
             answers: list[Outcome | EngineError] = []
             entries: list[Entry] = []
-            waiting: list[int] = []
+            places: list[int] = []
             for item in items:
                 answer = self._place(item, POLICIES[policy])
                 if isinstance(answer, Entry):
-                    waiting.append(len(answers))
+                    places.append(len(answers))
                     entries.append(answer)
                     answers.append(Outcome.STORED)
                 else:
                     answers.append(answer)
             if entries:
                 writer.log.sync()
-                for where, entry, outcome in zip(waiting, entries, writer.apply(entries), strict=True):
-                    answers[where] = writer.outcome_of(entry, outcome)
+                for place, entry, outcome in zip(places, entries, writer.apply(entries), strict=True):
+                    answers[place] = writer.outcome_of(entry, outcome)
             writer.seal_rolled()
             return answers
 

@@ -1,7 +1,7 @@
-"""Commits what a server has appended, and runs what may block in threads. On the loop's thread, but for `blocking`.
+"""Commits the records that a server has appended, and runs blocking work in threads. Runs on the loop's thread.
 
-A failed write or sync is final wherever it is seen: the group commit answers nobody any more. StorageFull and refusals
-are not.
+A failed write or sync is final wherever it occurs: the group commit then acknowledges nothing more. StorageFull and
+refusals are not final.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from engine.storage.background_sync import BackgroundSync
 from engine.storage.commit import GroupCommit
 
 PREWRITE_AFTER_S = 30.0
-"""How long after a start the first step waits: each worker writes half a gigabyte, whatever the others do then."""
+"""The delay of the first step after a start: each worker writes half a gigabyte, whatever the others do then."""
 PREWRITE_PAUSE_S = 0.5
-"""For so long no process must have stored anything before a step more is prewritten: a burst needs disk and cores."""
+"""No process may have stored anything for this long before the next step: a burst needs disk and cores."""
 PREWRITE_LOOK_S = 1.0
-"""How often it is looked whether there is something to prewrite."""
+"""The interval of the check for something to prewrite."""
 
 Result = TypeVar("Result")
 
@@ -58,7 +58,7 @@ class Committer:
         loop.call_later(PREWRITE_AFTER_S, self._prewrite)
 
     def check_in_time(self) -> None:
-        """Raises StorageError while nothing that is submitted would be answered in time."""
+        """Raises StorageError while a submitted instance would not be answered in time."""
         if self.group.late:
             raise StorageError(f"out of resources: {self.group.late}")
 
@@ -85,7 +85,7 @@ class Committer:
         return await answer
 
     async def book(self, claim: Quarantined, refusal: InstanceRefused) -> InstanceRefused:
-        """Makes a quarantined record visible; the error that its sender is answered with."""
+        """Makes a quarantined record visible. Returns the error for its sender."""
         try:
             await self.blocking(lambda: self._writer.book_quarantined(claim))
         except EngineError as failure:
@@ -104,7 +104,7 @@ class Committer:
             raise
 
     def spawn(self, work: Coroutine[Any, Any, Outcome], done: Done) -> None:
-        """Runs `work` as a task; `done` is called once, whatever becomes of it."""
+        """Runs `work` as a task; calls `done` once, whatever the outcome."""
         task = self._loop.create_task(work)
 
         def finished(task: asyncio.Task[Outcome]) -> None:
@@ -122,7 +122,7 @@ class Committer:
         task.add_done_callback(finished)
 
     def note(self, error: EngineError) -> None:
-        """Tells the group commit of an error that is final."""
+        """Ends the group commit after a final error."""
         if isinstance(error, StorageFailed):
             self.group.fail(error)
 
@@ -147,7 +147,7 @@ class Committer:
         return self._writer.log.tail, self._writer.index.last_commit()
 
     def _prewrite(self) -> None:
-        """Prewrites what is prepared, in a thread and step by step, while nothing is stored."""
+        """Prewrites the spare segment, in a thread and step by step, while nothing is stored."""
         if self._closed:
             return
         segment_log = self._writer.log
@@ -167,7 +167,7 @@ class Committer:
         if isinstance(error, StorageFailed):
             self.group.fail(error)
         elif error is not None:
-            logger.warning("nothing is prewritten any more", reason=str(error))
+            logger.warning("prewriting has ended", reason=str(error))
         else:
             self._prewrite()
 
@@ -179,5 +179,5 @@ class Committer:
         self._writer.close()
 
     def stop(self) -> None:
-        """Ends the threads and nothing else."""
+        """Ends only the threads."""
         self._executor.shutdown(wait=True)

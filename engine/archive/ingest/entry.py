@@ -28,23 +28,23 @@ UNPLACED = Position(0, 0, 0, 0, 0, 0)
 """The position of an entry that has not been appended yet."""
 
 UID_LENGTH_MAX = 128
-"""Bytes; PS3.5 9.1 allows 64, some devices write a little more. A bound, since UIDs are index keys."""
+"""Bytes. PS3.5 9.1 allows 64, some devices write a little more. UIDs are index keys and need a limit."""
 
 _ODD_UID = re.compile(rb"[^\x21-\x5b\x5d-\x7e]")
 
 
 class StampClock:
-    """Gives each record a number (nanoseconds, roughly) that orders the records of one key.
+    """Gives each record a stamp (roughly nanoseconds) that orders the records of one key.
 
-    Never goes backwards in a process, and steps over the stamp of the record that it supersedes, so that
-    `replace` means the same after a clock step and after a rebuild.
+    It never goes backwards in a process, and exceeds the stamp of the record that it supersedes, so `replace` gives the
+    same result after a clock step and after a rebuild.
     """
 
     def __init__(self) -> None:
         self._last = 0
 
     def next(self, after: int = 0) -> int:
-        """A stamp above all that this clock gave and above `after`."""
+        """A stamp above all earlier ones of this clock and above `after`."""
         self._last = max(time.time_ns(), self._last + 1, after + 1)
         return self._last
 
@@ -55,7 +55,7 @@ def scan(
     schema: Schema,
     limits: elements.ScanLimits = elements.SCAN_LIMITS,
 ) -> elements.Head:
-    """What the index keeps of a whole data set. Raises InstanceRefused when it cannot be read."""
+    """Reads the attributes for the index from a whole data set. Raises InstanceRefused if it cannot be read."""
     syntax = transfer_syntax.of(transfer_syntax_uid)
     try:
         if len(payload) == 1:
@@ -86,7 +86,8 @@ def make_entry(
 ) -> Entry:
     """The index entry of a data set with this head; position and stamp are still open.
 
-    Raises InstanceRefused when the data set ends early and that is not accepted, or is not the one announced.
+    Raises InstanceRefused if the data set ends early and that is not accepted, or if its UIDs are not the announced
+    ones.
     """
     if head.cut and not accept_truncated:
         raise InstanceRefused(f"the data set {head.cut}")
@@ -120,7 +121,7 @@ def make_entry(
 
 
 def entry_of(head: elements.Head, schema: Schema, request: StoreRequest) -> Entry:
-    """The same, as a front end asks for it."""
+    """The same, from a front end's request."""
     return make_entry(
         head,
         schema,
@@ -147,4 +148,4 @@ def _check_uid(name: str, uid: bytes) -> None:
     if len(uid) > UID_LENGTH_MAX:
         raise InstanceRefused(f"{name} has {len(uid)} bytes, the limit is {UID_LENGTH_MAX}")
     if _ODD_UID.search(uid):
-        raise InstanceRefused(f"{name} has characters that no UID may have")
+        raise InstanceRefused(f"{name} has invalid characters")

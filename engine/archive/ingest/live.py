@@ -2,9 +2,9 @@
 
     ingestor.store(data_set, request, done)             by callback: C-STORE
     answer = await ingestor.ingest(data_set, request)   awaited, with the UIDs: HTTP
-    stream = ingestor.begin_stream(request)             for a data set larger than its receiver holds in memory
+    stream = ingestor.begin_stream(request)             for a data set that its receiver does not hold in memory
 
-An example, of a front end that gets a Part 10 in pieces, without preamble and group 0002:
+An example of a front end that receives a Part 10 file in pieces, without preamble and group 0002:
 
     request = StoreRequest(transfer_syntax_uid, user, None, None, durable=True, policy=POLICIES["keep-first"])
     if length <= WHOLE_BYTES_MAX:
@@ -19,9 +19,9 @@ An example, of a front end that gets a Part 10 in pieces, without preamble and g
         await stream.abort()
         raise
 
-All public methods are called on the loop's thread. None blocks on the disk for longer than a copy into the page cache:
-what may (syncing, comparing with a stored instance, large objects) runs in threads. Memory is the caller's until its
-`release` is called; a caller bounds what it has handed over and not got back.
+Call all public methods on the loop's thread. None blocks on the disk for longer than a copy into the page cache: work
+that may (syncing, comparing with a stored instance, large objects) runs in threads. Memory is borrowed from the caller
+until its `release` is called; the caller must limit how much it lends.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ if TYPE_CHECKING:
 logger = log.get("archive.ingest")
 
 WHOLE_BYTES_MAX = 8 << 20
-"""How long a data set a front end should gather before it streams it: a stream has a segment of its own."""
+"""Stream a data set only if it is longer than this: a stream needs its own segment."""
 
 
 class Ingestor:
-    """One server process's way in."""
+    """The ingest of one server process."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Ingestor:
         on_failure: Callable[[EngineError], None],
         unparseable: Unparseable | None = None,
     ) -> None:
-        """With `unparseable`, what cannot be taken as an instance is put into quarantine before it is refused."""
+        """With `unparseable`, a data set that is no instance is put into quarantine before it is refused."""
         self._loop = loop
         self._writer = writer
         self._resolver = writer.resolver
@@ -73,15 +73,15 @@ class Ingestor:
 
     @property
     def depth(self) -> int:
-        """Instances received and not yet answered."""
+        """Number of instances received and not yet answered."""
         return self.commit.depth
 
     def keep_free(self, reserve_bytes: int) -> None:
-        """From now on so much of the disk stays free."""
+        """Sets how many bytes of the disk stay free."""
         self._writer.log.keep_free(reserve_bytes)
 
     def store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
-        """Takes a whole data set; `done` is called exactly once, possibly before this returns."""
+        """Stores a whole data set; calls `done` exactly once, possibly before this returns."""
         if transfer_syntax.of(request.transfer_syntax_uid).deflated:
             # Inflating takes longer than a copy into the page cache.
             self._loop.create_task(self._scan_and_store(data_set, request, done))
@@ -95,7 +95,7 @@ class Ingestor:
         self._store_scanned(data_set, request, head, done)
 
     async def ingest(self, data_set: ReceivedDataSet, request: StoreRequest) -> Answer:
-        """As `store`, awaited. A cancelled caller gets no answer; the instance may be stored all the same."""
+        """As `store`, awaited. A cancelled caller gets no answer; the instance may still be stored."""
         try:
             head = await self._scanned(data_set, request)
         except EngineError as error:
@@ -114,7 +114,7 @@ class Ingestor:
         return answer_of(await answer, None if isinstance(head, InstanceRefused) else head)
 
     def begin_stream(self, request: StoreRequest) -> StreamIngest:
-        """Starts an object that comes in parts. Raises StorageError while it would not be answered in time."""
+        """Starts an object in parts. Raises StorageError while it would not be answered in time."""
         self._committer.check_in_time()
         return StreamIngest(self._committer, self._writer, self._unparseable, request)
 
@@ -134,7 +134,7 @@ class Ingestor:
         self._store_scanned(data_set, request, head, done)
 
     async def _scanned(self, data_set: ReceivedDataSet, request: StoreRequest) -> Head | InstanceRefused:
-        """What the data set says, read in a thread where it must be inflated; or why it cannot be taken."""
+        """The head of the data set, read in a thread if it must be inflated; or the refusal."""
         try:
             if transfer_syntax.of(request.transfer_syntax_uid).deflated:
                 return await self._committer.blocking(
@@ -176,7 +176,7 @@ class Ingestor:
             self._refuse(error, data_set, request, done)
             return
         if head.cut:
-            done = _of_cut(done)
+            done = _with_warning(done)
         if duplicate is not None and decision is None:
             committer.spawn(self._settle(duplicate, data_set, request), done)
             return
@@ -186,7 +186,7 @@ class Ingestor:
             committer.seal()
 
     async def _settle(self, duplicate: Duplicate, data_set: ReceivedDataSet, request: StoreRequest) -> Outcome:
-        """An instance of a known UID that cannot be decided on without reading what is stored."""
+        """Handles an instance of a known UID for which stored bytes must be read."""
         entry, committer = duplicate.entry, self._committer
         try:
             decision = await committer.blocking(duplicate.settle)
@@ -224,7 +224,7 @@ class Ingestor:
     async def _quarantine(
         self, error: InstanceRefused, data_set: ReceivedDataSet, request: StoreRequest, unparseable: Unparseable
     ) -> Outcome:
-        """Keeps what cannot be taken, if there is room for it. Raises the refusal, whatever else happens."""
+        """Puts a refused data set into quarantine if there is room. Raises the refusal, whatever else happens."""
         claim = unparseable.claim(error, request)
         length, crc = data_set.length, data_set.crc
         try:
@@ -244,8 +244,8 @@ class Ingestor:
         raise await self._committer.book(claim, error)
 
 
-def _of_cut(done: Done) -> Done:
-    """Says with the answer that the data set ends early."""
+def _with_warning(done: Done) -> Done:
+    """Adds to an answer that the data set ends early."""
 
     def say(outcome: Outcome | EngineError) -> None:
         done(outcome if isinstance(outcome, EngineError) else outcome.of_cut())

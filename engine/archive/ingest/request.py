@@ -1,6 +1,6 @@
 """The values that a front end passes to ingest, and those that it gets back. Nothing here reads or writes.
 
-A front end computes the checksum (crc32c) of a data set while it receives it, so that nobody reads the bytes twice.
+A front end computes the checksum (crc32c) of a data set while it receives it, so the bytes are read only once.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 POLICIES = {"keep-first": POLICY_KEEP_FIRST, "replace": POLICY_REPLACE, "keep-both-versions": POLICY_KEEP_BOTH}
-"""The configuration's words → the flag in the record."""
+"""Value of the setting → flag in the record."""
 
 Done: TypeAlias = Callable[[Outcome | EngineError], None]
-"""Takes the answer: what became of an instance, or why it was refused."""
+"""Takes the answer: the outcome for an instance, or why it was refused."""
 
 
 class ReceivedDataSet(Protocol):
-    """A data set, or a part of one, in borrowed memory. Whoever takes it calls `release` once."""
+    """A data set, or a part of one, in borrowed memory. The receiver must call `release` once."""
 
     @property
     def buffers(self) -> Sequence[Buffer]: ...
@@ -40,7 +40,7 @@ class ReceivedDataSet(Protocol):
 
 
 class Payload:
-    """A data set, or a part of one, in memory of the front end's own."""
+    """A data set, or a part of one, in the front end's own memory."""
 
     __slots__ = ("_on_release", "buffers", "crc", "length")
 
@@ -54,7 +54,7 @@ class Payload:
         self._on_release = on_release
 
     def release(self) -> None:
-        """Gives the memory back."""
+        """Returns the memory."""
         self.buffers = ()
         on_release, self._on_release = self._on_release, None
         if on_release is not None:
@@ -68,14 +68,14 @@ class StoreRequest:
     transfer_syntax_uid: str
     calling_ae_title: str
     sop_class_uid: str | None
-    """As the C-STORE command names it; None: not compared."""
+    """From the C-STORE command; None: not compared."""
     sop_instance_uid: str | None
     durable: bool
     policy: int
     """One of POLICIES."""
     limits: ScanLimits = SCAN_LIMITS
     accept_truncated: bool = False
-    """Whether a data set that ends early is stored, with a warning."""
+    """Whether to store a data set that ends early, with a warning."""
     study_instance_uid: str | None = None
     """The study that it must belong to; None: any."""
 
@@ -92,7 +92,7 @@ class ReceivedInstance:
     transfer_syntax_uid: str
     calling_ae_title: str = ""
     sop_class_uid: str | None = None
-    """As the file meta information names it; None: not compared."""
+    """From the file meta information; None: not compared."""
     sop_instance_uid: str | None = None
 
 

@@ -1,13 +1,13 @@
 """Finds the facts that `decision` needs about an instance whose SOP Instance UID is known, in the index and the log.
 
-    Resolver     looks a UID up: one index read; the only part that an instance with a new UID comes by
-    Duplicate    one instance of a known UID, until it is decided what happens to it
+    Resolver     looks a UID up: one index read; an instance with a new UID needs nothing else
+    Duplicate    one instance of a known UID, until the decision
 
 `Duplicate.decide` reads the index only, and may run on an event loop. `Duplicate.settle` reads stored bytes too, and
 blocks. A stored copy that cannot be read is noted as damaged.
 
-Contents are compared before the answer while both data sets are small and native. Longer and compressed ones are
-stored as a version of their own; `archive.lifecycle.resent` compares them later and retires one.
+Contents are compared before the answer if both data sets are small and native. Longer and compressed ones are stored as
+another version; `archive.lifecycle.resent` compares them later and retires one.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ VERSIONS_MAX: Final = 100
 """The default of storage.versions_max."""
 
 RETIRED_MAX: Final = 8
-"""How many retired versions of a UID are searched for the bytes that have come."""
+"""The most retired versions of a UID that are searched for the received bytes."""
 
 COMPARED_VERSIONS_MAX: Final = 2
 """The current one and the oldest of those kept aside, since a router may send these again and again."""
 
 CONFIRM_TRIES: Final = 3
-"""How often a stored copy that is not where it was is looked for again: a compaction may be moving it."""
+"""How often to look a stored copy up again if it is not at its place: a compaction may be moving it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,15 @@ class Effort:
     """Limits for comparing two data sets before the answer; a larger instance is stored and compared later."""
 
     bytes_max: int
-    """Of each of them."""
+    """Limit for each of them."""
     elements_max: int
 
 
 QUICK: Final = Effort(1 << 20, 5000)
-"""Somebody waits: some milliseconds."""
+"""For a waiting sender: some milliseconds."""
 
 THOROUGH: Final = Effort(64 << 20, ELEMENTS_MAX)
-"""Nobody waits: an import."""
+"""For an import, where nobody waits."""
 
 
 class Resolver:
@@ -70,18 +70,18 @@ class Resolver:
     def __init__(
         self, index: Catalog, reader: LogReader, sync_segment: Callable[[int], None], *, versions_max: int
     ) -> None:
-        """`sync_segment` makes a stored record durable. `versions_max` versions of one UID may be kept aside (some
-        more when many come at once)."""
+        """`sync_segment` makes a stored record durable. `versions_max`: the most versions of one UID that are kept
+        aside (some more if many arrive at once)."""
         self.index = index
         self.reader = reader
         self.sync_segment = sync_segment
         self.versions_max = versions_max
 
     def look_up(self, entry: Entry, length: int, crc: int) -> Instance | None:
-        """What is stored under the entry's UID with this transfer syntax, length and checksum: probably the same bytes.
+        """The stored version with the entry's UID, transfer syntax, length and checksum: probably the same bytes.
 
-        Versions kept aside count too: a sender that tries again must not fill the disk. Sets the entry's stamp to the
-        newest of its UID; 0: the UID is new.
+        Versions kept aside count too: repeated sends must not fill the disk. Sets the entry's stamp to the newest of
+        its UID; 0: the UID is new.
         """
         current, entry.stamp = self.index.current_and_newest_stamp(entry.sop_instance_uid)
         if current is None or _is_alike(current, entry, length, crc):
@@ -90,9 +90,9 @@ class Resolver:
         return next((version for version in versions if _is_alike(version, entry, length, crc)), None)
 
     def outcome_of(self, stored: Instance) -> Outcome:
-        """What to answer when these bytes were stored before.
+        """The answer if these bytes were stored before.
 
-        Compares bytes, not places: a copy that was sent at the same time, with an earlier stamp, may have become the
+        Compares bytes, not places: a copy that arrived at the same time, with an earlier stamp, may have become the
         current one meanwhile.
         """
         current = self.index.locate(stored.sop_instance_uid.encode())
@@ -106,9 +106,9 @@ class Resolver:
 
     def clear_healed(self, sop_instance_uid: bytes) -> None:
         """Clears the damage of those records of a UID that other records have replaced."""
-        needed = {version.position[:2] for version in self.index.versions(sop_instance_uid)}
+        positions = {version.position[:2] for version in self.index.versions(sop_instance_uid)}
         for row in self.index.damage():
-            if row.sop_instance_uid == sop_instance_uid and (row.segment_id, row.offset) not in needed:
+            if row.sop_instance_uid == sop_instance_uid and (row.segment_id, row.offset) not in positions:
                 self.index.clear_damage(row.segment_id, row.offset)
                 logger.warning(
                     "a damaged instance was healed by a re-send",
@@ -135,13 +135,13 @@ class Duplicate:
         durable: bool = True,
         effort: Effort = QUICK,
     ) -> None:
-        """`stored`: as `look_up` returned it. `payload`: None when the bytes are not in memory; then checksums count.
+        """`stored`: the result of `look_up`. `payload`: None if the bytes are not in memory; then checksums decide.
 
-        With `durable`, a stored copy that is acknowledged is synced first.
+        With `durable`, a stored copy is synced before it is acknowledged.
         """
         self.entry = entry
         self.stored = stored
-        """What is stored already, once the decision is to acknowledge it."""
+        """The stored copy, if the decision is to acknowledge it."""
         self._resolver = resolver
         self._index = resolver.index
         self._reader = resolver.reader
@@ -155,23 +155,23 @@ class Duplicate:
             self._facts.has_same_content = False
 
     def decide(self) -> Decision | None:
-        """Decides by the index alone; None when stored bytes must be read: call `settle`, in a thread.
+        """Decides by the index alone; None if stored bytes must be read: then call `settle`, in a thread.
 
-        Raises InstanceRefused when too many versions are kept aside.
+        Raises InstanceRefused if too many versions are kept aside.
         """
         return self._decide(may_block=False)
 
     def settle(self) -> Decision:
-        """Decides: to acknowledge or to append. Blocks.
+        """Decides whether to acknowledge or to append. Blocks.
 
-        Raises InstanceRefused when too many versions are kept aside, or lengths and checksums agree and bytes do not.
+        Raises InstanceRefused if too many versions are kept aside, or if lengths and checksums agree and bytes do not.
         """
         decision = self._decide(may_block=True)
         assert decision is not None
         return decision
 
     def settle_written(self) -> Decision:
-        """The same for bytes that are in the log already: they are never acknowledged, the index finds them equal."""
+        """The same for bytes that are in the log already: never acknowledges, since the index detects equal ones."""
         decision = self.settle()
         if decision.step is Step.ACKNOWLEDGE:
             self._facts.copy = Copy.NONE
@@ -194,7 +194,7 @@ class Duplicate:
                 case Step.CHECK_HOLD:
                     facts.is_held = self._is_held()
                 case Step.COUNT:
-                    # Before anything is written, so that nothing that has been acknowledged is dropped.
+                    # Decide before anything is written, so that nothing acknowledged is dropped.
                     count = self._index.kept_version_count(self.entry.sop_instance_uid)
                     facts.has_room = count < self._resolver.versions_max
                 case _ if not may_block:
@@ -215,7 +215,7 @@ class Duplicate:
         if current is None or not completeness.cut_of(self._reader, current):
             return False
         logger.warning(
-            "a whole instance takes the place of one that was cut",
+            "a whole instance replaces a truncated one",
             sop_instance_uid=self.entry.sop_instance_uid.decode("ascii", "replace"),
         )
         return True
@@ -223,7 +223,7 @@ class Duplicate:
     # -- the same bytes -------------------------------------------------------------------------
 
     def _confirm(self) -> bool:
-        """Whether a stored copy has these bytes; False when it is damaged. Raises InstanceRefused if it has others."""
+        """Whether a stored copy has these bytes; False if it is damaged. Raises InstanceRefused if it has others."""
         for _ in range(CONFIRM_TRIES):
             assert self.stored is not None
             try:
@@ -240,7 +240,7 @@ class Duplicate:
         return False
 
     def _compare_bytes(self, stored: Instance) -> None:
-        """Raises InstanceRefused when other bytes are stored, CorruptRecord when they or their head are damaged."""
+        """Raises InstanceRefused if other bytes are stored, CorruptRecord if they or their head are damaged."""
         if self._payload is None:
             self._reader.verify(stored.position)
             return
@@ -249,7 +249,7 @@ class Duplicate:
         at = 0
         for buffer in self._payload:
             view = memoryview(buffer).cast("B")
-            # As bytes: memory views compare element by element, forty times as slowly.
+            # Compare as bytes: memory views compare element by element, forty times as slowly.
             if data[at : at + len(view)].tobytes() != view.tobytes():
                 raise InstanceRefused("another instance of this UID has the same length and checksum")
             at += len(view)
@@ -257,17 +257,17 @@ class Duplicate:
     # -- the same content -----------------------------------------------------------------------
 
     def _compare(self) -> bool:
-        """Whether a stored version says the same in other bytes; False when that would take long to find out."""
+        """Whether a stored version has the same content in other bytes; False if the comparison would take long."""
         assert self._payload is not None
         entry = self.entry
         current = self._index.locate(entry.sop_instance_uid)
         if current is None:
             return False
         versions = self._index.versions(entry.sop_instance_uid)
-        same = self._compared_before(self._payload, versions)
+        same = self._find_earlier_result(self._payload, versions)
         if same is None and self._length <= self._effort.bytes_max:
-            others = [version for version in versions if version.stamp != current.stamp]
-            same = self._compared_now(self._payload, [current, *others])
+            other_versions = [version for version in versions if version.stamp != current.stamp]
+            same = self._find_same_content(self._payload, [current, *other_versions])
         if same is None:
             return False
         if self._durable:
@@ -275,15 +275,17 @@ class Duplicate:
         self.stored = same
         return True
 
-    def _compared_before(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
-        """The version that these bytes were found to equal when they came before, if it can still be read."""
+    def _find_earlier_result(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
+        """The version that these bytes were equal to when they came before, if it is still readable."""
         entry = self.entry
         digest = ""
         for place in self._index.targeted_tombstones(entry.sop_instance_uid, RETIRED_MAX):
             try:
                 tombstone = Tombstone.unpack(self._reader.read_record(place))
                 finding = likeness.read_reason(tombstone.by, tombstone.reason)
-                stored = next((each for each in versions if finding is not None and each.stamp == finding[0]), None)
+                stored = next(
+                    (version for version in versions if finding is not None and version.stamp == finding[0]), None
+                )
                 if finding is None or stored is None:
                     continue
                 digest = digest or likeness.digest_of(entry.transfer_syntax_uid.decode("utf-8", "replace"), payload)
@@ -294,8 +296,8 @@ class Duplicate:
                 continue  # unreadable: store the bytes once more
         return None
 
-    def _compared_now(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
-        """The first of the versions with the same content, where nothing must be inflated or decoded for it."""
+    def _find_same_content(self, payload: Sequence[Buffer], versions: Sequence[Instance]) -> Instance | None:
+        """The first version with the same content; compares only those that need no inflating or decoding."""
         syntax = transfer_syntax.of(self.entry.transfer_syntax_uid.decode("utf-8", "replace"))
         if syntax.deflated:
             return None

@@ -1,12 +1,12 @@
 """Ingest of objects larger than memory: each goes into a segment of its own, scanned and written part by part.
 
-    StreamedRecord      the record: what the parts say, and where they are written; blocks. Both ports use it
-    StreamIngest        one object of the live port: its parts in threads; at the end it is committed, or refused and
-                        put into quarantine as far as that has room
+    StreamedRecord      the record: scans the parts and writes them; blocks. Both ports use it
+    StreamIngest        one object of the live port: handles its parts in threads; at the end it is committed, or
+                        refused and put into quarantine if there is room
 
-The index keeps attributes that may lie anywhere, so what the record says of the instance is known for certain with the
-last part only. Its head is written last anyway; room for it is left free. When Pixel Data comes with the first part, as
-nearly always, that is as much as it takes, else as much as it may be.
+The index keeps attributes that may be anywhere in a data set, so the entry is complete only with the last part. The
+record's head is written last, into space that is left free for it: as much as it needs if Pixel Data begins in the
+first part, as nearly always, else as much as it may need.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ if TYPE_CHECKING:
 logger = log.get("archive.ingest")
 
 HEAD_BYTES_MAX: Final = KEY_BYTES_MAX
-"""Of key and meta block together: dicom.attributes bounds what is kept of an instance."""
+"""The longest key and meta block together: dicom.attributes bounds the kept attributes of an instance."""
 HEAD_BYTES_MIN: Final = 2048
-"""What a record in quarantine takes, whatever the instance would have."""
+"""The space for a record in quarantine, whatever the instance would need."""
 
 
 class StreamedRecord:
-    """A record of unknown length, and what it says of its payload. Used by one thread at a time; blocks."""
+    """A record of unknown length, and the head of its data set. For one thread at a time; blocks."""
 
     def __init__(self, writer: Writer, request: StoreRequest) -> None:
         self._writer = writer
@@ -49,10 +49,10 @@ class StreamedRecord:
         self._scanner = elements.Scanner(
             transfer_syntax.of(request.transfer_syntax_uid), request.limits, writer.schema.extractor
         )
-        self._settled: Entry | None = None
+        self._scanned_entry: Entry | None = None
         self._appender: StreamAppender | None = None
         self.head: elements.Head | None = None
-        """What was found in the data set, as far as it could be read."""
+        """The head of the data set, as far as it could be read."""
 
     @property
     def payload_length(self) -> int:
@@ -61,32 +61,32 @@ class StreamedRecord:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the data set ends early and was accepted all the same; once there is an entry."""
+        """Whether the data set ends early and was accepted; valid once there is an entry."""
         return self.head is not None and self.head.cut != ""
 
     def scan(self, buffers: Sequence[Buffer]) -> None:
-        """Looks at the next part. Raises InstanceRefused as soon as it shows that this is no instance."""
+        """Scans the next part. Raises InstanceRefused as soon as the data set is invalid."""
         try:
             for buffer in buffers:
                 self._scanner.feed(buffer)
         except DataSetError as error:
             raise unreadable(error) from error
-        if self._settled is None and self._scanner.is_settled:
+        if self._scanned_entry is None and self._scanner.is_settled:
             self.head = self._scanner.so_far()
-            self._settled = entry_of(self.head, self._writer.schema, self._request)
+            self._scanned_entry = entry_of(self.head, self._writer.schema, self._request)
 
     def append(self, buffers: Sequence[Buffer], length: int) -> None:
         """Writes the next part. Raises StorageFull or StorageFailed."""
         if self._appender is None:
             head_bytes = HEAD_BYTES_MAX
-            if self._settled is not None:
-                head_bytes = len(self._settled.sop_instance_uid) + len(self._settled.pack_meta())
+            if self._scanned_entry is not None:
+                head_bytes = len(self._scanned_entry.sop_instance_uid) + len(self._scanned_entry.pack_meta())
             head_bytes = max(head_bytes, HEAD_BYTES_MIN)
             self._appender = self._writer.log.begin_stream(Kind.INSTANCE, 0, 0, b"", min(head_bytes, HEAD_BYTES_MAX))
         self._appender.write(buffers, length)
 
     def entry(self) -> Entry:
-        """The entry, once all parts have been scanned. Raises InstanceRefused."""
+        """The entry, after all parts have been scanned. Raises InstanceRefused."""
         try:
             self.head = self._scanner.finish()
         except DataSetError as error:
@@ -94,9 +94,9 @@ class StreamedRecord:
         return entry_of(self.head, self._writer.schema, self._request)
 
     def finish(self, entry: Entry, crc: int) -> None:
-        """Ends the record as that of the instance, durably; fills the entry's position, stamp and flags.
+        """Ends the record as an instance, durably; fills the entry's position, stamp and flags.
 
-        Raises InstanceRefused when too many versions of its UID are kept aside, StorageFull or StorageFailed.
+        Raises InstanceRefused if too many versions of its UID are kept aside, StorageFull or StorageFailed.
         """
         assert self._appender is not None
         writer, length = self._writer, self.payload_length
@@ -121,7 +121,7 @@ class StreamedRecord:
         )
 
     def quarantine(self, claim: Quarantined, crc: int) -> None:
-        """Ends the record as that of bytes in quarantine; fills the claim's position and stamp."""
+        """Ends the record as bytes in quarantine; fills the claim's position and stamp."""
         assert self._appender is not None
         claim.stamp = self._writer.next_stamp()
         claim.position = self._appender.finish(
@@ -129,16 +129,16 @@ class StreamedRecord:
         )
 
     def abort(self) -> None:
-        """Gives up: the half-written segment is removed."""
+        """Removes the unfinished segment."""
         if self._appender is not None:
             self._appender.abort()
 
 
 class StreamIngest:
-    """One large object on its way in, its parts scanned and written in threads.
+    """The ingest of one large object, whose parts are scanned and written in threads.
 
-    When a part shows that this is no instance, the rest goes on into the quarantine, as far as there is room, then
-    nowhere; at the end the object is refused like any other.
+    If a part shows that this is no instance, the object goes to quarantine while there is room, and is dropped
+    otherwise; at the end it is refused like any other.
     """
 
     def __init__(
@@ -151,10 +151,10 @@ class StreamIngest:
         self._record = StreamedRecord(writer, request)
         self._refusal: InstanceRefused | None = None
         self._is_dropped = False
-        """Nothing of it is kept any more."""
+        """Whether the object is dropped."""
 
     async def write(self, part: ReceivedDataSet) -> None:
-        """Takes one part and releases it; await it before the next one. Raises StorageFull or StorageFailed."""
+        """Writes one part and releases it; await it before the next one. Raises StorageFull or StorageFailed."""
         try:
             if not self._is_dropped:
                 await self._committer.blocking(lambda: self._write(part.buffers, part.length))
@@ -187,7 +187,7 @@ class StreamIngest:
         )
 
     async def finish(self, last: ReceivedDataSet) -> Outcome:
-        """Takes the last part and commits the object. Raises InstanceRefused when it is none."""
+        """Writes the last part and commits the object. Raises InstanceRefused if it is no instance."""
         crc = last.crc
         await self.write(last)
         if self._refusal is None:
@@ -198,7 +198,7 @@ class StreamIngest:
         if self._refusal is not None:
             raise await self._refused(self._refusal, crc)
         await self._committer.blocking(lambda: self._record.finish(entry, crc))
-        # The appender has synced its segment in finish: the entry only needs to become visible.
+        # `finish` has synced the segment: the entry only needs to become visible.
         outcome = await self._committer.committed(entry, durable=False)
         if entry.flags & HEAL:
             committed = outcome
@@ -206,7 +206,7 @@ class StreamIngest:
         return outcome.of_cut() if self._record.is_cut else outcome
 
     async def answer(self, last: ReceivedDataSet) -> Answer:
-        """As `finish`, with the UIDs; an error is an answer too, and nothing of the object is left behind then."""
+        """As `finish`, but with the UIDs, and with errors as answers. After an error nothing of the object is left."""
         outcome: Outcome | EngineError
         try:
             outcome = await self.finish(last)
@@ -216,7 +216,7 @@ class StreamIngest:
         return answer_of(outcome, self._record.head)
 
     async def _refused(self, refusal: InstanceRefused, crc: int) -> InstanceRefused:
-        """Puts it into quarantine if there is room for it; the error that its sender is answered with."""
+        """Puts the object into quarantine if there is room. Returns the error for its sender."""
         unparseable, length = self._unparseable, self._record.payload_length
         if unparseable is None or self._is_dropped or not unparseable.keeps(refusal):
             await self.abort()
@@ -229,6 +229,6 @@ class StreamIngest:
         return await self._committer.book(claim, refusal)
 
     async def abort(self) -> None:
-        """Keeps nothing of it."""
+        """Drops the object."""
         self._is_dropped = True
         await self._committer.blocking(self._record.abort)

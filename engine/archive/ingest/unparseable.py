@@ -1,10 +1,9 @@
-"""What a server does with data sets that cannot be taken as instances: keeps the bytes, in bounds, and still refuses.
+"""Keeps data sets that cannot be stored as instances in quarantine (`lifecycle.quarantine`), within limits.
 
-The sender gets its failure status either way. What is kept waits in quarantine (`lifecycle.quarantine`) until somebody
-looks at it. Bounds, so that a sender of rubbish fills no disk: bytes and number over the whole archive, and the same
-bytes under the same UID are kept once, however often a device tries.
+The sender gets its failure status in any case. Limits, so that a faulty sender cannot fill the disk: bytes and number
+over the whole archive; and the same bytes under the same UID are kept once, however often a device tries.
 
-Runs only where an instance has been refused; an instance that is taken never comes by here.
+Used only after a refusal, never for an accepted instance.
 """
 
 from __future__ import annotations
@@ -27,38 +26,38 @@ if TYPE_CHECKING:
 logger = log.get("archive.quarantine")
 
 REASONS: Final = frozenset({Refusal.CANNOT_UNDERSTAND, Refusal.MISMATCH})
-"""What is kept: not what the sender was not allowed to send, or what there was no room for."""
+"""Reasons of refusals that are kept: not those for lack of permission or of room."""
 
-KNOWN_AGE_S = 60.0
-"""How long a process relies on what it knows of the quarantine; others add to it too."""
+LIST_AGE_S = 60.0
+"""How long a process trusts its copy of the quarantine's list; others add to it too."""
 
 
 @dataclass(frozen=True, slots=True)
 class QuarantineLimits:
-    """How much the quarantine may hold; see the configuration's [quarantine]."""
+    """The limits of the quarantine; see [quarantine] in the configuration."""
 
     bytes_max: int
     count_max: int
 
 
 class Unparseable:
-    """One process's way into the quarantine. Thread-safe as far as its index is: decisions may be made twice."""
+    """The quarantine's limits in one process. As thread-safe as its index: two threads may decide the same."""
 
     def __init__(
         self, index: Catalog, limits: QuarantineLimits, counters: MutableMapping[str, int] | None = None
     ) -> None:
-        """Counts what it does in `counters`."""
+        """`counters`: for its own counts."""
         self._index = index
         self._limits = limits
-        self._known: set[tuple[bytes, int, int]] = set()
-        """Key, length and checksum of what is in quarantine."""
+        self._listed: set[tuple[bytes, int, int]] = set()
+        """Key, length and checksum of each record in quarantine."""
         self._recent: set[tuple[bytes, int, int]] = set()
-        """What was let in since that was read: some of it may still be on its way."""
-        self._known_at_s = -KNOWN_AGE_S
+        """Records that were admitted since; some may not be in the index yet."""
+        self._listed_at_s = -LIST_AGE_S
         self.counters: MutableMapping[str, int] = Counter() if counters is None else counters
 
     def claim(self, refusal: InstanceRefused, request: StoreRequest) -> Quarantined:
-        """What is written beside the bytes: why, and what the front end says of them. Position and stamp are open."""
+        """The facts recorded with the bytes: the reason, and the front end's parameters. Without position and stamp."""
         return Quarantined(
             UNPLACED,
             0,
@@ -71,41 +70,41 @@ class Unparseable:
         )
 
     def keeps(self, error: InstanceRefused) -> bool:
-        """Whether what is refused for this reason is kept at all."""
+        """Whether refusals for this reason are kept at all."""
         return error.refusal in REASONS
 
     def wants(self, claim: Quarantined, length: int, crc: int) -> bool:
-        """Whether these bytes shall be kept. Reads the index, and now and then all of the quarantine."""
-        if time.monotonic() - self._known_at_s > KNOWN_AGE_S:
-            self._known = {
+        """Whether to keep these bytes. Reads the index, and now and then the whole list of the quarantine."""
+        if time.monotonic() - self._listed_at_s > LIST_AGE_S:
+            self._listed = {
                 (item.sop_instance_uid, item.position.payload_length, item.position.payload_crc)
                 for item in self._index.quarantined()
             } | self._recent
             self._recent = set()
-            self._known_at_s = time.monotonic()
-        what = (claim.sop_instance_uid, length, crc)
-        if what in self._known:
+            self._listed_at_s = time.monotonic()
+        identity = (claim.sop_instance_uid, length, crc)
+        if identity in self._listed:
             self.counters["quarantine_known"] += 1
             return False
         if not self.has_room(length):
             return False
-        self._known.add(what)
-        self._recent.add(what)
+        self._listed.add(identity)
+        self._recent.add(identity)
         return True
 
     def has_room(self, length: int) -> bool:
-        """Whether so many bytes more are within the bounds."""
-        within = (
+        """Whether this many more bytes are within the limits."""
+        has_room = (
             self._index.quarantined_bytes() + length <= self._limits.bytes_max
-            and len(self._known) < self._limits.count_max
+            and len(self._listed) < self._limits.count_max
         )
-        if not within:
+        if not has_room:
             self.counters["quarantine_full"] += 1
-            logger.warning("the quarantine is full, what cannot be parsed is dropped", bytes=length)
-        return within
+            logger.warning("the quarantine is full: an unparseable data set is dropped", bytes=length)
+        return has_room
 
 
 def _uid(text: str | None) -> bytes:
-    """A claimed UID as a record may carry it; empty when it is too long for one."""
+    """A claimed UID for a record; empty if it is too long."""
     uid = (text or "").encode("ascii", "replace")
     return uid if len(uid) <= UID_LENGTH_MAX and b"\0" not in uid else b""

@@ -1,7 +1,7 @@
-"""What a writing process has: its segment log and the index. Appends records and makes them visible.
+"""The segment log and the index of a writing process. Appends records and makes them visible.
 
-Does not sync and does not answer anybody: the ports commit (`live`, `batch`). Does not decide what a duplicate means
-(`decision`). A process has one for instances, and one for the ledger: tombstones, holds and corrections.
+Does not sync and does not answer: the ports commit (`live`, `batch`). Does not decide about duplicates (`decision`). A
+process has one writer for instances, and one for the ledger: tombstones, holds and corrections.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ class Writer:
         self._clock = StampClock()
         self._sealing = threading.Lock()
         self._sealed: dict[int, SegmentMark] = {}
-        """Sealed segments that the index has not been told of yet."""
+        """Sealed segments that are not marked in the index yet."""
 
     @property
     def schema(self) -> Schema:
-        """Which attributes of its instances the archive keeps."""
+        """The attributes of instances that the index keeps."""
         return self.index.schema
 
     def next_stamp(self, after: int = 0) -> int:
-        """A stamp above all that this writer gave and above `after`."""
+        """A stamp above all earlier ones of this writer and above `after`."""
         return self._clock.next(after)
 
     def append(
@@ -57,8 +57,8 @@ class Writer:
     ) -> None:
         """Writes the record to the page cache, and fills the entry's position, stamp and flags.
 
-        The entry's stamp is the newest of its UID until then. `flags`: the policy, and perhaps HEAL. `sync_soon`: the
-        caller syncs before it answers. Raises StorageFull or StorageFailed.
+        Before the call, the entry's stamp is the newest of its UID. `flags`: the policy, and perhaps HEAL. `sync_soon`:
+        the caller syncs before it answers. Raises StorageFull or StorageFailed.
         """
         entry.stamp = self._clock.next(entry.stamp)
         entry.flags = flags
@@ -75,7 +75,7 @@ class Writer:
         )
 
     def quarantine(self, claim: Quarantined, payload: Sequence[Buffer], length: int, crc: int) -> None:
-        """Writes what could not be taken as an instance to the page cache; `book_quarantined` makes it visible.
+        """Writes a refused data set to the page cache; `book_quarantined` makes it visible.
 
         Raises StorageFull or StorageFailed.
         """
@@ -94,7 +94,7 @@ class Writer:
             return self.index.apply(entries)
 
     def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
-        """The same for a caller that must not wait; None when somebody else writes the index."""
+        """The same for a caller that must not wait; None if another process writes the index."""
         with self._final_failures():
             return self.index.try_apply(entries)
 
@@ -104,14 +104,14 @@ class Writer:
             return self.index.apply_promptly(entries, is_durable)
 
     def outcome_of(self, entry: Entry, outcome: Outcome) -> Outcome:
-        """What to answer for an entry that is visible now; ends the damage of what it has healed. Blocks."""
+        """The answer for an entry that is visible now; clears the damage that it has healed. Blocks."""
         if not entry.flags & HEAL:
             return outcome
         self.resolver.clear_healed(entry.sop_instance_uid)
         return Outcome.KEPT_ASIDE if outcome is Outcome.KEPT_ASIDE else Outcome.STORED
 
     def seal_rolled(self) -> None:
-        """Seals segments that are full and tells the index. Blocks on the disk; call it off the loop."""
+        """Seals full segments and marks them in the index. Blocks on the disk: do not call it on the loop."""
         with self._sealing:
             self._mark_sealed(self.log.seal_rolled())
 
@@ -127,7 +127,7 @@ class Writer:
 
     @contextmanager
     def _final_failures(self) -> Iterator[None]:
-        """A sync or a commit that failed beside the log ends this writer as one of the log's own does."""
+        """Ends this writer after a failed sync or commit elsewhere, as after a failure of its own log."""
         try:
             yield
         except StorageFailed as error:
@@ -135,7 +135,7 @@ class Writer:
             raise
 
     def _mark_sealed(self, segments: Sequence[tuple[int, int]]) -> None:
-        """On a full disk the index is told at the next call, or finds out at the next start."""
+        """Marks sealed segments in the index. On a full disk the next call does it, or the next start."""
         for segment_id, length in segments:
             self._sealed[segment_id] = SegmentMark(indexed_bytes=length, sealed=True)
         if not self._sealed:
@@ -143,6 +143,6 @@ class Writer:
         try:
             self.index.apply([], marks=self._sealed)
         except StorageFull as error:
-            logger.warning("the index does not know of sealed segments yet", count=len(self._sealed), error=str(error))
+            logger.warning("sealed segments are not marked in the index yet", count=len(self._sealed), error=str(error))
             return
         self._sealed.clear()
