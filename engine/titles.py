@@ -56,3 +56,9 @@ def check_title(title: str) -> None:
     """Raises ValueError for an AE title that fits in no encoding."""
     if not wire_forms(title):
         raise ValueError(f"AE title {title!r} has more than {TITLE_BYTES_MAX} bytes in Latin-1 and in UTF-8")
+
+
+def title_of(sender: str) -> str:
+    """A recorded sender where only an AE title may stand; "" for `http:ADDRESS` and `cli:NAME` (`access.principal`)."""
+    is_title = len(sender) <= TITLE_BYTES_MAX and not sender.startswith(("http:", "cli:"))
+    return sender if is_title else ""

@@ -98,7 +98,7 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
         ("x = [", "is not TOML"),
         ('[peer]\naet = "A"', "each written [[peer]]"),
         ('[[peer]]\naet = "A"\nport = 104', "[[peer]] 'A': host is missing: host and port go together"),
-        ('[[peer]]\naet = "A"\nmay = ["destination"]', "[[peer]] 'A': host and port are missing"),
+        ('[[peer]]\naet = "A"\nmay = ["destination"]', "[[peer]] 'A': without host and port, or a url,"),
         ('[[peer]]\naet = "A"\nhots = "h"', "[[peer]] 'A': unknown key 'hots'; did you mean 'host'?"),
         ('[[peer]]\nhost = "h"\nport = 1', "[[peer]] number 1: object missing required field `aet`"),
         ('[[peer]]\naet = "A"\nmay = ["stor"]', "'stor' is not one of store, query, retrieve, destination"),
@@ -154,8 +154,9 @@ def test_relative_paths_in_a_file_start_at_its_folder(tmp_path: Path) -> None:
 
 
 def test_a_peer_without_address_is_no_destination(tmp_path: Path) -> None:
-    config = load(written(tmp_path, PEER + '[[peer]]\naet = "SENDER"\n'), {}, {})
-    assert [peer.may[-1] for peer in config.peers] == ["destination", "retrieve"]
+    text = PEER + '[[peer]]\naet = "STORE2"\n[[peer]]\naet = "WEB"\nurl = "http://pacs/dicom-web"\n'
+    config = load(written(tmp_path, text), {}, {})
+    assert [peer.may[-1] for peer in config.peers] == ["destination", "retrieve", "destination"]
 
 
 def test_the_first_of_two_peers_whose_titles_mean_the_same_is_found() -> None:

@@ -71,8 +71,8 @@ class PeerRules:
         destination = config.peer(target.ae_title)
         if destination is None:
             return Decision(False, "an unknown destination")
-        if not (destination.has_address if principal.kind is Kind.PEER else destination.is_reachable):
-            return Decision(False, "a destination without host and port")
+        if not destination.is_reachable:
+            return Decision(False, "a destination without host and port, and without a url")
         if "destination" not in destination.may:
             return Decision(False, "a peer that may not be a destination")
         own = config.settings_of(principal.name).destinations

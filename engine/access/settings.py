@@ -30,7 +30,7 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     url: Annotated[str, Meta(pattern=r"^(https?://[^\s?#@]+)?$", max_length=4096)] = ""
     """The root of its DICOMweb services, as https://pacs.example.org/dicom-web. Jobs then send to it by STOW-RS and
-    pull from it by QIDO-RS and WADO-RS. C-MOVE to it needs host and port."""
+    pull from it by QIDO-RS and WADO-RS. A C-MOVE to it uses host and port if it has them, else STOW-RS."""
 
     ca_file: Path | None = None
     """A PEM file with the certificate authorities that its certificate is verified against; unset: those of this
@@ -47,7 +47,7 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     may: tuple[Permission, ...] = ("store", "query", "retrieve", "destination")
     """Its permissions: store instances here, query, retrieve, receive instances that another peer requests. Without
-    host and port the default leaves destination out."""
+    host, port and url the default leaves destination out."""
 
     destinations: tuple[AETitle, ...] | None = None
     """AE titles to which it may have instances sent by C-MOVE, to restrict it: a ward's viewer that shall send to its

@@ -9,13 +9,17 @@ from engine.server import worker
 from engine.services.front import DimseFront
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from engine.config import Peer
     from engine.runtime.engine import Engine
     from engine.runtime.front import Front
+    from engine.services.destination import Resources, Results, Sender
 
 
 def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
     """The fronts of one process."""
-    fronts: list[Front] = [DimseFront(engine, process.number)]
+    fronts: list[Front] = [DimseFront(engine, process.number, _open_web_peer)]
     if engine.config.http.enabled:
         # Import only where needed: aiohttp takes some memory and a tenth of a second.
         from engine.exchange.runner import Runner
@@ -23,6 +27,12 @@ def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
 
         fronts.append(WebFront(engine, process.server_stats, outbound=Runner(engine)))
     return fronts
+
+
+def _open_web_peer(resources: Resources, peer: Peer, results: Results) -> AbstractAsyncContextManager[Sender]:
+    from engine.exchange.stow import stow_destination  # aiohttp, as above
+
+    return stow_destination(resources, peer, results)
 
 
 if __name__ == "__main__":

@@ -197,7 +197,7 @@ class Settings:
     def reading(self) -> configuration.Reading:
         """Reads the configuration, and says where from. Raises ConfigError."""
         places = configuration.places(self._file, os.environ, self._data)
-        return configuration.Reading(self.read(), self.path, places)
+        return configuration.Reading(self.read(), self.path, places, self.origins())
 
     def load(self) -> Config:
         """Reads the configuration and quiets the log for a command, whose user reads results, not events."""

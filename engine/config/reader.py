@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import os
 import re
@@ -58,6 +59,8 @@ class Reading:
     """The file; None: there was none."""
     places: tuple[Path, ...]
     """The paths that were searched for a file."""
+    origins: Mapping[str, Origin] = dataclasses.field(default_factory=dict)
+    """Where each key gets its value from."""
 
     @property
     def source(self) -> str:
@@ -260,10 +263,11 @@ def _check_address(peer: dict[str, Any], where: str, mistakes: list[str]) -> Non
     host, port = peer.get("host"), peer.get("port")
     if bool(host) != bool(port):
         mistakes.append(f"{where}: {'port' if host else 'host'} is missing: host and port go together")
+    is_reachable = host or peer.get("url")
     if "may" not in peer:
-        peer["may"] = [name for name in get_args(Permission) if host or name != "destination"]
-    elif isinstance(peer["may"], list) and "destination" in peer["may"] and not host:
-        mistakes.append(f"{where}: host and port are missing, and without them it cannot be a destination")
+        peer["may"] = [name for name in get_args(Permission) if is_reachable or name != "destination"]
+    elif isinstance(peer["may"], list) and "destination" in peer["may"] and not is_reachable:
+        mistakes.append(f"{where}: without host and port, or a url, it cannot be a destination")
 
 
 def _from_environment(env: Mapping[str, str]) -> dict[str, str]:

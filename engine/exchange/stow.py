@@ -10,13 +10,14 @@ part's type has no transfer syntax parameter: the file has it, and the same Orth
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from engine.dicom import part10, transfer_syntax
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import AssociationFailed, CorruptRecord, EngineError, TranscodeError
-from engine.exchange.dicomweb import DICOM_JSON, DicomwebPeer
+from engine.exchange.dicomweb import DICOM_JSON, DicomwebPeer, connected
 from engine.services import outgoing
 from engine.services.coercion import Coercer
 from engine.services.outgoing import OutgoingDataSet
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from engine.services.destination import Resources, Results
 
 BATCH: Final = 50
-"""Instances in one request: some tens of megabytes, so that a lost connection costs little."""
+BATCH_BYTES: Final = 32 << 20
+"""Instances in one request, and their bytes if there are several: a lost connection costs little, and the requester of
+a C-MOVE gets a pending response after each request."""
 PIECE_BYTES: Final = 1 << 20
 DICOM: Final = "application/dicom"
 
@@ -53,8 +56,7 @@ class StowDestination:
 
     async def send(self, instances: list[Instance]) -> None:
         """Sends all instances, and reports a result for each."""
-        for start in range(0, len(instances), BATCH):
-            batch = instances[start : start + BATCH]
+        for batch in _batches(instances):
             if self._results.cancelled:
                 return
             if self._results.unreachable:
@@ -155,6 +157,26 @@ class StowDestination:
                 yield bytes(view[:length])
             if length < PIECE_BYTES:
                 return
+
+
+@asynccontextmanager
+async def stow_destination(resources: Resources, peer: Peer, results: Results) -> AsyncIterator[StowDestination]:
+    """A peer, connected within the context. Raises ConfigError for credentials that cannot be read."""
+    async with connected(peer, resources.config) as client:
+        yield StowDestination(resources, client, peer, results)
+
+
+def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
+    batch: list[Instance] = []
+    length = 0
+    for instance in instances:
+        length += instance.position.payload_length
+        if batch and (len(batch) == BATCH or length > BATCH_BYTES):
+            yield batch
+            batch, length = [], instance.position.payload_length
+        batch.append(instance)
+    if batch:
+        yield batch
 
 
 def _target_of(instance: Instance) -> str:

@@ -35,7 +35,7 @@ from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from engine.archive.archive import Archive
     from engine.config import Config
@@ -56,6 +56,8 @@ class Engine:
     renderer: Renderer = field(default_factory=Renderer)
     associations: AssociationsCount = field(default_factory=AssociationsCount.alone)
     pools: Pools = field(default_factory=Pools)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each key of the configuration gets its value from, as far as that is known here."""
     access: Access = field(init=False)
     thumbnails: Thumbnails = field(init=False)
     admission: Admission = field(init=False)

@@ -1,6 +1,6 @@
 """Messages between supervisor and worker: one JSON object a datagram on a SOCK_SEQPACKET pair, at most one descriptor.
 
-supervisor → worker   start {number} + the descriptor of the workers' memory   config {config, version}
+supervisor → worker   start {number} + the descriptor of the workers' memory   config {config, version, origins}
                       accept {front, host, serial} + the connection's descriptor   drain {limit_s}
                       stats {request}   server_stats {request, stats}
 worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed {front}   failed {error}
@@ -83,7 +83,7 @@ class Channel:
         if len(self._waiting) == 1 and not self.flush():
             self.on_backlog()
 
-    def send_latest(self, kind: str, **fields: str | int) -> None:
+    def send_latest(self, kind: str, **fields: object) -> None:
         """Like `send`, and drops an older message of the same kind that still waits."""
         self._waiting = deque(message for message in self._waiting if message[0] != kind)
         self.send(kind, fd=None, **fields)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from engine import interpreter
@@ -98,11 +98,11 @@ class Child:
         except ChannelClosed:
             return
 
-    def configure(self, config: str, version: int) -> None:
+    def configure(self, config: str, version: int, origins: Mapping[str, str] | None = None) -> None:
         """Sends it the configuration; an older one that was not sent yet is dropped."""
         self._sent_at = self._loop.time()
         try:
-            self.channel.send_latest("config", config=config, version=version)
+            self.channel.send_latest("config", config=config, version=version, origins=origins or {})
         except ChannelClosed:
             return
 

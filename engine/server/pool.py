@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from engine import guards, log
@@ -85,11 +85,14 @@ class Pool:
         on_change: Callable[[], None],
         fail: Callable[[str], None],
         spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]] = child.spawn,
+        origins: Mapping[str, str] | None = None,
     ) -> None:
         """`module`: what a worker process runs. `recover` recovers the log of a dead process; `on_change` is called
         when the first worker may have become ready or the last one have ended; `fail` ends the server."""
         self._config = config
         self._config_json = config.to_json().decode()
+        self._origins = dict(origins or {})
+        """Where each key of the configuration gets its value from, for workers that show it."""
         self._version = 1
         self._metrics = metrics
         self._recover = recover
@@ -141,13 +144,14 @@ class Pool:
         """Call this when all workers are ready: from now on a worker that dies is replaced."""
         self._serving = True
 
-    def reload(self, config: Config) -> None:
+    def reload(self, config: Config, origins: Mapping[str, str] | None = None) -> None:
         """Replaces the configuration. Each worker gets it before any connection that is handed over later."""
         self._config = config
         self._config_json = config.to_json().decode()
+        self._origins = dict(origins or {})
         self._version += 1
         for worker in self._workers:
-            worker.configure(self._config_json, self._version)
+            worker.configure(self._config_json, self._version, self._origins)
 
     async def wait_until_configured(self) -> list[int]:
         """Waits up to CONFIGURED_S for every worker to apply the configuration; returns those that have not."""
@@ -192,7 +196,7 @@ class Pool:
         self._workers.append(worker)
         worker.attach(lambda message: self._handle(worker, message), lambda: self._on_lost(worker))
         worker.send("start", fd=self._memory.fd, number=number)
-        worker.configure(self._config_json, self._version)
+        worker.configure(self._config_json, self._version, self._origins)
 
     def _handle(self, worker: WorkerProcess, message: dict[str, Any]) -> None:
         match message["kind"]:
@@ -320,7 +324,7 @@ class Pool:
         for worker in list(self._workers):
             if worker.is_behind(self._version):
                 logger.warning("worker has not confirmed the configuration, sending it again", worker=worker.number)
-                worker.configure(self._config_json, self._version)
+                worker.configure(self._config_json, self._version, self._origins)
             if worker.ready:
                 self._check_silence(worker)
         self._unpark()

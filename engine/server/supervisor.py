@@ -76,6 +76,7 @@ class Supervisor:
         """`reread` reads the configuration again; `announce` prints the ready line."""
         self._config = config = reading.config
         self._config_source = reading.source
+        self._origins = dict(reading.origins)
         self._reread = reread
         self._announce = announce
         self._archive: Archive | None = None
@@ -97,6 +98,7 @@ class Supervisor:
             recover=self._recover,
             on_change=self._update_accepting,
             fail=self._fail,
+            origins=self._origins,
         )
         self._pool.server_stats = self._stats
         self._pending = PendingConnections(self._loop, lambda: self._config, self._metrics, self._pool.hand_over)
@@ -342,7 +344,9 @@ class Supervisor:
         before = self._config
         self._config, restart_needed = before.reloaded(reading.config)
         changed = before.differences(self._config)
-        self._pool.reload(self._config)
+        kept = {key: self._origins[key] for key in restart_needed if key in self._origins}
+        self._origins = {**reading.origins, **kept}
+        self._pool.reload(self._config, self._origins)
         self._caretaker.reload(self._config)
         logger.info("reloaded", configuration=reading.source, changed=changed, restart_needed=restart_needed)
         file = str(reading.path) if reading.path is not None else None

@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +90,9 @@ class Worker:
         memory: WorkerMemory,
         make_fronts: MakeFronts,
         version: int,
+        origins: Mapping[str, str],
     ) -> None:
-        """`version`: number of the configuration."""
+        """`version`: number of the configuration; `origins`: where its values come from."""
         self._channel = channel
         self._version = version
         self._loop = asyncio.get_running_loop()
@@ -107,6 +108,7 @@ class Worker:
             on_failure=self._storage_failed,
             associations=memory.associations,
         )
+        self._engine.origins = origins
         self._process = Process(number, channel, self._loop)
         self._fronts: dict[str, Front] = {}
         self._make_fronts = make_fronts
@@ -175,6 +177,7 @@ class Worker:
             case "config":
                 config = Config.from_json(message["config"].encode())
                 self._engine.configure(config)
+                self._engine.origins = message["origins"]
                 for front in self._fronts.values():
                     front.configure(config)
                 self._version = message["version"]
@@ -256,7 +259,7 @@ def serve(fd: int, make_fronts: MakeFronts) -> int:
     memory = WorkerMemory(memory_fd, number)
 
     async def run() -> int:
-        return await Worker(channel, number, config, memory, make_fronts, message["version"]).run()
+        return await Worker(channel, number, config, memory, make_fronts, message["version"], message["origins"]).run()
 
     try:
         return uvloop.run(run())

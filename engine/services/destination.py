@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from engine.errors import AssociationFailed
 from engine.net.client import Address, Requestor, open_association
@@ -20,6 +20,9 @@ from engine.services.storage_scu import InstanceSender
 from engine.services.suboperations import InstanceQueue, Originator, SendResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
     from engine.archive.archive import Archive
     from engine.archive.transcoding.transcode import Transcoder
     from engine.config import Config, Peer
@@ -67,6 +70,17 @@ class Results(Protocol):
     def fail_all(self, instances: Iterable[Instance], why: str) -> None: ...
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """Our own code failed."""
+
+
+class Sender(Protocol):
+    """Sends instances to one peer."""
+
+    async def send(self, instances: list[Instance], /) -> None:
+        """Sends all instances, and reports a result for each."""
+
+
+OpenWebPeer: TypeAlias = "Callable[[Resources, Peer, Results], AbstractAsyncContextManager[Sender]]"
+"""Opens a peer that has a url and no DICOM address. Entering the context raises ConfigError."""
 
 
 class Destination:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.config import Config, Limits
     from engine.runtime.engine import Engine
+    from engine.services.destination import OpenWebPeer
 
 logger = log.get("services.front")
 
@@ -34,13 +35,14 @@ class DimseFront:
 
     name = "dicom"
 
-    def __init__(self, engine: Engine, process: int = 0) -> None:
-        """`process`: its number, for the names of wire traces."""
+    def __init__(self, engine: Engine, process: int = 0, open_web_peer: OpenWebPeer | None = None) -> None:
+        """`process`: its number, for the names of wire traces. Without `open_web_peer` a C-MOVE to a peer that has only
+        a url is refused."""
         trace_folder = engine.config.log.wire_trace
         self._engine = engine
         self._trace = TraceFolder(trace_folder, process) if trace_folder else None
         self._pool = ChunkPool()
-        self._services = Services(engine, self._pool, self._trace)
+        self._services = Services(engine, self._pool, self._trace, open_web_peer)
         self._connections: dict[Connection, Acceptor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False

@@ -9,6 +9,7 @@ are pinned as soon as the index has returned them.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from engine import access, log
@@ -17,7 +18,7 @@ from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
-from engine.errors import EngineError, QueryError
+from engine.errors import ConfigError, EngineError, QueryError
 from engine.index.format.types import Instance
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination
@@ -30,8 +31,11 @@ from engine.services.suboperations import InstanceQueue, Originator, SendResult
 from engine.titles import readable
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from engine.archive.retrieve import Pin
     from engine.archive.selection import Selection
+    from engine.services.destination import Sender
     from engine.services.session import Session
 
 logger = log.get("services.retrieve_scp")
@@ -199,7 +203,8 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
         return  # check this first: a peer that may not retrieve must not learn which destinations exist
     decision = session.allowed(Action.SEND, access.Destination(rq.move_destination))
     peer = session.config.peer(rq.move_destination)
-    if not decision or peer is None:
+    services = session.services
+    if not decision or peer is None or not (peer.has_address or services.open_web_peer):
         logger.warning(
             "move destination unknown",
             calling=session.caller,
@@ -214,10 +219,20 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
         return
     selection, pin = selected
     originator = Originator(session.calling_ae_title, rq.message_id, rq.priority)
-    destination = Destination(session.services, peer, retrieval, originator, rq.move_destination)
+    opened: AbstractAsyncContextManager[Sender]
+    if peer.has_address or services.open_web_peer is None:
+        opened = nullcontext(Destination(services, peer, retrieval, originator, rq.move_destination))
+    else:
+        opened = services.open_web_peer(services, peer, retrieval)
     with selection, pin:
-        async for batch in _batches(retrieval, selection):
-            await destination.send(batch)
+        try:
+            async with opened as destination:
+                async for batch in _batches(retrieval, selection):
+                    await destination.send(batch)
+        except ConfigError as error:
+            logger.error("move destination has no credentials", destination=peer.aet, error=str(error))
+            _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, str(error))
+            return
     retrieval.finish()
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
     from engine.runtime.pools import Pools
     from engine.runtime.retrieval_budget import RetrievalBudget
+    from engine.services.destination import OpenWebPeer
 
 
 @dataclass(slots=True)
@@ -27,6 +28,8 @@ class Services:
     """Memory for received data sets."""
     trace: TraceFolder | None = None
     """Folder for traces of associations that we request."""
+    open_web_peer: OpenWebPeer | None = None
+    """Opens a peer that takes instances by DICOMweb only, for a C-MOVE to it."""
     associations_count: int = 0
     """Open associations in this process."""
     find_count: int = 0

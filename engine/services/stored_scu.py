@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from engine import log
 from engine.archive.transcoding.transcode import Transcoder
@@ -22,7 +22,7 @@ from engine.errors import AssociationFailed, StorageError
 from engine.metrics import Metrics
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
-from engine.services.destination import Destination, Results
+from engine.services.destination import Destination, Results, Sender
 from engine.services.destination import Resources as SendResources
 from engine.services.suboperations import Originator, SendResult
 
@@ -83,13 +83,6 @@ class Resources:
         """Ends decoders and threads."""
         self.transcoder.close()
         self.pools.close()
-
-
-class Sender(Protocol):
-    """Sends instances to one peer."""
-
-    async def send(self, instances: list[Instance], /) -> None:
-        """Sends all instances, and reports a result for each."""
 
 
 OpenDestination = Callable[[Results], Sender]

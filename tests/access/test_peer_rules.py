@@ -8,6 +8,7 @@ from engine.access import Action, Decision, Destination, Kind, PeerRules, Princi
 from engine.config import Config, Peer, Permission
 
 WS1 = Peer(aet="WS1", host="ws1", port=104)
+WEB = Peer(aet="WEB", url="http://web/dicom-web")
 WS2 = Peer(aet="WS2", host="ws2", port=104)
 
 
@@ -46,14 +47,21 @@ def test_unknown_peers_may_what_application_entities_do_or_nothing() -> None:
 
 def test_instances_go_to_a_known_peer_with_an_address_that_may_be_a_destination() -> None:
     config = Config(
-        peers=(WS1, Peer(aet="NOWHERE"), Peer(aet="ARCHIVE", host="a", port=104, may=("store", "query", "retrieve")))
+        peers=(
+            WS1,
+            WEB,
+            Peer(aet="NOWHERE"),
+            Peer(aet="ARCHIVE", host="a", port=104, may=("store", "query", "retrieve")),
+        )
     )
     reasons = {
-        title: decision(config, "X", Action.SEND, title).reason for title in ("WS1", "NOWHERE", "ARCHIVE", "OTHER")
+        title: decision(config, "X", Action.SEND, title).reason
+        for title in ("WS1", "WEB", "NOWHERE", "ARCHIVE", "OTHER")
     }
     assert reasons == {
         "WS1": "",
-        "NOWHERE": "a destination without host and port",
+        "WEB": "",
+        "NOWHERE": "a destination without host and port, and without a url",
         "ARCHIVE": "a peer that may not be a destination",
         "OTHER": "an unknown destination",
     }

@@ -55,6 +55,19 @@ def files_of(target: Path) -> dict[str, bytes]:
     return answers
 
 
+@pytest.mark.parametrize(
+    ("sender", "title"),
+    [("MODALITY", "MODALITY"), ("A:B", "A:B"), ("http:127.0.0.1", None), ("http:2001:db8::1234:5678:9", None)],
+)
+def test_the_source_of_a_file_is_an_application_entity(tmp_path: Path, sender: str, title: str | None) -> None:
+    ds = samples.instance()
+    archive = filled(ds)
+    archive.found[ds.SOPInstanceUID].calling_ae_title = sender
+    exported(archive, tmp_path / "out", "folder")
+    (path,) = (tmp_path / "out").rglob("*.dcm")
+    assert pydicom.dcmread(path).file_meta.get("SourceApplicationEntityTitle") == title
+
+
 STUDY = [samples.instance(study, series, number) for study in (1, 2) for series in (1, 2) for number in (1, 2, 3)]
 
 

@@ -13,11 +13,13 @@ import pytest
 from engine.archive import selection
 from engine.config import Config
 from engine.config import Peer as KnownPeer
+from engine.exchange.stow import stow_destination
 from engine.services import destination, retrieve_scp
 from tests import peer
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, STUDY_ROOT_MOVE, Listener, Message, Peer
 from tests.services.serving import LIMITS, Serving, serve
 from tests.services.test_storage_scu import MOVE, STUDY, answers, fill, get
+from tests.web.stow_sink import stow_sink
 
 COUNT = 10
 COUNTS = (peer.COMPLETED, peer.FAILED, peer.WARNING)
@@ -27,9 +29,9 @@ def counts(final: Message) -> list[int]:
     return [peer.number(final.command, what) for what in COUNTS]
 
 
-def move(asker: Peer) -> Message:
+def move(asker: Peer, destination: str = "SINK") -> Message:
     asker.associate(MOVE)
-    rq = peer.query_rq(peer.C_MOVE_RQ, 7, STUDY_ROOT_MOVE, "SINK")
+    rq = peer.query_rq(peer.C_MOVE_RQ, 7, STUDY_ROOT_MOVE, destination)
     asker.send(peer.message(5, rq, peer.identifier(STUDY)))
     _, final = answers(asker)
     asker.release()
@@ -113,6 +115,42 @@ def test_a_destination_that_is_not_there_is_called_once_for_all_batches(
         assert len(calls) == 1
 
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(sink,)))
+
+
+def test_a_destination_with_a_url_alone_has_it_by_stow(tmp_path: Path, small_batches: None) -> None:
+    data = tmp_path / "data"
+    with stow_sink() as sink:
+        peers = (
+            KnownPeer(aet="SINK", url=sink.url),
+            KnownPeer(aet="NO-SECRET", url=sink.url, token_file=tmp_path / "none"),
+        )
+
+        def script(serving: Serving) -> None:
+            stored = fill(serving, [1000] * COUNT)
+            with serving.call() as asker:
+                final = move(asker)
+            assert final.status() == 0xA801, "nothing here opens such a peer"
+            serving.services.open_web_peer = stow_destination
+            sink.refused = {sorted(stored)[0]}
+            with serving.call() as asker:
+                final = move(asker)
+            assert (final.status(), counts(final)) == (0xB000, [COUNT - 1, 1, 0])
+            assert final.data_set is not None and sorted(stored)[0].encode() in final.data_set
+            assert set(sink.received) == set(stored) - sink.refused
+            sink.refused = set()
+            with serving.call() as asker:
+                final = move(asker)
+            assert (final.status(), counts(final), set(sink.received)) == (0, [COUNT, 0, 0], set(stored))
+            sink.status = 500
+            with serving.call() as asker:
+                final = move(asker)
+            assert (final.status(), counts(final)) == (0xA702, [0, COUNT, 0])
+            with serving.call() as asker:
+                final = move(asker, "NO-SECRET")
+            assert final.status() == 0xA702
+            assert "token_file cannot be read" in peer.text(final.command, peer.ERROR_COMMENT)
+
+        serve(data, script, config=Config(data=data, limits=LIMITS, peers=peers))
 
 
 @pytest.mark.parametrize("destination", ["SINK", "NOBODY"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.certificates import self_signed
 from tests.peer import IMPLICIT, VERIFICATION, Peer
 from tests.system.server import Server, wait_for
 
@@ -61,6 +63,19 @@ def test_whichever_worker_is_asked_the_metrics_are_of_all_and_of_both_fronts(ser
         assert samples["filmroom_up", ""] == 1
         assert samples["filmroom_pool_waiting", ""] == 0
     wait_for(lambda: ask().get(("filmroom_operation_seconds_count", "GET /metrics"), 0) >= 4, what="all are counted")
+
+
+def test_settings_say_where_their_values_come_from(server: Server) -> None:
+    def origins(*keys: str) -> list[str]:
+        rows = {row["key"]: row for row in json.loads(curl(f"{server.url}/api/settings"))["settings"]}
+        return [rows[key]["origin"] for key in keys]
+
+    keys = ("data", "http.port", "aet", "limits.disk_reserve_bytes", "duplicates_answer")
+    assert origins(*keys) == ["flag", "environment", "default", "default", "default"]
+    server.reload('duplicates_answer = "success"\n[limits]\ndisk_reserve_bytes = 1\n')
+    assert origins(*keys) == ["flag", "environment", "default", "file", "default"], "one of them needs a restart"
+    server.reload("")
+    assert origins(*keys)[3] == "default"
 
 
 def test_aiohttp_keeps_its_connections_and_gets_all_its_answers(server: Server) -> None:
@@ -118,21 +133,8 @@ def test_a_connection_that_says_little_stays_with_the_supervisor(server: Server)
     wait_for(lambda: server.stats()["waiting"] == 0, what="all gone")
 
 
-def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    certificate, key = folder / "cert.pem", folder / "key.pem"
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate)),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return certificate, key
-
-
 def test_https_takes_a_new_certificate_over_and_drops_no_connection(tmp_path: Path) -> None:
-    certificate, key = make_certificate(tmp_path, "first.example")
+    certificate, key = self_signed(tmp_path, "first.example")
     config = f'[http]\ncertificate = "{certificate}"\nkey = "{key}"\n'
     server = Server(tmp_path / "data", http=True, workers=1, config=config)
     try:
@@ -154,7 +156,7 @@ def test_https_takes_a_new_certificate_over_and_drops_no_connection(tmp_path: Pa
 
         old = connect()
         assert b"live" in ask(old) and b"first.example" in name_of(old)
-        make_certificate(tmp_path, "second.example")
+        self_signed(tmp_path, "second.example")
         server.reload(config)
         new = connect()
         assert b"live" in ask(new) and b"second.example" in name_of(new)

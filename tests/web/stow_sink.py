@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pydicom
@@ -63,8 +65,8 @@ class StowSink:
 
 
 @contextmanager
-def stow_sink() -> Iterator[StowSink]:
-    """One that serves within the context."""
+def stow_sink(certificate: Path | None = None, key: Path | None = None) -> Iterator[StowSink]:
+    """One that serves within the context; over TLS with a certificate."""
     sink = StowSink()
 
     class Handler(BaseHTTPRequestHandler):
@@ -100,7 +102,13 @@ def stow_sink() -> Iterator[StowSink]:
             self.wfile.write(body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    sink.url = f"http://127.0.0.1:{server.server_address[1]}/dicom-web"
+    scheme = "http"
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        scheme = "https"
+    sink.url = f"{scheme}://127.0.0.1:{server.server_address[1]}/dicom-web"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

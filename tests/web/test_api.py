@@ -102,7 +102,7 @@ def test_upkeep_and_settings_are_told(api: Asking) -> None:
     assert api.get("/api/stats")["archive"]["studies"] == 2
     settings = {row["key"]: row for row in api.get("/api/settings")["settings"]}
     assert settings["http.port"]["value"] == 8080 and settings["http.port"]["origin"] == "default"
-    assert settings["data"]["origin"] == "configuration" and settings["http.port"]["about"]
+    assert settings["data"]["origin"] == "unknown" and settings["http.port"]["about"]
 
 
 def test_the_history_has_the_columns_that_it_says(api: Asking, hosting: Hosting) -> None:

@@ -20,7 +20,7 @@ from engine.archive.jobs.job_files import new_id
 from engine.archive.settings import Jobs
 from engine.config import Peer
 from engine.exchange import arrival, runner
-from tests import samples
+from tests import certificates, samples
 from tests.sinks import NATIVE, Received, sink
 from tests.web.hosting import Hosting
 from tests.web.serving import Asking, serving
@@ -47,12 +47,15 @@ def fill(data: Path, *studies: int) -> None:
 class Place:
     """The server that works, and whom it knows."""
 
-    def __init__(self, hosting: Hosting, there: Hosting, api: Asking, stow: StowSink, dicom: Received) -> None:
+    def __init__(
+        self, hosting: Hosting, there: Hosting, api: Asking, stow: StowSink, dicom: Received, secure: StowSink
+    ) -> None:
         self.hosting = hosting
         self.there = there
         self.api = api
         self.stow = stow
         self.dicom = dicom
+        self.secure = secure
         self._paused = threading.Event()
 
     def ended(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -74,10 +77,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     fill(folder / "there", 5, 6, 7)
     fill(folder / "here", 1, 2)
     (folder / "token").write_text("a secret\n")
+    authority, certificate, key = certificates.signed(folder, "127.0.0.1")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "LOOK_S", 0.02)
         with (
             stow_sink() as stow,
+            stow_sink(certificate, key) as secure,
             sink({CTImageStorage: NATIVE}) as (dicom, received),
             serving(folder / "there") as there,
         ):
@@ -85,12 +90,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 dicom,
                 Peer(aet="STOW", url=stow.url, token_file=folder / "token"),
                 Peer(aet="THERE", url=f"{there.url}/dicom-web"),
+                Peer(aet="SECURE", url=secure.url, ca_file=authority),
+                Peer(aet="UNTRUSTED", url=secure.url),
+                Peer(aet="MISNAMED", url=secure.url.replace("127.0.0.1", "localhost"), ca_file=authority),
+                Peer(aet="NO-FILE", url=secure.url, ca_file=folder / "none.pem"),
                 Peer(aet="NOBODY", host="127.0.0.1", port=1),
                 Peer(aet="SENDER"),
             )
             with serving(folder / "here", peers=peers, jobs=Jobs(retry_s=0.01, attempts_max=3)) as hosting:
                 api = Asking(hosting.port)
-                yield Place(hosting, there, api, stow, received)
+                yield Place(hosting, there, api, stow, received, secure)
                 api.close()
 
 
@@ -106,6 +115,16 @@ def test_a_peer_that_answers_is_told_from_one_that_does_not(place: Place) -> Non
     assert place.api.post("/api/peers/THERE/echo", {})["protocol"] == "dicomweb"
     assert "NOBODY" in place.api.post("/api/peers/NOBODY/echo", {}, 502)["detail"]
     assert place.api.post("/api/peers/SENDER/echo", {}, 404)["status"] == 404
+
+
+def test_a_private_authority_is_trusted_where_its_file_is_named_and_the_name_of_the_server_counts(place: Place) -> None:
+    place.api.post("/api/peers/SECURE/echo", {})
+    job = place.ended({"kind": "send", "peer": "SECURE", "studies": [uid(1)]})
+    assert (job["state"], set(place.secure.received)) == ("done", uids(1))
+    for title in ("UNTRUSTED", "MISNAMED"):
+        problem = place.api.post(f"/api/peers/{title}/echo", {}, 502)
+        assert problem["detail"] == f"{title}: its certificate is not trusted"
+    assert "ca_file cannot be read" in place.api.post("/api/peers/NO-FILE/echo", {}, 502)["detail"]
 
 
 def test_a_study_is_sent_by_c_store(place: Place) -> None:

@@ -38,6 +38,7 @@ from engine.archive.interchange.private_files import new_file
 from engine.dicom import part10, transfer_syntax
 from engine.errors import CorruptRecord, DataSetError, ExportFailed
 from engine.index.format.types import Instance
+from engine.titles import title_of
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 """(name of the step, done, total)."""
@@ -118,7 +119,7 @@ def file_pieces(archive: Source, instance: Instance) -> Iterator[memoryview | by
         instance.sop_class_uid,
         instance.sop_instance_uid,
         instance.transfer_syntax_uid,
-        source_ae_title=instance.calling_ae_title,
+        source_ae_title=title_of(instance.calling_ae_title),
     )
     yield from archive.pieces(instance)
 

@@ -35,6 +35,7 @@ from engine.errors import CorruptRecord, DataSetError, DeletionRefused, EngineEr
 from engine.index.format.entry import POLICY_KEEP_BOTH, Entry, Quarantined
 from engine.index.format.types import Instance, Level, Outcome
 from engine.storage.record import Kind, crc32c
+from engine.titles import title_of
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -120,7 +121,7 @@ def export(archive: Archive, item: QuarantineItem, folder: Path) -> Path:
 
     def pieces() -> Iterator[bytes | memoryview]:
         if has_meta:
-            yield part10.write_file_meta(*uids, source_ae_title=instance.calling_ae_title)
+            yield part10.write_file_meta(*uids, source_ae_title=title_of(instance.calling_ae_title))
         yield from archive.pieces(instance)
 
     try:

@@ -1,4 +1,4 @@
-"""/api/settings: every key of the configuration in force, what it means, and whether it is the default.
+"""/api/settings: every key of the configuration in force, what it means, and where its value comes from.
 
 Secrets are kept in files of their own, and only their paths are keys. What might all the same be one, a user and a
 password in a URL, is masked.
@@ -29,7 +29,7 @@ _SECRET: Final = re.compile(r"(secret|password|token|passphrase)$")
 async def listed(request: Request) -> web.Response:
     """The settings in force."""
     check_parameters(request)
-    meanings = _meanings()
+    meanings, origins = _meanings(), request.engine.origins
     rows: list[dict[str, Any]] = []
     for key, value in request.config.describe():
         table, _, name = key.partition(".")
@@ -39,7 +39,7 @@ async def listed(request: Request) -> web.Response:
             {
                 "key": key,
                 "value": _shown(key, value),
-                "origin": "default" if value == default else "configuration",
+                "origin": "file" if table in LISTS else origins.get(key, "default" if value == default else "unknown"),
                 "type": entry.type,
                 "about": entry.about,
             }

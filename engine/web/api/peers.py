@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.errors import ConfigError
 from engine.web.api.bodies import Given
 from engine.web.api.json_bodies import answer, body_of, check_parameters
-from engine.web.errors import NotFound, Unavailable
+from engine.web.errors import HttpError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -39,7 +41,10 @@ async def echo(request: Request) -> web.Response:
     outbound = request.host_front.outbound
     if outbound is None:
         raise Unavailable("other archives are not reached from here")
-    return answer(await outbound.echo(peer))
+    try:
+        return answer(await outbound.echo(peer))
+    except ConfigError as error:  # of a secret or certificate, without the path of its file
+        raise HttpError(HTTPStatus.BAD_GATEWAY, str(error)) from error
 
 
 def peer_of(request: Request, title: str) -> Peer:
