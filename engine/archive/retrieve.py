@@ -89,16 +89,16 @@ class FrameTables:
         """Caches a table; removes the least recently used ones if there is no room."""
         with self._lock:
             self._forget(self._tables.pop(_identity(instance), None))
-            if table.held_bytes > TABLES_BYTES_MAX:
+            if table.memory_bytes > TABLES_BYTES_MAX:
                 return
             self._tables[_identity(instance)] = table
-            self._held_bytes += table.held_bytes
+            self._held_bytes += table.memory_bytes
             while self._held_bytes > TABLES_BYTES_MAX or len(self._tables) > TABLES_MAX:
                 self._forget(self._tables.popitem(last=False)[1])
 
     def _forget(self, table: FrameTable | None) -> None:
         if table is not None:
-            self._held_bytes -= table.held_bytes
+            self._held_bytes -= table.memory_bytes
 
 
 def _identity(instance: Instance) -> tuple[str, int, int]:

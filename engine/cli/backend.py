@@ -338,10 +338,10 @@ def is_reindexing(config: Config, request: query.Keys) -> bool:
     from engine.archive.lifecycle.reindex import Reindexer
     from engine.dicom import extra
 
-    if all(map(extra.is_kept_by_all, request.values)):
+    if all(map(extra.is_built_in, request.values)):
         return False
     with opened(config) as archive:
-        asks = any(tag in archive.schema.level_of and not extra.is_kept_by_all(tag) for tag in request.values)
+        asks = any(tag in archive.schema.level_of and not extra.is_built_in(tag) for tag in request.values)
         return asks and bool(Reindexer(archive, bytes_per_s=0).lacking())
 
 

@@ -38,7 +38,7 @@ def parse(texts: Iterable[str], returned: Iterable[str] = (), level: str | None 
     values: dict[int, Value] = {}
     for text in texts:
         name, _, value = text.partition("=")
-        if name.strip() == "QueryRetrieveLevel" or keywords.by_number(name) == tags.QueryRetrieveLevel:
+        if name.strip() == "QueryRetrieveLevel" or keywords.tag_of_number(name) == tags.QueryRetrieveLevel:
             level = level or _level(value)
             continue
         put(values, path_of(name), value)

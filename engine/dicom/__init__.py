@@ -1,1 +1,1 @@
-"""The vocabulary of PS3.5, PS3.6 and PS3.10: pure functions over bytes, no I/O. Imports nothing but errors and _ext."""
+"""Data sets by PS3.5, PS3.6 and PS3.10: pure functions over bytes, no I/O. Imports only errors and _ext."""

@@ -1,11 +1,11 @@
 """The attributes of an instance that the index keeps, by the level of the Query/Retrieve information model.
 
-Only names: `dicom.elements` extracts the values. A blob of a level holds these attributes and no others.
+Only tags: `dicom.elements` extracts the values. A blob of a level holds these attributes and no others.
 The order within a table is free; blobs are in ascending order of tags.
 A tag that you add here is extracted from new instances only; stored ones keep their blobs. A site that needs more
 attributes names them in its configuration (`extra`); these are extracted from stored instances too.
-Standard: PS3.4 C.6.1.1 and C.6.2.1: the unique and required keys, the optional ones of Tables C.6-1 to C.6-4 that are
-attributes of instances, and of "all others" what peers ask for.
+Standard: PS3.4 C.6.1.1 and C.6.2.1: the unique and required keys; the optional keys of Tables C.6-1 to C.6-4 that
+instances contain; and of "all others" those that peers query.
 """
 
 from __future__ import annotations
@@ -132,9 +132,10 @@ PIXEL_DATA: Final = (tags.FloatPixelData, tags.DoubleFloatPixelData, tags.PixelD
 """Each of these at the top level ends the head of a data set."""
 
 VALUE_BYTES_MAX: Final = 40_960
-"""Of one value in a blob: the longest that a VR of these has, LT of 10 240 characters of up to 4 bytes."""
+"""Limit for one value in a blob: the longest that these VRs allow, an LT of 10 240 characters of up to 4 bytes."""
 SEQUENCE_BYTES_MAX: Final = 40_960
-"""Of one sequence in a blob. A request or a code is some 300 bytes; requests with many protocol codes reach 6 KiB."""
+"""Limit for one sequence in a blob. A request or a code has some 300 bytes; requests with many protocol codes reach
+6 KiB."""
 BLOBS_BYTES_MAX: Final = 56_000
-"""Of all blobs of an instance: with UIDs and titles they lie in the head of a record, which has 64 KiB where it is
-streamed. Usual instances have 1 KiB."""
+"""Limit for all blobs of an instance. With UIDs and titles they are in the head of a record, which has 64 KiB when it
+is streamed. Usual instances have 1 KiB."""

@@ -1,22 +1,21 @@
 r"""Specific Character Set: bytes of a data set to text and back (PS3.3 C.12.1.1.2, PS3.5 section 6.1).
 
-Of VRs it knows only the set that holds text. Reading never fails: bytes that the declared set lacks are tried in others
-(below), then decoded with replacement characters. The caller keeps the original bytes. Writing can fail and then
-returns None: answer in another set.
+Reading never fails: bytes that do not fit the declared set are tried in others (below), then decoded with replacement
+characters. The caller keeps the original bytes. Writing can fail and then returns None: answer in another set.
 
 Three kinds of declaration:
     none or ISO_IR 6          ASCII; anything beyond is tried as UTF-8, else taken for Latin-1
     UTF-8, GB18030, GBK       the whole value in one encoding, no escapes
-    ISO_IR n, ISO 2022 IR n\… the first set where a value begins and after each delimiter, others behind escapes
+    ISO_IR n, ISO 2022 IR n\… the first set at the start of a value and after each delimiter, other sets after escapes
 
 With code extensions a value has two active sets: G0 for bytes below 0x80, G1 for those above. Delimiters bring back
-the first set (PS3.5 6.1.2.5.3): control characters, `\` where a VR has several values, `^` and `=` in person names;
-within a two-byte G0 set they are halves of characters and do not. An escape for G1 ends a two-byte G0 set: those who
-write it so know no G0.
+the first set (PS3.5 6.1.2.5.3): control characters, `\` where a VR has several values, `^` and `=` in person names.
+Within a two-byte G0 set these bytes are halves of characters, not delimiters. An escape for G1 ends a two-byte G0 set:
+writers that omit the escape back to ASCII do not know G0.
 
-If bytes do not fit the declaration, the first of these that they fit is used: the declared set (UTF-8 if it is declared
-anywhere); GB18030, GBK or a two-byte G1 set, declared but used without its escape; UTF-8; the vendors' superset of a
-two-byte set; Latin-1 for bytes declared as ASCII or UTF-8.
+If bytes do not fit the declaration, the first set of this list that they fit is used: the declared set (UTF-8 if it is
+declared anywhere); GB18030, GBK or a two-byte G1 set, declared but used without its escape; UTF-8; the vendors'
+superset of a two-byte set; Latin-1 for bytes declared as ASCII or UTF-8.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ _BY_REGISTRATION = {
     203: "iso8859_15",
 }
 
-# PS3.3 Tables C.12-3 and C.12-4: what follows ESC → codec of G1.
+# PS3.3 Tables C.12-3 and C.12-4: bytes after ESC → codec of G1.
 _G1_ESCAPES = {
     b"-A": "latin_1",
     b"-B": "iso8859_2",
@@ -72,7 +71,7 @@ _G1_ESCAPES = {
     b"$)A": "gb2312",
 }
 _ESCAPE_OF = {codec: b"\x1b" + escape for escape, codec in _G1_ESCAPES.items()}
-# And of G0; the two-byte ones are Python codecs that want to see their escape.
+# The same for G0. Python's codecs for the two-byte sets need the escape in their input.
 _G0_ESCAPES = {b"(B": "", b"(J": "", b"$B": "iso2022_jp", b"$@": "iso2022_jp", b"$(D": "iso2022_jp_1"}
 
 _TWO_BYTE_G0 = {"iso2022_jp": b"\x1b$B", "iso2022_jp_1": b"\x1b$(D"}
@@ -82,8 +81,8 @@ _ESCAPE = re.compile(rb"\x1b(\$\)[AC]|\$\(D|\$[B@]|[()\-][A-Za-z])")
 _SINGLE_VALUE_VRS = frozenset(("LT", "ST", "UT"))
 _DELIMITERS = dict.fromkeys(TEXT_VRS, r"\\\r\n\f\t") | dict.fromkeys(_SINGLE_VALUE_VRS, r"\r\n\f\t")
 _DELIMITERS["PN"] = r"\\^=\r\n\f\t"
-_DELIMITER = {vr: re.compile(f"[{which}]".encode()) for vr, which in _DELIMITERS.items()}
-_PIECE = {vr: re.compile(f"([{which}])") for vr, which in _DELIMITERS.items()}
+_DELIMITER = {vr: re.compile(f"[{characters}]".encode()) for vr, characters in _DELIMITERS.items()}
+_PIECE = {vr: re.compile(f"([{characters}])") for vr, characters in _DELIMITERS.items()}
 _REGISTRATION = re.compile(r"ISO[ _-]?(?:2022)?[ _-]*(?:IR)?[ _-]*(\d+)")
 
 
@@ -91,14 +90,14 @@ _REGISTRATION = re.compile(r"ISO[ _-]?(?:2022)?[ _-]*(?:IR)?[ _-]*(\d+)")
 class _Plan:
     """A parsed declaration."""
 
-    tried_codecs: tuple[str, ...]
-    """Of a value without escapes, in this order."""
+    candidates: tuple[str, ...]
+    """Codecs to try for a value without escapes, in this order."""
     whole_codec: str
-    """Of the whole value; "" with code extensions."""
+    """Codec of the whole value; "" with code extensions."""
     first_codec: str
-    """Where a value begins and after a delimiter."""
+    """Codec at the start of a value and after a delimiter."""
     other_codecs: tuple[str, ...]
-    """Behind escapes, in the declared order."""
+    """Codecs after escapes, in the declared order."""
 
 
 @lru_cache(maxsize=64)
@@ -106,17 +105,17 @@ def _plan(specific_character_set: bytes) -> _Plan:
     terms = [term.strip(" \0").upper() for term in specific_character_set.decode("ascii", "replace").split("\\")]
     if terms[0] in _WHOLE_VALUE:
         codec = _WHOLE_VALUE[terms[0]]
-        return _Plan(_tried(codec), codec, "", ())
+        return _Plan(_candidates(codec), codec, "", ())
     codecs = [_codec_of(term) for term in terms if term not in _WHOLE_VALUE]
     first = codecs[0] if codecs[0] not in _TWO_BYTE_G0 else "ascii"
     others = tuple(dict.fromkeys(codec for codec in codecs[first == codecs[0] :] if codec != "ascii"))
     unescaped = [_WHOLE_VALUE[term] for term in terms if term in _WHOLE_VALUE]
     unescaped += [codec for codec in others if codec in _TWO_BYTE_G1]
-    return _Plan(_tried(first, *unescaped), "", first, others)
+    return _Plan(_candidates(first, *unescaped), "", first, others)
 
 
 @lru_cache(maxsize=64)
-def _tried(codec: str, *declared: str) -> tuple[str, ...]:
+def _candidates(codec: str, *declared: str) -> tuple[str, ...]:
     """The codecs to try for bytes that should be in `codec`, in the order given at the head of this module."""
     last = "latin_1" if codec in ("ascii", "utf_8") else codec
     candidates = ["utf_8"] if "utf_8" in declared else []
@@ -125,7 +124,7 @@ def _tried(codec: str, *declared: str) -> tuple[str, ...]:
 
 
 def _codec_of(term: str) -> str:
-    """A defined term, misspelt ones ("ISO-IR 100", "ISO2022IR87") included; ASCII for what is unknown."""
+    """The codec of a defined term, also misspelt ("ISO-IR 100", "ISO2022IR87"); ASCII for an unknown term."""
     match = _REGISTRATION.fullmatch(term)
     return _BY_REGISTRATION.get(int(match[1]), "ascii") if match else "ascii"
 
@@ -139,10 +138,10 @@ def decode(value: bytes, specific_character_set: bytes, vr: str = "LO") -> str:
     if value.isascii() and not has_escape:
         return value.decode("ascii")
     if vr not in TEXT_VRS:
-        return _decode_in_one_of(value, _tried("ascii"))
+        return _decode_in_one_of(value, _candidates("ascii"))
     plan = _plan(specific_character_set)
     if plan.whole_codec or not has_escape:
-        return _decode_in_one_of(value, plan.tried_codecs)
+        return _decode_in_one_of(value, plan.candidates)
     return _decode_escapes(value, plan.first_codec, _DELIMITER[vr])
 
 
@@ -151,7 +150,7 @@ def _decode_in_one_of(value: bytes, codecs: tuple[str, ...]) -> str:
         try:
             return value.decode(codec)
         except UnicodeDecodeError as error:
-            # A value that was cut within a character is UTF-8 still, if it has others.
+            # A value that was cut within a character still counts as UTF-8 if it has whole ones.
             is_cut = error.reason == "unexpected end of data" and not value[: error.start].isascii()
             if codec == "utf_8" and is_cut:
                 return value.decode("utf_8", "replace")
@@ -159,7 +158,7 @@ def _decode_in_one_of(value: bytes, codecs: tuple[str, ...]) -> str:
 
 
 def _decode_escapes(value: bytes, first_codec: str, delimiter: re.Pattern[bytes]) -> str:
-    """Runs between escapes, each in the sets that are active there."""
+    """Decodes the runs between escapes, each in its active sets."""
     text: list[str] = []
     g0, g1 = b"", first_codec
     position = 0
@@ -179,29 +178,29 @@ def _decode_escapes(value: bytes, first_codec: str, delimiter: re.Pattern[bytes]
 
 
 def _decode_run(run: bytes, g0: bytes, g1: str, first_codec: str, delimiter: re.Pattern[bytes]) -> str:
-    """Bytes without an escape among them. `g0` is the escape of a two-byte set, or nothing for ASCII."""
+    """Decodes bytes without an escape. `g0` is the escape of a two-byte set, or empty for ASCII."""
     if g0:
         codec = _G0_ESCAPES[g0[1:]]
         parts = re.split(rb"([\x80-\xff]+)", run)
         return "".join(
-            _decode_in_one_of(part, _tried(g1)) if i % 2 else (g0 + part).decode(codec, "replace")
+            _decode_in_one_of(part, _candidates(g1)) if i % 2 else (g0 + part).decode(codec, "replace")
             for i, part in enumerate(parts)
             if part
         )
     reset = delimiter.search(run)
     if reset is None:
-        return _decode_in_one_of(run, _tried(g1))
+        return _decode_in_one_of(run, _candidates(g1))
     before, after = run[: reset.start()], run[reset.start() :]
-    return _decode_in_one_of(before, _tried(g1)) + _decode_in_one_of(after, _tried(first_codec))
+    return _decode_in_one_of(before, _candidates(g1)) + _decode_in_one_of(after, _candidates(first_codec))
 
 
 # writing -----------------------------------------------------------------------------------------------------------
 
 
 def encode(text: str, specific_character_set: bytes, vr: str) -> bytes | None:
-    """Text in a character set, with escapes; None if the set lacks a character.
+    """Encodes text in a character set, with escapes. Returns None if the set lacks a character.
 
-    UTF-8 can encode everything. So can a VR without a character set: characters beyond ASCII are then UTF-8, which
+    UTF-8 has all characters. For a VR without a character set, characters beyond ASCII are written in UTF-8, which
     `decode` accepts.
     """
     if text.isascii() and "\x1b" not in text:
@@ -212,7 +211,7 @@ def encode(text: str, specific_character_set: bytes, vr: str) -> bytes | None:
     if plan.whole_codec == "utf_8":
         return text.encode("utf_8", "replace")
     if "\x1b" in text:
-        return None  # it would be read as an escape of ours
+        return None  # readers would take it for an escape of ours
     try:
         if plan.whole_codec:
             return text.encode(plan.whole_codec)
@@ -222,10 +221,10 @@ def encode(text: str, specific_character_set: bytes, vr: str) -> bytes | None:
 
 
 def _encode_piece(piece: str, plan: _Plan) -> bytes:
-    """What stands between two delimiters: begins and ends with the first set in G0 (PS3.5 6.1.2.5.3).
+    """Encodes the text between two delimiters; it begins and ends with the first set in G0 (PS3.5 6.1.2.5.3).
 
-    Each change of set is written out, back to the first one too, so that readers understand it that take an escape for
-    the set of all that follows.
+    Writes an escape for each change of set, also back to the first one, for readers that apply an escape to everything
+    after it.
     """
     if piece.isascii():
         return piece.encode("ascii")
@@ -252,7 +251,7 @@ def _encode_piece(piece: str, plan: _Plan) -> bytes:
 
 
 def _encode_character(character: str, active: str, plan: _Plan) -> tuple[str, bytes]:
-    """The set to write a character in, the active one if it can, and its bytes there."""
+    """The codec for a character, the active one if possible, and its bytes."""
     for codec in (active, plan.first_codec, *plan.other_codecs):
         code = _code(character, codec) if codec and codec != "ascii" else b""
         if code:
@@ -262,9 +261,9 @@ def _encode_character(character: str, active: str, plan: _Plan) -> tuple[str, by
 
 @lru_cache(maxsize=4096)
 def _code(character: str, codec: str) -> bytes:
-    """A character beyond ASCII in a set proper, without what Python's codec has beyond it; nothing if it is not there.
+    """The bytes of a character beyond ASCII in a set; empty if the set lacks it, even where Python's codec has it.
 
-    JIS X 0201 has half-width katakana only: its yen sign and overline are read as backslash and tilde by everybody.
+    Of JIS X 0201 only the half-width katakana: all readers take its yen sign and overline for backslash and tilde.
     """
     try:
         code = character.encode(codec)

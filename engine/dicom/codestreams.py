@@ -1,9 +1,9 @@
-"""What compressed images say of themselves in their first bytes: JPEG, JPEG-LS, JPEG 2000, HTJ2K. Decodes no pixel.
+"""Reads the headers of compressed images: JPEG, JPEG-LS, JPEG 2000, HTJ2K. Decodes no pixels.
 
-JPEG        FFD8, markers; the frame header (ITU-T T.81 B.2.2) has precision, lines, samples a line, components
+JPEG        FFD8, markers; the frame header (ITU-T T.81 B.2.2) has precision, lines, samples per line, components
 JPEG-LS     the same with FFF7 (ITU-T T.87 C.2.2)
-JPEG 2000   FF4F, SIZ (ISO 15444-1 A.5.1), COD with the kind of wavelet (A.6.1), CAP where it is HTJ2K; or a JP2
-            file, whose box jp2c holds that
+JPEG 2000   FF4F, SIZ (ISO 15444-1 A.5.1), COD with the kind of wavelet (A.6.1), CAP if it is HTJ2K; or a JP2 file
+            with such a codestream in its box jp2c
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Final
 from engine.errors import DataSetError
 
 LOOK_BYTES_MAX: Final = 1 << 20
-"""Of a codestream's beginning: profiles and thumbnails stand before the frame header."""
+"""Read this much of a codestream: profiles and thumbnails come before the frame header."""
 
 _ROOT: Final = "1.2.840.10008.1.2.4."
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
@@ -26,7 +26,7 @@ _JPEG_PROCESSES: Final = {0xC0: "50", 0xC1: "51"}
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """One compressed image."""
+    """The header of one compressed image."""
 
     transfer_syntax_uid: str
     rows: int
@@ -36,18 +36,18 @@ class Codestream:
     is_signed: bool
     photometric_interpretation: str
     start: int
-    """Where it begins: behind the boxes of a file format."""
+    """Offset of the codestream, after the boxes of a file format."""
     stop: int | None
-    """Where it ends; None: with the bytes."""
+    """Offset of its end; None: the end of the data."""
 
     @property
     def is_lossy(self) -> bool:
-        """Whether it says of itself that it is."""
+        """Whether its header says that the compression is lossy."""
         return self.transfer_syntax_uid in (_ROOT + "50", _ROOT + "51", _ROOT + "81", _ROOT + "91", _ROOT + "203")
 
 
 def describe(data: bytes) -> Codestream:
-    """What the beginning of a compressed image says. Raises DataSetError when it is none of those."""
+    """Reads the header of a compressed image. Raises DataSetError for any other format."""
     try:
         if data.startswith(_JP2):
             start, stop = _code_box(data)
@@ -94,7 +94,7 @@ def _jpeg(data: bytes) -> Codestream:
     elif kind in _JPEG_PROCESSES:
         syntax = "51" if precision > 8 else _JPEG_PROCESSES[kind]
     else:
-        raise DataSetError(f"JPEG of process FF{kind:02X} is not taken")
+        raise DataSetError(f"JPEG process FF{kind:02X} is not supported")
     names = [frame[6 + 3 * number] for number in range(components)]
     photometric = "MONOCHROME2"
     if components == 3:
@@ -142,7 +142,7 @@ def _jpeg_2000(data: bytes, start: int, stop: int | None) -> Codestream:
 
 
 def _code_box(data: bytes) -> tuple[int, int | None]:
-    """Where the codestream of a JP2 file begins and ends."""
+    """Start and end of the codestream in a JP2 file."""
     at = 0
     while True:
         length, kind = struct.unpack_from(">I4s", data, at)

@@ -1,13 +1,14 @@
 """Writes other attribute values into a data set on its way out (PS3.4 B.4.1.3, attribute coercion).
 
-Works on the head of a data set, up to Pixel Data; the rest is sent as it is stored. `services.coercion` knows why a
-value changes. The original values go into an item of Original Attributes Sequence (0400,0561) (PS3.3 C.12.1.1.9).
+Works on the head of a data set, up to Pixel Data; everything after it is sent as it is stored. `services.coercion`
+decides which values change. The original values go into an item of Original Attributes Sequence (0400,0561) (PS3.3
+C.12.1.1.9).
 
 A new value is written in the character set of the data set. If that set lacks one of its characters, all text of the
 head is converted to UTF-8 first, and (0008,0005) declares it.
 
-    head        elements up to Pixel Data, tags ascending: changed, added, left out; group lengths (gggg,0000) dropped
-    the rest    from `Coerced.rest_offset` of the data set on, byte for byte
+    head    elements up to Pixel Data, tags ascending: changed, added or removed; group lengths (gggg,0000) dropped
+    tail    the data set from `CoercedDataSet.tail_offset` on, byte for byte
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ _BY_ENCODING: Final = {
 _NESTING_MAX: Final = 32
 _UNDEFINED_LENGTH: Final = 0xFFFFFFFF
 _ITEM_TAG: Final = b"\xfe\xff\x00\xe0"
-"""In little endian: UN holds implicit VR little endian, wherever it stands."""
-_REST_BYTES_MAX: Final = 4096
-"""Of what makes no sense at the end of a head: a sector's padding."""
-_NOT_WRITTEN: Final = LONG_VRS - {"UC", "UR", "UT"} | {"AT", "FD", "FL", "SL", "SS", "UI", "UL", "US"}
-"""VRs that a configuration gives no value."""
+"""In little endian: UN always holds implicit VR little endian."""
+_GARBAGE_BYTES_MAX: Final = 4096
+"""Limit for bytes at the end of a head that are not an element, such as the padding of a disk sector."""
+_FIXED_VRS: Final = LONG_VRS - {"UC", "UR", "UT"} | {"AT", "FD", "FL", "SL", "SS", "UI", "UL", "US"}
+"""VRs whose values a configuration cannot set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Changes:
 
     values: Mapping[int, bytes | None]
     """Tag → value in UTF-8, numbers in little endian, sequences as items in Explicit VR Little Endian; b"" leaves the
-    attribute without a value, None takes it out."""
+    attribute without a value, None removes it."""
     system: str = "FILMROOM"
     """Modifying System (0400,0563)."""
     reason: str = "COERCE"
@@ -61,39 +62,39 @@ class Changes:
     moment: str = ""
     """Attribute Modification DateTime (0400,0562), VR DT."""
     vr_of: Callable[[int], str] = tags.vr_of
-    """The VRs of the attributes: of an archive, those of its schema."""
+    """The VRs of the attributes: pass the archive's, from its schema."""
 
 
 @dataclass(frozen=True, slots=True)
-class Coerced:
-    """A data set with other values: `head`, then what is stored from `rest_offset` on."""
+class CoercedDataSet:
+    """A data set with other values: `head`, then the stored bytes from `tail_offset` on."""
 
     head: bytes
-    rest_offset: int
+    tail_offset: int
 
 
-def values_of(written: Iterable[str], removed: Iterable[str]) -> dict[int, bytes | None]:
-    """The values of `KEYWORD=VALUE` and of keywords to leave out. Raises ConfigError."""
+def values_of(assignments: Iterable[str], removed: Iterable[str]) -> dict[int, bytes | None]:
+    """The changes that `KEYWORD=VALUE` and keywords to remove describe. Raises ConfigError."""
     changes: dict[int, bytes | None] = {}
-    for text in written:
+    for text in assignments:
         keyword, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"coercion: {text!r} is not KEYWORD=VALUE")
-        changes[_changeable(keyword.strip())] = value.encode()
-    return changes | {_changeable(keyword): None for keyword in removed}
+        changes[_tag_to_change(keyword.strip())] = value.encode()
+    return changes | {_tag_to_change(keyword): None for keyword in removed}
 
 
-def _changeable(keyword: str) -> int:
+def _tag_to_change(keyword: str) -> int:
     tag = tags.tag_of(keyword)
     if tag is None:
-        raise ConfigError(f"coercion: {keyword!r} is no DICOM keyword")
-    if tags.vr_of(tag) in _NOT_WRITTEN or tag == tags.SpecificCharacterSet:
-        raise ConfigError(f"coercion: {keyword} has VR {tags.vr_of(tag)}: UIDs, numbers and sequences stay as they are")
+        raise ConfigError(f"coercion: {keyword!r} is not a DICOM keyword")
+    if tags.vr_of(tag) in _FIXED_VRS or tag == tags.SpecificCharacterSet:
+        raise ConfigError(f"coercion: {keyword} has VR {tags.vr_of(tag)}: UIDs, numbers and sequences cannot be set")
     return tag
 
 
 class _Piece(NamedTuple):
-    """An element of the head as it lies there."""
+    """An element of the head, with its place in the bytes."""
 
     tag: int
     start: int
@@ -101,27 +102,27 @@ class _Piece(NamedTuple):
     element: elements.Element
 
 
-def coerce(head: Buffer, transfer_syntax: TransferSyntax, changes: Changes) -> Coerced:
-    """The head of a data set with other values. `head`: its bytes up to Pixel Data at least, or all of it.
+def coerce(head: Buffer, transfer_syntax: TransferSyntax, changes: Changes) -> CoercedDataSet:
+    """Writes other values into the head of a data set. `head`: its bytes at least up to Pixel Data.
 
-    Not for deflated data sets: inflate first. Raises DataSetError when the head cannot be read.
+    Inflate a deflated data set first. Raises DataSetError when the head cannot be read.
     """
     view = memoryview(head).cast("B")
     encoding = elements.encoding_of(view, transfer_syntax)
     pieces = _pieces(view, encoding)
     end = pieces[-1].end if pieces else 0
-    elements_kept = [piece for piece in pieces if piece.tag & 0xFFFF]
-    declared = next((_value(view, piece) for piece in elements_kept if piece.tag == tags.SpecificCharacterSet), b"")
-    values = _encoded(changes.values, declared, changes.vr_of)
+    pieces = [piece for piece in pieces if piece.tag & 0xFFFF]
+    declared = next((_value(view, piece) for piece in pieces if piece.tag == tags.SpecificCharacterSet), b"")
+    values = _encode_values(changes.values, declared, changes.vr_of)
     parts: dict[int, bytes] = {}
-    for piece in elements_kept:
-        parts[piece.tag] = bytes(view[piece.start : piece.end])  # of a double one the last counts
+    for piece in pieces:
+        parts[piece.tag] = bytes(view[piece.start : piece.end])  # of two with one tag the last counts
     if values is None:
-        parts = {piece.tag: _in_utf_8(view, piece, encoding, declared) for piece in elements_kept}
+        parts = {piece.tag: _in_utf_8(view, piece, encoding, declared) for piece in pieces}
         parts[tags.SpecificCharacterSet] = _element(tags.SpecificCharacterSet, charset.UTF_8, encoding)
         values = dict(changes.values)
-    _change(parts, values, changes, encoding)
-    return Coerced(b"".join([parts[tag] for tag in sorted(parts)]), end)
+    _apply_changes(parts, values, changes, encoding)
+    return CoercedDataSet(b"".join([parts[tag] for tag in sorted(parts)]), end)
 
 
 def _pieces(view: memoryview, encoding: int) -> list[_Piece]:
@@ -136,8 +137,8 @@ def _pieces(view: memoryview, encoding: int) -> list[_Piece]:
             pieces.append(_Piece(element.tag, start, end, element))
             start = end
     except DataSetError:
-        # Bytes behind the last element, which are sent as they are stored.
-        if not pieces or len(view) - start > _REST_BYTES_MAX:
+        # Bytes after the last element: they are sent as they are stored.
+        if not pieces or len(view) - start > _GARBAGE_BYTES_MAX:
             raise
     return pieces
 
@@ -147,10 +148,10 @@ def _value(view: memoryview, piece: _Piece) -> bytes:
     return bytes(view[at : at + piece.element.length]).rstrip(b" \0")
 
 
-def _encoded(
+def _encode_values(
     values: Mapping[int, bytes | None], declared: bytes, vr_of: Callable[[int], str]
 ) -> dict[int, bytes | None] | None:
-    """The new values in the data set's character set; None if it cannot carry one of them."""
+    """The new values in the data set's character set; None if it lacks a character of one of them."""
     encoded_values: dict[int, bytes | None] = {}
     for tag, value in values.items():
         if value is not None and not value.isascii():
@@ -166,8 +167,10 @@ def _encoded(
     return encoded_values
 
 
-def _change(parts: dict[int, bytes], values: Mapping[int, bytes | None], changes: Changes, encoding: int) -> None:
-    """Puts the values into the elements, and what they were into Original Attributes Sequence."""
+def _apply_changes(
+    parts: dict[int, bytes], values: Mapping[int, bytes | None], changes: Changes, encoding: int
+) -> None:
+    """Puts the values into the elements, and the original ones into Original Attributes Sequence."""
     before = []
     for tag in sorted(values):
         value = values[tag]
@@ -220,7 +223,7 @@ def _items(items: list[bytes], order: str) -> bytes:
 
 
 def _sequence(tag: int, items: list[bytes], encoding: int, vr: str = "SQ", *, undefined: bool = False) -> bytes:
-    """A sequence of items that are encoded already."""
+    """A sequence of encoded items."""
     order = _order(encoding)
     content = _items(items, order)
     if undefined:
@@ -246,10 +249,10 @@ def _header(tag: int, vr: str, length: int, encoding: int) -> bytes:
 
 def _in_utf_8(view: memoryview, piece: _Piece, encoding: int, declared: bytes) -> bytes:
     """An element of the head with its text in UTF-8."""
-    return _converted(view, piece.element, piece.start, piece.end, encoding, declared, 0)
+    return _element_in_utf_8(view, piece.element, piece.start, piece.end, encoding, declared, 0)
 
 
-def _converted(
+def _element_in_utf_8(
     view: memoryview, element: elements.Element, start: int, end: int, encoding: int, declared: bytes, depth: int
 ) -> bytes:
     value_offset, value_end = element.value_offset, element.value_offset + element.length
@@ -257,8 +260,8 @@ def _converted(
         if depth >= _NESTING_MAX:
             raise DataSetError(f"sequences nest more than {_NESTING_MAX} deep, before offset {value_offset}")
         items = _items_in_utf_8(view, value_offset, value_end, encoding, declared, depth)
-        # UN of undefined length stays what it is: what is in it is in implicit VR (PS3.5 6.2.2). So does an undefined
-        # length, without which nobody sees in implicit VR that a private element is a sequence.
+        # UN of undefined length stays UN: its content is in implicit VR (PS3.5 6.2.2). An undefined length stays too:
+        # in implicit VR nothing else shows that a private element is a sequence.
         is_unknown = encoding & EXPLICIT_VR and bytes(view[start + 4 : start + 6]) == b"UN"
         vr = "UN" if is_unknown else "SQ"
         return _sequence(element.tag, items, encoding, vr, undefined=element.is_undefined_length)
@@ -266,7 +269,7 @@ def _converted(
         try:
             items = _items_in_utf_8(view, value_offset, value_end, IMPLICIT_VR_LITTLE_ENDIAN.encoding, declared, depth)
         except DataSetError:
-            return bytes(view[start:end])  # it only begins as a sequence does
+            return bytes(view[start:end])  # it only looks like a sequence at its start
         content = _items(items, "<")
         return _header(element.tag, "UN", len(content), encoding) + content
     raw = bytes(view[value_offset:value_end])
@@ -282,7 +285,7 @@ def _items_in_utf_8(view: memoryview, start: int, end: int, encoding: int, decla
     items = []
     for item in elements.walk(view, encoding, start, end):
         if item.tag != tags.Item:
-            raise DataSetError(f"no item where one must stand, before offset {item.value_offset}")
+            raise DataSetError(f"an item is missing before offset {item.value_offset}")
         items.append(_item_in_utf_8(view, item, encoding, declared, depth + 1))
     return items
 
@@ -300,9 +303,9 @@ def _item_in_utf_8(view: memoryview, item: elements.Element, encoding: int, decl
             declared = bytes(view[element.value_offset : element.value_offset + element.length]).rstrip(b" \0")
     return b"".join(
         [
-            _converted(view, element, begin, after, within, declared, depth)
+            _element_in_utf_8(view, element, begin, after, within, declared, depth)
             for element, begin, after in encoded
-            # One declaration for the whole data set; group lengths would no longer be true.
+            # One declaration counts for the whole data set; group lengths would be wrong now.
             if element.tag & 0xFFFF and element.tag != tags.SpecificCharacterSet
         ]
     )

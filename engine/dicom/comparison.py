@@ -3,13 +3,13 @@
 Differences of encoding do not count:
 
     lengths of sequences and items, group lengths (gggg,0000), Length to End (0008,0001)
-    implicit or explicit VR, UN for what the dictionary or the other side knows, byte order
-    what pads a value (spaces and NULs at the end of a text's values, one byte behind a value of odd length)
-    Data Set Trailing Padding (FFFC,FFFC), zeros and blanks behind the end, the order in which elements were written
-    a Basic Offset Table or an empty one
+    implicit or explicit VR, UN for a VR that the dictionary or the other side knows, byte order
+    padding of values (spaces and NULs at the end of text values, one byte after a value of odd length)
+    Data Set Trailing Padding (FFFC,FFFC), zeros and blanks after the end, the order of elements in the bytes
+    an empty Basic Offset Table instead of a filled one
 
 Every other difference counts: another value, one more element even if it is empty, items in another order. Fragments of
-Pixel Data are the same when their bytes are; if both sides are lossless, decode them first, as
+Pixel Data are the same if their bytes are. To compare two lossless compressions, decode them first, as
 `archive.lifecycle.resent` does. Unreadable data raises DataSetError, and so never counts as the same. Standard: PS3.5
 6.2, 7.
 """
@@ -34,7 +34,11 @@ TEXT_BYTES_MAX: Final = 1 << 20
 _LENGTH_TO_END: Final = 0x00080001
 _TRAILING_PADDING: Final = 0xFFFCFFFC
 _SINGLE_TEXT_VRS: Final = ("LT", "ST", "UR", "UT")
-_ALIKE_VRS: Final = (frozenset(("OB", "OW", "UN")), frozenset(("US", "SS", "OW")), frozenset(("UL", "SL", "OL")))
+_INTERCHANGEABLE_VRS: Final = (
+    frozenset(("OB", "OW", "UN")),
+    frozenset(("US", "SS", "OW")),
+    frozenset(("UL", "SL", "OL")),
+)
 _PADDING: Final = re.compile(rb"[ \0]+(?=\\)")
 _ITEM_HEADER: Final = b"\xfe\xff\x00\xe0"
 
@@ -43,30 +47,26 @@ class Difference(NamedTuple):
     """One element that differs."""
 
     path: tuple[tuple[int, int], ...]
-    """The sequences that it lies in, from the root down: tag and number of the item, from 0."""
+    """The sequences above it, from the root down: tag and number of the item, from 0."""
     left: Element | None
-    """None: only on the other side."""
+    """None: the element is only on the other side."""
     right: Element | None
 
     @property
     def name(self) -> str:
         """Keywords, or numbers, from the root down: RequestAttributesSequence[1].RequestedProcedureID."""
         element = self.left or self.right
-        where = [f"{_named(tag)}[{number + 1}]" for tag, number in self.path]
-        return ".".join([*where, _named(element.tag) if element is not None else "(behind the end)"])
-
-
-def _named(tag: int) -> str:
-    return tags.keyword_of(tag)
+        above = [f"{tags.keyword_of(tag)}[{number + 1}]" for tag, number in self.path]
+        return ".".join([*above, tags.keyword_of(element.tag) if element is not None else "(after the end)"])
 
 
 class Comparison:
-    """Two data sets."""
+    """The comparison of two data sets."""
 
     def __init__(self, left: Contents, right: Contents, *, without: frozenset[int] = frozenset()) -> None:
         """`without`: tags of the root that are not compared."""
         self.left, self.right = left, right
-        self._without = without
+        self._excluded_tags = without
 
     @property
     def is_same(self) -> bool:
@@ -78,8 +78,8 @@ class Comparison:
         left, left_end = self.left.root()
         right, right_end = self.right.root()
         yield from self._level(
-            [each for each in left if each.tag not in self._without],
-            [each for each in right if each.tag not in self._without],
+            [each for each in left if each.tag not in self._excluded_tags],
+            [each for each in right if each.tag not in self._excluded_tags],
             (),
         )
         if not self._tails_are_same(left_end, right_end):
@@ -90,7 +90,7 @@ class Comparison:
     def _level(
         self, left: Sequence[Element], right: Sequence[Element], path: tuple[tuple[int, int], ...]
     ) -> Iterator[Difference]:
-        left, right = _meant(left), _meant(right)
+        left, right = _elements_that_count(left), _elements_that_count(right)
         one = other = 0
         while one < len(left) or other < len(right):
             here = left[one] if one < len(left) else None
@@ -137,7 +137,7 @@ class Comparison:
             number += 1
 
     def _may_be_items(self, here: Element, there: Element) -> bool:
-        """Whether both values look like sequences, although neither side declares one."""
+        """Whether both values look like sequences, although neither side declares that."""
         return (
             self.left.read(here.offset, 4) == _ITEM_HEADER == self.right.read(there.offset, 4)
             and _is_readable(self.left, here)
@@ -149,13 +149,13 @@ class Comparison:
             return True
         if one not in BINARY_VRS and other not in BINARY_VRS:
             return True
-        return any(one in alike and other in alike for alike in _ALIKE_VRS)
+        return any(one in vrs and other in vrs for vrs in _INTERCHANGEABLE_VRS)
 
     def _values_are_same(self, here: Element, there: Element) -> bool:
         vr = here.vr if here.vr != "UN" else there.vr
         longest = max(here.length, there.length)
         if vr not in BINARY_VRS and vr != "SQ" and longest <= TEXT_BYTES_MAX:
-            return _stripped(vr, self.left.value(here)) == _stripped(vr, self.right.value(there))
+            return _strip(vr, self.left.value(here)) == _strip(vr, self.right.value(there))
         shortest = min(here.length, there.length)
         if longest - shortest > 1 or (longest != shortest and longest % 2):
             return False
@@ -186,22 +186,22 @@ class Comparison:
         )
 
     def _tails_are_same(self, left_end: int, right_end: int) -> bool:
-        """Compares the bytes after the end: zeros and blanks do not count; anything else must be the same."""
+        """Compares the bytes after the end. Zeros and blanks do not count; anything else must be the same."""
         lengths = self.left.length - left_end, self.right.length - right_end
         if lengths[0] == lengths[1] and self._bytes_are_same(left_end, right_end, lengths[0]):
             return True
         return _is_blank(self.left, left_end) and _is_blank(self.right, right_end)
 
 
-def _meant(level: Sequence[Element]) -> list[Element]:
+def _elements_that_count(level: Sequence[Element]) -> list[Element]:
     """The elements that count in a comparison, in the order of their tags."""
-    meant = [each for each in level if each.tag & 0xFFFF and each.tag not in (_LENGTH_TO_END, _TRAILING_PADDING)]
-    meant.sort(key=lambda each: each.tag)
-    return meant
+    elements = [each for each in level if each.tag & 0xFFFF and each.tag not in (_LENGTH_TO_END, _TRAILING_PADDING)]
+    elements.sort(key=lambda each: each.tag)
+    return elements
 
 
 def _items(contents: Contents, element: Element) -> Iterator[list[Element]]:
-    """The items of a sequence, declared or not: in UN they are in implicit VR."""
+    """The items of a sequence, declared or not. Items within UN are in implicit VR."""
     return contents.items(element, element.encoding if element.has_items else 0)
 
 
@@ -214,7 +214,7 @@ def _is_readable(contents: Contents, element: Element) -> bool:
     return True
 
 
-def _stripped(vr: str, text: bytes) -> bytes:
+def _strip(vr: str, text: bytes) -> bytes:
     text = text.rstrip(b" \0")
     # No character set has a space right before the second byte of a character, which may be a backslash.
     return text if vr in _SINGLE_TEXT_VRS else _PADDING.sub(b"", text)
@@ -225,6 +225,6 @@ def _is_blank(contents: Contents, start: int) -> bool:
 
 
 def is_pixels(difference: Difference) -> bool:
-    """Whether this is the Pixel Data of the data set itself."""
+    """Whether the top-level Pixel Data differs."""
     element = difference.left or difference.right
     return not difference.path and element is not None and element.tag == PIXEL_DATA

@@ -1,4 +1,4 @@
-"""Checks whether a text may be the value of an element, by its VR. Use it for typed text, never for received values.
+"""Checks whether a text is a valid value for a VR. Use it for typed text, never for received values.
 
 Standard: PS3.5 6.2, Table 6.2-1. Takes decoded text; lengths are in characters, as there.
 """
@@ -30,32 +30,32 @@ _PATTERNS: Final = {
 }
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _CONTROL_IN_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
-"""Tab, line feed, form feed and carriage return are allowed in these."""
+"""Tab, line feed, form feed and carriage return are allowed in texts."""
 _PARAGRAPH_VRS: Final = frozenset(("LT", "ST", "UT"))
 
 
 def fault(vr: str, text: str) -> str:
-    """What is wrong with a text as the value of an element of this VR, in words without the text; "" if nothing is."""
+    """Why a text is not a valid value of this VR, in words without the text itself; "" if it is valid."""
     if (_CONTROL_IN_TEXT if vr in _PARAGRAPH_VRS else _CONTROL).search(text):
-        return "it has control characters in it"
-    faults = (_fault_of_one(vr, values.strip(vr, value)) for value in values.split(vr, text))
-    return next((what for what in faults if what), "")
+        return "it contains control characters"
+    faults = (_fault_of_value(vr, values.strip(vr, value)) for value in values.split(vr, text))
+    return next(filter(None, faults), "")
 
 
-def _fault_of_one(vr: str, value: str) -> str:
+def _fault_of_value(vr: str, value: str) -> str:
     if not value:
         return ""
     if vr == "PN":
         return _fault_of_name(value)
     if vr == "DA":
-        return "" if _is_date(value) else "it is no date; write 20261124"
+        return "" if _is_date(value) else "it is not a date; write 20261124"
     if vr == "DT":
-        return "" if _is_date(value[:8]) else "it is no date and time; write 20261124101530"
+        return "" if _is_date(value[:8]) else "it is not a date and time; write 20261124101530"
     pattern, description = _PATTERNS.get(vr, (None, ""))
     if (pattern is not None and not pattern.fullmatch(value)) or (vr in ("DS", "IS") and len(value) > 16):
         return f"it is not {description}"
     if len(value) > _LENGTH_MAX.get(vr, len(value)):
-        return f"it has {len(value)} characters, {_LENGTH_MAX[vr]} are allowed"
+        return f"it has {len(value)} characters; the limit is {_LENGTH_MAX[vr]}"
     return ""
 
 
@@ -65,9 +65,9 @@ def _fault_of_name(value: str) -> str:
         return "it has more than three groups (=)"
     for group in groups:
         if len(group) > _GROUP_LENGTH_MAX:
-            return f"a group of it has {len(group)} characters, {_GROUP_LENGTH_MAX} are allowed"
+            return f"one of its groups has {len(group)} characters; the limit is {_GROUP_LENGTH_MAX}"
         if group.count("^") >= _COMPONENTS_MAX:
-            return "a group of it has more than five components (^)"
+            return "one of its groups has more than five components (^)"
     return ""
 
 

@@ -1,8 +1,8 @@
-"""Reads the elements of a data set of any length, wherever it lies: level by level, and values on request.
+"""Reads the elements of a data set of any length from any source: level by level, and values on request.
 
 Made for `dicom.comparison`: both forms of length, implicit VR within UN (PS3.5 6.2.2), both byte orders; no deflated
-data sets. Holds a block of the source and the elements of the open levels. Limits bound what an attacker can send: the
-number of elements in all and on one level, and the number of levels. Standard: PS3.5 section 7.
+data sets. Holds a block of the source and the elements of the open levels. Against hostile input it limits the number
+of elements in all and on one level, and the number of levels. Standard: PS3.5 section 7.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from .transfer_syntax import TransferSyntax
 
 ELEMENTS_MAX: Final = 1_000_000
-"""Headers that may be read, repetitions included: seconds of work."""
+"""Limit for reads of headers, repeated ones included: seconds of work."""
 LEVEL_ELEMENTS_MAX: Final = 50_000
-"""Of one data set or item: a few megabytes."""
+"""Limit for one data set or item: a few megabytes."""
 FRAGMENTS_MAX: Final = 200_000
 NESTING_MAX: Final = 128
 UNDEFINED: Final = 0xFFFFFFFF
@@ -42,21 +42,21 @@ _VRS: Final = LONG_VRS | {
 
 
 class Element(NamedTuple):
-    """One element, and where its value lies."""
+    """One element, and the place of its value."""
 
     tag: int
     vr: str
-    """Of the dictionary where the data set does not say; UN where neither knows."""
+    """From the data set, else from the dictionary; UN if neither has it."""
     offset: int
     """Of the value, in bytes."""
     length: int
     """Of the value, without a delimiter."""
     is_open: bool
-    """Of undefined length: items, or the fragments of Pixel Data."""
+    """The length is undefined: the value is items, or the fragments of Pixel Data."""
     encoding: int
-    """Of the items within."""
+    """Of the items in the value."""
     number_bytes: int
-    """Of the numbers that are to be turned round; 1: none."""
+    """Width of the numbers whose bytes must be swapped; 1: none."""
 
     @property
     def has_fragments(self) -> bool:
@@ -65,7 +65,7 @@ class Element(NamedTuple):
 
     @property
     def has_items(self) -> bool:
-        """Whether this is a sequence for certain."""
+        """Whether this is certainly a sequence."""
         return self.vr == "SQ" or (self.is_open and self.tag != PIXEL_DATA)
 
 
@@ -75,29 +75,30 @@ class Contents:
     def __init__(self, source: Source, syntax: TransferSyntax, *, elements_max: int = ELEMENTS_MAX) -> None:
         self._source = source
         self._block, self._block_at = b"", 0
-        self._left = elements_max
+        self._budget = elements_max
+        """Headers that may still be read."""
         self.encoding = elements.encoding_of(bytes(source.read(0, 8)), syntax) if source.length >= 8 else 0
         self.length = source.length
 
     def root(self) -> tuple[list[Element], int]:
-        """The elements, and the offset of what lies behind them and is none. Raises DataSetError."""
+        """The elements at the top level, and the offset after the last of them. Raises DataSetError."""
         elements: list[Element] = []
         at = 0
         while self.length - at >= 8:
             try:
                 element, after = self._element(at, self.length, self.encoding, 0)
             except DataSetError:
-                if not elements or self._left < 0:
+                if not elements or self._budget < 0:
                     raise
                 break
             if not element.tag >> 16:
                 break
-            self._keep(elements, element)
+            self._append(elements, element)
             at = after
         return elements, at
 
     def items(self, element: Element, encoding: int | None = None) -> Iterator[list[Element]]:
-        """The elements of each item of a sequence, in the element's encoding or another. Raises DataSetError."""
+        """The elements of each item of a sequence, in `encoding` if it is not the element's. Raises DataSetError."""
         inner = element.encoding if encoding is None else encoding
         for at, end, is_open in self._items(element, inner):
             yield self._elements(at, end, self._encoding_at(at, end, inner), 1, is_open)[0]
@@ -114,36 +115,36 @@ class Contents:
         return positions
 
     def read(self, offset: int, count: int) -> bytes:
-        """Bytes as they lie there."""
+        """Raw bytes."""
         return bytes(self._source.read(offset, count))
 
     def value(self, element: Element, start: int = 0, count: int | None = None) -> bytes:
-        """A value, or a piece of it that begins at a number: numbers in little endian."""
-        rest = element.length - start
-        piece = self.read(element.offset + start, rest if count is None else min(count, rest))
+        """A value, or a piece of it, with numbers in little endian. Begin a piece at the start of a number."""
+        available = element.length - start
+        piece = self.read(element.offset + start, available if count is None else min(count, available))
         width = element.number_bytes
         if width == 1 or len(piece) % width:
             return piece
-        turned = bytearray(len(piece))
+        swapped = bytearray(len(piece))
         for byte in range(width):
-            turned[byte::width] = piece[width - 1 - byte :: width]
-        return bytes(turned)
+            swapped[byte::width] = piece[width - 1 - byte :: width]
+        return bytes(swapped)
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def _keep(self, found: list[Element], element: Element) -> None:
-        if len(found) == LEVEL_ELEMENTS_MAX:
+    def _append(self, level: list[Element], element: Element) -> None:
+        if len(level) == LEVEL_ELEMENTS_MAX:
             raise DataSetError(f"more than {LEVEL_ELEMENTS_MAX} elements on one level")
-        found.append(element)
+        level.append(element)
 
     def _elements(self, at: int, end: int, encoding: int, depth: int, is_open: bool) -> tuple[list[Element], int]:
-        """The elements from `at` on, and where they end: at `end`, or behind the item's delimiter."""
+        """The elements from `at` on, and the offset after them: `end`, or the byte after the item's delimiter."""
         elements: list[Element] = []
         while is_open or end - at >= 8:
             if is_open and self._tag(at, end, encoding) == _ITEM_END:
                 return elements, at + 8
             element, at = self._element(at, end, encoding, depth)
-            self._keep(elements, element)
+            self._append(elements, element)
         return elements, end
 
     def _element(self, at: int, end: int, encoding: int, depth: int) -> tuple[Element, int]:
@@ -152,23 +153,23 @@ class Contents:
             raise DataSetError(f"a delimiter at offset {at} where an element should begin")
         order: Literal["big", "little"] = "big" if encoding & BIG_ENDIAN else "little"
         head = self._peek(at, 12)
-        given = vr = ""
+        explicit_vr = vr = ""
         offset, width = at + 8, 4
         length_at = 4
         if encoding & EXPLICIT_VR:
-            given = head[4:6].decode("latin-1")
-            if given not in _VRS:
+            explicit_vr = head[4:6].decode("latin-1")
+            if explicit_vr not in _VRS:
                 raise DataSetError(f"no VR at offset {at + 4}")
-            if given in LONG_VRS:
+            if explicit_vr in LONG_VRS:
                 offset, length_at = at + 12, 8
             else:
                 length_at, width = 6, 2
         length = int.from_bytes(head[length_at : length_at + width], order)
         if offset > end:
             raise DataSetError(f"the element at offset {at} is cut")
-        vr = given if given not in ("", "UN") else tags.vr_of(tag)
-        inner = 0 if given == "UN" else encoding
-        number_bytes = NUMBER_BYTES.get(given, 1) if encoding & BIG_ENDIAN else 1
+        vr = explicit_vr if explicit_vr not in ("", "UN") else tags.vr_of(tag)
+        inner = 0 if explicit_vr == "UN" else encoding
+        number_bytes = NUMBER_BYTES.get(explicit_vr, 1) if encoding & BIG_ENDIAN else 1
         if width == 4 and length == UNDEFINED:
             value_end, after = self._skip_items(offset, end, inner, depth)
             return Element(tag, vr, offset, value_end - offset, True, inner, 1), after
@@ -177,7 +178,7 @@ class Contents:
         return Element(tag, vr, offset, length, False, inner, number_bytes), offset + length
 
     def _items(self, element: Element, encoding: int) -> Iterator[tuple[int, int, bool]]:
-        """Where each item begins and its elements end at the latest, and whether its length is undefined."""
+        """The start of each item's elements, the latest possible end, and whether the item's length is undefined."""
         at, end = element.offset, element.offset + element.length
         while end - at >= 8:
             start, length = self._item(at, end, encoding)
@@ -189,7 +190,7 @@ class Contents:
                 at = start + length
 
     def _skip_items(self, at: int, end: int, encoding: int, depth: int) -> tuple[int, int]:
-        """Where the items that begin at `at` end, without their delimiter and with it."""
+        """The end of the items that begin at `at`, before their delimiter and after it."""
         if depth == NESTING_MAX:
             raise DataSetError(f"sequences nest more than {NESTING_MAX} deep")
         while self._tag(at, end, encoding) != _SEQUENCE_END:
@@ -206,7 +207,7 @@ class Contents:
         return at + 8
 
     def _item(self, at: int, end: int, encoding: int) -> tuple[int, int]:
-        """Where an item's elements begin, and their length."""
+        """The offset of an item's elements, and their length."""
         if self._tag(at, end, encoding) != _ITEM:
             raise DataSetError(f"no item at offset {at}")
         length = int.from_bytes(self._peek(at, 8)[4:], "big" if encoding & BIG_ENDIAN else "little")
@@ -226,8 +227,8 @@ class Contents:
     def _tag(self, at: int, end: int, encoding: int) -> int:
         if end - at < 8:
             raise DataSetError(f"the data set ends within a sequence at offset {at}")
-        self._left -= 1
-        if self._left < 0:
+        self._budget -= 1
+        if self._budget < 0:
             raise DataSetError("too many elements")
         head = self._peek(at, 4)
         if encoding & BIG_ENDIAN:

@@ -1,9 +1,9 @@
 """Converts a data set from one uncompressed transfer syntax to another, piece by piece.
 
-Does not compress, decompress or change a value. A change of endianness swaps the bytes of numbers and pixels (OW by 2,
-OL by 4 and so on, never OB and UN). ext/reencode.pxd says what is kept, what cannot be kept, and which errors are
-forgiven. A data set of any length takes a few megabytes of memory; a deflated one is inflated up to a limit
-(`sources`). Standard: PS3.5 Annex A.1 to A.5.
+Does not compress or decompress pixels, and changes no value. A change of endianness swaps the bytes of numbers and
+pixels (OW by 2, OL by 4 and so on, never OB and UN). ext/reencode.pxd says which properties are preserved, which are
+not, and which errors are tolerated. A data set of any length takes a few megabytes of memory; a deflated one is
+inflated up to a limit (`sources`). Standard: PS3.5 Annex A.1 to A.5.
 
     deflated ─ inflated (three times: its length, the lengths in it, its bytes) ─┐
     native ──────────────────────────────────────────────────────────────────────┴─ reencoded ─ deflated
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 INFLATED_BYTES_MAX: Final = 1 << 30
-"""Of a deflated data set that is converted in memory."""
+"""Limit for a deflated data set that is converted in memory."""
 BYTES_HELD: Final = 12 << 20
 """Memory that a conversion in pieces takes at most: window, pieces, and the lengths of sequences and items."""
 
@@ -47,7 +47,7 @@ class Conversion:
         self._is_same = from_syntax.uid == to_syntax.uid
         for syntax in (from_syntax, to_syntax):
             if not syntax.convertible and not self._is_same:
-                raise TranscodeError(f"{syntax.name} is no uncompressed transfer syntax")
+                raise TranscodeError(f"{syntax.name} is not an uncompressed transfer syntax")
         self._source = Inflated(source, inflated_bytes_max) if from_syntax.deflated and not self._is_same else source
         self._reencoding: Reencoding | None = None
         if from_syntax.encoding != to_syntax.encoding:

@@ -1,4 +1,4 @@
-"""The deflate stream of a data set that is held in memory (PS3.5 A.5, RFC 1951). Longer ones: `sources.Inflated`."""
+"""The deflate stream of a data set in memory (PS3.5 A.5, RFC 1951). For longer ones use `sources.Inflated`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def inflate(data: Buffer, bytes_max: int, what: str = "data set", *, may_be_longer: bool = False) -> bytes:
-    """The inflated bytes, `bytes_max` of them at most. Raises DataSetError that calls the data set by its name, `what`.
+    """At most `bytes_max` inflated bytes. Raises DataSetError, whose text calls the data set `what`.
 
-    More bytes are an error too; with `may_be_longer` the rest is left out.
+    More bytes are an error; with `may_be_longer` they are dropped.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:

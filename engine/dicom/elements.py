@@ -1,32 +1,32 @@
 """Walks a data set's elements and extracts the attributes for the index. Only this module imports _ext.elements and
 _ext.scan.
 
-Does not decode text, does not know the levels' meaning, never touches pixels. Works on borrowed bytes and returns
-bytes. Never allocate memory by a length that was read.
+Does not decode text, does not know the meaning of levels, never touches pixels. Works on borrowed bytes and returns
+bytes. Never allocate memory by a length from the data set.
 
-A level blob, as kept in records and in the index (a change is a new version of both):
+A level blob, as stored in records and in the index (a change is a new version of both):
 
     0      4        8              8+L
     +------+--------+--------------+------
     | tag  | L      | value (L)    | next …     u32 little endian, tags ascending, each at most once
     +------+--------+--------------+------
 
-Text values stand in their own character set without trailing spaces and NULs, numbers in little endian, sequences as
-items in Explicit VR Little Endian. A value is cut at VALUE_BYTES_MAX. The items of a sequence of more than
-SEQUENCE_BYTES_MAX lose their own sequences, private elements and long values, so that each is found by its numbers; if
-that does not do, the leading ones stay. A malformed one is left out. Where the four blobs would have more than
-BLOBS_BYTES_MAX together, these bounds are an eighth, or less. The same data set gives the same bytes always, whole or
-in pieces, which is why they can be compared instead of their meaning.
+Text values are in their own character set without trailing spaces and NULs, numbers in little endian, sequences are
+items in Explicit VR Little Endian. A value is cut at VALUE_BYTES_MAX. The items of a sequence longer than
+SEQUENCE_BYTES_MAX lose their own sequences, private elements and long values, so that queries still find each item by
+its IDs and codes; if it is still too long, only the first items stay. A malformed sequence is dropped. If the four
+blobs together would exceed BLOBS_BYTES_MAX, these limits are an eighth, or less. The same data set always gives the
+same bytes, whole or in pieces, so callers may compare blobs by their bytes.
 
 Errors of real writers are read as pydicom reads them: elements without a VR in an explicit data set, a data set in
-implicit VR that claims to be explicit and the reverse, tags out of order (the last of a double one counts), anything
-misplaced once a tag beyond the last needed one has been passed. Standard: PS3.5 section 7.
+implicit VR that claims to be explicit and the reverse, tags out of order (of two with one tag the last counts), any
+misplaced element after a tag above the last needed one. Standard: PS3.5 section 7.
 
-Do not confuse a data set that ends early (`Head.cut`) with one that has something behind its end. Cut: a value, a
-fragment or an item that is longer than the rest; a sequence, an item or encapsulated Pixel Data without its delimiter;
-a deflate stream without its last block; up to 7 bytes that may begin an element. Forgiven: zeros; behind Pixel Data
-anything but an element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything but Data Set Trailing
-Padding; before it up to 7 blanks and line ends, or bytes whose tag is not above the last one.
+Do not confuse a data set that ends early (`Head.cut`) with one that has bytes after its end. Cut: a value, a fragment
+or an item that is longer than the remaining bytes; a sequence, an item or encapsulated Pixel Data without its
+delimiter; a deflate stream without its last block; up to 7 bytes that may begin an element. Tolerated: zeros; after
+Pixel Data anything except an element with a higher tag and a VR of PS3.5, and up to 7 bytes of anything except Data Set
+Trailing Padding; before Pixel Data up to 7 blanks and line ends, or bytes whose tag is not above the last one.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ if TYPE_CHECKING:
 
 INFLATED_BYTES_MAX: Final = 256 << 20
 INFLATED_RATIO_MAX: Final = 32
-"""A deflated data set is inflated to INFLATED_BYTES_MAX and INFLATED_RATIO_MAX times its own length, no further: zip
-bombs inflate 1000-fold. If Pixel Data has come by then, the rest is taken for whole."""
+"""A deflated data set is inflated up to INFLATED_BYTES_MAX plus INFLATED_RATIO_MAX times its own length: zip bombs
+inflate 1000-fold. If Pixel Data has begun by then, the data set counts as whole."""
 _INFLATED_STEP_BYTES: Final = 256 << 10
 
 _HEAD_READ_BYTES: Final = 16 << 10
 _FRAGMENT_READ_BYTES: Final = 512
-"""Read at a time before Pixel Data, and behind its beginning: a fragment's header, or several when they are small."""
+"""Bytes read at a time before Pixel Data, and within it: the header of a fragment, or of several small ones."""
 
 
 def extractor_of(extras: Sequence[tuple[int, int, str, bytes]] = ()) -> Extractor:
-    """An extractor of the attributes of `attributes` and of these: tag, level, VR, private creator or b""."""
+    """An extractor of the attributes of `attributes` and of `extras`: tag, level, VR, private creator or b""."""
     return Extractor(
         attributes.LEVELS,
         tags.SpecificCharacterSet,
@@ -74,35 +74,35 @@ def extractor_of(extras: Sequence[tuple[int, int, str, bytes]] = ()) -> Extracto
 
 
 STANDARD: Final = extractor_of()
-"""Takes out what every archive keeps. An archive extracts with its own (`schema.Schema.extractor`)."""
+"""Extracts the attributes that every archive keeps. An archive uses its own extractor (`schema.Schema.extractor`)."""
 
 _reader = _ext.ElementReader(tags.packed())
 
 
 OWNERS: Final = (tags.StudyInstanceUID, tags.SeriesInstanceUID)
-"""Whose values say where an instance belongs."""
+"""The attributes that name the study and the series of an instance."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanLimits:
-    """Limits for the head of a data set, which also protect its later readers; counted up to Pixel Data, all depths."""
+    """Limits for the head of a data set up to Pixel Data, at all depths. They also protect its later readers."""
 
     nesting_depth_max: int = 128
     """Sequences within sequences. Structured reports and radiotherapy plans reach some 20; pydicom gives up at 300."""
     element_count_max: int = 1 << 20
-    """Elements and items. As many as 8 MiB of them hold at all; a multi-frame instance of 10 000 frames has some
-    500 000, and a million are passed over in less than 10 ms."""
+    """Elements and items. 8 MiB hold no more than this; a multi-frame instance of 10 000 frames has some 500 000, and a
+    million are read in less than 10 ms."""
 
 
 SCAN_LIMITS: Final = ScanLimits()
 
 
 class Element(NamedTuple):
-    """One element, or one item of a sequence (tag `tags.Item`), by its place in the bytes walked."""
+    """One element, or one item of a sequence (tag `tags.Item`), with its place in the bytes."""
 
     tag: int
     vr: str
-    """On the wire, else the dictionary's (`tags.vr_of`); "" of an item."""
+    """From the data set, else from the dictionary (`tags.vr_of`); "" for an item."""
     value_offset: int
     length: int
     """Of the value without its delimiter."""
@@ -119,10 +119,10 @@ def extract(
     """The attributes of an instance for the index, from its whole data set.
 
     `Head.pixel_data_offset` is the offset of the tag of (Float, Double Float) Pixel Data at the top level, counted in
-    the inflated data set if it is deflated; -1 if there is none. `Head.pixel_data_length`: of native Pixel Data, -1 for
-    none; `Head.image_bytes`: what it should be by Rows, Columns and the like, -1 if they do not say. `Head.cut`: where
-    the data set ends early, "" if it does not. UIDs are b"" where absent.
-    Raises DataSetError if the bytes are no data set or go beyond the limits.
+    the inflated data set if it is deflated; -1 if there is none. `Head.pixel_data_length` is the length of native Pixel
+    Data, -1 if there is none; `Head.image_bytes` the expected length by Rows, Columns and the like, -1 if unknown.
+    `Head.cut` says where the data set ends early, "" if it does not. A missing UID is b"".
+    Raises DataSetError if the bytes are not a data set or exceed the limits.
     """
     if transfer_syntax.deflated:
         scanner = Scanner(transfer_syntax, limits, extractor)
@@ -135,9 +135,9 @@ def extract(
 
 
 class Scanner:
-    """`extract` for a data set of any length that comes in pieces; all that it keeps of them is bounded.
+    """`extract` for a data set of any length that arrives in pieces, in bounded memory.
 
-    Feed it all pieces in order, then finish. A piece is borrowed for the call only.
+    Feed it all pieces in order, then call `finish`. A piece is borrowed for the call only.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class Scanner:
         self._has_given_up = False
 
     def feed(self, piece: Buffer) -> None:
-        """Takes the next piece. Raises DataSetError if these bytes are no data set or exceed the limits."""
+        """Takes the next piece. Raises DataSetError if these bytes are not a data set or exceed the limits."""
         try:
             if self._inflater is None:
                 self._scan.feed(piece)
@@ -161,7 +161,7 @@ class Scanner:
             raise DataSetError(str(error)) from None
 
     def skip(self, count: int) -> None:
-        """Passes over so many bytes as if they had been fed. Raises ValueError if they go beyond `needed_from`."""
+        """Skips `count` bytes as if they had been fed. Raises ValueError if they go beyond `needed_from`."""
         if self._inflater is None:
             self._scan.skip(count)
         elif count:
@@ -174,11 +174,11 @@ class Scanner:
 
     @property
     def is_settled(self) -> bool:
-        """Whether later bytes can change nothing but `cut`."""
+        """Whether later bytes can only change `cut`."""
         return self._scan.is_settled
 
     def so_far(self) -> Head:
-        """The head as far as it has been read. Its `cut` means nothing yet."""
+        """The head as far as it has been read. Its `cut` is not valid yet."""
         return self._scan.so_far()
 
     def finish(self) -> Head:
@@ -194,15 +194,15 @@ class Scanner:
     def _inflate(self, inflater: zlib._Decompress, piece: Buffer) -> None:
         self._fed_bytes += len(memoryview(piece))
         inflated_max = INFLATED_BYTES_MAX + INFLATED_RATIO_MAX * self._fed_bytes
-        rest = piece
+        pending = piece
         while True:
             try:
-                inflated = inflater.decompress(rest, _INFLATED_STEP_BYTES)
+                inflated = inflater.decompress(pending, _INFLATED_STEP_BYTES)
             except zlib.error as error:
                 raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
             self._scan.feed(inflated)
-            rest = inflater.unconsumed_tail
-            if inflater.eof or not (rest or len(inflated) == _INFLATED_STEP_BYTES):
+            pending = inflater.unconsumed_tail
+            if inflater.eof or not (pending or len(inflated) == _INFLATED_STEP_BYTES):
                 return
             if self._scan.position > inflated_max:
                 self._has_given_up = True
@@ -220,10 +220,10 @@ def scan_at(
     extractor: Extractor = STANDARD,
     to_the_end: bool = True,
 ) -> Head:
-    """`extract` for a data set of `length` bytes that lies somewhere: `read(offset, count)` gives just so many of them.
+    """`extract` for a data set of `length` bytes that `read(offset, count)` reads, exactly `count` bytes at a time.
 
-    Reads headers and what is kept, and passes over values. Not `to_the_end`: leaves off at Pixel Data, so that `cut`
-    says nothing. Raises DataSetError, and what `read` raises.
+    Reads headers and the values to extract, and skips other values. Without `to_the_end` it stops at Pixel Data, and
+    `cut` is not valid. Raises DataSetError, and the errors of `read`.
     """
     scanner = Scanner(transfer_syntax, limits, extractor)
     at = 0
@@ -247,15 +247,15 @@ def blob_items(blob: Buffer) -> dict[int, bytes]:
 
 
 def encoding_of(data: Buffer, transfer_syntax: TransferSyntax) -> int:
-    """The real encoding of a data set: the transfer syntax's, unless the first bytes show another one."""
+    """The actual encoding of a data set: the transfer syntax's, unless its first bytes show another one."""
     return _ext.root_encoding_of(data, transfer_syntax.encoding)
 
 
 def walk(data: Buffer, encoding: int, start: int = 0, end: int | None = None) -> Iterator[Element]:
     """The elements of the data set in data[start:end], or the items of the sequence value there. Not deflated.
 
-    Give a sequence's value range to get its items, and an item's value range to get its elements. Up to 7 bytes at
-    the end that cannot be an element are passed over.
+    Pass the value range of a sequence to get its items, and that of an item to get its elements. Skips up to 7 bytes at
+    the end, which cannot be an element.
     """
     offset = start
     stop = len(memoryview(data)) if end is None else end

@@ -1,19 +1,19 @@
-"""Encapsulated Pixel Data (PS3.5 A.4): where its items lie, and which of them make up a frame.
+"""Encapsulated Pixel Data (PS3.5 A.4): finds its items, and the items of each frame.
 
     … (7FE0,0010) OB FFFFFFFF │ item: Basic Offset Table │ item: fragment │ item: fragment │ … │ sequence delimiter
                               ▲                          ▲
                               start                      first: offsets in a table count from here
 
-A frame is one fragment or several in a row, so that a table of frames is one ascending list of offsets: where the first
-item of each frame begins, and where the last frame ends. It comes from, in this order:
+A frame is one fragment or several in a row, so a table of frames is one ascending list of offsets: the start of each
+frame's first item, and the end of the last frame. It comes from the first of these sources that fits:
 
     Extended Offset Table (7FE0,0001), Basic Offset Table    if it has Number of Frames entries that ascend
-    one frame: all fragments; a fragment a frame             if their numbers agree
-    the codestream's own marks                               SOI, SOC, a JP2 or JPEG XL signature, an RLE header
+    one frame of all fragments, or one fragment per frame    if the numbers agree
+    the marks in the codestreams                             SOI, SOC, a JP2 or JPEG XL signature, an RLE header
     native lengths                                           Encapsulated Uncompressed
 
-Whether an offset leads to an item is seen when the frame is read (`cut`); a table that lies is then replaced by a scan.
-A scan reads headers only, and keeps 8 bytes a fragment.
+Reading a frame (`cut`) shows whether an offset leads to an item; if it does not, a scan replaces the table. A scan
+reads headers only, and keeps 8 bytes for each fragment.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from .sources import Source
 
 FRAGMENTS_MAX: Final = 1 << 22
-"""Of one instance: whole slide images have a million tiles. A table of so many takes 32 MiB, a scan some seconds."""
+"""Limit for one instance: whole slide images have a million tiles. A table of this size takes 32 MiB, a scan some
+seconds."""
 
 RLE_LOSSLESS: Final = "1.2.840.10008.1.2.5"
 ENCAPSULATED_UNCOMPRESSED: Final = "1.2.840.10008.1.2.1.98"
@@ -44,10 +45,10 @@ HEADER_BYTES: Final = 8
 """Of an item: its tag and its length."""
 _FAR_BYTES: Final = 512
 _NEAR_BYTES: Final = 64 << 10
-"""Read at a time where fragments are long, and where they are short."""
+"""Bytes read at a time: among long fragments, and among short ones."""
 
 _STARTS: Final = (
-    b"\xff\xd8\xff",  # SOI of JPEG and JPEG-LS, and the marker that follows it
+    b"\xff\xd8\xff",  # SOI of JPEG and JPEG-LS, and the start of the next marker
     b"\xff\x4f\xff\x51",  # SOC and SIZ of JPEG 2000 and HTJ2K
     b"\x00\x00\x00\x0cjP  ",  # JP2 signature box
     b"\xff\x0a",  # JPEG XL codestream
@@ -56,7 +57,7 @@ _STARTS: Final = (
 _END: Final = b"\xff\xd9"
 """EOI of JPEG and JPEG-LS, EOC of JPEG 2000."""
 _END_BYTES: Final = 16
-"""Zeros may stand behind an end."""
+"""Zeros may follow an end."""
 _RLE_HEADER: Final = struct.Struct("<16I")
 
 
@@ -65,16 +66,16 @@ class Fragments:
 
     def __init__(self, starts: array[int], cut: str) -> None:
         self.starts = starts
-        """Where each item's tag lies in the data set, and where the last item ends."""
+        """Offset of each item's tag in the data set, and the end of the last item."""
         self.cut = cut
-        """Why there are no more of them, "" if the value is whole."""
+        """Why the value ends early; "" if it is whole."""
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
 
-class Joined:
-    """The content of all fragments end to end, without their headers: a `Source`, in which a reader may go anywhere."""
+class FragmentStream:
+    """The content of all fragments end to end, without their headers: a `Source` that can be read at any offset."""
 
     def __init__(self, source: Source, fragments: Fragments) -> None:
         self._source = source
@@ -103,7 +104,7 @@ class Joined:
 
 
 class _Headers:
-    """Reads items one after the other, in blocks that fit how far they are apart."""
+    """Reads the headers of items one after the other, in blocks of a size that fits their distance."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -112,7 +113,7 @@ class _Headers:
         self._used = 0
 
     def at(self, offset: int) -> bytes:
-        """The 8 bytes there; fewer only at the end."""
+        """The 8 bytes at an offset; fewer only at the end."""
         if not self._start <= offset <= self._end - HEADER_BYTES:
             self._block = self._source.read(offset, _NEAR_BYTES if self._used > 1 else _FAR_BYTES)
             self._start, self._end, self._used = offset, offset + len(memoryview(self._block)), 0
@@ -121,7 +122,7 @@ class _Headers:
 
 
 def offset_table(source: Source, start: int) -> tuple[array[int], int]:
-    """The Basic Offset Table at `start`, and where the first fragment's item lies. Raises FramesUnreadable."""
+    """The Basic Offset Table at `start`, and the offset of the first fragment's item. Raises FramesUnreadable."""
     header = bytes(source.read(start, HEADER_BYTES))
     length = int.from_bytes(header[4:], "little")
     first = start + HEADER_BYTES + length
@@ -143,7 +144,7 @@ def scan(source: Source, first: int) -> Fragments:
         if header[:4] != _ITEM or len(header) < HEADER_BYTES or after > source.length:
             starts.append(at)
             is_whole = header[:4] == _SEQUENCE_DELIMITER or at == source.length
-            return Fragments(starts, "" if is_whole else f"Pixel Data (7FE0,0010) is cut, or no fragments, at {at}")
+            return Fragments(starts, "" if is_whole else f"Pixel Data (7FE0,0010) has no whole fragment at offset {at}")
         if len(starts) == FRAGMENTS_MAX:
             raise FramesUnreadable(f"Pixel Data (7FE0,0010) has more than {FRAGMENTS_MAX} fragments")
         starts.append(at)
@@ -151,7 +152,7 @@ def scan(source: Source, first: int) -> Fragments:
 
 
 def by_table(source: Source, offsets: array[int], count: int, first: int) -> array[int] | None:
-    """Where the frames lie by an offset table; None if the table cannot be right."""
+    """The start of each frame by an offset table, and the end of the last; None if the table cannot be right."""
     if len(offsets) != count or offsets[0] or not all(map(operator.lt, offsets, islice(offsets, 1, None))):
         return None
     if first + offsets[-1] + HEADER_BYTES > source.length:
@@ -167,9 +168,9 @@ def by_table(source: Source, offsets: array[int], count: int, first: int) -> arr
 def by_fragments(
     source: Source, fragments: Fragments, count: int, syntax_uid: str, native_bytes: int
 ) -> tuple[array[int], str]:
-    """Where the frames lie by what the fragments hold, and why there are fewer than `count`. Raises FramesUnreadable.
+    """The same by the content of the fragments, and the reason if there are fewer than `count` frames.
 
-    `native_bytes`: of one frame, without padding.
+    `native_bytes`: of one frame, without padding. Raises FramesUnreadable.
     """
     starts = fragments.starts
     if count == 1 or not len(fragments):
@@ -183,10 +184,10 @@ def by_fragments(
         frames = _by_marks(source, starts, count, syntax_uid)
     if len(frames) - 1 == count:
         return frames, fragments.cut
-    numbers = f"{len(fragments)} fragments hold {len(frames) - 1} frames, Number of Frames (0028,0008) says {count}"
+    numbers = f"{len(fragments)} fragments hold {len(frames) - 1} frames, but Number of Frames (0028,0008) is {count}"
     if len(frames) == len(starts) and len(fragments) < count:
         return frames, fragments.cut or numbers
-    raise FramesUnreadable(f"without a right offset table its frames cannot be told apart: {numbers}")
+    raise FramesUnreadable(f"its frames cannot be found without a correct offset table: {numbers}")
 
 
 def _by_length(starts: array[int], native_bytes: int) -> array[int]:
@@ -207,7 +208,7 @@ def _by_marks(source: Source, starts: array[int], count: int, syntax_uid: str) -
         if begins(bytes(source.read(starts[number] + HEADER_BYTES, content))):
             numbers.append(number)
     if len(numbers) > count:
-        # What looks like a beginning within a frame does not stand behind an end.
+        # A false beginning within a frame does not follow the end of a codestream.
         numbers = array("Q", [number for number in numbers if number == 0 or _is_ended(source, starts, number)])
     if not numbers or numbers[0]:
         raise FramesUnreadable("its first fragment does not begin a frame")
@@ -228,7 +229,7 @@ def _begins_codestream(content: bytes) -> bool:
 
 
 def _begins_rle(content: bytes) -> bool:
-    """Whether this is the header of PS3.5 G.5: a number of segments, and so many ascending offsets from 64 on."""
+    """Whether this is the header of PS3.5 G.5: the number of segments, and that many ascending offsets from 64 on."""
     if len(content) < _RLE_HEADER.size:
         return False
     count, *offsets = _RLE_HEADER.unpack(content)
@@ -244,9 +245,9 @@ def only_content(source: Source, start: int, end: int) -> int:
 
 
 def cut(region: memoryview, length: int | None) -> memoryview:
-    """The content of the items that fill `region`, joined; `length`: what an offset table says of it.
+    """The joined content of the items that fill `region`. `length`: its length by an offset table.
 
-    Raises FramesUnreadable when these are no items: the table lies.
+    Raises FramesUnreadable when `region` does not hold items: the table is wrong.
     """
     pieces: list[memoryview] = []
     at = 0

@@ -1,13 +1,13 @@
-"""Frames: where each frame of an instance's pixel data lies, and what its bytes are.
+"""Frames: finds and reads each frame of an instance's pixel data.
 
     frame_table(source, syntax, offset of Pixel Data) ──► NativeFrames        arithmetic
                                                       └─► EncapsulatedFrames  a list of offsets (`fragments`)
 
-Reads the elements before Pixel Data, and of Pixel Data no more than headers. A frame of encapsulated Pixel Data is the
-bare codestream; a native one is its samples in little endian, without the byte that pads an odd total. Where Bits
-Allocated is no multiple of 8, frames of native Pixel Data are not byte aligned: each is shifted so that it begins at
-bit 0 (PS3.5 8.1.1, PS3.18 8.7.3.5.2). Float and Double Float Pixel Data are pixel data; an Icon Image is not. Video is
-one stream: it has no frames here, but `pixel_stream` gives it. Knows no files, and decodes nothing.
+Reads the elements before Pixel Data, and only headers of Pixel Data. A frame of encapsulated Pixel Data is the bare
+codestream. A native frame is its samples in little endian, without the byte that pads an odd total. If Bits Allocated
+is not a multiple of 8, native frames are not byte aligned: each is shifted to begin at bit 0 (PS3.5 8.1.1, PS3.18
+8.7.3.5.2). Float and Double Float Pixel Data count as pixel data; an Icon Image does not. Video is one stream without
+frames: use `pixel_stream`. Opens no files, and decodes nothing.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 FRAMES_MAX: Final = fragments.FRAGMENTS_MAX
 HEAD_BYTES_MAX: Final = 16 << 20
-"""A longer head is read element by element: of one in Explicit VR with 100 000 frames that takes seconds."""
+"""A longer head is read element by element, which takes seconds for one in Explicit VR with 100 000 frames."""
 
 _VIDEO: Final = re.compile(r"1\.2\.840\.10008\.1\.2\.(4\.10[0-8](\.1)?|7\.[123])")
 _SUBSAMPLED: Final = {"YBR_FULL_422": (2, 3), "YBR_PARTIAL_422": (2, 3), "YBR_PARTIAL_420": (1, 2)}
-"""How much of three samples a pixel is stored natively."""
+"""The share of three samples per pixel that native Pixel Data stores."""
 _SAMPLES_OF: Final = {
     **dict.fromkeys((b"MONOCHROME1", b"MONOCHROME2", b"PALETTE COLOR"), b"\1\0"),
     **dict.fromkeys((b"RGB", b"YBR_FULL", b"YBR_FULL_422", b"YBR_ICT", b"YBR_RCT"), b"\3\0"),
@@ -46,7 +46,7 @@ _SAMPLES_OF: Final = {
 _SAMPLE_BITS: Final = {tags.FloatPixelData: 32, tags.DoubleFloatPixelData: 64}
 _PIXEL_DATA_TAGS: Final = frozenset((tags.PixelData, *_SAMPLE_BITS))
 _US: Final = (tags.Rows, tags.Columns, tags.SamplesPerPixel, tags.BitsAllocated)
-_KEPT: Final = frozenset(
+_DESCRIBING_TAGS: Final = frozenset(
     {
         *_US,
         tags.NumberOfFrames,
@@ -58,41 +58,41 @@ _KEPT: Final = frozenset(
 
 
 class DescriptionDoubtful(FramesUnreadable):
-    """What was inferred does not fit the pixels: the data set has to be read."""
+    """The inferred description does not fit the pixels: read it from the data set."""
 
 
 def is_video(transfer_syntax_uid: str) -> bool:
-    """Whether Pixel Data is one stream that only a player takes apart."""
+    """Whether Pixel Data is one video stream."""
     return _VIDEO.fullmatch(transfer_syntax_uid) is not None
 
 
 @dataclass(frozen=True, slots=True)
 class PixelElement:
-    """The element that holds the pixels, by its header."""
+    """The header of the element that holds the pixels."""
 
     tag: int
     value_offset: int
     length: int
-    """Bytes, -1 if it is a sequence of fragments."""
+    """Bytes; -1 if the value is a sequence of fragments."""
     word_bytes: int
-    """Of the words that are turned round in big endian; 1: none."""
+    """Width of the words whose bytes must be swapped from big endian; 1: none."""
 
 
 class FrameTable(Protocol):
-    """What both kinds have."""
+    """The interface of both kinds of table. Frame numbers begin with 1."""
 
     count: int
-    """Frames that are there."""
+    """Frames that exist."""
     is_encapsulated: bool
     missing: str
-    """Why there are fewer than Number of Frames says; "" if there are not."""
+    """Why there are fewer frames than Number of Frames; "" if there are not."""
 
     @property
-    def held_bytes(self) -> int:
-        """What the table takes in memory."""
+    def memory_bytes(self) -> int:
+        """The memory that the table takes."""
 
     def span(self, number: int) -> tuple[int, int] | None:
-        """Offset and length of what `cut` takes for this frame; None: only `read` gives it. Numbers begin with 1."""
+        """Offset and length of the region to pass to `cut` for this frame; None: use `read`."""
 
     def place(self, source: Source, number: int) -> tuple[int, int] | None:
         """Offset and length of the frame itself, where its bytes lie in one piece as they leave; None: they do not.
@@ -101,14 +101,14 @@ class FrameTable(Protocol):
         """
 
     def cut(self, number: int, region: memoryview) -> memoryview:
-        """The frame, from the bytes that `span` names; mostly not copied. Raises FramesUnreadable."""
+        """The frame, from the region that `span` names; rarely copied. Raises FramesUnreadable."""
 
     def read(self, source: Source, number: int) -> memoryview:
-        """The frame, read from the source that the table was made of. Raises FramesUnreadable."""
+        """The frame, read from the source that the table was made from. Raises FramesUnreadable."""
 
 
-class _Numbered:
-    """The limits of frame numbers."""
+class _FrameNumbers:
+    """The range of frame numbers."""
 
     __slots__ = ("count", "missing")
 
@@ -119,12 +119,12 @@ class _Numbered:
     def check(self, number: int) -> None:
         """Raises NoSuchFrame unless there is such a frame."""
         if not 1 <= number <= self.count:
-            why = f": {self.missing}" if self.missing else ""
-            raise NoSuchFrame(f"there is no frame {number}, the last one is {self.count}{why}")
+            reason = f": {self.missing}" if self.missing else ""
+            raise NoSuchFrame(f"there is no frame {number}; the last one is {self.count}{reason}")
 
 
-class NativeFrames(_Numbered):
-    """Frames of one length, end to end. See `FrameTable`."""
+class NativeFrames(_FrameNumbers):
+    """A `FrameTable` of frames of one length, end to end."""
 
     __slots__ = ("frame_bits", "value_offset", "word_bytes")
     is_encapsulated = False
@@ -136,8 +136,8 @@ class NativeFrames(_Numbered):
         self.frame_bits = frame_bits
 
     @property
-    def held_bytes(self) -> int:
-        """What the table takes in memory."""
+    def memory_bytes(self) -> int:
+        """The memory that the table takes."""
         return 128
 
     def span(self, number: int) -> tuple[int, int] | None:
@@ -161,18 +161,18 @@ class NativeFrames(_Numbered):
         self.check(number)
         start = (number - 1) * self.frame_bits
         first, end = start // 8, (start + self.frame_bits + 7) // 8
-        # Whole words, counted from where the value begins.
+        # Whole words, counted from the start of the value.
         word_start = first - first % self.word_bytes
         word_end = end + -end % self.word_bytes
         value = source.read(self.value_offset + word_start, word_end - word_start)
-        turned = memoryview(turn(value, self.word_bytes))[first - word_start : end - word_start]
-        if len(turned) < end - first:
+        frame = memoryview(swap_bytes(value, self.word_bytes))[first - word_start : end - word_start]
+        if len(frame) < end - first:
             raise FramesUnreadable(f"frame {number} is cut")
-        return turned if not self.frame_bits % 8 else _shifted(turned, start % 8, self.frame_bits)
+        return frame if not self.frame_bits % 8 else _shift(frame, start % 8, self.frame_bits)
 
 
-class EncapsulatedFrames(_Numbered):
-    """Codestreams in fragments. See `FrameTable`."""
+class EncapsulatedFrames(_FrameNumbers):
+    """A `FrameTable` of codestreams in fragments."""
 
     __slots__ = ("is_trusted", "lengths", "starts")
     is_encapsulated = True
@@ -180,15 +180,15 @@ class EncapsulatedFrames(_Numbered):
     def __init__(self, starts: array[int], lengths: array[int] | None, missing: str, *, is_trusted: bool) -> None:
         super().__init__(len(starts) - 1, missing)
         self.starts = starts
-        """Where the first item of each frame begins, and the last frame ends."""
+        """The start of each frame's first item, and the end of the last frame."""
         self.lengths = lengths
-        """Of the codestreams, if an Extended Offset Table says them."""
+        """Of the codestreams, from an Extended Offset Table."""
         self.is_trusted = is_trusted
-        """Whether it is what an offset table says, and nobody has looked."""
+        """Whether the offsets come from the data set's own table, unchecked."""
 
     @property
-    def held_bytes(self) -> int:
-        """What the table takes in memory."""
+    def memory_bytes(self) -> int:
+        """The memory that the table takes."""
         return 256 + 8 * (len(self.starts) + len(self.lengths or ()))
 
     def span(self, number: int) -> tuple[int, int] | None:
@@ -224,17 +224,17 @@ def frame_table(
     *,
     trust_offsets: bool = True,
 ) -> NativeFrames | EncapsulatedFrames:
-    """The frames of an instance, which is not deflated here. Raises FramesUnreadable.
+    """The frames of an instance. `source` must not be deflated. Raises FramesUnreadable.
 
-    `pixel_data_offset`: of the tag of Pixel Data, -1 if there is none. `description`: if the caller has it. Not
-    `trust_offsets`: no table of the data set is believed, after one has led astray.
+    `pixel_data_offset`: of the tag of Pixel Data, -1 if there is none. `description`: if the caller has it. Without
+    `trust_offsets` the tables in the data set are ignored: for another try after one was wrong.
     """
     if is_video(syntax.uid):
-        raise FramesUnreadable(f"{syntax.name} is one stream that cannot be cut into frames")
+        raise FramesUnreadable(f"{syntax.name} is one video stream, without separate frames")
     encoding = encoding_of(source, syntax)
     element = pixel_element(source, encoding, pixel_data_offset)
     if (element.length < 0) != syntax.encapsulated:
-        raise FramesUnreadable(f"Pixel Data is {'not ' * syntax.encapsulated}encapsulated, against {syntax.name}")
+        raise FramesUnreadable(f"Pixel Data is {'not ' * syntax.encapsulated}encapsulated, contrary to {syntax.name}")
     head = description or Description.read(source, syntax, encoding, pixel_data_offset)
     if element.length < 0:
         return _encapsulated(source, syntax, element, head, trust_offsets)
@@ -249,13 +249,13 @@ def pixel_stream(source: Source, syntax: TransferSyntax, pixel_data_offset: int)
     element = pixel_element(source, encoding_of(source, syntax), pixel_data_offset)
     if element.length >= 0:
         value = Part(source, element.value_offset, min(element.value_offset + element.length, source.length))
-        return Turned(value, element.word_bytes) if element.word_bytes > 1 else value
+        return ByteSwapped(value, element.word_bytes) if element.word_bytes > 1 else value
     _, first = fragments.offset_table(source, element.value_offset)
-    return fragments.Joined(source, fragments.scan(source, first))
+    return fragments.FragmentStream(source, fragments.scan(source, first))
 
 
 def end_of_pixels(source: Source, syntax: TransferSyntax, pixel_data_offset: int) -> int:
-    """Where the element of Pixel Data is over, its delimiter included. Raises FramesUnreadable."""
+    """The offset after the element of Pixel Data and its delimiter. Raises FramesUnreadable."""
     element = pixel_element(source, encoding_of(source, syntax), pixel_data_offset)
     if element.length >= 0:
         return min(element.value_offset + element.length, source.length)
@@ -267,12 +267,12 @@ def end_of_pixels(source: Source, syntax: TransferSyntax, pixel_data_offset: int
 
 
 def encoding_of(source: Source, syntax: TransferSyntax) -> int:
-    """The encoding in which a data set really is."""
+    """The actual encoding of a data set."""
     return elements.encoding_of(source.read(0, 8), syntax)
 
 
 def pixel_element(source: Source, encoding: int, offset: int) -> PixelElement:
-    """The header at `offset`. Raises FramesUnreadable when there is none."""
+    """The header of Pixel Data at `offset`. Raises FramesUnreadable when there is none."""
     if offset < 0:
         raise FramesUnreadable("the instance has no Pixel Data")
     order: Literal["big", "little"] = "big" if encoding & BIG_ENDIAN else "little"
@@ -291,20 +291,20 @@ def pixel_element(source: Source, encoding: int, offset: int) -> PixelElement:
     return PixelElement(tag, offset + end, length, word_bytes)
 
 
-def turn(value: Buffer, word_bytes: int) -> Buffer:
-    """The same with the bytes of each word in the other order; what is no whole word stays."""
+def swap_bytes(value: Buffer, word_bytes: int) -> Buffer:
+    """Reverses the bytes of each word; an incomplete word at the end stays as it is."""
     if word_bytes == 1:
         return value
     data = bytes(value)
-    turned = bytearray(data)
+    swapped = bytearray(data)
     whole = len(data) - len(data) % word_bytes
     for byte in range(word_bytes):
-        turned[byte:whole:word_bytes] = data[word_bytes - 1 - byte : whole : word_bytes]
-    return turned
+        swapped[byte:whole:word_bytes] = data[word_bytes - 1 - byte : whole : word_bytes]
+    return swapped
 
 
-class Turned:
-    """A value in the other byte order."""
+class ByteSwapped:
+    """A source with the bytes of each word reversed."""
 
     def __init__(self, source: Source, word_bytes: int) -> None:
         self._source = source
@@ -315,21 +315,21 @@ class Turned:
         """See `Source`."""
         start = offset - offset % self._word_bytes
         end = offset + count + -(offset + count) % self._word_bytes
-        return memoryview(turn(self._source.read(start, end - start), self._word_bytes))[offset - start :][:count]
+        return memoryview(swap_bytes(self._source.read(start, end - start), self._word_bytes))[offset - start :][:count]
 
 
 class Description:
-    """What the elements before Pixel Data say of it."""
+    """The description of Pixel Data by the elements before it."""
 
     def __init__(self, values: Mapping[int, bytes], *, is_inferred: bool = False) -> None:
-        """Little endian. `is_inferred`: some follow from others and may be wrong. Raises FramesUnreadable."""
+        """`values`: in little endian. `is_inferred`: some are guesses and may be wrong. Raises FramesUnreadable."""
         self._values = values
         self.is_inferred = is_inferred
         self.frame_count = self._frame_count()
 
     @classmethod
     def read(cls, source: Source, syntax: TransferSyntax, encoding: int, end: int) -> Description:
-        """From the data set; of a tag that is there twice the last one counts. Raises FramesUnreadable."""
+        """Reads it from the data set; of two elements with one tag the last counts. Raises FramesUnreadable."""
         try:
             values = _from_memory(source, encoding, end) if end <= HEAD_BYTES_MAX else _from_far(source, syntax, end)
         except DataSetError as error:
@@ -338,14 +338,14 @@ class Description:
 
     @classmethod
     def of_one_frame(cls, values: Mapping[int, bytes]) -> Description | None:
-        """From attributes that an index has, without (0028,0002) and offset tables; None: read the data set."""
+        """Makes it from attributes of the index, which lack (0028,0002) and offset tables. None: use `read`."""
         samples = _SAMPLES_OF.get(values.get(tags.PhotometricInterpretation, b"").strip(b" \0"))
         if samples is None or values.get(tags.NumberOfFrames, b"").strip(b" \0") not in (b"", b"1"):
             return None
         return cls({**values, tags.SamplesPerPixel: samples}, is_inferred=True)
 
     def number(self, tag: int, otherwise: int | None = None) -> int:
-        """An unsigned short. Raises FramesUnreadable if it is neither there nor given."""
+        """An unsigned short, or `otherwise` if it is missing. Raises FramesUnreadable if that is None."""
         raw = self._values.get(tag, b"")
         if len(raw) >= 2:
             return int.from_bytes(raw[:2], "little")
@@ -354,18 +354,18 @@ class Description:
         return otherwise
 
     def text(self, tag: int) -> str:
-        """The first value of a text."""
+        """The first value of a text element."""
         return self._values.get(tag, b"").decode("ascii", "replace").split("\\")[0].strip(" \0")
 
     def table(self, tag: int) -> array[int]:
-        """A list of numbers of 64 bits."""
+        """A list of 64-bit numbers."""
         raw = self._values.get(tag, b"")
         numbers = array("Q")
         numbers.frombytes(raw[: len(raw) // 8 * 8])
         return numbers
 
     def frame_bits(self, tag: int) -> int:
-        """What one native frame takes, with all its samples. Raises FramesUnreadable."""
+        """The bits of one native frame, with all its samples. Raises FramesUnreadable."""
         bits = _SAMPLE_BITS.get(tag) or self.number(tags.BitsAllocated)
         samples = 1 if tag in _SAMPLE_BITS else self.number(tags.SamplesPerPixel, 1)
         frame_bits = self.number(tags.Rows) * self.number(tags.Columns) * samples * bits
@@ -379,7 +379,7 @@ class Description:
             raise FramesUnreadable(f"Number of Frames (0028,0008) is {text[:16]!r}")
         count = max(int(text), 1)
         if count > FRAMES_MAX:
-            raise FramesUnreadable(f"Number of Frames (0028,0008) is {count}, at most {FRAMES_MAX} are read")
+            raise FramesUnreadable(f"Number of Frames (0028,0008) is {count}; the limit is {FRAMES_MAX}")
         return count
 
 
@@ -387,16 +387,16 @@ def _from_memory(source: Source, encoding: int, end: int) -> dict[int, bytes]:
     view = memoryview(source.read(0, end))
     values: dict[int, bytes] = {}
     for element in elements.walk(view, encoding):
-        if element.tag in _KEPT:
+        if element.tag in _DESCRIBING_TAGS:
             value = view[element.value_offset : element.value_offset + element.length]
             width = 2 if element.tag in _US and encoding & BIG_ENDIAN else 1
-            values[element.tag] = bytes(turn(value, width))
+            values[element.tag] = bytes(swap_bytes(value, width))
     return values
 
 
 def _from_far(source: Source, syntax: TransferSyntax, end: int) -> dict[int, bytes]:
     contents = Contents(Part(source, 0, end), syntax)
-    return {element.tag: contents.value(element) for element in contents.root()[0] if element.tag in _KEPT}
+    return {element.tag: contents.value(element) for element in contents.root()[0] if element.tag in _DESCRIBING_TAGS}
 
 
 def _native(source: Source, element: PixelElement, head: Description) -> NativeFrames:
@@ -405,15 +405,15 @@ def _native(source: Source, element: PixelElement, head: Description) -> NativeF
     share = _SUBSAMPLED.get(head.text(tags.PhotometricInterpretation))
     if share is not None and head.number(tags.SamplesPerPixel, 1) == 3:
         subsampled = frame_bits * share[0] // share[1]
-        # Some say so and store all samples.
+        # Some writers declare this and store all samples.
         if length * 8 < count * frame_bits:
             frame_bits = subsampled
-    there = min(length * 8 // frame_bits, count)
+    complete = min(length * 8 // frame_bits, count)
     expected = (count * frame_bits + 7) // 8
     if head.is_inferred and not expected <= length <= expected + 1:
-        raise DescriptionDoubtful(f"{length} bytes of Pixel Data are not the {expected} that the index leads to expect")
-    missing = "" if there == count else f"Pixel Data has {length} bytes, {count} frames take {expected}"
-    return NativeFrames(element, frame_bits, there, missing)
+        raise DescriptionDoubtful(f"Pixel Data has {length} bytes; by the index it should have {expected}")
+    missing = "" if complete == count else f"Pixel Data has {length} bytes; {count} frames take {expected}"
+    return NativeFrames(element, frame_bits, complete, missing)
 
 
 def _encapsulated(
@@ -436,7 +436,7 @@ def _encapsulated(
     return EncapsulatedFrames(starts, None, missing, is_trusted=False)
 
 
-def _shifted(value: memoryview, shift: int, count: int) -> memoryview:
-    """`count` bits from bit `shift` on, so that they begin at bit 0; what is left of the last byte is 0."""
+def _shift(value: memoryview, shift: int, count: int) -> memoryview:
+    """`count` bits from bit `shift` on, moved to begin at bit 0; the unused bits of the last byte are 0."""
     bits = (int.from_bytes(value, "little") >> shift) & ((1 << count) - 1)
     return memoryview(bits.to_bytes((count + 7) // 8, "little"))

@@ -1,6 +1,6 @@
-"""Identifiers of queries and other small data sets, as values by tag: decoded whole and encoded.
+"""Decodes and encodes identifiers of queries and other small data sets, as values by tag.
 
-Not for stored instances, whose bytes are never taken apart: `dicom.elements` looks into those. Values are bytes in the
+Not for stored instances, which are never decoded as a whole: use `dicom.elements` for those. Values are bytes in the
 data set's character set, text without trailing padding, numbers in little endian; sequences are lists of identifiers.
 Group lengths are dropped. Standard: PS3.5 section 7, PS3.4 C.4.1.1.3.
 """
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 NESTING_MAX: Final = 32
 """Sequences within sequences; the deepest identifier in PS3.4 (UPS) has 4."""
 ELEMENT_COUNT_MAX: Final = 4096
-"""Elements and items at all depths; a C-FIND with every key of PS3.4 has some 100. Each becomes an object, and a MiB of
-empty ones would be 131 072."""
+"""Elements and items at all depths; a C-FIND with every key of PS3.4 has some 100. Each becomes an object, and a MiB
+could hold 131 072 empty ones."""
 INFLATED_BYTES_MAX: Final = 4 << 20
-"""Of a deflated identifier."""
+"""Limit for a deflated identifier."""
 
 LONG_VRS: Final = frozenset(("OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"))
 NUMBER_BYTES: Final = {
@@ -40,7 +40,7 @@ NUMBER_BYTES: Final = {
 BINARY_VRS: Final = frozenset((*NUMBER_BYTES, "OB", "UN"))
 
 Value: TypeAlias = "bytes | Sequence[Identifier | Mapping[int, Value]]"
-"""What `encode_identifier` takes for one tag."""
+"""A value to pass to `encode_identifier`: bytes, or the items of a sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +50,32 @@ class Identifier:
     items: dict[int, bytes | list[Identifier]]
     """Without (0008,0005), which is `character_set`."""
     character_set: bytes = b""
-    """Specific Character Set, the enclosing one's where an item has none; b"" is ASCII."""
+    """Specific Character Set; an item without one has that of the enclosing data set. b"" is ASCII."""
 
     def value(self, tag: int) -> bytes:
-        """A value, b"" if it is absent, empty or a sequence."""
+        """A value; b"" if it is absent, empty or a sequence."""
         value = self.items.get(tag, b"")
         return value if isinstance(value, bytes) else b""
 
     def text(self, tag: int) -> str:
-        """A value decoded, with its backslashes."""
+        """A value as text, with its backslashes."""
         return charset.decode(self.value(tag), self.character_set, tags.vr_of(tag))
 
     def sequence(self, tag: int) -> list[Identifier]:
-        """A sequence's items, [] if it is absent, empty or no sequence."""
+        """The items of a sequence; [] if it is absent, empty or not a sequence."""
         value = self.items.get(tag)
         return value if isinstance(value, list) else []
 
 
 def decode_identifier(data: Buffer, transfer_syntax: TransferSyntax) -> Identifier:
-    """Reads a whole data set into values; DataSetError if it is none."""
+    """Reads a whole data set into values. Raises DataSetError."""
     view = memoryview(inflate(data, INFLATED_BYTES_MAX, "identifier") if transfer_syntax.deflated else data)
     encoding = elements.encoding_of(view, transfer_syntax)
     return _Decoder(view).data_set(0, len(view), encoding, b"", 0)
 
 
 class _Decoder:
-    """One identifier being read."""
+    """Decodes one identifier, and counts its elements."""
 
     __slots__ = ("_count", "_view")
 
@@ -87,13 +87,13 @@ class _Decoder:
         """The identifier, or an item in it."""
         items: dict[int, bytes | list[Identifier]] = {}
         for element in elements.walk(self._view, encoding, start, end):
-            self._counted()
+            self._count_element()
             if not element.tag & 0xFFFF or element.tag >> 16 == 0xFFFE:
                 continue
             if element.vr == "SQ":
                 items[element.tag] = self._items(element, encoding, character_set, depth + 1)
             elif element.length and tags.vr_of(element.tag) == "SQ":
-                continue  # says that it is no sequence: of no use as the key that its tag names
+                continue  # not a sequence, although its tag is one: useless as a key
             else:
                 raw = self._view[element.value_offset : element.value_offset + element.length]
                 items[element.tag] = _value(raw, element.vr, encoding)
@@ -108,17 +108,15 @@ class _Decoder:
             raise DataSetError(f"the identifier nests more than {NESTING_MAX} sequences at offset {start}")
         items = []
         for item in elements.walk(self._view, encoding, start, start + sequence.length):
-            self._counted()
+            self._count_element()
             if item.tag != tags.Item:
-                raise DataSetError(
-                    f"the identifier has no item where one must stand, before offset {item.value_offset}"
-                )
+                raise DataSetError(f"the identifier lacks an item before offset {item.value_offset}")
             within = elements.item_encoding(self._view, item, encoding)
             end = item.value_offset + item.length
             items.append(self.data_set(item.value_offset, end, within, character_set, depth))
         return items
 
-    def _counted(self) -> None:
+    def _count_element(self) -> None:
         self._count += 1
         if self._count > ELEMENT_COUNT_MAX:
             raise DataSetError(f"the identifier has more than {ELEMENT_COUNT_MAX} elements")
@@ -138,20 +136,20 @@ def encode_identifier(
 ) -> bytes:
     """Writes values as a data set: ascending tags, VRs from the dictionary, values padded to even length.
 
-    A sequence is given as its items, or as the bytes of its items in Explicit VR Little Endian (as level blobs have
-    them). Sequences get defined lengths. (0008,0005) is written only where the values hold it.
+    Pass a sequence as its items, or as the bytes of its items in Explicit VR Little Endian, as in level blobs.
+    Sequences get defined lengths. (0008,0005) is written only if it is among the values.
     """
-    return finished(_encode(items, working_encoding(transfer_syntax), 0, vr_of), transfer_syntax)
+    return finish(_encode(items, working_encoding(transfer_syntax), 0, vr_of), transfer_syntax)
 
 
 def working_encoding(transfer_syntax: TransferSyntax) -> int:
-    """The encoding of the elements that `finished` takes: little endian, and not deflated."""
+    """The encoding of the elements to pass to `finish`: little endian, and not deflated."""
     encoding = transfer_syntax.encoding
     return EXPLICIT_VR if encoding & BIG_ENDIAN else encoding
 
 
-def finished(data: bytes, transfer_syntax: TransferSyntax) -> bytes:
-    """A data set in a transfer syntax, whose elements stand one after the other in `working_encoding`."""
+def finish(data: bytes, transfer_syntax: TransferSyntax) -> bytes:
+    """Brings a data set from `working_encoding` into its transfer syntax."""
     if transfer_syntax.encoding & BIG_ENDIAN:
         return reencode(data, EXPLICIT_VR, transfer_syntax.encoding)
     if transfer_syntax.deflated:
@@ -161,17 +159,17 @@ def finished(data: bytes, transfer_syntax: TransferSyntax) -> bytes:
 
 
 class Form:
-    """How the elements of a tag are written in a `working_encoding`, but for their values (PS3.5 7.1)."""
+    """Writes elements of one tag in a `working_encoding` (PS3.5 7.1)."""
 
-    __slots__ = ("_length_bytes", "_padding", "_start", "is_foreign", "vr")
+    __slots__ = ("_length_bytes", "_padding", "_start", "must_reencode_items", "vr")
 
     def __init__(self, tag: int, vr: str, encoding: int) -> None:
         self.vr = vr
         self._start = struct.pack("<HH", tag >> 16, tag & 0xFFFF)
         self._length_bytes = 4
         self._padding = b"\0" if vr == "UI" or vr in BINARY_VRS else b" "
-        self.is_foreign = vr == "SQ" and not encoding & EXPLICIT_VR
-        """Whether the items of a level blob have another encoding than this."""
+        self.must_reencode_items = vr == "SQ" and not encoding & EXPLICIT_VR
+        """Whether the items of a level blob have another encoding."""
         if encoding & EXPLICIT_VR:
             self._start += vr.encode()
             if vr in LONG_VRS:
@@ -180,7 +178,7 @@ class Form:
                 self._length_bytes = 2
 
     def element(self, value: bytes) -> bytes:
-        """The element with a value, of a sequence in the encoding of the rest."""
+        """The element with a value; for a sequence, items in the working encoding."""
         if len(value) & 1:
             value += self._padding
         length = len(value)
@@ -188,12 +186,12 @@ class Form:
             return b"%b%b%b" % (self._start, length.to_bytes(4, "little"), value)
         if length <= 0xFFFF:
             return b"%b%b%b" % (self._start, length.to_bytes(2, "little"), value)
-        # A list of a thousand failed UIDs has more bytes than the length field of UI holds (PS3.5 6.2.2).
+        # A list of a thousand failed UIDs is longer than the length field of UI can say (PS3.5 6.2.2).
         return b"%bUN\0\0%b%b" % (self._start[:4], length.to_bytes(4, "little"), value)
 
     def element_of_blob(self, value: bytes) -> bytes:
-        """The same; of a sequence as a level blob has it."""
-        if not self.is_foreign or not value:
+        """The element with a value from a level blob."""
+        if not self.must_reencode_items or not value:
             return self.element(value)
         element = b"%bSQ\0\0%b%b" % (self._start, len(value).to_bytes(4, "little"), value)
         return reencode(element, EXPLICIT_VR_LITTLE_ENDIAN.encoding, 0)

@@ -1,8 +1,7 @@
-"""The items of a sequence as level blobs have them: in Explicit VR Little Endian, texts in UTF-8.
+"""The items of a sequence in a level blob: in Explicit VR Little Endian, texts in UTF-8.
 
-Takes them apart and puts them together again with defined lengths, VRs as they are, whatever the dictionary says. Does
-not know what their attributes mean: `index.query` decides what is shown of a sequence, `services.answers` in which
-character set.
+Decodes items, and encodes them again with defined lengths and their own VRs, not the dictionary's. Does not know what
+their attributes mean: `index.query` chooses which of them an answer shows, `services.answers` the character set.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from .identifier import LONG_VRS
 from .transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 
 NESTING_MAX: Final = 32
-"""Sequences within sequences; a blob's sequence has 4 KiB."""
+"""Sequences within sequences; one in a blob has a few KiB."""
 
 _ENCODING: Final = EXPLICIT_VR_LITTLE_ENDIAN.encoding
 
@@ -29,10 +28,10 @@ class Content(NamedTuple):
     tag: int
     vr: str
     value: bytes
-    """As it lies there, padding included; of a sequence its items."""
+    """The raw bytes with padding; for a sequence its items."""
 
 
-def contents(items: bytes) -> list[list[Content]]:
+def decode_items(items: bytes) -> list[list[Content]]:
     """The elements of each item. Raises DataSetError."""
     return [
         [
@@ -43,8 +42,8 @@ def contents(items: bytes) -> list[list[Content]]:
     ]
 
 
-def joined(items: Iterable[Iterable[Content]]) -> bytes:
-    """The reverse."""
+def encode_items(items: Iterable[Iterable[Content]]) -> bytes:
+    """The reverse of `decode_items`."""
     parts = []
     for item in items:
         data = b"".join([_element(*content) for content in item])
@@ -69,32 +68,32 @@ def has_text_beyond_ascii(items: bytes) -> bool:
         return text
 
     if not items.isascii():
-        recoded(items, look)
+        recode_texts(items, look)
     return not is_ascii
 
 
-def recoded(items: bytes, recode: Callable[[bytes, str], bytes | None]) -> bytes | None:
-    """The same items with each text, at any depth, as `recode` gives it for the text and its VR.
+def recode_texts(items: bytes, recode: Callable[[bytes, str], bytes | None]) -> bytes | None:
+    """Replaces each text, at any depth, by the result of `recode` for the text and its VR.
 
-    None when `recode` gives None for one of them. Raises DataSetError.
+    Returns None if `recode` returns None for one of them. Raises DataSetError.
     """
-    return _recoded(items, recode, 0)
+    return _recode_texts(items, recode, 0)
 
 
-def _recoded(items: bytes, recode: Callable[[bytes, str], bytes | None], depth: int) -> bytes | None:
+def _recode_texts(items: bytes, recode: Callable[[bytes, str], bytes | None], depth: int) -> bytes | None:
     if depth > NESTING_MAX:
         raise DataSetError(f"a sequence nests more than {NESTING_MAX} others")
-    changed = []
-    for item in contents(items):
-        content = []
+    new_items = []
+    for item in decode_items(items):
+        contents = []
         for tag, vr, value in item:
-            other: bytes | None = value
+            new_value: bytes | None = value
             if vr == "SQ":
-                other = _recoded(value, recode, depth + 1)
+                new_value = _recode_texts(value, recode, depth + 1)
             elif vr in charset.TEXT_VRS:
-                other = recode(value.rstrip(b" \0"), vr)
-            if other is None:
+                new_value = recode(value.rstrip(b" \0"), vr)
+            if new_value is None:
                 return None
-            content.append(Content(tag, vr, other))
-        changed.append(content)
-    return joined(changed)
+            contents.append(Content(tag, vr, new_value))
+        new_items.append(contents)
+    return encode_items(new_items)

@@ -1,22 +1,23 @@
-"""Data sets as the DICOM JSON Model (PS3.18 annex F), and what annex F leaves open; the door to _ext.json_model.
+"""Writes data sets as the DICOM JSON Model (PS3.18 annex F), with our choices where annex F leaves them open.
 
-`encode` writes one instance in one pass over its bytes, in whatever encoding they are. Reading is `json_reader`'s.
+`encode` writes one instance in one pass over its bytes, in any encoding; only this module imports _ext.json_model.
+`model_reader` reads the model.
 
-    keys            8 hexadecimal digits, ascending, each once; no group lengths, nothing of groups 0000 and 0002
-    text            UTF-8, without the spaces that do not count; (0008,0005), where it is or is needed, says ISO_IR 192
-    VR              on the wire; the dictionary's where there is none, or UN; "US or SS" by Pixel Representation
-    DS, IS, SV, UV  numbers where a double has them exactly (16 digits, 32 bits, 53 bits), else the text as it stands
-    FL, FD          the double that has the same value
-    InlineBinary    up to BINARY_INLINE_BYTES_MAX, tables of group 0028 to TABLE_INLINE_BYTES_MAX; little endian always
-    BulkDataURI     longer ones; Pixel Data of the top level always; FL and FD with NaN or infinity in them, for which
-                    JSON has no number; numbers and text beyond TEXT_INLINE_BYTES_MAX, where annex F allows it
-    UN              values whose length is no multiple of their number's, and sequences in which no items are
+    keys            8 hexadecimal digits, ascending, each once; no group lengths, no elements of groups 0000 and 0002
+    text            UTF-8, without insignificant spaces; (0008,0005), if present or needed, is ISO_IR 192
+    VR              from the data set; for none or UN from the dictionary; "US or SS" by Pixel Representation
+    DS, IS, SV, UV  numbers if a double holds them exactly (16 digits, 32 bits, 53 bits), else the original text
+    FL, FD          the double with the same value
+    InlineBinary    up to BINARY_INLINE_BYTES_MAX, tables of group 0028 to TABLE_INLINE_BYTES_MAX; always little endian
+    BulkDataURI     longer ones; always for top-level Pixel Data; FL and FD with NaN or infinity, which JSON lacks;
+                    numbers and text beyond TEXT_INLINE_BYTES_MAX, where annex F allows it
+    UN              values whose length is not a multiple of their number's, and sequences without readable items
 
-A BulkDataURI is the prefix that the caller gives, and the way to the element: tags, and numbers of items from 1 on.
+A BulkDataURI is the caller's prefix and the path to the element: tags, and numbers of items from 1 on.
 
     PREFIX/7FE00010        PREFIX/54000100/1/54001010
 
-Items of undefined length, implicit VR below UN and what else `elements` forgives is forgiven here too.
+Items of undefined length, implicit VR below UN and all other deviations that `elements` tolerates are tolerated too.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 
 BINARY_INLINE_BYTES_MAX: Final = 1 << 10
 TABLE_INLINE_BYTES_MAX: Final = 4 << 10
-"""Palettes and LUTs, which viewers need for the first image, and read from the metadata alone."""
+"""Palettes and LUTs: viewers need them for the first image, and read only the metadata."""
 TEXT_INLINE_BYTES_MAX: Final = 64 << 10
-"""Of what is text or a number: contours of RT structure sets are seldom longer."""
+"""Limit for texts and numbers: contours of RT structure sets are rarely longer."""
 
 INFLATED_STEP_BYTES: Final = 1 << 20
-"""Of a deflated data set, at first: heads are shorter, but for enhanced multi-frame images."""
+"""The first step of inflating a data set: only heads of enhanced multi-frame images are longer."""
 
 _ext.configure(tags.packed())
 
@@ -57,7 +58,7 @@ _LIMITS: Final = (
 
 
 class _Writers(threading.local):
-    """One writer a thread, with the room that its last data set needed."""
+    """One writer for each thread; its buffer has the size that its last data set needed."""
 
     def __init__(self) -> None:
         self.writer = _ext.Writer(charset.decode, _LIMITS)
@@ -76,12 +77,12 @@ def encode(
 ) -> bytes:
     """An instance as one JSON object.
 
-    `data` may end within top-level Pixel Data, its header is enough; `tail` is then what follows it. `bulk_data` is
-    what BulkDataURIs begin with, without the last slash; None puts every value inline, but for Pixel Data, which has
-    no value then. `may_be_cut`: an instance that ends early is written as far as it goes. Raises DataSetError where
-    `data` ends anywhere else or is no data set.
+    `data` may end within top-level Pixel Data, right after its header at the earliest; `tail` is then the part of the
+    data set after Pixel Data. `bulk_data` is the prefix of BulkDataURIs, without the last slash; None puts every value
+    inline, and Pixel Data then has no value. With `may_be_cut`, an instance that ends early is written up to its end.
+    Raises DataSetError if `data` ends anywhere else or is not a data set.
     """
-    prefix = None if bulk_data is None else _checked(bulk_data)
+    prefix = None if bulk_data is None else _check_uri(bulk_data)
     if transfer_syntax.deflated:
         return _encode_deflated(data, transfer_syntax, prefix, tail, may_be_cut)
     return _encode(data, transfer_syntax, prefix, tail, may_be_cut)
@@ -99,18 +100,18 @@ def _encode(
 def _encode_deflated(
     data: Buffer, transfer_syntax: TransferSyntax, prefix: bytes | None, tail: Buffer, may_be_cut: bool
 ) -> bytes:
-    """The same of a deflated data set, of which no more is inflated than is needed to reach Pixel Data."""
+    """The same for a deflated data set. Inflates only as much as it needs to reach Pixel Data."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = b""
-    rest = data
+    pending = data
     step_bytes = INFLATED_STEP_BYTES
     while True:
         try:
-            inflated += inflater.decompress(rest, step_bytes)
+            inflated += inflater.decompress(pending, step_bytes)
         except zlib.error as error:
             raise DataSetError(f"the deflated data set cannot be inflated: {error}") from None
-        rest = inflater.unconsumed_tail
-        is_all = inflater.eof or not rest or len(inflated) >= INFLATED_BYTES_MAX
+        pending = inflater.unconsumed_tail
+        is_all = inflater.eof or not pending or len(inflated) >= INFLATED_BYTES_MAX
         try:
             encoded = _encode(inflated, transfer_syntax, prefix, tail, may_be_cut and is_all)
         except DataSetError:
@@ -125,20 +126,20 @@ def _encode_deflated(
 
 
 def element_writer() -> Callable[[int, int, Buffer], bytes]:
-    """What writes elements one by one, from tag, VR (`vr_number`) and value; for one thread at a time.
+    """A function that writes one element from tag, VR (`vr_number`) and value; for one thread at a time.
 
-    It gives `"GGGGEEEE":{…}` of a value as the index has it: UTF-8, little endian, a sequence in Explicit VR Little
-    Endian. Every value is inline; NaN and infinity are null. Items that cannot be read are left out.
+    It returns `"GGGGEEEE":{…}` for a value of the index: UTF-8, little endian, a sequence in Explicit VR Little Endian.
+    Every value is inline; NaN and infinity are null. Unreadable items are left out.
     """
     return _ext.Writer(charset.decode, _LIMITS).element
 
 
 def vr_number(vr: str) -> int:
-    """A VR as `element_writer` takes it."""
+    """A VR as the number that `element_writer` needs."""
     return ord(vr[0]) << 8 | ord(vr[1])
 
 
-def _checked(bulk_data: str) -> bytes:
+def _check_uri(bulk_data: str) -> bytes:
     if not bulk_data.isascii() or not bulk_data.isprintable() or '"' in bulk_data or "\\" in bulk_data:
-        raise ValueError(f"no URI that JSON could hold as it is: {bulk_data!r}")
+        raise ValueError(f"a URI prefix that would need escapes in JSON: {bulk_data!r}")
     return bulk_data.encode("ascii")

@@ -1,16 +1,16 @@
-"""The DICOM JSON Model read: from whatever somebody sent to a data set in Explicit VR Little Endian (PS3.18 annex F).
+"""Reads the DICOM JSON Model from a peer, and encodes it in Explicit VR Little Endian (PS3.18 annex F).
 
-`parse` gives what was sent as plain dictionaries, which may be changed; `draft` checks all of it and encodes it. An
-attribute that is wrong is named by its way, and its value is not repeated. `xml_model` gives the same dictionaries.
+`parse` returns plain dictionaries, which the caller may change; `draft` checks and encodes them. Errors name an
+attribute by its path, and never repeat its value. `xml_model` makes the same dictionaries.
 
-    Draft.pieces    bytes, BulkData, bytes, …    where BulkData stands, whoever has its bytes puts the element's
-                                                 header and value (`BulkData.header`)
+    Draft.pieces    bytes, BulkData, bytes, …    replace each BulkData by the header and value of its element
+                                                 (`BulkData.header`)
 
-Strict in what would come out as something else than was meant: VRs that are not in PS3.5, values of the wrong kind, out
-of range, with a backslash where it would separate values. Taken as they are meant: numbers as text where annex F allows
-it and NaN for FL and FD (there is no other way to write it), person names as plain text, tags in lower case, empty
-strings for null, InlineBinary in a list, unknown keys beside vr. Text is written in UTF-8. A value that is too long for
-its VR's length becomes one of UN (PS3.5 6.2.2). Sequences with bulk data below have undefined length.
+Refused, because the result would not be what the sender meant: VRs that are not in PS3.5; values of the wrong type, out
+of range, or with a backslash that would separate values. Accepted: numbers as text where annex F allows it, and NaN for
+FL and FD (there is no other way to write it); person names as plain text, tags in lower case, empty strings for null,
+InlineBinary in a list, unknown keys beside vr. Text is written in UTF-8. A value that is too long for the length field
+of its VR gets the VR UN (PS3.5 6.2.2). Sequences that contain bulk data have undefined length.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from .values import SINGLE_VALUE_VRS
 NESTING_MAX: Final = 128
 """Sequences within sequences, as for stored data sets (`elements.ScanLimits`)."""
 ATTRIBUTE_COUNT_MAX: Final = 200_000
-"""Attributes and items of one data set; each is some objects of Python's."""
+"""Attributes and items of one data set; each takes several Python objects."""
 
 Model: TypeAlias = "dict[str, Any]"
-"""Tag as 8 hexadecimal digits → attribute, as JSON has it."""
+"""Tag as 8 hexadecimal digits → attribute as JSON."""
 
 _ENCODING: Final = EXPLICIT_VR
 _NUMBER_FORMS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
@@ -50,7 +50,7 @@ _NAME_GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _TAG: Final = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
 _UID: Final = re.compile(r"[0-9.]{0,64}", re.ASCII)
 _INTEGER: Final = re.compile(r"[+-]?\d{1,20}", re.ASCII)
-_NO_NUMBERS: Final = {
+_SPECIAL_FLOATS: Final = {
     "nan": math.nan, "inf": math.inf, "infinity": math.inf, "-inf": -math.inf, "-infinity": -math.inf,
 }  # fmt: skip
 _DECIMAL_CHARACTERS_MAX: Final = 16
@@ -60,14 +60,14 @@ _CONTROLS: Final = re.compile(r"[\0\x1b]")
 
 
 class BulkData(NamedTuple):
-    """A value that is not in the model, but where its URI says."""
+    """A value that is not in the model itself; its URI says where it is."""
 
     tag: int
     vr: str
     uri: str
 
     def header(self, length: int) -> bytes:
-        """What stands before a value of so many bytes, an even number."""
+        """The header of the element for a value of `length` bytes, an even number."""
         start = struct.pack("<HH", self.tag >> 16, self.tag & 0xFFFF)
         if self.vr in LONG_VRS:
             return start + self.vr.encode("ascii") + struct.pack("<2xI", length)
@@ -81,13 +81,13 @@ class Draft:
     """A data set in Explicit VR Little Endian, with gaps where bulk data belongs."""
 
     pieces: tuple[bytes | BulkData, ...]
-    """In their order; neighbouring bytes are one piece."""
+    """In order; adjacent bytes are one piece."""
     file_meta: Mapping[int, bytes]
-    """What the model had of group 0002, which is no part of a data set: values by tag."""
+    """The model's elements of group 0002, which is not part of a data set: values by tag."""
 
     @property
     def bulk_data(self) -> list[BulkData]:
-        """Its gaps."""
+        """The gaps."""
         return [piece for piece in self.pieces if isinstance(piece, BulkData)]
 
     def whole(self, value_of: Callable[[BulkData], bytes]) -> bytes:
@@ -104,11 +104,11 @@ class Draft:
 
 
 def parse(text: bytes | bytearray | memoryview) -> list[Model]:
-    """The data sets of a JSON text: an array of objects, or one of them. Raises DataSetError."""
+    """The data sets of a JSON text: an array of objects, or one object. Raises DataSetError."""
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        raise DataSetError(f"no JSON: line {error.lineno}, column {error.colno}") from None
+        raise DataSetError(f"not valid JSON: line {error.lineno}, column {error.colno}") from None
     except RecursionError:
         raise DataSetError("the JSON text nests too deeply") from None
     models = document if isinstance(document, list) else [document]
@@ -118,13 +118,13 @@ def parse(text: bytes | bytearray | memoryview) -> list[Model]:
 
 
 def draft(model: Mapping[str, Any]) -> Draft:
-    """Encodes a data set. Raises DataSetError, which names what is wrong by its way."""
+    """Encodes a data set. Raises DataSetError, which names the faulty attribute by its path."""
     encoder = _Encoder()
     pieces = encoder.data_set(model, "", 0)
-    return Draft(_merged(pieces), encoder.file_meta)
+    return Draft(_merge(pieces), encoder.file_meta)
 
 
-def _merged(pieces: Sequence[bytes | BulkData]) -> tuple[bytes | BulkData, ...]:
+def _merge(pieces: Sequence[bytes | BulkData]) -> tuple[bytes | BulkData, ...]:
     merged: list[bytes | BulkData] = []
     run: list[bytes] = []
     for piece in pieces:
@@ -141,17 +141,17 @@ def _merged(pieces: Sequence[bytes | BulkData]) -> tuple[bytes | BulkData, ...]:
 
 
 class _Encoder:
-    """One data set under way."""
+    """Encodes one data set."""
 
     def __init__(self) -> None:
         self.file_meta: dict[int, bytes] = {}
         self._count = 0
         self._has_text_beyond_ascii = False
 
-    def data_set(self, model: Mapping[str, Any], way: str, depth: int) -> list[bytes | BulkData]:
+    def data_set(self, model: Mapping[str, Any], path: str, depth: int) -> list[bytes | BulkData]:
         pieces: list[bytes | BulkData] = []
-        for tag, attribute in self._in_order(model, way):
-            element = self._element(tag, attribute, f"{way}{tag:08X}", depth)
+        for tag, attribute in self._in_order(model, path):
+            element = self._element(tag, attribute, f"{path}{tag:08X}", depth)
             if tag >> 16 == 2:
                 if depth == 0 and isinstance(element[0], bytes):
                     self.file_meta[tag] = _value_of(element[0])
@@ -162,54 +162,54 @@ class _Encoder:
             self._insert_character_set(pieces)
         return pieces
 
-    def _in_order(self, model: Mapping[str, Any], way: str) -> list[tuple[int, Mapping[str, Any]]]:
+    def _in_order(self, model: Mapping[str, Any], path: str) -> list[tuple[int, Mapping[str, Any]]]:
         attributes: dict[int, Mapping[str, Any]] = {}
         for key, attribute in model.items():
-            self._counted(way)
+            self._count_attribute(path)
             if not _TAG.fullmatch(key):
-                raise DataSetError(f"{way}: {key[:40]!r} is no tag")
+                raise DataSetError(f"{path}: {key[:40]!r} is not a tag")
             tag = int(key, 16)
             if tag in attributes or tag >> 16 in (0, 0xFFFE):
-                raise DataSetError(f"{way}{key}: is there twice, or cannot be in a data set")
+                raise DataSetError(f"{path}{key}: occurs twice, or cannot be in a data set")
             if not isinstance(attribute, dict):
-                raise DataSetError(f"{way}{key}: is no object")
+                raise DataSetError(f"{path}{key}: is not an object")
             attributes[tag] = attribute
         return sorted(attributes.items())
 
-    def _counted(self, way: str) -> None:
+    def _count_attribute(self, path: str) -> None:
         self._count += 1
         if self._count > ATTRIBUTE_COUNT_MAX:
-            raise DataSetError(f"{way}: there are more than {ATTRIBUTE_COUNT_MAX} attributes")
+            raise DataSetError(f"{path}: there are more than {ATTRIBUTE_COUNT_MAX} attributes")
 
-    def _element(self, tag: int, attribute: Mapping[str, Any], way: str, depth: int) -> list[bytes | BulkData]:
+    def _element(self, tag: int, attribute: Mapping[str, Any], path: str, depth: int) -> list[bytes | BulkData]:
         vr = attribute.get("vr")
         if not isinstance(vr, str) or vr not in _VRS:
-            raise DataSetError(f"{way}: has no vr, or one that is none of PS3.5")
+            raise DataSetError(f"{path}: has no vr, or one that is not in PS3.5")
         kinds = [kind for kind in ("Value", "BulkDataURI", "InlineBinary") if attribute.get(kind) is not None]
         if len(kinds) > 1:
-            raise DataSetError(f"{way}: has {' and '.join(kinds)}; only one of them may be")
+            raise DataSetError(f"{path}: has {' and '.join(kinds)}; only one of them is allowed")
         if kinds == ["BulkDataURI"]:
-            return [_bulk_data(tag, vr, attribute["BulkDataURI"], way)]
+            return [_bulk_data(tag, vr, attribute["BulkDataURI"], path)]
         if kinds == ["InlineBinary"]:
-            return [form_of(tag, vr, _ENCODING).element(_inline(vr, attribute["InlineBinary"], way))]
+            return [form_of(tag, vr, _ENCODING).element(_inline(vr, attribute["InlineBinary"], path))]
         items = attribute.get("Value") or []
         if not isinstance(items, list):
-            raise DataSetError(f"{way}: its Value is no array")
+            raise DataSetError(f"{path}: its Value is not an array")
         if vr == "SQ":
-            return self._sequence(tag, items, way, depth + 1)
+            return self._sequence(tag, items, path, depth + 1)
         if vr in _BYTES_VRS and items:
-            raise DataSetError(f"{way}: a value of {vr} is given as InlineBinary or BulkDataURI")
-        return [form_of(tag, vr, _ENCODING).element(self._value(vr, items, way))]
+            raise DataSetError(f"{path}: a value of {vr} must be InlineBinary or BulkDataURI")
+        return [form_of(tag, vr, _ENCODING).element(self._value(vr, items, path))]
 
-    def _sequence(self, tag: int, items: list[Any], way: str, depth: int) -> list[bytes | BulkData]:
+    def _sequence(self, tag: int, items: list[Any], path: str, depth: int) -> list[bytes | BulkData]:
         if depth > NESTING_MAX:
-            raise DataSetError(f"{way[:80]}: more than {NESTING_MAX} sequences within each other")
+            raise DataSetError(f"{path[:80]}: more than {NESTING_MAX} sequences within each other")
         encoded: list[list[bytes | BulkData]] = []
         for number, item in enumerate(items, 1):
-            self._counted(way)
+            self._count_attribute(path)
             if item is not None and not isinstance(item, dict):
-                raise DataSetError(f"{way}/{number}: an item is no object")
-            encoded.append(self.data_set(item or {}, f"{way}/{number}/", depth))
+                raise DataSetError(f"{path}/{number}: an item is not an object")
+            encoded.append(self.data_set(item or {}, f"{path}/{number}/", depth))
         start = struct.pack("<HH2s2x", tag >> 16, tag & 0xFFFF, b"SQ")
         plain = [b"".join(part for part in item if isinstance(part, bytes)) for item in encoded]
         if sum(map(len, encoded)) == sum(isinstance(part, bytes) for item in encoded for part in item):
@@ -220,23 +220,23 @@ class _Encoder:
             pieces += [struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF), *item, _ITEM_END]
         return [*pieces, _SEQUENCE_END]
 
-    def _value(self, vr: str, found: list[Any], way: str) -> bytes:
+    def _value(self, vr: str, values: list[Any], path: str) -> bytes:
         if vr in _NUMBER_FORMS:
-            return b"".join(_number(vr, value, way) for value in found)
+            return b"".join(_number(vr, value, path) for value in values)
         if vr == "AT":
-            return b"".join(_tag(value, way) for value in found)
-        if vr in SINGLE_VALUE_VRS and len(found) > 1:
-            raise DataSetError(f"{way}: {vr} has one value")
-        texts = [_text(vr, value, way) for value in found]
+            return b"".join(_tag(value, path) for value in values)
+        if vr in SINGLE_VALUE_VRS and len(values) > 1:
+            raise DataSetError(f"{path}: {vr} allows only one value")
+        texts = [_text(vr, value, path) for value in values]
         text = "\\".join(texts)
         if not text.isascii():
             if vr not in charset.TEXT_VRS:
-                raise DataSetError(f"{way}: {vr} is ASCII")
+                raise DataSetError(f"{path}: {vr} allows only ASCII")
             self._has_text_beyond_ascii = True
         try:
             return text.encode("utf-8")
         except UnicodeEncodeError:
-            raise DataSetError(f"{way}: has half of a surrogate pair") from None
+            raise DataSetError(f"{path}: contains half of a surrogate pair") from None
 
     def _insert_character_set(self, pieces: list[bytes | BulkData]) -> None:
         element = form_of(tags.SpecificCharacterSet, "CS", _ENCODING).element(charset.UTF_8)
@@ -260,93 +260,93 @@ def _padding(vr: str) -> bytes:
     return b" " if vr in _TEXT_VRS - {"UI"} or vr in ("DS", "IS") else b"\0"
 
 
-def _bulk_data(tag: int, vr: str, uri: Any, way: str) -> BulkData:
+def _bulk_data(tag: int, vr: str, uri: Any, path: str) -> BulkData:
     if not isinstance(uri, str) or not uri or len(uri) > 4096 or vr == "SQ":
-        raise DataSetError(f"{way}: its BulkDataURI is no text, or stands for a sequence")
+        raise DataSetError(f"{path}: its BulkDataURI is not a text, or replaces a sequence")
     return BulkData(tag, vr, uri)
 
 
-def _inline(vr: str, value: Any, way: str) -> bytes:
+def _inline(vr: str, value: Any, path: str) -> bytes:
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     if vr not in _BYTES_VRS or not isinstance(value, str):
-        raise DataSetError(f"{way}: InlineBinary is a text, for bytes only")
+        raise DataSetError(f"{path}: InlineBinary must be a text, and is for binary VRs only")
     try:
         data = base64.b64decode("".join(value.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise DataSetError(f"{way}: its InlineBinary is no base64") from None
+        raise DataSetError(f"{path}: its InlineBinary is not valid base64") from None
     unit = NUMBER_BYTES.get(vr, 1)
     if len(data) % unit:
-        raise DataSetError(f"{way}: its InlineBinary is no multiple of {unit} bytes")
+        raise DataSetError(f"{path}: the length of its InlineBinary is not a multiple of {unit} bytes")
     return data
 
 
-def _number(vr: str, value: Any, way: str) -> bytes:
-    """A number of a binary VR; as text where annex F allows it."""
+def _number(vr: str, value: Any, path: str) -> bytes:
+    """Encodes a number of a binary VR; accepts text where annex F allows it."""
     if vr in ("FL", "FD"):
         if isinstance(value, str):
-            value = _NO_NUMBERS.get(value.strip().lower().removeprefix("+"))
+            value = _SPECIAL_FLOATS.get(value.strip().lower().removeprefix("+"))
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise DataSetError(f"{way}: a value is no number")
+            raise DataSetError(f"{path}: a value is not a number")
     else:
         if isinstance(value, str) and vr in ("SV", "UV") and _INTEGER.fullmatch(value.strip()):
             value = int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if isinstance(value, bool) or not isinstance(value, int):
-            raise DataSetError(f"{way}: a value is no whole number")
+            raise DataSetError(f"{path}: a value is not a whole number")
     try:
         return struct.pack("<" + _NUMBER_FORMS[vr], value)
     except (struct.error, OverflowError):
-        raise DataSetError(f"{way}: a value is out of the range of {vr}") from None
+        raise DataSetError(f"{path}: a value is out of the range of {vr}") from None
 
 
-def _tag(value: Any, way: str) -> bytes:
+def _tag(value: Any, path: str) -> bytes:
     if not isinstance(value, str) or not _TAG.fullmatch(value):
-        raise DataSetError(f"{way}: a value is no tag")
+        raise DataSetError(f"{path}: a value is not a tag")
     number = int(value, 16)
     return struct.pack("<HH", number >> 16, number & 0xFFFF)
 
 
-def _text(vr: str, value: Any, way: str) -> str:
-    """One value as DICOM writes it."""
+def _text(vr: str, value: Any, path: str) -> str:
+    """One value as DICOM text."""
     if value is None:
         return ""
     if vr == "PN" and isinstance(value, dict):
-        return _person_name(value, way)
+        return _person_name(value, path)
     if vr in ("DS", "IS") and isinstance(value, int | float) and not isinstance(value, bool):
-        return _decimal(vr, value, way)
+        return _decimal(vr, value, path)
     if not isinstance(value, str):
-        raise DataSetError(f"{way}: a value is no text")
+        raise DataSetError(f"{path}: a value is not a text")
     if vr not in SINGLE_VALUE_VRS and "\\" in value:
-        raise DataSetError(f"{way}: a backslash in a value would separate it")
+        raise DataSetError(f"{path}: a backslash in a value would separate it")
     if _CONTROLS.search(value):
-        raise DataSetError(f"{way}: a value has a NUL or an escape")
+        raise DataSetError(f"{path}: a value contains a NUL or an escape")
     if vr == "UI" and not _UID.fullmatch(value):
-        raise DataSetError(f"{way}: a value is no UID")
+        raise DataSetError(f"{path}: a value is not a UID")
     return value
 
 
-def _person_name(value: Mapping[str, Any], way: str) -> str:
+def _person_name(value: Mapping[str, Any], path: str) -> str:
     groups = [value.get(name) or "" for name in _NAME_GROUPS]
     if not {*value} <= {*_NAME_GROUPS} or not all(isinstance(group, str) for group in groups):
-        raise DataSetError(f"{way}: a person name has other groups than {', '.join(_NAME_GROUPS)}, or no texts")
+        raise DataSetError(f"{path}: the groups of a person name must be texts named {', '.join(_NAME_GROUPS)}")
     if any("=" in group for group in groups[:2]):
-        raise DataSetError(f"{way}: an equals sign would separate a group of a person name")
+        raise DataSetError(f"{path}: an equals sign would separate a group of a person name")
     while groups and not groups[-1]:
         groups.pop()
-    return _text("PN", "=".join(groups), way)
+    return _text("PN", "=".join(groups), path)
 
 
-def _decimal(vr: str, value: int | float, way: str) -> str:
-    """A number in as many characters as its VR has, rounded where that is too few for a DS."""
+def _decimal(vr: str, value: int | float, path: str) -> str:
+    """A number in as many characters as its VR allows; a DS is rounded to fit."""
     if vr == "IS":
         if value != int(value) or not -(1 << 31) <= value < 1 << 31:
-            raise DataSetError(f"{way}: a value is no whole number of 32 bits")
+            raise DataSetError(f"{path}: a value is not a whole number of 32 bits")
         return str(int(value))
     for digits in range(17, 0, -1):
         text = repr(value) if digits == 17 else f"{value:.{digits}g}"
         text = text.removesuffix(".0")
         if len(text) <= _DECIMAL_CHARACTERS_MAX:
             return text
-    raise DataSetError(f"{way}: a value is out of the range of DS")
+    raise DataSetError(f"{path}: a value is out of the range of DS")

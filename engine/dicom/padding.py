@@ -1,7 +1,7 @@
-"""Pads an element of a data set of odd length (PS3.5 7.1.1), on the way out.
+"""Pads a data set of odd length (PS3.5 7.1.1) before it is sent.
 
-A NUL at the end of the data set receivers take for the beginning of another element; DCMTK gives up there. So
-the length of the last value that is odd is made even. Standard: PS3.5 6.2 for what a VR is padded with.
+Receivers take a NUL at the end of the data set for the start of another element; DCMTK fails there. So this pads the
+last value of odd length. Standard: PS3.5 6.2 for the padding of each VR.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from engine.errors import DataSetError
 from . import charset, tags
 from .identifier import LONG_VRS
 from .reencoding import Reencoding
-from .sources import Joined, Part, Source, Whole
+from .sources import Concatenation, Part, Source, Whole
 from .transfer_syntax import BIG_ENDIAN, EXPLICIT_VR
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _PADDED_WITH_SPACE: Final = charset.TEXT_VRS | {"AE", "AS", "CS", "DA", "DS", "D
 
 
 def padded(source: Source, encoding: int) -> Source:
-    """A native data set of odd length with the last odd value of its root padded; else as it is."""
+    """A native data set, made even by padding the last top-level value of odd length if that is necessary."""
     if source.length % 2 == 0:
         return source
     try:
@@ -46,4 +46,4 @@ def padded(source: Source, encoding: int) -> Source:
     changed = header[:at] + (length + 1).to_bytes(width, order) + header[at + width : header_bytes]
     padding = b" " if vr in _PADDED_WITH_SPACE else b"\0"
     before, value = Part(source, 0, offset), Part(source, offset + header_bytes, after)
-    return Joined(before, Whole(changed), value, Whole(padding), Part(source, after))
+    return Concatenation(before, Whole(changed), value, Whole(padding), Part(source, after))

@@ -1,13 +1,13 @@
-"""The preamble and File Meta Information of DICOM files, read and written. Does not read the data set that follows.
+"""Reads and writes the preamble and File Meta Information of DICOM files. Does not read the data set after them.
 
     0          128      132                                  data_set_offset
     +----------+--------+------------------------------------+----------------
     | preamble | "DICM" | group 0002, Explicit VR LE         | data set, in the transfer syntax of (0002,0010)
     +----------+--------+------------------------------------+----------------
 
-Reading forgives what is found in archives: no preamble; no File Meta Information at all, where the transfer syntax is
-guessed from the first elements; a group length that is wrong or missing (the group number alone says where it ends); no
-transfer syntax. Writing follows PS3.10 section 7.1.
+Reading tolerates the faults of real files: no preamble; no File Meta Information or no transfer syntax (it is guessed
+from the first elements); a wrong or missing group length (the group ends at the first element of another group).
+Writing follows PS3.10 section 7.1.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 PREAMBLE_BYTES: Final = 128
 MAGIC: Final = b"DICM"
 FILE_META_BYTES_MAX: Final = 64 << 10
-"""The head of a file that holds its File Meta Information; only private information (0002,0102) could exceed it."""
+"""The start of a file that contains its File Meta Information; only private information (0002,0102) could exceed it."""
 
 _BEFORE_LENGTH = bytes(PREAMBLE_BYTES) + MAGIC + struct.pack("<HH2sH", 0x0002, 0x0000, b"UL", 4)
-"""What stands before the value of File Meta Information Group Length, always."""
+"""The constant bytes before the value of File Meta Information Group Length."""
 _AE_TITLES = tags.SourceApplicationEntityTitle, tags.SendingApplicationEntityTitle, tags.ReceivingApplicationEntityTitle
 
 _GROUP_2 = b"\x02\x00"
@@ -43,14 +43,14 @@ _GUESSED_LENGTH_MAX = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class FileMeta:
-    """What the File Meta Information says; text that is missing is ""."""
+    """The File Meta Information of a file; a missing text is ""."""
 
     media_storage_sop_class_uid: str
     media_storage_sop_instance_uid: str
     transfer_syntax_uid: str
-    """As stated, else guessed."""
+    """From the file, else guessed."""
     is_guessed: bool
-    """The transfer syntax was not stated."""
+    """Whether the transfer syntax was guessed."""
     implementation_class_uid: str
     implementation_version_name: str
     source_ae_title: str
@@ -58,7 +58,7 @@ class FileMeta:
 
 
 def read_file_meta(head: Buffer) -> FileMeta:
-    """Reads the start of a file, FILE_META_BYTES_MAX of it or all if it is shorter; DataSetError if it is no DICOM."""
+    """Reads the start of a file: its first FILE_META_BYTES_MAX, or all of it. Raises DataSetError."""
     view = memoryview(head)
     end = _group_offset(view)
     values: dict[int, str] = {}
@@ -72,7 +72,7 @@ def read_file_meta(head: Buffer) -> FileMeta:
     return FileMeta(
         media_storage_sop_class_uid=values.get(tags.MediaStorageSOPClassUID, ""),
         media_storage_sop_instance_uid=values.get(tags.MediaStorageSOPInstanceUID, ""),
-        transfer_syntax_uid=uid or _guessed_transfer_syntax(view, end),
+        transfer_syntax_uid=uid or _guess_transfer_syntax(view, end),
         is_guessed=not uid,
         implementation_class_uid=values.get(tags.ImplementationClassUID, ""),
         implementation_version_name=values.get(tags.ImplementationVersionName, ""),
@@ -82,22 +82,22 @@ def read_file_meta(head: Buffer) -> FileMeta:
 
 
 def _group_offset(view: memoryview) -> int:
-    """Where the first element stands: after preamble and magic, after a bare magic, or at the very start."""
+    """The offset of the first element: after preamble and magic, after the magic alone, or 0."""
     if bytes(view[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == MAGIC:
         return PREAMBLE_BYTES + 4
     return 4 if bytes(view[:4]) == MAGIC else 0
 
 
-def _guessed_transfer_syntax(view: memoryview, offset: int) -> str:
+def _guess_transfer_syntax(view: memoryview, offset: int) -> str:
     """The uncompressed syntax in which the first elements make sense."""
     if len(view) - offset < 8:
-        raise DataSetError(f"no DICOM file: {len(view) - offset} bytes at offset {offset} hold no element")
+        raise DataSetError(f"not a DICOM file: {len(view) - offset} bytes at offset {offset} hold no element")
     little, big = struct.unpack_from("<H", view, offset)[0], struct.unpack_from(">H", view, offset)[0]
     encoding = BIG_ENDIAN if big < little else 0
     if bytes(view[offset + 4 : offset + 6]).isalpha():
         encoding |= EXPLICIT_VR
     if not _makes_sense(view, offset, encoding):
-        raise DataSetError(f"no DICOM file: neither preamble nor a data element at offset {offset}")
+        raise DataSetError(f"not a DICOM file: neither a preamble nor a data element at offset {offset}")
     if encoding & BIG_ENDIAN:
         return transfer_syntax.EXPLICIT_VR_BIG_ENDIAN.uid
     if encoding & EXPLICIT_VR:
@@ -106,7 +106,7 @@ def _guessed_transfer_syntax(view: memoryview, offset: int) -> str:
 
 
 def _makes_sense(view: memoryview, offset: int, encoding: int) -> bool:
-    """Whether the first elements have low group numbers, ascend and are short, as those of every data set do."""
+    """Whether the first elements are plausible: low group numbers, ascending tags, short values."""
     tag_before = 0
     try:
         for count, element in enumerate(walk(view, encoding, offset)):
@@ -130,7 +130,7 @@ def write_file_meta(
     sending_ae_title: str = "",
     receiving_ae_title: str = "",
 ) -> bytes:
-    """Preamble, magic and group 0002: what to put in front of a data set to make it a file."""
+    """Preamble, magic and group 0002: the head that makes a data set a file."""
     ae_titles = source_ae_title, sending_ae_title, receiving_ae_title
     before, after = _around_instance_uid(sop_class_uid, transfer_syntax_uid, ae_titles)
     group = before + _text_element(tags.MediaStorageSOPInstanceUID, sop_instance_uid) + after
@@ -141,7 +141,7 @@ def write_file_meta(
 def _around_instance_uid(
     sop_class_uid: str, transfer_syntax_uid: str, ae_titles: tuple[str, str, str]
 ) -> tuple[bytes, bytes]:
-    """What stands before and behind SOP Instance UID: the same in all instances of a study, mostly."""
+    """The bytes of the group before and after SOP Instance UID. Cached: most instances of a study have the same."""
     version = struct.pack("<HH2sxxI", 0x0002, 0x0001, b"OB", len(_VERSION)) + _VERSION
     after = [
         _text_element(tags.TransferSyntaxUID, transfer_syntax_uid),
@@ -153,7 +153,7 @@ def _around_instance_uid(
 
 
 def _text_element(tag: int, text: str) -> bytes:
-    """A short element of ASCII text, padded to an even length as its VR has it."""
+    """A short element of ASCII text, padded to an even length by the rule of its VR."""
     vr = tags.vr_of(tag)
     value = text.encode("ascii", "replace")
     if len(value) % 2:

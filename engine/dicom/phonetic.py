@@ -1,18 +1,18 @@
-"""How a word of a person name sounds: short codes that spellings of one name have in common.
+"""Phonetic codes of a word of a person name: spellings that sound alike share a code.
 
-Does not match (`index.query`) and does not fold (`values.fold`): a word comes in as its normal form has it. The
-codes are an index's keys: a change of a rule here is a change of that format.
+Pass words in their normal form (`values.fold`); `index.query` does the matching. The codes are keys of the index: a
+change of a rule here is a change of its format.
 
-A code is what consonants a word has, by class, and its first vowel. It serves German, English and Romance spellings
-at once, so letters that sound in two ways give two codes: `Erich` has ERK like `Erik`, and ERS like `Eris`.
+A code is the classes of a word's consonants, and its first vowel. It serves German, English and Romance spellings at
+once, so letters with two sounds give two codes: `Erich` has ERK like `Erik`, and ERS like `Eris`.
 
     P  b p       F  f v w ph pf     T  d t th     K  g k q c ch ck     S  s z ss sch sh sz cs cz, c before e i y
     L M N R      H  h at the start                J  j, y before a vowel at the start, g before e i y (second code)
     A  a         E  e i y ei ai ay ey ie ij       O  o u ö ü oe ue au ou eu oi ow      ae: A, and E (second code)
 
-Equal classes side by side are one; t and d before s and z are silent, h within a word is, and so are all vowels but
-the first. Greek and Cyrillic are spelt in Latin letters first. A word of another script has a checksum for a code,
-which only the same word has. The parts of a double name have their own codes beside that of the whole.
+Equal classes side by side count once. Silent are t and d before s and z, h within a word, and all vowels except the
+first. Greek and Cyrillic are transliterated first. A word of another script has a checksum as its code, which only the
+same word has. The parts of a double name have codes of their own, beside those of the whole.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Final
 from zlib import crc32
 
 CODE_LENGTH_MAX: Final = 8
-"""Characters of a code; what follows in a word does not count."""
+"""Characters of a code; later sounds of a word do not count."""
 _PART_LENGTH_MIN = 3
-"""Letters of a part of a double name that has a code of its own."""
+"""Letters that a part of a double name needs to have codes of its own."""
 
-# What sounds like one class: a pattern, its class, and the class that it has in a second code.
+# A pattern of letters, its class, and its class in the second code.
 _RULES: Final = (
     (r"^y(?=[aeiou])|j", "J", "J"),
     (r"ae", "A", "E"),
@@ -56,20 +56,20 @@ _RULES: Final = (
 _VOWELS = frozenset("AEO")
 _SOUND = re.compile("|".join(f"({pattern})" for pattern, _, _ in _RULES))
 
-# A letter and how it is spelt in Latin.
-_SPELT = (
+# A letter and its transliteration.
+_TRANSLITERATIONS = (
     "аa бb вv гg дd еe жzh зz иi кk лl мm нn оo пp рr сs тt уu фf хch цz чch шsh щsch ыy эe юyu яya єye іi їi "
     "ґg ђdj јj љlj њnj ћc џdz ўu ь ъ "
     "αa βv γg δd εe ζz ηi θth ιi κk λl μm νn ξx οo πp ρr σs ςs τt υi φf χch ψps ωo "
     "łl øo đd ðd þth æae œoe ıi ħh"
 )
-_LATIN = str.maketrans({pair[0]: pair[1:] for pair in _SPELT.split()})
+_LATIN = str.maketrans({pair[0]: pair[1:] for pair in _TRANSLITERATIONS.split()})
 _LETTERS = re.compile(r"[a-z]+")
 
 
 @lru_cache(maxsize=16384)
 def codes(word: str) -> frozenset[str]:
-    """The codes of a folded word; one at least."""
+    """The codes of a folded word; at least one."""
     latin = word if word.isascii() else word.translate(_LATIN)
     parts = _LETTERS.findall(latin)
     if not parts or not latin.isascii():

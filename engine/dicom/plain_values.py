@@ -1,6 +1,7 @@
-"""Values of attributes as Python and JSON have them, from how the index and its matches keep them.
+"""Converts values of the index and of matches to plain Python values for JSON and text output.
 
-Text is UTF-8, numbers of binary VRs are in little endian, a sequence is its items in Explicit VR Little Endian.
+In the index, text is UTF-8, numbers of binary VRs are in little endian, a sequence is its items in Explicit VR Little
+Endian.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ _NUMBERS = {"US": "<H", "SS": "<h", "UL": "<I", "SL": "<i", "FL": "<f", "FD": "<
 _NUMBER_VRS = frozenset((*_NUMBERS, "AT", "IS", "DS"))
 
 EMPTY_VALUE = '""'
-"""A key that asks for an attribute without a value (PS3.4 C.2.2.2.7)."""
+"""The value of a key that matches attributes without a value (PS3.4 C.2.2.2.7)."""
 
 
 def value_of(tag: int, value: bytes, vr_of: Callable[[int], str] = tags.vr_of) -> object:
-    """An attribute of a match as JSON has it: text or a number; a list wherever PS3.6 allows several values.
+    """An attribute of a match for JSON: text or a number; a list if PS3.6 allows several values.
 
-    A number that is missing is None; text that is no number where one should be stays text.
+    A missing number is None. A text that should be a number and is not stays text.
     """
     vr = vr_of(tag)
     if vr == "SQ":
@@ -38,7 +39,7 @@ def value_of(tag: int, value: bytes, vr_of: Callable[[int], str] = tags.vr_of) -
 
 
 def encoded_numbers(tag: int, vr: str, text: str) -> bytes | None:
-    """What was typed for an attribute of a binary VR, as a key has it; None for another VR. Raises QueryError."""
+    """The key value for text typed for an attribute of a binary VR; None for another VR. Raises QueryError."""
     form = _NUMBERS.get(vr)
     if form is None or not text.strip(" *") or text == EMPTY_VALUE:
         return None if form is None else b""
@@ -46,25 +47,25 @@ def encoded_numbers(tag: int, vr: str, text: str) -> bytes | None:
         parse = float if form in ("<f", "<d") else int
         return b"".join(struct.pack(form, parse(part)) for part in text.split("\\"))
     except (ValueError, OverflowError, struct.error):
-        raise QueryError(f"{tags.keyword_of(tag)}={text}: it is no number of VR {vr}") from None
+        raise QueryError(f"{tags.keyword_of(tag)}={text}: it is not a number of VR {vr}") from None
 
 
 def text_of(tag: int, value: bytes, vr_of: Callable[[int], str] = tags.vr_of) -> str:
-    """An attribute of a match as DICOM writes it: several values with backslashes between them."""
+    """An attribute of a match as DICOM text: several values with backslashes between them."""
     return as_text(value_of(tag, value, vr_of))
 
 
-def as_text(shown: object) -> str:
-    """The same of what `value_of` gave."""
-    if isinstance(shown, dict):
-        return "[" + ", ".join(f"{name}={as_text(value)}" for name, value in shown.items()) + "]"
-    if isinstance(shown, list):
-        return ("" if shown and isinstance(shown[0], dict) else "\\").join(map(as_text, shown))
-    return "" if shown is None else str(shown)
+def as_text(value: object) -> str:
+    """A result of `value_of` as DICOM text."""
+    if isinstance(value, dict):
+        return "[" + ", ".join(f"{name}={as_text(inner)}" for name, inner in value.items()) + "]"
+    if isinstance(value, list):
+        return ("" if value and isinstance(value[0], dict) else "\\").join(map(as_text, value))
+    return "" if value is None else str(value)
 
 
 def _has_several_values(tag: int) -> bool:
-    """Whether PS3.6 allows it; a private attribute is a list where it has several."""
+    """Whether PS3.6 allows several values. A private attribute is a list only if it has several."""
     return tag in tags.SEVERAL_VALUED or tag in tags.OTHERS_SEVERAL_VALUED
 
 
@@ -80,7 +81,7 @@ def _values(vr: str, value: bytes) -> list[object]:
 
 
 def _number(vr: str, text: str) -> object:
-    """An IS or DS as a number; the text where it is none."""
+    """An IS or DS as a number; the text if it is not one."""
     try:
         number = int(text) if vr == "IS" else float(text)
     except ValueError:
@@ -89,7 +90,7 @@ def _number(vr: str, text: str) -> object:
 
 
 def _items(tag: int, value: bytes) -> list[Identifier]:
-    """The items of a sequence of a match; none if they cannot be read."""
+    """The items of a sequence of a match; empty if they cannot be read."""
     header = struct.pack("<HH2s2xI", tag >> 16, tag & 0xFFFF, b"SQ", len(value))
     try:
         return decode_identifier(header + value, EXPLICIT_VR_LITTLE_ENDIAN).sequence(tag)

@@ -1,7 +1,8 @@
-"""Brings a data set of any length from one encoding into another; the door to _ext.reencoder.
+"""Reencodes a data set of any length. Only this module imports _ext.reencoder.
 
-What is kept, what cannot be and what is forgiven stands in ext/reencode.pxd. Holds a window of the data set, a piece
-of the result, and four bytes for each sequence and item of defined length. Standard: PS3.5 section 7.
+ext/reencode.pxd says which properties are preserved, which are not, and which faults are tolerated. Holds a window of
+the data set, a piece of the result, and four bytes for each sequence and item of defined length. Standard: PS3.5
+section 7.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 HEADER_WINDOW_BYTES = 64 << 10
-"""What is read at a time to look for headers only: a value that is longer is stepped over."""
+"""Bytes read at a time to look for headers; longer values are skipped."""
 
 
 class Reencoding:
-    """One data set on its way into another encoding."""
+    """The conversion of one data set into another encoding."""
 
     def __init__(self, source: Source, encoding: int, target_encoding: int) -> None:
-        """Goes over the headers once. Raises DataSetError."""
+        """Reads all headers once. Raises DataSetError."""
         self._source = source
         self._reencoder = _ext.Reencoder(tags.packed(), source.length, encoding, target_encoding)
         offset, count = 0, _ext.WINDOW_BYTES_MIN
@@ -34,7 +35,7 @@ class Reencoding:
             while offset >= 0:
                 before = offset
                 offset = self._reencoder.measure(source.read(offset, count), offset)
-                # Behind a long value one header is looked for; where there are many, more at once.
+                # After a long value read one header; among short values read more at once.
                 jumped = offset - before > count
                 count = _ext.WINDOW_BYTES_MIN if jumped else min(4 * count, HEADER_WINDOW_BYTES)
         except _ext.Malformed as error:
@@ -42,10 +43,10 @@ class Reencoding:
         self.length = self._reencoder.size
         """Of the result."""
         self.odd_offset = self._reencoder.odd_offset
-        """In the source, of the last element if that has a plain value of odd length; -1."""
+        """Offset in the source of the last element, if that has a plain value of odd length; else -1."""
 
     def pieces(self, piece_bytes: int = PIECE_BYTES) -> Iterator[memoryview]:
-        """The result; a piece is good until the next one is asked for. Once only. Raises DataSetError."""
+        """The result, once only. A piece is valid until the next one. Raises DataSetError."""
         buffer = memoryview(bytearray(max(piece_bytes, _ext.TARGET_BYTES_MIN)))
         window_bytes = max(piece_bytes, _ext.WINDOW_BYTES_MIN)
         offset = filled = 0

@@ -1,9 +1,9 @@
-"""Schema: which attributes one archive keeps of its instances, where it keeps them, and which VR they have.
+"""Schema: the attributes that one archive keeps of its instances, their levels and their VRs.
 
-The tables of `attributes`, which are the same for every archive, and the extra attributes of this one (`extra`). An
-archive makes its schema once, when it is opened, and hands it to all that extracts, states, searches or answers. A
-schema never changes, so two archives with different extra attributes can be open in one process. A function without a
-schema at hand knows the standard's attributes only: STANDARD.
+It combines the tables of `attributes`, which are the same for every archive, with the archive's extra attributes
+(`extra`). An archive makes its schema once, when it is opened, and passes it to everything that extracts, states,
+searches or answers. A schema never changes, so two archives with different extra attributes can be open in one process.
+A function without a schema uses STANDARD, the built-in attributes only.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 from engine.dicom import attributes, elements, tags
 from engine.dicom.extra import BUILT_IN, NONE, ExtraSet
 
-_VRS_REMEMBERED: Final = 4096
+_CACHED_VRS_MAX: Final = 4096
 
 
 class Schema:
@@ -28,13 +28,13 @@ class Schema:
         extras = extra_set.extras
         self.extra_set: Final = extra_set
         self.mark: Final = extra_set.mark
-        """What a record carries whose attributes were extracted under this schema."""
+        """The mark of records whose attributes were extracted under this schema."""
         self.level_of: Final[Mapping[int, int]] = MappingProxyType(
             BUILT_IN | {extra.tag: extra.level for extra in extras}
         )
         """Tag → the level that keeps it, 0 patient to 3 instance."""
         self.searched: Final = frozenset(attributes.SEARCHED) | {extra.tag for extra in extras if extra.is_searched}
-        """Tags of the attributes that have keys by which they are found."""
+        """Tags of the attributes that have search keys."""
         self.vr_of: Final[Callable[[int], str]] = _vr_of(
             {extra.tag: extra.vr for extra in extras if tags.dictionary_vr(extra.tag) == "UN"}
         )
@@ -42,16 +42,16 @@ class Schema:
         self.extractor: Final = elements.extractor_of(
             [(extra.tag, extra.level, extra.vr, extra.creator.encode()) for extra in extras]
         )
-        """Takes these attributes out of data sets: give it to `elements.extract`."""
+        """Extracts these attributes from data sets: pass it to `elements.extract`."""
 
 
 def _vr_of(unlisted: Mapping[int, str]) -> Callable[[int], str]:
     if not unlisted:
         return _listed_vr_of
-    return lru_cache(_VRS_REMEMBERED)(lambda tag: unlisted.get(tag) or tags.vr_of(tag))
+    return lru_cache(_CACHED_VRS_MAX)(lambda tag: unlisted.get(tag) or tags.vr_of(tag))
 
 
-_listed_vr_of: Final = lru_cache(_VRS_REMEMBERED)(tags.vr_of)
+_listed_vr_of: Final = lru_cache(_CACHED_VRS_MAX)(tags.vr_of)
 
 STANDARD: Final = Schema()
-"""Of an archive without extra attributes."""
+"""The schema of an archive without extra attributes."""

@@ -1,7 +1,7 @@
-"""Where the bytes of a data set come from, when they are not all in memory: read at any offset, a piece at a time.
+"""Sources of the bytes of a data set that is not all in memory: read them at any offset, a piece at a time.
 
-Knows no files: a stored instance is `archive.retrieve.StoredInstance`. Reading on from where the last read ended is
-cheap for all of them; reading back is not, for what is inflated.
+Opens no files; `archive.retrieve.StoredInstance` is a source too. Reading forward is cheap for all sources; going back
+is expensive for an inflated one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 PIECE_BYTES: Final = 1 << 20
 
 INFLATED_FREELY_BYTES: Final = 32 << 20
-"""So much may come out of however little."""
+"""Limit for the inflated length, for any compressed length."""
 INFLATED_RATIO_MAX: Final = 20
-"""What comes out beyond that may be so many times what went in. Images give 2 to 4, masks and text 10; deflate reaches
-1 032, so half a megabyte could stand for half a gigabyte, which is what bombs are made of."""
+"""A longer result may have this many times the compressed length. Images reach 2 to 4, masks and text 10. Deflate
+reaches 1 032, so a bomb of half a megabyte would inflate to half a gigabyte."""
 
 _STEP_BYTES: Final = 64 << 10
 
@@ -32,14 +32,14 @@ class Source(Protocol):
 
     @property
     def length(self) -> int:
-        """All of them."""
+        """The number of bytes."""
 
     def read(self, offset: int, count: int) -> Buffer:
-        """`count` bytes at `offset`, fewer only at the end. Good until the next call."""
+        """`count` bytes at `offset`; fewer only at the end. Valid until the next call."""
 
 
 class Whole:
-    """Bytes that are in memory."""
+    """Bytes in memory."""
 
     def __init__(self, data: Buffer) -> None:
         self._view = memoryview(data).cast("B")
@@ -51,7 +51,7 @@ class Whole:
 
 
 class Part:
-    """Bytes of a source from an offset on."""
+    """A range of another source."""
 
     def __init__(self, source: Source, start: int, end: int | None = None) -> None:
         self._source = source
@@ -63,8 +63,8 @@ class Part:
         return self._source.read(self._start + offset, max(min(count, self.length - offset), 0))
 
 
-class Joined:
-    """Sources end to end."""
+class Concatenation:
+    """Several sources end to end."""
 
     def __init__(self, *sources: Source) -> None:
         self._sources = sources
@@ -87,46 +87,46 @@ class Joined:
 
 
 class Inflated:
-    """What comes out of a raw deflate stream (PS3.5 A.5). Inflates it once to know its length, and that it is whole."""
+    """The content of a raw deflate stream (PS3.5 A.5). Inflates it once first, to learn its length and check it."""
 
     def __init__(self, source: Source, bytes_max: int | None = None) -> None:
-        """Raises TranscodeError when it is damaged, ends early, or more than `bytes_max`, or the ratio, comes out."""
+        """Raises TranscodeError when the stream is damaged or ends early, or exceeds `bytes_max` or the ratio."""
         self._source = source
         limit = max(INFLATED_FREELY_BYTES, INFLATED_RATIO_MAX * source.length)
         self._bytes_max = limit if bytes_max is None else min(limit, bytes_max)
         self.length = sum(map(len, self._inflate()))
-        self._pieces, self._start, self._held = self._inflate(), 0, b""
+        self._pieces, self._start, self._window = self._inflate(), 0, b""
 
     def read(self, offset: int, count: int) -> memoryview:
         """See `Source`."""
         if offset < self._start:
-            self._pieces, self._start, self._held = self._inflate(), 0, b""
-        while offset + count > self._start + len(self._held):
+            self._pieces, self._start, self._window = self._inflate(), 0, b""
+        while offset + count > self._start + len(self._window):
             piece = next(self._pieces, None)
             if piece is None:
                 break
-            gone = min(max(offset - self._start, 0), len(self._held))
-            self._held = self._held[gone:] + piece
-            self._start += gone
-        return memoryview(self._held)[max(offset - self._start, 0) :][:count]
+            passed = min(max(offset - self._start, 0), len(self._window))
+            self._window = self._window[passed:] + piece
+            self._start += passed
+        return memoryview(self._window)[max(offset - self._start, 0) :][:count]
 
     def _inflate(self) -> Iterator[bytes]:
-        """In small steps on both sides, so that no more comes out than is allowed and nothing is copied again."""
+        """Inflates in small steps of input and output, so that the limit holds and no byte is copied twice."""
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         at = length = 0
         try:
             while at < self._source.length and not inflater.eof:
-                rest: Buffer = bytes(self._source.read(at, _STEP_BYTES))
+                pending: Buffer = bytes(self._source.read(at, _STEP_BYTES))
                 at += _STEP_BYTES
                 is_full = False
-                # A full piece may leave output behind though it took all input.
-                while (rest or is_full) and not inflater.eof:
-                    piece = inflater.decompress(rest, PIECE_BYTES)
+                # After a full piece the inflater may still hold output, even with no input left.
+                while (pending or is_full) and not inflater.eof:
+                    piece = inflater.decompress(pending, PIECE_BYTES)
                     is_full = len(piece) == PIECE_BYTES
                     length += len(piece)
                     if length > self._bytes_max:
                         raise TranscodeError(f"the deflated data set has more than {self._bytes_max} bytes")
-                    rest = inflater.unconsumed_tail
+                    pending = inflater.unconsumed_tail
                     yield piece
         except zlib.error as error:
             raise TranscodeError(f"the deflated data set cannot be inflated: {error}") from None

@@ -1,8 +1,8 @@
-"""The transfer syntaxes of PS3.5 that can be stored, with what decides how their bytes are read.
+"""The transfer syntaxes of PS3.5 that can be stored, with the properties that a reader of their bytes needs.
 
-Does not decode pixels and chooses nothing: negotiation picks, `dicom.convert` converts.
-A UID that is not listed is read as Explicit VR Little Endian with encapsulated Pixel Data, which every syntax since
-1993 has been (PS3.5 A.4); its `known` is False.
+Negotiation chooses among them, `dicom.convert` converts between them.
+An unlisted UID is read as Explicit VR Little Endian with encapsulated Pixel Data, like every syntax since 1993
+(PS3.5 A.4); its `known` is False.
 Standard: PS3.5 section 10 and Annex A, names and UIDs from PS3.6 Annex A.
 """
 
@@ -13,14 +13,14 @@ from functools import lru_cache
 from typing import Final
 
 EXPLICIT_VR = 1
-"""Bit of `TransferSyntax.encoding`, the form in which the compiled walker takes it."""
+"""Bit of `TransferSyntax.encoding`, which the compiled modules take."""
 BIG_ENDIAN = 2
 """Bit of `TransferSyntax.encoding`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransferSyntax:
-    """How the bytes of a data set are to be read."""
+    """The form of a data set's bytes."""
 
     uid: str
     name: str
@@ -31,7 +31,7 @@ class TransferSyntax:
     encapsulated: bool = True
     """Pixel Data is a sequence of fragments (PS3.5 A.4)."""
     known: bool = True
-    """Listed here; an unknown one is stored and sent as it came."""
+    """Whether it is listed here. Data sets of an unknown one are stored and sent unchanged."""
     encoding: int = field(init=False)
     """EXPLICIT_VR and BIG_ENDIAN as bits."""
 
@@ -41,7 +41,7 @@ class TransferSyntax:
 
     @property
     def convertible(self) -> bool:
-        """Whether `dicom.convert` reads and writes it."""
+        """Whether `dicom.convert` can read and write it."""
         return self.known and not self.encapsulated
 
 
@@ -58,7 +58,7 @@ EXPLICIT_VR_BIG_ENDIAN: Final = TransferSyntax(
     "1.2.840.10008.1.2.2", "Explicit VR Big Endian", big_endian=True, encapsulated=False
 )
 
-# Everything else is Explicit VR Little Endian and encapsulated, but for the deflated JPIP ones (PS3.5 A.6-A.8).
+# All others are Explicit VR Little Endian and encapsulated, except the deflated JPIP ones (PS3.5 A.6-A.8).
 _ENCAPSULATED: Final = {
     "1.2.840.10008.1.2.1.98": "Encapsulated Uncompressed Explicit VR Little Endian",
     "1.2.840.10008.1.2.4.50": "JPEG Baseline (Process 1)",
@@ -114,7 +114,7 @@ _ENCAPSULATED: Final = {
     "1.2.840.10008.1.2.8.1": "Deflated Image Frame Compression",
 }
 
-# Pixel Data is left out and referred to by a URL (PS3.5 A.6, A.7).
+# A URL replaces Pixel Data (PS3.5 A.6, A.7).
 _REFERENCED: Final = {
     "1.2.840.10008.1.2.4.94": ("JPIP Referenced", False),
     "1.2.840.10008.1.2.4.95": ("JPIP Referenced Deflate", True),
@@ -128,14 +128,14 @@ UNCOMPRESSED: Final = (
     EXPLICIT_VR_BIG_ENDIAN,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
 )
-"""Those that `dicom.convert` brings into one another."""
+"""The ones that `dicom.convert` can convert to each other."""
 
 ALL: Final[tuple[TransferSyntax, ...]] = (
     *UNCOMPRESSED,
     *(TransferSyntax(uid, name) for uid, name in _ENCAPSULATED.items()),
     *(TransferSyntax(uid, name, deflated=deflated) for uid, (name, deflated) in _REFERENCED.items()),
 )
-"""Every known one: what a Storage SCP accepts."""
+"""Every known one; a Storage SCP accepts these."""
 
 _BY_UID: Final = {syntax.uid: syntax for syntax in ALL}
 
@@ -146,5 +146,5 @@ def _unknown(uid: str) -> TransferSyntax:
 
 
 def of(uid: str) -> TransferSyntax:
-    """The transfer syntax of a UID; see the module's head for an unknown one."""
+    """The transfer syntax of a UID, which may be unknown: see above."""
     return _BY_UID.get(uid) or _unknown(uid)

@@ -1,17 +1,17 @@
-r"""Normal forms of text values by VR: what matching compares and the index orders by.
+r"""Normal forms of text values by VR: matching compares them, and the index orders by them.
 
-Does not match: `index.query` does. Takes decoded text, one value at a time (`split` first); two values that PS3.4
-C.2.2.2 wants to match have the same normal form, and normal forms of dates, times and date-times order as strings.
+Takes decoded text, one value at a time (call `split` first). Two values that match by PS3.4 C.2.2.2 have the same
+normal form, and normal forms of dates, times and date-times order as strings. `index.query` does the matching.
 
     PN  accents and case folded, groups and components kept in order, empty ones at the end dropped
     DA  YYYYMMDD            TM  HHMMSS.FFFFFF          DT  YYYYMMDDHHMMSS.FFFFFF (in UTC if it names an offset)
     IS  as an integer       DS  shortest decimal       UI  without padding
-    CS  in capitals, which is what it may have (PS3.5 6.2)      others  NFC, insignificant spaces gone
+    CS  in capitals, as PS3.5 6.2 demands                       others  NFC, without insignificant spaces
 
-What is no date, time or number stays as it is, stripped: it can still be found by the same text.
+An invalid date, time or number is only stripped: the same text still finds it.
 
-A date or time of lesser precision is a `Span`: its normal form is the first moment of it. Two date-times are compared
-in UTC where both have an offset, else as what the clocks said (`Instant`).
+A date or time of lower precision is a `Span`; its normal form is the first moment of the span. Two date-times are
+compared in UTC if both have an offset, else by the time on the clock (`Instant`).
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 SINGLE_VALUE_VRS: Final = frozenset(("LT", "ST", "UR", "UT"))
-"""In these a backslash is a character (PS3.5 6.2)."""
+"""VRs in which a backslash is an ordinary character (PS3.5 6.2)."""
 _LEADING_SPACES_COUNT: Final = frozenset(("LT", "ST", "UC", "UT"))
 
 _DATE = re.compile(r"(\d{4})\.?(\d{2})\.?(\d{2})", re.ASCII)
 _TIME = re.compile(r"\d{2}:?(?:\d{2}:?(?:\d{2}(?:\.\d{1,6})?)?)?", re.ASCII)
 _PART_OF_DATE = re.compile(r"\d{4}(?:\d{2})?", re.ASCII)
-# Offsets reach from -1200 to +1400 (PS3.5 6.2), which is what tells "2026-0500" from the range "2026-2027".
+# Offsets are -1200 to +1400 (PS3.5 6.2), which distinguishes "2026-0500" from the range "2026-2027".
 _OFFSET = r"[+-](?:0\d|1[0-4])[0-5]\d"
 _DATE_TIME = re.compile(rf"(\d{{4}}(?:\d{{2}}){{0,4}}|\d{{14}}(?:\.\d{{1,6}})?)({_OFFSET})?", re.ASCII)
 _MOMENT = rf"\d{{4,14}}(?:\.\d{{1,6}})?(?:{_OFFSET})?"
@@ -39,20 +39,20 @@ _OFFSET_ONLY = re.compile(_OFFSET, re.ASCII)
 _INTEGER = re.compile(r"([+-]?\d{1,12})(?:\.0*)?", re.ASCII)
 _DECIMAL = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d{1,2})?", re.ASCII)
 
-# Letters whose stroke, or missing dot, Unicode takes for a part of them: people type them without.
+# Letters whose stroke or missing dot Unicode does not decompose; people type the bare letter.
 _BARE_LETTERS = str.maketrans("đðħıłøŧς", "ddhilotσ")
 _SPELT_OUT = str.maketrans({"þ": "th", "æ": "ae", "œ": "oe"})
 
 
 def split(vr: str, text: str) -> list[str]:
-    """The values of an element; one for a VR that has no multiplicity, none for an empty text."""
+    """The values of an element: one for a VR without multiplicity, none for an empty text."""
     if not text:
         return []
     return [text] if vr in SINGLE_VALUE_VRS else text.split("\\")
 
 
 def strip(vr: str, text: str) -> str:
-    """Without the spaces that do not count (PS3.5 6.2), and NULs."""
+    """Removes insignificant spaces (PS3.5 6.2), and NULs."""
     return text.rstrip(" \0") if vr in _LEADING_SPACES_COUNT else text.strip(" \0")
 
 
@@ -79,7 +79,7 @@ def normalise(vr: str, text: str) -> str:
 
 
 def fold(text: str) -> str:
-    """Case and accents gone, full-width and half-width forms one."""
+    """Removes case and accents, and makes full-width and half-width forms equal."""
     if text.isascii():
         return text.casefold()
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
@@ -88,7 +88,7 @@ def fold(text: str) -> str:
 
 
 def fold_by_letter(text: str) -> str:
-    """The same with each letter one letter still, so that `?` can stand for it: ß, not ss."""
+    """The same, but each letter stays one letter (ß, not ss), so that `?` matches it."""
     if text.isascii():
         return text.casefold()
     decomposed = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).lower())
@@ -97,12 +97,12 @@ def fold_by_letter(text: str) -> str:
 
 
 def _is_accent(character: str) -> bool:
-    """A mark on a Latin, Greek or Cyrillic letter; those of kana and of Indic scripts make other letters."""
+    """Whether this is an accent of a Latin, Greek or Cyrillic letter. Kana and Indic scripts make letters with marks."""
     return "\u0300" <= character <= "\u036f"
 
 
 def fold_person_name(text: str, fold: Callable[[str], str] = fold) -> str:
-    """A person name for matching: 'Müller^Jörg^^Dr.^=' and 'MULLER^JORG^^DR.' are one."""
+    """A person name for matching: 'Müller^Jörg^^Dr.^=' and 'MULLER^JORG^^DR.' are equal."""
     groups = []
     for group in fold(text).split("="):
         components = [" ".join(component.split()) for component in group.split("^")]
@@ -111,19 +111,19 @@ def fold_person_name(text: str, fold: Callable[[str], str] = fold) -> str:
 
 
 def normal_date(text: str) -> str:
-    """YYYYMMDD, also from the YYYY.MM.DD of ACR-NEMA."""
+    """YYYYMMDD, also from ACR-NEMA's YYYY.MM.DD."""
     match = _DATE.fullmatch(text)
     return "".join(match.groups()) if match else text
 
 
 def normal_time(text: str) -> str:
-    """HHMMSS.FFFFFF; what is left out counts as 0."""
+    """HHMMSS.FFFFFF; missing parts are 0."""
     span = _time_span(text)
     return span.low if span else text
 
 
 def normal_date_time(text: str) -> str:
-    """YYYYMMDDHHMMSS.FFFFFF, missing parts at their lowest, brought to UTC if the text says its offset."""
+    """YYYYMMDDHHMMSS.FFFFFF with the lowest values for missing parts; in UTC if the text has an offset."""
     span = _date_time_span(text)
     return text if span is None else instant(span.low, span.offset).normal()
 
@@ -139,16 +139,16 @@ def _normal_decimal(text: str) -> str:
 
 
 class Span(NamedTuple):
-    """The first and the last moment that a date or time may mean, as the clocks say them."""
+    """The first and the last moment of a date or time, as local time."""
 
     low: str
     high: str
     offset: str = ""
-    """From UTC, of a DT that says it: +0100."""
+    """From UTC, if a DT has it: +0100."""
 
 
 def precision_range(vr: str, text: str) -> Span | None:
-    """What a value of any precision covers: '10' is 100000.000000 to 105959.999999. None if it is no date or time."""
+    """The span of a value of any precision: '10' is 100000.000000 to 105959.999999. None if it is no date or time."""
     text = text.strip(" \0")
     if vr == "TM":
         return _time_span(text)
@@ -181,9 +181,9 @@ def _date_time_span(text: str) -> Span | None:
 
 
 def parse_range(vr: str, text: str) -> tuple[Span | None, Span | None] | None:
-    """The two ends of a DA, TM or DT key, None for an open one; None if the key is no range.
+    """The two ends of a DA, TM or DT range, None for an open end; None if the key is not a range.
 
-    The hyphen of a DT offset ("-0500") ends no range (PS3.4 C.2.2.2.5.3). A date may lack its day and month here.
+    The hyphen of a DT offset ("-0500") does not make a range (PS3.4 C.2.2.2.5.3). A date may lack day and month here.
     """
     text = text.strip(" \0")
     if "-" not in text:
@@ -212,9 +212,10 @@ def _end(vr: str, text: str) -> Span | None:
 
 
 class Instant(NamedTuple):
-    """A moment: what the clock said, and the same in UTC if its offset is known, else ""."""
+    """A moment as local time, and in UTC if its offset is known, else ""."""
 
     wall: str
+    """Local time."""
     utc: str
 
     def normal(self) -> str:
@@ -222,18 +223,18 @@ class Instant(NamedTuple):
         return self.utc or self.wall
 
     def is_before(self, other: Instant) -> bool:
-        """Whether it is earlier: in UTC if both know it, else by the clocks."""
+        """Whether it is earlier: in UTC if both have it, else by local time."""
         return self.utc < other.utc if self.utc and other.utc else self.wall < other.wall
 
 
 def instant(wall: str, offset: str) -> Instant:
-    """A normal form and the offset of its zone, "" if that is unknown."""
+    """The moment of a normal form in local time; `offset` of its zone, "" if unknown."""
     minutes = offset_minutes(offset)
-    return Instant(wall, "" if minutes is None else moved(wall, -minutes))
+    return Instant(wall, "" if minutes is None else add_minutes(wall, -minutes))
 
 
 def offset_minutes(offset: str) -> int | None:
-    """Minutes east of UTC from '+0100'; None if it is no offset."""
+    """Minutes east of UTC, from '+0100'; None if it is not an offset."""
     offset = offset.strip(" \0")
     if not _OFFSET_ONLY.fullmatch(offset):
         return None
@@ -241,8 +242,8 @@ def offset_minutes(offset: str) -> int | None:
     return -minutes if offset[0] == "-" else minutes
 
 
-def moved(normal: str, minutes: int) -> str:
-    """The normal form of a DT, or of a DA, so many minutes later; what is no date stays as it is."""
+def add_minutes(normal: str, minutes: int) -> str:
+    """The normal form of a DT or DA, later by `minutes`. An invalid date is returned unchanged."""
     try:
         start = datetime.strptime(normal[:14], "%Y%m%d%H%M%S" if len(normal) > 8 else "%Y%m%d")
         later = start + timedelta(minutes=minutes)

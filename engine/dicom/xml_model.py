@@ -1,14 +1,14 @@
-"""The Native DICOM Model in XML (PS3.19 A.1), which is the DICOM JSON Model in another spelling: read and written.
+"""Reads and writes the Native DICOM Model in XML (PS3.19 A.1), which has the same content as the DICOM JSON Model.
 
     <DicomAttribute tag="00100010" vr="PN" keyword="PatientName">      "00100010": {"vr": "PN", "Value": [
       <PersonName number="1"><Alphabetic>                                  {"Alphabetic": "Doe^John"}]}
         <FamilyName>Doe</FamilyName><GivenName>John</GivenName>
       </Alphabetic></PersonName></DicomAttribute>
 
-What is written comes from our own JSON Model, so that both say the same; characters that XML 1.0 has not become U+FFFD.
-What is read comes from anybody, and what comes of it goes through `model_reader.draft` like JSON. Refused at once are a
-document type declaration, with which entities and files come in, elements that PS3.19 has not, depth and numbers beyond
-the limits. Namespace prefixes count for nothing. The parser is expat, in the process's own memory, fed piece by piece.
+Writing converts our own JSON Model, so that both have the same content; characters that XML 1.0 lacks become U+FFFD.
+Reading must expect hostile input; pass its result to `model_reader.draft`, like JSON. It refuses at once: a document
+type declaration, which could bring in entities and files; elements that PS3.19 does not have; depth and numbers beyond
+the limits. It ignores namespace prefixes. The parser is expat, fed piece by piece.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _NUMBER_VRS: Final = frozenset(("FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"))
 
 
 def encode(model: Mapping[str, Any]) -> bytes:
-    """A data set of the JSON Model as one XML document."""
+    """Writes a data set of the JSON Model as one XML document."""
     parts = [
         f'<?xml version="1.0" encoding="UTF-8"?>\n<NativeDicomModel xmlns="{NAMESPACE}" xml:space="preserve">',
         *_attributes(model),
@@ -70,12 +70,12 @@ def _attributes(model: Mapping[str, Any]) -> Iterator[str]:
             elif attribute["vr"] == "PN":
                 yield f'<PersonName number="{number}">{_person_name(value or {})}</PersonName>'
             else:
-                yield f'<Value number="{number}">{"" if value is None else _escaped(str(value))}</Value>'
+                yield f'<Value number="{number}">{"" if value is None else _escape(str(value))}</Value>'
         yield "</DicomAttribute>"
 
 
 def _creator(model: Mapping[str, Any], tag: int) -> str:
-    """Of the block that a private attribute lies in (PS3.5 7.8.1); "" if nobody has reserved it."""
+    """The creator that reserves the block of a private attribute (PS3.5 7.8.1); "" if there is none."""
     if tag & 0xFFFF <= 0xFF:
         return ""
     items = model.get(f"{tag & 0xFFFF0000 | tag >> 8 & 0xFF:08X}", {}).get("Value") or [""]
@@ -87,9 +87,9 @@ def _person_name(value: Mapping[str, str]) -> str:
     for group in _GROUPS:
         if value.get(group):
             components = value[group].split("^", len(_COMPONENTS) - 1)
-            last = len(components) - 1  # is there also when it is empty, so that no "^" is lost
+            last = len(components) - 1  # is written even if it is empty, so that no "^" is lost
             inner = "".join(
-                f"<{_COMPONENTS[i]}>{_escaped(text)}</{_COMPONENTS[i]}>"
+                f"<{_COMPONENTS[i]}>{_escape(text)}</{_COMPONENTS[i]}>"
                 for i, text in enumerate(components)
                 if text or i == last
             )
@@ -101,7 +101,7 @@ def _clean(text: str) -> str:
     return _NOT_XML.sub("\ufffd", text)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return escape(_clean(text), {"\r": "&#13;"})
 
 
@@ -109,7 +109,7 @@ def _escaped(text: str) -> str:
 
 
 def parse(text: bytes) -> Model:
-    """One document as the JSON Model. Raises DataSetError."""
+    """Reads one document as the JSON Model. Raises DataSetError."""
     reader = _Reader()
     parser = xml.parsers.expat.ParserCreate(namespace_separator=" ")
     parser.buffer_text = True
@@ -125,29 +125,29 @@ def parse(text: bytes) -> Model:
             parser.Parse(text[at : at + _STEP_BYTES], False)
         parser.Parse(b"", True)
     except xml.parsers.expat.ExpatError as error:
-        raise DataSetError(f"no XML: line {error.lineno}, column {error.offset + 1}") from None
+        raise DataSetError(f"not valid XML: line {error.lineno}, column {error.offset + 1}") from None
     return reader.root
 
 
 def _check_encoding(_: str, encoding: str | None, __: int) -> None:
-    """Those that expat knows itself: for others it asks Python, which knows too many."""
+    """Allows only the encodings that expat decodes itself: for others it would use any codec of Python."""
     if (encoding or "utf-8").lower() not in ("utf-8", "utf-16", "iso-8859-1", "us-ascii"):
-        raise DataSetError("the XML document is in none of UTF-8, UTF-16, ISO-8859-1 and US-ASCII")
+        raise DataSetError("the XML document is not in UTF-8, UTF-16, ISO-8859-1 or US-ASCII")
 
 
 def _refuse(*_: Any) -> None:
-    raise DataSetError("the XML document has a document type declaration or an entity of its own")
+    raise DataSetError("the XML document has a document type declaration or declares an entity")
 
 
 class _Reader:
-    """The elements of one document as they begin and end."""
+    """Handles the start and end of each element of one document."""
 
     def __init__(self) -> None:
         self.root: Model = {}
         self._models: list[Model] = []
-        """The data set and the items that are open."""
+        """The open data set and items."""
         self._attributes: list[Model] = []
-        """The attribute that is open in each."""
+        """The open attribute of each."""
         self._open: list[str] = []
         self._text: list[str] = []
         self._name: dict[str, dict[str, str]] = {}
@@ -158,9 +158,9 @@ class _Reader:
         parent = self._open[-1] if self._open else ""
         self._count += 1
         if len(self._open) >= _DEPTH_MAX or self._count > _VALUE_COUNT_MAX:
-            raise DataSetError("the XML document has too many elements, or too many within each other")
+            raise DataSetError("the XML document has too many elements, or nests them too deeply")
         if parent not in _PARENTS.get(name, ()):
-            raise DataSetError(f"the XML document has <{name[:40]}> where PS3.19 has none")
+            raise DataSetError(f"the XML document has <{name[:40]}> where PS3.19 does not allow it")
         self._open.append(name)
         self._text.clear()
         if name == "NativeDicomModel":
@@ -193,12 +193,12 @@ class _Reader:
             attribute = self._attributes[-1]
             attribute["Value"].append(_value(attribute["vr"], text))
         elif name == "PersonName":
-            groups = {group: _joined(components) for group, components in self._name.items()}
+            groups = {group: _join_components(components) for group, components in self._name.items()}
             self._attributes[-1]["Value"].append({group: text for group, text in groups.items() if text} or None)
         elif name in _COMPONENTS:
             self._name[self._open[-1]][name] = text
         elif name in _GROUPS and text.strip() and not self._name[name]:
-            self._name[name] = {"FamilyName": text}  # not taken apart
+            self._name[name] = {"FamilyName": text}  # a name without components
 
     def characters(self, text: str) -> None:
         self._text.append(text)
@@ -212,7 +212,7 @@ class _Reader:
         self._attributes.append(attribute)
 
     def _values(self, attributes: dict[str, str]) -> list[Any]:
-        """The values of the open attribute, up to the number that the next one has."""
+        """The values of the open attribute, filled with None up to the number of the next value."""
         items: list[Any] = self._attributes[-1].setdefault("Value", [])
         number = attributes.get("number", "")
         missing = int(number) - 1 - len(items) if number.isascii() and number.isdigit() and len(number) < 8 else 0
@@ -232,16 +232,16 @@ _PARENTS: Final = {
     **dict.fromkeys(_GROUPS, ("PersonName",)),
     **dict.fromkeys(_COMPONENTS, _GROUPS),
 }
-"""Element → those that it may stand in."""
+"""Element → its allowed parents."""
 
 
-def _joined(components: Mapping[str, str]) -> str:
+def _join_components(components: Mapping[str, str]) -> str:
     last = max((_COMPONENTS.index(name) for name in components), default=-1)
     return "^".join(components.get(name, "") for name in _COMPONENTS[: last + 1])
 
 
 def _value(vr: str, text: str) -> Any:
-    """A value as JSON has it; what is no number stays text, which `model_reader` refuses."""
+    """A value as JSON. An invalid number stays text, which `model_reader` refuses."""
     if not text:
         return None
     if vr not in _NUMBER_VRS:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.dicom import charset, items, tags, transfer_syntax
-from engine.dicom.identifier import BINARY_VRS, finished, form_of, working_encoding
+from engine.dicom.identifier import BINARY_VRS, finish, form_of, working_encoding
 from engine.dimse.assembly import p_data_tf
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus
@@ -87,7 +87,7 @@ class FindResponses:
             elements = self._with_character_set()
         identifier = b"".join(elements)
         if self._needs_finish:
-            identifier = finished(identifier, self._syntax)
+            identifier = finish(identifier, self._syntax)
         command, frames = self._incomplete if match.unsupported else self._complete
         self._connection.trace_command(self._context_id, command)
         return frames + p_data_tf(self._context_id, False, identifier, self._fragment)
@@ -123,7 +123,7 @@ class FindResponses:
         if vr != "SQ":
             return self._recode_text(value, vr)
         try:
-            return items.recoded(value, self._recode_text)
+            return items.recode_texts(value, self._recode_text)
         except DataSetError:
             return None
 

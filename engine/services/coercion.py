@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.dicom import tags
 from engine.dicom.coercion import Changes, coerce, values_of
-from engine.dicom.sources import Joined, Part, Source, Whole
+from engine.dicom.sources import Concatenation, Part, Source, Whole
 from engine.errors import DataSetError, TranscodeError
 
 if TYPE_CHECKING:
@@ -72,4 +72,4 @@ def apply(source: Source, syntax: TransferSyntax, pixel_data_offset: int, change
         result = coerce(source.read(0, head_bytes), syntax, changes)
     except DataSetError as error:
         raise TranscodeError(f"attributes cannot be changed: {error}") from error
-    return Joined(Whole(result.head), Part(source, result.rest_offset))
+    return Concatenation(Whole(result.head), Part(source, result.tail_offset))

@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from engine.dicom.storage_classes import is_no_storage, may_store
+from engine.dicom.storage_classes import is_not_storage, may_store
 
 from .pdu import (
     APPLICATION_CONTEXT_NAME,
@@ -267,7 +267,7 @@ def _storage_classes(rq: AssociateRQ, policy: AcceptPolicy) -> frozenset[str]:
         uid
         for uid in {context.abstract_syntax for context in rq.presentation_contexts}
         if uid not in policy.services
-        and not is_no_storage(uid)
+        and not is_not_storage(uid)
         and (
             policy.is_storage(uid)
             or (_is_uid(uid) and (uid in declared_uids or (policy.promiscuous and may_store(uid))))

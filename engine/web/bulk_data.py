@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.content import Contents, Element
-from engine.dicom.frames import Turned, is_video
+from engine.dicom.frames import ByteSwapped, is_video
 from engine.dicom.sources import Inflated, Source
 from engine.dicom.sources import Part as SourcePart
 from engine.errors import NotAcceptable
@@ -179,7 +179,7 @@ def _value(stored: StoredInstance, path: Sequence[int]) -> tuple[Source, str]:
         kind = next((each for each in level if each.tag == tags.MIMETypeOfEncapsulatedDocument), None)
         document_type = contents.value(kind).decode("ascii", "replace").strip(" \0").lower() if kind is not None else ""
     value: Source = SourcePart(source, element.offset, element.offset + element.length)
-    return (Turned(value, element.number_bytes) if element.number_bytes > 1 else value), document_type
+    return (ByteSwapped(value, element.number_bytes) if element.number_bytes > 1 else value), document_type
 
 
 def _of_tag(level: Sequence[Element], tag: int) -> Element:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 from engine.dicom import part10, transfer_syntax
 from engine.dicom.convert import Conversion
 from engine.dicom.padding import padded
-from engine.dicom.sources import Joined, Source, Whole
+from engine.dicom.sources import Concatenation, Source, Whole
 from engine.web.content import Content, Made, Part, Ranges
 from engine.web.errors import Unavailable
 from engine.web.forms import DICOM, with_syntax
@@ -43,7 +43,7 @@ async def _content(request: Request, stored: StoredInstance, syntax_uid: str, me
         if stored.length % 2 == 0:
             return Ranges(reads, stored, meta, stored.finish)
         if stored.syntax.deflated:
-            even: Source = Joined(stored, Whole(b"\0"))  # PS3.5 A.5
+            even: Source = Concatenation(stored, Whole(b"\0"))  # PS3.5 A.5
         else:
             even = await reads.run(lambda: padded(stored, stored.syntax.encoding))
         return Ranges(reads, even, meta, stored.finish)

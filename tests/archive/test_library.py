@@ -68,7 +68,7 @@ def test_an_instance_of_another_modality_than_the_query_names_is_not_among_its_i
     [
         ({"PatientNam": "DOE*"}, "did you mean PatientName"),
         ({"StudyDate": "2026-02-03"}, "write 20260203"),
-        ({"StudyInstanceUID": "abc"}, "no UID"),
+        ({"StudyInstanceUID": "abc"}, "not a UID"),
         ({"PatientName": 7}, "in a string"),
         ({"PixelData": "x"}, "not indexed"),
     ],

@@ -448,7 +448,7 @@ def test_a_sequence_without_values_is_only_returned() -> None:
         ("PatientName.PatientID=7", "PatientName is no sequence"),
         ("RequestAttributeSequence.RequestedProcedureID=7", "did you mean RequestAttributesSequence?"),
         ("RequestAttributesSequence.RequestedProcedurID=7", "did you mean RequestedProcedureID?"),
-        ("RequestAttributesSequence.=7", "is no DICOM keyword"),
+        ("RequestAttributesSequence.=7", "is not a DICOM keyword"),
     ],
 )
 def test_a_wrong_path_is_told(key: str, told: str) -> None:

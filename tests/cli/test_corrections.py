@@ -114,7 +114,7 @@ def _with_reason(arguments: list[str]) -> list[str]:
         (["correct", "--study", f"{ROOT}.1", "StudyID=\udcff"], exit_codes.USAGE, "not UTF-8"),
         (["correct", "--study", f"{ROOT}.1", "StudyDate"], exit_codes.USAGE, "StudyDate=VALUE"),
         (["correct", "--study", f"{ROOT}.1", "StudyDat=1"], exit_codes.USAGE, "did you mean StudyDate"),
-        (["correct", "--study", f"{ROOT}.1", "StudyDate=2026"], exit_codes.FAILED, "it is no date"),
+        (["correct", "--study", f"{ROOT}.1", "StudyDate=2026"], exit_codes.FAILED, "it is not a date"),
         (["correct", "StudyDate=20260101"], exit_codes.USAGE, "say what to correct"),
         (["correct", "--patient", "P2", "--study", "1.2", "PatientSex=M"], exit_codes.USAGE, "say what to correct"),
     ],

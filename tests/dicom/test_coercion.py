@@ -70,7 +70,7 @@ def sample(character_set: str = "ISO_IR 100") -> Dataset:
 def coerced(ds: Dataset, syntax: TransferSyntax, values: Mapping[int, bytes | None]) -> Dataset:
     data = encoded(ds, syntax)
     found = coerce(data, syntax, Changes(values, "FILMROOM", "CORRECT", "20261125010203"))
-    return decoded(found.head + data[found.rest_offset :], syntax)
+    return decoded(found.head + data[found.tail_offset :], syntax)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
@@ -124,7 +124,7 @@ def test_a_name_that_the_character_set_cannot_carry_brings_the_text_into_utf_8(s
 def test_nothing_is_said_when_nothing_changes() -> None:
     data = encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"A1", tags.EthnicGroup: None}))
-    assert found.head + data[found.rest_offset :] == data
+    assert found.head + data[found.tail_offset :] == data
 
 
 def test_a_head_is_enough() -> None:
@@ -132,13 +132,13 @@ def test_a_head_is_enough() -> None:
     pixels = data.index(b"\xe0\x7f\x10\x00")
     changes = Changes({tags.PatientID: b"B2"})
     whole, head = (coerce(part, EXPLICIT_VR_LITTLE_ENDIAN, changes) for part in (data, data[:pixels]))
-    assert whole == head and head.rest_offset == pixels
+    assert whole == head and head.tail_offset == pixels
 
 
 def test_group_lengths_go_with_what_they_counted() -> None:
     data = b"\x08\x00\x00\x00UL\x04\x00\x10\x00\x00\x00" + encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
-    after = decoded(found.head + data[found.rest_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
+    after = decoded(found.head + data[found.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
     assert (0x0008, 0x0000) not in after and after.PatientID == "B2"
 
 
@@ -176,7 +176,7 @@ def test_the_corpus_reads_as_before_but_for_what_was_changed() -> None:
             continue
         syntax = file.transfer_syntax
         found = coerce(file.data, syntax, changes)
-        sent = found.head + file.data[found.rest_offset :]
+        sent = found.head + file.data[found.tail_offset :]
         before, after = values_of(file.data, syntax), values_of(sent, syntax)
         assert (str(after[tags.PatientName]), after[tags.PatientID]) == ("Łukasz^王", "NEW"), path
         for tag in (before.keys() | after.keys()) - changed:
@@ -236,7 +236,7 @@ def test_unknown_elements_keep_their_encoding_when_the_character_set_changes(
 ) -> None:
     data = with_unknown(tag, implicit_items(depth, undefined=undefined), undefined=undefined)
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientName: "Ким".encode()}))
-    out = found.head + data[found.rest_offset :]
+    out = found.head + data[found.tail_offset :]
     at = out.index(data_sets.header(tag, "UN", 0, 1)[:6])
     assert out[at + 8 : at + 12] == b"\xff\xff\xff\xff" or not undefined
     path = tmp_path / "out.dcm"
@@ -261,7 +261,7 @@ def test_items_that_say_what_was_before_come_into_the_encoding_of_the_data_set()
     items = data_sets.header(ITEM, "", len(before), 0) + before
     data = with_unknown(tags.OriginalAttributesSequence, items, undefined=True)
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
-    after = decoded(found.head + data[found.rest_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
+    after = decoded(found.head + data[found.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
     assert [item.ModifyingSystem for item in after.OriginalAttributesSequence] == ["OLD", "FILMROOM"]
 
 
@@ -271,5 +271,5 @@ def test_bytes_behind_the_last_element_stay_where_they_are(rest: int) -> None:
     del ds.PixelData
     data = encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN) + b"\xff" * rest
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
-    assert data[found.rest_offset :].endswith(b"\xff" * rest)
+    assert data[found.tail_offset :].endswith(b"\xff" * rest)
     assert decoded(found.head, EXPLICIT_VR_LITTLE_ENDIAN).PatientID == "B2"

@@ -189,7 +189,7 @@ def test_what_is_only_written_otherwise_is_the_same(other: bytes) -> None:
     [
         (BASE + element(0x7FE00010, "OW", b"\1\2\3\5"), ["PixelData"]),
         (BASE, ["PixelData"]),
-        (BASE + PIXELS + b"rubbish", ["(behind the end)"]),
+        (BASE + PIXELS + b"rubbish", ["(after the end)"]),
         (element(0x00080018, "UI", b"1.2.4\0") + element(0x00100010, "PN", b"DOE^J ") + PIXELS, ["SOPInstanceUID"]),
         (element(0x00080018, "UI", b"1.2.3\0") + element(0x00100010, "PN", b" DOE^J") + PIXELS, ["PatientName"]),
         (BASE + element(0x00100020, "LO", b"") + PIXELS, ["PatientID"]),

@@ -247,7 +247,7 @@ def test_pieces_of_any_length_come_to_what_comes_of_the_whole(
     if source is DEFLATED:
         data = convert(data, EXPLICIT, DEFLATED)
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    joined = sources.Joined(*(sources.Whole(data[a:b]) for a, b in pairwise(places)))
+    joined = sources.Concatenation(*(sources.Whole(data[a:b]) for a, b in pairwise(places)))
     conversion = Conversion(joined, source, target)
     found = b"".join([bytes(piece) for piece in conversion.pieces(piece_bytes)])
     whole = convert(data, source, target)

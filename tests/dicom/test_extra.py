@@ -68,37 +68,37 @@ def extracted(
     [
         ([{"tag": "StudyStatuID"}], "neither a keyword of PS3.6 nor a tag like 0032,000A; did you mean 'StudyStatus"),
         ([{"tag": "0032-000A"}], "neither a keyword"),
-        ([{"tag": "PatientName"}], "it is kept anyway, at the patient level"),
-        ([{"tag": "(0020,0011)"}], "it is kept anyway, at the series level"),
-        ([{"tag": "ModalitiesInStudy"}], "answered anyway"),
-        ([{"tag": "SpecificCharacterSet"}], "cannot be kept"),
-        ([{"tag": "PixelData"}], "cannot be kept"),
-        ([{"tag": "0032,0000"}], "cannot be kept"),
-        ([{"tag": "TransferSyntaxUID"}], "cannot be kept"),
+        ([{"tag": "PatientName"}], "every archive has it already, at the patient level"),
+        ([{"tag": "(0020,0011)"}], "every archive has it already, at the series level"),
+        ([{"tag": "ModalitiesInStudy"}], "queries return it anyway"),
+        ([{"tag": "SpecificCharacterSet"}], "cannot be indexed: it"),
+        ([{"tag": "PixelData"}], "cannot be indexed: it"),
+        ([{"tag": "0032,0000"}], "cannot be indexed: it"),
+        ([{"tag": "TransferSyntaxUID"}], "cannot be indexed: it"),
         ([{"tag": "0019,10A3", "vr": "LO"}], "the creator is missing"),
         ([{"tag": "0019,10A3", "creator": ACME}], "vr is missing"),
         ([{"tag": "0019,0010", "creator": ACME, "vr": "LO"}], "private elements begin at gggg,1000"),
-        ([{"tag": "0019,10A3", "creator": "Ä", "vr": "LO"}], "is no private creator"),
-        ([{"tag": "0019,10A3", "creator": "A" * 65, "vr": "LO"}], "is no private creator"),
-        ([{"tag": "StudyStatusID", "creator": ACME}], "only private attributes have a creator"),
+        ([{"tag": "0019,10A3", "creator": "Ä", "vr": "LO"}], "is not a private creator"),
+        ([{"tag": "0019,10A3", "creator": "A" * 65, "vr": "LO"}], "is not a private creator"),
+        ([{"tag": "StudyStatusID", "creator": ACME}], "only private attributes, which have odd groups, have a creator"),
         ([{"tag": "StudyStatusID", "vr": "LO"}], "its VR is CS, not LO"),
         ([{"tag": "0032,9999"}], "vr is missing"),
-        ([{"tag": "0019,10A3", "creator": ACME, "vr": "OB"}], "values of VR OB are not kept"),
-        ([{"tag": "0019,10A3", "creator": ACME, "vr": "lo"}], "'lo' is no VR; did you mean 'LO'"),
+        ([{"tag": "0019,10A3", "creator": ACME, "vr": "OB"}], "values of VR OB cannot be indexed"),
+        ([{"tag": "0019,10A3", "creator": ACME, "vr": "lo"}], "'lo' is not a VR; did you mean 'LO'"),
         ([{"tag": "RequestedProcedureCodeSequence", "indexed": True}], "of VR SQ cannot be indexed"),
         ([{"tag": "SliceThickness", "level": "instance", "indexed": True}], "at the instance level cannot be indexed"),
-        ([{"tag": "StudyStatusID"}, {"tag": "0032,000A"}], "it is there twice"),
+        ([{"tag": "StudyStatusID"}, {"tag": "0032,000A"}], "it is configured twice"),
         (
             [{"tag": "0019,10A3", "creator": c, "vr": "LO"} for c in (ACME, "OTHER")],
-            "'ACME 1.0' has that tag already: write another block, as in 0019,11A3",
+            "'ACME 1.0' has this tag already: write another block, such as 0019,11A3",
         ),
         (
             [{"tag": t, "creator": ACME, "vr": "LO"} for t in ("0019,10A3", "0019,11A3")],
-            "it is there twice, in another block",
+            "it is configured twice, in another block",
         ),
         (
             [{"tag": f"0019,10{n:02X}", "creator": ACME, "vr": "LO"} for n in range(COUNT_MAX + 1)],
-            f"there are {COUNT_MAX + 1} [[attribute]], the limit is {COUNT_MAX}",
+            f"there are {COUNT_MAX + 1} [[attribute]] tables; the limit is {COUNT_MAX}",
         ),
     ],
 )
@@ -260,7 +260,7 @@ def test_random_private_elements_are_found_as_pydicom_finds_them(seed: int) -> N
     schema = Schema(
         wanted(
             *[
-                {"tag": extra.written(tag), "creator": creator, "vr": "LO", "level": rng.choice(extra.LEVEL_NAMES)}
+                {"tag": extra.tag_text(tag), "creator": creator, "vr": "LO", "level": rng.choice(extra.LEVEL_NAMES)}
                 for tag, (_, creator, _) in chosen.items()
             ]
         )

@@ -20,9 +20,9 @@ def stored() -> bytes:
 
 
 def nested(depth: int, text: bytes) -> bytes:
-    inner = items.joined([[Content(tags.CodeMeaning, "LO", text)]])
+    inner = items.encode_items([[Content(tags.CodeMeaning, "LO", text)]])
     for _ in range(depth):
-        inner = items.joined([[Content(tags.ProcedureCodeSequence, "SQ", inner)]])
+        inner = items.encode_items([[Content(tags.ProcedureCodeSequence, "SQ", inner)]])
     return inner
 
 
@@ -31,40 +31,40 @@ def in_latin_1(text: bytes, vr: str) -> bytes | None:
 
 
 def test_what_was_taken_apart_is_put_together_the_same() -> None:
-    taken = items.contents(stored())
-    assert items.contents(items.joined(taken)) == taken
+    taken = items.decode_items(stored())
+    assert items.decode_items(items.encode_items(taken)) == taken
     assert taken[0][-1].value == b"SPS1"
-    assert items.contents(b"") == []
-    assert items.joined([]) == b""
+    assert items.decode_items(b"") == []
+    assert items.encode_items([]) == b""
 
 
 def test_vrs_stay_as_they_are_and_long_ones_have_long_lengths() -> None:
     content = [Content(tags.CodeValue, "SH", b"T-1"), Content(PRIVATE, "UT", b"x"), Content(PRIVATE + 1, "US", b"\1\2")]
-    found = items.contents(items.joined([content, []]))
+    found = items.decode_items(items.encode_items([content, []]))
     assert found == [[content[0]._replace(value=b"T-1 "), content[1]._replace(value=b"x "), content[2]], []]
 
 
 def test_texts_at_every_depth_are_recoded() -> None:
-    recoded = items.recoded(nested(3, "Schädel".encode()), in_latin_1)
+    recoded = items.recode_texts(nested(3, "Schädel".encode()), in_latin_1)
     assert recoded == nested(3, "Schädel".encode("latin-1"))
-    assert items.recoded(nested(3, "山".encode()), in_latin_1) is None
+    assert items.recode_texts(nested(3, "山".encode()), in_latin_1) is None
 
 
 def test_numbers_and_codes_are_left_alone() -> None:
-    whole = items.joined([[Content(tags.Rows, "US", b"\xc4\x89"), Content(tags.Modality, "CS", b"CT")]])
-    assert items.recoded(whole, lambda _text, _vr: None) == whole
+    whole = items.encode_items([[Content(tags.Rows, "US", b"\xc4\x89"), Content(tags.Modality, "CS", b"CT")]])
+    assert items.recode_texts(whole, lambda _text, _vr: None) == whole
 
 
 def test_text_beyond_ascii_is_seen_but_not_lengths_and_numbers() -> None:
     assert items.has_text_beyond_ascii(nested(3, "Schädel".encode()))
-    long = items.joined([[Content(tags.CodeMeaning, "LO", b"x" * 200), Content(tags.Rows, "US", b"\xc4\x89")]])
+    long = items.encode_items([[Content(tags.CodeMeaning, "LO", b"x" * 200), Content(tags.Rows, "US", b"\xc4\x89")]])
     assert not long.isascii()
     assert not items.has_text_beyond_ascii(long)
 
 
 def test_what_is_no_sequence_of_items_and_what_nests_too_deep_is_refused() -> None:
     with pytest.raises(DataSetError):
-        items.contents(b"no item at all")
+        items.decode_items(b"no item at all")
     deep = nested(items.NESTING_MAX + 1, "ä".encode())
     with pytest.raises(DataSetError, match="nests more than"):
-        items.recoded(deep, in_latin_1)
+        items.recode_texts(deep, in_latin_1)

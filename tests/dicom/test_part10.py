@@ -138,5 +138,5 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(300), b"%PDF-1.7 and so on", bytes(1000), b"\xff" * 1000])
 def test_other_files_are_no_dicom(data: bytes) -> None:
-    with pytest.raises(DataSetError, match="no DICOM file"):
+    with pytest.raises(DataSetError, match="not a DICOM file"):
         part10.read_file_meta(data)

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from engine.dicom.values import (
     Span,
+    add_minutes,
     fold,
     instant,
-    moved,
     normalise,
     offset_minutes,
     parse_range,
@@ -186,10 +186,10 @@ def test_offsets() -> None:
 
 
 def test_date_times_are_moved_across_midnight_and_what_is_none_is_not() -> None:
-    assert moved("20251231233000.250000", 45) == "20260101001500.250000"
-    assert moved("20260301", -24 * 60) == "20260228"
-    assert moved("20261302103000.000000", 60) == "20261302103000.000000"
-    assert moved("00010101", -1) == "00010101"
+    assert add_minutes("20251231233000.250000", 45) == "20260101001500.250000"
+    assert add_minutes("20260301", -24 * 60) == "20260228"
+    assert add_minutes("20261302103000.000000", 60) == "20261302103000.000000"
+    assert add_minutes("00010101", -1) == "00010101"
 
 
 def test_moments_are_compared_in_utc_if_both_know_it_else_by_the_clock() -> None:

@@ -115,10 +115,10 @@ def test_corrections_are_written_into_what_is_sent_until_they_are_undone(tmp_pat
     ("rule", "why"),
     [
         (Coercion(values=("InstitutionName",)), "KEYWORD=VALUE"),
-        (Coercion(values=("InstitutionNam=x",)), "no DICOM keyword"),
-        (Coercion(values=("StudyInstanceUID=1.2",)), "stay as they are"),
-        (Coercion(remove=("PixelData",)), "stay as they are"),
-        (Coercion(remove=("RequestAttributesSequence",)), "stay as they are"),
+        (Coercion(values=("InstitutionNam=x",)), "not a DICOM keyword"),
+        (Coercion(values=("StudyInstanceUID=1.2",)), "cannot be set"),
+        (Coercion(remove=("PixelData",)), "cannot be set"),
+        (Coercion(remove=("RequestAttributesSequence",)), "cannot be set"),
     ],
 )
 def test_what_must_not_be_changed_is_refused(rule: Coercion, why: str) -> None:

@@ -98,7 +98,7 @@ def test_a_stream_fills_what_it_is_given_and_its_end_is_asked_for_once(lengths: 
 MEASURE = """
 import json, resource, sys
 from engine.dicom.convert import Conversion
-from engine.dicom.sources import Joined, Part, Whole
+from engine.dicom.sources import Concatenation, Part, Whole
 from engine.dicom.transfer_syntax import UNCOMPRESSED
 from tests.oracle import data_sets
 
@@ -116,7 +116,7 @@ def peak():
 
 pixels = 300 * MIB
 head = data_sets.encode(data_sets.ct_head(), 1) + data_sets.header(0x7FE00010, "OW", pixels, 1)
-source = Joined(Whole(head), Zeros(pixels))
+source = Concatenation(Whole(head), Zeros(pixels))
 if sys.argv[1] == "DEFLATED":
     import zlib
     deflater = zlib.compressobj(1, wbits=-15)

@@ -1,4 +1,4 @@
-"""Odd objects that came in must go out to everybody: of odd length, with bytes behind the end, in private syntaxes.
+"""Odd objects that came in must go out to everybody: of odd length, with bytes after the end, in private syntaxes.
 
 Everything against a whole server, with DCMTK and pynetdicom as they come.
 """

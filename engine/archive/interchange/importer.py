@@ -326,7 +326,7 @@ def _read_content(item: SourceItem, data: bytes, *, is_whole: bool, stream: Bina
     except DataSetError as error:
         if data[part10.PREAMBLE_BYTES :][:4] == part10.MAGIC:
             return Refused(item.name, f"the File Meta Information cannot be read: {error}")
-        reason = formats.described(data) or str(error).removeprefix("no DICOM file: ")
+        reason = formats.described(data) or str(error).removeprefix("not a DICOM file: ")
         return Refused(item.name, f"{NOT_DICOM}: {reason}")
     if meta.media_storage_sop_class_uid == uids.MediaStorageDirectoryStorage:
         return _Directory()

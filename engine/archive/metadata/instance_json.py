@@ -55,5 +55,5 @@ def instance_json(stored: StoredInstance, root: str, changes: Changes | None) ->
             coerced = coerce(head, syntax, changes)
         except TranscodeError as error:
             raise DataSetError(str(error)) from error
-        data = memoryview(coerced.head + data[coerced.rest_offset :])
+        data = memoryview(coerced.head + data[coerced.tail_offset :])
     return json_model.encode(data, syntax, bulk_data_url(root, stored.instance), tail=tail, may_be_cut=True)

@@ -10,7 +10,7 @@ from engine.archive.transcoding import pixels
 from engine.archive.transcoding.compress import native_frame, native_image
 from engine.dicom import tags
 from engine.dicom.frames import frame_table, pixel_element
-from engine.dicom.sources import Joined, Part, Whole
+from engine.dicom.sources import Concatenation, Part, Whole
 from engine.errors import FramesUnreadable, TranscodeError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class FrameReader:
         """Raises TranscodeError if there are no pixels to show."""
         self._syntax = syntax
         # The head has been read.
-        self._source = Joined(Whole(head.view), Part(source, len(head)))
+        self._source = Concatenation(Whole(head.view), Part(source, len(head)))
         try:
             offset = len(head) if source.length > len(head) else -1
             element = pixel_element(self._source, head.encoding, offset)

@@ -128,7 +128,7 @@ def _instants(text: str, zone: str) -> tuple[Instant | None, Instant | None] | N
 
 def _moved_or(normal: str, minutes: int, otherwise: str) -> str:
     """A date or date-time moved by these minutes; `otherwise` if the value cannot be moved."""
-    moved = values.moved(normal, minutes)
+    moved = values.add_minutes(normal, minutes)
     return otherwise if moved == normal else moved
 
 
@@ -211,5 +211,5 @@ def _shifted(date: str, time: str, minutes: int) -> tuple[str, str]:
     """A date and its time moved by these minutes; unchanged if one of them is missing or invalid."""
     if not minutes or len(date) != 8 or len(time) != 13:
         return date, time
-    moved = values.moved(date + time, minutes)
+    moved = values.add_minutes(date + time, minutes)
     return moved[:8], moved[8:]

@@ -63,9 +63,9 @@ def _fault_of_uid(text: str) -> str:
     if "*" in text or "?" in text:
         return "a UID is matched as a whole, without * and ? (PS3.4 C.2.2.2.2)"
     if not _UID.fullmatch(text):
-        return "it is no UID; a UID is digits and dots, such as 1.2.840.113619.2.55"
+        return "it is not a UID; a UID is digits and dots, such as 1.2.840.113619.2.55"
     if len(text) > UID_CHARACTERS_MAX:
-        return f"it is no UID: it has {len(text)} characters"
+        return f"it is not a UID: it has {len(text)} characters"
     return ""
 
 
@@ -109,9 +109,9 @@ def _is_day(text: str) -> bool:
 
 def _no_moment(vr: str, text: str) -> str:
     if vr == "TM":
-        return "it is no time; write 1015 or 101530, or a range such as 1000-1159"
+        return "it is not a time; write 1015 or 101530, or a range such as 1000-1159"
     what = "date" if vr == "DA" else "date and time"
-    return f"it is no {what}; write {_suggested(text) or ('20261124' if vr == 'DA' else '20261124101530')}"
+    return f"it is not a {what}; write {_suggested(text) or ('20261124' if vr == 'DA' else '20261124101530')}"
 
 
 def _suggested(text: str) -> str:

@@ -62,7 +62,7 @@ def tag_of(name: str) -> int:
         name = name.strip()
         near = keywords.nearest(name)
         hint = f"did you mean {near}?" if near else f"write KEY=VALUE, such as {key_values.meant_by(name)}"
-        raise QueryError(f"{name!r} is no DICOM keyword" + (f"; {hint}" if name else ""))
+        raise QueryError(f"{name!r} is not a DICOM keyword" + (f"; {hint}" if name else ""))
     return tag
 
 

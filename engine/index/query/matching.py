@@ -397,7 +397,7 @@ def sequence_items(stored: bytes) -> list[dict[int, bytes]]:
     try:
         return [
             {tag: value if vr in BINARY_VRS or vr == "SQ" else value.rstrip(b" \0") for tag, vr, value in item}
-            for item in items.contents(stored)
+            for item in items.decode_items(stored)
         ]
     except DataSetError:
         return []

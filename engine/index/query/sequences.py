@@ -46,11 +46,11 @@ def pick_of(asked: KeyValue, character_set: bytes, rules: Rules) -> Pick | None:
 
     def pick(stored: bytes, zone: bytes) -> bytes:
         try:
-            items_stored = items.contents(stored)
+            items_stored = items.decode_items(stored)
         except DataSetError:
             return b""
         shown = [item for item in items_stored if _meets_any(item, alternatives, zone)]
-        return items.joined([_picked(item, picks, zone, rules.schema) for item in shown])
+        return items.encode_items([_picked(item, picks, zone, rules.schema) for item in shown])
 
     return lru_cache(_REMEMBERED_MAX)(pick)
 

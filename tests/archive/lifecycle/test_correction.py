@@ -226,7 +226,7 @@ REFUSED: dict[str, tuple[Callable[[Archive], Corrected], str]] = {
     "own uid": (lambda a: correction.correct_study(a, uid(1), {tags.StudyInstanceUID: "1"}, **WHO), "cannot be set"),
     "level": (lambda a: correction.correct_patient(a, P2, {tags.StudyDate: "20260101"}, **WHO), "of the patient level"),
     "not kept": (lambda a: correction.correct_study(a, uid(1), {tags.KVP: "1"}, **WHO), "KVP is not indexed"),
-    "no date": (lambda a: correction.correct_patient(a, P2, {BIRTH: "1.1.1970"}, **WHO), "it is no date"),
+    "no date": (lambda a: correction.correct_patient(a, P2, {BIRTH: "1.1.1970"}, **WHO), "it is not a date"),
     "sequence": (
         lambda a: correction.correct_patient(a, P2, {tags.OtherPatientIDsSequence: "x"}, **WHO),
         "its VR is SQ",

@@ -22,23 +22,23 @@ from tests.cli.commands import run
         ("StudyDate=20260101\\2026-01-02", "write 20260102"),
         ("StudyDate=2026", "write 20260101-20261231"),
         ("StudyDate=2026-01", "write 202601-202601"),
-        ("StudyDate=2026*", "it is no date; write 20261124"),
-        ("StudyDate=20261301", "it is no date"),
-        ("StudyDate=20260230", "it is no date"),
-        ("StudyDate=99999999", "it is no date"),
-        ("StudyDate=01.02.2026", "it is no date"),
-        ("StudyDate=today", "it is no date"),
-        ("StudyDate=20260101-20261301", "it is no date"),
+        ("StudyDate=2026*", "it is not a date; write 20261124"),
+        ("StudyDate=20261301", "it is not a date"),
+        ("StudyDate=20260230", "it is not a date"),
+        ("StudyDate=99999999", "it is not a date"),
+        ("StudyDate=01.02.2026", "it is not a date"),
+        ("StudyDate=today", "it is not a date"),
+        ("StudyDate=20260101-20261301", "it is not a date"),
         ("StudyDate=20270101-20260101", "the range ends before it begins"),
-        ("StudyTime=2500", "it is no time"),
-        ("StudyTime=1060-", "it is no time"),
+        ("StudyTime=2500", "it is not a time"),
+        ("StudyTime=1060-", "it is not a time"),
         ("StudyTime=1000-0900", "the range ends before it begins"),
         ("AcquisitionDateTime=2026-01-01", "write 20260101"),
-        ("AcquisitionDateTime=20261301", "it is no date and time"),
+        ("AcquisitionDateTime=20261301", "it is not a date and time"),
         ("AcquisitionDateTime=20260101-20250101", "the range ends before it begins"),
-        ("StudyInstanceUID=abc", "it is no UID"),
-        ("StudyInstanceUID=1..2", "it is no UID"),
-        ("StudyInstanceUID=1.2\\x", "it is no UID"),
+        ("StudyInstanceUID=abc", "it is not a UID"),
+        ("StudyInstanceUID=1..2", "it is not a UID"),
+        ("StudyInstanceUID=1.2\\x", "it is not a UID"),
         ("StudyInstanceUID=1.2.*", "matched as a whole"),
         ("StudyInstanceUID=1." + "2" * 128, "it has 130 characters"),
         ("SeriesNumber=abc", "whole number"),
@@ -101,7 +101,7 @@ def test_every_command_that_names_uids_and_dates_refuses_what_is_none(
 ) -> None:
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (exit_codes.USAGE, "")
-    assert re.search("it is no UID|it is no date|ends before it begins", err)
+    assert re.search("it is not a UID|it is not a date|ends before it begins", err)
 
 
 def test_a_value_without_its_keyword_is_told_which_it_may_be() -> None:

@@ -26,12 +26,12 @@ OTHER = [Content(tags.CodeValue, "SH", b"T2"), Content(tags.CodeMeaning, "LO", b
 def request(number: bytes, *codes: list[Content]) -> list[Content]:
     return [
         Content(tags.RequestedProcedureDescription, "LO", b"Procedure " + number + b" " * (len(number) & 1)),
-        Content(tags.ScheduledProtocolCodeSequence, "SQ", items.joined(codes)),
+        Content(tags.ScheduledProtocolCodeSequence, "SQ", items.encode_items(codes)),
         Content(tags.RequestedProcedureID, "SH", number + b" " * (len(number) & 1)),
     ]
 
 
-STORED = items.joined([request(b"RP1", CODE, OTHER), request(b"RP2", CODE), request(b"X3")])
+STORED = items.encode_items([request(b"RP1", CODE, OTHER), request(b"RP2", CODE), request(b"X3")])
 
 
 def shown(*asked: Mapping[int, Any]) -> Any:
@@ -43,7 +43,7 @@ def shown(*asked: Mapping[int, Any]) -> Any:
 def read(value: bytes) -> list[dict[int, Any]]:
     return [
         {tag: read(value) if vr == "SQ" else value.rstrip().decode() for tag, vr, value in item}
-        for item in items.contents(value)
+        for item in items.decode_items(value)
     ]
 
 
