@@ -73,7 +73,7 @@ from engine.index.format.types import (
     PlacedMatch,
     Query,
 )
-from engine.index.query.keywords import question
+from engine.index.query.keywords import query_of_names
 from engine.index.query.plan import UNIQUE
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files
@@ -342,7 +342,9 @@ class Archive:
         has those that no identifier can name ({"RequestAttributesSequence.RequestedProcedureID": "R7"}).
         """
         if isinstance(query, str):
-            query = question(query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy)
+            query = query_of_names(
+                query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy
+            )
         return self.parts.index.search(query, explanation)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
@@ -371,7 +373,7 @@ class Archive:
     ) -> Iterator[Instance]:
         """The instances of all studies, series, … that `find` would match, each once."""
         if isinstance(query, str):
-            query = question(query, {**(keys or {}), **named}, self.schema)
+            query = query_of_names(query, {**(keys or {}), **named}, self.schema)
         # PatientID alone does not tell patients apart; their studies do.
         query = replace(query, level=max(query.level, Level.STUDY))
         unique = UNIQUE[query.level]

@@ -414,11 +414,11 @@ def query_of(request: query.Keys, schema: Schema, limit: int | None, offset: int
 def not_kept(request: query.Keys, schema: Schema) -> list[int]:
     """The requested attributes that the index does not keep, so that no match shows them."""
     from engine.dicom.keywords import is_creator
-    from engine.index.query.keywords import is_kept
+    from engine.index.query.keywords import is_indexed
     from engine.index.query.plan import COMPUTED
 
     stored = [tag for tag in request.columns if tag not in COMPUTED and not is_creator(tag)]
-    return [tag for tag in stored if not is_kept(tag, request.values, schema)]
+    return [tag for tag in stored if not is_indexed(tag, request.values, schema)]
 
 
 def operator() -> Principal:

@@ -14,7 +14,7 @@ from engine.cli.tables import Form
 from engine.dicom import keywords, tags
 from engine.errors import QueryError
 from engine.index.query.keywords import LEVELS as _LEVELS
-from engine.index.query.keywords import RETURNED, Value, matches_all, path_of, put
+from engine.index.query.keywords import RETURNED, Value, matches_all, path_of, set_key
 from engine.index.query.keywords import tag_of as tag_of
 
 LEVELS = tuple(_LEVELS)
@@ -41,14 +41,14 @@ def parse(texts: Iterable[str], returned: Iterable[str] = (), level: str | None 
         if name.strip() == "QueryRetrieveLevel" or keywords.tag_of_number(name) == tags.QueryRetrieveLevel:
             level = level or _level(value)
             continue
-        put(values, path_of(name), value)
+        set_key(values, path_of(name), value)
     level = level or "study"
     shown = [tag for tag, value in values.items() if matches_all(value)]
     for name in returned:
         path = path_of(name)
         shown.append(path[0])
         if len(path) > 1 or path[0] not in values:
-            put(values, path, "")
+            set_key(values, path, "")
     columns = [*values, *(shown or [tag_of(name) for name in RETURNED[level]])]
     for tag in columns:
         values.setdefault(tag, "")

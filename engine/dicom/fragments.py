@@ -144,7 +144,7 @@ def scan(source: Source, first: int) -> Fragments:
         if header[:4] != _ITEM or len(header) < HEADER_BYTES or after > source.length:
             starts.append(at)
             is_whole = header[:4] == _SEQUENCE_DELIMITER or at == source.length
-            return Fragments(starts, "" if is_whole else f"Pixel Data (7FE0,0010) has no whole fragment at offset {at}")
+            return Fragments(starts, "" if is_whole else f"Pixel Data (7FE0,0010) is cut or malformed at offset {at}")
         if len(starts) == FRAGMENTS_MAX:
             raise FramesUnreadable(f"Pixel Data (7FE0,0010) has more than {FRAGMENTS_MAX} fragments")
         starts.append(at)

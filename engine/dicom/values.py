@@ -97,7 +97,7 @@ def fold_by_letter(text: str) -> str:
 
 
 def _is_accent(character: str) -> bool:
-    """Whether this is an accent of a Latin, Greek or Cyrillic letter. Kana and Indic scripts make letters with marks."""
+    """Whether this is an accent of a Latin, Greek or Cyrillic letter; marks of other scripts make other letters."""
     return "\u0300" <= character <= "\u036f"
 
 

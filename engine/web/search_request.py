@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from urllib.parse import parse_qsl
 
-from engine.archive.questions import COMPUTED, Keys, Level, Query, is_kept, level_of, path_of, put, query_of
+from engine.archive.questions import COMPUTED, Keys, Level, Query, is_indexed, level_of, path_of, query_of, set_key
 from engine.dicom import keywords, tags
 from engine.dicom.schema import Schema
 from engine.errors import QueryError, RequestError
@@ -183,7 +183,7 @@ class _Reader:
             elif vr == "TM" and len(path) == 1 and "-" in value:
                 self._put_times(path[0], value)
             else:
-                put(self._wanted, path, value, self._schema)
+                set_key(self._wanted, path, value, self._schema)
         except QueryError as error:
             # The reason alone: the asker knows the value, and nobody else has to read it.
             reason = str(error).removeprefix(f"{tags.keyword_of(path[-1])}={value}: ")
@@ -198,7 +198,7 @@ class _Reader:
     def _put_times(self, tag: int, value: str) -> None:
         """A range of times, which may end before it begins: on a later day, with the range of its date."""
         for end in value.split("-"):
-            put({}, [tag], end, self._schema)
+            set_key({}, [tag], end, self._schema)
         self._wanted[tag] = value
 
     def _path(self, name: str) -> list[int] | None:
@@ -246,7 +246,7 @@ class _Reader:
             is_creator = keywords.is_creator(tag)
             if is_creator or tag in _ANSWERED_HERE or tag == tags.TimezoneOffsetFromUTC:
                 kept[tag] = value
-            elif not is_kept(tag, self._wanted, self._schema) or COMPUTED.get(tag, self._level) > self._level:
+            elif not is_indexed(tag, self._wanted, self._schema) or COMPUTED.get(tag, self._level) > self._level:
                 self.warnings.append(f"The attribute {tags.keyword_of(tag)} is not matched here and was passed over")
             else:
                 kept[tag] = value
@@ -257,7 +257,7 @@ class _Reader:
         tag = path[0]
         level = level_of(tag, self._schema)
         asked = keys.get(tag)
-        is_unknown = level is None and not is_kept(tag, self._wanted, self._schema)
+        is_unknown = level is None and not is_indexed(tag, self._wanted, self._schema)
         if is_unknown or (level is not None and level > self._level):
             return
         if isinstance(asked, list) and len(path) > 1:

@@ -68,7 +68,7 @@ def test_what_is_no_dicom_is_told_from_what_cannot_be_stored(tmp_path: Path) -> 
     samples.write(tmp_path / "e", ds)
     reasons = [reason for _, reason in import_paths(ArchiveInMemory(), [tmp_path]).refused]
     assert reasons[:2] == [
-        f"{NOT_DICOM}: neither preamble nor a data element at offset 0",
+        f"{NOT_DICOM}: neither a preamble nor a data element at offset 0",
         f"{NOT_DICOM}: it is empty",
     ]
     assert not any(reason.startswith(NOT_DICOM) for reason in reasons[2:])

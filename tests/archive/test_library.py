@@ -79,7 +79,7 @@ def test_a_key_that_is_none_is_refused(tmp_path: Path, named: dict[str, str], wh
 
 
 def test_a_level_that_is_none_is_refused(tmp_path: Path) -> None:
-    with Archive.open(tmp_path / "archive", create=True) as archive, pytest.raises(QueryError, match="no level"):
+    with Archive.open(tmp_path / "archive", create=True) as archive, pytest.raises(QueryError, match="not a level"):
         list(archive.find("image"))
 
 

@@ -442,10 +442,10 @@ def test_a_sequence_without_values_is_only_returned() -> None:
 @pytest.mark.parametrize(
     ("key", "told"),
     [
-        ("RequestAttributesSequence[1].ScheduledProcedureStepID=7", "matched by one item"),
+        ("RequestAttributesSequence[1].ScheduledProcedureStepID=7", "has only one item"),
         ("RequestAttributesSequence=7", "RequestAttributesSequence.ATTRIBUTE=VALUE"),
-        ("PatientName[0].PatientID=7", "PatientName is no sequence"),
-        ("PatientName.PatientID=7", "PatientName is no sequence"),
+        ("PatientName[0].PatientID=7", "PatientName is not a sequence"),
+        ("PatientName.PatientID=7", "PatientName is not a sequence"),
         ("RequestAttributeSequence.RequestedProcedureID=7", "did you mean RequestAttributesSequence?"),
         ("RequestAttributesSequence.RequestedProcedurID=7", "did you mean RequestedProcedureID?"),
         ("RequestAttributesSequence.=7", "is not a DICOM keyword"),

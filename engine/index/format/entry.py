@@ -1,8 +1,8 @@
-"""What the records of the log say, one class a kind, and how a record carries it.
+"""The content of log records: one class for each kind, and its format in the record.
 
-A record has position, kind, flags and stamp; everything else is in its key and its meta block, so that a rebuild from
-hints never reads a payload. Little endian. The record's checksum covers all of it. These numbers are on customers'
-disks: a change is a new version beside this one.
+A record has position, kind, flags and stamp. Everything else is in its key and its meta block, so that a rebuild from
+hints never reads a payload. Little endian. The record's checksum covers all of it. These formats are on customers'
+disks: never change one; add a new version beside it.
 
 INSTANCE (`Entry`): key: SOP Instance UID; payload: the data set; flags: policy (2 bits) and HEAL
 
@@ -16,11 +16,11 @@ INSTANCE (`Entry`): key: SOP Instance UID; payload: the data set; flags: policy 
     +----------+----------+----------+-----------+-- … ------------------------------------------------+
 
 class, transfer syntax, calling AE title, Specific Character Set: lengths, u16. mark: u16, of the set of extra
-attributes (`dicom.extra`) under which the blobs were made, 0 for none. received: u64 nanoseconds. pixel data: i64,
+attributes (`dicom.extra`) under which the blobs were extracted, 0 for none. received: u64 nanoseconds. pixel data: i64,
 offset of the Pixel Data tag in the data set, -1 for none. patient to instance: u32 lengths of the level blobs of
 `dicom.elements`, in the data set's own character set.
 
-TOMBSTONE: key: the UID of what was deleted; no payload; no flags
+TOMBSTONE: key: the UID of the deleted entity; no payload; no flags
 
     0       1       2       4         8              16           24      26      28
     +-------+-------+-------+---------+--------------+------------+-------+-------+-- … --------------------------+
@@ -36,14 +36,14 @@ HOLD: key: Study Instance UID; no payload; no flags
     | ver 1 | set 0/1 | zero  | set ns     | by    | reason| by    | reason|
     +-------+---------+-------+------------+-------+-------+-- … --+-- … --+
 
-QUARANTINED: key: SOP Instance UID as claimed, "-" if there is none; payload: the data set as it came; no flags
+QUARANTINED: key: SOP Instance UID as claimed, "-" if there is none; payload: the data set as received; no flags
 
     0       1       2       4       6       8            16      18      20
     +-------+-------+-------+-------+-------+------------+-------+-------+-- … ---------------------------+
     | ver 1 | zero  | class | t. s. | AE    | received   | reason| zero  | class, t. s., AE title, reason |
     +-------+-------+-------+-------+-------+------------+-------+-------+-- … ---------------------------+
 
-CORRECTION: key: the first of its names, "-" of an UNDO; no payload; no flags
+CORRECTION: key: the first of its names, "-" for an UNDO; no payload; no flags
 
     0       1       2       3       4         8         12           20        28      30      32
     +-------+-------+-------+-------+---------+---------+------------+---------+-------+-------+-- … -----------------+
@@ -52,9 +52,9 @@ CORRECTION: key: the first of its names, "-" of an UNDO; no payload; no flags
     | n names, items |
     +----------------+
 
-op: an `Operation`. level: what the names are. 0: Patient ID and issuer of one patient; 1: Study Instance UIDs; 2: Study
-and Series Instance UID of one series. items: u32, length of the attributes that are set, a level blob in UTF-8 (a move
-or a merge says with them who the patient is). undoes: u64, the stamp of the correction that no longer counts.
+op: an `Operation`. level: the kind of names. 0: Patient ID and issuer of one patient; 1: Study Instance UIDs; 2: Study
+and Series Instance UID of one series. items: u32, length of the attributes to set, a level blob in UTF-8 (for a move or
+a merge: the new patient). undoes: u64, the stamp of the correction that an UNDO cancels.
 """
 
 from __future__ import annotations
@@ -69,19 +69,19 @@ from engine.errors import IndexError_
 from engine.storage.record import META_BYTES_MAX, Kind, Position, Record
 
 TOMBSTONE_KEEP_S = 30 * 86_400
-"""How long a tombstone stays though nothing is left of what it killed: a replica that was out of touch, or a segment
-that is put back by hand, must not bring deleted instances to life again."""
+"""How long a tombstone stays after the records that it killed are gone: a replica that was offline, or a segment that
+someone restores by hand, must not revive deleted instances."""
 
-# The low two bits of a record's flags: what happens when its SOP Instance UID is there already with other bytes.
+# The low two bits of a record's flags: the policy if its SOP Instance UID is stored already with other bytes.
 POLICY_KEEP_FIRST = 0
-"""The stored one stays current, the new one is kept aside."""
+"""The stored instance stays current, the new one becomes a kept version."""
 POLICY_REPLACE = 1
-"""The new one becomes current, the stored one is dead."""
+"""The new instance becomes current, the stored one is dead."""
 POLICY_KEEP_BOTH = 2
-"""The new one becomes current, the stored one is kept aside."""
+"""The new instance becomes current, the stored one becomes a kept version."""
 POLICY_MASK = 3
 HEAL = 4
-"""Flag of a record that takes the place of one with the same bytes, which can no longer be read."""
+"""Flag of a record that replaces one with the same bytes, which can no longer be read."""
 
 NO_UID = b"-"
 """The key of a quarantined record that claims no SOP Instance UID."""
@@ -94,7 +94,7 @@ _CORRECTION = struct.Struct("<BBBxIIQQHH")
 _HOLD = struct.Struct("<BBxxQHH")
 _QUARANTINED = struct.Struct("<BxHHHQHxx")
 _TEXT_BYTES_MAX = 4096
-"""Who and why are cut here."""
+"""Longer texts in `by` and `reason` are cut."""
 
 
 @dataclass(slots=True)
@@ -118,7 +118,7 @@ class Entry:
     series: bytes
     instance: bytes
     mark: int = 0
-    """Of the set of extra attributes under which the blobs were made."""
+    """Of the set of extra attributes under which the blobs were extracted."""
 
     def pack_meta(self) -> bytes:
         """The record's meta block."""
@@ -203,27 +203,28 @@ class Entry:
 
 @dataclass(slots=True)
 class Tombstone:
-    """The deletion of SOP Instance UIDs: every record of theirs with a smaller stamp is dead.
+    """The deletion of SOP Instance UIDs: it kills every record of these with a smaller stamp.
 
-    With a `target_stamp` only the one record of the UID that has just this stamp is: a version kept aside, or a
-    quarantined record.
+    With a `target_stamp` it kills only the record of the UID with exactly this stamp: a kept version, or a quarantined
+    record.
     """
 
     position: Position
     stamp: int
     level: int
-    """Of what was deleted: 0 patient, 1 study, 2 series, 3 instance."""
+    """Of the deleted entity: 0 patient, 1 study, 2 series, 3 instance."""
     uid: bytes
-    """Its UID (of a patient: the key it is known by)."""
+    """Its UID; for a patient its key in the index."""
     sop_instance_uids: tuple[bytes, ...]
     target_stamp: int = 0
     deleted_ns: int = 0
     by: bytes = b""
-    """Who deleted it, and why: UTF-8."""
+    """The person or program that deleted it, in UTF-8."""
     reason: bytes = b""
+    """UTF-8."""
 
     def pack_meta(self) -> bytes:
-        """The record's meta block. Raises IndexError_ when it is too large: make it several, of the same stamp."""
+        """The record's meta block. Raises IndexError_ when it is too large: use several tombstones with one stamp."""
         uids = self.sop_instance_uids
         by = self.by[:_TEXT_BYTES_MAX]
         reason = self.reason[:_TEXT_BYTES_MAX]
@@ -233,7 +234,7 @@ class Tombstone:
         )
         meta = b"".join((head, lengths, by, reason, *uids))
         if len(meta) > META_BYTES_MAX:
-            raise IndexError_(f"a tombstone of {len(uids)} UIDs takes {len(meta)} bytes, the limit is {META_BYTES_MAX}")
+            raise IndexError_(f"a tombstone of {len(uids)} UIDs takes {len(meta)} bytes; the limit is {META_BYTES_MAX}")
         return meta
 
     @classmethod
@@ -257,7 +258,7 @@ class Tombstone:
 
 @dataclass(slots=True)
 class Hold:
-    """A study may not be deleted, or may again: of several the one with the latest stamp counts."""
+    """Sets or releases the legal hold of a study: of several the one with the latest stamp counts."""
 
     position: Position
     stamp: int
@@ -265,8 +266,9 @@ class Hold:
     is_set: bool
     set_ns: int
     by: bytes
-    """Who, and why: UTF-8."""
+    """The person or program that set or released it, in UTF-8."""
     reason: bytes
+    """UTF-8."""
 
     def pack_meta(self) -> bytes:
         """The record's meta block."""
@@ -285,7 +287,7 @@ class Hold:
 
 @dataclass(slots=True)
 class Quarantined:
-    """Bytes that came as an instance and could not be taken as one."""
+    """A received data set that could not be stored as an instance."""
 
     position: Position
     stamp: int
@@ -310,7 +312,7 @@ class Quarantined:
 
     @classmethod
     def unpack(cls, record: Record) -> Quarantined:
-        """What a QUARANTINED record says. Raises IndexError_ when the meta block is of another version."""
+        """The content of a QUARANTINED record. Raises IndexError_ when the meta block is of another version."""
         version, class_length, syntax_length, title_length, received_ns, reason_length = _unpack_head(
             _QUARANTINED, record
         )
@@ -322,37 +324,38 @@ class Quarantined:
 
 
 class Operation(IntEnum):
-    """What a correction does."""
+    """The operation of a correction."""
 
     CORRECT = 1
-    """Its items are the attributes of what it names: a patient with all studies, a study, or a series."""
+    """Sets attributes of the entity that it names: a patient with all studies, a study, or a series."""
     MERGE = 2
-    """The studies of the patient that it names, those to come too, are another patient's."""
+    """Gives the studies of the patient that it names to another patient, future ones too."""
     MOVE = 3
-    """The studies that it names are another patient's."""
+    """Gives the studies that it names to another patient."""
     UNDO = 4
-    """Another correction no longer counts."""
+    """Cancels another correction."""
 
 
 @dataclass(slots=True)
 class Correction:
-    """What is to be seen of a patient, study or series, whatever its instances say; their bytes stay as they are."""
+    """Changes the attributes that users see of a patient, study or series; the bytes of its instances do not change."""
 
     position: Position
     stamp: int
-    """Its number, given once: the later one counts."""
+    """Its unique number; the later correction counts."""
     operation: int
     """An `Operation`."""
     level: int
-    """Of what it names: 0 patient, 1 study, 2 series."""
+    """Of the entities that it names: 0 patient, 1 study, 2 series."""
     names: tuple[bytes, ...]
     items: bytes = b""
-    """A level blob in UTF-8; an attribute without a value is to be seen as one without a value."""
+    """A level blob in UTF-8; an empty value removes the value of an attribute."""
     undoes: int = 0
     made_ns: int = 0
     by: bytes = b""
-    """Who, and why: UTF-8."""
+    """The person or program that made it, in UTF-8."""
     reason: bytes = b""
+    """UTF-8."""
 
     @property
     def key(self) -> bytes:
@@ -378,7 +381,7 @@ class Correction:
         lengths = struct.pack(f"<{len(names)}H", *map(len, names))
         meta = b"".join((head, lengths, by, reason, *names, self.items))
         if len(meta) > META_BYTES_MAX:
-            raise IndexError_(f"a correction takes {len(meta)} bytes, the limit is {META_BYTES_MAX}")
+            raise IndexError_(f"a correction takes {len(meta)} bytes; the limit is {META_BYTES_MAX}")
         return meta
 
     @classmethod
@@ -397,12 +400,12 @@ class Correction:
 
 
 LedgerItem: TypeAlias = Tombstone | Hold | Correction
-"""What the ledger has records of."""
+"""The kinds of records in the ledger."""
 Item: TypeAlias = Entry | Tombstone | Hold | Quarantined | Correction
 
 
 def unpack_record(record: Record) -> Item:
-    """What a record says, by its kind. Raises IndexError_ when it is of a kind that this engine does not know."""
+    """The content of a record, by its kind. Raises IndexError_ for a kind that this engine does not know."""
     if record.kind == Kind.INSTANCE:
         return Entry.unpack(record)
     if record.kind == Kind.TOMBSTONE:
@@ -435,7 +438,7 @@ def _too_short(record: Record) -> IndexError_:
 
 
 def _texts(record: Record, at: int, *lengths: int) -> list[bytes]:
-    """The values of a meta block end to end from `at` on."""
+    """The values of a meta block, which are end to end from `at` on."""
     texts = []
     for length in lengths:
         texts.append(record.meta[at : at + length])

@@ -1,10 +1,10 @@
 """The format of every key and value in LMDB. Pure: bytes in, bytes out.
 
-Ids are u32, in keys big endian so that key order is order of arrival, and are never given twice. `digest` is 8 bytes
-of blake2b. `order` says which of two records comes first and `place` where one lies, both in big endian:
+Ids are u32, never reused, and big endian in keys, so that key order is the order of arrival. `digest` is 8 bytes of
+blake2b. `order` decides which of two records comes first, `place` is the position of a record; both are big endian:
 
-    order    stamp u64, tie u64: the checksum and length of the payload. It names no place, so that a record that is
-             copied to another segment has the order that it had
+    order    stamp u64, tie u64: the checksum and length of the payload. It contains no place, so that a record keeps
+             its order when it is copied to another segment
     place    segment id u64, offset u64
 
 Values are little endian. Named databases:
@@ -13,7 +13,7 @@ Values are little endian. Named databases:
     sop_uids            SOP Instance UID                  series id, instance id; empty: no current instance
     history             SOP Instance UID, 0, order, place HISTORY, then the record's meta block unless it is deleted:
                                                           every record of the UID but its current one
-    versions            as in history                     nothing: those of history that are kept aside
+    versions            as in history                     nothing: the records of history that are kept versions
     drops               SOP Instance UID, 0, target stamp nothing: tombstones with a target
                         u64, stamp u64, place
     tombstones          stamp u64, digest, place          TOMBSTONE, once a record
@@ -24,12 +24,12 @@ Values are little endian. Named databases:
     quarantine          SOP Instance UID, 0, order, place APART, then key and meta block
     corrections         0, stamp u64, digest, place       APART, then key and meta block: every record; the last of its
                                                           copies has the state 1
-                        1, stamp u64 undone, stamp u64,   nothing: every undo
-                        digest
-                        2, level u8, name, 0, stamp u64,  operation u8, items: those in force, by each name they have.
-                        digest                            Name: patient key; Study Instance UID; Series Instance UID,
-                                                          "/", Study Instance UID
-    damage              place                             DAMAGE, then SOP Instance UID and what is wrong
+                        1, stamp u64 of the correction,   nothing: every undo, with its own stamp
+                        stamp u64, digest
+                        2, level u8, name, 0, stamp u64,  operation u8, items: corrections in force, by each name. Name:
+                        digest                            patient key; Study Instance UID; Series Instance UID, "/",
+                                                          Study Instance UID
+    damage              place                             DAMAGE, then SOP Instance UID and the reason
     counts              study id, series id               COUNTS, Modality (length u8, text), SOP classes (name ids u32)
     series              series id                         study id, statements u32, uid length u16, uid, facts
     series_uids         Series Instance UID, 0, study id  series id
@@ -40,19 +40,19 @@ Values are little endian. Named databases:
     patients            patient id                        key length u16, patient key, facts
     patient_keys        patient key                       patient id
     patient_studies     patient id, study id              nothing
-    search              tag u32 big endian, kind u8,      ids, several a key (dupsort), big endian: a study's for the
-                        normal form                       attributes of patient and study, a series' for those of
+    search              tag u32 big endian, kind u8,      ids, several per key (dupsort), big endian: of studies for
+                        normal form                       attributes of patient and study, of series for those of
                                                           series and instance. Kinds: see `terms`
-    texts               tag u32, block u32: the study's   for the studies of a block, in their order, each text: 0xFF,
+    texts               tag u32, block u32: the study's   the texts of the block's studies, in their order, each: 0xFF,
                         id >> 6; both big endian          0x80 | the low six bits of the id, normal form. See `texts`
-    amended             segment id u64 big endian         AMENDED: how far under which set of extra attributes
+    amended             segment id u64 big endian         AMENDED: the progress of extracting attributes again
     names               0, u32 or 1, text                 text or u32: UIDs and titles that many instances share
     segments            segment id u64 big endian         SEGMENT, then pairs (start u64, end u64)
     meta                word                              see below
 
-Statement and facts: see `statements`. The content of a statement is left out where it is the only one of its study or
-series: the facts say the same. All of it follows from the log (but for `damage`, which the next scrub finds again), so
-a change here is a new FORMAT and a rebuild.
+Statement and facts: see `statements`. The only statement of a study or series has no content here: the facts contain
+it. Everything follows from the log (except `damage`, which the next scrub finds again), so a change here is a new
+FORMAT and a rebuild.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ FORMAT = 4
 META_FORMAT = b"format"
 """FORMAT, u32."""
 META_EPOCH = b"epoch"
-"""u64; changes when anything is removed or moved: then no process may rely on what it remembers."""
+"""u64; changes when anything is removed or moved: every process must then empty its caches."""
 META_VERSIONS = b"versions"
-"""u64; versions kept aside."""
+"""u64; kept versions."""
 META_CONFLICTS = b"conflicts"
 """u64; attributes of studies on which their instances disagree."""
 META_DELETED = b"deleted"
-"""u64; records that a tombstone killed and that are still in their segments."""
+"""u64; records that a tombstone has killed, as long as they are in their segments."""
 META_HELD = b"held"
 """u64; studies on hold."""
 META_CORRECTIONS = b"corrections"
@@ -81,7 +81,7 @@ META_CORRECTIONS = b"corrections"
 META_QUARANTINED = b"quarantined"
 """u64; records in quarantine."""
 META_QUARANTINED_BYTES = b"quarantined bytes"
-"""u64; what they take."""
+"""u64; their bytes."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
 """u32; the next free id."""
 
@@ -91,15 +91,15 @@ ORDER = struct.Struct(">QQ")
 ORDER_BYTES = ORDER.size
 PLACE = struct.Struct(">QQ")
 ORDER_PLACE = struct.Struct(">QQQQ")
-"""Order and place together: which record it is, and how the key of its row in `history` ends."""
+"""Order and place: they identify a record, and end the key of its row in `history`."""
 TOMBSTONE_KEY = struct.Struct(">Q8sQQ")
 CORRECTION_END = struct.Struct(">Q8s")
-"""stamp, digest: which correction it is."""
+"""stamp, digest: they identify a correction."""
 CORRECTION_RECORD = b"\0"
 CORRECTION_UNDO = b"\1"
 CORRECTION_NAME = b"\2"
 FIRST_STATED = ORDER.pack(1, 0)
-"""Orders below are those of corrections: stamps of records begin with 1."""
+"""Lower orders are those of corrections: stamps of records begin with 1."""
 DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
 U32 = struct.Struct("<I")
@@ -112,44 +112,44 @@ INSTANCE = struct.Struct("<QQQQqQIIHHIIII8s")
 """stamp, segment id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length, key_length,
 flags, name ids of SOP class, transfer syntax, calling AE title and character set, digest of the series statement."""
 INSTANCE_END = struct.Struct("<IIII8s")
-"""How INSTANCE ends: what all instances of a series statement, sender and SOP class have in common."""
+"""The end of INSTANCE, which all instances of one series statement, sender and SOP class share."""
 COUNTS = struct.Struct("<IIQ")
 """instances, next instance id, bytes of payload."""
 HISTORY = struct.Struct("<BBHQIIH")
 """state, kind, flags, payload_length, payload_crc, meta_length, key_length."""
 TOMBSTONE = struct.Struct("<BIHI")
-"""1 alive, 0 a copy of one that is; meta_length, key_length, SOP Instance UIDs."""
+"""1 alive, 0 an earlier copy; meta_length, key_length, number of SOP Instance UIDs."""
 APART = struct.Struct("<BQIIH")
-"""state (of a hold: 1 it counts, 0 a later one does), payload_length, payload_crc, meta_length, key_length."""
+"""state (of a hold: 1 it counts, 0 a later one counts), payload_length, payload_crc, meta_length, key_length."""
 DAMAGE = struct.Struct("<QH")
 """found_ns, length of the SOP Instance UID."""
 SEGMENT = struct.Struct("<QQQQQ")
 """indexed_bytes, end (of the records once sealed, else 0), live_count, live_bytes, dead_bytes."""
 AMENDED = struct.Struct("<8sQ")
-"""digest of the set (`dicom.extra`), offset before which all records of the segment are under it."""
+"""digest of a set (`dicom.extra`), offset before which all records of the segment have its attributes."""
 EXTENT = struct.Struct("<QQ")
-"""A part beyond indexed_bytes that has been applied already."""
+"""A range beyond indexed_bytes that has been applied."""
 
 _KEY_BYTES_MAX = 400
 """LMDB's limit is 511; prefix and suffix need room too."""
 SEARCH_BYTES_MAX = 200
-"""A normal form is cut here in `search`: matches are always checked against the whole value."""
+"""`search` cuts a normal form here; matching always checks the whole value."""
 
 
 def tie_of(payload_length: int, payload_crc: int) -> int:
-    """The second part of an order: the same for every copy of a record."""
+    """The second part of an order; the same for every copy of a record."""
     return payload_crc << 32 | payload_length & 0xFFFFFFFF
 
 
 def bounded(text: bytes) -> bytes:
-    """`text` as part of a key: itself, unless it is empty, too long, or has a NUL in it."""
+    """`text` as part of a key: unchanged, unless it is empty, too long, or contains a NUL."""
     if 0 < len(text) <= _KEY_BYTES_MAX and b"\0" not in text:
         return text
     return b"\x01" + text[:64].replace(b"\0", b"\x01") + blake2b(text, digest_size=16).hexdigest().encode()
 
 
 def patient_key(patient_id: bytes, issuer: bytes, study_uid: bytes) -> bytes:
-    """Who a patient is: ID and issuer; without an ID every study has a patient of its own, since nothing joins them."""
+    """The identity of a patient: ID and issuer. Without an ID, every study has a patient of its own."""
     if not patient_id:
         return b"\0\0" + bounded(study_uid)
     if not issuer:
@@ -159,26 +159,26 @@ def patient_key(patient_id: bytes, issuer: bytes, study_uid: bytes) -> bytes:
 
 
 def correction_order(stamp: int) -> bytes:
-    """The order of what a correction says: before everything that is stated, the latest first."""
+    """The order of a correction's attributes: before those of all statements, the latest correction first."""
     return ORDER.pack(0, (1 << 64) - 1 - stamp)
 
 
 def correction_prefix(level: int, name: bytes) -> bytes:
-    """Where the rows of `corrections` begin that are in force for a patient, study or series."""
+    """The prefix of the rows of `corrections` that are in force for a patient, study or series."""
     return CORRECTION_NAME + bytes((level,)) + name + b"\0"
 
 
 def search_key(tag: int, normal: bytes, kind: bytes = b"\0") -> bytes:
-    """The key of `search` for a normal form, with which those of all longer ones begin."""
+    """The key of `search` for a normal form; a prefix of the keys of all longer ones."""
     return tag.to_bytes(4, "big") + kind + normal[:SEARCH_BYTES_MAX].replace(b"\0", b"\x01")
 
 
 def digest_of(*parts: bytes) -> bytes:
-    """The digest that stands for these parts, and no others."""
+    """The digest of these parts; other parts have another digest."""
     data = b"".join([piece for part in parts for piece in (len(part).to_bytes(4, "little"), part)])
     return blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
 def instance_count(rows: Iterable[bytes]) -> int:
-    """Of rows of `counts`: how many instances these series have."""
+    """The number of instances in these rows of `counts`."""
     return sum([COUNTS.unpack_from(row)[0] for row in rows])

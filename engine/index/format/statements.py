@@ -4,10 +4,10 @@ Each instance repeats the attributes of the levels above it, and these need not 
 content of the patient and study blobs of one or more instances (a study statement), or of these and their series blob
 (a series statement). Its order is that of the first record among its live instances.
 
-*Facts* are the attributes by which a study, series or patient is found and shown. Rule: for each attribute the earliest
-statement with a value counts; an empty value never hides a later one; where values differ, the attribute is a conflict.
-The result does not depend on the order in which records reach the index, so a rebuild gives the same facts.
-A correction changes the facts (`apply.overlay`): its order is before every statement's, and it is no conflict.
+*Facts* are the attributes of a study, series or patient that queries search and return. Rule: for each attribute the
+earliest statement with a value counts; an empty value never hides a later one; if values differ, the attribute is a
+conflict. The result does not depend on the order in which records reach the index, so a rebuild gives the same facts.
+A correction changes the facts (`apply.overlay`): its order is before every statement's, and it makes no conflict.
 
 Texts in statements and facts are UTF-8, decoded once, when the statement is new. Format of facts:
 
@@ -17,8 +17,8 @@ Texts in statements and facts are UTF-8, decoded once, when the statement is new
     +---------+---------+-------------+------------+-------------+---------------+-- … --+------------+
 
 orders: how many orders follow, 16 bytes each. conflicts: how many tags follow. A part is a level blob of
-`dicom.elements`. providers: for each value, in the order of the parts, which order it has, u8; left out if there is one
-order only.
+`dicom.elements`. providers: for each value, in the order of the parts, the number of its order, u8; left out if there
+is only one order.
 """
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ def utf_8(tag: int, value: bytes, character_set: bytes, schema: Schema) -> bytes
 
 
 def canonical(blob: bytes, character_set: bytes, schema: Schema) -> bytes:
-    """A level blob with its texts in UTF-8. Canonical blobs stay as they are when given `charset.UTF_8`."""
+    """A level blob with its texts in UTF-8. With `charset.UTF_8`, a canonical blob does not change."""
     return _canonical(blob, character_set, schema)[0]
 
 
 def _canonical(blob: bytes, character_set: bytes, schema: Schema) -> tuple[bytes, dict[int, bytes]]:
-    """The same and its items."""
+    """The canonical blob and its items."""
     items = blob_items(blob)
     texts = b"".join(items.values())
-    # Nearly all blobs. An item of a sequence begins with a byte that is not ASCII.
+    # Nearly all blobs are like this. An item of a sequence begins with a byte that is not ASCII.
     if texts.isascii() and b"\x1b" not in texts and len(texts) + _ITEM.size * len(items) == len(blob):
         in_order = list(items)
         if in_order == sorted(in_order):
@@ -138,7 +138,7 @@ class Statement:
     study_instance_uid: bytes
     series_instance_uid: bytes
     items: tuple[dict[int, bytes], dict[int, bytes], dict[int, bytes]]
-    """Of patient, study and series; not to be changed."""
+    """Of patient, study and series. Do not change them."""
     patient: bytes
     study: bytes
     series: bytes
@@ -168,7 +168,7 @@ class Statement:
 def _of_study(
     patient: bytes, study: bytes, character_set: bytes, schema: Schema
 ) -> tuple[bytes, bytes, bytes, dict[int, bytes], dict[int, bytes]]:
-    """Both blobs in canonical form, their digest, their items; the series of a study arrive together."""
+    """Both blobs in canonical form, their digest, their items. Cached, since the series of a study arrive together."""
     patient, of_patient = _canonical(patient, character_set, schema)
     study, of_study = _canonical(study, character_set, schema)
     return patient, study, keys.digest_of(patient, study), of_patient, of_study
@@ -194,7 +194,7 @@ def unpack_content(data: bytes) -> list[bytes]:
 
 
 class Facts:
-    """The attributes of one entity, each with the order of the statement that it is from."""
+    """The attributes of one entity, each with the order of its statement."""
 
     __slots__ = ("conflicts", "parts")
 
@@ -206,18 +206,18 @@ class Facts:
 
     @classmethod
     def empty(cls, part_count: int) -> Facts:
-        """Facts before the first statement."""
+        """Facts without a statement."""
         return cls([{} for _ in range(part_count)])
 
     def observe(self, order: bytes, blobs: Sequence[bytes]) -> None:
-        """Takes in a statement."""
+        """Adds a statement."""
         for part, blob in zip(self.parts, blobs, strict=True):
             for tag, value in blob_items(blob).items():
-                if tag not in part or part[tag][0] >= keys.FIRST_STATED:
+                if tag not in part or part[tag][0] >= keys.FIRST_STATED:  # not set by a correction
                     self._observe(part, tag, order, value)
 
     def observe_facts(self, other: Facts) -> None:
-        """Takes in the first part of another's facts: a patient gets them from a study."""
+        """Adds the first part of other facts: a patient gets them from a study."""
         part = self.parts[0]
         for tag, (order, value) in other.parts[0].items():
             self._observe(part, tag, order, value)
@@ -239,11 +239,11 @@ class Facts:
         if values is None:
             part[tag] = (order, value)
             return
-        known_order, known_value = values
-        if value and known_value and value != known_value:
+        present_order, present_value = values
+        if value and present_value and value != present_value:
             self.conflicts.add(tag)
-        # By value last: two records of one instant have one order.
-        if (not value, order, value) < (not known_value, known_order, known_value):
+        # By value last: two records may have the same order.
+        if (not value, order, value) < (not present_value, present_order, present_value):
             part[tag] = (order, value)
 
     def values(self, part: int) -> dict[int, bytes]:
@@ -251,7 +251,7 @@ class Facts:
         return {tag: value for tag, (_, value) in self.parts[part].items()}
 
     def blobs(self) -> list[bytes]:
-        """The parts as level blobs: the content of the only statement, if there is only one."""
+        """The parts as level blobs. If there is only one statement, this is its content."""
         return [blob_of(self.values(part)) for part in range(len(self.parts))]
 
     def encode(self) -> bytes:
@@ -272,7 +272,7 @@ class Facts:
 
     @classmethod
     def decode(cls, data: bytes, at: int) -> Facts:
-        """The facts that end `data`."""
+        """The facts in `data` from `at` to its end."""
         order_count, _, conflict_count = _HEAD.unpack_from(data, at)
         at += _HEAD.size
         orders = [data[at + i * keys.ORDER_BYTES :][: keys.ORDER_BYTES] for i in range(order_count)]
@@ -285,29 +285,29 @@ class Facts:
 
 
 def facts_of(order: bytes, *blobs: bytes) -> bytes:
-    """The encoded facts of an entity whose only statement this is, in canonical form."""
+    """The encoded facts of an entity with only one statement, in canonical form."""
     orders = order if any(blobs) else b""
     lengths = [_U32.pack(len(blob)) for blob in blobs]
     return b"".join((_HEAD.pack(len(orders) // keys.ORDER_BYTES, len(blobs), 0), orders, *lengths, *blobs))
 
 
-def repeats(known: bytes, news: bytes, at: int) -> bool:
-    """Whether the facts at the end of `known` equal those of `news`, with one order that is no later.
+def repeats(before: bytes, after: bytes, at: int) -> bool:
+    """Whether the facts at the end of row `before` equal those of row `after`, with one order that is not later.
 
-    Both rows must be the same up to `at`, and `news` must be of one statement.
+    Both rows must be equal up to `at`, and `after` must have one statement.
     """
     orders_at = at + _HEAD.size
     end = orders_at + keys.ORDER_BYTES
     return (
-        len(known) == len(news)
-        and known[at:orders_at] == news[at:orders_at]
-        and known[orders_at:end] <= news[orders_at:end]
-        and known[end:] == news[end:]
+        len(before) == len(after)
+        and before[at:orders_at] == after[at:orders_at]
+        and before[orders_at:end] <= after[orders_at:end]
+        and before[end:] == after[end:]
     )
 
 
 def fact_values(data: bytes, at: int) -> tuple[list[dict[int, bytes]], int]:
-    """The attributes of encoded facts, part by part, and where the providers begin. Every read uses this."""
+    """The attributes of encoded facts, part by part, and the offset of the providers. Every read uses this."""
     order_count, part_count, conflict_count = _HEAD.unpack_from(data, at)
     at += _HEAD.size + order_count * keys.ORDER_BYTES + conflict_count * 4
     lengths = struct.unpack_from(f"<{part_count}I", data, at)

@@ -3,11 +3,11 @@
 The two must agree: every value that meets a pattern has a key (`search_keys`) in one of the pattern's ranges.
 `matching` decides what matches, `access` which ranges to use. Opens nothing.
 
-    WHOLE   normal form     for every value of an attribute of SEARCHED; of a person name for each of its groups
-    WORD    word            of a person name for each of its words, so that `*^JOHN*` needs no look at every name
-    SOUND   code            of the names in SOUNDED for each code of each word (`dicom.phonetic`), for fuzzy matching
+    WHOLE   normal form     for every value of an attribute of SEARCHED; for a person name one for each group
+    WORD    word            for each word of a person name, so that `*^JOHN*` need not test every name
+    SOUND   code            for each code of each word (`dicom.phonetic`) of the names in SOUNDED, for fuzzy matching
 
-For a pattern without ranges, `pieces_of_patterns` gives bytes that every matching value holds: see `texts`.
+For a pattern without ranges, `pieces_of_patterns` returns bytes that every matching value contains: see `texts`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from engine.dicom.schema import Schema
 from engine.index.format import keys
 
 SOUNDED = frozenset((tags.PatientName, tags.ReferringPhysicianName))
-"""Person names that have keys by sound: some four keys a name."""
+"""Person names that have keys by sound: some four keys for each name."""
 
 WHOLE = b"\0"
 WORD = b"\1"
 SOUND = b"\2"
 
-_KEPT_AS = {tags.ModalitiesInStudy: tags.Modality}
-"""Computed attributes: they use the keys of their sources."""
+_SOURCES = {tags.ModalitiesInStudy: tags.Modality}
+"""Computed attributes, which use the keys of another one."""
 _WORD_BREAK = re.compile(r"[\^= ]+")
 _PLAIN_VRS = frozenset(("LO", "SH"))
-"""VRs in which the normal form of one ASCII value is the value without its padding."""
+"""VRs in which the normal form of an ASCII value is the value without its padding."""
 _CACHED_BYTES_MAX = 128
 """Longer values are rare and seldom repeat: do not cache them."""
 
 Range = tuple[bytes, bytes]
-"""Keys of `search` from the first, without the second."""
+"""A range of keys of `search`: from the first up to the second, without it."""
 
 
 def normal_values(vr: str, value: bytes) -> tuple[str, ...]:
@@ -52,9 +52,9 @@ def _normal_values(vr: str, value: bytes) -> tuple[str, ...]:
 
 
 def plain_text(vr: str, value: bytes) -> bytes | None:
-    """The normal form of a value that has just one: itself without padding. None for any other value.
+    """The normal form of a value that is its only one: the value without padding. None for any other value.
 
-    Most values are like this, and seldom repeat, so caching them gains nothing.
+    Most values are like this and rarely repeat, so a cache would not help.
     """
     if vr in _PLAIN_VRS and value.isascii() and b"\\" not in value:
         return value.strip(b" \0")
@@ -62,7 +62,7 @@ def plain_text(vr: str, value: bytes) -> bytes | None:
 
 
 def words_of(normal: str) -> list[str]:
-    """The words of a person name in normal form, of all groups and components."""
+    """The words of all groups and components of a person name in normal form."""
     return [word for word in _WORD_BREAK.split(normal) if word]
 
 
@@ -102,7 +102,7 @@ def _keys_of(tag: int, vr: str, value: bytes) -> frozenset[bytes]:
 
 
 def rank(tag: int) -> int:
-    """The place of a searched attribute: SEARCHED, then the extra ones."""
+    """The rank of a searched attribute: its place in SEARCHED; extra ones come last."""
     return SEARCHED.index(tag) if tag in SEARCHED else len(SEARCHED)
 
 
@@ -120,7 +120,7 @@ def _key(tag: int, kind: bytes, text: str) -> bytes:
 
 def ranges_between(tag: int, low: str, high: str, schema: Schema) -> list[Range] | None:
     """The ranges of all normal forms from `low` to `high`; None if the attribute is not in `search`."""
-    tag = _KEPT_AS.get(tag, tag)
+    tag = _SOURCES.get(tag, tag)
     if tag not in schema.searched:
         return None
     start = _key(tag, WHOLE, low)
@@ -131,8 +131,8 @@ def ranges_between(tag: int, low: str, high: str, schema: Schema) -> list[Range]
 def ranges_of_patterns(
     tag: int, patterns: Sequence[Sequence[str]], schema: Schema, *, wildcards: bool
 ) -> list[Range] | None:
-    """The ranges of all values that meet one of these patterns, each the groups of a normal form; None: anywhere."""
-    tag = _KEPT_AS.get(tag, tag)
+    """The ranges of all values that meet one of these patterns, each a list of groups; None: no range covers them."""
+    tag = _SOURCES.get(tag, tag)
     if tag not in schema.searched:
         return None
     is_name = schema.vr_of(tag) == "PN"
@@ -141,7 +141,8 @@ def ranges_of_patterns(
 
 
 def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Range]]:
-    """Fuzzy matching: the ranges of all names that meet each word. A word comes with whether more may follow it.
+    """For fuzzy matching: one list of ranges for each word, with all names that meet it. The flag of a word says
+    whether it is only the start of one.
 
     A matching name has a key in one range of each list. Empty if the names have no keys by sound.
     """
@@ -157,9 +158,9 @@ def ranges_of_words(tag: int, words: Iterable[tuple[str, bool]]) -> list[list[Ra
 
 
 def pieces_of_patterns(tag: int, patterns: Sequence[Sequence[str]], schema: Schema) -> tuple[bytes, ...]:
-    """For each pattern a piece that every matching value holds in one of its texts; empty if a pattern has none.
+    """For each pattern a piece that every matching value contains in one of its texts; empty if a pattern has none.
 
-    The beginning of a pattern does not count if it has ranges.
+    If the attribute is in `search`, the start of a pattern is not used: ranges cover it.
     """
     result = []
     for groups in patterns:
@@ -199,7 +200,7 @@ def _range_of_pattern(tag: int, groups: Sequence[str], wildcards: bool, is_name:
 
 
 def _word_range(tag: int, pieces: Sequence[str]) -> Range | None:
-    """A name pattern without a beginning may still begin a word: *^JOHN*."""
+    """The range of a name pattern without a literal start that contains the start of a word: *^JOHN*."""
     best = ""
     for piece in pieces:
         words = _WORD_BREAK.split(piece)

@@ -1,6 +1,6 @@
-"""The values that go into the index and come out of it, beside `entry.Entry`: levels, queries, matches, places, marks.
+"""The parameters and results of the index, beside `entry.Entry`: levels, queries, matches, places, marks.
 
-Holds no behaviour beyond construction and plain access, so that every module of this layer may import it.
+Only construction and plain access, so that every module of this layer may import it.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Level(IntEnum):
 
     @classmethod
     def of(cls, text: bytes | str) -> Level:
-        """The level that (0008,0052) names, also in lower case, as some ask. Raises QueryError."""
+        """The level that (0008,0052) names, also in lower case, which some peers send. Raises QueryError."""
         name = text.decode("ascii", "replace") if isinstance(text, bytes) else text
         try:
             return cls[name.strip(" \0").upper()]
         except KeyError:
             raise QueryError(
-                f"(0008,0052) {name[:9]!r} is none of PATIENT, STUDY, SERIES, IMAGE", tags.QueryRetrieveLevel
+                f"(0008,0052) {name[:9]!r} is not one of PATIENT, STUDY, SERIES, IMAGE", tags.QueryRetrieveLevel
             ) from None
 
 
@@ -47,31 +47,31 @@ class Root(Enum):
     PATIENT = (Level.PATIENT, Level.STUDY, Level.SERIES, Level.IMAGE)
     STUDY = (Level.STUDY, Level.SERIES, Level.IMAGE)
     PATIENT_STUDY_ONLY = (Level.PATIENT, Level.STUDY)
-    """Retired, still asked for."""
+    """Retired, but peers still use it."""
 
 
 class Outcome(IntEnum):
     """The outcome of storing an instance."""
 
     STORED = 0
-    """It is the current one of its SOP Instance UID, and the first."""
+    """It is the current instance of its SOP Instance UID, and the first."""
     DUPLICATE = 1
-    """The same bytes are there already."""
+    """The same bytes are stored already."""
     KEPT_ASIDE = 2
-    """Another one stays current; this one is among the versions."""
+    """Another instance stays current; this one is a kept version."""
     REPLACED = 3
-    """It took another one's place as the current one, or was itself replaced by a later one."""
+    """It replaced another one as the current instance, or a later one has replaced it."""
     TRUNCATED = 4
-    """It is the current one, and its data set ends early, which its sender may do."""
+    """It is the current instance, and its data set ends early, which this sender may do."""
 
     def of_cut(self) -> Outcome:
-        """The same of an instance whose data set ends early."""
+        """The outcome if the data set of the instance ends early."""
         return self if self is Outcome.KEPT_ASIDE else Outcome.TRUNCATED
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentMark:
-    """How far a segment has been applied to the index, and how much of it is alive."""
+    """How much of a segment has been applied to the index, and how much of it is alive."""
 
     indexed_bytes: int
     """Every record that begins below this offset has been applied."""
@@ -80,26 +80,26 @@ class SegmentMark:
     live_count: int = 0
     """Current instances, kept versions, quarantined records, and the hold that counts of each study."""
     live_bytes: int = 0
-    """Theirs, and those of tombstones; padding and headers included."""
+    """The bytes of these and of tombstones; padding and headers included."""
     dead_bytes: int = 0
-    """Of duplicates, replaced and deleted instances: what a compaction would win."""
+    """The bytes of duplicates, replaced and deleted instances, which a compaction would free."""
 
 
 @dataclass(frozen=True, slots=True)
 class DamageRow:
-    """A place in the log that is not as it was written, as a scrub or a reader found it."""
+    """A damaged place in the log, which a scrub or a reader has found."""
 
     segment_id: int
     offset: int
     sop_instance_uid: bytes
-    """Empty if nobody knows."""
+    """Empty if unknown."""
     what: str
     found_ns: int
 
 
 @dataclass(slots=True)
 class Instance:
-    """Where one instance lies, and its attributes that a retrieval needs before reading it."""
+    """The position of one instance, and the attributes that a retrieval needs before reading it."""
 
     position: Position
     stamp: int
@@ -115,7 +115,7 @@ class Instance:
     attributes: bytes
     """The instance level's blob."""
     character_set: bytes
-    """Of `attributes`."""
+    """The character set of `attributes`."""
 
 
 class InstanceIdentifiers(NamedTuple):
@@ -130,7 +130,7 @@ class InstanceIdentifiers(NamedTuple):
 
     @classmethod
     def of(cls, instance: Instance) -> InstanceIdentifiers:
-        """The same of an instance."""
+        """The identifiers of an instance."""
         return cls(
             instance.sop_instance_uid.encode(),
             instance.series_instance_uid,
@@ -142,7 +142,7 @@ class InstanceIdentifiers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question at one level. `keys` are the identifier's, without level and character set."""
+    """A query at one level. `keys` are those of the identifier, without level and character set."""
 
     level: Level
     keys: Mapping[int, KeyValue]
@@ -150,27 +150,27 @@ class Query:
     character_set: bytes = b""
     """Specific Character Set of the keys; b"" is ASCII."""
     limit: int | None = None
-    """Matches to give at most."""
+    """Limit for the number of matches."""
     offset: int = 0
-    """Matches to leave out at the start; the order is stable while nothing is stored or deleted."""
+    """Matches to skip at the start; the order is stable while nothing is stored or deleted."""
     count_max: int = 0
     """How many matches after the last one returned to count (`Explanation.beyond`)."""
     relational: bool = False
     """Keys of any level may be combined, and the unique keys above the level may be missing (PS3.4 C.4.1.2.2.2)."""
     date_time: bool = False
-    """A date and its time, each a range, are one range of moments (PS3.4 C.2.2.2.5)."""
+    """A date range and its time range are one range of moments (PS3.4 C.2.2.2.5)."""
     fuzzy: bool = False
-    """Person names match by sound, whatever the order of their words (PS3.4 C.2.2.2.1.1)."""
+    """Person names match by sound, with their words in any order (PS3.4 C.2.2.2.1.1)."""
     timezone: bool = False
-    """Dates and times asked for are in the zone of the key Timezone Offset From UTC (PS3.4 C.4.1.2.2.4)."""
+    """Dates and times of the keys are in the zone of the key Timezone Offset From UTC (PS3.4 C.4.1.2.2.4)."""
     empty_values: bool = False
-    """Two quotation marks ask for an attribute without a value (PS3.4 C.2.2.2.7)."""
+    """Two quotation marks match an attribute without a value (PS3.4 C.2.2.2.7)."""
     multiple_values: bool = False
-    """Several values of a key that is no UID: each of them must match some stored value (PS3.4 C.2.2.2.8)."""
+    """If a key other than a UID has several values, each must match some stored value (PS3.4 C.2.2.2.8)."""
     is_keyed: bool = False
     """Whether each match has its place (ids, for `after`) in Record Key (0008,041B). See `epoch_id`."""
     after: bytes = b""
-    """Only what stands behind this Record Key, of the same level."""
+    """Return only matches after this Record Key of the same level."""
 
 
 @dataclass(slots=True)
@@ -179,15 +179,15 @@ class Match:
 
     level: Level
     attributes: dict[int, bytes] = field(default_factory=dict)
-    """The requested keys that the index knows, computed ones included, in ascending order of tags: text in UTF-8,
-    numbers in little endian, a sequence as its items in Explicit VR Little Endian; b"" where there is no value."""
+    """The requested keys that the index has or computes, in ascending order of tags: text in UTF-8, numbers in little
+    endian, a sequence as its items in Explicit VR Little Endian; b"" without a value."""
     unsupported: bool = False
-    """Some requested key is not known here (status FF01)."""
+    """The index lacks some requested key (status FF01)."""
     schema: Schema = field(default=STANDARD, repr=False, compare=False)
-    """Of the archive that it is from."""
+    """The schema of its archive."""
 
     def __getitem__(self, name: str) -> Any:
-        """The value of an attribute by its keyword, as Python has it. Raises KeyError when it was not asked for."""
+        """The value of an attribute by its keyword, as a plain Python value. Raises KeyError if it is not a key."""
         tag = keywords.tag_of(name)
         if tag is None or tag not in self.attributes:
             raise KeyError(name)
@@ -206,7 +206,7 @@ class Order:
     """The order of studies."""
 
     tag: int | None
-    """An attribute of patient or study; None: their arrival."""
+    """An attribute of patient or study; None: the order of arrival."""
     is_descending: bool = False
 
 
@@ -215,14 +215,14 @@ class Bookmark:
     """A place in an ordered list of studies; the list continues after it."""
 
     key: bytes
-    """Of its value; b"" where it has none."""
+    """The search key of the study's value; b"" if it has none."""
     number: int
-    """Its id; 0: before all of that value, or in descending order behind all of it."""
+    """The id of the study; 0: before all studies with this value, or in descending order after them."""
 
 
 @dataclass(frozen=True, slots=True)
 class PlacedMatch:
-    """A match, and where it stands."""
+    """A match, and its place in the list."""
 
     match: Match
     place: Bookmark
@@ -233,25 +233,25 @@ class Holder:
     """The process that holds the write turn."""
 
     pid: int
-    """0: of another PID namespace, where a process id means something else."""
+    """0: it is in another PID namespace."""
     foreign_pid: int
     """Its process id in its own namespace."""
     held_s: float
     command: str
 
     def __str__(self) -> str:
-        who = f"pid {self.pid}" if self.pid else f"pid {self.foreign_pid} of another PID namespace (a container)"
-        return f"{who} ({self.command}), for {self.held_s:.0f} s"
+        process = f"pid {self.pid}" if self.pid else f"pid {self.foreign_pid} of another PID namespace (a container)"
+        return f"{process} ({self.command}), for {self.held_s:.0f} s"
 
     def as_dict(self) -> dict[str, object]:
-        """For statistics and the log."""
-        where = {"pid": self.pid} if self.pid else {"pid_elsewhere": self.foreign_pid}
-        return {**where, "command": self.command, "held_s": round(self.held_s, 1)}
+        """The same for statistics and the log."""
+        process = {"pid": self.pid} if self.pid else {"pid_elsewhere": self.foreign_pid}
+        return {**process, "command": self.command, "held_s": round(self.held_s, 1)}
 
 
 _IDENTITY: Final = struct.Struct("<QQI")
 IDENTITY_BYTES: Final = _IDENTITY.size
-"""Of one instance: the stamp, length and checksum of its record."""
+"""The identity of one instance: the stamp, length and checksum of its record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,11 +263,11 @@ class SeriesRevision:
     identities: bytes
     """IDENTITY_BYTES for each instance, in ascending order."""
     corrections: bytes
-    """Stands for what corrections set of study and series; b"" if that is nothing."""
+    """A digest of the attributes that corrections set in study and series; b"" if there are none."""
 
     @property
     def count(self) -> int:
-        """Instances."""
+        """The number of instances."""
         return len(self.identities) // IDENTITY_BYTES
 
 

@@ -1,8 +1,8 @@
 """The reading side of the index: from a query to its matches. Writes nothing.
 
-plan → condition, matching, date_time   what is asked, as tests of stored values
-access                                  which patients or studies to look at
-walk → place, sequences                 down from them to the matches, and what a match says
-search                                  all of it, in pages and slices
-listing, ledger_records, conflicts      what is no current instance, listed; records of the ledger; conflicts
+plan → condition, matching, date_time   the keys of a query as tests of stored values
+access                                  finds candidates: patients or studies that may match
+walk → place, sequences                 goes from the candidates down to the matches, and reads their attributes
+search                                  runs all steps, in pages
+listing, ledger_records, conflicts      list everything but current instances; ledger records; conflicts
 """

@@ -1,14 +1,14 @@
 """Finds the candidates of a query, patients or studies, by the most selective access that its keys allow.
 
-    unique keys      the UIDs asked for, the lowest level last
-    search           the shortest ranges of keys, and what others have in common with them where reading those costs
-                     less than testing what they rule out
-    texts            bytes that a value must hold, looked for block by block in the order of arrival
-    every            nothing rules out much: all patients or studies, in the order of arrival, tested one by one
+    unique keys      the UIDs in the query, the lowest level last
+    search           the shortest ranges of keys, intersected with further ranges as long as reading these costs less
+                     than testing the candidates that they exclude
+    texts            bytes that a value must contain, searched block by block in the order of arrival
+    every            no key excludes many: tests all patients or studies one by one, in the order of arrival
 
 The candidates may include too many, never too few: `walk` tests each. Works in the transaction of the scope, and yields
 now and then; after a yield the scope may be in another transaction. A wide access (texts, every) finds its candidates
-while the walk goes on, so that the first answers do not wait for all of them.
+during the walk, so that the first answers do not wait for all of them.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from engine.index.query.scope import Scope
 from engine.index.query.text_scan import Scan, Sieve
 
 KEYS_MAX = 20_000
-"""Ids of `search` read in one read transaction, give or take one key's."""
+"""Ids of `search` read in one read transaction, up to those of one more key."""
 ROWS_MAX = 5000
 """Rows of series or studies read in one read transaction."""
 _CHUNK = 256
-"""Keys of which the ids are read with one call."""
-_COUNTED_MAX = (32, 4096)
-"""Keys of a condition that are counted at first, and when no condition has turned out to be short."""
+"""Keys whose ids are read with one call."""
+_COUNT_LIMITS = (32, 4096)
+"""Keys of a condition to count: at first, and again if no condition is short."""
 _FEW = 32
-"""A condition with this few ids is used at once: looking for a better one costs more."""
+"""A condition with no more ids is used at once: the search for a better one costs more."""
 _SHORT = 1024
-"""Once a condition has this many ids or fewer, longer ones are not counted to their end."""
+"""If a condition has no more ids, longer ones are not counted to their end."""
 _WIDE_SHARE = 8
-"""More than every eighth study is too wide a condition: the next match is near when all are tested in turn."""
+"""A condition that more than one in eight studies meets is too wide: testing all studies soon finds the next match."""
 _TEST_IDS = 40
-"""Testing one study costs as much as reading so many ids of `search`."""
+"""Testing one study costs as much as reading this many ids of `search`."""
 _SERIES_IDS = 8
-"""Finding the study of one series costs as much as reading so many ids."""
+"""Finding the study of one series costs as much as reading this many ids."""
 _TEST_ROWS = 5
-"""Testing one patient costs as much as reading so many rows of `texts`."""
-_SIEVED_MIN = 128
-"""From this many studies on, their texts are scanned before they are tested."""
+"""Testing one patient costs as much as reading this many rows of `texts`."""
+_SIEVE_MIN = 128
+"""For this many studies or more, scan their texts before testing them."""
 
 
 def find_candidates(scope: Scope, candidates: Candidates) -> Iterator[None]:
@@ -58,44 +58,40 @@ def find_candidates(scope: Scope, candidates: Candidates) -> Iterator[None]:
     transaction."""
     studies = yield from _studies_by_uid(scope, candidates)
     if studies is not None:
-        candidates.tops = _listed((yield from _tops(scope, studies)))
+        candidates.tops = IdList(ascending((yield from _tops(scope, studies))))
         return
     tops = yield from _tops_by_range(scope, candidates)
     text = _text_condition(scope)
-    if text is not None and (tops is None or _is_worth_looking(scope, tops)):
-        _say(scope, f"texts: {tags.keyword_of(text.tag)}", tops)
+    if text is not None and (tops is None or _is_scan_cheaper(scope, tops)):
+        _explain(scope, f"texts: {tags.keyword_of(text.tag)}", tops)
         if scope.query.level != Level.PATIENT:
-            candidates.tops = _looked_for(scope, text, tops)
+            candidates.tops = _ids_by_text(scope, text, tops)
             return
-        of_text = yield from _scanned(scope, Scan(text.tag, text.infix))
+        of_text = yield from _scan_all(scope, Scan(text.tag, text.infix))
         patients = yield from _tops(scope, of_text)
         tops = patients if tops is None else patients & tops
     if tops is not None:
-        candidates.tops = _listed(tops)
+        candidates.tops = IdList(ascending(tops))
     else:
-        _say(scope, f"every {'patient' if scope.query.level == Level.PATIENT else 'study'}", None)
+        _explain(scope, f"every {'patient' if scope.query.level == Level.PATIENT else 'study'}", None)
 
 
 def find_in_steps(scope: Scope, candidates: Candidates) -> Iterator[None]:
-    """The same in as many read transactions as it takes; yields after each."""
-    finding = find_candidates(scope, candidates)
-    is_found = False
-    while not is_found:
+    """The same, in as many read transactions as necessary; yields after each."""
+    steps = find_candidates(scope, candidates)
+    is_over = False
+    while not is_over:
         with scope.reading():
-            is_found = next(finding, True) is not None
+            is_over = next(steps, True) is not None
         yield None
 
 
-def _say(scope: Scope, words: str, tops: set[int] | None) -> None:
+def _explain(scope: Scope, words: str, tops: set[int] | None) -> None:
     scope.explanation.access = words if tops is None else f"{scope.explanation.access} and {words}"
 
 
-def _listed(found: set[int]) -> IdList:
-    return IdList(ascending(found))
-
-
 def _tops(scope: Scope, studies: set[int]) -> Generator[None, None, set[int]]:
-    """At the patient level the patients of studies, else the studies themselves."""
+    """The patients of these studies at the patient level, else the studies themselves."""
     if scope.query.level != Level.PATIENT:
         return studies
     above = yield from _above(scope, scope.environment.studies, studies)
@@ -122,24 +118,24 @@ def _studies_by_uid(scope: Scope, candidates: Candidates) -> Generator[None, Non
     """Candidates by the unique keys; the lowest level comes last, since it leaves the fewest."""
     plan, environment = scope.plan, scope.environment
     study_ids: set[int] | None = None
-    used = []
+    names = []
     if Level.IMAGE in plan.uids:
-        used.append("SOP Instance UID")
+        names.append("SOP Instance UID")
         candidates.instances = _instances_by_uid(scope, plan.uids[Level.IMAGE])
         study_ids = yield from _narrow(scope, candidates, map(_number_of, candidates.instances))
     elif Level.SERIES in plan.uids:
-        used.append("Series Instance UID")
+        names.append("Series Instance UID")
         prefixes = [keys.bounded(uid) + b"\0" for uid in plan.uids[Level.SERIES]]
         rows = (scan_prefix(scope.txn, environment.series_uids, prefix) for prefix in prefixes)
         study_ids = yield from _narrow(
             scope, candidates, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid]
         )
     if Level.STUDY in plan.uids:
-        used.append("Study Instance UID")
+        names.append("Study Instance UID")
         ids = (scope.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
         by_study = {_number_of(study_id) for study_id in ids if study_id is not None}
         study_ids = by_study if study_ids is None else study_ids & by_study
-    scope.explanation.access = " and ".join(used)
+    scope.explanation.access = " and ".join(names)
     return study_ids
 
 
@@ -148,7 +144,7 @@ def _number_of(row_id: bytes) -> int:
 
 
 def _narrow(scope: Scope, candidates: Candidates, series: Iterable[int]) -> Generator[None, None, set[int]]:
-    """Limits the query to these series; returns their studies."""
+    """Limits the query to these series. Returns their studies."""
     above = yield from _above(scope, scope.environment.series, sorted(series))
     candidates.series_of = {}
     for number, study in above.items():
@@ -171,31 +167,31 @@ def _instances_by_uid(scope: Scope, uids: Iterable[bytes]) -> dict[bytes, list[b
 
 
 @dataclass(slots=True)
-class _Asked:
+class _Term:
     """The ranges of one condition."""
 
     ranges: Sequence[Range]
     is_owned_by_series: bool
     """Whether the ids are those of series, not of studies."""
     is_of_series: bool = False
-    """Whether every matching series is among their owners."""
+    """Whether every matching series is among the owners of the ids."""
     count: int = 0
-    """How many ids they hold, as far as counted."""
+    """The number of ids, as far as counted."""
     is_whole: bool = False
     """Whether all ids have been counted."""
 
     @property
     def weight(self) -> int:
-        """The cost of an id: for a series, its study has to be looked up."""
+        """The cost of one id. For a series, its study must be looked up."""
         return _SERIES_IDS if self.is_owned_by_series else 1
 
 
 def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
-    """The ids that the shortest ranges have in common; None: all are too wide."""
+    """The intersection of the shortest ranges; None: all are too wide."""
     study_count = scope.txn.stat(scope.environment.studies)["entries"]
     wide = max(study_count // _WIDE_SHARE, _SHORT)
     top_ids: set[int] | None = None
-    used = []
+    names = []
     by_count = _by_count(scope)
     if _is_near(scope, by_count, study_count):
         return None
@@ -210,23 +206,24 @@ def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None
         studies = yield from _studies_of(scope, candidates, term, owners)
         tops = yield from _tops(scope, studies)
         top_ids = tops if top_ids is None else top_ids & tops
-        used.append(terms.describe(term.ranges))
+        names.append(terms.describe(term.ranges))
     if top_ids is not None:
-        words = " and ".join(dict.fromkeys(used))
+        words = " and ".join(dict.fromkeys(names))
         scope.explanation.access = f"search: {words}"
     return top_ids
 
 
-def _is_near(scope: Scope, asked: Sequence[_Asked], study_count: int) -> bool:
-    """Whether testing all in turn finds the few requested matches sooner than reading the ids."""
+def _is_near(scope: Scope, by_count: Sequence[_Term], study_count: int) -> bool:
+    """Whether testing all studies in turn finds the few requested matches sooner than reading the ids."""
     query = scope.query
-    if query.limit is None or len(asked) != 1 or asked[0].count <= _SHORT or len(list(_conditions(scope))) != 1:
+    if query.limit is None or len(by_count) != 1 or by_count[0].count <= _SHORT or len(list(_conditions(scope))) != 1:
         return False
-    return (query.offset + query.limit) * study_count // asked[0].count * _TEST_IDS < asked[0].count * asked[0].weight
+    (term,) = by_count
+    return (query.offset + query.limit) * study_count // term.count * _TEST_IDS < term.count * term.weight
 
 
-def _by_count(scope: Scope) -> list[_Asked]:
-    """Every condition with ranges, the shortest first; or just one that is short enough."""
+def _by_count(scope: Scope) -> list[_Term]:
+    """A term for each condition with ranges, the shortest first; or just one that is short enough."""
     counted = []
     level_of = scope.environment.schema.level_of
     for item in _conditions(scope):
@@ -234,17 +231,17 @@ def _by_count(scope: Scope) -> list[_Asked]:
             is_of_series = item.tag == _tag_of(item.ranges) and level_of.get(item.tag) == Level.SERIES
             for ranges in (item.ranges, *item.also):
                 is_owned_by_series = level_of.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
-                counted.append(_Asked(ranges, is_owned_by_series, is_of_series))
-    counted.sort(key=lambda one: terms.rank(_tag_of(one.ranges)))
-    for keys_max in _COUNTED_MAX if len(counted) > 1 or scope.query.limit is not None else _COUNTED_MAX[:1]:
-        for one in counted:
-            if not one.is_whole:
-                one.count, one.is_whole = _count(scope, one.ranges, keys_max)
-            if one.is_whole and one.count <= _FEW:
-                return [one]
-        if any(one.is_whole and one.count <= _SHORT for one in counted):
+                counted.append(_Term(ranges, is_owned_by_series, is_of_series))
+    counted.sort(key=lambda term: terms.rank(_tag_of(term.ranges)))
+    for keys_max in _COUNT_LIMITS if len(counted) > 1 or scope.query.limit is not None else _COUNT_LIMITS[:1]:
+        for term in counted:
+            if not term.is_whole:
+                term.count, term.is_whole = _count(scope, term.ranges, keys_max)
+            if term.is_whole and term.count <= _FEW:
+                return [term]
+        if any(term.is_whole and term.count <= _SHORT for term in counted):
             break
-    return sorted(counted, key=lambda one: one.count)
+    return sorted(counted, key=lambda term: term.count)
 
 
 def _tag_of(ranges: Sequence[Range]) -> int:
@@ -258,22 +255,22 @@ def _conditions(scope: Scope) -> Iterator[Condition]:
 
 
 def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
-    """How many ids the ranges hold, and whether that is all of them: not with more than `keys_max` keys."""
+    """The number of ids in the ranges, and whether all were counted: counting stops after `keys_max` keys."""
     count = 0
     with scope.txn.cursor(db=scope.environment.search) as cursor:
         for start, end in ranges:
-            there = cursor.set_range(start)
-            while there and cursor.key() < end:
+            has_key = cursor.set_range(start)
+            while has_key and cursor.key() < end:
                 if not keys_max:
                     return count, False
                 keys_max -= 1
                 count += cursor.count()
-                there = cursor.next_nodup()
+                has_key = cursor.next_nodup()
     return count, True
 
 
 def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
-    """The ids in the ranges, None if there are more than `count_max`; yields every KEYS_MAX ids."""
+    """The ids in the ranges; None if there are more than `count_max`. Yields every KEYS_MAX ids."""
     data = bytearray()
     remaining = KEYS_MAX
     for start, end in ranges:
@@ -295,7 +292,7 @@ def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[
 
 
 def _read_some(scope: Scope, start: bytes, end: bytes, data: bytearray) -> bytes | None:
-    """Reads the ids of some keys from `start` on; returns where to go on, None at the end."""
+    """Reads the ids of some keys from `start` on. Returns the next key to read; None at the end."""
     by_length: dict[int, list[bytes]] = {}
     following: bytes | None = None
     with scope.txn.cursor(db=scope.environment.search) as cursor:
@@ -312,21 +309,19 @@ def _read_some(scope: Scope, start: bytes, end: bytes, data: bytearray) -> bytes
             by_length.setdefault(len(key), []).append(key)
         for length, group in by_length.items():
             rows = bytes(cursor.getmulti(group, dupdata=True, dupfixed_bytes=4, keyfixed=True))
-            # Keys and ids lie end to end: every id byte is one step from the same one of the next id.
+            # Keys and ids are end to end, so the same byte of all ids is one slice with a fixed step.
             ids = bytearray(len(rows) // (length + 4) * 4)
-            for place in range(4):
-                ids[place::4] = rows[length + place :: length + 4]
+            for byte in range(4):
+                ids[byte::4] = rows[length + byte :: length + 4]
             data += ids
     return following
 
 
-def _studies_of(
-    scope: Scope, candidates: Candidates, asked: _Asked, owners: set[int]
-) -> Generator[None, None, set[int]]:
-    """The studies of what ranges belong to: studies or series."""
-    if not asked.is_owned_by_series:
+def _studies_of(scope: Scope, candidates: Candidates, term: _Term, owners: set[int]) -> Generator[None, None, set[int]]:
+    """The studies of the owners of a term's ids."""
+    if not term.is_owned_by_series:
         return owners
-    if asked.is_of_series and candidates.series_of is None:
+    if term.is_of_series and candidates.series_of is None:
         return (yield from _narrow(scope, candidates, owners))
     above = yield from _above(scope, scope.environment.series, owners)
     return set(above.values())
@@ -336,15 +331,15 @@ def _studies_of(
 
 
 def _text_condition(scope: Scope) -> Condition | None:
-    """The most selective condition on the bytes of a text."""
-    able = [item for item in _conditions(scope) if item.infix and item.tag in TEXTS]
-    return max(able, key=lambda item: min(map(len, item.infix)), default=None)
+    """The most selective condition that `texts` can answer."""
+    by_text = [item for item in _conditions(scope) if item.infix and item.tag in TEXTS]
+    return max(by_text, key=lambda item: min(map(len, item.infix)), default=None)
 
 
-def _is_worth_looking(scope: Scope, tops: set[int]) -> bool:
-    """Whether testing these costs more than scanning texts."""
+def _is_scan_cheaper(scope: Scope, tops: set[int]) -> bool:
+    """Whether a scan of texts costs less than testing these candidates."""
     if scope.query.level != Level.PATIENT:
-        return len(tops) >= _SIEVED_MIN
+        return len(tops) >= _SIEVE_MIN
     return len(tops) * _TEST_ROWS > _row_count(scope)
 
 
@@ -354,15 +349,15 @@ def _row_count(scope: Scope) -> int:
     return entries // len(TEXTS)
 
 
-def _looked_for(scope: Scope, text: Condition, tops: set[int] | None) -> Ids:
-    """Scans all texts, or those of some studies, whichever is less work."""
+def _ids_by_text(scope: Scope, text: Condition, tops: set[int] | None) -> Ids:
+    """A scan of all texts, or of those of some studies, whichever is less work."""
     if tops is not None and len(tops) < _row_count(scope):
         return Sieve(text.tag, text.infix, ascending(tops))
     return Scan(text.tag, text.infix, tops)
 
 
-def _scanned(scope: Scope, scan: Scan) -> Generator[None, None, set[int]]:
-    """All that a scan finds."""
+def _scan_all(scope: Scope, scan: Scan) -> Generator[None, None, set[int]]:
+    """All ids of a scan."""
     owner_ids: set[int] = set()
     at: int | None = 0
     while at is not None:

@@ -1,7 +1,7 @@
 """The candidates of a query: patients or studies in the order of arrival, and the series and instances below them.
 
-`access` finds them, `walk` visits each. Ids may be found while the walk goes on: a negative id means that there are
-none up to it, and that the search may pause here.
+`access` finds them, `walk` visits each. Ids may be found during the walk: a negative id -n means that there are no
+more ids up to n, and that the search may pause here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Ids(Protocol):
     """Ids of patients or studies."""
 
     def after(self, scope: Scope, number: int) -> Iterator[int]:
-        """Those above `number`, ascending. A negative one: there are none up to it; the search may pause here."""
+        """The ids above `number`, ascending. Negative ones mark places to pause: see above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +31,12 @@ class IdList:
     """Ascending."""
 
     def after(self, scope: Scope, number: int) -> Iterator[int]:
-        """Those above `number`."""
+        """The ids above `number`."""
         return islice(self.ids, bisect_right(self.ids, number), None)
 
 
 def ascending(ids: Iterable[int]) -> array[int]:
-    """Ids in their order, four bytes each."""
+    """Sorted ids, four bytes each."""
     return array("I", sorted(ids))
 
 
@@ -47,6 +47,6 @@ class Candidates:
     tops: Ids | None = None
     """Patients or studies; None: all."""
     series_of: dict[bytes, list[bytes]] | None = None
-    """Study id → series ids, ascending, if no other series can match; None: any."""
+    """Study id → series ids, ascending, if no other series can match; None: any series."""
     instances: dict[bytes, list[bytes]] | None = None
     """Series id → keys in `instances`, if the query names SOP Instance UIDs."""

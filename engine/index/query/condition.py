@@ -1,6 +1,6 @@
-"""The test that one key makes of an entity (`Condition`), and the negotiated rules of matching (`Rules`).
+"""The test of an entity by one key (`Condition`), and the negotiated rules of matching (`Rules`).
 
-`matching` and `date_time` make conditions, `access` finds where they may be met, `walk` tests candidates with them.
+`matching` and `date_time` make conditions, `access` finds candidates for them, `walk` tests the candidates.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from engine.index.format.types import Query
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """The test that one key makes of one attribute, or a date and its time of both."""
+    """The test of one attribute by one key, or of a date and a time by both their keys."""
 
     tag: int
     matches: Callable[[bytes], bool]
     """Whether a stored value, not empty, in UTF-8, meets it."""
     ranges: Sequence[Range] | None = None
-    """The ranges of `search` with all entities that may meet it; None: look at everything."""
+    """Ranges of `search` that contain all entities that may meet it; None: test every entity."""
     also: Sequence[Sequence[Range]] = ()
-    """Further ranges, each of which also has all entities that may meet it."""
+    """Further ranges, each of which also contains all entities that may meet it."""
     infix: Sequence[bytes] = ()
-    """Every entity that may meet it has one of these pieces in a text (see `texts`); none: look at everything."""
+    """Every entity that may meet it has one of these pieces in a text (see `texts`); empty: test every entity."""
     uids: Sequence[bytes] = ()
-    """For a VR of UI: the values asked for."""
+    """For a VR of UI: the values of the key."""
     may_meet: Callable[[bytes], object] | None = None
-    """A quick look at a level blob, in any character set: false only if the attribute surely does not meet it."""
+    """A quick test of a level blob in any character set: false only if the attribute certainly does not meet it."""
     meets_absent: bool = False
-    """Whether an attribute that is absent or empty meets it."""
+    """Whether an absent or empty attribute meets it."""
     together: Callable[[Mapping[int, bytes], bytes], bool] | None = None
-    """In place of `matches`: a test of several attributes, and of the zone in which their dates and times are."""
+    """Replaces `matches`: a test of several attributes and of the time zone of their dates and times."""
     test_count: int = 1
-    """How many tests a value may go through: the cost of one candidate."""
+    """The number of tests for one value: the cost of one candidate."""
 
     def met_by(self, items: Mapping[int, bytes], zone: bytes = b"") -> bool:
-        """Whether an entity with these attributes meets it; `zone` is its Timezone Offset From UTC."""
+        """Whether an entity with these attributes meets it. `zone` is its Timezone Offset From UTC."""
         if self.together is not None:
             return self.together(items, zone)
         value = items.get(self.tag)
@@ -47,7 +47,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How keys are matched, as negotiated (PS3.4 C.5.1.1)."""
+    """The rules of matching, as negotiated (PS3.4 C.5.1.1)."""
 
     wildcards: bool = True
     """Whether `*` and `?` are wild cards; a retrieval has none."""
@@ -56,7 +56,7 @@ class Rules:
     empty_values: bool = False
     multiple_values: bool = False
     zone: str = ""
-    """Timezone Offset From UTC of the dates and times asked for; "" leaves all of them as they are."""
+    """Timezone Offset From UTC of the dates and times in the keys; "": no adjustment."""
     schema: Schema = STANDARD
     """The schema of the archive."""
 

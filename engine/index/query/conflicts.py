@@ -1,7 +1,7 @@
 """Lists studies and series whose instances disagree on an attribute, with the values that they state.
 
-`format.statements` has the rule that chooses one value. An attribute that a correction sets is no conflict. Reads only,
-page by page; looks at every study and series.
+`format.statements` has the rule that chooses one value. An attribute that a correction sets is not a conflict. Reads
+only, page by page; reads every study and series.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from engine.index.query.listing import read_rows
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """A study, or a series of one."""
+    """The conflicts of a study or of a series."""
 
     study_instance_uid: bytes
     series_instance_uid: bytes
-    """b"" of a study."""
+    """b"" for a study."""
     values: dict[int, list[bytes]]
-    """Tag → the values stated, in UTF-8, the one that counts first."""
+    """Tag → the stated values, in UTF-8; the first one counts."""
 
 
 def read_conflicts(environment: Environment) -> Iterator[Conflict]:

@@ -27,20 +27,20 @@ def read_corrections(environment: Environment) -> Iterator[CorrectionStatus]:
     """Every correction and every undo, the earliest first; page by page."""
 
     def read(txn: ReadTxn, key: bytes, value: bytes) -> CorrectionStatus | None:
-        return _listed(txn, environment, key, value) if value[0] else None
+        return _status(txn, environment, key, value) if value[0] else None
 
     return read_rows(environment, environment.corrections, read, RECORD)
 
 
 def find_correction(txn: ReadTxn, environment: Environment, stamp: int) -> CorrectionStatus | None:
-    """The correction of this stamp."""
+    """The correction with this stamp."""
     for key, value in scan_prefix(txn, environment.corrections, RECORD + keys.U64_KEY.pack(stamp)):
         if value[0]:
-            return _listed(txn, environment, key, value)
+            return _status(txn, environment, key, value)
     return None
 
 
-def _listed(txn: ReadTxn, environment: Environment, key: bytes, value: bytes) -> CorrectionStatus:
+def _status(txn: ReadTxn, environment: Environment, key: bytes, value: bytes) -> CorrectionStatus:
     correction = correction_of_row(key, value)
     undos = scan_prefix(txn, environment.corrections, UNDO + keys.U64_KEY.pack(correction.stamp))
     first = next((keys.U64_KEY.unpack_from(undo, 1 + keys.U64_KEY.size)[0] for undo, _ in undos), 0)

@@ -2,14 +2,14 @@
 
 Makes conditions; decodes nothing.
 
-    one value   DA: the same day. TM, DT: any moment that the value covers, so that 1015 finds 101530.25
-    a range     from the first moment of one end to the last of the other; what is stored counts by its first moment.
-                What is stored and is no date or time is in no range
-    a pair      a date and its time, both ranges, open at the same end or neither: one range of moments (date-time
-                matching). A date without a time counts if any moment of the day is in the range
-    a zone      where Timezone Offset From UTC counts as a key (timezone adjustment): date and time are moved to that
-                zone from the one that the study names. Without one, where one of the two is missing, and in dates of
-                birth, they count as they are
+    one value   DA: the same day. TM, DT: any moment in the span of the value, so that 1015 finds 101530.25
+    a range     from the first moment of one end to the last of the other; a stored value counts by its first moment.
+                An invalid stored date or time is in no range
+    a pair      a date range and its time range, both open at the same end or at none: one range of moments (date-time
+                matching). A date without a time matches if any moment of the day is in the range
+    a zone      if Timezone Offset From UTC is a key (timezone adjustment): stored dates and times are converted to its
+                zone from the study's. They are compared unchanged if the study has no zone, if the date or the time is
+                missing, and in dates of birth
 """
 
 from __future__ import annotations
@@ -103,16 +103,16 @@ def _date_time_condition(tag: int, texts: Sequence[str], rules: Rules) -> Condit
 
 
 def _around(low: Instant | None, high: Instant | None) -> Interval:
-    """The range of keys for values that may be between two moments: by UTC if a value has its offset, else by the
-    clock, and so some hours to either side."""
+    """The range of keys for values that may be between two moments. A key is in UTC if its value has an offset, else in
+    local time, so the range has a day more on either side."""
     return (
-        _moved_or(low.normal(), -_DAY_MINUTES, "") if low else "",
-        _moved_or(high.normal(), _DAY_MINUTES, "\uffff") if high else "\uffff",
+        _shifted_or(low.normal(), -_DAY_MINUTES, "") if low else "",
+        _shifted_or(high.normal(), _DAY_MINUTES, "\uffff") if high else "\uffff",
     )
 
 
 def _instants(text: str, zone: str) -> tuple[Instant | None, Instant | None] | None:
-    """The first and last moment of a value or range, None for an open end; None if the text is neither."""
+    """The first and last moment of a value or range, None for an open end; None if the text is invalid."""
     ends = values.parse_range("DT", text)
     if ends is None:
         span = values.precision_range("DT", text)
@@ -126,10 +126,10 @@ def _instants(text: str, zone: str) -> tuple[Instant | None, Instant | None] | N
     )
 
 
-def _moved_or(normal: str, minutes: int, otherwise: str) -> str:
-    """A date or date-time moved by these minutes; `otherwise` if the value cannot be moved."""
-    moved = values.add_minutes(normal, minutes)
-    return otherwise if moved == normal else moved
+def _shifted_or(normal: str, minutes: int, otherwise: str) -> str:
+    """A date or date-time later by `minutes`; `otherwise` if it is invalid."""
+    shifted = values.add_minutes(normal, minutes)
+    return otherwise if shifted == normal else shifted
 
 
 # pairs -----------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def _moved_or(normal: str, minutes: int, otherwise: str) -> str:
 
 @lru_cache(maxsize=1024)
 def pair_of(tag: int) -> tuple[int, int] | None:
-    """The pair of date and time that this attribute belongs to: Study Date and Study Time."""
+    """The pair of date and time that an attribute belongs to, such as Study Date and Study Time."""
     vr, keyword = tags.vr_of(tag), tags.keyword_of(tag)
     if vr == "DA" and keyword.endswith("Date"):
         other = tags.tag_of(keyword[:-4] + "Time")
@@ -149,7 +149,7 @@ def pair_of(tag: int) -> tuple[int, int] | None:
 
 
 def pair_condition(pair: tuple[int, int], dates: Sequence[str], times: Sequence[str], rules: Rules) -> Condition | None:
-    """The condition of a date and its time together; None if each is to be matched by itself."""
+    """The condition of a date and its time together; None if each must be matched by itself."""
     date_tag, time_tag = pair
     combined = _combined(dates, times) if rules.date_time else None
     shifts = bool(rules.zone) and date_tag != tags.PatientBirthDate
@@ -157,32 +157,33 @@ def pair_condition(pair: tuple[int, int], dates: Sequence[str], times: Sequence[
         return None
     days = [_interval("DA", text) for text in dates]
     test = _moment_test(combined) if combined else _parts_test(days, [_interval("TM", text) for text in times])
-    asked_minutes = values.offset_minutes(rules.zone) if shifts else None
+    key_minutes = values.offset_minutes(rules.zone) if shifts else None
 
     def together(items: Mapping[int, bytes], zone: bytes) -> bool:
         stored_dates = normal_values("DA", items.get(date_tag, b"")) or [""]
         stored_times = normal_values("TM", items.get(time_tag, b"")) or [""]
-        minutes = values.offset_minutes(zone.decode("ascii", "replace")) if asked_minutes is not None else None
-        shift = asked_minutes - minutes if asked_minutes is not None and minutes is not None else 0
-        return any(test(*_shifted(date, time, shift)) for date in stored_dates for time in stored_times)
+        minutes = values.offset_minutes(zone.decode("ascii", "replace")) if key_minutes is not None else None
+        shift = key_minutes - minutes if key_minutes is not None and minutes is not None else 0
+        return any(test(*_shift(date, time, shift)) for date in stored_dates for time in stored_times)
 
     if shifts:
-        # Offsets differ by 26 hours at most.
+        # Offsets differ by at most 26 hours.
         days = [
-            (_moved_or(low, -2 * _DAY_MINUTES, ""), _moved_or(high, 2 * _DAY_MINUTES, "\uffff")) for low, high in days
+            (_shifted_or(low, -2 * _DAY_MINUTES, ""), _shifted_or(high, 2 * _DAY_MINUTES, "\uffff"))
+            for low, high in days
         ]
     ranges = _ranges(date_tag, days, rules.schema) if days else None
     return Condition(date_tag if dates else time_tag, lambda stored: True, ranges, together=together)
 
 
 def _combined(dates: Sequence[str], times: Sequence[str]) -> Interval | None:
-    """The range of moments of a date and a time that are ranges of the same form (PS3.4 C.2.2.2.5.4)."""
+    """The range of moments of a date range and a time range of the same form (PS3.4 C.2.2.2.5.4)."""
     if len(dates) != 1 or len(times) != 1:
         return None
     days, clock = values.parse_range("DA", dates[0]), values.parse_range("TM", times[0])
     if days is None or clock is None or _form(days) != _form(clock):
         return None
-    low, high = ("".join(one) for one in zip(_interval("DA", dates[0]), _interval("TM", times[0]), strict=True))
+    low, high = ("".join(ends) for ends in zip(_interval("DA", dates[0]), _interval("TM", times[0]), strict=True))
     return (low, high)
 
 
@@ -207,9 +208,9 @@ def _parts_test(days: Sequence[Interval], clock: Sequence[Interval]) -> Callable
     return test
 
 
-def _shifted(date: str, time: str, minutes: int) -> tuple[str, str]:
-    """A date and its time moved by these minutes; unchanged if one of them is missing or invalid."""
+def _shift(date: str, time: str, minutes: int) -> tuple[str, str]:
+    """A date and its time later by `minutes`; unchanged if one of them is missing or invalid."""
     if not minutes or len(date) != 8 or len(time) != 13:
         return date, time
-    moved = values.add_minutes(date + time, minutes)
-    return moved[:8], moved[8:]
+    shifted = values.add_minutes(date + time, minutes)
+    return shifted[:8], shifted[8:]

@@ -1,6 +1,6 @@
-"""How a query was answered: by which access, and how much of the index was read for it. For people and for logs.
+"""Explains how a query was answered: the access, and how much of the index it read. For people and for logs.
 
-Holds no values, only keywords of attributes, kinds of access and numbers.
+Contains no values, only keywords of attributes, kinds of access and numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Explanation:
-    """Filled in while the matches of one query are drawn."""
+    """The explanation of one query; filled in while the caller takes its matches."""
 
     access: str = ""
     """In words: `study UID`, `search: PatientName prefix and StudyDate range`, `texts: PatientName`, `every study`."""
@@ -19,7 +19,7 @@ class Explanation:
     candidates: int = 0
     """Candidates (patients or studies) that the walk visited."""
     examined: int = 0
-    """Patients, studies, series and instances that were looked at."""
+    """Patients, studies, series and instances that were tested."""
     matches: int = 0
     """Matches returned so far."""
     pages: int = 0
@@ -28,7 +28,7 @@ class Explanation:
     """Matches after the last one returned, counted up to `Query.count_max`."""
 
     def summary(self) -> dict[str, str | int]:
-        """All of it, for a log."""
+        """The fields for a log."""
         return {
             "access": self.access,
             "keys_read": self.keys_read,

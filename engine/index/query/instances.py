@@ -27,7 +27,7 @@ def read_instance(txn: ReadTxn, environment: Environment, instance_key: bytes, r
 
 
 def read_versions(environment: Environment, sop_instance_uid: bytes) -> list[Instance]:
-    """The current instance of a UID and those kept aside, the oldest first."""
+    """The current instance of a UID and its kept versions, the oldest first."""
     sop_key = keys.bounded(sop_instance_uid)
     with environment.reading() as txn:
         versions = []
@@ -48,7 +48,8 @@ def instance_of_row(
     name: Callable[[int], bytes],
     shared: dict[tuple[int, int, int, int], tuple[str, str, str, bytes]],
 ) -> Instance:
-    """`items`: of its blob; `shared`: the texts of name ids, which the instances of a series have in common."""
+    """The instance of a row of `instances`. `items`: of its blob. `shared`: a cache of the texts of name ids, which the
+    instances of a series share."""
     (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
      key_length, _, class_id, syntax_id, title_id, set_id, _) = keys.INSTANCE.unpack_from(row)  # fmt: skip
     ids = class_id, syntax_id, title_id, set_id
@@ -82,7 +83,7 @@ def _owner_and_uid(row: bytes) -> tuple[int, bytes]:
 
 
 def instance_of(entry: Entry) -> Instance:
-    """A record of the log as the place of an instance."""
+    """The instance of a record of the log."""
     study = blob_items(entry.study).get(tags.StudyInstanceUID, b"")
     series = blob_items(entry.series).get(tags.SeriesInstanceUID, b"")
     own = blob_items(entry.instance).get(tags.SOPInstanceUID, b"")

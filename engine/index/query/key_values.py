@@ -1,8 +1,7 @@
-"""Checks whether typed text can be the value of a key: a UID, a date, a time, a number, or a list or range of these.
+"""Checks whether typed text is a valid value for a key: a UID, a date, a time, a number, or a list or range of these.
 
 A key that can match nothing is a mistake: `find` would answer "no matches", and `hold` would hold nothing. `""` (no
-value) and `*` (any) are always valid. The meaning of values is PS3.4 C.2.2.2 and not checked here, nor is text of other
-VRs.
+value) and `*` (any) are always valid. Text of other VRs is not checked. PS3.4 C.2.2.2 defines the meaning of values.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ _YEAR = re.compile(r"\d{4}")
 
 
 def check_uid(text: str, what: str = "UID") -> None:
-    """Raises QueryError when the text is no UID."""
-    wrong = _fault_of_uid(text)
-    if wrong:
-        raise QueryError(f"{what} {text!r}: {wrong}")
+    """Raises QueryError when the text is not a UID."""
+    fault = _fault_of_uid(text)
+    if fault:
+        raise QueryError(f"{what} {text!r}: {fault}")
 
 
-def meant_by(text: str) -> str:
-    """Guesses KEY=VALUE for a value that was typed alone: a UID, a date, an ID, or a name."""
+def guess_key(text: str) -> str:
+    """Guesses KEY=VALUE for a value that was typed without a key: a UID, a date, an ID, or a name."""
     if _UID.fullmatch(text) and text.count(".") > 2:
         return f"StudyInstanceUID={text}"
     if _is_whole_day(text) or (text and _suggested(text)):
@@ -40,13 +39,13 @@ def meant_by(text: str) -> str:
 
 
 def check(name: str, vr: str, text: str) -> None:
-    """Raises QueryError for a value that an attribute of this VR, called `name`, can never match."""
+    """Raises QueryError for a value that the attribute `name`, of this VR, can never match."""
     if not text.strip(" *"):
         return
     for value in values.split(vr, text):
-        wrong = "" if value.strip() in ("", EMPTY_VALUE) else _fault(vr, value.strip(" \0"))
-        if wrong:
-            raise QueryError(f"{name}={text}: {wrong}")
+        fault = "" if value.strip() in ("", EMPTY_VALUE) else _fault(vr, value.strip(" \0"))
+        if fault:
+            raise QueryError(f"{name}={text}: {fault}")
 
 
 def _fault(vr: str, value: str) -> str:
@@ -61,9 +60,9 @@ def _fault(vr: str, value: str) -> str:
 
 def _fault_of_uid(text: str) -> str:
     if "*" in text or "?" in text:
-        return "a UID is matched as a whole, without * and ? (PS3.4 C.2.2.2.2)"
+        return "a UID has no wild cards * and ? (PS3.4 C.2.2.2.2)"
     if not _UID.fullmatch(text):
-        return "it is not a UID; a UID is digits and dots, such as 1.2.840.113619.2.55"
+        return "it is not a UID; a UID has digits and dots, such as 1.2.840.113619.2.55"
     if len(text) > UID_CHARACTERS_MAX:
         return f"it is not a UID: it has {len(text)} characters"
     return ""
@@ -92,7 +91,7 @@ def _is_moment(vr: str, text: str) -> bool:
 
 
 def _is_end(vr: str, text: str) -> bool:
-    """Whether it is an existing date or time; a date may lack its day and month."""
+    """Whether this is an existing date or time; a date may lack day and month."""
     if vr == "TM":
         return values.precision_range("TM", text) is not None and not conformance.fault("TM", text.replace(":", ""))
     day = values.normal_date(text)
@@ -115,13 +114,13 @@ def _no_moment(vr: str, text: str) -> str:
 
 
 def _suggested(text: str) -> str:
-    """The value in DICOM's form, if the meaning is clear."""
+    """The value in DICOM's form, if its meaning is clear."""
     if _YEAR.fullmatch(text):
         return f"{text}0101-{text}1231"
     month = _MONTH.fullmatch(text)
     if month and 1 <= int(month[2]) <= 12:
         return f"{month[1]}{month[2]}-{month[1]}{month[2]}"
-    plain = _SEPARATED_DATE.sub(lambda found: f"{found[1]}{int(found[2]):02}{int(found[3]):02}", text).replace(" ", "")
+    plain = _SEPARATED_DATE.sub(lambda date: f"{date[1]}{int(date[2]):02}{int(date[3]):02}", text).replace(" ", "")
     parts = [part for part in plain.split("-") if part]
     return plain if plain != text and len(parts) <= 2 and parts and all(map(_is_whole_day, parts)) else ""
 

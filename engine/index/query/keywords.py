@@ -1,12 +1,12 @@
-"""A query from names and plain strings, as people write them on a command line and in Python.
+"""Makes a query from names and plain strings, as people write them on a command line and in Python.
 
     PatientName      DOE*             by keyword or by tag, see `dicom.keywords`
     StudyDate        20260101-        a range
-    Modality                          no value: only to be returned
-    RequestAttributesSequence[0].ScheduledProcedureStepID    within a sequence; [0] may be left out
+    Modality                          no value: only return it
+    RequestAttributesSequence[0].ScheduledProcedureStepID    within a sequence; [0] is optional
     0019,xxA3        7                a private attribute of the configuration; 0019,0010 names its creator
 
-What a value means is PS3.4 C.2.2.2 and not looked at here; what can match nothing is refused (`key_values`).
+PS3.4 C.2.2.2 defines the meaning of values. A value that can match nothing is refused (`key_values`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from engine.index.query import key_values
 from engine.index.query.plan import COMPUTED, level_of
 
 LEVELS = {"patient": Level.PATIENT, "study": Level.STUDY, "series": Level.SERIES, "instance": Level.IMAGE}
-"""Levels as people call them."""
+"""The names of levels for people."""
 
 RETURNED: dict[str, tuple[str, ...]] = {
     "patient": ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "NumberOfPatientRelatedStudies"),
@@ -47,21 +47,21 @@ RETURNED: dict[str, tuple[str, ...]] = {
     ),
     "instance": ("InstanceNumber", "SOPClassUID", "SeriesInstanceUID", "SOPInstanceUID"),
 }
-"""What is returned at each level when nothing is asked for by name."""
+"""The attributes to return at each level if the caller names none."""
 
 Value: TypeAlias = "str | list[dict[int, Value]]"
-"""Of one key: text, "" matches everything; of a sequence its only item."""
+"""The value of one key: text, "" matches everything; for a sequence its only item."""
 
 Keys: TypeAlias = "dict[int, Value]"
 
 
 def tag_of(name: str) -> int:
-    """The tag of a keyword or of gggg,eeee. Raises QueryError that names the nearest keyword."""
+    """The tag of a keyword or of gggg,eeee. Raises QueryError, which suggests the most similar keyword."""
     tag = keywords.tag_of(name)
     if tag is None:
         name = name.strip()
         near = keywords.nearest(name)
-        hint = f"did you mean {near}?" if near else f"write KEY=VALUE, such as {key_values.meant_by(name)}"
+        hint = f"did you mean {near}?" if near else f"write KEY=VALUE, such as {key_values.guess_key(name)}"
         raise QueryError(f"{name!r} is not a DICOM keyword" + (f"; {hint}" if name else ""))
     return tag
 
@@ -72,7 +72,7 @@ def matches_all(value: Value) -> bool:
 
 
 STEPS_MAX: Final = 32
-"""Of a path; as deep as an identifier of C-FIND may be (`dicom.identifier`)."""
+"""Limit for the steps of a path; an identifier of C-FIND may be as deep (`dicom.identifier`)."""
 
 
 def path_of(name: str, schema: Schema = STANDARD) -> list[int]:
@@ -80,61 +80,61 @@ def path_of(name: str, schema: Schema = STANDARD) -> list[int]:
     path = []
     steps = name.strip().split(".")
     if len(steps) > STEPS_MAX:
-        raise QueryError(f"{name[:64]}: leads through more than {STEPS_MAX} sequences")
+        raise QueryError(f"{name[:64]}: the path has more than {STEPS_MAX} sequences")
     for number, step in enumerate(steps):
         match = re.fullmatch(r"(.*?)(?:\[(.*)\])?", step)
         tag = tag_of(match[1] if match else step)
         if match and match[2] is not None and match[2].strip() != "0":
-            raise QueryError(f"{name}: a sequence is matched by one item, which is {match[1]}[0] (PS3.4 C.2.2.2.6)")
+            raise QueryError(f"{name}: a sequence key has only one item, {match[1]}[0] (PS3.4 C.2.2.2.6)")
         is_entered = number < len(steps) - 1 or (match is not None and match[2] is not None)
         if is_entered and schema.vr_of(tag) not in ("SQ", "UN"):
-            raise QueryError(f"{name}: {tags.keyword_of(tag)} is no sequence")
+            raise QueryError(f"{name}: {tags.keyword_of(tag)} is not a sequence")
         path.append(tag)
     return path
 
 
-def put(wanted: Keys, path: list[int], value: str, schema: Schema = STANDARD) -> None:
-    """Sets a key, or one within a sequence. Raises QueryError for a value that it can never match."""
+def set_key(keys: Keys, path: list[int], value: str, schema: Schema = STANDARD) -> None:
+    """Sets a key, or one within a sequence. Raises QueryError for a value that can never match."""
     tag, *inner = path
     if inner:
-        items = wanted.get(tag)
+        items = keys.get(tag)
         if not isinstance(items, list):
-            items = wanted[tag] = [{}]
-        put(items[0], inner, value, schema)
+            items = keys[tag] = [{}]
+        set_key(items[0], inner, value, schema)
     elif value and schema.vr_of(tag) == "SQ":
         name = tags.keyword_of(tag)
-        raise QueryError(f"{name} is a sequence: {name}.ATTRIBUTE=VALUE asks for what is in it")
+        raise QueryError(f"{name} is a sequence: write {name}.ATTRIBUTE=VALUE for an attribute of its items")
     else:
         key_values.check(tags.keyword_of(tag), schema.vr_of(tag), value)
-        wanted[tag] = value
+        keys[tag] = value
 
 
-def question(
+def query_of_names(
     level: str,
-    named: Mapping[str, str],
+    values: Mapping[str, str],
     schema: Schema,
     *,
     limit: int | None = None,
     offset: int = 0,
     fuzzy: bool = False,
 ) -> Query:
-    """The question of names and plain strings: `named` is what must match, and with "" what is to be returned too.
+    """The query of names and plain strings: `values` must match; "" only returns the attribute.
 
-    Raises QueryError for a level, a name or a value that is none.
+    Raises QueryError for an invalid level, name or value.
     """
     if level not in LEVELS:
-        raise QueryError(f"{level!r} is no level; there are {', '.join(LEVELS)}")
+        raise QueryError(f"{level!r} is not a level; the levels are {', '.join(LEVELS)}")
     keys: Keys = {tag_of(name): "" for name in RETURNED[level]}
-    for name, value in named.items():
+    for name, value in values.items():
         if not isinstance(value, str):
-            raise QueryError(f"{name}={value!r}: write it as DICOM does, in a string")
-        put(keys, path_of(name, schema), value, schema)
+            raise QueryError(f"{name}={value!r}: write the value in a string, in DICOM's form")
+        set_key(keys, path_of(name, schema), value, schema)
     return query_of(LEVELS[level], keys, schema, limit=limit, offset=offset, fuzzy=fuzzy)
 
 
 def query_of(
     level: Level,
-    wanted: Mapping[int, Value],
+    keys: Mapping[int, Value],
     schema: Schema,
     *,
     limit: int | None = None,
@@ -143,27 +143,27 @@ def query_of(
     fuzzy: bool = False,
     timezone: bool = False,
 ) -> Query:
-    """The question that these keys ask; the flags as in Query.
+    """The query of these keys; the flags as in Query.
 
-    Raises QueryError for a key with a value that the index does not keep at this level.
+    Raises QueryError for a key with a value that the index does not have at this level.
     """
-    for tag, value in wanted.items():
+    for tag, value in keys.items():
         if keywords.is_creator(tag) or matches_all(value):
             continue
-        # C-FIND passes over such a key (PS3.4 C.2.2.1.3); who types it wants fewer matches, and exports fewer.
-        if not is_kept(tag, wanted, schema) or COMPUTED.get(tag, level) > level:
+        # C-FIND ignores such a key (PS3.4 C.2.2.1.3). A person who types it expects fewer matches, so refuse it here.
+        if not is_indexed(tag, keys, schema) or COMPUTED.get(tag, level) > level:
             name = next(name for name, each in LEVELS.items() if each is level)
             raise QueryError(f"{tags.keyword_of(tag)} is not indexed at the {name} level: nothing matches it")
     return Query(
-        # The root that has every level; the two give the same answers at the levels that both have.
+        # This root has every level; both roots give the same answers at the levels that they share.
         root=Root.PATIENT,
         level=level,
-        keys={tag: _key_value(tag, value, schema) for tag, value in wanted.items()},
+        keys={tag: _key_value(tag, value, schema) for tag, value in keys.items()},
         character_set=b"ISO_IR 192",
         limit=limit,
         offset=offset,
         relational=True,
-        # Without another meaning, so nobody has to ask for them.
+        # Always on: without these flags, the same text would have no other meaning.
         empty_values=True,
         multiple_values=True,
         date_time=date_time,
@@ -172,9 +172,9 @@ def query_of(
     )
 
 
-def is_kept(tag: int, wanted: Mapping[int, Value], schema: Schema) -> bool:
-    """Whether the index keeps an attribute; a private one in the block that a creator among the keys reserves."""
-    creator = wanted.get(keywords.creator_of(tag)) if tags.is_private(tag) else None
+def is_indexed(tag: int, keys: Mapping[int, Value], schema: Schema) -> bool:
+    """Whether the index has an attribute; a private one in the block that a creator among the keys reserves."""
+    creator = keys.get(keywords.creator_of(tag)) if tags.is_private(tag) else None
     if not isinstance(creator, str):
         return level_of(tag, schema) is not None
     return schema.extra_set.find_private(tag >> 16, creator.strip(), tag & 0xFF) is not None

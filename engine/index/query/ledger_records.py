@@ -1,6 +1,6 @@
-"""What the index knows of the ledger's records, whichever copy of them it has: tombstones, holds, corrections.
+"""Compares records of the ledger (tombstones, holds, corrections) with the index, by content and not by place.
 
-Reads only; for who keeps these records a second time (`archive.lifecycle.ledger_copy`).
+Reads only; for the second copy of these records (`archive.lifecycle.ledger_copy`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.storage.record import Position
 
 
 def is_known(environment: Environment, item: LedgerItem) -> bool:
-    """Whether the record has been applied, wherever it lies."""
+    """Whether the record has been applied, at any place."""
     with environment.reading() as txn:
         if isinstance(item, Tombstone):
             table, row_key = environment.tombstones, tombstone_key(item)
@@ -35,7 +35,8 @@ def is_known(environment: Environment, item: LedgerItem) -> bool:
 def is_needed(environment: Environment, item: LedgerItem) -> bool:
     """Whether a record that the index does not know would change anything now.
 
-    A tombstone: something that it names is there; a hold: no later record of its study is known; a correction: always.
+    A tombstone would if a record that it names is alive; a hold if the index has no later record of its study; a
+    correction always would.
     """
     if isinstance(item, Hold):
         with environment.reading() as txn:
@@ -43,10 +44,10 @@ def is_needed(environment: Environment, item: LedgerItem) -> bool:
         return item.stamp > newest
     if isinstance(item, Correction):
         return True
-    return any(_is_mortal(environment, item, uid) for uid in item.sop_instance_uids)
+    return any(_would_kill(environment, item, uid) for uid in item.sop_instance_uids)
 
 
-def _is_mortal(environment: Environment, tombstone: Tombstone, sop_instance_uid: bytes) -> bool:
+def _would_kill(environment: Environment, tombstone: Tombstone, sop_instance_uid: bytes) -> bool:
     stamps = {version.stamp for version in read_versions(environment, sop_instance_uid)}
     if tombstone.target_stamp:
         quarantined = (
@@ -57,7 +58,7 @@ def _is_mortal(environment: Environment, tombstone: Tombstone, sop_instance_uid:
 
 
 def places(environment: Environment) -> Iterator[Position]:
-    """Where each record of the ledger lies; of copies each."""
+    """The position of each record of the ledger, of every copy too."""
 
     def tombstone(txn: ReadTxn, key: bytes, value: bytes) -> Position:
         del txn

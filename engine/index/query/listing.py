@@ -1,6 +1,6 @@
-"""Everything that is not a current instance, listed: holds, the quarantine, versions kept aside, known damage.
+"""Lists everything that is not a current instance: holds, the quarantine, kept versions, known damage.
 
-Reads only, page by page: no read transaction is open while a caller has a row.
+Reads only, page by page: no read transaction is open while a caller handles a row.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Row = TypeVar("Row")
 def read_rows(
     environment: Environment, table: Table, read: Callable[[ReadTxn, bytes, bytes], Row | None], prefix: bytes = b""
 ) -> Iterator[Row]:
-    """What `read` makes of each row of a table, given the transaction, key and value; None is left out.
+    """The results of `read` for each row of a table, from the transaction, key and value; None is left out.
 
-    With a prefix, of the rows whose key begins so.
+    With a prefix, only of the rows whose key begins with it.
     """
     after = b""
     while True:
@@ -67,7 +67,7 @@ def is_held(environment: Environment, study_instance_uid: bytes) -> bool:
 
 
 def read_quarantined(environment: Environment) -> Iterator[Quarantined]:
-    """What is in quarantine, in the order of the claimed UIDs."""
+    """The records in quarantine, in the order of the claimed UIDs."""
 
     def read(txn: ReadTxn, key: bytes, value: bytes) -> Quarantined | None:
         del txn
@@ -80,7 +80,7 @@ def read_quarantined(environment: Environment) -> Iterator[Quarantined]:
 
 
 def list_kept_versions(environment: Environment) -> Iterator[Instance]:
-    """Every version that is kept aside, in the order of the UIDs."""
+    """Every kept version, in the order of the UIDs."""
 
     def read(txn: ReadTxn, key: bytes, value: bytes) -> Instance:
         del value

@@ -1,28 +1,28 @@
-"""PS3.4 C.2.2.2 matching: the keys of an identifier become tests of stored values, and where possible key ranges.
+"""PS3.4 C.2.2.2 matching: turns the keys of an identifier into tests of stored values, and into key ranges if possible.
 
-Knows values; opens nothing. Where in `search` to look is `terms`. `access` decides which ranges to use, and `walk`
-applies every test to every candidate, so that a range may be generous but never too narrow.
+Opens nothing. `terms` makes the ranges of `search`. `access` decides which ranges to use, and `walk` applies every test
+to every candidate: a range may be too wide, but never too narrow.
 
     universal       empty, or only `*`                                  no condition at all
     single value    the normal forms (`dicom.values`) are equal
     list of UID     any of them
-    wild card       `*` and `?`, in AE CS LO LT PN SH ST UC UR UT; case counts, but not in person names
+    wild card       `*` and `?`, in AE CS LO LT PN SH ST UC UR UT; case counts, except in person names
     moments         DA, TM, DT: single values, ranges, both together: `date_time`
-    sequence        some stored item meets every key of the one item asked for; nested alike
-    by negotiation  `""` asks for an attribute without a value; person names by sound
+    sequence        some stored item meets every key of the one item in the query; nested sequences too
+    by negotiation  `""` matches an attribute without a value; person names by sound
 
-Person names match by group (alphabetic, ideographic, phonetic), folded: one group given matches any stored group,
-several match one by one; components count from the left, empty ones at the end do not; a `?` is one letter, be it ß.
-By sound (fuzzy), every word asked for must be met by some stored word of one value, whatever its group, component and
-order: by a code in common (`dicom.phonetic`), as it is, or, where it has wild cards, by those.
+Person names match by group (alphabetic, ideographic, phonetic), folded. A single group matches any stored group,
+several groups match one by one. Components count from the left; empty ones at the end do not count. A `?` is one
+letter, also for ß. By sound (fuzzy), some stored word of one value must meet every word of the key, in any group,
+component and order: by a common code (`dicom.phonetic`), as the same word, or by its wild cards.
 
-Several values: with multiple value matching each must be met by a stored one, where PS3.6 lets the attribute have
-several. Else, and where it lets it have one, PS3.4 leaves it open (C.2.2.2.8) and any of them may be met: a backslash
-cannot be part of a value there. In LT, ST, UR and UT it can, and they have one value.
+Several values in a key: with multiple value matching, a stored value must meet each of them, if PS3.6 allows the
+attribute several values. In all other cases PS3.4 leaves the meaning open (C.2.2.2.8), and a stored value may meet any
+of them: a backslash cannot be part of a value there. In LT, ST, UR and UT it can, and these have one value.
 
-A stored element that is absent or empty meets no key but `""`; PS3.4 C.2.2.1 would have it meet all, but who looks for
-one patient does not want everybody whose name is unknown. Of several stored values any may match. Timezone Offset From
-UTC, as a key, says in which zone the others are, and is never matched.
+An absent or empty stored element meets no key except `""`. PS3.4 C.2.2.1 would let it meet all keys, but a search for
+one patient should not return every patient whose name is unknown. Of several stored values any may match. Timezone
+Offset From UTC as a key gives the zone of the other keys, and is never matched itself.
 """
 
 from __future__ import annotations
@@ -50,25 +50,25 @@ from engine.index.query.date_time import MOMENT_VRS, moment_condition, pair_cond
 
 WILDCARD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
 EMPTY_VALUE = '""'
-"""Asks for an attribute without a value, where that is negotiated (PS3.4 C.2.2.2.7)."""
+"""Matches an attribute without a value, if negotiated (PS3.4 C.2.2.2.7)."""
 
 _NUMBER_BYTES = {"US": 2, "SS": 2, "AT": 4, "FL": 4, "SL": 4, "UL": 4, "FD": 8, "SV": 8, "UV": 8}
 
 UIDS_MAX = 10_000
-"""In one list; a retrieval of a large study by instance names some thousands."""
+"""UIDs in one list; a retrieval of a large study by instance names some thousands."""
 KEY_VALUES_MAX = 1000
-"""Values of another key: each is folded while others wait."""
+"""Values of any other key: all are folded before other work continues."""
 WILD_VALUES_MAX = 100
-"""Of these with wild cards, words of names by sound, keys in a sequence: each is tried on every candidate."""
+"""Values with wild cards, words of names by sound, keys in a sequence: each is tested on every candidate."""
 WILD_CHARACTERS_MAX = 16_384
-"""Of these together: each character may be compared on every candidate."""
+"""Characters of all values with wild cards: each may be compared on every candidate."""
 VALUE_CHARACTERS_MAX = 1024
-"""Of one value: composing accents takes time that grows with the square."""
+"""Characters of one value: composing accents takes quadratic time."""
 _NESTING_MAX = 32
 
 
 def conditions(keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules = BASELINE) -> list[Condition]:
-    """The conditions of keys that stand side by side, at one level or in one item. Raises QueryError."""
+    """The conditions of the keys of one level or one item. Raises QueryError."""
     return _conditions(keys, character_set, rules, 1)
 
 
@@ -79,39 +79,40 @@ def condition(tag: int, value: KeyValue, character_set: bytes, rules: Rules = BA
 
 def _conditions(keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules, depth: int) -> list[Condition]:
     conditions: list[Condition | None] = []
-    paired: set[int] = set()
+    tags_in_pairs: set[int] = set()
     for tag in sorted(keys):
         value = keys[tag]
-        if tag in paired or tag == tags.TimezoneOffsetFromUTC:
+        if tag in tags_in_pairs or tag == tags.TimezoneOffsetFromUTC:
             continue
         if not isinstance(value, bytes):
             conditions.append(_sequence_condition(tag, value, character_set, rules, depth))
             continue
         pair = pair_of(tag) if rules.date_time or rules.zone else None
-        together = _together(pair, keys, character_set, rules) if pair else None
-        if pair and together:
-            conditions.append(together)
-            paired.update(pair)
+        pair_test = _pair_condition(pair, keys, character_set, rules) if pair else None
+        if pair and pair_test:
+            conditions.append(pair_test)
+            tags_in_pairs.update(pair)
         else:
             conditions.append(_value_condition(tag, value, character_set, rules))
-    return [one for one in conditions if one is not None]
+    return [condition for condition in conditions if condition is not None]
 
 
-def _together(
+def _pair_condition(
     pair: tuple[int, int], keys: Mapping[int, KeyValue], character_set: bytes, rules: Rules
 ) -> Condition | None:
-    conditions = []
+    texts_of_both = []
     for tag in pair:
         value = keys.get(tag, b"")
         texts = _texts(tag, value, character_set, rules) if isinstance(value, bytes) else []
         if texts == [EMPTY_VALUE] and rules.empty_values:
             return None
-        conditions.append(texts)
-    return pair_condition(pair, conditions[0], conditions[1], rules) if any(conditions) else None
+        texts_of_both.append(texts)
+    dates, times = texts_of_both
+    return pair_condition(pair, dates, times, rules) if dates or times else None
 
 
 def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[str]:
-    """The values asked for, without empty ones; none if the key matches everything."""
+    """The values of a key, without empty ones; none if the key matches everything."""
     vr = rules.schema.vr_of(tag)
     text = charset.decode(value, character_set, vr)
     padding = " \0*" if rules.wildcards else " \0"
@@ -126,9 +127,9 @@ def _texts(tag: int, value: bytes, character_set: bytes, rules: Rules) -> list[s
 
 
 def _check(tag: int, what: str, count: int, limit: int) -> None:
-    """That a key has no more of something than there may be. Raises QueryError."""
+    """Raises QueryError if a key exceeds a limit."""
     if count > limit:
-        raise QueryError(f"{tags.keyword_of(tag)} has {count} {what}, the limit is {limit}", tag)
+        raise QueryError(f"{tags.keyword_of(tag)} has {count} {what}; the limit is {limit}", tag)
 
 
 def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules) -> Condition | None:
@@ -158,7 +159,7 @@ def _value_condition(tag: int, value: bytes, character_set: bytes, rules: Rules)
 
 
 def _number_condition(tag: int, value: bytes, unit_bytes: int) -> Condition:
-    """Numbers as they are encoded, in little endian: one of those asked for is among those stored."""
+    """Compares encoded numbers in little endian: any number of the key must be among the stored ones."""
     numbers = {value[at : at + unit_bytes] for at in range(0, len(value), unit_bytes)}
 
     def matches(stored: bytes) -> bool:
@@ -167,8 +168,8 @@ def _number_condition(tag: int, value: bytes, unit_bytes: int) -> Condition:
     return Condition(tag, matches)
 
 
-def _uid_condition(tag: int, wanted: Sequence[str]) -> Condition:
-    uids = tuple(dict.fromkeys(values.normalise("UI", part).encode("utf-8") for part in wanted))
+def _uid_condition(tag: int, texts: Sequence[str]) -> Condition:
+    uids = tuple(dict.fromkeys(values.normalise("UI", text).encode("utf-8") for text in texts))
     as_set = frozenset(uids)
 
     def matches(stored: bytes) -> bool:
@@ -185,7 +186,7 @@ def _values_test(
     needs_all: bool,
     values_of: Callable[[str, bytes], Sequence[str]] = normal_values,
 ) -> Callable[[bytes], bool]:
-    """A test of a stored value: that any of its values meets any of some tests, or that each test is met."""
+    """A test of a stored element: any of its values must meet any of these tests, or, with `needs_all`, each test."""
     if len(tests) == 1:
         test = tests[0]
 
@@ -195,9 +196,9 @@ def _values_test(
         return matches_one
 
     def matches(stored: bytes) -> bool:
-        there = values_of(vr, stored)
-        met = (any(test(value) for value in there) for test in tests)
-        return all(met) if needs_all else any(met)
+        stored_values = values_of(vr, stored)
+        results = (any(test(value) for value in stored_values) for test in tests)
+        return all(results) if needs_all else any(results)
 
     return matches
 
@@ -206,7 +207,7 @@ def _values_test(
 
 
 class _Pattern:
-    """One value asked for, as a test of one normal form."""
+    """One value of a key, as a test of a normal form."""
 
     def __init__(self, vr: str, text: str, wildcards: bool, fold: Callable[[str], str] = values.fold) -> None:
         self._is_name = vr == "PN"
@@ -214,10 +215,10 @@ class _Pattern:
         self.groups = normal.split("=") if self._is_name else [normal]
         self.has_wildcards = wildcards and ("*" in normal or "?" in normal)
         self.is_plain = not self.has_wildcards and len(self.groups) == 1 and bool(normal)
-        """Whether it is one text, to be met as it is."""
+        """Whether only one text meets it."""
         self._tests = [self._test(group) for group in self.groups]
         self.by_letter: _Pattern | None = None
-        """Of a name with `?`: the same pattern where ß is one letter."""
+        """For a name with `?`: the same pattern in which ß is one letter."""
         if self._is_name and wildcards and "?" in normal and fold == values.fold:
             self.by_letter = _Pattern(vr, text, wildcards, values.fold_by_letter)
 
@@ -227,7 +228,7 @@ class _Pattern:
         return _wildcard_test(group) if self.has_wildcards else group.__eq__
 
     def matches(self, normal: str) -> bool:
-        """Whether a stored normal form is the one asked for."""
+        """Whether a stored normal form meets it."""
         if not self._is_name:
             return self._tests[0](normal)
         stored = normal.split("=")
@@ -237,7 +238,7 @@ class _Pattern:
         return all(test(group) for test, group in zip(self._tests, stored, strict=False))
 
     def matches_name(self, text: str) -> bool:
-        """The same of a person name as it is stored."""
+        """The same for a person name as stored."""
         if self.matches(values.fold_person_name(text)):
             return True
         return self.by_letter is not None and self.by_letter.matches(
@@ -245,14 +246,14 @@ class _Pattern:
         )
 
     def number(self) -> bytes:
-        """The digits of an integer asked for; nothing if it is none."""
+        """The digits of an integer; empty if it is not one."""
         digits = self.groups[0].removeprefix("-")
         return digits.encode() if digits.isascii() and digits.isdigit() else b""
 
 
 def _wildcard_test(pattern: str) -> Callable[[str], bool]:
-    """Each piece between two `*` is taken where it is first found, and never looked for again: (?>…) does not go back,
-    which would take time that grows with the power of the number of `*`."""
+    """A test of a pattern with wild cards. Matches each piece between two `*` at its first occurrence, without
+    backtracking, (?>…): backtracking could take exponential time in the number of `*`."""
     first, *others = [_piece(text) for text in re.sub(r"\*+", "*", pattern).split("*")]
     middle = "".join([f"(?>.*?{piece})" for piece in others[:-1]])
     fullmatch = re.compile(f"{first}{middle}.*{others[-1]}" if others else first, re.DOTALL).fullmatch
@@ -260,7 +261,7 @@ def _wildcard_test(pattern: str) -> Callable[[str], bool]:
 
 
 def _piece(text: str) -> str:
-    """What lies between two `*`, as a regular expression."""
+    """The part between two `*`, as a regular expression."""
     return "".join(["." if part == "?" else re.escape(part) for part in split_wildcards(text)])
 
 
@@ -277,8 +278,8 @@ def _pattern_condition(tag: int, schema: Schema, patterns: Sequence[_Pattern], n
     has_wildcards = any(pattern.has_wildcards for pattern in patterns)
     groups = [pattern.groups for pattern in patterns]
     if needs_all:
-        each = [ranges_of_patterns(tag, [one], schema, wildcards=has_wildcards) for one in groups]
-        lists = [ranges for ranges in each if ranges is not None]
+        ranges_by_value = [ranges_of_patterns(tag, [one], schema, wildcards=has_wildcards) for one in groups]
+        lists = [ranges for ranges in ranges_by_value if ranges is not None]
         return Condition(tag, matches, lists[0] if lists else None, also=lists[1:], test_count=len(tests))
     ranges = ranges_of_patterns(tag, groups, schema, wildcards=has_wildcards)
     infix = pieces_of_patterns(tag, groups, schema) if has_wildcards else ()
@@ -288,7 +289,7 @@ def _pattern_condition(tag: int, schema: Schema, patterns: Sequence[_Pattern], n
 
 
 def _without_plain(vr: str, patterns: Sequence[_Pattern]) -> list[Callable[[str], bool]]:
-    """The tests of alternatives, those that are met as they are all in one."""
+    """The tests of alternatives; all plain ones are joined to one test."""
     plain = frozenset([pattern.groups[0] for pattern in patterns if pattern.is_plain])
     tests: list[Callable[[str], bool]] = [pattern.matches for pattern in patterns if not pattern.is_plain]
     if plain and vr == "PN":
@@ -299,12 +300,12 @@ def _without_plain(vr: str, patterns: Sequence[_Pattern]) -> list[Callable[[str]
 
 
 def _names(vr: str, stored: bytes) -> list[str]:
-    """The person names of a stored value as they are."""
+    """The person names of a stored value, not folded."""
     return [text for text in stored.decode("utf-8", "replace").split("\\") if text.strip(" \0^=")]
 
 
 def _integer_search(tag: int, numbers: Sequence[bytes]) -> Callable[[bytes], object]:
-    """Finds the tag and, among signs, zeros and other values, one of the numbers: most rows are passed over by this."""
+    """Searches a blob for the tag and, among signs, zeros and other values, one of the numbers. Excludes most rows."""
     mark = re.escape(tag.to_bytes(4, "little"))
     before = rb"....(?:[-+ 0-9.\\\0]*[-+ 0\\\0])?(?:"
     return re.compile(mark + before + b"|".join(numbers) + b")", re.DOTALL).search
@@ -314,14 +315,14 @@ def _integer_search(tag: int, numbers: Sequence[bytes]) -> Callable[[bytes], obj
 
 
 class _Word:
-    """One word of a person name asked for by its sound."""
+    """One word of a person name in a key, to match by sound."""
 
     def __init__(self, text: str) -> None:
         self._text = text
         literal = re.split(r"[*?]", text, maxsplit=1)[0]
         self.is_wild = literal != text
         self.key = (literal, self.is_wild)
-        """What it begins with, and whether more may follow."""
+        """Its literal start, and whether more may follow."""
         self._test = _wildcard_test(text) if self.is_wild else None
         self._codes = frozenset[str]() if self.is_wild else phonetic.codes(text)
 
@@ -332,8 +333,8 @@ class _Word:
         return self._text in words or any(not self._codes.isdisjoint(phonetic.codes(word)) for word in words)
 
 
-def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condition | None:
-    names = [[_Word(word) for word in words_of(values.fold_person_name(part)) if word.strip("*")] for part in wanted]
+def _sound_condition(tag: int, texts: Sequence[str], needs_all: bool) -> Condition | None:
+    names = [[_Word(word) for word in words_of(values.fold_person_name(text)) if word.strip("*")] for text in texts]
     if not all(names):
         return None
     word_count = sum(map(len, names))
@@ -341,17 +342,19 @@ def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condit
 
     def test_of(name: Sequence[_Word]) -> Callable[[str], bool]:
         def test(normal: str) -> bool:
-            there = words_of(normal)
-            return all(word.is_in(there) for word in name)
+            stored_words = words_of(normal)
+            return all(word.is_in(stored_words) for word in name)
 
         return test
 
     matches = _values_test("PN", [test_of(name) for name in names], needs_all)
-    each = [ranges_of_words(tag, [word.key for word in name if word.key[0]]) for name in names]
+    lists_by_name = [ranges_of_words(tag, [word.key for word in name if word.key[0]]) for name in names]
     if needs_all or len(names) == 1:
-        flat = [ranges for lists in each for ranges in lists]
+        flat = [ranges for lists in lists_by_name for ranges in lists]
         return Condition(tag, matches, flat[0] if flat else None, also=flat[1:], test_count=word_count)
-    union: list[Range] | None = [one for lists in each for one in lists[0]] if all(each) else None
+    union: list[Range] | None = None
+    if all(lists_by_name):
+        union = [item for lists in lists_by_name for item in lists[0]]
     return Condition(tag, matches, union, test_count=word_count)
 
 
@@ -359,12 +362,12 @@ def _sound_condition(tag: int, wanted: Sequence[str], needs_all: bool) -> Condit
 
 
 def _sequence_condition(
-    tag: int, asked_items: Sequence[Any], character_set: bytes, rules: Rules, depth: int
+    tag: int, key_items: Sequence[Any], character_set: bytes, rules: Rules, depth: int
 ) -> Condition | None:
     if depth > _NESTING_MAX:
         raise QueryError(f"{tags.keyword_of(tag)} nests more than {_NESTING_MAX} sequences", tag)
     alternatives = []
-    for item in asked_items:
+    for item in key_items:
         if isinstance(item, Identifier):
             conditions = _conditions(item.items, item.character_set or character_set, rules, depth + 1)
         else:
@@ -382,8 +385,8 @@ def _sequence_condition(
             for conditions in alternatives
         )
 
-    def together(there: Mapping[int, bytes], zone: bytes) -> bool:
-        return test(there.get(tag, b""), zone)
+    def together(attributes: Mapping[int, bytes], zone: bytes) -> bool:
+        return test(attributes.get(tag, b""), zone)
 
     test_count = sum(nested.test_count for conditions in alternatives for nested in conditions)
     _check(tag, "keys and values in its items", test_count, WILD_VALUES_MAX)
@@ -393,7 +396,7 @@ def _sequence_condition(
 
 
 def sequence_items(stored: bytes) -> list[dict[int, bytes]]:
-    """The items of a stored sequence, as tag → value; a sequence that cannot be read has none."""
+    """The items of a stored sequence, as tag → value; empty if it cannot be read."""
     try:
         return [
             {tag: value if vr in BINARY_VRS or vr == "SQ" else value.rstrip(b" \0") for tag, vr, value in item}

@@ -1,15 +1,15 @@
-"""Studies in the order of one of their attributes, from any place on: what a list of a million of them needs.
+"""Returns studies in the order of one of their attributes, from any bookmark on: for lists of a million studies.
 
-    natural     attributes of patient and study that have keys in `search`, and arrival: the keys are walked in their
-                order, a chunk at a time, and each study is tested; a window costs what lies before it in the order is
-                not asked for. What has no value has no key, and comes last in both directions
-    gathered    few candidates, or any other column: all matches are made and sorted, GATHERED_MAX at most
+    natural     attributes of patient and study that have keys in `search`, and arrival: walks the keys in their order,
+                a chunk at a time, and tests each study. A page does not read the studies before its bookmark. A study
+                without a value has no key, and comes last in both directions
+    gathered    few candidates, or any other attribute: makes all matches and sorts them, GATHERED_MAX at most
 
-A bookmark is the key and the id behind which to go on; it stays valid whatever is stored or deleted. A person name has
-a key for each of its groups: only the first one counts here, and a study is told of once.
+A bookmark is the last key and id of a page; it stays valid when studies are stored or deleted. A person name has a key
+for each of its groups: only the first one counts here, so each study appears once.
 
-Which of the two is taken is decided by the access that the query allows (`access`). Gives way as `search_steps` does.
-Not here: which rows a page has, and how long it may take (`web.api.studies`).
+The access that the query allows (`access`) decides between the two. Yields as `search_steps` does. `web.api.studies`
+limits the rows and the time of a page.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from engine.index.query.walk import Walk
 CHUNK: Final = 128
 """Studies tested in one read transaction."""
 SKIPPED_AT_ONCE: Final = 20_000
-"""Keys passed over in one read transaction where only their number counts."""
+"""Keys skipped in one read transaction when only their number counts."""
 FEW: Final = 5000
 FEW_MIN: Final = 1000
 FEW_SHARE: Final = 200
-"""So many candidates, up to one in FEW_SHARE studies, are rather sorted than looked for in the order of all: those that
-are more frequent are met soon enough."""
+"""Up to this many candidates, or one in FEW_SHARE studies, are gathered and sorted. More frequent ones are found soon
+enough in the natural order."""
 GATHERED_MAX: Final = 50_000
-"""Matches that are sorted in memory: some 50 MB."""
+"""Limit for matches sorted in memory: some 50 MB."""
 
 _NUMBERS: Final = frozenset(
     (
@@ -70,15 +70,15 @@ def ordered_steps(
     *,
     skip: int = 0,
 ) -> Iterator[PlacedMatch | Bookmark | None]:
-    """The studies that match, in order, behind a place, `skip` of them left out.
+    """The matching studies in order, after a bookmark, without the first `skip` of them.
 
-    A None is a place to look around; a bookmark one to stop at for good: the rest is behind it.
+    At a None the caller may pause. At a bookmark it may also stop, and continue after it later.
 
-    Raises QueryError, at once or when too much would have to be sorted.
+    Raises QueryError, at once, or later if it would have to sort too many studies.
     """
     schema = environment.schema
     if query.level != Level.STUDY:
-        raise QueryError("only studies are ordered")
+        raise QueryError("only studies can be ordered")
     if order.tag is not None:
         level = level_of(order.tag, schema)
         if level is None or level > Level.STUDY:
@@ -88,7 +88,7 @@ def ordered_steps(
 
 
 def key_of(order: Order, match: Match, schema: Schema) -> bytes:
-    """What a match is ordered by; b"": it has no value."""
+    """The key that a match is ordered by; b"": it has no value."""
     tag = order.tag
     if tag is None:
         return b""
@@ -99,19 +99,19 @@ def key_of(order: Order, match: Match, schema: Schema) -> bytes:
 
 
 def bookmark_at(order: Order, text: str, schema: Schema) -> Bookmark:
-    """Where values begin that are `text` or go on from it: studies behind it are the first from there on.
+    """The bookmark before all values that begin with `text`: continue after it to see them first.
 
     Raises QueryError for an order without keys.
     """
     if order.tag is None or not is_natural(order, schema):
-        raise QueryError("this order has no place that a text names")
+        raise QueryError("in this order a text cannot be a starting point")
     normal = next(iter(terms.normal_values(schema.vr_of(order.tag), text.encode("utf-8", "replace"))), "")
     key = keys.search_key(order.tag, normal.encode("utf-8", "replace"), terms.WHOLE)
     return Bookmark(key + b"\xff" if order.is_descending else key, 0)
 
 
 def value_key(tag: int, value: bytes, schema: Schema) -> bytes:
-    """The key of the first value, or of a name's first group, as `search` has it."""
+    """The key in `search` of the first value, or of a name's first group."""
     vr = schema.vr_of(tag)
     for normal in terms.normal_values(vr, value):
         text = next(filter(None, normal.split("=")), "") if vr == "PN" else normal
@@ -121,7 +121,7 @@ def value_key(tag: int, value: bytes, schema: Schema) -> bytes:
 
 
 class _Ordering:
-    """One query under way."""
+    """Runs one query."""
 
     def __init__(self, environment: Environment, query: Query, order: Order, explanation: Explanation) -> None:
         self._environment = environment
@@ -138,19 +138,19 @@ class _Ordering:
             yield from find_in_steps(self._scope, candidates)
         has_keys = is_natural(self._order, self._schema)
         tops = candidates.tops
-        placed: list[PlacedMatch] | None = None
+        matches: list[PlacedMatch] | None = None
         few = min(FEW, max(FEW_MIN, self._study_count() // FEW_SHARE))
         if not has_keys and not self._has_conditions:
             if self._study_count() <= GATHERED_MAX:
-                placed = yield from self._gather(candidates, GATHERED_MAX)
+                matches = yield from self._gather(candidates, GATHERED_MAX)
         elif not has_keys or (isinstance(tops, IdList) and len(tops.ids) <= few):
-            placed = yield from self._gather(candidates, GATHERED_MAX)
+            matches = yield from self._gather(candidates, GATHERED_MAX)
         elif tops is not None and not isinstance(tops, IdList):
-            placed = yield from self._gather(candidates, few)
-        if placed is not None:
-            yield from self._sorted(placed, after, skip)
+            matches = yield from self._gather(candidates, few)
+        if matches is not None:
+            yield from self._sort(matches, after, skip)
         elif has_keys:
-            yield from self._walked(after, skip)
+            yield from self._walk_keys(after, skip)
         else:
             what = "arrival" if self._order.tag is None else tags.keyword_of(self._order.tag)
             raise QueryError(f"more than {GATHERED_MAX} studies would have to be sorted by {what}: narrow the search")
@@ -162,10 +162,10 @@ class _Ordering:
     # -- gathered
 
     def _gather(self, candidates: Candidates, most: int) -> Generator[None, None, list[PlacedMatch] | None]:
-        """All matches, unless there are more than `most`: then None."""
+        """All matches; None if there are more than `most`."""
         walk = Walk(self._scope)
         walk.candidates = candidates
-        placed: list[PlacedMatch] = []
+        matches: list[PlacedMatch] = []
         is_over = False
         while not is_over:
             with self._scope.reading():
@@ -177,25 +177,25 @@ class _Ordering:
                         break
                     match = place.match()
                     number = keys.ID.unpack(place.study_id)[0]
-                    placed.append(PlacedMatch(match, Bookmark(key_of(self._order, match, self._schema), number)))
-                    if len(placed) > most:
+                    matches.append(PlacedMatch(match, Bookmark(key_of(self._order, match, self._schema), number)))
+                    if len(matches) > most:
                         return None
-                    if walk.is_tired():
+                    if walk.is_step_over():
                         is_over = False
                         break
             yield None
-        return placed
+        return matches
 
-    def _sorted(
-        self, found: list[PlacedMatch], after: Bookmark | None, skip: int
+    def _sort(
+        self, matches: list[PlacedMatch], after: Bookmark | None, skip: int
     ) -> Iterator[PlacedMatch | Bookmark | None]:
         is_descending = self._order.is_descending
         by_arrival = self._order.tag is None
-        valued = [each for each in found if each.place.key or by_arrival]
-        rest = [each for each in found if not each.place.key and not by_arrival]
-        for group in (valued, rest):
+        with_value = [each for each in matches if each.place.key or by_arrival]
+        without_value = [each for each in matches if not each.place.key and not by_arrival]
+        for group in (with_value, without_value):
             group.sort(key=lambda each: (each.place.key, each.place.number), reverse=is_descending)
-        ordered = valued + rest
+        ordered = with_value + without_value
         if after is not None:
             ordered = [each for each in ordered if self._is_behind(each.place, after)]
         yield from ordered[skip:]
@@ -207,77 +207,77 @@ class _Ordering:
         here, last = (place.key, place.number), (after.key, after.number)
         return here < last if self._order.is_descending else here > last
 
-    # -- walked
+    # -- natural
 
-    def _walked(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
+    def _walk_keys(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
         place = after
         if skip and not self._has_conditions:
-            place, skip = yield from self._passed(place, skip)
+            place, skip = yield from self._skip_keys(place, skip)
         is_over = False
         while not is_over:
             with self._scope.reading():
                 places, is_over = self._next(place, CHUNK)
-                tested = self._tested(places)
+                matches = self._test(places)
             place = places[-1] if places else place
-            yield from tested[skip:]
-            skip = max(skip - len(tested), 0)
+            yield from matches[skip:]
+            skip = max(skip - len(matches), 0)
             if not is_over:
                 yield None if skip else place
 
-    def _passed(self, place: Bookmark | None, skip: int) -> Generator[None, None, tuple[Bookmark | None, int]]:
-        """Passes over studies by their keys alone; where that ends, and how many are still to be passed over."""
-        pass_some = self._pass_ids if self._order.tag is None else self._pass_keys
+    def _skip_keys(self, place: Bookmark | None, skip: int) -> Generator[None, None, tuple[Bookmark | None, int]]:
+        """Skips studies by their keys alone. Returns the place reached, and how many studies remain to be skipped."""
+        skip_some = self._skip_some_ids if self._order.tag is None else self._skip_some_keys
         while skip and (self._order.tag is None or place is None or place.key):
             with self._scope.reading():
-                passed, place = pass_some(place, skip)
-            skip -= passed
-            if not passed:
+                count, place = skip_some(place, skip)
+            skip -= count
+            if not count:
                 break
             yield None
         return place, skip
 
-    def _pass_ids(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
-        """How many were passed over in one transaction, and the last of them."""
+    def _skip_some_ids(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
+        """The number of studies skipped in one transaction, and the last of them."""
         with self._scope.txn.cursor(db=self._environment.studies) as cursor:
-            there, step = self._enter_ids(cursor, after.number if after else 0)
-            passed, key = 0, b""
-            while there and passed < min(skip, SKIPPED_AT_ONCE):
+            has_row, step = self._enter_ids(cursor, after.number if after else 0)
+            count, key = 0, b""
+            while has_row and count < min(skip, SKIPPED_AT_ONCE):
                 key = cursor.key()
-                passed += 1
-                there = step()
-        return passed, Bookmark(b"", keys.ID.unpack(key)[0]) if passed else after
+                count += 1
+                has_row = step()
+        return count, Bookmark(b"", keys.ID.unpack(key)[0]) if count else after
 
-    def _pass_keys(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
-        """The same by the keys of a value: those of many studies at once, but for the last one."""
+    def _skip_some_keys(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
+        """The same by search keys: all studies of a key at once, except for the last key."""
         low, high = self._bounds()
         is_descending = self._order.is_descending
-        passed, place = 0, after
+        skipped, place = 0, after
         with self._scope.txn.cursor(db=self._environment.search) as cursor:
-            there = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
+            has_row = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
             step, step_key = (cursor.prev, cursor.prev_nodup) if is_descending else (cursor.next, cursor.next_nodup)
             for _ in range(SKIPPED_AT_ONCE):
-                if not there or passed == skip or not low <= (key := cursor.key()) < high:
+                if not has_row or skipped == skip or not low <= (key := cursor.key()) < high:
                     break
                 count = cursor.count()
                 is_within = after is not None and key == after.key
-                if count > 1 and (is_within or passed + count > skip):
+                if count > 1 and (is_within or skipped + count > skip):
                     place = Bookmark(key, keys.ID.unpack(cursor.value())[0])
-                    passed += 1
-                    there = step()
+                    skipped += 1
+                    has_row = step()
                     continue
                 place = Bookmark(key, 1 if is_descending else 0xFFFFFFFF)
-                passed += count
-                there = step_key()
-        return passed, place
+                skipped += count
+                has_row = step_key()
+        return skipped, place
 
-    def _tested(self, places: list[Bookmark]) -> list[PlacedMatch]:
-        """Those of these places that match and whose study is ordered by that key."""
+    def _test(self, places: list[Bookmark]) -> list[PlacedMatch]:
+        """The matches among these places whose study is ordered by the place's key."""
         walk = Walk(self._scope)
         walk.candidates.tops = IdList(ascending({place.number for place in places}))
         matches = {}
-        for reached in walk.places():
-            if reached is not None:
-                matches[keys.ID.unpack(reached.study_id)[0]] = reached.match()
+        for study in walk.places():
+            if study is not None:
+                matches[keys.ID.unpack(study.study_id)[0]] = study.match()
         self._scope.explanation.examined += walk.examined
         return [
             PlacedMatch(match, place)
@@ -287,28 +287,28 @@ class _Ordering:
         ]
 
     def _next(self, after: Bookmark | None, count: int) -> tuple[list[Bookmark], bool]:
-        """The next places in the order, at most so many, and whether there are no more."""
+        """At most `count` next places in the order, and whether there are no more."""
         if self._order.tag is None or (after is not None and not after.key):
             return self._next_ids(after.number if after else 0, count)
         places = self._next_keys(after, count)
         if len(places) == count:
             return places, False
-        # Behind all keys: those without a value, in the order of arrival.
+        # After all keys: studies without a value, in the order of arrival.
         more, is_over = self._next_ids(0, count - len(places))
         return places + more, is_over
 
     def _next_ids(self, number: int, count: int) -> tuple[list[Bookmark], bool]:
-        """Places in the order of arrival behind an id, and whether there are no more."""
+        """Places in the order of arrival after an id, and whether there are no more."""
         bookmarks: list[Bookmark] = []
         with self._scope.txn.cursor(db=self._environment.studies) as cursor:
-            there, step = self._enter_ids(cursor, number)
-            while there and len(bookmarks) < count:
+            has_row, step = self._enter_ids(cursor, number)
+            while has_row and len(bookmarks) < count:
                 bookmarks.append(Bookmark(b"", keys.ID.unpack(cursor.key())[0]))
-                there = step()
-        return bookmarks, not there
+                has_row = step()
+        return bookmarks, not has_row
 
     def _enter_ids(self, cursor: Cursor, number: int) -> tuple[bool, Callable[[], bool]]:
-        """Goes behind an id, 0: to the beginning; whether there is one, and how to go on."""
+        """Goes to the row after an id (0: the first). Returns whether there is one, and the function for the next."""
         if not self._order.is_descending:
             return cursor.set_range(keys.ID.pack(min(number + 1, 0xFFFFFFFF))), cursor.next
         is_above = cursor.set_range(keys.ID.pack(number or 0xFFFFFFFF))
@@ -320,18 +320,18 @@ class _Ordering:
         is_descending = self._order.is_descending
         bookmarks: list[Bookmark] = []
         with self._scope.txn.cursor(db=self._environment.search) as cursor:
-            there = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
+            has_row = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
             step = cursor.prev if is_descending else cursor.next
-            while there and len(bookmarks) < count:
+            while has_row and len(bookmarks) < count:
                 key = cursor.key()
                 if not low <= key < high:
                     break
                 bookmarks.append(Bookmark(key, keys.ID.unpack(cursor.value())[0]))
-                there = step()
+                has_row = step()
         return bookmarks
 
     def _bounds(self) -> tuple[bytes, bytes]:
-        """Between which all keys of the attribute are."""
+        """The bounds of all keys of the attribute."""
         assert self._order.tag is not None
         low = keys.search_key(self._order.tag, b"", terms.WHOLE)
         return low, low + b"\xff"
@@ -347,11 +347,11 @@ class _Ordering:
     @staticmethod
     def _enter_down(cursor: Cursor, after: Bookmark | None, high: bytes) -> bool:
         if after is None:
-            there = cursor.set_range(high)
-            return cursor.prev() if there else cursor.last()
+            has_row = cursor.set_range(high)
+            return cursor.prev() if has_row else cursor.last()
         number = after.number or 0xFFFFFFFF
         if cursor.set_range_dup(after.key, keys.ID.pack(number)):
             return cursor.prev()
-        # Nothing of that key from there on: the last one of it, or of a key before.
-        there = cursor.set_range(after.key + b"\0")
-        return cursor.prev() if there else cursor.last()
+        # The key has no such id or a higher one: go to its last id, or to that of the key before.
+        has_row = cursor.set_range(after.key + b"\0")
+        return cursor.prev() if has_row else cursor.last()

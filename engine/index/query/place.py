@@ -1,8 +1,8 @@
-"""One place of a walk: a patient, study, series or instance, what is above it, and what a match says of it.
+"""One place of a walk: a patient, study, series or instance, the entities above it, and the attributes of its match.
 
-Does not choose where to go: `walk` enters places from above, one after the other, with one object. What the levels
-above the query's say is put together once for all that is below them, so that an instance costs a copy of that and its
-own values.
+`walk` chooses the places, and enters them from above, one after the other, with one object. The attributes of the
+levels above the query's are put together once for everything below, so that a match costs a copy of these and its own
+values.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from engine.index.query.sequences import Pick
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 
 _ANSWERS_MAX = 256
-"""Values of which is remembered whether they meet a condition."""
+"""Values whose test results a condition caches."""
 _REPEATING_VRS = frozenset(("CS", "DA"))
-"""VRs of which the same few values come again and again."""
+"""VRs with few values that repeat often."""
 
 
-class Shows:
-    """Which attributes a match gives back, by level."""
+class ReturnedAttributes:
+    """The attributes that a match returns, by level."""
 
     def __init__(self, level: Level, plan: Plan) -> None:
         self.empty = dict.fromkeys([tag for tag, _, _ in plan.returned], b"")
-        """All of them in their order, without values."""
+        """All of them in order, without values."""
         self.stored: list[list[int]] = [[], [], [], []]
         self.picked: list[list[tuple[int, Pick]]] = [[], [], [], []]
         self.computed: list[list[tuple[int, Callable[[Place], bytes]]]] = [[], [], [], []]
@@ -47,37 +47,37 @@ class Shows:
                 self.picked[of].append((tag, plan.picks[tag]))
             else:
                 self.stored[of].append(tag)
-        # The attributes of a patient stand in the row of each study.
+        # The row of each study has the attributes of its patient.
         self.own: Sequence[Level] = (PATIENT, STUDY) if level == STUDY else (level,)
         """The levels that change with each match."""
         self.above = LEVELS[: self.own[0]]
 
 
-class Question:
-    """What is asked of every place of one walk, and what its matches show."""
+class WalkRequest:
+    """The tests for every place of one walk, and the attributes of its matches."""
 
     def __init__(self, level: Level, plan: Plan, schema: Schema) -> None:
         self.level = level
-        self.conditions = [[_remembering(condition, schema) for condition in plan.conditions[of]] for of in LEVELS]
-        self.computed = [(_remembering(condition, schema), COMPUTE[condition.tag]) for condition in plan.computed]
-        self.shows = Shows(level, plan)
+        self.conditions = [[_cached(condition, schema) for condition in plan.conditions[of]] for of in LEVELS]
+        self.computed = [(_cached(condition, schema), COMPUTE[condition.tag]) for condition in plan.computed]
+        self.returned = ReturnedAttributes(level, plan)
         self.zone = b""
-        """Timezone Offset From UTC of the study that was entered last."""
+        """Timezone Offset From UTC of the last study entered."""
 
 
-def _remembering(asked: Condition, schema: Schema) -> Condition:
-    """The same condition, which remembers the values that repeat."""
-    if schema.vr_of(asked.tag) not in _REPEATING_VRS:
-        return asked
-    return replace(asked, matches=lru_cache(_ANSWERS_MAX)(asked.matches))
+def _cached(condition: Condition, schema: Schema) -> Condition:
+    """The same condition, with a cache if its values repeat."""
+    if schema.vr_of(condition.tag) not in _REPEATING_VRS:
+        return condition
+    return replace(condition, matches=lru_cache(_ANSWERS_MAX)(condition.matches))
 
 
 class Place:
-    """One place of a walk: one patient, study, series or instance, and what is above it."""
+    """One place of a walk: one patient, study, series or instance, and the entities above it."""
 
-    def __init__(self, scope: Scope, question: Question) -> None:
+    def __init__(self, scope: Scope, request: WalkRequest) -> None:
         self._scope = scope
-        self._question = question
+        self._request = request
         self.patient_id = self.study_id = self.series_id = self.instance_key = b""
         self.instance_row = b""
         self.values: list[dict[int, bytes]] = [{}, {}, {}, {}]
@@ -90,7 +90,7 @@ class Place:
         return self._scope.names[number]
 
     def instance_rows(self) -> Iterator[bytes]:
-        """The row of every instance of the series, whatever is asked of instances."""
+        """The row of every instance of the series, without any test."""
         with self._scope.txn.cursor(db=self._scope.environment.instances) as cursor:
             if cursor.set_range(self.series_id):
                 last = self.series_id + b"\xff\xff\xff\xff"
@@ -116,19 +116,19 @@ class Place:
 
     def enter_study(self, study_id: bytes, row: bytes) -> bool:
         """Whether the study of this row matches, its patient attributes included."""
-        question = self._question
+        request = self._request
         self.study_id = study_id
         self._counts = None
-        if question.shows.above:
+        if request.returned.above:
             self._above = None
         owner, _, uid_length = keys.UID_HEAD.unpack_from(row)
         self.patient_id = keys.ID.pack(owner)
         self.values[:2] = fact_values(row, keys.UID_HEAD.size + uid_length)[0]
-        question.zone = self.values[STUDY].get(tags.TimezoneOffsetFromUTC, b"")
-        at_study = question.level >= STUDY
+        request.zone = self.values[STUDY].get(tags.TimezoneOffsetFromUTC, b"")
+        at_study = request.level >= STUDY
         if (at_study and not self._meets(PATIENT)) or not self._meets(STUDY):
             return False
-        for condition, compute in question.computed:
+        for condition, compute in request.computed:
             value = compute(self)
             if not condition.met_by({condition.tag: value}):
                 return False
@@ -142,7 +142,7 @@ class Place:
             return False
         self.series_id = series_id
         self._counts_row = counts_row
-        if self._question.level == IMAGE:
+        if self._request.level == IMAGE:
             self._above = None
         _, _, uid_length = keys.UID_HEAD.unpack_from(row)
         self.values[SERIES] = fact_values(row, keys.UID_HEAD.size + uid_length)[0][0]
@@ -152,14 +152,14 @@ class Place:
         """Whether the instance matches."""
         self.instance_key = key
         self.instance_row = row
-        if not self._question.conditions[IMAGE]:
+        if not self._request.conditions[IMAGE]:
             self.values[IMAGE] = {}
             return True
         self.values[IMAGE] = self._instance_values()
         return self._meets(IMAGE)
 
     def _instance_values(self) -> dict[int, bytes]:
-        """The attributes of the instance, texts in UTF-8."""
+        """The attributes of the instance, with texts in UTF-8."""
         blob = self.instance_row[keys.INSTANCE.size :]
         items = blob_items(blob)
         if not blob.isascii() or b"\x1b" in blob:
@@ -169,49 +169,49 @@ class Place:
         return items
 
     def _meets(self, level: Level) -> bool:
-        conditions = self._question.conditions[level]
+        conditions = self._request.conditions[level]
         if not conditions:
             return True
-        items, zone = self.values[level], self._question.zone
+        items, zone = self.values[level], self._request.zone
         return all(condition.met_by(items, zone) for condition in conditions)
 
-    # -- what is shown
+    # -- the match
 
     def match(self) -> Match:
-        """What the query wants to know about where we stand."""
-        query, shows = self._scope.query, self._question.shows
+        """The match at this place."""
+        query, returned = self._scope.query, self._request.returned
         if query.level == IMAGE and not self.values[IMAGE]:
             self.values[IMAGE] = self._instance_values()
         if self._above is None:
-            self._above = shows.empty.copy()
-            self._show(self._above, shows.above)
+            self._above = returned.empty.copy()
+            self._fill(self._above, returned.above)
         attributes = self._above.copy()
-        self._show(attributes, shows.own)
+        self._fill(attributes, returned.own)
         if query.is_keyed:
             attributes[tags.RecordKey] = self._record_key()
         return Match(query.level, attributes, self._scope.plan.unsupported, self._scope.environment.schema)
 
     def _record_key(self) -> bytes:
-        """The ids down to the query's level, of fixed length: their order is the order of the matches."""
-        level = self._question.level
+        """The ids down to the query's level, of fixed length; they order as the matches do."""
+        level = self._request.level
         if level == Level.PATIENT:
             return self.patient_id
         if level == Level.STUDY:
             return self.study_id
         return self.study_id + (self.series_id if level == Level.SERIES else self.instance_key)
 
-    def _show(self, attributes: dict[int, bytes], levels: Sequence[Level]) -> None:
-        shows = self._question.shows
+    def _fill(self, attributes: dict[int, bytes], levels: Sequence[Level]) -> None:
+        returned = self._request.returned
         for level in levels:
             values = self.values[level]
-            for tag in shows.stored[level]:
+            for tag in returned.stored[level]:
                 attributes[tag] = values.get(tag, b"")
-            for tag, pick in shows.picked[level]:
-                attributes[tag] = pick(values.get(tag, b""), self._question.zone)
-            for tag, compute in shows.computed[level]:
+            for tag, pick in returned.picked[level]:
+                attributes[tag] = pick(values.get(tag, b""), self._request.zone)
+            for tag, compute in returned.computed[level]:
                 attributes[tag] = compute(self)
 
-    # -- computed
+    # -- computed attributes
 
     def _patient_total(self, which: int) -> bytes:
         return b"%d" % self._scope.patient_totals(self.patient_id)[which]
@@ -234,14 +234,14 @@ class Place:
 
     def _tails(self) -> tuple[bytes, frozenset[int]]:
         """Modalities and name ids of the SOP classes of the study."""
-        return _summed_up(frozenset([row[keys.COUNTS.size :] for _, row in self.counts()]))
+        return _union_of_tails(frozenset([row[keys.COUNTS.size :] for _, row in self.counts()]))
 
 
 @lru_cache(1024)
-def _summed_up(tails: frozenset[bytes]) -> tuple[bytes, frozenset[int]]:
-    """What rows of `counts` that end so say together: most studies say the same few things."""
+def _union_of_tails(tails: frozenset[bytes]) -> tuple[bytes, frozenset[int]]:
+    """The modalities and SOP classes of these ends of rows of `counts`. Cached, since few combinations occur."""
     unpacked = [unpack_tail(tail, 0) for tail in tails]
-    modalities = {modality.strip(b" \0") for modality, _ in unpacked}  # one with padding and one without are one
+    modalities = {modality.strip(b" \0") for modality, _ in unpacked}  # with and without padding are the same
     class_ids = frozenset(class_id for _, of_series in unpacked for class_id in of_series)
     return b"\\".join(sorted(filter(None, modalities))), class_ids
 

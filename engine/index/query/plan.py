@@ -1,7 +1,7 @@
-"""A query taken apart: what it asks at each level, what it wants back, and whether the standard allows it.
+"""Analyses a query: the conditions at each level, the attributes to return, and whether the standard allows it.
 
-Opens nothing. Computed attributes (Number of … Related …, Modalities in Study, SOP Classes in Study) are known here by
-their tag and level only; `walk` counts. What the service adds itself (level, Retrieve AE Title, …) is passed over.
+Opens nothing. Computed attributes (Number of … Related …, Modalities in Study, SOP Classes in Study) have only tag and
+level here; `walk` computes them. Keys that the service answers itself (level, Retrieve AE Title, …) are ignored.
 Standard: PS3.4 C.4.1.2.2 (hierarchical and relational queries), C.6.1.1 and C.6.2.1 (keys by level).
 """
 
@@ -50,25 +50,25 @@ UNIQUE = {
 
 
 def level_of(tag: int, schema: Schema) -> Level | None:
-    """The level of an attribute that the index keeps or computes; None for any other."""
+    """The level of an attribute that the index stores or computes; None for any other."""
     level = schema.level_of.get(tag)
     return Level(level) if level is not None else COMPUTED.get(tag)
 
 
 @dataclass(slots=True)
 class Plan:
-    """A query taken apart: what is asked at each level, and what is to be given back."""
+    """The conditions of a query at each level, and the attributes to return."""
 
     conditions: dict[Level, list[Condition]]
     computed: list[Condition]
-    """On computed attributes, of the study."""
+    """Conditions on computed attributes of the study."""
     returned: list[tuple[int, Level, bool]]
     """Tag, its level, whether it is computed; in ascending order of tags."""
     unsupported: bool
     uids: dict[Level, Sequence[bytes]] = field(default_factory=dict)
-    """The unique keys asked for, where they are UIDs."""
+    """The values of unique keys that are UIDs."""
     picks: dict[int, Pick] = field(default_factory=dict)
-    """Of sequences of which only a part is given back: which."""
+    """For sequences that are returned in part: the part."""
 
     @classmethod
     def of(cls, query: Query, schema: Schema, *, wildcards: bool = True) -> Plan:
@@ -89,15 +89,15 @@ class Plan:
                 by_level[level][tag] = query.keys[tag]
         rules = Rules.of(query, _zone(query), schema, wildcards=wildcards)
         for level, keys in by_level.items():
-            plan._ask(level, conditions(keys, query.character_set, rules))
+            plan._add(level, conditions(keys, query.character_set, rules))
         for tag, _, _ in plan.returned:
             pick = pick_of(query.keys[tag], query.character_set, rules)
             if pick is not None:
                 plan.picks[tag] = pick
         return plan
 
-    def _ask(self, level: Level, found: Sequence[Condition]) -> None:
-        for condition in found:
+    def _add(self, level: Level, conditions: Sequence[Condition]) -> None:
+        for condition in conditions:
             if condition.tag in COMPUTED:
                 self.computed.append(condition)
                 continue
@@ -106,19 +106,19 @@ class Plan:
                 self.uids[level] = condition.uids
 
     def reaches_below(self, level: Level) -> bool:
-        """Whether something is asked of the levels below."""
+        """Whether there are conditions on the levels below."""
         return any(self.conditions[lower] for lower in Level if lower > level)
 
 
 def _zone(query: Query) -> str:
-    """The zone of the dates and times asked for; "" if it is not said."""
+    """The time zone of the keys; "" if they have none."""
     value = query.keys.get(tags.TimezoneOffsetFromUTC, b"")
     text = value.decode("ascii", "replace").strip(" \0") if isinstance(value, bytes) else ""
     return text if values.offset_minutes(text) is not None else ""
 
 
 def check_hierarchy(query: Query, plan: Plan) -> None:
-    """PS3.4 C.4.1.2.2.1: a level of the model, and the unique key of each level above as one value."""
+    """Checks PS3.4 C.4.1.2.2.1: the model has the level, and the unique key of each level above has a single value."""
     levels: tuple[Level, ...] = query.root.value
     if query.level not in levels:
         raise QueryError(f"the information model has no level {query.level.name}", tags.QueryRetrieveLevel)

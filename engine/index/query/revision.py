@@ -1,7 +1,7 @@
-"""The revision of a series: which instances it has just now, and what corrections set. For what is derived from series.
+"""The revision of a series: its present instances, and the attributes that corrections set. For caches of series.
 
-Says the same in every process and after a rebuild, and takes half a microsecond an instance, so that a cache can ask at
-each request whether it is still right. A compaction changes nothing.
+It is the same in every process and after a rebuild or a compaction, and takes half a microsecond per instance, so that
+a cache can check at each request whether it is still valid.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _UID_AT: Final = keys.UID_HEAD.size
 
 
 def read_revisions(environment: Environment, study_uid: bytes, series_uid: bytes | None) -> list[SeriesRevision]:
-    """The series of a study, or one of them, in order of arrival; none if there is no such study or series."""
+    """The series of a study, or one of them, in order of arrival; empty if there is no such study or series."""
     with environment.reading() as txn:
         study_id = txn.get(keys.bounded(study_uid), db=environment.study_uids)
         if study_id is None:

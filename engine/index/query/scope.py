@@ -1,4 +1,4 @@
-"""What one query reads in: its read transaction, and what has been read in it that others ask for again.
+"""The scope of one query: its read transaction, and caches of rows that several modules need.
 
 A caller may replace the transaction between two steps; ids, names and totals outlive it, cursors do not.
 """
@@ -18,11 +18,11 @@ from engine.index.query.explanation import Explanation
 from engine.index.query.plan import Plan
 
 _TOTALS_MAX = 10_000
-"""Patients whose totals are remembered."""
+"""Patients whose totals are cached."""
 
 
 class Names(dict[int, bytes]):
-    """The texts that name ids stand for, as far as they have been asked for; they never change."""
+    """A cache of the texts of name ids, which never change."""
 
     def __init__(self, scope: Scope) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Names(dict[int, bytes]):
 
 
 class Scope:
-    """One query and the read transaction that it is in."""
+    """One query and its read transaction."""
 
     def __init__(self, environment: Environment, query: Query, plan: Plan, explanation: Explanation) -> None:
         self.environment = environment
@@ -42,23 +42,23 @@ class Scope:
         self.plan = plan
         self.explanation = explanation
         self.txn: ReadTxn
-        """The read transaction to work in: see `reading`."""
+        """The present read transaction: see `reading`."""
         self.entered = 0.0
-        """When it was begun, by `perf_counter`."""
+        """Its start, by `perf_counter`."""
         self.names = Names(self)
         self._totals: dict[bytes, tuple[int, int, int]] = {}
         self._counts: Cursor | None = None
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """A context in which there is a transaction."""
+        """A context with a read transaction."""
         with self.environment.reading() as self.txn:
             self._counts = None
             self.entered = perf_counter()
             try:
                 yield
             finally:
-                # A finished transaction keeps its reader slot until the last reference to it is gone.
+                # A transaction keeps its reader slot until the last reference to it is gone.
                 del self.txn
                 self._counts = None
 

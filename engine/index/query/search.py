@@ -1,15 +1,15 @@
-"""Runs a query at its level: which entities to look at, which of them match, in pages.
+"""Runs a query at its level: finds candidates, tests them, and returns the matches in pages.
 
-    1  candidates   the most selective access: unique keys, else the shortest ranges of `search`, else everything; ids
-                    only, in their order, which is the order of arrival and the order of the answers
-    2  walk         patient or study → series → instance down to the level, every condition tested at its level; keys
-                    below the level (relational) ask whether anything below meets them
-    3  page         some matches are made in one read transaction, some milliseconds long; none is open while a caller
-                    has one of them, and between two of them a caller who has others to serve may do so
+    1  candidates   the most selective access: unique keys, else the shortest ranges of `search`, else everything; only
+                    ids, in the order of arrival, which is also the order of the answers
+    2  walk         patient or study → series → instance down to the level; every condition is tested at its level, and
+                    keys below the level (relational) test whether anything below meets them
+    3  page         one read transaction makes some matches in some milliseconds. No transaction is open while the
+                    caller handles a match, and between two transactions the caller may serve others
 
-What is stored or deleted between two pages may or may not be seen; what was there all the time is seen once.
-Not here: what a key means (`matching`), Query/Retrieve Level, Retrieve AE Title and the like (the service adds them),
-what a retrieval names (`selection`). Standard: PS3.4 C.4.1.
+An entity that is stored or deleted between two pages may or may not be seen; all others are seen once. `matching`
+defines the meaning of keys; the service answers Query/Retrieve Level, Retrieve AE Title and the like; `selection` finds
+the instances of a retrieval. Standard: PS3.4 C.4.1.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from engine.index.query.scope import Scope
 from engine.index.query.walk import Walk
 
 FIRST_PAGE = 32
-"""Matches in the first page: an early first answer."""
+"""Matches in the first page, for an early first answer."""
 PAGE = 200
-"""In the others: some milliseconds."""
+"""Matches in the other pages: some milliseconds."""
 COUNTED_AT_ONCE = 100
-"""Places looked at in a read transaction that only counts: whoever asks may stop at any time."""
+"""Places tested in a read transaction that only counts: the caller may stop at any time."""
 
 
 def search(environment: Environment, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
-    """The matches of a query in a stable order. Raises QueryError, at once and not at the first match.
+    """The matches of a query in a stable order. Raises QueryError at once, not at the first match.
 
-    `explanation` is filled in on the way.
+    Fills in `explanation` on the way.
     """
     return (match for match in search_steps(environment, query, explanation) if match is not None)
 
@@ -44,21 +44,21 @@ def search(environment: Environment, query: Query, explanation: Explanation | No
 def search_steps(
     environment: Environment, query: Query, explanation: Explanation | None = None
 ) -> Iterator[Match | None]:
-    """The same with a None between two read transactions, so that whoever asks can look around while nothing matches.
+    """The same with a None between two read transactions, so that the caller can do other work while nothing matches.
 
-    At most `walk.EXAMINED_MAX` candidates are looked at, for some `walk.STEP_S`, or `access.KEYS_MAX` keys read,
-    between two values.
+    Between two values it tests at most `walk.EXAMINED_MAX` candidates, for some `walk.STEP_S`, or reads
+    `access.KEYS_MAX` keys.
     """
     schema = environment.schema
-    private_names = private_attributes.of(query, schema)
-    if private_names is not None:
-        query = private_names.query
+    private_keys = private_attributes.of(query, schema)
+    if private_keys is not None:
+        query = private_keys.query
     plan = Plan.of(query, schema)
     check_hierarchy(query, plan)
     walk = Walk(Scope(environment, query, plan, explanation or Explanation()))
-    walk.go_on(query.after)
+    walk.start_after(query.after)
     steps = _steps(walk)
-    return steps if private_names is None else (match and private_names.restored(match) for match in steps)
+    return steps if private_keys is None else (match and private_keys.with_query_tags(match) for match in steps)
 
 
 def _steps(walk: Walk) -> Iterator[Match | None]:
@@ -82,7 +82,7 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
                     to_skip -= 1
                 else:
                     matches.append(place.match())
-                if len(matches) >= min(page, remaining) or walk.is_tired():
+                if len(matches) >= min(page, remaining) or walk.is_step_over():
                     is_over = False
                     break
         explanation.pages += 1
@@ -98,7 +98,7 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
 
 
 def _count_beyond(walk: Walk, to_skip: int) -> Iterator[None]:
-    """Counts what matches behind the last match that was given."""
+    """Counts the matches after the last one returned."""
     scope = walk.scope
     explanation, most = scope.explanation, scope.query.count_max
     is_over = explanation.beyond >= most

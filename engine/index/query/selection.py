@@ -1,6 +1,6 @@
-"""Which instances a retrieval or a deletion names by its unique keys (PS3.4 C.4.2, C.4.3).
+"""Finds the instances that a retrieval or a deletion names by its unique keys (PS3.4 C.4.2, C.4.3).
 
-No read transaction is open while a caller has one of them, and none lasts for more than some SELECT_S.
+No read transaction is open while a caller handles an instance, and none lasts much longer than SELECT_S.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from engine.index.query.scope import Scope
 from engine.index.query.walk import Walk
 
 SORTED_MAX = 100_000
-"""Instances of one series that are held to be put in order."""
+"""Instances of one series that are sorted in memory."""
 SELECT_S = 0.05
-"""Seconds of a read transaction: some thousand instances, so that a study is seen as it is at one time, and no page of
-the index is kept for a retrieval that names a million."""
+"""Seconds of a read transaction: some thousand instances. So most studies are read in one transaction, and a retrieval
+that names a million does not keep old pages of the index alive."""
 
 
 def select(environment: Environment, query: Query) -> Iterator[Instance]:
-    """The instances that a retrieval names by its unique keys; no read transaction is open while a caller has one.
+    """The instances that a retrieval names by its unique keys.
 
-    By study and series in their order, by Instance Number, by SOP Instance UID; of a series with more than SORTED_MAX
-    instances so many at a time. Raises QueryError when the unique key of the level is missing; those above the level
-    may be, since UIDs need no context.
+    In the order of studies and series, then by Instance Number and SOP Instance UID; a series with more than SORTED_MAX
+    instances is sorted in parts. Raises QueryError when the unique key of the level is missing. Those above the level
+    may be missing, since UIDs need no context.
     """
     matches: list[tuple[int, bytes, Instance]] = []
     in_order: list[Instance] = []
@@ -49,12 +49,12 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
             continue
         series = place.study_id + place.series_id
         if series != series_before or len(matches) >= SORTED_MAX:
-            in_order += _sorted(matches)
+            in_order += _sort(matches)
             matches.clear()
             series_before = series
             study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
             series_uid = place.values[Level.SERIES].get(tags.SeriesInstanceUID, b"").decode("utf-8", "replace")
-        # The context of the read transaction is the generator's: what is raised here does not pass through it.
+        # The context of the read transaction is in the generator: errors raised here do not pass through it.
         try:
             items = blob_items(place.instance_row[keys.INSTANCE.size :])
             instance = instance_of_row(place.instance_row, items, study_uid, series_uid, place.name_of, shared)
@@ -63,20 +63,20 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
         number = _number(items.get(tags.InstanceNumber, b""))
         matches.append((number, items.get(tags.SOPInstanceUID, b""), instance))
     yield from in_order
-    yield from _sorted(matches)
+    yield from _sort(matches)
 
 
-def _sorted(found: list[tuple[int, bytes, Instance]]) -> list[Instance]:
-    return [row[2] for row in sorted(found, key=lambda row: row[:2])]
+def _sort(matches: list[tuple[int, bytes, Instance]]) -> list[Instance]:
+    return [match[2] for match in sorted(matches, key=lambda match: match[:2])]
 
 
 def select_identifiers(environment: Environment, query: Query) -> list[InstanceIdentifiers]:
-    """The same instances by their UIDs alone, in no order: a tenth of the time. Raises QueryError."""
+    """The identifiers of the same instances, in no order; takes a tenth of the time. Raises QueryError."""
     unpack = keys.INSTANCE.unpack_from
     blob_at = keys.INSTANCE.size
     tag = tags.SOPInstanceUID
-    names: list[InstanceIdentifiers] = []
-    # Without a SOP Instance UID the walk ends at the series, whose instances lie one after the other.
+    identifiers: list[InstanceIdentifiers] = []
+    # Without a SOP Instance UID the walk ends at the series, and their instances are read without tests.
     level = Level.IMAGE if query.keys.get(tag) else Level.SERIES
     for place in _named_places(environment, query, level):
         if place is None:
@@ -87,16 +87,16 @@ def select_identifiers(environment: Environment, query: Query) -> list[InstanceI
             for row in [place.instance_row] if level == Level.IMAGE else place.instance_rows():
                 fields = unpack(row)
                 uid = blob_items(row[blob_at:]).get(tag, b"")
-                names.append(InstanceIdentifiers(uid, series_uid, study_uid, fields[0], fields[3]))
+                identifiers.append(InstanceIdentifiers(uid, series_uid, study_uid, fields[0], fields[3]))
         except VALUE_ERRORS as error:
             raise read_error(error) from error
-    return names
+    return identifiers
 
 
 def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place | None]:
     """The instances that unique keys name, or their series. Raises QueryError.
 
-    None: a read transaction has ended after some SELECT_S, and the next one has not begun.
+    Yields None between two read transactions, each of some SELECT_S.
     """
     own = UNIQUE[query.level]
     unique = {tag: query.keys[tag] for tag in (*UNIQUE.values(), *_also_unique(query)) if query.keys.get(tag)}
@@ -122,7 +122,7 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
 
 
 def _also_unique(query: Query) -> tuple[int, ...]:
-    """Of two patients of one ID, whose issuers differ, a retrieval may name the one that it means."""
+    """The issuer: a retrieval may use it to choose between two patients with one ID and different issuers."""
     return (tags.IssuerOfPatientID,) if query.level == Level.PATIENT else ()
 
 

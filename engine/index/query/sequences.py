@@ -1,11 +1,11 @@
-"""What is shown of a sequence: of the items that match, the attributes that were asked for (PS3.4 C.2.2.2.6).
+"""Picks the part of a sequence to return: the requested attributes of the matching items (PS3.4 C.2.2.2.6).
 
     (0040,0275)                          the whole sequence
     (0040,0275) > an empty item          the whole sequence
-    (0040,0275) > (0040,1001) "RP1"      of the items with that Requested Procedure ID, that alone
-                > (0032,1060) ""         … and the Requested Procedure Description; empty where the item has none
+    (0040,0275) > (0040,1001) "RP1"      of the items with this Requested Procedure ID, only that attribute
+                > (0032,1060) ""         … and the Requested Procedure Description; empty if the item has none
 
-Whether an entity matches is for `matching`; the conditions of items are the same here and there.
+`matching` decides whether an entity matches; the conditions of items are the same in both modules.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from engine.index.query.condition import Condition, Rules
 from engine.index.query.matching import conditions
 
 Pick: TypeAlias = "Callable[[bytes, bytes], bytes]"
-"""From a stored sequence, and the Timezone Offset From UTC of its study, to what is shown of it."""
+"""Makes the part to return from a stored sequence and the Timezone Offset From UTC of its study."""
 
-_REMEMBERED_MAX = 64
-"""Sequences; those of the series of a study are alike."""
+_CACHED_MAX = 64
+"""Cached sequences; those of the series of a study are often equal."""
 
 
-def pick_of(asked: KeyValue, character_set: bytes, rules: Rules) -> Pick | None:
-    """How the key of a sequence is answered; None if all of it is shown. Raises QueryError."""
-    if isinstance(asked, bytes):
+def pick_of(key: KeyValue, character_set: bytes, rules: Rules) -> Pick | None:
+    """The pick for the key of a sequence; None: return the whole sequence. Raises QueryError."""
+    if isinstance(key, bytes):
         return None
     alternatives: list[list[Condition]] = []
     picks: dict[int, Pick | None] = {}
-    for item in asked:
+    for item in key:
         keys: Mapping[int, KeyValue] = item.items if isinstance(item, Identifier) else item
         nested_set = (item.character_set if isinstance(item, Identifier) else b"") or character_set
         alternatives.append(conditions(keys, nested_set, rules))
@@ -46,25 +46,27 @@ def pick_of(asked: KeyValue, character_set: bytes, rules: Rules) -> Pick | None:
 
     def pick(stored: bytes, zone: bytes) -> bytes:
         try:
-            items_stored = items.decode_items(stored)
+            stored_items = items.decode_items(stored)
         except DataSetError:
             return b""
-        shown = [item for item in items_stored if _meets_any(item, alternatives, zone)]
-        return items.encode_items([_picked(item, picks, zone, rules.schema) for item in shown])
+        matches = [item for item in stored_items if _meets_any(item, alternatives, zone)]
+        return items.encode_items([_pick_attributes(item, picks, zone, rules.schema) for item in matches])
 
-    return lru_cache(_REMEMBERED_MAX)(pick)
+    return lru_cache(_CACHED_MAX)(pick)
 
 
 def _meets_any(item: Sequence[Content], alternatives: Sequence[Sequence[Condition]], zone: bytes) -> bool:
-    there = {tag: value if vr in BINARY_VRS or vr == "SQ" else value.rstrip(b" \0") for tag, vr, value in item}
-    return any(all(one.met_by(there, zone) for one in conditions) for conditions in alternatives)
+    values = {tag: value if vr in BINARY_VRS or vr == "SQ" else value.rstrip(b" \0") for tag, vr, value in item}
+    return any(all(condition.met_by(values, zone) for condition in conditions) for conditions in alternatives)
 
 
-def _picked(item: Sequence[Content], wanted: Mapping[int, Pick | None], zone: bytes, schema: Schema) -> list[Content]:
-    there = {content.tag: content for content in item}
-    picked = []
-    for tag in sorted(wanted):
-        content = there.get(tag) or Content(tag, schema.vr_of(tag), b"")
-        pick = wanted[tag]
-        picked.append(content._replace(value=pick(content.value, zone)) if pick and content.value else content)
-    return picked
+def _pick_attributes(
+    item: Sequence[Content], picks: Mapping[int, Pick | None], zone: bytes, schema: Schema
+) -> list[Content]:
+    by_tag = {content.tag: content for content in item}
+    attributes = []
+    for tag in sorted(picks):
+        content = by_tag.get(tag) or Content(tag, schema.vr_of(tag), b"")
+        pick = picks[tag]
+        attributes.append(content._replace(value=pick(content.value, zone)) if pick and content.value else content)
+    return attributes

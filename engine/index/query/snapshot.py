@@ -1,4 +1,4 @@
-"""A snapshot of patients, studies and corrections, on which a new correction is decided.
+"""A snapshot of patients, studies and corrections, to decide on a new correction.
 
 Use a snapshot for one decision. Do not keep one while you write, wait or send. Reads only.
 """
@@ -22,12 +22,12 @@ from engine.index.query.corrections import CorrectionStatus, find_correction
 
 @dataclass(frozen=True, slots=True)
 class PatientFacts:
-    """A patient as the index has it."""
+    """A patient of the index."""
 
     key: bytes
     items: dict[int, bytes]
     studies: int
-    """How many."""
+    """The number of studies."""
 
 
 class Snapshot:
@@ -39,18 +39,18 @@ class Snapshot:
 
     @property
     def schema(self) -> Schema:
-        """Which attributes are kept, and how."""
+        """The attributes that the index holds, and their form."""
         return self._environment.schema
 
     # -- patients
 
     @staticmethod
     def patient_key(patient_id: bytes, issuer: bytes) -> bytes:
-        """What tells the patient with this ID from others, known or not."""
+        """The key of the patient with this ID, stored or not."""
         return keys.patient_key(patient_id, issuer, b"")
 
     def patients_with(self, patient_id: bytes, issuer: bytes | None) -> list[PatientFacts]:
-        """The patients that have this ID from this issuer; None: whoever issued it."""
+        """The patients that have this ID from this issuer; None: from any issuer."""
         txn, environment = self._txn, self._environment
         patients = []
         for key, number in self._keys_with(environment.patient_keys, patient_id, issuer, b"", b""):
@@ -60,7 +60,7 @@ class Snapshot:
         return patients
 
     def merge_of(self, patient_id: bytes, issuer: bytes | None) -> int:
-        """The stamp of a merge in force that names such a patient; 0 without any."""
+        """The stamp of a merge in force that names such a patient; 0 if there is none."""
         before = keys.CORRECTION_NAME + bytes((PATIENT,))
         for key, value in self._keys_with(self._environment.corrections, patient_id, issuer, before, b"\0"):
             if value[0] == Operation.MERGE:
@@ -70,10 +70,9 @@ class Snapshot:
     def _keys_with(
         self, table: Table, patient_id: bytes, issuer: bytes | None, before: bytes, after: bytes
     ) -> Iterator[tuple[bytes, bytes]]:
-        """The rows whose key begins with the key of such a patient, between two other parts.
+        """The rows whose key begins with `before`, the key of such a patient, and `after`.
 
-        A patient's key that is hashed as a whole, since ID and issuer are too long for one, is found by its issuer
-        only.
+        If ID and issuer are too long for a key, it is hashed as a whole: then pass the issuer, or it is not found.
         """
         if issuer is None:
             yield from scan_prefix(self._txn, table, before + keys.bounded(patient_id) + b"\0")
@@ -84,7 +83,7 @@ class Snapshot:
                 yield key, value
 
     def uncorrected_patient(self, key: bytes) -> dict[int, bytes]:
-        """A patient's attributes without the corrections of that patient: a merge copies these."""
+        """A patient's attributes without the corrections of this patient: a merge copies these."""
         txn, environment = self._txn, self._environment
         facts = Facts.empty(PART_COUNT_PATIENT)
         overlay = Overlay(environment)
@@ -104,7 +103,7 @@ class Snapshot:
     # -- studies
 
     def owner_of(self, study_instance_uid: bytes) -> bytes | None:
-        """The key of a study's patient; None: no such study is stored."""
+        """The key of a study's patient; None: the study is not stored."""
         study_id = self._txn.get(keys.bounded(study_instance_uid), db=self._environment.study_uids)
         if study_id is None:
             return None
@@ -124,13 +123,13 @@ class Snapshot:
     # -- corrections
 
     def correction(self, stamp: int) -> CorrectionStatus | None:
-        """The correction of this stamp."""
+        """The correction with this stamp."""
         return find_correction(self._txn, self._environment, stamp)
 
     def newest_correction(self) -> int:
-        """The stamp of the latest correction; 0 without any."""
+        """The stamp of the latest correction; 0 if there is none."""
         with self._txn.cursor(db=self._environment.corrections) as cursor:
-            there = cursor.set_range(UNDO)
-            if not (cursor.prev() if there else cursor.last()) or not cursor.key().startswith(RECORD):
+            has_undo = cursor.set_range(UNDO)
+            if not (cursor.prev() if has_undo else cursor.last()) or not cursor.key().startswith(RECORD):
                 return 0
             return int(keys.U64_KEY.unpack_from(cursor.key(), len(RECORD))[0])

@@ -1,7 +1,7 @@
-"""Looks for bytes in `texts`: in all rows of an attribute (`Scan`), or in the texts of some studies (`Sieve`).
+"""Searches `texts` for bytes: in all rows of an attribute (`Scan`), or in the texts of some studies (`Sieve`).
 
-Both give ids in the order of arrival, while the walk goes on. There may be too many of them, never too few. The format
-of the rows: `apply.texts`. Not here: what a pattern is (`terms`), when to look here (`access`).
+Both return ids in the order of arrival, during the walk; they may return too many, never too few. `apply.texts` has the
+format of the rows, `terms` makes the bytes of a pattern, `access` decides when to search here.
 """
 
 from __future__ import annotations
@@ -17,30 +17,30 @@ from engine.index.format import keys
 from engine.index.query.scope import Scope
 
 ROWS_MAX = 4096
-"""Rows read in one transaction, in which one piece is looked for: some 5 ms."""
+"""Rows read in one transaction if there is one piece to search for: some 5 ms."""
 _STEP_ROWS = 256
-"""After so many rows a scan looks where it is: the rows of the next attribute follow."""
+"""After this many rows a scan checks its key: the rows of the next attribute follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """The studies with a text that holds one of some pieces, in the order of arrival, read as they are asked for."""
+    """All studies with a text that contains one of some pieces."""
 
     tag: int
     pieces: Sequence[bytes]
-    """Not empty, in UTF-8."""
+    """In UTF-8, not empty."""
     within: Container[int] | None = None
-    """Only these are wanted; None: all."""
+    """Return only these studies; None: all."""
 
     def after(self, scope: Scope, number: int) -> Iterator[int]:
-        """Their ids above `number`; now and then, negative, one up to which there are no more: a place to stop at."""
+        """The ids above `number`: see `candidates.Ids`."""
         first = number + 1
         within = self.within
         prefix = keys.ID.pack(self.tag)
         remaining = ROWS_MAX
         with scope.txn.cursor(db=scope.environment.texts) as cursor:
-            there = cursor.set_range(keys.PAIR.pack(self.tag, first >> BLOCK_BITS))
-            while there and (key := cursor.key()).startswith(prefix):
+            has_row = cursor.set_range(keys.PAIR.pack(self.tag, first >> BLOCK_BITS))
+            while has_row and (key := cursor.key()).startswith(prefix):
                 if remaining <= 0:
                     yield -((keys.PAIR.unpack(key)[1] << BLOCK_BITS) - 1)
                     remaining = ROWS_MAX
@@ -59,12 +59,12 @@ class Scan:
                         study_number = base | slot
                         if study_number >= first and (within is None or study_number in within):
                             yield study_number
-                there = cursor.next()
+                has_row = cursor.next()
 
 
 @dataclass(frozen=True, slots=True)
 class Sieve:
-    """Those of some studies that have a text with one of some pieces."""
+    """The studies of a list that have a text with one of some pieces."""
 
     tag: int
     pieces: Sequence[bytes]
@@ -72,7 +72,7 @@ class Sieve:
     """Of the studies, ascending."""
 
     def after(self, scope: Scope, number: int) -> Iterator[int]:
-        """Their ids above `number`; now and then, negative, one up to which there are no more: a place to stop at."""
+        """The ids above `number`: see `candidates.Ids`."""
         get, table = scope.txn.get, scope.environment.texts
         block = -1
         row = b""
@@ -91,7 +91,7 @@ class Sieve:
 
 
 def _slots(row: bytes, pieces: Sequence[bytes]) -> Sequence[int]:
-    """The slots with a text that may hold a piece, ascending."""
+    """The slots with a text that may contain a piece, ascending."""
     if len(pieces) == 1 and pieces[0] not in row and CUT not in row:
         return ()
     slots = set()
@@ -105,7 +105,7 @@ def _slots(row: bytes, pieces: Sequence[bytes]) -> Sequence[int]:
 
 
 def _holds(row: bytes, slot: int, pieces: Sequence[bytes]) -> bool:
-    """Whether a text of a slot may hold a piece."""
+    """Whether a text of a slot may contain a piece."""
     mark = bytes((START, SLOT_MARK | slot))
     start = row.find(mark)
     if start < 0:

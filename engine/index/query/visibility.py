@@ -1,7 +1,4 @@
-"""Reads for the change feed: how far the log is visible, and the states of single records.
-
-Reads only.
-"""
+"""Reads for the change feed: how far the log has been applied, and the states of single records."""
 
 from __future__ import annotations
 
@@ -19,12 +16,12 @@ from engine.index.format.rows import decode_mark
 from engine.index.format.types import SegmentMark
 
 _START = struct.Struct("<QQQ")
-"""How the row of an instance begins: stamp and place (`format.keys.INSTANCE`)."""
+"""The start of an instance's row: stamp and place (`format.keys.INSTANCE`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class CurrentRecord:
-    """The record that is the current one of a SOP Instance UID."""
+    """The current record of a SOP Instance UID."""
 
     stamp: int
     segment_id: int
@@ -32,17 +29,17 @@ class CurrentRecord:
 
 
 def marks_between(environment: Environment, ranges: Iterable[tuple[int, int]]) -> dict[int, SegmentMark]:
-    """The marks of segments with ids in these ranges, ends included; all as of one moment."""
+    """The marks of segments with ids in these ranges, ends included, read in one transaction."""
     marks: dict[int, SegmentMark] = {}
     with environment.reading() as txn, txn.cursor(db=environment.segments) as cursor:
         for first, last in ranges:
-            is_there = cursor.set_range(keys.U64_KEY.pack(first))
-            while is_there:
+            has_row = cursor.set_range(keys.U64_KEY.pack(first))
+            while has_row:
                 segment_id = keys.U64_KEY.unpack(cursor.key())[0]
                 if segment_id > last:
                     break
                 marks[segment_id] = decode_mark(cursor.value())
-                is_there = cursor.next()
+                has_row = cursor.next()
     return marks
 
 
@@ -71,7 +68,7 @@ def states(environment: Environment, entries: Sequence[Entry]) -> list[State | N
 
 
 def places_of_later(environment: Environment, sop_instance_uid: bytes, stamp: int) -> list[tuple[int, int]]:
-    """Where the records lie that come after one of this stamp, or kill it: segment and offset of each."""
+    """Segment and offset of each record that comes after the one with this stamp, or kills it."""
     sop_key = keys.bounded(sop_instance_uid)
     with environment.reading() as txn:
         current = current_of(txn, environment, sop_key)

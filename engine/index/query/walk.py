@@ -1,12 +1,11 @@
-"""From the candidates to the places that match, down the levels.
+"""Walks from the candidates down the levels to the places that match.
 
-Works in the transaction of its scope, which the caller may replace between two calls of `places`; keeps where it is as
-ids, and no cursor beyond its transaction. Candidates are ids in the order of arrival, which is the order of the places
-too.
+Works in the transaction of its scope, which the caller may replace between two calls of `places`. Stores its position
+as ids, and keeps no cursor beyond a transaction. Candidates, and so places, come in the order of arrival.
 
-    candidates   what `access` has found, else every patient or study
-    down         patient or study → series → instance, every condition tested at its level; keys below the query's level
-                 (relational) ask whether anything below meets them
+    candidates   from `access`, else every patient or study
+    down         patient or study → series → instance; tests every condition at its level. Keys below the query's level
+                 (relational) test whether anything below meets them
 
 `place` reads the attributes of a place.
 """
@@ -20,48 +19,48 @@ from engine.index.format import keys
 from engine.index.format.rows import scan_prefix
 from engine.index.format.types import Level
 from engine.index.query.candidates import Candidates
-from engine.index.query.place import Place, Question
+from engine.index.query.place import Place, WalkRequest
 from engine.index.query.scope import Scope
 
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 
 EXAMINED_MAX = 500
-"""Candidates looked at in one read transaction, matching or not: some milliseconds."""
+"""Candidates tested in one read transaction, matching or not: some milliseconds."""
 STEP_S = 0.01
-"""And this long, since a stored value may be large: the one that is being looked at is looked at to its end."""
+"""Time limit for a read transaction, since a stored value may be large. The present candidate is tested to its end."""
 _TESTS = 10
-"""So many more tests of a value cost as much as a candidate with one."""
+"""This many additional tests of a value cost as much as one more candidate."""
 
 
 class Walk:
-    """Walks from the candidates down to the query's level. It can pause and go on in another transaction."""
+    """Walks from the candidates down to the query's level. It can pause and continue in another transaction."""
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         plan = scope.plan
         self.candidates = Candidates()
-        """Where to go: `access` fills it."""
+        """The candidates; `access` fills them in."""
         self.examined = 0
-        """Places looked at; whoever goes on in another transaction may begin at 0 again."""
-        self._question = Question(scope.query.level, plan, scope.environment.schema)
+        """Places tested; a caller that begins another transaction sets it to 0."""
+        self._request = WalkRequest(scope.query.level, plan, scope.environment.schema)
         self._reaches_below = plan.reaches_below(scope.query.level)
-        conditions = [*plan.computed, *(one for level in LEVELS for one in plan.conditions[level])]
-        weight = 1 + sum(one.test_count - 1 for one in conditions) // _TESTS
+        conditions = [*plan.computed, *(condition for level in LEVELS for condition in plan.conditions[level])]
+        weight = 1 + sum(condition.test_count - 1 for condition in conditions) // _TESTS
         self._examined_max = max(EXAMINED_MAX // weight, 1)
-        """Places looked at in one read transaction: fewer where each has to go through many tests."""
-        # Where to go on: the ids, as in keys, of the last study or patient, series and instance that are done.
+        """Places to test in one read transaction: fewer if each needs many tests."""
+        # The position: the ids, as in keys, of the last patient or study, series and instance that are done.
         self._top = b""
         self._series = b""
         self._instance = b""
         self._is_within = False
         """Whether `_top` is not done yet."""
 
-    def is_tired(self) -> bool:
-        """Whether enough was done in this transaction."""
+    def is_step_over(self) -> bool:
+        """Whether this transaction has done enough."""
         return self.examined >= self._examined_max or perf_counter() - self.scope.entered >= STEP_S
 
-    def go_on(self, record_key: bytes) -> None:
-        """Begins behind a place of an earlier walk, which may be gone; b"": at the start."""
+    def start_after(self, record_key: bytes) -> None:
+        """Starts after a place of an earlier walk, which may have been deleted; b"": at the start."""
         self._top = record_key[:4]
         self._series = record_key[4:8]
         self._instance = record_key[4:] if len(record_key) > 8 else b""
@@ -70,12 +69,12 @@ class Walk:
     # -- walking down
 
     def places(self) -> Iterator[Place | None]:
-        """The places at the query's level that match, from where the last one ended; None: enough was looked at.
+        """The matching places at the query's level, from the position of the last call on; None: the step is over.
 
-        All are one object: it is the next place as soon as that is asked for.
+        All places are one object, which changes when the next place is requested.
         """
         at_patients = self.scope.query.level == PATIENT
-        place = Place(self.scope, self._question)
+        place = Place(self.scope, self._request)
         for top, row in self._next_tops():
             if not top:
                 yield None
@@ -83,19 +82,19 @@ class Walk:
             self.examined += 1
             self.scope.explanation.candidates += 1
             if row is None or not (place.enter_patient(top, row) if at_patients else place.enter_study(top, row)):
-                self._top_done()
+                self._finish_top()
             elif self.scope.query.level <= STUDY:
-                self._top_done()
+                self._finish_top()
                 if self._exists_below(place):
                     yield place
             else:
                 yield from self._series_places(place)
-                self._top_done()
-            if self.is_tired():
+                self._finish_top()
+            if self.is_step_over():
                 yield None
 
     def _next_tops(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Ids and rows of patients or studies, the one first in which the walk was stopped; b"": enough was read."""
+        """Ids and rows of patients or studies, first of the one within which the walk paused; b"": pause here."""
         table = self.scope.environment.patients if self.scope.query.level == PATIENT else self.scope.environment.studies
         get, pack = self.scope.txn.get, keys.ID.pack
         if self._is_within:
@@ -118,7 +117,7 @@ class Walk:
                     self._is_within = True
                     yield top, row
 
-    def _top_done(self) -> None:
+    def _finish_top(self) -> None:
         self._is_within = False
         self._series = self._instance = b""
 
@@ -132,14 +131,14 @@ class Walk:
                 continue
             self.examined += 1
             if not place.enter_series(series_id, row):
-                # The one in which the walk was stopped is entered again, which is no step ahead.
-                if is_next and self.is_tired():
+                # The series within which the walk paused is entered again: do not pause there again.
+                if is_next and self.is_step_over():
                     yield None
                 continue
             if self.scope.query.level == SERIES:
                 if self._exists_below(place):
                     yield place
-                elif self.is_tired():
+                elif self.is_step_over():
                     yield None
                 continue
             for key, instance_row in self._instance_rows(series_id, self._instance):
@@ -147,11 +146,11 @@ class Walk:
                 self._instance = key
                 if instance_row and place.enter_instance(key, instance_row):
                     yield place
-                elif self.is_tired():
+                elif self.is_step_over():
                     yield None
 
     def _series_rows(self, place: Place) -> Iterable[tuple[bytes, bytes]]:
-        """Id and row of `counts` of the study's series that may be asked for."""
+        """Id and row of `counts` of the study's series that may match."""
         if self.candidates.series_of is None:
             return place.counts()
         get, table = self.scope.txn.get, self.scope.environment.counts
@@ -160,7 +159,7 @@ class Walk:
         return ((series_id, row) for series_id, row in rows if row is not None)
 
     def _instance_rows(self, series_id: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """Keys and rows of the instances of a series that may be asked for; b"" for one that is surely not."""
+        """Keys and rows of the instances of a series that may match; b"" for one that certainly does not."""
         table = self.scope.environment.instances
         if self.candidates.instances is not None:
             for key in self.candidates.instances.get(series_id, ()):
@@ -178,7 +177,7 @@ class Walk:
                     yield key, row if quick is None or quick(row) else b""
 
     def _exists_below(self, place: Place) -> bool:
-        """Relational: whether something below the query's level meets what is asked there."""
+        """For relational queries: whether an entity below the query's level meets the conditions there."""
         if not self._reaches_below:
             return True
         if self.scope.query.level == PATIENT:
@@ -189,7 +188,7 @@ class Walk:
         return self._instance_below(place.series_id)
 
     def _study_below(self, study_id: bytes) -> bool:
-        place = Place(self.scope, self._question)
+        place = Place(self.scope, self._request)
         row = self.scope.txn.get(study_id, db=self.scope.environment.studies)
         if row is None or not place.enter_study(study_id, row):
             return False
@@ -198,7 +197,7 @@ class Walk:
         return True
 
     def _series_below(self, place: Place) -> bool:
-        below = Place(self.scope, self._question)
+        below = Place(self.scope, self._request)
         for series_id, row in self._series_rows(place):
             self.examined += 1
             if below.enter_series(series_id, row) and self._instance_below(series_id):
@@ -208,7 +207,7 @@ class Walk:
     def _instance_below(self, series_id: bytes) -> bool:
         if not self.scope.plan.conditions[IMAGE]:
             return True
-        below = Place(self.scope, self._question)
+        below = Place(self.scope, self._request)
         for key, row in self._instance_rows(series_id, b""):
             self.examined += 1
             if row and below.enter_instance(key, row):

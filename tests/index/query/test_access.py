@@ -112,10 +112,10 @@ def test_no_access_is_narrower_than_a_look_at_everything(
                 "KEYS_MAX": 7,
                 "ROWS_MAX": 4,
                 "_CHUNK": 3,
-                "_SIEVED_MIN": 4,
+                "_SIEVE_MIN": 4,
             }.items():
                 small.setattr(access, name, value)
-            small.setattr(access, "_COUNTED_MAX", rng.choice(((2, 5), (4, 400))))
+            small.setattr(access, "_COUNT_LIMITS", rng.choice(((2, 5), (4, 400))))
             small.setattr(access, "_WIDE_SHARE", rng.choice((1, 3, 8)))
             small.setattr(access, "_SERIES_IDS", rng.choice((1, 8)))
             row_count = rng.choice((1, 40))

@@ -59,7 +59,7 @@ SMALL = (
     (searching, "PAGE", 3),
     (walking, "EXAMINED_MAX", 4),
     (access, "KEYS_MAX", 5),
-    (access, "_SIEVED_MIN", 1),
+    (access, "_SIEVE_MIN", 1),
     (access, "_FEW", 1),
     (text_scan, "ROWS_MAX", 2),
 )
