@@ -1,13 +1,13 @@
 """Compares the index with the log, record by record and row by row: for `archive.verify` and the scrub.
 
-    log → index    a record is known where it lies, and the row of a current instance says what the record says: place,
-                   stamp, UIDs, transfer syntax, sender; its series, study and patient can be read and lead to each
-                   other, and what a study of one statement says of patient and study is what the record says
-    index → log    the row of a current instance is the one that its SOP Instance UID leads to; with the other way that
-                   makes one record of each
+    log → index    the index has each record at its position. The row of a current instance agrees with its record:
+                   place, stamp, UIDs, transfer syntax, sender. Its series, study and patient can be read and lead to
+                   each other. If the study has one statement, its facts agree with the record
+    index → log    the SOP Instance UID of each row of `instances` leads to that row. Together with log → index, each
+                   row has exactly one record
 
-Reads only, page by page, and keeps no read transaction between pages. Judges nothing. Rows that cannot be decoded raise
-IndexDamaged.
+Reads only, page by page, and keeps no read transaction between pages. Reports differences, and does not judge them.
+Damaged rows raise IndexDamaged.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from engine.storage.record import Kind, Record
 PAGE = 500
 
 UNKNOWN = "the index does not know this record"
-HELP = "`filmroom rebuild-index` makes the index anew"
+HELP = "run `filmroom rebuild-index` to make the index again"
 
-_SAID = (
+_COMPARED_FIELDS = (
     "position",
     "stamp",
     "sop_class_uid",
@@ -53,10 +53,10 @@ def current_instances(environment: Environment) -> Iterator[Instance]:
 
 
 def unreferenced_rows(environment: Environment) -> Iterator[list[tuple[Instance, str]]]:
-    """The rows of instances that nothing leads to, and what is wrong. A list for each PAGE rows, often empty."""
-    what = f"the index has a row for it that its UID does not lead to; {HELP}"
+    """The rows of instances that no UID leads to, and the fault. A list for each PAGE rows, often empty."""
+    fault = f"the index has a row for it that its UID does not lead to; {HELP}"
     for page in _pages(environment):
-        yield [(instance, what) for instance, is_led_to in page if not is_led_to]
+        yield [(instance, fault) for instance, is_referenced in page if not is_referenced]
 
 
 def _pages(environment: Environment) -> Iterator[list[tuple[Instance, bool]]]:
@@ -78,14 +78,14 @@ def _pages(environment: Environment) -> Iterator[list[tuple[Instance, bool]]]:
 
 
 def wrong_records(environment: Environment, records: Sequence[Record]) -> list[tuple[Record, str]]:
-    """The records that the index does not know at their positions, or that differ from it; and what is wrong."""
+    """The records that the index does not know at their positions, or that differ from it; and the fault."""
     with environment.reading() as txn:
-        checked = _Levels(txn, environment)
-        return [(record, fault) for record in records if (fault := _fault(txn, environment, record, checked))]
+        levels = _Levels(txn, environment)
+        return [(record, fault) for record in records if (fault := _fault(txn, environment, record, levels))]
 
 
 def tables_by_offset(environment: Environment, segment_id: int) -> dict[int, str]:
-    """Where records of a segment begin that are no current instances, and the table that knows each; reads all rows."""
+    """The offsets of a segment's records that are not current instances, and the table of each; reads all rows."""
     places = ((key[-keys.PLACE.size :], table) for table, key in rows_in(environment, segment_id))
     return {keys.PLACE.unpack(place)[1]: table for place, table in places}
 
@@ -97,9 +97,9 @@ def _fault(txn: ReadTxn, environment: Environment, record: Record, levels: _Leve
         if where and row is not None and keys.INSTANCE.unpack_from(row)[1:3] == record.position[:2]:
             entry = Entry.unpack(record)
             stored, indexed = instance_of(entry), read_instance(txn, environment, where, row)
-            other = [name for name in _SAID if getattr(stored, name) != getattr(indexed, name)]
-            if other:
-                return f"the index says otherwise of it: {', '.join(other)}; {HELP}"
+            names = [name for name in _COMPARED_FIELDS if getattr(stored, name) != getattr(indexed, name)]
+            if names:
+                return f"the index differs from it in {', '.join(names)}; {HELP}"
             return levels.fault(where[:4], entry)
     rows = rows_of([record])
     if not rows:
@@ -109,42 +109,42 @@ def _fault(txn: ReadTxn, environment: Environment, record: Record, levels: _Leve
 
 
 class _Levels:
-    """Looks at the series, study and patient above instances, each series once in a read transaction."""
+    """Checks the series, study and patient above instances; each series once in a read transaction."""
 
     def __init__(self, txn: ReadTxn, environment: Environment) -> None:
         self._txn = txn
         self._environment = environment
-        self._seen: dict[bytes, str] = {}
+        self._faults: dict[bytes, str] = {}
 
     def fault(self, series_key: bytes, entry: Entry) -> str:
-        """What is wrong with them; empty if nothing is."""
-        if series_key not in self._seen:
-            fault = self._look(series_key, entry)
-            self._seen[series_key] = f"the index: {fault}; {HELP}" if fault else ""
-        return self._seen[series_key]
+        """The fault of these levels; empty if there is none."""
+        if series_key not in self._faults:
+            fault = self._check(series_key, entry)
+            self._faults[series_key] = f"the index: {fault}; {HELP}" if fault else ""
+        return self._faults[series_key]
 
-    def _look(self, series_key: bytes, entry: Entry) -> str:
+    def _check(self, series_key: bytes, entry: Entry) -> str:
         txn, environment = self._txn, self._environment
         series = UidRow.decode(present(txn.get(series_key, db=environment.series)), PART_COUNT_SERIES)
         study_key = keys.ID.pack(series.owner)
         study = UidRow.decode(present(txn.get(study_key, db=environment.studies)), PART_COUNT_STUDY)
         patient_key = keys.ID.pack(study.owner)
         patient = PatientRow.decode(present(txn.get(patient_key, db=environment.patients)))
-        ways = (
+        references = (
             (keys.bounded(series.uid) + b"\0" + study_key, environment.series_uids, series_key, "series"),
             (keys.bounded(study.uid), environment.study_uids, study_key, "study"),
             (patient.key, environment.patient_keys, patient_key, "patient"),
         )
-        for key, table, expected, level in ways:
+        for key, table, expected, level in references:
             if txn.get(key, db=table) != expected:
-                return f"the UID or key of its {level} leads elsewhere"
+                return f"the UID or key of its {level} leads to another {level}"
         if txn.get(patient_key + study_key, db=environment.patient_studies) is None:
-            return "its study is none of its patient's"
+            return "its study is not among the studies of its patient"
         if Counts.decode(present(txn.get(study_key + series_key, db=environment.counts))).count < 1:
-            return "its series counts no instance"
+            return "its series has a count of no instances"
         if study.statements == 1 and not study.facts.is_corrected and not entry.mark:
             for part, blob in zip(study.facts.parts, (entry.patient, entry.study), strict=True):
                 values = {tag: value for tag, value in blob_items(blob).items() if value.isascii()}
                 if any(tag in values and value.isascii() and value != values[tag] for tag, (_, value) in part.items()):
-                    return "what it says of its study is not what the instance says"
+                    return "the attributes of its study differ from those of the instance"
         return ""

@@ -3,22 +3,22 @@
 Every transaction of the index commits without a sync. That survives kill -9, but a power cut may lose any of the
 pages written since, in any order, and LMDB has no checksums to notice. LMDB never changes a page that a reader may
 still see, so a state stays whole on the disk as long as a read transaction of it is open: the *pin*. A checkpoint is a
-state that has been synced while it was pinned, with the meta page that leads to it kept in a file of its own:
+state that has been synced while it was pinned. Its meta page is stored in a file of its own:
 
-    1  while nobody can commit: open the next pin, copy its meta page
-    2  sync the log: the index must not point to records that a power cut takes away
+    1  while no process can commit: open the next pin, copy its meta page
+    2  sync the log: the index must not point to records that a power cut can lose
     3  fdatasync data.mdb
     4  write the file `checkpoint` (a new file, synced, renamed, directory synced)
-    5  let the old pin go
+    5  close the old pin
 
-Who may write, so that the file never lies:
+These rules keep the file valid:
 
-    the checkpointer lives    it holds the lock of the file `pin`, and the pin with it
-    no checkpointer           nothing pins the checkpointed state any more: whoever writes first replaces the file by
-                              VOID. Every write transaction looks (`Guard`) while no other can commit
-    index open elsewhere      `restore` leaves everything as it is: a power cut would have ended those processes too
+    the checkpointer lives    it holds the lock of the file `pin` as long as it has a pin
+    no checkpointer           nothing pins the checkpointed state any more: the first writer replaces the file by VOID.
+                              Every write transaction checks this (`Guard`) while no other can commit
+    index open elsewhere      `restore` changes nothing: a power cut would have ended those processes too
 
-The file: `checkpoint_file`. The way back: `restoration`. The look before each write: `guard`.
+`checkpoint_file` has the format of the file, `restoration` uses it after a stop, `guard` checks before each write.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Checkpointer:
     """Takes checkpoints. An index has one checkpointer at a time, in the keeper; make it before anything is written."""
 
     def __init__(self, environment: Environment, files: Files, sync_log: Callable[[], object]) -> None:
-        """Pins the present state. `sync_log` makes durable whatever the log holds; it may be called by any thread.
+        """Pins the present state. `sync_log` makes everything in the log durable; any thread may call it.
 
         Raises IndexError_ when another checkpointer lives.
         """
@@ -53,11 +53,11 @@ class Checkpointer:
         self._sync_log = sync_log
         self._working = threading.Lock()
         self._state = threading.Lock()
-        self._lost_count = 0
-        """How often the map has grown."""
+        self._growth_count = 0
+        """How often the map has grown, which loses the pin."""
         self._pin: ReadTxn | None = None
         self._checkpointed_id = -1
-        self._failed: StorageFailed | None = None
+        self._failure: StorageFailed | None = None
         try:
             self._data_fd = files.open(f"{directory}/data.mdb", os.O_RDWR)
             self._pin_fd = os.open(f"{directory}/pin", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
@@ -69,10 +69,10 @@ class Checkpointer:
             files.close(self._data_fd)
             os.close(self._pin_fd)
             raise
-        self._environment.before_grow = self._let_go
+        self._environment.before_grow = self._drop_pin
 
     def _start(self) -> None:
-        """While nobody can commit: pins the present state, and takes the file over if it speaks of just that."""
+        """Pins the present state, and adopts the file if it describes this state. No process may commit meanwhile."""
         pin = self._environment.begin_pin()
         checkpoint = read_file(self._directory, self._files)
         if checkpoint is not None and checkpoint.kind != Kind.VOID and checkpoint.meta_page == self._meta_page_of(pin):
@@ -86,7 +86,7 @@ class Checkpointer:
         self._pin = pin
 
     def _meta_page_of(self, pin: ReadTxn) -> bytes:
-        """The meta page of a pinned state, while it is the newest."""
+        """The meta page of a pinned state. Call this while it is the newest state."""
         try:
             data = self._files.pread(self._data_fd, 2 * self._environment.page_bytes(), 0)
         except OSError as error:
@@ -99,11 +99,11 @@ class Checkpointer:
         return page
 
     def needs_checkpoint(self) -> bool:
-        """Whether something has been committed since the last one."""
+        """Whether anything has been committed since the last checkpoint."""
         return self._environment.last_transaction_id() != self._checkpointed_id
 
     def checkpoint(self) -> None:
-        """Makes the present state of index and log the one that survives a power cut. Blocks on the disk.
+        """Makes the present state of index and log survive a power cut. Blocks on the disk.
 
         Raises StorageFull, StorageFailed (final: the state on the disk is unknown) or IndexError_.
         """
@@ -111,32 +111,32 @@ class Checkpointer:
             self._checkpoint(Kind.OPEN)
 
     def _checkpoint(self, kind: Kind) -> None:
-        if self._failed is not None:
-            raise StorageFailed(f"a checkpoint has failed before: {self._failed}") from self._failed
+        if self._failure is not None:
+            raise StorageFailed(f"a checkpoint has failed before: {self._failure}") from self._failure
         try:
             self._take(kind)
         except StorageFailed as error:
-            self._failed = error
-            self._distrust(error)
+            self._failure = error
+            self._void_after(error)
             raise
 
-    def _distrust(self, failure: StorageFailed) -> None:
-        """Makes the checkpoint void after a failed sync: else the next start would believe the page cache."""
+    def _void_after(self, failure: StorageFailed) -> None:
+        """Makes the checkpoint void after a failed sync: else the next start would trust the page cache."""
         if self._checkpointed_id != -1:
             return
         try:
             write_file(self._directory, self._files, Checkpoint(Kind.VOID, 0, "", b""))
         except StorageError as error:
-            failure.add_note(f"nor can the index be marked as lost: {error}")
+            failure.add_note(f"the checkpoint file cannot be made void either: {error}")
 
     def _take(self, kind: Kind) -> None:
-        new_pin, transaction_id, page, lost_count = self._environment.holding_write_lock(self._pin_newest)
+        new_pin, transaction_id, page, growth_count = self._environment.holding_write_lock(self._pin_newest)
         unused: ReadTxn | None = new_pin
         try:
             self._sync_log()
             self._files.fdatasync(self._data_fd)
             with self._state:
-                if self._lost_count != lost_count:
+                if self._growth_count != growth_count:
                     return
                 write_file(self._directory, self._files, Checkpoint(kind, transaction_id, boot.boot_id(), page))
                 unused, self._pin = self._pin, new_pin
@@ -148,16 +148,16 @@ class Checkpointer:
     def _pin_newest(self) -> tuple[ReadTxn, int, bytes, int]:
         pin = self._environment.begin_pin()
         try:
-            return pin, pin.id(), self._meta_page_of(pin), self._lost_count
+            return pin, pin.id(), self._meta_page_of(pin), self._growth_count
         except BaseException:
             pin.abort()
             raise
 
-    def _let_go(self) -> None:
-        """The map is about to grow, which ends every pin: until the next checkpoint there is none."""
+    def _drop_pin(self) -> None:
+        """Makes the checkpoint void, before the growth of the map ends every pin. The next checkpoint pins again."""
         with self._state:
             checkpoint_file.write_void(self._directory, self._files)
-            self._lost_count += 1
+            self._growth_count += 1
             self._pin = None
             self._checkpointed_id = -1
 
@@ -165,7 +165,7 @@ class Checkpointer:
         """Takes a last checkpoint if the end is clean, then ends the pin. Close the index right after."""
         with self._working:
             try:
-                if clean and self._failed is None:
+                if clean and self._failure is None:
                     self._checkpoint(Kind.CLEAN)
                     data_file.write_checksum(self._directory, self._files, self._data_fd, self._checkpointed_id)
             finally:

@@ -1,4 +1,4 @@
-"""The file `checkpoint`: which state of the index is whole on the disk, and the meta page that leads to it.
+"""The file `checkpoint`: the state of the index that is whole on the disk, and the meta page that leads to it.
 
     offset  bytes  field
     0       8      magic "FILMCKPT"
@@ -8,9 +8,9 @@
     24      36     boot id (text)
     60      4      length M of the meta page, 0 if VOID
     64      M      meta page
-    64+M    4      crc32c of all before
+    64+M    4      crc32c of all bytes before
 
-VOID: no state is known to be whole on the disk. Who writes it, and when: `checkpoint`.
+VOID: no state is known to be whole on the disk. `checkpoint` says which process writes it, and when.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _CRC = struct.Struct("<I")
 
 
 class Kind(IntEnum):
-    """What the checkpoint file says."""
+    """The kinds of checkpoint."""
 
     OPEN = 1
     """The state is whole on the disk; more may have been committed since."""
     CLEAN = 2
     """The same, and nothing has been committed since."""
     VOID = 3
-    """No state is known to be whole on the disk; the page cache of this boot is."""
+    """No state is known to be whole on the disk; only the page cache of this boot is whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Checkpoint:
 
     @classmethod
     def decode(cls, data: bytes) -> Checkpoint | None:
-        """None for anything that is not whole."""
+        """Decodes the content of the file; None if it is damaged."""
         if len(data) < _HEAD.size + _CRC.size or _CRC.unpack(data[-4:])[0] != crc32c(data[:-4]):
             return None
         magic, format_, kind, transaction_id, boot_id, length = _HEAD.unpack_from(data)
@@ -73,7 +73,7 @@ class Checkpoint:
 
 
 def read_file(directory: str, files: Files) -> Checkpoint | None:
-    """The checkpoint file, None if there is none or it is not whole."""
+    """Reads the checkpoint file; None if it is missing or damaged."""
     try:
         fd = files.open(f"{directory}/checkpoint", os.O_RDONLY)
     except OSError:
@@ -92,5 +92,5 @@ def write_file(directory: str, files: Files, checkpoint: Checkpoint) -> None:
 
 
 def write_void(directory: str, files: Files) -> None:
-    """Says in the file that no state is known to be whole on the disk."""
+    """Writes a VOID checkpoint."""
     write_file(directory, files, Checkpoint(Kind.VOID, 0, boot.boot_id(), b""))

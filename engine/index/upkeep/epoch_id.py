@@ -1,11 +1,11 @@
 """The epoch of an index, in which its ids are valid: INDEX/lifetime, 8 random bytes.
 
-Ids are given in the order of arrival and never twice, so an id marks where a long query can be resumed. That ends when
-the index is made anew or goes back to a checkpoint, since a replay may give other ids. If you send ids to a peer
+Ids ascend in the order of arrival and are never reused, so an id marks where a long query can be resumed. An epoch ends
+when the index is rebuilt or returns to a checkpoint, since a replay may assign other ids. If you send ids to a peer
 (`services.repository_query`), send the epoch with them.
 
-    no index, discarded, gone back ──keeper──► a new one, synced before anybody can ask for it
-    closed cleanly, in use, as it was          the same as before
+    no index, discarded, back to a checkpoint    the keeper makes a new one, and syncs it before anyone can read it
+    closed cleanly, in use, unchanged            the same as before
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NAME = "lifetime"
 
 
 def read(directory: str, files: Files) -> bytes:
-    """The one in effect; b"" when there is none, and then no id may be given away."""
+    """The present epoch; b"" if there is none: then give no id to a peer."""
     try:
         fd = files.open(f"{directory}/{NAME}", os.O_RDONLY)
     except OSError:
@@ -34,7 +34,7 @@ def read(directory: str, files: Files) -> bytes:
 
 
 def renew(directory: str, files: Files) -> None:
-    """Begins another one. Raises StorageFull or StorageFailed; the old one is over then too."""
+    """Begins a new epoch. Raises StorageFull or StorageFailed; the old epoch is over then too."""
     path = f"{directory}/{NAME}"
     files.unlink(path)
     replace_file(files, path, os.urandom(EPOCH_ID_BYTES))

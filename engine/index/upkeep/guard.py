@@ -12,7 +12,7 @@ from engine.storage.files import Files
 
 
 class Guard:
-    """Called in every write transaction of a handle: replaces a checkpoint that nothing pins by VOID."""
+    """Call it in every write transaction of a handle: it replaces a checkpoint that nothing pins by VOID."""
 
     def __init__(self, directory: str, files: Files) -> None:
         self._directory = directory

@@ -1,15 +1,15 @@
-"""Which records of a segment must survive its compaction. Reads only.
+"""Decides which records of a segment must survive its compaction. Reads only.
 
-    instance      the current one and versions; a dead one as long as what is alive might come out otherwise without it
-                  (`versions.is_needed`): the log that is left must say the same as the whole one
-    tombstone     as long as a record that it killed lies in another segment, and for TOMBSTONE_KEEP_S in any case
+    instance      the current one and kept versions. A dead one too, as long as other records might be alive without it
+                  (`versions.is_needed`): the remaining log must give the same index as the whole log
+    tombstone     as long as a record that it killed is in another segment, and always for TOMBSTONE_KEEP_S
     hold          the one that counts, of each study
     quarantined   until a tombstone names it
-    correction    for good, undone or not: it is what tells who did what
-    unknown       everything that the index has not been told of
+    correction    forever, undone or not: it is the audit trail
+    unknown       every record that has not been applied
 
 Of copies of one record only the last survives: a relocated record is not needed at its old place. An answer is valid
-only until something is applied, so ask again before you remove a file. Segments without needed records may be removed
+only until something is applied, so check again before you remove a file. Segments without needed records may be removed
 at once, in any order.
 """
 
@@ -56,7 +56,7 @@ def _is_alive(
             value = txn.get(correction_key(Correction.unpack(record)), db=environment.corrections)
             return value is None or bool(value[0])
     except IndexError_:
-        return True  # of a later version of this engine
+        return True  # from a later version of this engine
     return True
 
 
@@ -80,25 +80,25 @@ def _is_instance_alive(
         return False
     if current is not None and current.order == key[: keys.ORDER_BYTES]:
         return False  # see `is_copied`
-    asked = sop_key, position.segment_id
-    if asked not in needed:  # one answer for all dead records that a UID has in a segment: there may be thousands
+    group = sop_key, position.segment_id
+    if group not in needed:  # one answer for all dead records that a UID has in a segment: there may be thousands
         records = read_history(txn, environment, sop_key)
         if current is not None and row:
             current.transfer_syntax_uid = read_name(txn, environment, keys.INSTANCE.unpack_from(row)[11])
             records.append(current)
-        needed[asked] = is_needed(in_order(records), position.segment_id)
-    return needed[asked]
+        needed[group] = is_needed(in_order(records), position.segment_id)
+    return needed[group]
 
 
 def is_copied(txn: ReadTxn, environment: Environment, sop_key: bytes, key: bytes) -> bool:
-    """Whether the current record of a UID is a copy of the one with this key: then nothing depends on that one."""
+    """Whether the current record of a UID is a copy of the record with this key, on which nothing then depends."""
     where = txn.get(sop_key, db=environment.sop_uids)
     row = txn.get(where, db=environment.instances) if where else None
     return row is not None and _current(row).order == key[: keys.ORDER_BYTES]
 
 
 def _current(row: bytes) -> UidRecord:
-    """The current record, as far as the fold rule looks at it; without its transfer syntax."""
+    """The current record with the fields that the fold rule uses, but without its transfer syntax."""
     fields = keys.INSTANCE.unpack_from(row)
     position = Position(fields[1], fields[2], fields[8], fields[7], fields[3], fields[6])
     return UidRecord(order_and_place(fields[0], position), State.CURRENT, Kind.INSTANCE, fields[9], position)
@@ -120,7 +120,7 @@ def _is_tombstone_alive(txn: ReadTxn, environment: Environment, tombstone: Tombs
 
 
 def killed_by(txn: ReadTxn, environment: Environment, sop_key: bytes, stamp: int, target_stamp: int) -> list[int]:
-    """The segments in which records of a UID lie that a tombstone of this stamp and target keeps dead."""
+    """The segments that contain records of a UID which a tombstone with this stamp and target keeps dead."""
     positions = []
     prefix = sop_key + b"\0"
     if target_stamp:

@@ -1,20 +1,20 @@
 """Replays the log into the index: the tail after a stop, or everything for a new index.
 
 Reads records through `storage.recovery`, which also cuts torn tails and seals the segments of dead writers, and applies
-them with `Catalog.apply`, so the result is the same as after live writing. May be stopped and started again.
+them with `Catalog.apply`, so the result is the same as after live writing. May be interrupted and started again.
 
-    segment's mark                       what happens
-    sealed                               not opened at all: a start costs what is unsealed, not what is stored
-    not sealed, or no mark               recovered from `indexed_bytes` on and applied: by its hints if it is sealed
-    a living writer has it               left to that writer
-    its file is gone, live records       reported; the index keeps saying where they were
-    no mark, no file, known as sealed    reported: the index was lost, and so were these records
+    segment                               treatment
+    its mark is sealed                    not opened: the cost of a start depends on unsealed segments only
+    its mark is not sealed, or missing    recovered from `indexed_bytes` on and applied: by its hints if it is sealed
+    a living writer has it                left to that writer
+    its file is gone, with live records   reported; the index keeps their positions
+    no mark, no file, known as sealed     reported: the index was lost, and so were these records
 
-With `follow` the log belongs to another machine (a replica's), or cannot be written: it is only read, by
+With `follow` the log belongs to another machine (on a replica), or cannot be written. It is then only read, by
 `recovery.read_segment`, again and again. Records that a compaction has moved there move here too: the last copy counts.
 
-A record that cannot be decoded (another version, damage that its checksum does not show) is reported, and the replay
-goes on: never skip one silently.
+A record that cannot be decoded (another version, or damage that its checksum does not show) is reported, and the replay
+continues. Never skip a record silently.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ BATCH = 2000
 """Records in one transaction: some 20 ms in which no other process can write."""
 
 Progress = Callable[[str, int, int], None]
-"""(what, done, total)."""
+"""(name of the step, done, total)."""
 
 
 @dataclass(slots=True)
@@ -66,25 +66,25 @@ class Report:
     segments: int = 0
     """Opened."""
     records: int = 0
-    """Applied; those that were there already included."""
+    """Applied, those applied before included."""
     torn: int = 0
     """Segments whose tail was cut."""
     owned: int = 0
     """Segments left to a living writer."""
     findings: list[Damage] = field(default_factory=list)
-    """What is not as it was written, or cannot be read."""
+    """Damage, and records that cannot be read."""
     lost: list[Damage] = field(default_factory=list)
-    """The findings of records that were safe once and are lost for good."""
+    """The findings of records that were durable once and are lost."""
     renamed: list[tuple[int, int]] = field(default_factory=list)
-    """Segments that had another one's name, and the number that they have now."""
+    """Segments whose files had the name of another one, and the number that they have now."""
 
     def add_lost(self, *lost: Damage) -> None:
-        """Adds records that are lost for good."""
+        """Adds records that are lost."""
         self.findings += lost
         self.lost += lost
 
     def summary(self) -> dict[str, int]:
-        """The numbers, for a log."""
+        """The counts for a log."""
         return {
             "segments": self.segments,
             "records": self.records,
@@ -106,10 +106,10 @@ def replay(
     archive_id: bytes = b"",
     sealed_segments: SealedSegments = NONE_SEALED,
 ) -> Report:
-    """Applies what the log has beyond the marks; with `only`, of these segments.
+    """Applies the records of the log after the marks; with `only`, of these segments.
 
-    With an `archive_id`, a segment of another archive is reported and left as it is. `sealed_segments`: the segments
-    that were sealed, from elsewhere. Raises IndexError_, StorageFailed or StorageFull; damage in the log is reported,
+    With an `archive_id`, a segment of another archive is reported and not changed. `sealed_segments`: sealed segments
+    by another source than the index. Raises IndexError_, StorageFailed or StorageFull; damage in the log is reported,
     not raised.
     """
     marks = index.segment_marks()
@@ -125,17 +125,17 @@ def replay(
         if segment_id not in present and marks[segment_id].live_count:
             report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is missing"))
     for segment_id in sorted(sealed_segments.by_id.keys() - marks.keys() - set(present) if only is None else ()):
-        # Asked once more: it may have been removed, or renamed, a moment ago.
+        # Check again: the file may have been removed or renamed a moment ago.
         recovery = recover_segment(files, log_directory, segment_id, FIRST_RECORD, sealed_segments=sealed_segments)
         report.add_lost(*recovery.damage)
-    new_marks = [
+    unsealed = [
         segment_id
         for segment_id in present
         if segment_id in segment_ids and not (segment_id in marks and marks[segment_id].sealed)
     ]
-    for done, segment_id in enumerate(new_marks):
+    for count, segment_id in enumerate(unsealed):
         if progress is not None:
-            progress("segments", done, len(new_marks))
+            progress("segments", count, len(unsealed))
         mark = marks.get(segment_id)
         if archive_id and mark is None and _is_foreign(store, segment_id, archive_id):
             report.findings.append(Damage(segment_id, 0, 0, "the segment belongs to another archive"))
@@ -146,12 +146,12 @@ def replay(
         has_grown = partial(has_sealed_later, files, log_directory, segment_id, present)
         _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, sealed_segments, has_grown)
     if progress is not None:
-        progress("segments", len(new_marks), len(new_marks))
+        progress("segments", len(unsealed), len(unsealed))
     return report
 
 
 def _is_foreign(store: SegmentStore, segment_id: int, archive_id: bytes) -> bool:
-    """Whether a segment names another archive; one that names none is for recovery to judge."""
+    """Whether a segment belongs to another archive. False if its header cannot be read: recovery handles that."""
     try:
         return read_header_or_trailer(store.open(segment_id), segment_id).archive_id != archive_id
     except StorageError:
@@ -215,9 +215,9 @@ def load_sealed(
     report: Report,
     sealed_segments: SealedSegments = NONE_SEALED,
 ) -> bool:
-    """Applies a segment that is sealed and as it should be, wherever it lies; False: `recover_segment` must look at it.
+    """Applies a segment that is sealed and undamaged, in any store. False: use `recover_segment`.
 
-    Raises StoreUnreachable while nobody can say.
+    Raises StoreUnreachable when its store cannot be reached.
     """
     sealed = sealed_segments.by_id.get(segment_id)
     try:
@@ -298,7 +298,7 @@ def rebuild(
     sealed_segments: SealedSegments = NONE_SEALED,
     schema: Schema = STANDARD,
 ) -> tuple[Catalog, Report]:
-    """Throws the index away and makes it again from the log, which `follow` leaves as it is. Returns it open.
+    """Deletes the index and makes it again from the log, which `follow` does not change. Returns it open.
 
     Raises IndexError_ when it is in use, StorageFailed or StorageFull.
     """

@@ -1,11 +1,12 @@
 """Restores the last checkpoint: brings the files of an index to a state that LMDB may open.
 
-After a stop without a clean end `restore` writes that meta page into both of LMDB's meta slots. LMDB then opens the
-state of the checkpoint, whatever else is in the file, and the log is replayed from the watermarks in that state.
+After a stop without a clean end, `restore` writes the checkpoint's meta page into both of LMDB's meta slots. LMDB then
+opens the state of the checkpoint and ignores everything else in the file, and the log is replayed from the marks in
+that state.
 
-A VOID file and another boot id (or none: a checkpoint failed), or no usable file: the index is thrown away and made
-again from the log.
-The same happens to a data.mdb that cannot be what its meta page says, or is not as a clean end left it (`data_file`).
+The index is deleted, and made again from the log, if there is no usable checkpoint file, if that is VOID and has
+another boot id or none (a checkpoint failed), or if data.mdb contradicts its meta page or the checksum of a clean end
+(`data_file`).
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ class RestoreResult(Enum):
     NEW = "there was no index"
     IN_USE = "other processes have the index open"
     CLEAN = "closed cleanly"
-    CHECKPOINT = "went back to the last checkpoint"
+    CHECKPOINT = "returned to the last checkpoint"
     AS_IS = "no checkpoint, but the machine has not stopped"
     DISCARDED = "no usable checkpoint: discarded"
     DAMAGED = "data.mdb is damaged: discarded"
 
 
 def is_clean(directory: str, files: Files) -> bool:
-    """Whether the index was closed cleanly and no process has it open, so it can be read without being changed.
+    """Whether the index was closed cleanly and no process has it open, so it can be read without a change.
 
-    For archives that must not be written. False if that is not certain.
+    For archives that must not be written. False if this is not certain.
     """
     checkpoint = read_file(directory, files)
     if checkpoint is None or checkpoint.kind != Kind.CLEAN:
@@ -101,7 +102,7 @@ def _restore(directory: str, files: Files) -> RestoreResult:
 
 
 def _state(directory: str, files: Files, fd: int, checkpoint: Checkpoint | None) -> RestoreResult:
-    """What data.mdb, open as `fd`, may be taken for; goes back to the checkpoint where it must."""
+    """The state of data.mdb, open as `fd`; returns it to the checkpoint if necessary."""
     if checkpoint is not None and checkpoint.kind != Kind.VOID:
         if data_file.meta_fault(checkpoint.meta_page, files.size(fd)):
             return RestoreResult.DAMAGED
@@ -126,14 +127,14 @@ def _write_metas(files: Files, fd: int, checkpoint: Checkpoint) -> None:
 
 
 def _discard(directory: str, files: Files) -> None:
-    """Removes the index; its lock files stay."""
+    """Deletes the index; its lock files stay."""
     for name in ("data.mdb", "lock.mdb", "checkpoint", "checksum", epoch_id.NAME):
         files.unlink(f"{directory}/{name}")
     files.sync_directory(directory)
 
 
 def discard(directory: str, files: Files) -> None:
-    """Throws the index away, to be rebuilt. Raises IndexError_ when it is in use."""
+    """Deletes the index, to be rebuilt. Raises IndexError_ when it is in use."""
     os.makedirs(directory, mode=0o750, exist_ok=True)
     users_fd = os.open(f"{directory}/users", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
