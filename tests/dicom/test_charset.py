@@ -68,25 +68,25 @@ def test_examples_come_back_through_encoding(character_set: bytes, value: bytes,
 
 
 @pytest.mark.parametrize(("character_set", "value", "text"), EXAMPLES)
-def test_examples_are_encoded_as_the_annexes_have_them(character_set: bytes, value: bytes, text: str) -> None:
+def test_examples_are_encoded_as_in_the_annexes(character_set: bytes, value: bytes, text: str) -> None:
     assert encode(text, character_set, "PN") == value
 
 
 @given(st.text(max_size=30), st.sampled_from([example[0] for example in EXAMPLES]), st.sampled_from(("PN", "LO", "LT")))
-def test_what_can_be_encoded_decodes_to_the_same(text: str, character_set: bytes, vr: str) -> None:
+def test_encoded_text_decodes_to_the_same(text: str, character_set: bytes, vr: str) -> None:
     encoded = encode(text, character_set, vr)
     if encoded is not None:
         assert decode(encoded, character_set, vr) == text
 
 
-def test_what_a_set_has_not_is_not_encoded() -> None:
+def test_characters_that_a_set_lacks_are_not_encoded() -> None:
     for character_set in (b"", b"ISO_IR 6", b"ISO_IR 100", b"\\ISO 2022 IR 149", b"ISO_IR 13"):
         assert encode("Ж山م", character_set, "LO") is None
     assert encode("山", b"ISO_IR 13", "LO") is None
     assert encode("plain", b"", "LO") == b"plain"
 
 
-def test_a_yen_sign_is_not_written_as_the_backslash_that_it_would_be_read_as() -> None:
+def test_a_yen_sign_is_not_written_because_readers_would_see_a_backslash() -> None:
     for character_set in (b"ISO_IR 13", b"\\ISO 2022 IR 87", b"ISO 2022 IR 13\\ISO 2022 IR 87"):
         assert encode("¥", character_set, "LO") is None
         assert encode("‾", character_set, "LO") is None
@@ -232,18 +232,18 @@ def test_undeclared_bytes_are_tried_as_utf8_then_taken_for_latin1() -> None:
         assert decode(b"J\xe9r\xf4me", character_set) == "Jérôme"
 
 
-def test_bytes_that_the_declared_set_has_not_are_replaced_not_refused() -> None:
+def test_bytes_that_the_declared_set_lacks_are_replaced_not_refused() -> None:
     assert decode(b"ab\xff\xfe", b"GB18030") == "ab\ufffd\ufffd"
     assert decode("é".encode(), b"ISO_IR 13") != ""
 
 
-def test_bytes_that_the_declared_set_has_not_are_tried_as_utf8() -> None:
+def test_bytes_that_the_declared_set_lacks_are_tried_as_utf8() -> None:
     assert decode("é".encode(), b"ISO_IR 109") == "é"
     assert decode("山田".encode(), b"\\ISO 2022 IR 87") == "山田"
     assert decode("Ж".encode(), b"ISO_IR 100\\ISO_IR 192") == "Ж"
 
 
-def test_what_is_said_to_be_utf8_and_is_not_is_taken_for_latin1() -> None:
+def test_invalid_utf8_is_taken_for_latin1() -> None:
     assert decode(b"M\xfcller^J\xf6rg", b"ISO_IR 192") == "Müller^Jörg"
     assert decode(b"Andr\xe9", b"ISO_IR 192") == "André"
 
@@ -266,7 +266,7 @@ def test_vrs_without_a_character_set_are_not_decoded_by_it() -> None:
     assert decode(b"\xd4\xcf", b"ISO_IR 13", "CS") == "ÔÏ"
 
 
-def test_a_backslash_within_two_bytes_is_no_separator() -> None:
+def test_a_backslash_within_two_bytes_is_not_a_separator() -> None:
     value = "表".encode("gbk") + b"\\" + "乗".encode("gb18030")
     assert decode("乗\\乗".encode("gb18030"), b"GB18030").count("\\") == 1
     assert decode(value, b"GBK") == "表\\乗"
@@ -279,7 +279,7 @@ def test_a_delimiter_brings_back_the_first_set(delimiter: bytes) -> None:
     assert decode(value, b"ISO 2022 IR 100\\ISO 2022 IR 144", "PN") == "И" + delimiter.decode() + "é"
 
 
-def test_component_delimiters_do_so_in_person_names_only() -> None:
+def test_component_delimiters_do_this_only_in_person_names() -> None:
     value = b"\x1b-L\xb8^\xd2"
     assert decode(value, b"ISO 2022 IR 100\\ISO 2022 IR 144", "PN") == "И^Ò"
     assert decode(value, b"ISO 2022 IR 100\\ISO 2022 IR 144", "LO") == "И^в"

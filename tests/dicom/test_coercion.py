@@ -74,7 +74,7 @@ def coerced(ds: Dataset, syntax: TransferSyntax, values: Mapping[int, bytes | No
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
-def test_values_are_replaced_added_emptied_and_taken_out(syntax: TransferSyntax) -> None:
+def test_values_are_replaced_added_emptied_and_removed(syntax: TransferSyntax) -> None:
     after = coerced(
         sample(),
         syntax,
@@ -96,7 +96,7 @@ def test_values_are_replaced_added_emptied_and_taken_out(syntax: TransferSyntax)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
-def test_what_was_there_stands_in_original_attributes(syntax: TransferSyntax) -> None:
+def test_original_values_are_in_original_attributes(syntax: TransferSyntax) -> None:
     once = coerced(sample(), syntax, {tags.PatientName: b"NEW", tags.IssuerOfPatientID: b"HOSP", tags.PatientID: b"A1"})
     (item,) = once.OriginalAttributesSequence
     assert (item.ModifyingSystem, item.ReasonForTheAttributeModification) == ("FILMROOM", "CORRECT")
@@ -110,7 +110,7 @@ def test_what_was_there_stands_in_original_attributes(syntax: TransferSyntax) ->
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
-def test_a_name_that_the_character_set_cannot_carry_brings_the_text_into_utf_8(syntax: TransferSyntax) -> None:
+def test_a_name_that_the_character_set_lacks_converts_the_text_to_utf_8(syntax: TransferSyntax) -> None:
     after = coerced(sample(), syntax, {tags.PatientName: "王^小東".encode()})
     assert after.SpecificCharacterSet == "ISO_IR 192"
     assert (after.PatientName, after.StudyDescription) == ("王^小東", "Schädel")
@@ -121,7 +121,7 @@ def test_a_name_that_the_character_set_cannot_carry_brings_the_text_into_utf_8(s
     assert bytes(after.PixelData) == bytes(range(8))
 
 
-def test_nothing_is_said_when_nothing_changes() -> None:
+def test_without_a_change_original_attributes_are_not_written() -> None:
     data = encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"A1", tags.EthnicGroup: None}))
     assert found.head + data[found.tail_offset :] == data
@@ -135,7 +135,7 @@ def test_a_head_is_enough() -> None:
     assert whole == head and head.tail_offset == pixels
 
 
-def test_group_lengths_go_with_what_they_counted() -> None:
+def test_group_lengths_are_dropped() -> None:
     data = b"\x08\x00\x00\x00UL\x04\x00\x10\x00\x00\x00" + encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
     found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
     after = decoded(found.head + data[found.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
@@ -165,7 +165,7 @@ def plain(element: DataElement) -> object:
 
 
 @needs_corpus()
-def test_the_corpus_reads_as_before_but_for_what_was_changed() -> None:
+def test_the_corpus_reads_as_before_except_for_the_changes() -> None:
     """A name that hardly any declared set carries, so that most heads are brought into UTF-8."""
     changes = Changes({tags.PatientName: "Łukasz^王".encode(), tags.PatientID: b"NEW"})
     changed = {tags.PatientName, tags.PatientID, tags.SpecificCharacterSet, tags.OriginalAttributesSequence}
@@ -255,7 +255,7 @@ def test_unknown_elements_keep_their_encoding_when_the_character_set_changes(
         assert bytes(after.PixelData) in (bytes(range(8)), bytes(x ^ 1 for x in range(8)))
 
 
-def test_items_that_say_what_was_before_come_into_the_encoding_of_the_data_set() -> None:
+def test_earlier_items_of_original_attributes_are_converted_to_the_encoding_of_the_data_set() -> None:
     """An Original Attributes Sequence that somebody has written as UN holds implicit VR; ours is an item beside it."""
     before = data_sets.header(tags.ModifyingSystem, "", 4, 0) + b"OLD "
     items = data_sets.header(ITEM, "", len(before), 0) + before
@@ -266,7 +266,7 @@ def test_items_that_say_what_was_before_come_into_the_encoding_of_the_data_set()
 
 
 @pytest.mark.parametrize("rest", [1, 7, 8, 11, 100, 2048])
-def test_bytes_behind_the_last_element_stay_where_they_are(rest: int) -> None:
+def test_bytes_after_the_last_element_stay_in_the_tail(rest: int) -> None:
     ds = sample()
     del ds.PixelData
     data = encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN) + b"\xff" * rest

@@ -179,7 +179,7 @@ PIXELS = element(0x7FE00010, "OW", b"\1\2\3\4")
     ids=["group length", "another group length", "length to end", "trailing padding", "sector padding", "a few zeros",
          "order", "padding of a value", "UN", "odd and spaces", "OB"],
 )  # fmt: skip
-def test_what_is_only_written_otherwise_is_the_same(other: bytes) -> None:
+def test_differences_of_encoding_do_not_count(other: bytes) -> None:
     assert names((BASE + PIXELS, ELE), (other, ELE)) == []
     assert names((other, ELE), (BASE + PIXELS, ELE)) == []
 
@@ -196,12 +196,12 @@ def test_what_is_only_written_otherwise_is_the_same(other: bytes) -> None:
         (element(0x00080018, "UI", b"1.2.3\0") + PIXELS, ["PatientName"]),
     ],
 )
-def test_what_differs_is_named(other: bytes, named: list[str]) -> None:
+def test_every_other_difference_is_named(other: bytes, named: list[str]) -> None:
     assert names((BASE + PIXELS, ELE), (other, ELE)) == named
     assert names((other, ELE), (BASE + PIXELS, ELE)) == named
 
 
-def test_a_sequence_in_un_is_the_same_as_one_that_says_so() -> None:
+def test_a_sequence_in_un_equals_a_declared_one() -> None:
     item = implicit(0x00091001, b"ab")
     within = struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item
     nested = element(0x00091001, "LO", b"ab")
@@ -237,7 +237,7 @@ def test_fragments_are_the_same_when_their_bytes_are() -> None:
     assert not is_same((one, jpeg), (BASE + element(0x7FE00010, "OB", b"abcdef"), ELE))
 
 
-def test_a_cut_value_is_not_the_same_as_the_whole_one_however_many_zeros_it_ends_with() -> None:
+def test_a_cut_value_differs_from_the_whole_one_even_if_that_ends_with_zeros() -> None:
     whole = BASE + element(0x7FE00010, "OW", bytes(100))
     assert not is_same((whole, ELE), (whole[:-20], ELE))
     assert not is_same((whole[:-10], ELE), (whole[:-20], ELE))
@@ -253,7 +253,7 @@ def test_a_hundred_sequences_within_each_other_are_compared() -> None:
     assert len(difference.path) == 100
 
 
-def test_what_nests_too_deep_or_has_too_many_elements_is_not_compared() -> None:
+def test_too_deep_or_too_many_elements_are_not_compared() -> None:
     deep = struct.pack("<HHIHHI", 0x0040, 0x0275, 0xFFFFFFFF, 0xFFFE, 0xE000, 0xFFFFFFFF) * 1000
     with pytest.raises(DataSetError):
         is_same((deep, ILE), (deep, ILE))

@@ -54,17 +54,17 @@ UNFITTING = [
 
 
 @pytest.mark.parametrize(("vr", "text"), FITTING)
-def test_what_fits_has_no_fault(vr: str, text: str) -> None:
+def test_a_valid_value_has_no_fault(vr: str, text: str) -> None:
     assert fault(vr, text) == ""
 
 
 @pytest.mark.parametrize(("vr", "text", "why"), UNFITTING)
-def test_what_does_not_fit_is_told_without_the_text(vr: str, text: str, why: str) -> None:
+def test_a_fault_is_described_without_the_text(vr: str, text: str, why: str) -> None:
     told = fault(vr, text)
     assert why in told
     assert text not in told
 
 
 @pytest.mark.parametrize(("vr", "text"), [pair for pair in FITTING if "\\" not in pair[1] and pair[0] != "LT"])
-def test_pydicom_agrees_about_what_fits(vr: str, text: str) -> None:
+def test_pydicom_accepts_the_same_values(vr: str, text: str) -> None:
     validate_value(vr, text.strip(), RAISE)

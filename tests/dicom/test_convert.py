@@ -100,7 +100,7 @@ def assert_same_raw_values(data: bytes, other: bytes, encoding: int, other_encod
 
 
 @needs_corpus()
-def test_the_corpus_survives_the_way_through_every_other_syntax_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_corpus_survives_conversion_to_every_other_syntax_and_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pydicom.config, "replace_un_with_known_vr", False)  # UN has no byte order to tell of
     monkeypatch.setattr(pydicom.config, "convert_wrong_length_to_UN", True)
     count = 0
@@ -140,7 +140,7 @@ def test_a_conversion_settles_after_one_round() -> None:
 
 
 @needs_corpus()
-def test_what_is_damaged_before_its_pixels_is_refused_by_name() -> None:
+def test_damage_before_pixel_data_is_refused_with_the_names_of_both_syntaxes() -> None:
     for file in convertible_files():
         if file.path.name in UNREADABLE:
             target = IMPLICIT if file.transfer_syntax.explicit_vr else EXPLICIT
@@ -152,7 +152,7 @@ def test_what_is_damaged_before_its_pixels_is_refused_by_name() -> None:
 
 
 @needs_corpus("odd")
-def test_a_hundred_levels_go_there_and_back() -> None:
+def test_a_hundred_levels_survive_conversion_and_back() -> None:
     for path in corpus_files("odd"):
         if path.name == "syn-nested-100.dcm":
             file = foreign.read_file(path)
@@ -198,7 +198,7 @@ def data_set(draw: st.DrawFn, depth: int = 0) -> list[Plain]:
 
 @settings(max_examples=300)
 @given(plain_data_set=data_set(), source=st.sampled_from((0, 1, 3)), target=st.sampled_from((0, 1, 3)))
-def test_conversion_gives_what_a_plain_encoder_writes(plain_data_set: list[Plain], source: int, target: int) -> None:
+def test_conversion_gives_the_bytes_of_a_plain_encoder(plain_data_set: list[Plain], source: int, target: int) -> None:
     data = data_sets.encode(plain_data_set, source)
     assert reencoding.reencode(data, source, target) == data_sets.encode(plain_data_set, target)
 
@@ -219,7 +219,7 @@ def test_mutated_data_sets_are_converted_or_refused(
         pass
 
 
-def test_a_data_set_cut_at_any_byte_is_converted_as_far_as_it_goes_or_refused() -> None:
+def test_a_data_set_cut_at_any_byte_is_converted_up_to_the_cut_or_refused() -> None:
     """Whole elements come through, and of a plain value what is there under its own length; sequences do not."""
     plain_data_set = data_sets.ct_head(undefined=True)
     data, whole = data_sets.encode(plain_data_set, 1), data_sets.encode(plain_data_set, 0)
@@ -240,7 +240,7 @@ def test_a_data_set_cut_at_any_byte_is_converted_as_far_as_it_goes_or_refused() 
     piece_bytes=st.integers(1, 300),
     cuts=st.lists(st.integers(0, 2000), max_size=4),
 )
-def test_pieces_of_any_length_come_to_what_comes_of_the_whole(
+def test_pieces_of_any_length_give_the_same_bytes_as_the_whole(
     plain_data_set: list[Plain], source: Any, target: Any, piece_bytes: int, cuts: list[int]
 ) -> None:
     data = data_sets.encode(plain_data_set, source.encoding)
@@ -260,14 +260,14 @@ def test_pieces_of_any_length_come_to_what_comes_of_the_whole(
 
 @needs_corpus()
 @pytest.mark.parametrize("target", [IMPLICIT, BIG])
-def test_the_corpus_comes_in_pieces_as_it_comes_whole(target: Any) -> None:
+def test_the_corpus_converts_in_pieces_as_it_does_whole(target: Any) -> None:
     for file in convertible_files()[::3]:
         if file.path.name not in UNREADABLE:
             pieces = Conversion(sources.Whole(file.data), file.transfer_syntax, target).pieces(997)
             assert b"".join([bytes(piece) for piece in pieces]) == convert(file.data, file.transfer_syntax, target)
 
 
-def test_pixel_data_that_is_cut_keeps_the_length_that_says_so() -> None:
+def test_pixel_data_that_is_cut_keeps_its_declared_length() -> None:
     data = data_sets.encode([text(tags.PatientID, "12"), Plain(tags.PixelData, "OW", bytes(range(100)))], 1)
     for target, header in (
         (IMPLICIT, data_sets.header(tags.PixelData, "", 100, 0)),
@@ -285,7 +285,7 @@ def test_pixel_data_that_is_cut_keeps_the_length_that_says_so() -> None:
     [bytes(k) for k in (1, 2, 3, 4, 5, 6, 7, 8, 11, 100, 2048)]
     + [b"\xff" * 11, b"AB" * 999, b" " * 3, b"\r\n", bytes(range(256))],
 )
-def test_bytes_behind_pixel_data_are_forgiven(source: Any, target: Any, rest: bytes) -> None:
+def test_bytes_after_pixel_data_are_tolerated(source: Any, target: Any, rest: bytes) -> None:
     plain_data_set = [*data_sets.ct_head(), Plain(tags.PixelData, "OW", bytes(range(100)))]
     native = EXPLICIT if source is DEFLATED else source
     data = data_sets.encode(plain_data_set, native.encoding) + rest
@@ -297,7 +297,7 @@ def test_bytes_behind_pixel_data_are_forgiven(source: Any, target: Any, rest: by
 
 
 @pytest.mark.parametrize("rest", [bytes(k) for k in (1, 3, 7, 8, 11, 100, 2048)] + [b" " * 5, b"\0\x02" * 50])
-def test_bytes_behind_a_document_are_forgiven(rest: bytes) -> None:
+def test_bytes_after_a_document_are_tolerated(rest: bytes) -> None:
     data = data_sets.encode(data_sets.ct_head(), 1)
     assert convert(data + rest, EXPLICIT, IMPLICIT) == data_sets.encode(data_sets.ct_head(), 0)
 
@@ -310,7 +310,7 @@ def implicit_to_explicit(plain_data_set: Sequence[Plain]) -> dict[int, str]:
     return {element.tag: element.vr for element in elements.walk(data, 1)}
 
 
-def test_private_elements_become_un_but_for_their_creators_and_sequences() -> None:
+def test_private_elements_become_un_except_creators_and_sequences() -> None:
     found = implicit_to_explicit(
         [
             Plain(0x00090010, "LO", b"CREATOR "),
@@ -330,7 +330,7 @@ def test_a_private_sequence_comes_back_as_a_sequence() -> None:
 
 
 @pytest.mark.parametrize(("representation", "vr"), [(0, "US"), (1, "SS")])
-def test_pixel_representation_decides_also_what_stands_before_it(representation: int, vr: str) -> None:
+def test_pixel_representation_decides_the_vr_of_elements_before_it_too(representation: int, vr: str) -> None:
     mapped = Plain(tags.ZeroVelocityPixelValue, "US", b"\xff\xff")
     smallest = Plain(tags.SmallestImagePixelValue, "US", b"\1\0")
     found = implicit_to_explicit([mapped, us(tags.PixelRepresentation, representation), smallest])
@@ -350,7 +350,7 @@ def test_waveform_bits_decide_the_vr_of_waveform_data(bits: int, vr: str) -> Non
     assert b"\x00\x54\x10\x10" + vr.encode() in convert(data, IMPLICIT, EXPLICIT)
 
 
-def test_numbers_and_words_are_turned_round_and_bytes_are_not() -> None:
+def test_numbers_and_words_are_swapped_and_bytes_are_not() -> None:
     data = data_sets.encode([Plain(tags.PixelData, "OW", b"\1\2\3\4\5")], 1)
     assert convert(data, EXPLICIT, BIG).endswith(b"\0\0\0\6\2\1\4\3\5\0")
     data = data_sets.encode([Plain(tags.PixelData, "OB", b"\1\2\3\4")], 1)
@@ -385,7 +385,7 @@ def test_un_of_undefined_length_in_big_endian_holds_items_in_little_endian() -> 
     assert convert(data, BIG, IMPLICIT) == data_sets.encode(expected, 0)
 
 
-def test_a_sequence_by_dictionary_that_holds_no_items_stays_bytes() -> None:
+def test_a_sequence_by_dictionary_without_items_stays_bytes() -> None:
     data = data_sets.encode([Plain(tags.ReferencedStudySequence, "UN", b"no items here ")], 0)
     assert convert(convert(data, IMPLICIT, EXPLICIT), EXPLICIT, IMPLICIT) == data
 

@@ -173,7 +173,7 @@ def measured() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_it_costs_is_bounded(name: str, measured: dict[str, str]) -> None:
+def test_the_cost_is_bounded(name: str, measured: dict[str, str]) -> None:
     assert measured[name], "the process died"
     found = json.loads(measured[name])
     _, _, growth_mib_max, outcome = CASES[name]

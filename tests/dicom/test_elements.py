@@ -100,7 +100,7 @@ def test_walk_finds_the_elements_that_pydicom_finds() -> None:
 
 
 @needs_corpus("odd")
-def test_whatever_is_odd_is_read_or_refused_with_our_own_error() -> None:
+def test_odd_files_are_read_or_refused_with_our_own_error() -> None:
     for path in corpus_files("odd"):
         raw = path.read_bytes()
         for offset in (0, 132, 300):
@@ -133,7 +133,7 @@ def test_every_encoding_of_one_data_set_gives_the_same_blobs(syntax: TransferSyn
     assert elements.blob_items(head.instance)[tags.Columns] == (384).to_bytes(2, "little")
 
 
-def test_blobs_hold_ascending_tags_of_their_own_level_only() -> None:
+def test_blobs_have_only_ascending_tags_of_their_own_level() -> None:
     head = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
     for level, blob in zip(attributes.LEVELS, (head.patient, head.study, head.series, head.instance), strict=True):
         found = list(elements.blob_items(blob))
@@ -181,7 +181,7 @@ def test_every_request_of_a_large_sequence_is_kept_with_its_ids(
         assert f"RP{number:04}".encode() in kept
 
 
-def test_tags_out_of_order_are_found_and_the_last_of_a_double_one_counts() -> None:
+def test_tags_out_of_order_are_found_and_of_two_with_one_tag_the_last_counts() -> None:
     data = data_sets.encode(
         [text(tags.PatientID, "2"), text(tags.Modality, "MR"), text(tags.PatientID, "1"), us(tags.Rows, 3)], 1
     )
@@ -230,7 +230,9 @@ def test_a_first_length_that_looks_like_a_vr_is_a_length(length: int, filling: b
 @pytest.mark.parametrize("length", [*LETTER_LENGTHS, 0x2020, 0x6E75])
 @pytest.mark.parametrize("filling", [b"\0", b"x", b"\xff"])
 @pytest.mark.parametrize("undefined", [False, True])
-def test_so_it_is_in_an_implicit_item_of_an_explicit_data_set(length: int, filling: bytes, undefined: bool) -> None:
+def test_the_same_holds_in_an_implicit_item_of_an_explicit_data_set(
+    length: int, filling: bytes, undefined: bool
+) -> None:
     value = data_sets.header(0x00290010, "", length, 0) + filling * length + b"\x29\0\x11\0\2\0\0\0ab"
     item = data_sets.header(data_sets.ITEM, "", 0xFFFFFFFF if undefined else len(value), 0) + value
     item += b"\xfe\xff\x0d\xe0\0\0\0\0" if undefined else b""
@@ -246,7 +248,7 @@ def test_so_it_is_in_an_implicit_item_of_an_explicit_data_set(length: int, filli
 
 
 @pytest.mark.parametrize("plain_bytes", [2, 12, 40])
-def test_what_nests_too_deeply_is_found_behind_other_items(plain_bytes: int) -> None:
+def test_deep_nesting_is_found_after_other_items(plain_bytes: int) -> None:
     def sequence(content: bytes) -> bytes:
         item = data_sets.header(data_sets.ITEM, "", len(content), 1) + content
         return data_sets.header(tags.ProcedureCodeSequence, "SQ", len(item), 1) + item
@@ -287,7 +289,7 @@ ALL_SYNTAXES = [*PLAIN_SYNTAXES, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN]
 
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=lambda s: s.name)
 @pytest.mark.parametrize("undefined", [False, True])
-def test_pieces_of_any_size_give_what_the_whole_gives(syntax: TransferSyntax, undefined: bool) -> None:
+def test_pieces_of_any_size_give_the_same_result_as_the_whole(syntax: TransferSyntax, undefined: bool) -> None:
     data = encoded(syntax, undefined=undefined)
     whole = elements.extract(data, syntax)
     assert whole.cut == ""
@@ -305,7 +307,9 @@ def test_pieces_of_any_size_give_what_the_whole_gives(syntax: TransferSyntax, un
 
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=lambda s: s.name)
 @pytest.mark.parametrize("undefined", [False, True])
-def test_a_data_set_cut_anywhere_but_between_two_elements_is_found_out(syntax: TransferSyntax, undefined: bool) -> None:
+def test_a_data_set_cut_anywhere_except_between_two_elements_is_noticed(
+    syntax: TransferSyntax, undefined: bool
+) -> None:
     data = encoded(syntax, undefined=undefined)
     between = {0}
     if not syntax.deflated:
@@ -350,7 +354,7 @@ def fragments(*sizes: int) -> bytes:
     ],
 )
 @pytest.mark.parametrize("pixels", ["native", "encapsulated"])
-def test_behind_pixel_data_only_what_must_be_an_element_can_be_cut(tail: bytes, is_cut: bool, pixels: str) -> None:
+def test_after_pixel_data_only_a_certain_element_can_be_cut(tail: bytes, is_cut: bool, pixels: str) -> None:
     data = data_sets.encode(IMAGE, 1)
     data += data_sets.encode([PIXELS], 1) if pixels == "native" else fragments(0, 10, 4)
     for head in (elements.extract(data + tail, EXPLICIT_VR_LITTLE_ENDIAN),
@@ -372,20 +376,20 @@ def test_behind_pixel_data_only_what_must_be_an_element_can_be_cut(tail: bytes, 
         (b"\x43\0\x10\0OB\0\0\x04\0\0\0abc", True),
     ],
 )
-def test_where_there_is_no_pixel_data_what_may_be_an_element_is_one(tail: bytes, is_cut: bool) -> None:
+def test_without_pixel_data_bytes_that_may_be_an_element_are_one(tail: bytes, is_cut: bool) -> None:
     data = data_sets.encode([text(tags.PatientID, "1"), Plain(0x00420011, "OB", b"%PDF")], 1) + tail
     assert (elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN).cut != "") == is_cut
     assert (scanned(data, EXPLICIT_VR_LITTLE_ENDIAN, 3).cut != "") == is_cut
 
 
-def test_encapsulated_pixel_data_cut_anywhere_is_found_out() -> None:
+def test_encapsulated_pixel_data_cut_anywhere_is_noticed() -> None:
     whole = data_sets.encode(IMAGE, 1) + fragments(8, 30, 0, 5)
     for size in range(len(data_sets.encode(IMAGE, 1)) + 1, len(whole)):
         assert elements.extract(whole[:size], EXPLICIT_VR_LITTLE_ENDIAN).cut, size
     assert elements.extract(whole, EXPLICIT_VR_LITTLE_ENDIAN).cut == ""
 
 
-def test_a_cut_says_where_and_how_much_is_missing() -> None:
+def test_a_cut_has_its_place_and_the_number_of_missing_bytes() -> None:
     data = data_sets.encode([text(tags.PatientName, "Doe"), text(tags.PatientID, "4711")], 1)
     assert elements.extract(data[:-1], EXPLICIT_VR_LITTLE_ENDIAN).cut == "ends within (0010,0020), 1 bytes early"
     assert "header that follows (0010,0010)" in elements.extract(data[:15], EXPLICIT_VR_LITTLE_ENDIAN).cut
@@ -394,7 +398,7 @@ def test_a_cut_says_where_and_how_much_is_missing() -> None:
     assert elements.extract(deflated + bytes(5), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN).cut == ""
 
 
-def test_what_native_pixel_data_should_be_is_told_from_its_attributes() -> None:
+def test_the_expected_length_of_native_pixel_data_follows_from_its_attributes() -> None:
     for more, expected in (
         ([], 8),
         ([text(tags.NumberOfFrames, "3")], 24),
@@ -414,7 +418,7 @@ def test_what_native_pixel_data_should_be_is_told_from_its_attributes() -> None:
 
 
 @pytest.mark.parametrize("syntax", PLAIN_SYNTAXES, ids=lambda s: s.name)
-def test_attributes_are_found_behind_gigabytes_that_are_never_seen(syntax: TransferSyntax) -> None:
+def test_attributes_are_found_after_gigabytes_that_are_never_read(syntax: TransferSyntax) -> None:
     large = 0xFFFFFFF0
     private = data_sets.header(0x00291010, "OB", large, syntax.encoding) + bytes(16)
     name = data_sets.encode([text(tags.PatientName, "Doe^John")], syntax.encoding)
@@ -430,7 +434,7 @@ def test_attributes_are_found_behind_gigabytes_that_are_never_seen(syntax: Trans
     assert elements.blob_items(head.patient) == {tags.PatientName: b"Doe^John"}
 
 
-def test_a_large_content_tree_of_undefined_length_is_walked_and_not_held() -> None:
+def test_a_large_content_tree_of_undefined_length_is_walked_without_being_stored() -> None:
     item = data_sets.Item([text(tags.TextValue, "x" * 900)], undefined=True)
     tree = data_sets.Item([Plain(tags.ContentSequence, "SQ", [item] * 50, undefined=True)], undefined=True)
     start = data_sets.header(tags.ContentSequence, "SQ", 0xFFFFFFFF, 1)
@@ -450,7 +454,7 @@ def test_a_large_content_tree_of_undefined_length_is_walked_and_not_held() -> No
 
 
 @pytest.mark.parametrize("syntax", ALL_SYNTAXES, ids=lambda s: s.name)
-def test_a_data_set_that_can_be_read_anywhere_is_read_by_its_headers(syntax: TransferSyntax) -> None:
+def test_of_a_data_set_with_random_access_only_headers_are_read(syntax: TransferSyntax) -> None:
     elements_ = [text(tags.PatientName, "Doe"), Plain(0x00291010, "OB", bytes(range(256)) * 4000)]
     data = data_sets.encode([*elements_, text(tags.ContentCreatorName, "Last^Wanted")], syntax.encoding)
     if syntax.deflated:
@@ -509,7 +513,7 @@ def test_walk_goes_into_items(syntax: TransferSyntax, undefined: bool) -> None:
     assert len(list(elements.walk(data, syntax.encoding, codes.value_offset, codes.value_offset + codes.length))) == 2
 
 
-def test_walk_refuses_what_ends_early_and_passes_over_a_stray_tail() -> None:
+def test_walk_refuses_an_early_end_and_skips_a_stray_tail() -> None:
     data = data_sets.encode([text(tags.PatientID, "4711")], 1)
     assert len(list(elements.walk(data + b"\0" * 7, 1))) == 1
     with pytest.raises(DataSetError, match="offset 0"):
@@ -547,7 +551,7 @@ def test_an_empty_data_set_gives_an_empty_head() -> None:
     ],
 )
 @pytest.mark.parametrize("place", ["top", "sequence", "first"])
-def test_what_is_no_vr_is_read_as_dcmtk_reads_it(vr: bytes, length_bytes: int, place: str) -> None:
+def test_an_invalid_vr_is_read_as_dcmtk_reads_it(vr: bytes, length_bytes: int, place: str) -> None:
     value = b"Some Study! "
     length = len(value).to_bytes(2, "little") if length_bytes == 2 else b"\0\0" + len(value).to_bytes(4, "little")
     odd = b"\x08\0\x30\x10" + vr + length + value

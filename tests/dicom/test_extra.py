@@ -102,20 +102,20 @@ def extracted(
         ),
     ],
 )
-def test_what_is_wrong_with_an_attribute_is_said(attributes: list[dict[str, Any]], reason: str) -> None:
+def test_an_invalid_attribute_is_refused_with_the_reason(attributes: list[dict[str, Any]], reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
         wanted(*attributes)
     assert reason in str(caught.value)
 
 
-def test_a_set_is_the_same_however_its_attributes_are_written_and_ordered() -> None:
+def test_a_set_is_the_same_for_any_spelling_and_order_of_its_attributes() -> None:
     one = wanted({"tag": "StudyStatusID"}, {"tag": "0019,xxa3", "creator": ACME, "vr": "LO"})
     two = wanted({"tag": "(0019,10A3)", "creator": f" {ACME}", "vr": "LO"}, {"tag": "0032,000A"})
     assert one == two
     assert one.digest == two.digest
 
 
-def test_every_change_of_a_set_is_another_digest_also_when_it_comes_back() -> None:
+def test_every_change_of_a_set_gives_another_digest_even_if_the_set_returns() -> None:
     sets = [NONE, ExtraSet((), 2)]
     sets += [wanted({"tag": "StudyStatusID"}), wanted({"tag": "StudyStatusID", "indexed": True})]
     sets += [wanted({"tag": "StudyStatusID", "level": "series"}), wanted({"tag": "ReasonForStudy"})]
@@ -124,7 +124,7 @@ def test_every_change_of_a_set_is_another_digest_also_when_it_comes_back() -> No
     assert (NONE.digest, NONE.mark) == (bytes(8), 0)
 
 
-def test_a_schema_says_level_vr_and_what_is_searched_and_changes_no_other() -> None:
+def test_a_schema_has_level_vr_and_searched_tags_and_does_not_change_another() -> None:
     one = Schema(
         wanted(
             {"tag": "0019,10A3", "creator": ACME, "vr": "DS", "level": "series"},
@@ -173,7 +173,7 @@ EXTRAS = (
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES)
-def test_public_and_private_attributes_are_taken_out_of_every_encoding(syntax: TransferSyntax) -> None:
+def test_public_and_private_attributes_are_extracted_from_every_encoding(syntax: TransferSyntax) -> None:
     plain = extracted(private_instance(), syntax=syntax)
     patient, study, series, instance = extracted(private_instance(), Schema(wanted(*EXTRAS)), syntax)
     assert patient.pop(tags.PatientSpeciesDescription) == b"Homo sapiens"
@@ -192,7 +192,7 @@ def test_public_and_private_attributes_are_taken_out_of_every_encoding(syntax: T
     assert [patient, study, series, instance] == plain
 
 
-def test_without_its_creator_or_under_another_one_an_element_is_not_taken_for_ours() -> None:
+def test_an_element_without_its_creator_or_with_another_one_is_not_extracted() -> None:
     schema = Schema(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
     ds = samples.instance()
     ds.add_new(0x001910A3, "LO", "literally there")

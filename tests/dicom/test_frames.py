@@ -79,7 +79,7 @@ UNREADABLE = {
 
 
 @needs_corpus()
-def test_every_frame_of_the_corpus_is_as_pydicom_has_it() -> None:
+def test_every_frame_of_the_corpus_equals_that_of_pydicom() -> None:
     root = corpus_root()
     assert root is not None
     compared: dict[str, int] = {}
@@ -185,7 +185,7 @@ def test_big_endian_words_leave_as_little_endian(bits: int) -> None:
     assert all_frames(big_data, BIG) == all_frames(little_data, EXPLICIT)
 
 
-def test_subsampled_colour_takes_two_thirds_unless_all_samples_are_there() -> None:
+def test_subsampled_colour_takes_two_thirds_unless_all_samples_are_stored() -> None:
     for total in (2, 3):
         pixels = RANDOM.randbytes(2 * 4 * 6 * total)
         options = described(2, 4, 6, 8, 3, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0)
@@ -205,7 +205,7 @@ def test_floating_point_pixels_are_pixels(tag: int, vr: str, size: int, syntax_u
     assert all_frames(data, syntax_uid) == [pixels[: 12 * size], pixels[12 * size :]]
 
 
-def test_frames_that_are_not_there_are_refused_with_the_reason() -> None:
+def test_missing_frames_are_refused_with_the_reason() -> None:
     source, table = table_of(native(bytes(40), vr="OB", **described(5, 4, 4, 8)), EXPLICIT)
     assert table.count == 2
     for number in (0, -1, 3, 1 << 40):
@@ -223,7 +223,7 @@ def test_frames_that_are_not_there_are_refused_with_the_reason() -> None:
         ({"NumberOfFrames": str(1 << 33)}, "the limit is"),
     ],
 )
-def test_descriptions_that_make_no_sense_are_refused(attributes: dict[str, object], why: str) -> None:
+def test_invalid_descriptions_are_refused(attributes: dict[str, object], why: str) -> None:
     with pytest.raises(FramesUnreadable, match=why):
         all_frames(native(bytes(100), vr="OB", **{**described(1, 4, 4, 8), **attributes}), EXPLICIT)
 
@@ -307,7 +307,7 @@ def test_frames_are_found_by_every_kind_of_table_and_by_none(delimiter: bytes) -
         assert all_frames(data, JPEG) == FRAMES
 
 
-def test_an_extended_offset_table_says_where_a_codestream_ends_before_its_padding() -> None:
+def test_an_extended_offset_table_gives_the_length_of_a_codestream_without_its_padding() -> None:
     odd = [frame[:-2] + b"\0\xff\xd9" for frame in FRAMES]
     padded = [frame + b"\0" for frame in odd]
     lengths = [8 + len(frame) for frame in padded]
@@ -315,7 +315,7 @@ def test_an_extended_offset_table_says_where_a_codestream_ends_before_its_paddin
     assert all_frames(data, JPEG) == odd
 
 
-def test_one_frame_is_all_fragments_whatever_they_hold() -> None:
+def test_one_frame_is_all_fragments_with_any_content() -> None:
     for count in (1, None):
         assert all_frames(data_set(SPLIT, count), JPEG) == [b"".join(FRAMES)]
 
@@ -330,13 +330,13 @@ def test_marks_within_a_frame_do_not_begin_one() -> None:
 @pytest.mark.parametrize(
     "start", [b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  \r\n\x87\n", b"\xff\x0a", b"\x00\x00\x00\x0cJXL \r\n\x87\n"]
 )
-def test_codestreams_of_every_family_are_told_apart(start: bytes) -> None:
+def test_codestreams_of_every_family_are_separated(start: bytes) -> None:
     codestreams = [start + bytes([number]) * 30 + b"\xff\xd9" for number in range(3)]
     split = [piece for frame in codestreams for piece in pieces(frame, 2)]
     assert all_frames(data_set(split, 3), "1.2.840.10008.1.2.4.90") == codestreams
 
 
-def test_rle_frames_in_several_fragments_are_told_apart_by_their_headers() -> None:
+def test_rle_frames_in_several_fragments_are_separated_by_their_headers() -> None:
     codestreams = []
     for number in range(3):
         body = random.Random(number).randbytes(80)
@@ -345,13 +345,13 @@ def test_rle_frames_in_several_fragments_are_told_apart_by_their_headers() -> No
     assert all_frames(data_set(split, 3), RLE) == codestreams
 
 
-def test_encapsulated_uncompressed_frames_are_told_apart_by_their_length() -> None:
+def test_encapsulated_uncompressed_frames_are_separated_by_their_length() -> None:
     natives = [random.Random(number).randbytes(16) for number in range(3)]
     split = [piece for frame in natives for piece in pieces(frame, 2)]
     assert all_frames(data_set(split, 3), UNCOMPRESSED) == natives
 
 
-def test_what_cannot_be_told_apart_is_refused_in_words() -> None:
+def test_frames_that_cannot_be_separated_are_refused_with_the_reason() -> None:
     for data, why in (
         (data_set([b"??" * 10] * 5, 3), "does not begin a frame"),
         (data_set([*SPLIT, *FRAMES], 6), "hold 12 frames, but Number of Frames .* is 6"),
@@ -361,14 +361,14 @@ def test_what_cannot_be_told_apart_is_refused_in_words() -> None:
             all_frames(data, JPEG)
 
 
-def test_an_instance_with_fewer_frames_than_it_says_gives_those() -> None:
+def test_an_instance_with_fewer_frames_than_declared_has_those() -> None:
     source, table = table_of(data_set(FRAMES, 9), JPEG)
     assert table.count == 6
     with pytest.raises(FramesUnreadable, match="Number of Frames .* is 9"):
         table.read(source, 7)
 
 
-def test_an_instance_that_is_cut_gives_the_frames_before() -> None:
+def test_an_instance_that_is_cut_has_the_frames_before_the_cut() -> None:
     data = data_set(FRAMES, 6)[:-40]
     source, table = table_of(data, JPEG)
     assert [bytes(table.read(source, number)) for number in range(1, 6)] == FRAMES[:5]
@@ -398,7 +398,7 @@ def test_tables_that_cannot_be_right_are_replaced_by_a_scan(table: list[int]) ->
     assert all_frames(data_set(FRAMES, 6, extended=(table, lengths)), JPEG) == FRAMES
 
 
-def test_a_table_that_leads_between_items_is_found_out_when_a_frame_is_read() -> None:
+def test_a_table_that_leads_between_items_is_noticed_when_a_frame_is_read() -> None:
     table = [WHOLE_TABLE[0], WHOLE_TABLE[1] + 2, *WHOLE_TABLE[2:]]
     data = data_set(FRAMES, 6, table=table)
     source, found = table_of(data, JPEG)
@@ -410,14 +410,14 @@ def test_a_table_that_leads_between_items_is_found_out_when_a_frame_is_read() ->
     assert all_frames(data, JPEG, trust_offsets=False) == FRAMES
 
 
-def test_a_table_with_wrong_lengths_is_found_out_when_a_frame_is_read() -> None:
+def test_a_table_with_wrong_lengths_is_noticed_when_a_frame_is_read() -> None:
     data = data_set(FRAMES, 6, extended=(WHOLE_TABLE, [5] * 6))
     source, found = table_of(data, JPEG)
     with pytest.raises(FramesUnreadable, match="another length"):
         found.read(source, 1)
 
 
-def test_pydicom_and_we_agree_on_what_it_encapsulates() -> None:
+def test_frames_that_pydicom_encapsulates_are_read_as_pydicom_reads_them() -> None:
     frames_ = [coded(number, 51) for number in range(4)]
     for split in (1, 3):
         ds = Dataset()
@@ -441,7 +441,7 @@ def test_syntax_and_form_of_pixel_data_must_agree() -> None:
 # What it costs -----------------------------------------------------------------------------------
 
 
-def test_a_table_by_offsets_costs_no_read_a_frame() -> None:
+def test_an_offset_table_needs_no_read_per_frame() -> None:
     count = 5000
     data = data_set([b"\xff\xd8\xff\xe0" + bytes(28)] * count, count, table=[40 * number for number in range(count)])
     source = Counted(data)
@@ -484,7 +484,7 @@ def test_a_head_too_long_for_memory_gives_the_same_frames(monkeypatch: pytest.Mo
 # Streams and ends --------------------------------------------------------------------------------
 
 
-def test_video_is_one_stream_in_which_a_reader_goes_anywhere() -> None:
+def test_video_is_one_stream_that_can_be_read_at_any_offset() -> None:
     content = RANDOM.randbytes(1000)
     data = data_set(pieces(content, 7), 30)
     with pytest.raises(FramesUnreadable, match="one video stream"):
@@ -509,7 +509,7 @@ def test_a_native_stream_is_little_endian() -> None:
 
 
 @pytest.mark.parametrize("tail", [b"", b"\xfc\xff\xfc\xffOB\0\0\4\0\0\0\0\0\0\0"])
-def test_what_follows_pixel_data_begins_where_it_ends(tail: bytes) -> None:
+def test_the_end_of_pixel_data_is_the_start_of_the_elements_after_it(tail: bytes) -> None:
     encapsulated, plain = data_set(FRAMES, 6), native(bytes(16), vr="OB", **described(1, 4, 4, 8))
     for data, uid in ((encapsulated, JPEG), (encapsulated[:-8], JPEG), (plain, EXPLICIT)):
         syntax = transfer_syntax.of(uid)
@@ -535,7 +535,7 @@ def test_cut_values_never_read_beyond_the_end() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_turned_bytes_are_refused_or_give_something_bounded(seed: int) -> None:
+def test_changed_bytes_are_refused_or_give_bounded_frames(seed: int) -> None:
     chance = random.Random(seed)
     lengths = list(map(len, FRAMES))
     for data in (

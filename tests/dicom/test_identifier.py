@@ -58,7 +58,7 @@ def test_sequences_come_back(syntax: TransferSyntax) -> None:
 
 
 @SYNTAXES
-def test_pydicom_reads_what_is_written(syntax: TransferSyntax) -> None:
+def test_pydicom_reads_encoded_identifiers(syntax: TransferSyntax) -> None:
     data = encode_identifier({**VALUES, tags.OtherPatientIDsSequence: [VALUES]}, syntax)
     dataset = foreign.read_data_set(data, syntax)
     assert dataset.PatientName == "Doe*"
@@ -68,7 +68,7 @@ def test_pydicom_reads_what_is_written(syntax: TransferSyntax) -> None:
 
 
 @SYNTAXES
-def test_a_sequence_may_be_given_as_a_blob_has_it(syntax: TransferSyntax) -> None:
+def test_a_sequence_may_be_passed_as_in_a_blob(syntax: TransferSyntax) -> None:
     head = elements.extract(data_sets.encode(data_sets.ct_head(undefined=True), 1), EXPLICIT)
     value = elements.blob_items(head.series)[tags.RequestAttributesSequence]
     decoded = decode_identifier(encode_identifier({tags.RequestAttributesSequence: value}, syntax), syntax)
@@ -82,7 +82,7 @@ def test_elements_are_ascending_and_of_even_length() -> None:
     assert data == b"\x10\0\x20\0LO\x02\x001 " + b"\x20\0\x0d\0UI\x04\x001.2\0"
 
 
-def test_the_character_set_is_apart_and_items_inherit_it() -> None:
+def test_the_character_set_is_separate_and_items_inherit_it() -> None:
     inner = Item([text(tags.PatientID, "1")])
     own = Item([text(tags.SpecificCharacterSet, "ISO_IR 144"), Plain(tags.PatientID, "LO", b"\xb8\xd2")])
     data = data_sets.encode(
@@ -141,7 +141,7 @@ def test_elements_are_counted_at_every_depth() -> None:
             decode_identifier(data, EXPLICIT)
 
 
-def test_a_key_that_says_it_is_no_sequence_though_its_tag_names_one_is_left_out() -> None:
+def test_a_key_with_another_vr_than_sq_for_the_tag_of_a_sequence_is_dropped() -> None:
     """What the fuzzer found: (0008,0305), a sequence, as CS; written again it was taken for items."""
     data = data_sets.encode([Plain(0x00080305, "CS", b"ISO_IR 100"), Plain(tags.PatientID, "LO", b"12")], 1)
     found = decode_identifier(data, EXPLICIT)
@@ -188,7 +188,7 @@ def test_any_bytes_are_read_or_refused(data: bytes, syntax: TransferSyntax) -> N
 
 
 @needs_corpus("sr", "rt", "charset")
-def test_small_data_sets_of_the_corpus_hold_what_pydicom_finds() -> None:
+def test_small_data_sets_of_the_corpus_have_the_elements_that_pydicom_finds() -> None:
     for path in corpus_files("sr", "rt", "charset"):
         file = foreign.read_file(path)
         if file is None or file.transfer_syntax.deflated:

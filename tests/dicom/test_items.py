@@ -30,7 +30,7 @@ def in_latin_1(text: bytes, vr: str) -> bytes | None:
     return charset.encode(text.decode(), b"ISO_IR 100", vr)
 
 
-def test_what_was_taken_apart_is_put_together_the_same() -> None:
+def test_decoded_items_encode_to_the_same_bytes() -> None:
     taken = items.decode_items(stored())
     assert items.decode_items(items.encode_items(taken)) == taken
     assert taken[0][-1].value == b"SPS1"
@@ -62,7 +62,7 @@ def test_text_beyond_ascii_is_seen_but_not_lengths_and_numbers() -> None:
     assert not items.has_text_beyond_ascii(long)
 
 
-def test_what_is_no_sequence_of_items_and_what_nests_too_deep_is_refused() -> None:
+def test_invalid_and_too_deep_items_are_refused() -> None:
     with pytest.raises(DataSetError):
         items.decode_items(b"no item at all")
     deep = nested(items.NESTING_MAX + 1, "ä".encode())

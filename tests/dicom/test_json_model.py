@@ -46,7 +46,7 @@ def one(element: Plain) -> dict[str, Any]:
 
 
 @needs_corpus()
-def test_every_corpus_file_says_what_pydicom_says() -> None:
+def test_every_corpus_file_has_the_values_that_pydicom_reads() -> None:
     compared = 0
     for path in corpus_files():
         file = foreign.read_file(path)
@@ -132,7 +132,7 @@ def test_the_encoding_of_a_data_set_makes_no_difference(elements: list[Plain]) -
         ("SS", struct.pack("<2h", -1, 5), [-1, 5]),
     ],
 )  # fmt: skip
-def test_a_value_is_written_as_annex_f_has_it(vr: str, value: bytes, expected: list[Any] | None) -> None:
+def test_a_value_is_written_by_annex_f(vr: str, value: bytes, expected: list[Any] | None) -> None:
     found = one(Plain(0x00191010, vr, value))
     assert found == ({"vr": vr} if expected is None else {"vr": vr, "Value": expected})
 
@@ -142,7 +142,7 @@ def test_negative_zero_keeps_its_sign() -> None:
     assert math.copysign(1, number) == -1
 
 
-def test_numbers_that_json_has_not_are_bulk_data() -> None:
+def test_numbers_that_json_lacks_are_bulk_data() -> None:
     for number in (math.nan, math.inf, -math.inf):
         for vr, form in (("FL", "<2f"), ("FD", "<2d")):
             assert one(Plain(0x00191010, vr, struct.pack(form, 1, number))) == {
@@ -177,7 +177,7 @@ def test_pixel_data_is_bulk_data_and_may_be_missing() -> None:
         assert json.loads(json_model.encode(whole[:-missing], EXPLICIT_VR_LITTLE_ENDIAN, "/bulk")) == model
 
 
-def test_what_follows_pixel_data_is_given_apart() -> None:
+def test_elements_after_pixel_data_are_passed_separately() -> None:
     head = data_sets.encode([text(tags.Modality, "CT"), Plain(tags.PixelData, "OW", b"1234")], 1)
     tail = data_sets.encode([Plain(0xFFFCFFFC, "OB", b"\0\0")], 1)
     for data in (head, head[:-4]):
@@ -193,14 +193,14 @@ def test_fragments_are_bulk_data() -> None:
         assert way in json.dumps(model_of([element]))
 
 
-def test_a_bulk_data_uri_names_the_way_to_its_element() -> None:
+def test_a_bulk_data_uri_has_the_path_to_its_element() -> None:
     item = Item([Plain(0x54001010, "OW", bytes(2000))])
     model = model_of([Plain(0x54000100, "SQ", [item, item])])
     found = [inner["54001010"]["BulkDataURI"] for inner in model["54000100"]["Value"]]
     assert found == ["/bulk/54000100/1/54001010", "/bulk/54000100/2/54001010"]
 
 
-def test_text_beyond_ascii_is_utf_8_and_says_so() -> None:
+def test_text_beyond_ascii_is_utf_8_and_declares_it() -> None:
     name = Plain(tags.PatientName, "PN", "Müller".encode("latin-1"))
     declared = Plain(tags.SpecificCharacterSet, "CS", b"ISO_IR 100")
     for elements in ([declared, name], [name]):  # without a declaration it is taken for Latin-1
@@ -221,7 +221,7 @@ def test_an_item_has_a_character_set_of_its_own() -> None:
     assert [item["00100010"]["Value"][0]["Alphabetic"] for item in items] == ["Φ", "Ö"]
 
 
-def test_keys_ascend_and_the_last_of_a_double_one_counts() -> None:
+def test_keys_ascend_and_of_two_with_one_tag_the_last_counts() -> None:
     def level(order: list[tuple[int, bytes]]) -> list[Plain]:
         return [Plain(tag, "LO", value) for tag, value in order]
 
@@ -259,7 +259,7 @@ def test_a_number_of_the_wrong_length_is_bytes() -> None:
     assert one(Plain(tags.Rows, "US", b"\1\2\3\4"[:3])) == {"vr": "UN", "InlineBinary": "AQID"}
 
 
-def test_a_sequence_that_makes_no_sense_is_bytes_and_what_follows_is_there() -> None:
+def test_an_invalid_sequence_is_bytes_and_the_elements_after_it_are_read() -> None:
     broken = data_sets.header(tags.ContentSequence, "SQ", 12, 1) + b"nothing here"
     data = (
         data_sets.encode([text(tags.Modality, "CT")], 1)
@@ -280,7 +280,7 @@ def test_un_of_a_public_tag_has_its_own_vr_and_un_of_undefined_length_is_a_seque
     assert json.loads(json_model.encode(data, EXPLICIT_VR_LITTLE_ENDIAN, "/bulk"))["00191010"]["vr"] == "SQ"
 
 
-def test_empty_sequences_and_items_are_told_apart() -> None:
+def test_empty_sequences_and_empty_items_differ() -> None:
     assert one(Plain(tags.ContentSequence, "SQ", [])) == {"vr": "SQ"}
     assert one(Plain(tags.ContentSequence, "SQ", [], undefined=True)) == {"vr": "SQ"}
     assert one(Plain(tags.ContentSequence, "SQ", [Item([]), Item([], undefined=True)])) == {
@@ -289,7 +289,7 @@ def test_empty_sequences_and_items_are_told_apart() -> None:
     }
 
 
-def test_what_is_cut_is_refused_unless_it_may_be() -> None:
+def test_a_cut_data_set_is_refused_unless_cuts_are_allowed() -> None:
     whole = data_sets.encode(data_sets.ct_head(undefined=True)[:-1], 1)
     expected = json.loads(json_model.encode(whole, EXPLICIT_VR_LITTLE_ENDIAN, "/bulk"))
     refused = 0
@@ -318,7 +318,7 @@ def encoded_element(tag: int, vr: str, value: bytes) -> bytes:
     return json_model.element_writer()(tag, json_model.vr_number(vr), value)
 
 
-def test_an_element_of_the_index_is_written_alone() -> None:
+def test_one_element_of_the_index_can_be_written() -> None:
     assert encoded_element(tags.PatientName, "PN", "Ä^B".encode()) == (
         '"00100010":{"vr":"PN","Value":[{"Alphabetic":"Ä^B"}]}'.encode()
     )
@@ -346,7 +346,7 @@ def test_bulk_data_uris_deep_in_sequences_cost_no_more_than_a_multiple_of_the_da
         model_of(elements)
 
 
-def test_a_deflated_data_set_is_inflated_as_far_as_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_data_set_is_inflated_only_as_far_as_necessary(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = data_sets.encode([*data_sets.ct_head()[:-1], Plain(tags.PixelData, "OW", bytes(1 << 20))], 1)
     deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     deflated = deflater.compress(plain) + deflater.flush()
@@ -364,7 +364,7 @@ def test_a_deflated_data_set_is_inflated_as_far_as_is_needed(monkeypatch: pytest
         json_model.encode(b"\xff" * 100, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "/bulk")
 
 
-def test_a_deflated_bomb_is_inflated_no_further_than_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deflated_bomb_is_inflated_only_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_model, "INFLATED_BYTES_MAX", 1 << 22)
     bomb = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     item = data_sets.encode([Plain(0x00191010, "OB", bytes(1 << 26))], 1)

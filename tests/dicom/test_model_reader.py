@@ -52,7 +52,7 @@ def as_read(model: dict[str, Any], depth: int = 0) -> dict[str, Any]:
 
 
 @given(some_elements())
-def test_what_is_written_as_json_comes_back_as_the_same_data_set(elements: list[Plain]) -> None:
+def test_json_comes_back_as_the_same_data_set(elements: list[Plain]) -> None:
     encoded = json_model.encode(data_sets.encode(elements, 1), EXPLICIT_VR_LITTLE_ENDIAN, None)
     (model,) = parse(encoded)
     if b"null" in encoded:  # NaN, which has no number
@@ -116,7 +116,7 @@ def test_text_beyond_ascii_declares_utf_8_and_other_declarations_are_dropped() -
     assert again(written({"00080005": {"vr": "CS", "Value": ["ISO_IR 100"]}}))["00080005"]["Value"] == ["ISO_IR 192"]
 
 
-def test_the_file_meta_is_set_apart() -> None:
+def test_the_file_meta_is_returned_separately() -> None:
     found = draft({"00020010": {"vr": "UI", "Value": ["1.2.840.10008.1.2.1"]}, "00080000": {"vr": "UL", "Value": [1]}})
     assert found.file_meta == {tags.TransferSyntaxUID: b"1.2.840.10008.1.2.1"}
     assert found.pieces == ()
@@ -136,7 +136,7 @@ def test_the_file_meta_is_set_apart() -> None:
         ("UT", "ä", "ä".encode()),
     ],
 )  # fmt: skip
-def test_a_value_is_taken_as_it_is_meant(vr: str, value: Any, expected: bytes) -> None:
+def test_a_value_of_another_form_is_accepted(vr: str, value: Any, expected: bytes) -> None:
     data = written({"00191010": {"vr": vr, "Value": [value]}})
     assert data.endswith(expected)
     header_bytes = 12 if vr in ("SV", "UV", "UT") else 8
@@ -148,7 +148,7 @@ def test_several_values_have_backslashes_between_them() -> None:
     assert written({"00080008": {"vr": "CS"}}).endswith(b"CS\0\0")
 
 
-def test_inline_binary_may_stand_in_a_list_and_have_line_ends() -> None:
+def test_inline_binary_may_be_in_a_list_and_have_line_ends() -> None:
     for value in ("AQID\nBA==", ["AQIDBA=="]):
         assert written({"00420011": {"vr": "OB", "InlineBinary": value}}).endswith(b"\1\2\3\4")
 
@@ -183,7 +183,7 @@ def test_inline_binary_may_stand_in_a_list_and_have_line_ends() -> None:
         ({"vr": "SQ", "Value": [{"x": {}}]}, "not a tag"), ({"vr": "LO", "Value": ["\ud800"]}, "surrogate"),
     ],
 )  # fmt: skip
-def test_what_would_come_out_otherwise_is_refused_by_its_way(attribute: Any, message: str) -> None:
+def test_an_invalid_attribute_is_refused_by_its_path(attribute: Any, message: str) -> None:
     for model, way in (
         ({"00191010": attribute}, "00191010"),
         ({"0040A730": {"vr": "SQ", "Value": [{}, {"00191010": attribute}]}}, "0040A730/2/00191010"),
@@ -196,7 +196,7 @@ def test_what_would_come_out_otherwise_is_refused_by_its_way(attribute: Any, mes
 @pytest.mark.parametrize(
     "key", ["", "0008", "PatientName", "0008006G", "0008,0060", "00000002", "FFFEE000", " 0080060"]
 )
-def test_a_key_that_is_no_tag_is_refused(key: str) -> None:
+def test_an_invalid_tag_is_refused(key: str) -> None:
     with pytest.raises(DataSetError):
         draft({key: {"vr": "CS"}})
 
@@ -216,7 +216,7 @@ def test_depth_and_number_of_attributes_are_limited() -> None:
         draft({"0040A730": {"vr": "SQ", "Value": [{}] * (ATTRIBUTE_COUNT_MAX + 1)}})
 
 
-def test_a_text_that_is_no_json_model_is_refused() -> None:
+def test_an_invalid_json_model_is_refused() -> None:
     for text in (b"", b"nonsense", b"5", b'["x"]', b"[" * 100_000, b"\xff", b'{"a":NaN}', b'{"a":1e999999}x'):
         with pytest.raises(DataSetError):
             parse(text)
@@ -242,7 +242,7 @@ KEYS = st.sampled_from(["00080005", "00080018", "00100010", "0040A730", "0019101
 
 
 @given(st.dictionaries(KEYS | st.text(max_size=9), ATTRIBUTES | ANYTHING, max_size=4))
-def test_any_model_is_a_data_set_or_an_error_of_ours(model: dict[str, Any]) -> None:
+def test_any_model_gives_a_data_set_or_our_own_error(model: dict[str, Any]) -> None:
     try:
         found = draft(model)
     except DataSetError:

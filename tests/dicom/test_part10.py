@@ -24,7 +24,7 @@ DATA_SETS = {
 }
 
 
-def test_what_is_written_is_read_by_pydicom() -> None:
+def test_pydicom_reads_our_file_meta() -> None:
     meta = part10.write_file_meta(
         CT, "1.2.3", EXPLICIT, source_ae_title="MODALITY", sending_ae_title="A", receiving_ae_title="FILMROOM"
     )
@@ -42,7 +42,7 @@ def test_what_is_written_is_read_by_pydicom() -> None:
 
 
 @given(st.from_regex(r"[0-9.]{1,64}", fullmatch=True), st.from_regex(r"[A-Z]{0,16}", fullmatch=True))
-def test_what_is_written_is_read_back(uid: str, ae_title: str) -> None:
+def test_file_meta_comes_back(uid: str, ae_title: str) -> None:
     written = part10.write_file_meta(CT, uid, EXPLICIT, source_ae_title=ae_title)
     assert len(written) % 2 == 0
     meta = part10.read_file_meta(written + DATA_SETS[EXPLICIT])
@@ -71,7 +71,7 @@ def test_the_corpus_reads_as_pydicom_reads_it() -> None:
 
 
 @needs_corpus("odd")
-def test_the_odd_ones_are_read_or_refused() -> None:
+def test_odd_files_of_the_corpus_are_read_or_refused() -> None:
     refused = set()
     for path in corpus_files("odd"):
         try:
@@ -101,7 +101,7 @@ def test_file_meta_without_a_transfer_syntax_is_completed_by_a_guess(uid: str) -
 
 @pytest.mark.parametrize("before", [b"", bytes(128) + b"DICM"], ids=["no preamble", "preamble"])
 @pytest.mark.parametrize("length", [None, 0, 4, 0x10000000])
-def test_the_group_length_is_not_believed(before: bytes, length: int | None) -> None:
+def test_the_group_length_is_ignored(before: bytes, length: int | None) -> None:
     elements = [text(tags.MediaStorageSOPInstanceUID, "1.2.3"), text(tags.TransferSyntaxUID, "1.2.840.10008.1.2")]
     if length is not None:
         elements.insert(0, Plain(tags.FileMetaInformationGroupLength, "UL", length.to_bytes(4, "little")))
@@ -137,6 +137,6 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a" + bytes(300), b"%PDF-1.7 and so on", bytes(1000), b"\xff" * 1000])
-def test_other_files_are_no_dicom(data: bytes) -> None:
+def test_other_files_are_refused(data: bytes) -> None:
     with pytest.raises(DataSetError, match="not a DICOM file"):
         part10.read_file_meta(data)

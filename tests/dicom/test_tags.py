@@ -34,7 +34,7 @@ def test_the_generated_modules_are_what_the_generator_writes() -> None:
     assert (CHECKOUT / "engine/dicom/uids.py").read_text() == generator().uids_module()
 
 
-def test_vrs_and_keywords_are_the_dictionarys() -> None:
+def test_vrs_and_keywords_are_those_of_the_dictionary() -> None:
     for tag in (0x00100010, 0x00280106, 0x7FE00010, 0x00283006, 0x60003000, 0x60023000, 0x00000900, 0x50042500):
         assert tags.dictionary_vr(tag) == dictionary_VR(tag)
         assert tags.keyword_of(tag) == keyword_for_tag(tag)
@@ -46,7 +46,7 @@ def test_vr_of_decides_the_open_choices() -> None:
     assert tags.vr_of(tags.LUTData) == "OW"
 
 
-def test_unlisted_tags_have_a_vr_all_the_same() -> None:
+def test_unlisted_tags_have_a_vr_too() -> None:
     assert tags.vr_of(0x00090010) == "LO"
     assert tags.vr_of(0x00091010) == "UN"
     assert tags.vr_of(0x00080000) == "UL"
@@ -75,7 +75,7 @@ def test_levels_share_no_attribute_and_know_their_vrs() -> None:
     assert "UN" not in {tags.vr_of(tag) for tag in all_tags}
 
 
-def test_every_storage_class_that_pynetdicom_lists_is_one() -> None:
+def test_every_storage_class_of_pynetdicom_is_stored() -> None:
     by_name = {**sop_class._STORAGE_CLASSES, **sop_class._NON_PATIENT_OBJECT_CLASSES}
     # What a test of this process registered with pynetdicom (system/foreign.py) has a number for a name.
     listed = {uid for name, uid in by_name.items() if not name.startswith("Storage1_")}

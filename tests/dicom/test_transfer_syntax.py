@@ -10,7 +10,7 @@ from engine.dicom.transfer_syntax import ALL, UNCOMPRESSED, TransferSyntax, of
 PAPYRUS_AND_FORMS_OF_EXCHANGE = ("1.2.840.10008.1.20", "1.2.840.10008.1.2.6.1", "1.2.840.10008.1.2.6.2")
 
 
-def test_properties_are_those_that_pydicom_has() -> None:
+def test_properties_are_those_of_pydicom() -> None:
     for uid in AllTransferSyntaxes:
         syntax, theirs = of(uid), UID(uid)
         assert syntax.known, uid
@@ -23,7 +23,7 @@ def test_properties_are_those_that_pydicom_has() -> None:
             assert syntax.encapsulated == theirs.is_encapsulated or "2110" in syntax.name
 
 
-def test_all_that_the_feature_list_names_are_known() -> None:
+def test_all_syntaxes_of_the_feature_list_are_known() -> None:
     stems = [*(f"4.{n}" for n in (50, 51, 57, 70, 80, 81, 90, 91, 92, 93, 94, 95)), "5", "1.98", "8.1"]
     stems += [f"4.{n}" for n in (100, 101, 102, 103, 104, 105, 106, 107, 108, 110, 111, 112, 201, 202, 203)]
     stems += [f"4.{n}.1" for n in range(100, 107)] + ["7.1", "7.2", "7.3"]
@@ -31,12 +31,12 @@ def test_all_that_the_feature_list_names_are_known() -> None:
         assert of(f"1.2.840.10008.1.2.{stem}").known, stem
 
 
-def test_uids_are_there_once() -> None:
+def test_uids_are_listed_once() -> None:
     assert len({syntax.uid for syntax in ALL}) == len(ALL)
     assert not {syntax.uid for syntax in ALL} & set(PAPYRUS_AND_FORMS_OF_EXCHANGE)
 
 
-def test_an_unknown_one_is_explicit_little_endian_and_encapsulated() -> None:
+def test_an_unknown_syntax_is_explicit_little_endian_and_encapsulated() -> None:
     syntax = of("1.2.3.4")
     assert syntax == TransferSyntax("1.2.3.4", "1.2.3.4", known=False)
     assert (syntax.explicit_vr, syntax.big_endian, syntax.encapsulated, syntax.known) == (True, False, True, False)

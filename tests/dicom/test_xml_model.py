@@ -45,7 +45,7 @@ def meaning(model: Any) -> Any:
 
 
 @given(some_elements())
-def test_what_is_written_is_read_as_the_same_data_set(elements: list[Plain]) -> None:
+def test_xml_comes_back_as_the_same_data_set(elements: list[Plain]) -> None:
     model = json.loads(json_model.encode(data_sets.encode(elements, 1), EXPLICIT_VR_LITTLE_ENDIAN, "/bulk"))
     if not has_what_xml_has_not(model):
         assert meaning(xml_model.parse(xml_model.encode(model))) == meaning(model)
@@ -96,12 +96,12 @@ def test_attributes_have_keyword_creator_and_numbered_values() -> None:
     assert meaning(xml_model.parse(xml_model.encode(model))) == meaning(model)
 
 
-def test_characters_that_xml_has_not_are_replaced() -> None:
+def test_characters_that_xml_lacks_are_replaced() -> None:
     text = xml_model.encode({"00191010": {"vr": "LT", "Value": ["a\x01\x1b\r\n\ufffe b"]}})
     assert xml_model.parse(text)["00191010"]["Value"] == ["a\ufffd\ufffd\r\n\ufffd b"]
 
 
-def test_what_others_write_is_read() -> None:
+def test_documents_of_other_writers_are_read() -> None:
     inner = b'<DicomAttribute tag="0020000d" vr="UI"><Value number="1">1.2</Value></DicomAttribute>'
     plain = b"<NativeDicomModel>" + inner + b"</NativeDicomModel>"
     assert xml_model.parse(plain) == {"0020000D": {"vr": "UI", "Value": ["1.2"]}}
@@ -131,12 +131,12 @@ def test_what_others_write_is_read() -> None:
         (START + '<DicomAttribute tag="0040A730" vr="SQ"><Item>' * (NESTING_MAX + 10)).encode(),
     ],
 )  # fmt: skip
-def test_what_is_no_native_model_is_refused(text: bytes) -> None:
+def test_an_invalid_native_model_is_refused(text: bytes) -> None:
     with pytest.raises(DataSetError):
         xml_model.parse(text)
 
 
-def test_what_is_wrong_in_a_value_is_refused_as_in_json() -> None:
+def test_an_invalid_value_is_refused_as_in_json() -> None:
     for text in (
         attribute("US", "<Value>x</Value>"),
         attribute("XX", ""),

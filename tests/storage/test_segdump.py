@@ -11,7 +11,7 @@ from engine.index.format.entry import Item, Operation
 from engine.storage.files import Files
 from engine.storage.record import crc32c
 from engine.storage.segment_log import SegmentLog
-from tests.index.made import Tail, correction, hold, quarantined, record_of, tombstone
+from tests.index.entries import Tail, correction, hold, quarantined, record_of, tombstone
 from tools import segdump
 
 EXPECTED = """\

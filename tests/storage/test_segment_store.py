@@ -19,7 +19,7 @@ from engine.storage.record import Record
 from engine.storage.segment import Walk, list_segments
 from engine.storage.segment_store import LocalSegments
 from tests.archive import kept
-from tests.index.made import meaning
+from tests.index.entries import meaning
 
 
 class MemorySegment:

@@ -35,7 +35,7 @@ from engine.storage.segment import Walk, list_segments, read_segment_header
 from tests import samples
 from tests.actors import actor
 from tests.archive import kept
-from tests.index.made import meaning
+from tests.index.entries import meaning
 
 ACME = "ACME 1.0"
 PRIVATE = 0x001910A3

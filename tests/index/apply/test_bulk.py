@@ -24,7 +24,7 @@ from engine.storage.record import HEADER_BYTES, encode_head
 from engine.storage.segment import FIRST_RECORD, segment_path
 from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_log import SegmentLog
-from tests.index.made import (
+from tests.index.entries import (
     MR,
     ROOT,
     Tail,
@@ -130,7 +130,7 @@ def test_a_segment_of_one_series_is_applied_and_its_mark_is_sealed(index: Catalo
 
 
 @pytest.mark.parametrize("seed", range(16))
-def test_heads_come_to_the_same_as_records(
+def test_heads_give_the_same_index_as_records(
     index: Catalog, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
@@ -147,7 +147,7 @@ def test_heads_come_to_the_same_as_records(
 
 
 @pytest.mark.parametrize("batch", [2, 1000])
-def test_what_is_there_already_goes_by_the_fold_rule(
+def test_known_uids_follow_the_fold_rule(
     index: Catalog, tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bulk, "BATCH", batch)
@@ -163,7 +163,7 @@ def test_what_is_there_already_goes_by_the_fold_rule(
     assert index.version_count() == 1
 
 
-def test_an_earlier_statement_and_a_second_sender_are_seen_to(index: Catalog, tmp_path: Path) -> None:
+def test_an_earlier_statement_and_a_second_sender_are_handled(index: Catalog, tmp_path: Path) -> None:
     tail, segment = Tail(), _Sealed(1)
     for number, stamp in enumerate((50, 60, 20, 70, 10)):
         segment.add(entry(tail, instance=number, stamp=stamp))
@@ -173,7 +173,7 @@ def test_an_earlier_statement_and_a_second_sender_are_seen_to(index: Catalog, tm
     _same(index, tmp_path, segment)
 
 
-def test_odd_uids_and_other_kinds_are_among_them(index: Catalog, tmp_path: Path) -> None:
+def test_a_segment_may_have_odd_uids_and_other_kinds(index: Catalog, tmp_path: Path) -> None:
     tail, segment = Tail(), _Sealed(1)
     for number, uid in enumerate((b"a\0b", b"x" * 128, b"x" * 129, b"y" * 400, b"z" * 401, UID)):
         segment.add(entry(tail, instance=number, sop_instance_uid=uid))
@@ -187,7 +187,7 @@ def test_odd_uids_and_other_kinds_are_among_them(index: Catalog, tmp_path: Path)
     assert index.is_held(f"{ROOT}.1".encode())
 
 
-def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(index: Catalog, tmp_path: Path) -> None:
+def test_an_unreadable_record_is_reported_and_the_others_are_applied(index: Catalog, tmp_path: Path) -> None:
     tail, segment = Tail(), _Sealed(1)
     segment.add(entry(tail, instance=1))
     segment.add(entry(tail, instance=2), meta=b"\x63" + bytes(60))
@@ -201,7 +201,7 @@ def test_what_cannot_be_read_is_reported_and_the_rest_goes_on(index: Catalog, tm
     assert index.segment_marks()[1].sealed
 
 
-def test_a_part_that_has_been_applied_is_passed_over(index: Catalog, tmp_path: Path) -> None:
+def test_a_part_that_has_been_applied_is_skipped(index: Catalog, tmp_path: Path) -> None:
     tail, segment = Tail(), _Sealed(1)
     for number in range(20):
         segment.add(entry(tail, instance=number))
@@ -216,7 +216,7 @@ def test_an_empty_segment_is_sealed(index: Catalog) -> None:
     assert index.segment_marks()[3].sealed
 
 
-def test_too_few_heads_are_an_error_and_no_crash(index: Catalog) -> None:
+def test_too_few_heads_raise_an_error_and_do_not_crash(index: Catalog) -> None:
     tail, segment = Tail(), _Sealed(1)
     for number in range(3):
         segment.add(entry(tail, instance=number))
@@ -265,7 +265,7 @@ def _known(meta: bytes) -> tuple[Gatherer, Counter]:
     return gatherer, counter
 
 
-def test_mutated_and_cut_heads_are_gathered_or_left_and_never_read_beyond() -> None:
+def test_mutated_and_cut_heads_are_gathered_or_refused_and_never_read_beyond_their_end() -> None:
     tail, segment = Tail(), _Sealed(1)
     made = [segment.add(entry(tail, instance=number)) for number in range(4)]
     data = segment.heads().data[16:]
@@ -283,7 +283,7 @@ def test_mutated_and_cut_heads_are_gathered_or_left_and_never_read_beyond() -> N
         assert all(len(where) == 8 and len(row) >= keys.INSTANCE.size for where, row in gatherer.rows)
 
 
-def test_rows_are_those_of_the_writer() -> None:
+def test_rows_equal_those_of_the_writer() -> None:
     tail, segment = Tail(), _Sealed(258)
     made = segment.add(entry(tail, instance=1, flags=6, stamp=1 << 60, length=5 << 32, crc=0xFFFFFFFF))
     meta = record_of(made).meta

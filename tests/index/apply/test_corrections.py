@@ -15,7 +15,7 @@ from engine.dicom.elements import blob_items
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Item, Operation
 from engine.index.format.types import Level, Query, Root
-from tests.index.made import (
+from tests.index.entries import (
     ROOT,
     Tail,
     apply,
@@ -130,7 +130,7 @@ def random_entry(rng: random.Random, tail: Tail, instance: int) -> Entry:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_every_study_is_seen_as_the_model_says_after_every_step_in_any_order(tmp_path: Path, seed: int) -> None:
+def test_every_study_agrees_with_the_model_after_every_step_in_any_order(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     tail = Tail()
     records: list[Item] = []
@@ -167,7 +167,7 @@ def test_every_study_is_seen_as_the_model_says_after_every_step_in_any_order(tmp
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_what_is_left_after_undoing_all_is_what_was_never_corrected(tmp_path: Path, seed: int) -> None:
+def test_after_all_undos_the_index_is_as_if_never_corrected(tmp_path: Path, seed: int) -> None:
     rng = random.Random(1000 + seed)
     tail = Tail()
     entries = [random_entry(rng, tail, number) for number in range(30)]
@@ -231,7 +231,7 @@ def test_studies_without_a_patient_id_are_patients_of_their_own(index: Catalog) 
     assert index.stats()["patients"] == 3
 
 
-def test_a_merge_holds_for_what_arrives_later_and_takes_the_other_ones_data(index: Catalog) -> None:
+def test_a_merge_applies_to_later_studies_and_gives_them_the_other_patients_data(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, PatientName=b"Old", PatientSex=b"M"), of(2, b"B", tail, PatientName=b"New")])
     index.apply([], corrections=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"New", SEX: b""})])
@@ -243,7 +243,7 @@ def test_a_merge_holds_for_what_arrives_later_and_takes_the_other_ones_data(inde
     assert len(index.identifiers(Query(Level.PATIENT, {ID: b"B"}, Root.PATIENT))) == 3
 
 
-def test_merges_lead_on_and_an_undo_takes_out_one_link(index: Catalog) -> None:
+def test_merges_are_chained_and_an_undo_removes_one_link(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(number, name, tail, PatientName=name) for number, name in enumerate((b"A", b"B", b"C"))])
     links = [
@@ -258,7 +258,7 @@ def test_merges_lead_on_and_an_undo_takes_out_one_link(index: Catalog) -> None:
     assert sorted(patients(index)) == [(b"A", b""), (b"B", b""), (b"C", b"")]
 
 
-def test_a_correction_of_a_patient_holds_for_a_study_that_comes_to_it(index: Catalog) -> None:
+def test_a_correction_of_a_patient_applies_to_a_study_that_is_moved_to_it(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, PatientName=b"A"), of(2, b"B", tail, PatientName=b"B")])
     index.apply([], corrections=[correction(tail, Operation.CORRECT, b"B", b"", items={NAME: b"Right"})])
@@ -266,7 +266,7 @@ def test_a_correction_of_a_patient_holds_for_a_study_that_comes_to_it(index: Cat
     assert patients(index) == {(b"B", b""): (b"Right", b"2")}
 
 
-def test_what_is_corrected_is_no_conflict_until_it_is_undone(index: Catalog) -> None:
+def test_a_corrected_attribute_is_not_a_conflict_until_it_is_undone(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, 1, PatientName=b"One"), of(1, b"A", tail, 2, PatientName=b"Two")])
     (conflict,) = index.conflicts()
@@ -283,7 +283,7 @@ def test_what_is_corrected_is_no_conflict_until_it_is_undone(index: Catalog) -> 
 
 
 @pytest.mark.parametrize("turn", [1, -1])
-def test_an_earlier_statement_may_lead_elsewhere(tmp_path: Path, turn: int) -> None:
+def test_an_earlier_statement_may_name_another_patient(tmp_path: Path, turn: int) -> None:
     """It says that the study is of another patient, of which other corrections speak; whichever came first."""
     tail = Tail()
     corrections = [
@@ -320,7 +320,7 @@ def test_series_that_disagree_are_listed_with_their_study(index: Catalog) -> Non
     assert conflict.values == {tags.Modality: [b"CT", b"MR"]}
 
 
-def test_set_to_nothing_hides_what_is_stated_and_is_not_said_where_nothing_is(index: Catalog) -> None:
+def test_an_empty_correction_hides_a_stated_value_and_adds_no_attribute(index: Catalog) -> None:
     tail = Tail()
     series = f"{ROOT}.1.1".encode()
     index.apply([of(1, b"A", tail, PatientSex=b"M")])
@@ -339,7 +339,7 @@ def test_set_to_nothing_hides_what_is_stated_and_is_not_said_where_nothing_is(in
     assert index.corrected_values(b"1.2.3", series) == {}
 
 
-def test_a_study_that_is_deleted_and_comes_again_is_corrected_again(index: Catalog) -> None:
+def test_a_study_that_is_deleted_and_stored_again_is_corrected_again(index: Catalog) -> None:
     tail = Tail()
     first = of(1, b"A", tail, PatientName=b"Wrong")
     index.apply([first])
@@ -352,7 +352,7 @@ def test_a_study_that_is_deleted_and_comes_again_is_corrected_again(index: Catal
     assert patients(index) == {(b"B", b""): (b"Right", b"1")}
 
 
-def test_a_correction_of_a_later_version_is_kept_and_does_nothing(index: Catalog) -> None:
+def test_a_correction_of_a_later_version_is_stored_and_does_nothing(index: Catalog) -> None:
     tail = Tail()
     made = correction(tail, 99, STUDIES[1], level=7, items={NAME: b"?"})  # type: ignore[arg-type]
     index.apply([of(1, b"A", tail, PatientName=b"A")], corrections=[made])
@@ -394,9 +394,7 @@ def test_the_newest_correction_is_found_beside_undos(index: Catalog) -> None:
     assert (listed.correction, listed.undone_by) == (made, undo.stamp)
 
 
-def test_an_archive_without_corrections_is_not_slowed_down_by_them(
-    index: Catalog, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_corrections_no_overlay_is_read(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     def asked(*_: object) -> None:
         raise AssertionError("the overlay was asked")
 

@@ -12,7 +12,7 @@ from engine.index.apply.overlay import Overlay
 from engine.index.catalog import Catalog
 from engine.index.database.tables import TABLES
 from engine.index.format.statements import Facts, facts_of, repeats
-from tests.index.made import Tail, apply, blob, entry, random_history
+from tests.index.entries import Tail, apply, blob, entry, random_history
 
 ORDER = b"\1" * 16
 LATER = b"\2" * 16
@@ -29,7 +29,7 @@ def dump(index: Catalog) -> dict[str, list[tuple[bytes, bytes]]]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_short_way_of_new_studies_and_series_ends_at_the_same_rows(
+def test_the_shortcut_for_new_studies_and_series_gives_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     rng = random.Random(seed)
@@ -51,7 +51,7 @@ def test_the_short_way_of_new_studies_and_series_ends_at_the_same_rows(
     every_step.close()
 
 
-def test_a_new_study_tells_its_patient_what_is_new_whatever_the_order(
+def test_a_new_study_adds_its_facts_to_its_patient_in_any_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tail = Tail()
@@ -81,7 +81,7 @@ def test_a_new_study_tells_its_patient_what_is_new_whatever_the_order(
     assert b"Doe^Jim" in dumps[0]["patients"][0][1]
 
 
-def test_keys_that_are_put_and_taken_in_one_batch_are_gone(tmp_path: Path) -> None:
+def test_keys_that_are_put_and_removed_in_one_batch_are_gone(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 30)
     tail = Tail()
     late = entry(tail, study=1, instance=1, patient={tags.PatientName: b"Late^Name"})
@@ -104,7 +104,7 @@ def test_keys_that_are_put_and_taken_in_one_batch_are_gone(tmp_path: Path) -> No
         (b"", blob({tags.StudyID: b""})),
     ],
 )
-def test_facts_of_one_statement_are_those_that_observing_it_makes(blobs: tuple[bytes, ...]) -> None:
+def test_facts_of_one_statement_equal_those_after_observing_it(blobs: tuple[bytes, ...]) -> None:
     facts = Facts.empty(len(blobs))
     facts.observe(ORDER, blobs)
     assert facts_of(ORDER, *blobs) == facts.encode()

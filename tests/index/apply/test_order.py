@@ -22,7 +22,7 @@ from engine.dicom import tags
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Item
 from engine.index.format.types import Level, Query, Root
-from tests.index.made import Tail, apply, booked, meaning, random_history, record_of, recount
+from tests.index.entries import Tail, apply, booked, meaning, random_history, record_of, recount
 
 SEEDS = int(os.environ.get("FILMROOM_ORDER_SEEDS", "8"))
 NODE = 1 << 48
@@ -105,7 +105,7 @@ def check_equal(index: Catalog, expected: dict[str, Any], answered: list[list[An
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_any_order_and_any_repeats_come_to_the_same(tmp_path: Path, seed: int) -> None:
+def test_any_order_and_any_repeats_give_the_same_index(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     pairs = with_copies(rng, random_history(rng, 110, ties=bool(seed % 2)), 10)
     with opened(tmp_path / "plain") as plain:
@@ -125,7 +125,7 @@ def test_any_order_and_any_repeats_come_to_the_same(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_every_node_that_has_all_logs_says_the_same(tmp_path: Path, seed: int) -> None:
+def test_every_node_with_all_logs_has_the_same_index(tmp_path: Path, seed: int) -> None:
     """Each node applies its own log as it is written and the other's as it comes, in whatever pieces."""
     rng = random.Random(1000 + seed)
     history = random_history(rng, 120, ties=bool(seed % 2))
@@ -156,7 +156,7 @@ def test_every_node_that_has_all_logs_says_the_same(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_a_segment_that_was_copied_whole_may_be_forgotten_here_and_never_seen_there(tmp_path: Path, seed: int) -> None:
+def test_a_fully_copied_segment_may_be_forgotten_here_and_never_applied_there(tmp_path: Path, seed: int) -> None:
     rng = random.Random(2000 + seed)
     history = random_history(rng, 80, ties=False)
     tail = Tail()

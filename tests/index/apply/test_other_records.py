@@ -12,7 +12,7 @@ from engine.index.catalog import Catalog
 from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
 from engine.index.format.types import DamageRow, Outcome
 from engine.index.query import listing
-from tests.index.made import ROOT, Tail, entry, hold, quarantined
+from tests.index.entries import ROOT, Tail, entry, hold, quarantined
 
 STUDY = f"{ROOT}.1".encode()
 UID = f"{ROOT}.1.1.1".encode()
@@ -25,7 +25,7 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
     opened.close()
 
 
-def test_a_hold_is_set_and_released_before_and_after_its_study_is_there(index: Catalog) -> None:
+def test_a_hold_is_set_and_released_before_and_after_its_study_is_stored(index: Catalog) -> None:
     tail = Tail()
     first = hold(tail, 1, True)
     index.apply([], holds=[first, hold(tail, 2, True)])
@@ -42,7 +42,7 @@ def test_a_hold_is_set_and_released_before_and_after_its_study_is_there(index: C
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
-def test_the_last_hold_counts_whatever_comes_first(tmp_path: Path, order: tuple[int, ...]) -> None:
+def test_the_last_hold_counts_in_any_order_of_arrival(tmp_path: Path, order: tuple[int, ...]) -> None:
     tail = Tail()
     made = [
         hold(tail, 1, True, stamp=10),
@@ -99,7 +99,7 @@ def test_lists_are_read_page_by_page(index: Catalog, monkeypatch: pytest.MonkeyP
     assert {version.study_instance_uid for version in versions} == {f"{ROOT}.1"}
 
 
-def test_damage_is_noted_once_a_place_and_taken_back(index: Catalog) -> None:
+def test_damage_is_noted_once_per_place_and_removed(index: Catalog) -> None:
     index.note_damage(2, 4096, UID, "first", 10)
     index.note_damage(1, 8192, b"", "unreadable: Zündung", 11)
     index.note_damage(2, 4096, UID, "second", 12)

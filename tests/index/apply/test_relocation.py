@@ -19,7 +19,7 @@ from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_REPLACE, Item
 from engine.index.format.types import Level
 from engine.index.upkeep.liveness import TOMBSTONE_KEEP_S
 from engine.storage.record import Position, Record
-from tests.index.made import (
+from tests.index.entries import (
     ROOT,
     Tail,
     apply,
@@ -80,7 +80,7 @@ def test_current_instances_and_versions_survive_and_the_dead_do_not(index: Catal
     assert _alive(index, *made) == [True, False, True, False, True, False]
 
 
-def test_what_the_index_was_never_told_of_survives(index: Catalog) -> None:
+def test_records_that_were_never_applied_survive(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail)])
     unknown = [
@@ -98,7 +98,7 @@ def test_what_the_index_was_never_told_of_survives(index: Catalog) -> None:
         index.alive(2, [odd])
 
 
-def test_a_tombstone_survives_while_what_it_killed_is_elsewhere_and_while_it_is_young(index: Catalog) -> None:
+def test_a_tombstone_survives_while_its_records_are_in_other_segments_and_while_it_is_young(index: Catalog) -> None:
     tail = Tail()
     here, there = entry(tail, segment_id=1), entry(tail, instance=2, segment_id=2)
     grave = tombstone(tail, here.sop_instance_uid, there.sop_instance_uid, segment_id=1, deleted_ns=LATER_NS)
@@ -138,7 +138,7 @@ def test_a_dead_instance_survives_while_a_version_depends_on_it(index: Catalog) 
     assert _alive(index, *made) == [True, True, True]
 
 
-def test_of_two_that_something_depends_on_one_may_go(index: Catalog) -> None:
+def test_of_two_records_that_another_depends_on_one_may_be_removed(index: Catalog) -> None:
     tail = Tail()
     made = [
         entry(tail, crc=1, segment_id=1),
@@ -160,7 +160,7 @@ def test_many_corrections_leave_the_last(index: Catalog) -> None:
 # relocate ------------------------------------------------------------------------------------------
 
 
-def test_a_moved_instance_is_read_where_it_lies_now(index: Catalog) -> None:
+def test_a_moved_instance_is_found_at_its_new_place(index: Catalog) -> None:
     tail = Tail()
     made: list[Item] = [entry(tail, instance=i) for i in range(3)]
     apply(index, made)
@@ -179,7 +179,7 @@ def test_a_moved_instance_is_read_where_it_lies_now(index: Catalog) -> None:
     assert booked(index) == recount(index, copies)
 
 
-def test_a_copy_that_a_replay_finds_is_one_instance_with_the_other(index: Catalog) -> None:
+def test_a_copy_found_by_a_replay_is_the_same_instance(index: Catalog) -> None:
     tail = Tail()
     made = entry(tail)
     index.apply([made])
@@ -191,7 +191,7 @@ def test_a_copy_that_a_replay_finds_is_one_instance_with_the_other(index: Catalo
     assert _alive(index, made, copy) == [False, True]
 
 
-def test_what_died_on_the_way_is_dead_where_it_is(index: Catalog) -> None:
+def test_a_record_that_dies_during_a_copy_is_dead_at_its_new_place(index: Catalog) -> None:
     tail = Tail()
     made: list[Item] = [entry(tail), entry(tail, instance=2), entry(tail, crc=9), hold(tail, 1, True)]
     odd = quarantined(tail, b"-")
@@ -224,7 +224,7 @@ def test_tombstones_and_holds_move_too(index: Catalog) -> None:
 # forget --------------------------------------------------------------------------------------------
 
 
-def test_a_segment_with_something_alive_is_not_forgotten(index: Catalog) -> None:
+def test_a_segment_with_live_records_is_not_forgotten(index: Catalog) -> None:
     tail = Tail()
     made = entry(tail)
     index.apply([made])
@@ -236,7 +236,7 @@ def test_a_segment_with_something_alive_is_not_forgotten(index: Catalog) -> None
 
 
 @pytest.mark.parametrize("with_records", [True, False])
-def test_nothing_is_left_of_a_forgotten_segment(index: Catalog, with_records: bool) -> None:
+def test_a_forgotten_segment_leaves_no_rows(index: Catalog, with_records: bool) -> None:
     tail = Tail()
     made: list[Item] = [entry(tail, crc=1), entry(tail, crc=2, flags=POLICY_KEEP_BOTH), quarantined(tail, b"-")]
     apply(index, made)
@@ -258,7 +258,7 @@ def test_nothing_is_left_of_a_forgotten_segment(index: Catalog, with_records: bo
     index.forget_segment(1, [])
 
 
-def test_a_tombstone_that_is_lost_with_its_segment_still_keeps_dead_what_it_killed(index: Catalog) -> None:
+def test_a_tombstone_lost_with_its_segment_still_keeps_its_instances_deleted(index: Catalog) -> None:
     tail = Tail()
     made, grave = entry(tail, segment_id=1), tombstone(tail, UID, segment_id=2)
     index.apply([made], [grave])
@@ -355,7 +355,7 @@ class _Archive:
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
-def test_an_index_that_was_compacted_says_what_a_rebuilt_one_says(tmp_path: Path, seed: int) -> None:
+def test_a_compacted_index_equals_a_rebuilt_one(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     archive = _Archive(rng, tmp_path)
     history = random_history(rng, 160, ties=False)

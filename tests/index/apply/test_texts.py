@@ -18,7 +18,7 @@ from engine.index.format.terms import normal_values, pieces_of_patterns
 from engine.index.format.types import Level, Query
 from engine.index.query import text_scan
 from engine.index.query.explanation import Explanation
-from tests.index.made import ROOT, Tail, apply, entry, random_history, tombstone
+from tests.index.entries import ROOT, Tail, apply, entry, random_history, tombstone
 
 NAMES = ["Doe^John", "Müller^Jörg", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Ä", "a" * 300, "", "O'Neil^Ann\\Other^Ann"]
 DESCRIPTIONS = ["Thorax", "thorax a.p.", "Knee 2 (0)", "ÿþ", "", "x" * TEXT_BYTES_MAX + "end", "0", "?"]
@@ -80,7 +80,7 @@ def rows_of(index: Catalog) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_the_rows_say_what_the_facts_say_after_every_step_of_a_history(tmp_path: Path, seed: int) -> None:
+def test_the_rows_agree_with_the_facts_after_every_step_of_a_history(tmp_path: Path, seed: int) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 30)
     rng = random.Random(seed)
     history = random_history(rng, 60)
@@ -91,7 +91,7 @@ def test_the_rows_say_what_the_facts_say_after_every_step_of_a_history(tmp_path:
     index.close()
 
 
-def test_a_study_that_goes_takes_its_texts_along(tmp_path: Path) -> None:
+def test_the_texts_of_a_removed_study_are_removed(tmp_path: Path) -> None:
     index, _ = filled(tmp_path, 130)
     assert rows_of(index) == rows_of_facts(index)
     tail = Tail()
@@ -105,7 +105,7 @@ def test_a_study_that_goes_takes_its_texts_along(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows_max", [1, 4096])
-def test_an_infix_is_found_wherever_it_stands_and_whatever_the_page(
+def test_an_infix_is_found_at_any_place_and_with_any_page_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows_max: int
 ) -> None:
     monkeypatch.setattr(text_scan, "ROWS_MAX", rows_max)
@@ -174,6 +174,6 @@ def test_a_pattern_without_a_piece_has_none() -> None:
     assert pieces_of_patterns(tags.PatientName, [["*ab*cde", "x"]], STANDARD) == (b"cde",)
 
 
-def test_what_a_searched_attribute_begins_with_is_left_to_search() -> None:
+def test_the_start_of_a_searched_attribute_is_left_to_search() -> None:
     assert pieces_of_patterns(tags.StudyDescription, [["abcdef*"]], STANDARD) == ()
     assert pieces_of_patterns(tags.StudyDescription, [["abcdef*xy*"]], STANDARD) == (b"xy",)

@@ -14,7 +14,7 @@ from engine.index.apply.versions import UidRecord
 from engine.index.catalog import Catalog
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_REPLACE, Item
 from engine.index.format.types import Level, Outcome, Query, Root
-from tests.index.made import (
+from tests.index.entries import (
     ROOT,
     Tail,
     apply,
@@ -64,7 +64,7 @@ def test_a_deleted_study_is_gone_at_every_level_and_the_others_stay(index: Catal
     alone.close()
 
 
-def test_part_of_a_series_leaves_counts_and_statements_of_the_rest(index: Catalog) -> None:
+def test_deleting_part_of_a_series_leaves_counts_and_statements_of_the_others(index: Catalog) -> None:
     tail = Tail()
     made = [entry(tail, instance=i, patient={0x00100010: b"Wrong" if i < 5 else b"Right"}) for i in range(10)]
     index.apply(made)
@@ -75,7 +75,7 @@ def test_part_of_a_series_leaves_counts_and_statements_of_the_rest(index: Catalo
     assert said["studies"][f"{ROOT}.1".encode()][2] == []
 
 
-def test_what_is_sent_again_after_a_deletion_is_current_again(index: Catalog) -> None:
+def test_an_instance_sent_again_after_a_deletion_is_current_again(index: Catalog) -> None:
     tail = Tail()
     made = _study(tail, 1, count=4)
     index.apply(made)
@@ -91,7 +91,7 @@ def test_what_is_sent_again_after_a_deletion_is_current_again(index: Catalog) ->
     assert index.stats()["deleted"] == 36
 
 
-def test_a_record_that_is_late_stays_dead_and_one_of_the_same_stamp_lives(index: Catalog) -> None:
+def test_a_late_record_stays_dead_and_one_with_the_same_stamp_is_alive(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail, stamp=10)])
     index.apply([], [tombstone(tail, UID, stamp=50)])
@@ -101,7 +101,7 @@ def test_a_record_that_is_late_stays_dead_and_one_of_the_same_stamp_lives(index:
     assert index.locate(UID) is not None
 
 
-def test_what_was_deleted_as_a_whole_is_known_by_its_uid(index: Catalog) -> None:
+def test_a_deletion_of_a_whole_study_or_series_is_found_by_its_uid(index: Catalog) -> None:
     tail = Tail()
     study, series, other = b"1.2", b"1.2.3", b"1.2.34"
     index.apply([], [tombstone(tail, UID, level=Level.SERIES, uid=series), tombstone(tail, UID)])
@@ -112,7 +112,7 @@ def test_what_was_deleted_as_a_whole_is_known_by_its_uid(index: Catalog) -> None
     assert index.was_deleted(Level.STUDY, study), "a patient is deleted study by study"
 
 
-def test_kept_versions_go_with_the_current_one(index: Catalog) -> None:
+def test_a_deletion_removes_kept_versions_with_the_current_instance(index: Catalog) -> None:
     tail = Tail()
     made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
     index.apply(made)
@@ -146,7 +146,7 @@ def test_a_target_that_is_current_makes_the_oldest_version_current(index: Catalo
     assert index.stats()["studies"] == 0
 
 
-def test_a_target_may_come_before_its_record(index: Catalog) -> None:
+def test_a_tombstone_with_a_target_may_come_before_its_record(index: Catalog) -> None:
     tail = Tail()
     index.apply([], [tombstone(tail, UID, stamp=90, target=40)])
     index.apply([entry(tail, stamp=30, crc=1), entry(tail, stamp=40, crc=2), entry(tail, stamp=50, crc=3)])
@@ -165,7 +165,7 @@ def test_a_target_drops_a_quarantined_record_and_no_other(index: Catalog) -> Non
     assert index.locate(UID) is not None
 
 
-def test_bytes_of_what_was_deleted_are_dead_and_tombstones_are_not(index: Catalog) -> None:
+def test_bytes_of_deleted_records_are_dead_and_those_of_tombstones_are_not(index: Catalog) -> None:
     tail = Tail()
     made = _study(tail, 1, series_count=1, count=5)
     index.apply(made)
@@ -187,7 +187,7 @@ def test_a_study_and_the_tombstone_that_deletes_it_may_come_together(index: Cata
     assert index.stats()["instances"] == index.stats()["studies"] == 0
 
 
-def test_instances_deleted_one_tombstone_each_leave_nothing(index: Catalog) -> None:
+def test_instances_deleted_by_one_tombstone_each_leave_nothing(index: Catalog) -> None:
     tail = Tail()
     made = _study(tail, 1, count=50)
     index.apply(made)
@@ -196,7 +196,7 @@ def test_instances_deleted_one_tombstone_each_leave_nothing(index: Catalog) -> N
     assert [stats[name] for name in ("patients", "studies", "series", "instances")] == [0, 0, 0, 0]
 
 
-def test_another_process_does_not_store_into_a_series_that_is_gone(index: Catalog) -> None:
+def test_another_process_does_not_store_into_a_removed_series(index: Catalog) -> None:
     tail = Tail()
     other = Catalog(index._environment)  # what it remembers is its own
     made = _study(tail, 1, series_count=1, count=3)
@@ -213,7 +213,7 @@ def _one_by_one(self: Tombstones, txn: Any, plain: dict[bytes, UidRecord]) -> No
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_all_at_once_comes_to_the_same_as_one_by_one(
+def test_all_at_once_gives_the_same_index_as_one_by_one(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(seed)
@@ -245,7 +245,7 @@ def test_all_at_once_comes_to_the_same_as_one_by_one(
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_the_books_are_right_after_every_batch(tmp_path: Path, seed: int) -> None:
+def test_the_accounts_are_right_after_every_batch(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     records = random_history(rng, 120)
     rng.shuffle(records)

@@ -26,7 +26,7 @@ def _states(*told: UidRecord) -> list[State]:
     return [states[one.key] for one in told]
 
 
-def test_copies_count_where_they_lie_last() -> None:
+def test_of_copies_the_one_at_the_last_place_counts() -> None:
     first, copy = _told(5, 1, crc=7), _told(5, 9, crc=7)
     assert _states(first, copy) == [State.DUPLICATE, State.CURRENT]
     other = _told(6, 2, crc=8)
@@ -34,7 +34,7 @@ def test_copies_count_where_they_lie_last() -> None:
 
 
 @pytest.mark.parametrize("policy", [POLICY_KEEP_FIRST, POLICY_REPLACE, POLICY_KEEP_BOTH])
-def test_a_copy_of_what_healed_is_no_second_healing(policy: int) -> None:
+def test_a_copy_of_a_healing_record_does_not_heal_again(policy: int) -> None:
     damaged, healer = _told(5, 1, crc=7), _told(6, 2, crc=7, flags=policy | HEAL)
     copy = _told(6, 3, crc=7, flags=policy | HEAL)
     assert _states(damaged, healer) == [State.SUPERSEDED, State.CURRENT]
@@ -46,7 +46,7 @@ def test_a_tombstone_of_the_same_moment_kills_nothing() -> None:
     assert _states(grave, stored) == [State.TOMBSTONE, State.CURRENT]
 
 
-def test_a_target_takes_copies_and_duplicates_of_its_stamp_with_it() -> None:
+def test_a_target_kills_copies_and_duplicates_of_its_stamp_too() -> None:
     first, kept, copy = _told(5, 1, crc=1), _told(6, 1, crc=2), _told(6, 2, crc=2)
     again = _told(7, 1, crc=2)
     grave = _told(8, 1, kind=Kind.TOMBSTONE, target=6)
@@ -106,7 +106,7 @@ def _plainly(told: list[UidRecord]) -> dict[bytes, State]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_rule_comes_to_what_it_says_word_for_word(seed: int) -> None:
+def test_the_rule_agrees_with_its_literal_implementation(seed: int) -> None:
     rng = random.Random(seed)
     seen: set[State] = set()
     for _ in range(400):
@@ -138,7 +138,7 @@ def _living(told: list[UidRecord]) -> set[tuple[bytes, State]]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_what_is_not_needed_may_go_in_any_combination(seed: int) -> None:
+def test_records_that_are_not_needed_may_be_removed_in_any_combination(seed: int) -> None:
     rng = random.Random(seed)
     dropped = needed = 0
     for _ in range(150):
@@ -157,7 +157,7 @@ def test_what_is_not_needed_may_go_in_any_combination(seed: int) -> None:
     assert dropped > 100 and needed > 10
 
 
-def test_what_was_copied_may_go_though_an_earlier_segment_may_not() -> None:
+def test_a_copied_record_may_be_removed_even_if_an_earlier_segment_may_not() -> None:
     first, kept, copy = _told(5, 1, crc=1), _told(6, 4, crc=2), _told(6, 13, crc=2)
     last = _told(7, 8, crc=3, flags=POLICY_REPLACE)
     told = in_order([first, kept, copy, last])

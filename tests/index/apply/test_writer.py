@@ -14,7 +14,7 @@ from engine.index.apply.versions import UidRecord
 from engine.index.catalog import Catalog
 from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE, Entry, Item
 from engine.index.format.types import Outcome, SegmentMark
-from tests.index.made import MR, ROOT, Tail, apply, entry, meaning, random_history, tombstone
+from tests.index.entries import MR, ROOT, Tail, apply, entry, meaning, random_history, tombstone
 
 UID = f"{ROOT}.1.1.1".encode()
 
@@ -26,7 +26,7 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
     opened.close()
 
 
-def test_a_stored_instance_is_found_where_it_lies(index: Catalog) -> None:
+def test_a_stored_instance_is_found_at_its_place(index: Catalog) -> None:
     made = entry(Tail())
     assert index.locate(UID) is None
     assert index.apply([made]) == [Outcome.STORED]
@@ -70,7 +70,7 @@ def test_a_record_applied_again_changes_nothing(index: Catalog) -> None:
         (POLICY_KEEP_BOTH, 6, Outcome.REPLACED, 1, 2, 2),
     ],
 )
-def test_the_policy_says_what_becomes_of_a_second_one(
+def test_the_policy_decides_the_outcome_of_a_second_instance(
     index: Catalog, policy: int, crc: int, outcome: Outcome, current: int, versions: int, live: int
 ) -> None:
     tail = Tail()
@@ -121,7 +121,7 @@ def test_the_last_instance_takes_series_study_and_patient_with_it(index: Catalog
     assert index.locate(UID) is None
 
 
-def test_a_tombstone_kills_only_what_is_older_whenever_it_comes(index: Catalog) -> None:
+def test_a_tombstone_kills_only_older_records_at_any_time(index: Catalog) -> None:
     tail = Tail()
     old, new = entry(tail, stamp=10, crc=1), entry(tail, stamp=30, crc=2)
     index.apply([], [tombstone(tail, UID, stamp=20)])
@@ -132,7 +132,7 @@ def test_a_tombstone_kills_only_what_is_older_whenever_it_comes(index: Catalog) 
     assert found is not None and found.position == new.position
 
 
-def test_the_first_value_stands_and_empty_ones_are_filled(index: Catalog) -> None:
+def test_the_first_value_counts_and_empty_ones_are_filled(index: Catalog) -> None:
     tail = Tail()
     index.apply(
         [
@@ -147,7 +147,7 @@ def test_the_first_value_stands_and_empty_ones_are_filled(index: Catalog) -> Non
     assert index.stats()["conflicts"] == 1
 
 
-def test_what_an_instance_said_goes_with_it(index: Catalog) -> None:
+def test_the_statement_of_an_instance_is_removed_with_it(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail, instance=1, patient={tags.PatientName: b"Wrong"}), entry(tail, instance=2)])
     index.apply([], [tombstone(tail, UID)])
@@ -163,7 +163,7 @@ def test_texts_become_utf_8(index: Catalog) -> None:
     assert meaning(index)["studies"][f"{ROOT}.1".encode()][1][0][tags.PatientName] == name.encode()
 
 
-def test_patients_are_told_apart_by_issuer_and_studies_without_id_stay_alone(index: Catalog) -> None:
+def test_patients_with_other_issuers_differ_and_studies_without_id_stay_alone(index: Catalog) -> None:
     tail = Tail()
     index.apply(
         [
@@ -177,7 +177,7 @@ def test_patients_are_told_apart_by_issuer_and_studies_without_id_stay_alone(ind
     assert index.stats()["patients"] == 4
 
 
-def test_marks_cover_what_is_applied_without_a_gap(index: Catalog) -> None:
+def test_marks_cover_applied_records_without_a_gap(index: Catalog) -> None:
     tail = Tail()
     records = [entry(tail, instance=i) for i in range(5)]
     index.apply([records[0], records[2]])
@@ -190,7 +190,7 @@ def test_marks_cover_what_is_applied_without_a_gap(index: Catalog) -> None:
     assert index.segment_marks()[1] == SegmentMark(tail.ends[1], True, 5, tail.ends[1] - 4096, 0)
 
 
-def test_two_handles_see_each_others_work(index: Catalog, tmp_path: Path) -> None:
+def test_two_handles_see_each_others_commits(index: Catalog, tmp_path: Path) -> None:
     tail = Tail()
     index.apply([entry(tail, instance=1)])
     index.apply([], [tombstone(tail, UID)])
@@ -205,7 +205,7 @@ def test_two_handles_see_each_others_work(index: Catalog, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_any_order_and_any_batches_come_to_the_same(tmp_path: Path, seed: int) -> None:
+def test_any_order_and_any_batches_give_the_same_index(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     records = random_history(rng, 120)
     said = []
@@ -230,7 +230,7 @@ POLICIES = (POLICY_KEEP_FIRST, POLICY_REPLACE, POLICY_KEEP_BOTH)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_a_record_of_a_uid_with_many_records_costs_what_the_second_one_did(
+def test_a_record_of_a_uid_with_many_records_costs_as_much_as_the_second_one(
     index: Catalog, policy: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[bytes] = []
@@ -251,7 +251,9 @@ def test_a_record_of_a_uid_with_many_records_costs_what_the_second_one_did(
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_many_records_of_few_uids_come_to_the_same_one_by_one_backwards_and_at_once(tmp_path: Path, seed: int) -> None:
+def test_many_records_of_few_uids_give_the_same_index_one_by_one_backwards_and_at_once(
+    tmp_path: Path, seed: int
+) -> None:
     rng = random.Random(seed)
     tail = Tail()
     records: list[Item] = []

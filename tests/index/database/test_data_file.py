@@ -65,9 +65,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
         if end == "clean" or damage not in ("one bit", "two pages exchanged")
     ],
 )
-def test_a_damaged_data_file_is_made_anew_at_the_next_start(
-    stopped: Path, tmp_path: Path, damage: str, end: str
-) -> None:
+def test_a_damaged_data_file_is_rebuilt_at_the_next_start(stopped: Path, tmp_path: Path, damage: str, end: str) -> None:
     data = tmp_path / "data"
     shutil.copytree(stopped, data)
     path = data / "index" / "data.mdb"
@@ -83,7 +81,9 @@ def test_a_damaged_data_file_is_made_anew_at_the_next_start(
 
 
 @pytest.mark.parametrize("damage", ["half", "a page less", "one page", "noise", "zeros"])
-def test_who_does_not_keep_the_archive_refuses_a_damaged_data_file(stopped: Path, tmp_path: Path, damage: str) -> None:
+def test_a_process_other_than_the_keeper_refuses_a_damaged_data_file(
+    stopped: Path, tmp_path: Path, damage: str
+) -> None:
     data = tmp_path / "data"
     shutil.copytree(stopped, data)
     path = data / "index" / "data.mdb"
@@ -94,7 +94,7 @@ def test_who_does_not_keep_the_archive_refuses_a_damaged_data_file(stopped: Path
     assert not restoration.is_clean(str(data / "index"), Files())
 
 
-def test_a_clean_end_is_believed_when_its_checksum_is_gone_or_none_of_ours(stopped: Path, tmp_path: Path) -> None:
+def test_a_clean_end_is_trusted_when_its_checksum_is_missing_or_foreign(stopped: Path, tmp_path: Path) -> None:
     for number, content in enumerate((None, b"", b"x" * 32, (stopped / "index" / "checksum").read_bytes()[:-1])):
         data = tmp_path / str(number)
         shutil.copytree(stopped, data)
@@ -125,9 +125,7 @@ def test_rubbish_in_any_other_file_of_the_index_costs_no_instance(
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_rot_in_pages_without_a_checksum_is_an_error_of_the_index_and_never_another(
-    stopped: Path, tmp_path: Path, seed: int
-) -> None:
+def test_damage_in_pages_without_a_checksum_raises_only_index_errors(stopped: Path, tmp_path: Path, seed: int) -> None:
     data = tmp_path / "data"
     shutil.copytree(stopped, data)
     os.unlink(data / "index" / "checksum")

@@ -20,14 +20,14 @@ from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
 from engine.index.upkeep.checkpoint_file import Kind
 from engine.storage.files import Files
-from tests.index.made import ROOT, Tail, entry, meaning, tombstone
+from tests.index.entries import ROOT, Tail, entry, meaning, tombstone
 
 
 def _several(tail: Tail, count: int, series: int = 1) -> list[Entry]:
     return [entry(tail, study=series, series=series, instance=i) for i in range(count)]
 
 
-def test_a_full_map_grows_and_nobody_sees_it(tmp_path: Path) -> None:
+def test_a_full_map_grows_unnoticed(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
     tail = Tail()
     for series in range(1, 9):
@@ -37,7 +37,7 @@ def test_a_full_map_grows_and_nobody_sees_it(tmp_path: Path) -> None:
     index.close()
 
 
-def test_a_map_that_grows_leaves_no_checkpoint_that_lies(tmp_path: Path) -> None:
+def test_a_map_that_grows_leaves_no_invalid_checkpoint(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
     checkpointer = Checkpointer(index._environment, Files(), lambda: None)
     tail = Tail()
@@ -82,14 +82,14 @@ def test_a_map_that_grows_while_a_checkpoint_runs_voids_it(tmp_path: Path) -> No
 _GROWS_ELSEWHERE = """
 import sys
 from engine.index.catalog import Catalog
-from tests.index.made import Tail, entry
+from tests.index.entries import Tail, entry
 index = Catalog.open(sys.argv[1], map_bytes=1 << 24)
 tail = Tail()
 index.apply([entry(tail, study=9, instance=i) for i in range(4000)])
 """
 
 
-def test_a_map_that_another_process_grew_is_taken_over(tmp_path: Path) -> None:
+def test_the_map_size_of_another_process_is_adopted(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
     subprocess.run([sys.executable, "-c", _GROWS_ELSEWHERE, str(tmp_path)], check=True, timeout=60)
     assert index.locate(f"{ROOT}.9.1.7".encode()) is not None
@@ -197,7 +197,7 @@ def test_an_index_from_before_deletions_were_kept_by_uid_is_read_and_completed(t
     index.close()
 
 
-def test_what_is_no_index_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"nonsense" * 2000)
     with pytest.raises(IndexError_, match="does not begin with a meta page"):
         Catalog.open(str(tmp_path), map_bytes=1 << 24)
@@ -207,7 +207,7 @@ _WRITE_ERROR = """
 import resource, signal, sys
 from engine.errors import StorageFailed
 from engine.index.catalog import Catalog
-from tests.index.made import Tail, entry
+from tests.index.entries import Tail, entry
 index = Catalog.open(sys.argv[1], map_bytes=1 << 26)
 tail = Tail()
 index.apply([entry(tail, instance=i) for i in range(10)])

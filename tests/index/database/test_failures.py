@@ -98,7 +98,7 @@ def uses(archive: Archive) -> Iterator[Callable[[], object]]:
     yield archive.stats
 
 
-def test_whatever_becomes_of_a_row_nothing_is_raised_but_errors_of_the_engine(filled: Path, tmp_path: Path) -> None:
+def test_any_damage_of_a_row_raises_only_errors_of_the_engine(filled: Path, tmp_path: Path) -> None:
     rng = random.Random(SEED)
     errors = 0
     for number in range(ROUNDS):
@@ -117,7 +117,7 @@ def test_whatever_becomes_of_a_row_nothing_is_raised_but_errors_of_the_engine(fi
     assert errors > ROUNDS / 4, f"FILMROOM_ROT_SEED={SEED}: the rot does no harm"
 
 
-def test_a_mistake_of_the_engine_is_not_told_as_damage(tmp_path: Path) -> None:
+def test_a_mistake_of_the_engine_is_not_reported_as_damage(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path / "index"))
     environment = index._environment
 

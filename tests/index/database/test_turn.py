@@ -23,7 +23,7 @@ from engine.index.database import environment
 from engine.index.database import turn as turns
 from engine.index.database.turn import Turn, holder_of
 from engine.index.format.types import Outcome
-from tests.index.made import Tail, entry
+from tests.index.entries import Tail, entry
 from tests.system.server import wait_for
 
 CHILD = """
@@ -75,7 +75,7 @@ def state_of(pid: int) -> str:
 WRITES = "environment.write(wait, lambda: None)\nsay('done')\nsys.stdin.readline()"
 
 
-def test_describe_writer_is_named_and_who_must_not_wait_is_told_so(tmp_path: Path) -> None:
+def test_the_writing_process_is_named_and_a_caller_that_must_not_wait_returns_at_once(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path))
     tail = Tail()
     assert index.try_apply([entry(tail, instance=1)]) == [Outcome.STORED]
@@ -92,7 +92,7 @@ def test_describe_writer_is_named_and_who_must_not_wait_is_told_so(tmp_path: Pat
     index.close()
 
 
-def test_each_of_several_that_write_in_turn_is_named_as_itself(tmp_path: Path) -> None:
+def test_each_of_several_writers_is_named(tmp_path: Path) -> None:
     """What a process has noted of itself is good for a while; it is never taken for what another one has noted."""
     first, second, third = (Turn(str(tmp_path)) for _ in range(3))
     first._who, second._who = (11, *first._who[1:]), (22, *second._who[1:])
@@ -113,7 +113,7 @@ def test_each_of_several_that_write_in_turn_is_named_as_itself(tmp_path: Path) -
         turn.close()
 
 
-def test_a_note_is_written_anew_once_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_note_is_rewritten_when_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, other = Turn(str(tmp_path)), Turn(str(tmp_path))
     now_ns = [1_000_000_000_000]
     monkeypatch.setattr(turns, "_now_ns", lambda: now_ns[0])
@@ -128,7 +128,7 @@ def test_a_note_is_written_anew_once_it_is_old(tmp_path: Path, monkeypatch: pyte
     other.close()
 
 
-def test_whoever_finds_no_slot_takes_turns_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_handle_without_a_slot_takes_turns_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "SLOTS", 1)
     named, nameless, also = (Turn(str(tmp_path)) for _ in range(3))
     assert nameless.try_take()
@@ -140,7 +140,7 @@ def test_whoever_finds_no_slot_takes_turns_without_a_name(tmp_path: Path, monkey
         turn.close()
 
 
-def test_who_dies_in_a_transaction_gives_his_turn_back(tmp_path: Path) -> None:
+def test_a_process_that_dies_in_a_transaction_releases_its_turn(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path))
     with child(tmp_path, WRITES) as process:
         assert index.try_apply([entry(Tail(), instance=1)]) is None
@@ -150,7 +150,7 @@ def test_who_dies_in_a_transaction_gives_his_turn_back(tmp_path: Path) -> None:
     index.close()
 
 
-def test_a_thread_of_ours_that_waits_for_its_turn_keeps_no_other_one_waiting(tmp_path: Path) -> None:
+def test_a_thread_that_waits_for_its_turn_does_not_delay_others(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path))
     tail = Tail()
     with child(tmp_path, WRITES) as process:
@@ -165,7 +165,7 @@ def test_a_thread_of_ours_that_waits_for_its_turn_keeps_no_other_one_waiting(tmp
     index.close()
 
 
-def test_who_is_told_to_stop_in_a_transaction_ends_it_first(tmp_path: Path) -> None:
+def test_a_process_that_is_stopped_in_a_transaction_ends_it_first(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path))
     with child(tmp_path, "delay_stops()\n" + WRITES) as process:
         process.send_signal(signal.SIGTSTP)
@@ -187,7 +187,7 @@ def test_who_is_told_to_stop_in_a_transaction_ends_it_first(tmp_path: Path) -> N
 READS = "txns = [environment.begin_read() for _ in range({})]\nwait()"
 
 
-def test_readers_that_have_died_make_room_when_the_table_is_full(
+def test_the_slots_of_dead_readers_are_freed_when_the_table_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "READERS_MAX", 8)
@@ -208,7 +208,7 @@ def test_readers_that_have_died_make_room_when_the_table_is_full(
     index.close()
 
 
-def test_a_process_id_that_another_namespace_has_in_use_is_named(tmp_path: Path) -> None:
+def test_a_process_id_in_use_in_another_namespace_is_named(tmp_path: Path) -> None:
     Catalog.open(str(tmp_path)).close()
     # As the process of this id in the other namespace would: LMDB locks the byte of its number.
     script = f"""
@@ -226,7 +226,7 @@ wait()
 
 
 @pytest.mark.parametrize("take", [Turn.take, Turn.try_take, lambda turn: turn.take_within(1.0)])
-def test_a_disk_that_fails_is_no_turn_and_holds_up_nobody(
+def test_a_failing_disk_gives_no_turn_and_delays_no_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, take: Callable[[Turn], object]
 ) -> None:
     first, second = Turn(str(tmp_path)), Turn(str(tmp_path))
@@ -239,7 +239,9 @@ def test_a_disk_that_fails_is_no_turn_and_holds_up_nobody(
     second.close()
 
 
-def test_on_a_full_disk_all_take_turns_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_full_disk_every_process_takes_turns_without_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, second = Turn(str(tmp_path)), Turn(str(tmp_path))
     monkeypatch.setattr(os, "pwrite", failing(errno.ENOSPC))
     assert first.try_take()

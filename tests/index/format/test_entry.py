@@ -10,7 +10,7 @@ from engine.dicom import tags
 from engine.errors import IndexError_
 from engine.index.format.entry import NO_UID, Correction, Entry, Hold, Operation, Quarantined, Tombstone, unpack_record
 from engine.storage.record import Kind, Position, Record
-from tests.index.made import Tail, blob, entry
+from tests.index.entries import Tail, blob, entry
 
 
 def _record(of: Entry, kind: int = 1, meta: bytes | None = None) -> Record:
@@ -99,7 +99,7 @@ def _other(item: Tombstone | Hold | Quarantined | Correction, meta: bytes | None
 @pytest.mark.parametrize(
     "item", [*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS], ids=lambda item: type(item).__name__
 )
-def test_other_kinds_come_back_from_their_records_and_nothing_cut_or_new_does(
+def test_other_kinds_come_back_from_their_records_and_cut_or_newer_ones_are_refused(
     item: Tombstone | Hold | Quarantined | Correction,
 ) -> None:
     assert unpack_record(_other(item)) == item
@@ -123,7 +123,7 @@ def test_mutated_meta_blocks_of_other_kinds_parse_or_are_refused() -> None:
                 pass
 
 
-def test_a_tombstone_that_no_record_can_carry_is_refused() -> None:
+def test_a_tombstone_too_large_for_a_record_is_refused() -> None:
     position = Position(1, 4096, 3, 99, 0, 0)
     uids = tuple(b"1.2.%060d" % number for number in range(16_000))
     assert Tombstone(position, 7, 1, b"1.2", uids[:15_000]).pack_meta()
@@ -137,7 +137,7 @@ def test_long_reasons_are_cut() -> None:
     assert unpack_record(_other(made)) == Hold(position, 7, b"1.2", True, 99, b"m" * 4096, b"r" * 4096)
 
 
-def test_a_correction_that_no_record_can_carry_is_refused() -> None:
+def test_a_correction_too_large_for_a_record_is_refused() -> None:
     uids = tuple(b"1.2.%060d" % number for number in range(16_000))
     made = Correction(Position(1, 4096, 3, 99, 0, 0), 7, Operation.MOVE, 1, uids)
     with pytest.raises(IndexError_, match="a correction takes 1056032 bytes"):

@@ -16,7 +16,7 @@ from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.index.format import keys
 from engine.index.format.statements import Facts, Statement, canonical, fact_values, pack_content, unpack_content
 from engine.index.query.matching import sequence_items
-from tests.index.made import Tail, blob, entry
+from tests.index.entries import Tail, blob, entry
 
 UTF_8 = b"ISO_IR 192"
 
@@ -44,7 +44,7 @@ def test_facts_do_not_depend_on_the_order_of_statements() -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 5])
-def test_facts_come_back_as_they_were(count: int) -> None:
+def test_facts_come_back(count: int) -> None:
     rng = random.Random(count)
     facts = Facts.empty(2)
     known = [tags.PatientName, tags.PatientID, tags.PatientSex, tags.EthnicGroup]
@@ -76,7 +76,7 @@ def test_facts_of_one_statement_are_the_statement() -> None:
         (b"ISO_IR 13", b"\xd4\xcf\xc0\xde^\xc0\xdb\xb3", "ﾔﾏﾀﾞ^ﾀﾛｳ"),
     ],
 )
-def test_canonical_blobs_are_in_utf_8_and_stay_as_they_are(declared: bytes, raw: bytes, text: str) -> None:
+def test_canonical_blobs_are_in_utf_8_and_do_not_change_again(declared: bytes, raw: bytes, text: str) -> None:
     once = canonical(blob({tags.PatientName: raw, tags.PatientID: b"1"}), declared, STANDARD)
     assert blob_items(once)[tags.PatientName] == text.encode()
     assert canonical(once, UTF_8, STANDARD) == once
@@ -99,7 +99,7 @@ def test_sequences_become_utf_8_at_every_depth() -> None:
     assert canonical(once, UTF_8, STANDARD) == once
 
 
-def test_a_damaged_sequence_is_kept_as_it_is() -> None:
+def test_a_damaged_sequence_is_not_changed() -> None:
     damaged = blob({tags.ProcedureCodeSequence: b"\xff" * 40})
     assert canonical(damaged, b"ISO_IR 100", STANDARD) == damaged
 

@@ -16,7 +16,7 @@ from engine.index.format import terms
 from engine.index.format.types import Level, Query, Root
 from engine.index.query import access, text_scan
 from engine.index.query.explanation import Explanation
-from tests.index.made import ROOT, Tail, entry, tombstone
+from tests.index.entries import ROOT, Tail, entry, tombstone
 
 FAMILIES = ["Meier", "Meyer", "Maier", "Schmidt", "Schmitt", "Smith", "Doe", "Müller", "Mueller", "山田"]
 GIVEN = ["Anna", "Ana", "Jörg", "Joerg", "John", "Jon", ""]
@@ -97,9 +97,7 @@ def random_query(rng: random.Random) -> tuple[Query, str]:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_no_access_is_narrower_than_a_look_at_everything(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
-) -> None:
+def test_no_access_misses_a_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     index = archive(tmp_path, seed)
     rng = random.Random(seed)
     used = set()
@@ -154,7 +152,7 @@ def explained(index: Catalog, keys: Mapping[int, bytes], level: Level = Level.ST
     return explanation
 
 
-def test_exact_keys_read_what_they_name_and_nothing_else(tmp_path: Path) -> None:
+def test_exact_keys_read_only_the_entities_that_they_name(tmp_path: Path) -> None:
     index = archive(tmp_path, 1)
     for keys, words, count in (
         ({tags.PatientID: b"P7"}, "search: PatientID exact", 3),
@@ -209,7 +207,7 @@ def test_names_that_sound_alike_are_candidates_and_few_others(tmp_path: Path) ->
     index.close()
 
 
-def test_a_candidate_counts_once_however_many_pages_it_takes(tmp_path: Path) -> None:
+def test_a_candidate_counts_once_in_any_number_of_pages(tmp_path: Path) -> None:
     index = archive(tmp_path, 1, 3)
     tail = Tail()
     tail.stamp = 9_000
@@ -229,7 +227,7 @@ def test_an_explanation_has_no_value_in_it(tmp_path: Path) -> None:
     index.close()
 
 
-def test_a_word_asked_for_has_ranges_by_sound_and_its_beginning_has_one_by_spelling() -> None:
+def test_a_word_has_ranges_by_sound_and_a_prefix_has_one_by_spelling() -> None:
     by_sound, by_beginning = terms.ranges_of_words(tags.PatientName, [("meier", False), ("jo", True)])
     assert _hit(by_sound, b"Maier^Anna")
     assert not _hit(by_sound, b"Schulz^Anna")
@@ -243,7 +241,7 @@ def _hit(ranges: list[terms.Range], name: bytes) -> bool:
     return any(start <= key < end for key in keys for start, end in ranges)
 
 
-def test_words_of_a_description_of_ranges() -> None:
+def test_ranges_are_described_in_words() -> None:
     exact = terms.ranges_of_patterns(tags.PatientID, [["P1"]], STANDARD, wildcards=False)
     word = terms.ranges_of_patterns(tags.PatientName, [["*^john*"]], STANDARD, wildcards=True)
     between = terms.ranges_between(tags.StudyDate, "20240101", "20240131", STANDARD)

@@ -10,7 +10,7 @@ from engine.dicom import tags
 from engine.dicom.schema import STANDARD
 from engine.index.query.condition import BASELINE, Rules
 from engine.index.query.matching import conditions
-from tests.index.query.meeting import meet_all, met, texts_of
+from tests.index.query.condition_checks import meet_all, met, texts_of
 
 DATE_TIME = Rules(date_time=True)
 DAY, TIME = tags.StudyDate, tags.StudyTime
@@ -91,7 +91,7 @@ def test_moments(tag: int, key: str, stored: str, expected: bool) -> None:
         ("", "1000-1800", ("", "1200"), True, True),
     ],
 )
-def test_a_date_and_its_time_are_one_range_if_that_is_negotiated(
+def test_if_negotiated_a_date_and_its_time_are_one_range(
     day: str, time: str, stored: tuple[str, str], combined: bool, separate: bool
 ) -> None:
     items = {DAY: stored[0], TIME: stored[1]}
@@ -127,14 +127,14 @@ def test_every_date_has_its_time(keyword: str) -> None:
         ({DAY: "unknown"}, ("unknown", "2330"), "-0100", True),
     ],
 )
-def test_dates_and_times_are_moved_to_the_zone_of_the_query(
+def test_dates_and_times_are_converted_to_the_zone_of_the_query(
     keys: dict[int, str], stored: tuple[str, str], zone: str, expected: bool
 ) -> None:
     items = {DAY: stored[0], TIME: stored[1]}
     assert meet_all(keys, items, Rules(zone="+0100"), zone) == expected
 
 
-def test_a_date_and_its_time_are_moved_before_they_are_taken_together() -> None:
+def test_a_date_and_its_time_are_converted_before_they_are_combined() -> None:
     rules = Rules(date_time=True, zone="+0000")
     keys = {DAY: "20240102-20240103", TIME: "0000-0100"}
     assert meet_all(keys, {DAY: "20240103", TIME: "0130"}, rules, "+0100")
@@ -149,7 +149,7 @@ def test_dates_of_birth_have_no_zone() -> None:
     assert meet_all({tags.PatientBirthDate: "19700101"}, stored, rules, "-0100")
 
 
-def test_date_times_without_an_offset_take_the_zones() -> None:
+def test_date_times_without_an_offset_have_the_zone_of_the_study() -> None:
     tag = tags.AcquisitionDateTime
     assert meet_all({tag: "20240102103000"}, {tag: "20240102093000"}, Rules(zone="+0100"), "+0000")
     assert not meet_all({tag: "20240102103000"}, {tag: "20240102103000"}, Rules(zone="+0100"), "+0000")
@@ -180,7 +180,7 @@ RULES = [
     texts_of(MOMENTS),
     st.sampled_from(RULES),
 )
-def test_whatever_meets_a_moment_is_where_it_is_looked_for(tag: int, key: str, stored: str, rules: Rules) -> None:
+def test_every_value_that_meets_a_moment_is_in_its_ranges(tag: int, key: str, stored: str, rules: Rules) -> None:
     met(tag, key, stored, rules=rules)
 
 
@@ -191,7 +191,7 @@ def test_whatever_meets_a_moment_is_where_it_is_looked_for(tag: int, key: str, s
     st.sampled_from(["+0000", "+0100", "-1200"]),
     st.booleans(),
 )
-def test_moved_dates_are_where_they_are_looked_for(
+def test_converted_dates_are_in_the_ranges_of_their_key(
     asked: tuple[object, object], stored: tuple[object, object], zone: str, own: str, combined: bool
 ) -> None:
     assert DAY in STANDARD.searched

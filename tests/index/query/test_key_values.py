@@ -45,7 +45,7 @@ from tests.cli.commands import run
         ("RequestAttributesSequence.ScheduledProcedureStepStartDate=2026-01-01", "write 20260101"),
     ],
 )
-def test_what_can_match_nothing_is_a_mistake_that_says_what_to_write(key: str, told: str) -> None:
+def test_a_value_that_can_match_nothing_is_refused_with_a_suggestion(key: str, told: str) -> None:
     with pytest.raises(QueryError, match=re.escape(told)):
         query.parse([key])
 
@@ -73,7 +73,7 @@ def test_what_can_match_nothing_is_a_mistake_that_says_what_to_write(key: str, t
         "PatientName=2026-01-01",
     ],
 )
-def test_what_can_match_something_passes(key: str) -> None:
+def test_a_value_that_can_match_is_accepted(key: str) -> None:
     assert query.parse([key]).values
 
 
@@ -96,7 +96,7 @@ def test_what_can_match_something_passes(key: str) -> None:
         ("correct", "--series", "notauid", "Modality=CT", "--reason", "x"),
     ],
 )
-def test_every_command_that_names_uids_and_dates_refuses_what_is_none(
+def test_every_command_with_uids_and_dates_refuses_invalid_ones(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
     code, out, err = run(capsys, *arguments)
@@ -104,7 +104,7 @@ def test_every_command_that_names_uids_and_dates_refuses_what_is_none(
     assert re.search("it is not a UID|it is not a date|ends before it begins", err)
 
 
-def test_a_value_without_its_keyword_is_told_which_it_may_be() -> None:
+def test_for_a_value_without_a_keyword_one_is_suggested() -> None:
     for text, meant in (
         ("SIMPSON", "PatientName=SIMPSON"),
         ("1.2.840.1.5", "StudyInstanceUID=1.2.840.1.5"),

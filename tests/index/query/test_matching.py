@@ -20,7 +20,7 @@ from engine.index.format.types import KeyValue
 from engine.index.query import matching
 from engine.index.query.condition import BASELINE, Rules
 from engine.index.query.matching import condition
-from tests.index.query.meeting import meet_all, meets, met, texts_of
+from tests.index.query.condition_checks import meet_all, meets, met, texts_of
 
 FUZZY = Rules(fuzzy=True)
 EMPTY = Rules(empty_values=True)
@@ -199,7 +199,7 @@ def test_too_many_values_are_refused() -> None:
         condition(tags.SOPInstanceUID, b"\\".join([b"1.2"] * (matching.UIDS_MAX + 1)), b"")
 
 
-def test_a_pattern_is_tried_once_and_not_in_every_way() -> None:
+def test_a_pattern_is_matched_without_backtracking() -> None:
     """With backtracking this would not end: some 10^40 ways to lay the stars out."""
     asked = condition(tags.StudyDescription, b"*a" * 20 + b"b*", b"")
     assert asked is not None
@@ -208,7 +208,7 @@ def test_a_pattern_is_tried_once_and_not_in_every_way() -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_stars_mean_what_they_mean_with_backtracking(seed: int) -> None:
+def test_stars_match_as_they_do_with_backtracking(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(50):
         pattern = "".join(chance.choices("AB*?", k=chance.randint(1, 8)))
@@ -218,7 +218,7 @@ def test_stars_mean_what_they_mean_with_backtracking(seed: int) -> None:
         assert (asked is None or asked.met_by({tags.StudyDescription: stored.encode()})) == expected, (pattern, stored)
 
 
-def test_of_a_long_list_any_value_may_be_met_plain_or_with_wild_cards() -> None:
+def test_any_value_of_a_long_list_may_match_plain_or_with_wild_cards() -> None:
     plain = [b"P%d" % number for number in range(200)]
     asked = condition(tags.PatientID, b"\\".join([*plain, b"Q*7"]), b"")
     assert asked is not None
@@ -243,7 +243,7 @@ def test_of_a_long_list_any_value_may_be_met_plain_or_with_wild_cards() -> None:
     ],
     ids=("values", "wild cards", "long ones with wild cards", "words", "characters", "items"),
 )
-def test_what_would_cost_too_much_is_refused(tag: int, value: KeyValue, rules: Rules) -> None:
+def test_keys_that_cost_too_much_are_refused(tag: int, value: KeyValue, rules: Rules) -> None:
     with pytest.raises(QueryError, match="the limit is"):
         condition(tag, value, b"", rules)
 
@@ -289,7 +289,7 @@ def test_names_by_sound(key: str, stored: str, expected: bool) -> None:
     assert met(tags.PerformingPhysicianName, key, stored, rules=FUZZY) == expected
 
 
-def test_words_of_one_stored_name_must_meet_all_that_is_asked() -> None:
+def test_words_of_one_stored_name_must_meet_every_word_of_the_key() -> None:
     assert not met(tags.OtherPatientNames, "Meier Hans", "Meier^Otto\\Schulz^Hans", rules=FUZZY)
     assert met(
         tags.OtherPatientNames, "Meier\\Hans", "Meier^Otto\\Schulz^Hans", rules=Rules(fuzzy=True, multiple_values=True)
@@ -299,7 +299,7 @@ def test_words_of_one_stored_name_must_meet_all_that_is_asked() -> None:
     )
 
 
-def test_what_is_no_name_does_not_match_by_sound() -> None:
+def test_attributes_other_than_names_do_not_match_by_sound() -> None:
     assert not met(tags.PatientID, "Meier", "Maier", rules=FUZZY)
 
 
@@ -309,7 +309,7 @@ def test_what_is_no_name_does_not_match_by_sound() -> None:
 @pytest.mark.parametrize(
     "tag", [tags.PatientName, tags.StudyDate, tags.StudyTime, tags.AccessionNumber, tags.SeriesNumber]
 )
-def test_two_quotation_marks_ask_for_no_value(tag: int) -> None:
+def test_two_quotation_marks_match_an_attribute_without_a_value(tag: int) -> None:
     asked = condition(tag, b'"" ', b"", EMPTY)
     assert asked is not None and asked.ranges is None and not asked.infix
     assert asked.met_by({}) and asked.met_by({tag: b""}) and asked.met_by({tag: b" \0"})
@@ -318,7 +318,7 @@ def test_two_quotation_marks_ask_for_no_value(tag: int) -> None:
     assert plain is not None and not plain.met_by({}) and plain.met_by({tag: b'""'})
 
 
-def test_an_empty_date_may_be_asked_for_beside_a_time() -> None:
+def test_an_empty_date_may_be_combined_with_a_time() -> None:
     keys = {tags.StudyDate: '""', tags.StudyTime: "1000-1200"}
     rules = Rules(empty_values=True, date_time=True, zone="+0100")
     assert meet_all(keys, {tags.StudyTime: "11"}, rules, "+0100")
@@ -345,7 +345,7 @@ def test_an_empty_date_may_be_asked_for_beside_a_time() -> None:
         (tags.StudyDate, "20240101\\20240102", "20240102", True, True),
     ],
 )
-def test_several_values_must_all_be_there_if_that_is_negotiated(
+def test_if_negotiated_each_of_several_values_must_match(
     tag: int, key: str, stored: str, with_it: bool, without: bool
 ) -> None:
     assert met(tag, key, stored, rules=MULTIPLE) == with_it
@@ -382,7 +382,7 @@ def test_one_stored_item_must_meet_all_keys_of_an_item(keys: list[dict[int, byte
     assert (asked is None or asked.met_by({REQUEST: stored})) == expected
 
 
-def test_a_sequence_with_keys_is_not_met_by_none() -> None:
+def test_a_sequence_with_keys_needs_a_stored_item() -> None:
     asked = condition(REQUEST, [{tags.ScheduledProcedureStepID: b"S1"}], b"")
     assert asked is not None and not asked.met_by({}) and not asked.met_by({REQUEST: b""})
 
@@ -399,7 +399,7 @@ def test_sequences_nest() -> None:
     assert finds(b"T-D1100") and finds(b"T-*") and finds(b"") and not finds(b"T-D11")
 
 
-def test_within_items_the_rules_are_the_same() -> None:
+def test_the_same_rules_hold_within_items() -> None:
     empty = condition(REQUEST, [{tags.ScheduledProcedureStepDescription: b'""'}], b"", EMPTY)
     assert empty is not None and empty.met_by({REQUEST: item_of(STEPS[0])}) and not empty.met_by({})
     pair = (tags.ScheduledProcedureStepStartDate, tags.ScheduledProcedureStepStartTime)
@@ -414,7 +414,7 @@ def test_within_items_the_rules_are_the_same() -> None:
     assert moved.met_by(late, b"+0000") and not moved.met_by(late, b"+0100")
 
 
-def test_damaged_stored_sequences_are_no_match() -> None:
+def test_damaged_stored_sequences_do_not_match() -> None:
     asked = condition(tags.ProcedureCodeSequence, [{tags.CodeValue: b"1"}], b"")
     assert asked is not None
     for stored in (b"x", b"\xfe\xff\x00\xe0\xff\xff\x00\x00", b"\0" * 20):
@@ -430,12 +430,12 @@ NAMED += [tags.Modality, tags.OtherPatientNames, tags.PatientComments, tags.Moda
 
 
 @given(st.sampled_from(NAMED), texts_of(WORDS), texts_of(WORDS[:-4]), st.sampled_from(RULES))
-def test_whatever_meets_a_text_is_where_it_is_looked_for(tag: int, key: str, stored: str, rules: Rules) -> None:
+def test_every_value_that_meets_a_text_key_is_in_its_ranges(tag: int, key: str, stored: str, rules: Rules) -> None:
     met(tag, key, stored, rules=rules)
 
 
 @given(texts_of(["a", "b", "c", "*", "?"]), texts_of(["a", "b", "c"]))
-def test_wild_cards_match_as_a_slow_matcher_does(pattern: str, stored: str) -> None:
+def test_wild_cards_match_as_in_a_slow_matcher(pattern: str, stored: str) -> None:
     def wild(pattern: str, text: str) -> bool:
         if not pattern:
             return not text
@@ -456,7 +456,7 @@ def test_wild_cards_match_as_a_slow_matcher_does(pattern: str, stored: str) -> N
     st.sampled_from(RULES),
     st.sampled_from([b"", b"ISO_IR 100", b"ISO_IR 192", b"\\ISO 2022 IR 87", b"GB18030", b"?"]),
 )
-def test_any_bytes_can_be_asked_for_and_stored(
+def test_any_bytes_can_be_keys_and_stored_values(
     tag: int, key: bytes, stored: bytes, rules: Rules, character_set: bytes
 ) -> None:
     asked = condition(tag, key, character_set, rules)

@@ -245,7 +245,7 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(level)
 
 
-def test_every_answer_is_what_the_standard_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_answer_agrees_with_the_standard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     began = time.monotonic()
     wrong: list[str] = []
     answered = pairs = 0

@@ -20,10 +20,10 @@ from engine.index.catalog import Catalog
 from engine.index.format.types import Level, Query, Root
 from engine.index.query import search as searching
 from engine.index.query import selection
-from tests.index.made import ROOT, Tail, entry, tombstone
+from tests.index.entries import ROOT, Tail, entry, tombstone
 
 
-def test_no_transaction_is_open_while_a_match_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_transaction_is_open_while_the_caller_has_a_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searching, "FIRST_PAGE", 2)
     monkeypatch.setattr(searching, "PAGE", 2)
     tail = Tail()
@@ -81,7 +81,7 @@ def test_levels_have_names() -> None:
         Level.of(b"FRAME")
 
 
-def test_what_is_not_known_is_said_to_be_unsupported(index: Catalog) -> None:
+def test_unknown_keys_are_unsupported(index: Catalog) -> None:
     found = list(index.search(Query(Level.STUDY, {tags.StudyInstanceUID: b"", tags.ImageType: b""})))
     assert all(match.unsupported and list(match.attributes) == [tags.StudyInstanceUID] for match in found)
     found = list(index.search(Query(Level.STUDY, {tags.StudyID: b"", tags.RetrieveAETitle: b""})))
@@ -201,7 +201,7 @@ def test_a_retrieval_lists_the_same_in_one_read_transaction_or_in_many(
     assert named == sorted(everything)
 
 
-def test_what_is_stored_and_deleted_while_a_retrieval_is_listed_takes_nothing_else_from_it(
+def test_instances_stored_and_deleted_during_a_retrieval_do_not_change_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(selection, "SELECT_S", 0.0)
@@ -217,5 +217,5 @@ def test_what_is_stored_and_deleted_while_a_retrieval_is_listed_takes_nothing_el
     index.close()
 
 
-def test_a_retrieval_takes_wild_cards_for_what_they_are(index: Catalog) -> None:
+def test_a_retrieval_has_no_wild_cards(index: Catalog) -> None:
     assert index.instances(Query(Level.PATIENT, {tags.PatientID: b"P*"}, Root.PATIENT)) == []

@@ -14,7 +14,7 @@ from engine.index.query import access, walk
 from engine.index.query import search as searching
 from engine.index.query.explanation import Explanation
 from engine.index.query.place import Place
-from tests.index.made import ROOT, Tail, entry
+from tests.index.entries import ROOT, Tail, entry
 
 STUDIES, SERIES, INSTANCES = 12, 3, 4
 UIDS = {
@@ -69,7 +69,7 @@ def query_at(level: Level, keys: dict[int, bytes], limit: int | None = None, off
 
 @pytest.mark.parametrize("level", Level)
 @pytest.mark.parametrize("keys", QUERIES, ids=lambda keys: "+".join(map(tags.keyword_of, keys)) or "everything")
-def test_however_often_it_stops_the_answer_is_the_same(
+def test_any_number_of_pauses_gives_the_same_answer(
     index: Catalog, monkeypatch: pytest.MonkeyPatch, level: Level, keys: dict[int, bytes]
 ) -> None:
     query = query_at(level, keys)
@@ -84,7 +84,7 @@ def test_however_often_it_stops_the_answer_is_the_same(
         assert list(piece) == whole[2:5]
 
 
-def test_nothing_is_said_for_a_while_when_nothing_matches(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_pauses_even_if_nothing_matches(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "EXAMINED_MAX", 10)
     steps = list(index.search_steps(query_at(Level.IMAGE, {tags.InstanceNumber: b"99"})))
     looked_at = STUDIES * (1 + SERIES * (1 + INSTANCES))
@@ -92,7 +92,9 @@ def test_nothing_is_said_for_a_while_when_nothing_matches(index: Catalog, monkey
     assert not any(steps)
 
 
-def test_a_step_with_many_tests_a_candidate_looks_at_fewer(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_with_many_tests_per_candidate_tests_fewer_candidates(
+    index: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
     few = query_at(Level.STUDY, {tags.StudyDescription: b"X*Y"})
     many = query_at(Level.STUDY, {tags.StudyDescription: b"\\".join([b"?%d*Y" % number for number in range(100)])})
     monkeypatch.setattr(walk, "EXAMINED_MAX", 10)
@@ -151,7 +153,7 @@ def test_matches_are_made_a_page_ahead_and_none_for_what_is_skipped(
     assert max(ahead) == 6
 
 
-def test_what_stands_above_is_that_of_the_place(index: Catalog) -> None:
+def test_a_match_has_the_attributes_of_the_levels_above_it(index: Catalog) -> None:
     keys = {
         tags.PatientID: b"",
         tags.StudyInstanceUID: b"",
@@ -178,7 +180,7 @@ def test_what_stands_above_is_that_of_the_place(index: Catalog) -> None:
 
 @pytest.mark.parametrize("level", Level)
 @pytest.mark.parametrize("at_once", [1, 100])
-def test_what_is_behind_the_limit_is_counted_up_to_a_number(
+def test_matches_after_the_limit_are_counted_up_to_a_number(
     index: Catalog, monkeypatch: pytest.MonkeyPatch, level: Level, at_once: int
 ) -> None:
     monkeypatch.setattr(searching, "COUNTED_AT_ONCE", at_once)

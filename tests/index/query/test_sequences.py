@@ -17,7 +17,7 @@ from engine.index.format.types import Level, Query
 from engine.index.query.condition import BASELINE
 from engine.index.query.matching import KEY_VALUES_MAX
 from engine.index.query.sequences import pick_of
-from tests.index.made import Tail, entry
+from tests.index.entries import Tail, entry
 
 CODE = [Content(tags.CodeValue, "SH", b"T1"), Content(tags.CodeMeaning, "LO", "Schädel".encode() + b" ")]
 OTHER = [Content(tags.CodeValue, "SH", b"T2"), Content(tags.CodeMeaning, "LO", b"Knie")]
@@ -48,13 +48,13 @@ def read(value: bytes) -> list[dict[int, Any]]:
 
 
 @pytest.mark.parametrize("asked", [(), ({},), ({}, {})], ids=str)
-def test_without_keys_all_of_it_is_shown(asked: tuple[dict[int, Any], ...]) -> None:
+def test_without_keys_the_whole_sequence_is_returned(asked: tuple[dict[int, Any], ...]) -> None:
     assert pick_of([Identifier(item) for item in asked], b"", BASELINE) is None
     assert shown(*asked) == read(STORED)
     assert pick_of(b"", b"", BASELINE) is None
 
 
-def test_of_the_items_that_match_the_attributes_that_were_asked_for_are_shown() -> None:
+def test_the_requested_attributes_of_matching_items_are_returned() -> None:
     assert shown({tags.RequestedProcedureID: b"RP*"}) == [
         {tags.RequestedProcedureID: "RP1"},
         {tags.RequestedProcedureID: "RP2"},
@@ -64,13 +64,13 @@ def test_of_the_items_that_match_the_attributes_that_were_asked_for_are_shown() 
     ]
 
 
-def test_a_universal_key_shows_the_attribute_of_every_item_empty_where_there_is_none() -> None:
+def test_a_universal_key_returns_the_attribute_of_every_item_empty_if_missing() -> None:
     assert shown({tags.AccessionNumber: b"", tags.RequestedProcedureID: b""}) == [
         {tags.AccessionNumber: "", tags.RequestedProcedureID: number} for number in ("RP1", "RP2", "X3")
     ]
 
 
-def test_nothing_matches_and_nothing_is_shown() -> None:
+def test_without_a_matching_item_nothing_is_returned() -> None:
     assert shown({tags.RequestedProcedureID: b"RP9"}) == []
     pick = pick_of([{tags.RequestedProcedureID: b"RP1"}], b"", BASELINE)
     assert pick is not None
@@ -78,12 +78,12 @@ def test_nothing_matches_and_nothing_is_shown() -> None:
     assert pick(b"this is no item", b"") == b""
 
 
-def test_items_of_several_kinds_may_be_asked_for() -> None:
+def test_a_key_may_have_several_items() -> None:
     found = shown({tags.RequestedProcedureID: b"RP1"}, {tags.RequestedProcedureID: b"X3"})
     assert [item[tags.RequestedProcedureID] for item in found] == ["RP1", "X3"]
 
 
-def test_sequences_within_are_shown_alike() -> None:
+def test_nested_sequences_are_picked_in_the_same_way() -> None:
     asked = {tags.ScheduledProtocolCodeSequence: [Identifier({tags.CodeMeaning: b"Sch*"})]}
     assert shown(asked) == [{tags.ScheduledProtocolCodeSequence: [{tags.CodeMeaning: "Schädel"}]}] * 2
     whole = shown({tags.ScheduledProtocolCodeSequence: [], tags.RequestedProcedureID: b"RP1"})
@@ -96,7 +96,7 @@ def test_keys_of_an_item_are_in_its_own_character_set() -> None:
     assert len(shown({tags.ScheduledProtocolCodeSequence: [code]})) == 2
 
 
-def test_a_key_that_cannot_be_matched_is_refused() -> None:
+def test_an_invalid_key_is_refused() -> None:
     too_many = b"\\".join([b"RP1"] * (KEY_VALUES_MAX + 1))
     with pytest.raises(QueryError):
         pick_of([{tags.RequestedProcedureID: too_many}], b"", BASELINE)
@@ -114,7 +114,7 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 
 
 @pytest.mark.parametrize("level", [Level.SERIES, Level.IMAGE])
-def test_matches_show_what_was_asked_for(index: Catalog, level: Level) -> None:
+def test_matches_have_the_requested_attributes(index: Catalog, level: Level) -> None:
     keys = {tags.RequestAttributesSequence: [Identifier({tags.RequestedProcedureID: b"RP2"})]}
     matches = list(index.search(Query(level, keys, relational=True)))
     assert len(matches) == (1 if level == Level.SERIES else 2)

@@ -23,7 +23,7 @@ from engine.index.upkeep.checkpoint_file import Checkpoint, Kind
 from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
 from tests.faulty_files import FaultyFiles
-from tests.index.made import Tail, apply, entry, meaning, random_history
+from tests.index.entries import Tail, apply, entry, meaning, random_history
 
 SECTOR = 512
 MAP_BYTES = 1 << 28
@@ -123,7 +123,7 @@ def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Pa
     machine.close()
 
 
-def test_what_is_committed_while_a_checkpoint_runs_is_not_part_of_it(tmp_path: Path) -> None:
+def test_commits_during_a_checkpoint_are_not_part_of_it(tmp_path: Path) -> None:
     for seed in range(6):
         rng = random.Random(seed)
         machine = Machine(tmp_path / f"index{seed}")
@@ -151,7 +151,7 @@ from engine.index.upkeep import checkpoint, restoration
 from engine.index.catalog import Catalog
 from engine.storage.files import Files
 from tests.index.upkeep.test_checkpoint import MAP_BYTES, Machine, _history
-from tests.index.made import apply, meaning
+from tests.index.entries import apply, meaning
 seed, directory, with_pin = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "pin"
 rng = random.Random(seed)
 machine = Machine(directory / "index", with_pin=with_pin)
@@ -185,7 +185,7 @@ def test_without_the_pin_a_power_cut_is_fatal(tmp_path: Path) -> None:
     assert failures >= 4
 
 
-def test_restore_goes_back_even_where_nothing_was_lost(tmp_path: Path) -> None:
+def test_restore_returns_to_the_checkpoint_even_if_nothing_was_lost(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     tail = Tail()
     machine.apply([entry(tail, instance=1)])
@@ -234,7 +234,7 @@ def test_the_cut_may_come_right_after_a_clean_start(tmp_path: Path) -> None:
     again.close()
 
 
-def test_who_writes_without_a_checkpointer_voids_the_checkpoint_first(
+def test_a_write_without_a_checkpointer_voids_the_checkpoint_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine = Machine(tmp_path / "index")
@@ -259,7 +259,7 @@ def test_who_writes_without_a_checkpointer_voids_the_checkpoint_first(
     assert not Path(machine.directory, "data.mdb").exists()
 
 
-def test_an_index_in_use_is_left_alone(tmp_path: Path) -> None:
+def test_an_index_in_use_is_not_changed(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     machine.apply([entry(Tail())])
     machine.checkpoint()
@@ -315,7 +315,7 @@ def test_every_mutation_of_the_file_is_noticed() -> None:
 
 @pytest.mark.parametrize("method", ["create", "pwritev", "fdatasync", "rename", "sync_directory"])
 @pytest.mark.parametrize("at", [1, 2])
-def test_a_checkpoint_that_fails_leaves_the_one_before(tmp_path: Path, method: str, at: int) -> None:
+def test_a_failed_checkpoint_leaves_the_previous_one(tmp_path: Path, method: str, at: int) -> None:
     files = FaultyFiles()
     directory = str(tmp_path / "index")
     index = Catalog.open(directory, map_bytes=MAP_BYTES)
@@ -364,7 +364,7 @@ def test_the_log_is_synced_before_the_index(tmp_path: Path) -> None:
     index.close()
 
 
-def test_a_log_that_cannot_be_synced_is_no_checkpoint(tmp_path: Path) -> None:
+def test_without_a_sync_of_the_log_there_is_no_checkpoint(tmp_path: Path) -> None:
     directory = str(tmp_path / "index")
     index = Catalog.open(directory, map_bytes=MAP_BYTES)
 

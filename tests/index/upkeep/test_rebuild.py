@@ -33,7 +33,7 @@ from engine.storage.record import Kind, crc32c
 from engine.storage.segment import list_segments, segment_path
 from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
-from tests.index.made import Tail, apply, entry, meaning, random_history, record_of
+from tests.index.entries import Tail, apply, entry, meaning, random_history, record_of
 
 MAP_BYTES = 1 << 28
 ARCHIVE_ID = bytes(range(16))
@@ -116,7 +116,7 @@ def _answers(index: Catalog) -> list[Any]:
 
 
 @pytest.mark.parametrize(("seed", "closes"), [(1, True), (2, False), (3, True), (4, False)])
-def test_a_rebuild_comes_to_what_two_processes_made_live(archive: Path, seed: int, closes: bool) -> None:
+def test_a_rebuild_gives_the_index_that_two_processes_wrote_live(archive: Path, seed: int, closes: bool) -> None:
     _open(archive).close()
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_worker, args=(str(archive), n, seed, closes)) for n in range(2)]
@@ -242,7 +242,7 @@ def test_a_rebuild_can_be_stopped_and_started_again(
         again.close()
 
 
-def test_damage_is_reported_and_the_rest_goes_on(archive: Path) -> None:
+def test_damage_is_reported_and_the_other_records_are_applied(archive: Path) -> None:
     index = _open(archive)
     log = _log(archive / "segments", "writer")
     tail = Tail()
@@ -262,7 +262,7 @@ def test_damage_is_reported_and_the_rest_goes_on(archive: Path) -> None:
     index.close()
 
 
-def test_a_record_of_another_version_is_reported_and_the_rest_goes_on(archive: Path) -> None:
+def test_a_record_of_another_version_is_reported_and_the_others_are_applied(archive: Path) -> None:
     index = _open(archive)
     log = _log(archive / "segments", "writer")
     tail = Tail()
@@ -278,7 +278,7 @@ def test_a_record_of_another_version_is_reported_and_the_rest_goes_on(archive: P
     index.close()
 
 
-def test_a_damaged_footer_costs_a_walk_and_nothing_else(archive: Path) -> None:
+def test_a_damaged_footer_only_costs_a_walk(archive: Path) -> None:
     index = _open(archive)
     log = _log(archive / "segments", "writer")
     _write(index, log, random_history(random.Random(3), 120), random.Random(3))
@@ -294,7 +294,7 @@ def test_a_damaged_footer_costs_a_walk_and_nothing_else(archive: Path) -> None:
 
 
 @pytest.mark.parametrize("batch", [10, 1000])
-def test_bare_segments_come_to_the_same_by_records_and_by_their_new_footer(
+def test_segments_without_a_footer_give_the_same_index_by_records_and_by_their_new_footer(
     archive: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     monkeypatch.setattr(rebuild, "BATCH", batch)
@@ -309,7 +309,7 @@ def test_bare_segments_come_to_the_same_by_records_and_by_their_new_footer(
     index.close()
 
 
-def test_a_segment_that_is_gone_is_reported(archive: Path) -> None:
+def test_a_missing_segment_is_reported(archive: Path) -> None:
     index = _open(archive)
     log = _log(archive / "segments", "writer")
     apply(index, [_append(log, entry(Tail()))])
@@ -324,7 +324,7 @@ def test_a_segment_that_is_gone_is_reported(archive: Path) -> None:
     index.close()
 
 
-def test_progress_is_told(archive: Path) -> None:
+def test_progress_is_reported(archive: Path) -> None:
     index = _open(archive)
     log = _log(archive / "segments", "writer", 40_000)
     for record in random_history(random.Random(1), 100):
@@ -339,7 +339,7 @@ def test_progress_is_told(archive: Path) -> None:
 _KILLED = """
 import random, sys
 from pathlib import Path
-from tests.index.made import Tail, apply, entry
+from tests.index.entries import Tail, apply, entry
 from tests.index.upkeep.test_rebuild import _append, _log, _open
 archive = Path(sys.argv[1])
 index = _open(archive)
@@ -353,7 +353,7 @@ for number in range(100_000):
 
 
 @pytest.mark.parametrize("acked", [1, 40, 300])
-def test_what_was_applied_before_a_kill_is_there_after_it(archive: Path, acked: int) -> None:
+def test_records_applied_before_a_kill_are_present_after_it(archive: Path, acked: int) -> None:
     _open(archive).close()
     process = subprocess.Popen([sys.executable, "-c", _KILLED, str(archive)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -387,7 +387,7 @@ def test_an_index_of_another_format_is_refused(archive: Path) -> None:
     _rebuilt(archive, "index").close()
 
 
-def test_an_index_that_lacks_tables_of_this_format_is_refused_and_left_as_it_is(archive: Path) -> None:
+def test_an_index_that_lacks_tables_of_this_format_is_refused_and_not_changed(archive: Path) -> None:
     _age(archive)
     environment = lmdb.open(str(archive / "index"), max_dbs=50, map_size=MAP_BYTES)
     with environment.begin(write=True) as txn:
@@ -401,7 +401,7 @@ def test_an_index_that_lacks_tables_of_this_format_is_refused_and_left_as_it_is(
     environment.close()
 
 
-def test_the_keeper_makes_an_index_of_another_format_anew(tmp_path: Path) -> None:
+def test_the_keeper_rebuilds_an_index_of_another_format(tmp_path: Path) -> None:
     with Archive.open(tmp_path / "data", create=True) as opened:
         layout = opened.parts.layout
         log = SegmentLog(layout.segments, Files(), layout.archive_id, writer="writer", segment_bytes=1 << 20)
