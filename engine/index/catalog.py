@@ -215,7 +215,7 @@ class Catalog:
             return current, max(current.stamp, newest_stamp(txn, environment.history, sop_key))
 
     def was_deleted(self, level: Level, uid: bytes) -> bool:
-        """Whether a study or series of this UID has been deleted as a whole, as far as the log still says so."""
+        """Whether a study or series with this UID was deleted as a whole, as long as its tombstones are in the log."""
         environment = self._environment
         if environment.deletions is None:
             return False

@@ -30,16 +30,16 @@ def tombstone_key(tombstone: Tombstone) -> bytes:
 
 
 def deletion_key(tombstone: Tombstone) -> bytes | None:
-    """The key of its row in `deletions`. None: it is of instances."""
+    """The key of its row in `deletions`; None for a tombstone of single instances."""
     if tombstone.level == Level.IMAGE:
         return None
-    # A patient is deleted by tombstones of its studies.
+    # A patient is deleted study by study: its tombstones name studies.
     level = Level.SERIES if tombstone.level == Level.SERIES else Level.STUDY
     return deletion_prefix(level, tombstone.uid) + tombstone_key(tombstone)
 
 
 def deletion_prefix(level: Level, uid: bytes) -> bytes:
-    """With what the keys of the tombstones of a study or series begin."""
+    """The prefix of the keys of a study's or series' tombstones."""
     return bytes((level,)) + keys.bounded(uid) + b"\0"
 
 

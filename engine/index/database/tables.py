@@ -46,7 +46,7 @@ class Tables:
 TABLES = tuple(Tables.__annotations__)
 
 _ADDED = "deletions"
-"""A table that indexes of the same format may lack. Who may only read them has None."""
+"""A table that an index of this format may lack. A read-only handle of such an index has None."""
 
 _SEVERAL = frozenset(("search",))
 """Tables with several values for each key, all ids of four bytes: `dupsort` and `dupfixed`."""

@@ -18,7 +18,7 @@ Values are little endian. Named databases:
                         u64, stamp u64, place
     tombstones          stamp u64, digest, place          TOMBSTONE, once a record
     deletions           level u8, UID, 0, stamp u64,      nothing: the tombstones of each study (1) and series (2). An
-                        digest, place                     index that is older than this table lacks those from before
+                        digest, place                     index older than this table lacks earlier tombstones
     holds               Study Instance UID, 0, order,     APART, then key and meta block
                         place
     quarantine          SOP Instance UID, 0, order, place APART, then key and meta block
