@@ -144,8 +144,8 @@ TWINS = [
 
 def letters_of(terms: str) -> str:
     """Letters that the declaration has, and some that it may not have."""
-    found = "".join(letters for number, letters in ALPHABETS.items() if re.search(rf"IR {number}\b", terms))
-    return found or "山张é王"
+    characters = "".join(letters for number, letters in ALPHABETS.items() if re.search(rf"IR {number}\b", terms))
+    return characters or "山张é王"
 
 
 @st.composite

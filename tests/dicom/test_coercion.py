@@ -69,8 +69,8 @@ def sample(character_set: str = "ISO_IR 100") -> Dataset:
 
 def coerced(ds: Dataset, syntax: TransferSyntax, values: Mapping[int, bytes | None]) -> Dataset:
     data = encoded(ds, syntax)
-    found = coerce(data, syntax, Changes(values, "FILMROOM", "CORRECT", "20261125010203"))
-    return decoded(found.head + data[found.tail_offset :], syntax)
+    result = coerce(data, syntax, Changes(values, "FILMROOM", "CORRECT", "20261125010203"))
+    return decoded(result.head + data[result.tail_offset :], syntax)
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
@@ -123,8 +123,8 @@ def test_a_name_that_the_character_set_lacks_converts_the_text_to_utf_8(syntax: 
 
 def test_without_a_change_original_attributes_are_not_written() -> None:
     data = encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
-    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"A1", tags.EthnicGroup: None}))
-    assert found.head + data[found.tail_offset :] == data
+    result = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"A1", tags.EthnicGroup: None}))
+    assert result.head + data[result.tail_offset :] == data
 
 
 def test_a_head_is_enough() -> None:
@@ -137,15 +137,15 @@ def test_a_head_is_enough() -> None:
 
 def test_group_lengths_are_dropped() -> None:
     data = b"\x08\x00\x00\x00UL\x04\x00\x10\x00\x00\x00" + encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
-    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
-    after = decoded(found.head + data[found.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
+    result = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
+    after = decoded(result.head + data[result.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
     assert (0x0008, 0x0000) not in after and after.PatientID == "B2"
 
 
 def files() -> list[Path]:
     """Every third one of a series, and all others."""
-    found = [path for path in corpus_files() if "odd" not in path.parts and path.name not in UNREADABLE]
-    return [path for number, path in enumerate(found) if "series" not in path.parts or number % 3 == 0]
+    files = [path for path in corpus_files() if "odd" not in path.parts and path.name not in UNREADABLE]
+    return [path for number, path in enumerate(files) if "series" not in path.parts or number % 3 == 0]
 
 
 def values_of(data: bytes, syntax: TransferSyntax) -> dict[int, object]:
@@ -168,21 +168,21 @@ def plain(element: DataElement) -> object:
 def test_the_corpus_reads_as_before_except_for_the_changes() -> None:
     """A name that hardly any declared set carries, so that most heads are brought into UTF-8."""
     changes = Changes({tags.PatientName: "Łukasz^王".encode(), tags.PatientID: b"NEW"})
-    changed = {tags.PatientName, tags.PatientID, tags.SpecificCharacterSet, tags.OriginalAttributesSequence}
-    seen = 0
+    changed_tags = {tags.PatientName, tags.PatientID, tags.SpecificCharacterSet, tags.OriginalAttributesSequence}
+    count = 0
     for path in files():
         file = foreign.read_file(path)
         if file is None or file.transfer_syntax.deflated:
             continue
         syntax = file.transfer_syntax
-        found = coerce(file.data, syntax, changes)
-        sent = found.head + file.data[found.tail_offset :]
-        before, after = values_of(file.data, syntax), values_of(sent, syntax)
+        result = coerce(file.data, syntax, changes)
+        data = result.head + file.data[result.tail_offset :]
+        before, after = values_of(file.data, syntax), values_of(data, syntax)
         assert (str(after[tags.PatientName]), after[tags.PatientID]) == ("Łukasz^王", "NEW"), path
-        for tag in (before.keys() | after.keys()) - changed:
+        for tag in (before.keys() | after.keys()) - changed_tags:
             assert before.get(tag) == after.get(tag), f"{path} {tag:08x}"
-        seen += 1
-    assert seen > 100
+        count += 1
+    assert count > 100
 
 
 UNDEFINED = 0xFFFFFFFF
@@ -221,11 +221,11 @@ def with_unknown(tag: int, items: bytes, *, undefined: bool) -> bytes:
 
 
 def texts_below(ds: Dataset) -> list[str]:
-    found = [ds.CodeMeaning] if "CodeMeaning" in ds else []
+    texts = [ds.CodeMeaning] if "CodeMeaning" in ds else []
     for element in ds:
         if element.VR == "SQ":
-            found += [text for item in element.value for text in texts_below(item)]
-    return found
+            texts += [text for item in element.value for text in texts_below(item)]
+    return texts
 
 
 @pytest.mark.parametrize("tag", [0x00291001, 0x00400275], ids=["private", "public"])
@@ -235,8 +235,8 @@ def test_unknown_elements_keep_their_encoding_when_the_character_set_changes(
     tmp_path: Path, tag: int, depth: int, undefined: bool
 ) -> None:
     data = with_unknown(tag, implicit_items(depth, undefined=undefined), undefined=undefined)
-    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientName: "Ким".encode()}))
-    out = found.head + data[found.tail_offset :]
+    result = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientName: "Ким".encode()}))
+    out = result.head + data[result.tail_offset :]
     at = out.index(data_sets.header(tag, "UN", 0, 1)[:6])
     assert out[at + 8 : at + 12] == b"\xff\xff\xff\xff" or not undefined
     path = tmp_path / "out.dcm"
@@ -260,16 +260,16 @@ def test_earlier_items_of_original_attributes_are_converted_to_the_encoding_of_t
     before = data_sets.header(tags.ModifyingSystem, "", 4, 0) + b"OLD "
     items = data_sets.header(ITEM, "", len(before), 0) + before
     data = with_unknown(tags.OriginalAttributesSequence, items, undefined=True)
-    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
-    after = decoded(found.head + data[found.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
+    result = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
+    after = decoded(result.head + data[result.tail_offset :], EXPLICIT_VR_LITTLE_ENDIAN)
     assert [item.ModifyingSystem for item in after.OriginalAttributesSequence] == ["OLD", "FILMROOM"]
 
 
-@pytest.mark.parametrize("rest", [1, 7, 8, 11, 100, 2048])
-def test_bytes_after_the_last_element_stay_in_the_tail(rest: int) -> None:
+@pytest.mark.parametrize("tail_length", [1, 7, 8, 11, 100, 2048])
+def test_bytes_after_the_last_element_stay_in_the_tail(tail_length: int) -> None:
     ds = sample()
     del ds.PixelData
-    data = encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN) + b"\xff" * rest
-    found = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
-    assert data[found.tail_offset :].endswith(b"\xff" * rest)
-    assert decoded(found.head, EXPLICIT_VR_LITTLE_ENDIAN).PatientID == "B2"
+    data = encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN) + b"\xff" * tail_length
+    result = coerce(data, EXPLICIT_VR_LITTLE_ENDIAN, Changes({tags.PatientID: b"B2"}))
+    assert data[result.tail_offset :].endswith(b"\xff" * tail_length)
+    assert decoded(result.head, EXPLICIT_VR_LITTLE_ENDIAN).PatientID == "B2"

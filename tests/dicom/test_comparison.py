@@ -152,9 +152,9 @@ def test_a_re_encoding_is_the_same_and_one_changed_element_is_not(number: int) -
     right = forms(rng, copy.deepcopy(dataset))
     one, other = rng.choice(SYNTAXES), rng.choice(SYNTAXES)
     assert names((encoded(left, one), one), (encoded(right, other), other)) == [], (SEED + number, one, other)
-    changed = forms(rng, mutated(rng, dataset))
-    assert changed != dataset, SEED + number
-    assert len(differences((encoded(left, one), one), (encoded(changed, other), other))) == 1, SEED + number
+    mutation = forms(rng, mutated(rng, dataset))
+    assert mutation != dataset, SEED + number
+    assert len(differences((encoded(left, one), one), (encoded(mutation, other), other))) == 1, SEED + number
 
 
 BASE = element(0x00080018, "UI", b"1.2.3\0") + element(0x00100010, "PN", b"DOE^J ")
@@ -211,14 +211,14 @@ def test_a_sequence_in_un_equals_a_declared_one() -> None:
         + struct.pack("<HHI", 0xFFFE, 0xE000, 0xFFFFFFFF) + item + struct.pack("<HHI", 0xFFFE, 0xE00D, 0)
         + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
     )  # fmt: skip
-    written = [
+    forms_of_both = [
         (BASE + element(0x00091010, "UN", within), ELE),
         (BASE + as_sequence, ELE),
         (BASE + open_un, ELE),
         (implicit(0x00080018, b"1.2.3\0") + implicit(0x00100010, b"DOE^J") + implicit(0x00091010, within), ILE),
     ]
-    for left in written:
-        for right in written:
+    for left in forms_of_both:
+        for right in forms_of_both:
             assert names(left, right) == []
 
 

@@ -60,9 +60,9 @@ def test_a_valid_value_has_no_fault(vr: str, text: str) -> None:
 
 @pytest.mark.parametrize(("vr", "text", "why"), UNFITTING)
 def test_a_fault_is_described_without_the_text(vr: str, text: str, why: str) -> None:
-    told = fault(vr, text)
-    assert why in told
-    assert text not in told
+    description = fault(vr, text)
+    assert why in description
+    assert text not in description
 
 
 @pytest.mark.parametrize(("vr", "text"), [pair for pair in FITTING if "\\" not in pair[1] and pair[0] != "LT"])

@@ -46,13 +46,13 @@ TOO_DEEP = {"syn-nested-3000.dcm", "syn-nested-100.dcm"}
 def convertible_files() -> list[foreign.ForeignFile]:
     """Of each folder of a series two, of the other folders all."""
     of_folder: dict[Path, int] = Counter()
-    found = []
+    results = []
     for path in corpus_files():
         of_folder[path.parent] += "series" in path.parts
         file = foreign.read_file(path) if of_folder[path.parent] <= 2 and path.name not in TOO_DEEP else None
         if file and file.transfer_syntax.convertible:
-            found.append(file)
-    return found
+            results.append(file)
+    return results
 
 
 # against pydicom -------------------------------------------------------------------------------------------------
@@ -109,9 +109,9 @@ def test_the_corpus_survives_conversion_to_every_other_syntax_and_back(monkeypat
             continue
         source = file.transfer_syntax
         for middle in (IMPLICIT, EXPLICIT, BIG):
-            there = convert(file.data, source, middle)
-            back = convert(there, middle, source)
-            assert_equal(file.dataset, foreign.read_data_set(there, middle), file.path)
+            converted = convert(file.data, source, middle)
+            back = convert(converted, middle, source)
+            assert_equal(file.dataset, foreign.read_data_set(converted, middle), file.path)
             assert_equal(file.dataset, foreign.read_data_set(back, source), file.path)
         count += 1
     assert count
@@ -186,14 +186,14 @@ SEQUENCES = (tags.ReferencedStudySequence, tags.ContentSequence, tags.RequestAtt
 
 @st.composite
 def data_set(draw: st.DrawFn, depth: int = 0) -> list[Plain]:
-    found = []
+    results = []
     for tag in sorted(draw(st.sets(st.sampled_from([*VALUES, *SEQUENCES]), max_size=7))):
         if tag not in SEQUENCES:
-            found.append(Plain(tag, tags.vr_of(tag), draw(VALUES[tag])))
+            results.append(Plain(tag, tags.vr_of(tag), draw(VALUES[tag])))
         elif depth < 3:
             items = draw(st.lists(st.builds(Item, data_set(depth + 1), st.booleans()), max_size=2))
-            found.append(Plain(tag, "SQ", items, draw(st.booleans())))
-    return found
+            results.append(Plain(tag, "SQ", items, draw(st.booleans())))
+    return results
 
 
 @settings(max_examples=300)
@@ -249,12 +249,12 @@ def test_pieces_of_any_length_give_the_same_bytes_as_the_whole(
     places = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
     joined = sources.Concatenation(*(sources.Whole(data[a:b]) for a, b in pairwise(places)))
     conversion = Conversion(joined, source, target)
-    found = b"".join([bytes(piece) for piece in conversion.pieces(piece_bytes)])
+    result = b"".join([bytes(piece) for piece in conversion.pieces(piece_bytes)])
     whole = convert(data, source, target)
     if target is DEFLATED and source is not DEFLATED:
-        assert convert(found, DEFLATED, EXPLICIT) == convert(whole, DEFLATED, EXPLICIT)
+        assert convert(result, DEFLATED, EXPLICIT) == convert(whole, DEFLATED, EXPLICIT)
     else:
-        assert found == whole
+        assert result == whole
         assert conversion.length == len(whole)
 
 
@@ -273,33 +273,33 @@ def test_pixel_data_that_is_cut_keeps_its_declared_length() -> None:
         (IMPLICIT, data_sets.header(tags.PixelData, "", 100, 0)),
         (BIG, b"\x7f\xe0\0\x10OW\0\0\0\0\0\x64"),
     ):
-        found = convert(data[:-60], EXPLICIT, target)
-        assert header in found
-        assert len(found) - found.index(header) - len(header) == 40
+        result = convert(data[:-60], EXPLICIT, target)
+        assert header in result
+        assert len(result) - result.index(header) - len(header) == 40
 
 
 @pytest.mark.parametrize("source", [IMPLICIT, EXPLICIT, BIG, DEFLATED])
 @pytest.mark.parametrize("target", [IMPLICIT, EXPLICIT, BIG, DEFLATED])
 @pytest.mark.parametrize(
-    "rest",
+    "tail",
     [bytes(k) for k in (1, 2, 3, 4, 5, 6, 7, 8, 11, 100, 2048)]
     + [b"\xff" * 11, b"AB" * 999, b" " * 3, b"\r\n", bytes(range(256))],
 )
-def test_bytes_after_pixel_data_are_tolerated(source: Any, target: Any, rest: bytes) -> None:
+def test_bytes_after_pixel_data_are_tolerated(source: Any, target: Any, tail: bytes) -> None:
     plain_data_set = [*data_sets.ct_head(), Plain(tags.PixelData, "OW", bytes(range(100)))]
     native = EXPLICIT if source is DEFLATED else source
-    data = data_sets.encode(plain_data_set, native.encoding) + rest
-    found = convert(convert(data, native, source), source, target)
+    data = data_sets.encode(plain_data_set, native.encoding) + tail
+    result = convert(convert(data, native, source), source, target)
     if source.encoding != target.encoding:
-        assert convert(found, target, EXPLICIT) == data_sets.encode(plain_data_set, 1)
-    again = pydicom.dcmread(io.BytesIO(convert(found, target, EXPLICIT)), force=True, stop_before_pixels=True)
+        assert convert(result, target, EXPLICIT) == data_sets.encode(plain_data_set, 1)
+    again = pydicom.dcmread(io.BytesIO(convert(result, target, EXPLICIT)), force=True, stop_before_pixels=True)
     assert again.PatientID
 
 
-@pytest.mark.parametrize("rest", [bytes(k) for k in (1, 3, 7, 8, 11, 100, 2048)] + [b" " * 5, b"\0\x02" * 50])
-def test_bytes_after_a_document_are_tolerated(rest: bytes) -> None:
+@pytest.mark.parametrize("tail", [bytes(k) for k in (1, 3, 7, 8, 11, 100, 2048)] + [b" " * 5, b"\0\x02" * 50])
+def test_bytes_after_a_document_are_tolerated(tail: bytes) -> None:
     data = data_sets.encode(data_sets.ct_head(), 1)
-    assert convert(data + rest, EXPLICIT, IMPLICIT) == data_sets.encode(data_sets.ct_head(), 0)
+    assert convert(data + tail, EXPLICIT, IMPLICIT) == data_sets.encode(data_sets.ct_head(), 0)
 
 
 # what the rules say ----------------------------------------------------------------------------------------------
@@ -311,7 +311,7 @@ def implicit_to_explicit(plain_data_set: Sequence[Plain]) -> dict[int, str]:
 
 
 def test_private_elements_become_un_except_creators_and_sequences() -> None:
-    found = implicit_to_explicit(
+    result = implicit_to_explicit(
         [
             Plain(0x00090010, "LO", b"CREATOR "),
             Plain(0x00091001, "UN", b"1234"),
@@ -319,7 +319,7 @@ def test_private_elements_become_un_except_creators_and_sequences() -> None:
             Plain(0x00091003, "SQ", [Item([text(tags.PatientID, "1")])]),
         ]
     )
-    assert found == {0x00090010: "LO", 0x00091001: "UN", 0x00091002: "SQ", 0x00091003: "UN"}
+    assert result == {0x00090010: "LO", 0x00091001: "UN", 0x00091002: "SQ", 0x00091003: "UN"}
 
 
 def test_a_private_sequence_comes_back_as_a_sequence() -> None:
@@ -333,8 +333,8 @@ def test_a_private_sequence_comes_back_as_a_sequence() -> None:
 def test_pixel_representation_decides_the_vr_of_elements_before_it_too(representation: int, vr: str) -> None:
     mapped = Plain(tags.ZeroVelocityPixelValue, "US", b"\xff\xff")
     smallest = Plain(tags.SmallestImagePixelValue, "US", b"\1\0")
-    found = implicit_to_explicit([mapped, us(tags.PixelRepresentation, representation), smallest])
-    assert (found[tags.ZeroVelocityPixelValue], found[tags.SmallestImagePixelValue]) == (vr, vr)
+    result = implicit_to_explicit([mapped, us(tags.PixelRepresentation, representation), smallest])
+    assert (result[tags.ZeroVelocityPixelValue], result[tags.SmallestImagePixelValue]) == (vr, vr)
 
 
 @pytest.mark.parametrize(("bits", "vr"), [(1, "OB"), (8, "OB"), (16, "OW"), (32, "OW")])

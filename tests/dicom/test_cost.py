@@ -127,7 +127,7 @@ CASES: dict[str, tuple[Callable[[bytes], object], str, int, str]] = {
 }  # fmt: skip
 
 
-def made(form: str) -> bytes:
+def hostile_data(form: str) -> bytes:
     if form in ("elements", "items"):
         return million(form)
     if form == "bomb":
@@ -138,7 +138,7 @@ def made(form: str) -> bytes:
 def measure(name: str) -> str:
     """In a process of its own: does one case, and says what came of it and what it took."""
     work, form, _, _ = CASES[name]
-    data = made(form)
+    data = hostile_data(form)
     # The peak so far; the parsers are imported and the data set is there.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     outcome = "taken"
@@ -168,17 +168,17 @@ def measure_all() -> None:
 @pytest.fixture(scope="module")
 def measured() -> dict[str, str]:
     program = "from tests.dicom.test_cost import measure_all; measure_all()"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    return dict(line.split("\t") for line in done.stdout.splitlines())
+    process = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return dict(line.split("\t") for line in process.stdout.splitlines())
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_cost_is_bounded(name: str, measured: dict[str, str]) -> None:
     assert measured[name], "the process died"
-    found = json.loads(measured[name])
+    result = json.loads(measured[name])
     _, _, growth_mib_max, outcome = CASES[name]
-    assert outcome in found["outcome"]
-    assert found["growth_bytes"] <= growth_mib_max * MIB
+    assert outcome in result["outcome"]
+    assert result["growth_bytes"] <= growth_mib_max * MIB
 
 
 def test_growth_is_seen(measured: dict[str, str]) -> None:

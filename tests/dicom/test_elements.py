@@ -55,12 +55,12 @@ def expected_value(dataset: Any, tag: int, big_endian: bool) -> bytes | None:
     return raw.rstrip(b" \0")
 
 
-def assert_same_sequence(dataset: Any, tag: int, kept: bytes, character_set: bytes) -> None:
+def assert_same_sequence(dataset: Any, tag: int, stored: bytes, character_set: bytes) -> None:
     element = Plain(tags.SpecificCharacterSet, "CS", character_set)
-    data = data_sets.encode([element], 1) + data_sets.header(tag, "SQ", len(kept), 1) + kept
+    data = data_sets.encode([element], 1) + data_sets.header(tag, "SQ", len(stored), 1) + stored
     ours = foreign.read_data_set(data, EXPLICIT_VR_LITTLE_ENDIAN)[tag].value
     theirs = dataset[tag].value
-    assert len(ours) == len(theirs) or len(kept) > 2048
+    assert len(ours) == len(theirs) or len(stored) > 2048
     for our_item, their_item in zip(ours, theirs, strict=False):
         assert {e.tag: e.value for e in our_item} == {e.tag: e.value for e in their_item if e.tag.element != 0}
 
@@ -91,9 +91,9 @@ def test_walk_finds_the_elements_that_pydicom_finds() -> None:
         if file is None or file.transfer_syntax.deflated:
             continue
         encoding = elements.encoding_of(file.data, file.transfer_syntax)
-        found = {element.tag: element for element in elements.walk(file.data, encoding)}
-        assert sorted(found) == sorted(int(tag) for tag in tuple(file.dataset.keys())), path
-        for tag, element in found.items():
+        walked = {element.tag: element for element in elements.walk(file.data, encoding)}
+        assert sorted(walked) == sorted(int(tag) for tag in tuple(file.dataset.keys())), path
+        for tag, element in walked.items():
             raw = foreign.raw_value(file.dataset, tag)
             if raw is not None and not element.is_undefined_length:
                 assert file.data[element.value_offset : element.value_offset + element.length] == raw
@@ -136,9 +136,9 @@ def test_every_encoding_of_one_data_set_gives_the_same_blobs(syntax: TransferSyn
 def test_blobs_have_only_ascending_tags_of_their_own_level() -> None:
     head = elements.extract(encoded(EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
     for level, blob in zip(attributes.LEVELS, (head.patient, head.study, head.series, head.instance), strict=True):
-        found = list(elements.blob_items(blob))
-        assert found == sorted(found)
-        assert set(found) <= set(level)
+        blob_tags = list(elements.blob_items(blob))
+        assert blob_tags == sorted(blob_tags)
+        assert set(blob_tags) <= set(level)
 
 
 def test_long_values_are_cut_and_then_stripped() -> None:
@@ -176,9 +176,9 @@ def test_every_request_of_a_large_sequence_is_kept_with_its_ids(
     assert elements.blob_items(head.patient)[tags.PatientComments].decode() == comments
     blobs = (head.patient, head.study, head.series, head.instance)
     assert sum(map(len, blobs)) <= attributes.BLOBS_BYTES_MAX
-    kept = elements.blob_items(head.series)[tags.RequestAttributesSequence]
+    stored = elements.blob_items(head.series)[tags.RequestAttributesSequence]
     for number in range(items):
-        assert f"RP{number:04}".encode() in kept
+        assert f"RP{number:04}".encode() in stored
 
 
 def test_tags_out_of_order_are_found_and_of_two_with_one_tag_the_last_counts() -> None:
@@ -200,8 +200,8 @@ def test_a_value_of_the_wrong_kind_of_vr_is_left_out() -> None:
 
 
 def test_a_wrong_transfer_syntax_is_seen_by_the_first_element() -> None:
-    for stated, real in ((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN),) * 2:
-        for one, other in ((stated, real), (real, stated)):
+    for declared, real in ((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN),) * 2:
+        for one, other in ((declared, real), (real, declared)):
             head = elements.extract(encoded(other), one)
             assert head.sop_instance_uid == b"1.2.3.4.5"
 
@@ -405,9 +405,9 @@ def test_the_expected_length_of_native_pixel_data_follows_from_its_attributes() 
         ([us(tags.SamplesPerPixel, 3)], 24),
         ([us(tags.Rows, 0)], 0),
     ):
-        given = {element.tag: element for element in [*IMAGE, *more]}
+        by_tag = {element.tag: element for element in [*IMAGE, *more]}
         head = elements.extract(
-            data_sets.encode([given[tag] for tag in sorted(given)] + [PIXELS], 1), EXPLICIT_VR_LITTLE_ENDIAN
+            data_sets.encode([by_tag[tag] for tag in sorted(by_tag)] + [PIXELS], 1), EXPLICIT_VR_LITTLE_ENDIAN
         )
         assert (head.image_bytes, head.pixel_data_length) == (expected, 8)
     encapsulated = data_sets.encode(IMAGE, 1) + fragments(4)

@@ -37,7 +37,7 @@ SYNTAXES = (
 )
 
 
-def wanted(*attributes: dict[str, Any]) -> ExtraSet:
+def extra_set(*attributes: dict[str, Any]) -> ExtraSet:
     return extra.of([Attribute(**{"level": "study", **one}) for one in attributes])
 
 
@@ -104,21 +104,21 @@ def extracted(
 )
 def test_an_invalid_attribute_is_refused_with_the_reason(attributes: list[dict[str, Any]], reason: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        wanted(*attributes)
+        extra_set(*attributes)
     assert reason in str(caught.value)
 
 
 def test_a_set_is_the_same_for_any_spelling_and_order_of_its_attributes() -> None:
-    one = wanted({"tag": "StudyStatusID"}, {"tag": "0019,xxa3", "creator": ACME, "vr": "LO"})
-    two = wanted({"tag": "(0019,10A3)", "creator": f" {ACME}", "vr": "LO"}, {"tag": "0032,000A"})
+    one = extra_set({"tag": "StudyStatusID"}, {"tag": "0019,xxa3", "creator": ACME, "vr": "LO"})
+    two = extra_set({"tag": "(0019,10A3)", "creator": f" {ACME}", "vr": "LO"}, {"tag": "0032,000A"})
     assert one == two
     assert one.digest == two.digest
 
 
 def test_every_change_of_a_set_gives_another_digest_even_if_the_set_returns() -> None:
     sets = [NONE, ExtraSet((), 2)]
-    sets += [wanted({"tag": "StudyStatusID"}), wanted({"tag": "StudyStatusID", "indexed": True})]
-    sets += [wanted({"tag": "StudyStatusID", "level": "series"}), wanted({"tag": "ReasonForStudy"})]
+    sets += [extra_set({"tag": "StudyStatusID"}), extra_set({"tag": "StudyStatusID", "indexed": True})]
+    sets += [extra_set({"tag": "StudyStatusID", "level": "series"}), extra_set({"tag": "ReasonForStudy"})]
     sets += [ExtraSet(sets[2].extras, 3)]
     assert len({one.digest for one in sets}) == len({one.mark for one in sets}) == len(sets)
     assert (NONE.digest, NONE.mark) == (bytes(8), 0)
@@ -126,12 +126,12 @@ def test_every_change_of_a_set_gives_another_digest_even_if_the_set_returns() ->
 
 def test_a_schema_has_level_vr_and_searched_tags_and_does_not_change_another() -> None:
     one = Schema(
-        wanted(
+        extra_set(
             {"tag": "0019,10A3", "creator": ACME, "vr": "DS", "level": "series"},
             {"tag": "StudyStatusID", "indexed": True},
         )
     )
-    other = Schema(wanted({"tag": "0019,10A3", "creator": "OTHER", "vr": "PN", "level": "patient"}))
+    other = Schema(extra_set({"tag": "0019,10A3", "creator": "OTHER", "vr": "PN", "level": "patient"}))
     assert [(s.level_of.get(0x001910A3), s.vr_of(0x001910A3)) for s in (one, other, STANDARD)] == [
         (2, "DS"),
         (0, "PN"),
@@ -175,7 +175,7 @@ EXTRAS = (
 @pytest.mark.parametrize("syntax", SYNTAXES)
 def test_public_and_private_attributes_are_extracted_from_every_encoding(syntax: TransferSyntax) -> None:
     plain = extracted(private_instance(), syntax=syntax)
-    patient, study, series, instance = extracted(private_instance(), Schema(wanted(*EXTRAS)), syntax)
+    patient, study, series, instance = extracted(private_instance(), Schema(extra_set(*EXTRAS)), syntax)
     assert patient.pop(tags.PatientSpeciesDescription) == b"Homo sapiens"
     assert study.pop(tags.ReasonForStudy) == b"Schmerz"
     assert instance.pop(tags.SliceThickness) == b"1.25"
@@ -193,7 +193,7 @@ def test_public_and_private_attributes_are_extracted_from_every_encoding(syntax:
 
 
 def test_an_element_without_its_creator_or_with_another_one_is_not_extracted() -> None:
-    schema = Schema(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
+    schema = Schema(extra_set({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
     ds = samples.instance()
     ds.add_new(0x001910A3, "LO", "literally there")
     assert 0x001910A3 not in extracted(ds, schema)[1]
@@ -205,7 +205,7 @@ def test_an_element_without_its_creator_or_with_another_one_is_not_extracted() -
 
 def test_of_two_creators_with_one_element_number_each_gets_its_own() -> None:
     schema = Schema(
-        wanted(
+        extra_set(
             {"tag": "0019,10A3", "creator": ACME, "vr": "LO"}, {"tag": "0019,11A3", "creator": "OTHER 2", "vr": "LO"}
         )
     )
@@ -217,13 +217,13 @@ def test_private_values_sent_as_un_are_kept() -> None:
     ds = samples.instance()
     ds.add_new(0x00190010, "LO", ACME)
     ds.add_new(0x001910A3, "UN", b"plain ")
-    schema = Schema(wanted({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
+    schema = Schema(extra_set({"tag": "0019,10A3", "creator": ACME, "vr": "LO"}))
     assert extracted(ds, schema)[1][0x001910A3] == b"plain"
 
 
 def test_extra_attributes_are_found_in_pieces_of_any_size() -> None:
     data = encoded(private_instance(), EXPLICIT_VR_LITTLE_ENDIAN)
-    extractor = Schema(wanted(*EXTRAS)).extractor
+    extractor = Schema(extra_set(*EXTRAS)).extractor
     whole = elements.extract(data, EXPLICIT_VR_LITTLE_ENDIAN, extractor=extractor)
     for piece_bytes in (1, 9, 30, 77):
         scanner = elements.Scanner(EXPLICIT_VR_LITTLE_ENDIAN, extractor=extractor)
@@ -258,7 +258,7 @@ def test_random_private_elements_are_found_as_pydicom_finds_them(seed: int) -> N
         block = 0x10 + CREATORS.index(creator)
         chosen[group << 16 | block << 8 | element] = (group, creator, element)
     schema = Schema(
-        wanted(
+        extra_set(
             *[
                 {"tag": extra.tag_text(tag), "creator": creator, "vr": "LO", "level": rng.choice(extra.LEVEL_NAMES)}
                 for tag, (_, creator, _) in chosen.items()
@@ -267,10 +267,10 @@ def test_random_private_elements_are_found_as_pydicom_finds_them(seed: int) -> N
     )
     syntax = rng.choice(SYNTAXES)
     theirs = foreign.read_data_set(encoded(ds, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
-    found = {tag: value for blob in extracted(ds, schema, syntax) for tag, value in blob.items()}
+    values = {tag: value for blob in extracted(ds, schema, syntax) for tag, value in blob.items()}
     for tag, (group, creator, element) in chosen.items():
         try:
             expected = theirs.private_block(group, creator)[element].value.encode()
         except KeyError:
             expected = None
-        assert found.get(tag) == expected, f"seed {seed}: {tag:08X}"
+        assert values.get(tag) == expected, f"seed {seed}: {tag:08X}"

@@ -39,9 +39,9 @@ class Counted:
 
     def read(self, offset: int, count: int) -> memoryview:
         self.reads += 1
-        found = self._whole.read(offset, count)
-        self.bytes += len(found)
-        return found
+        data = self._whole.read(offset, count)
+        self.bytes += len(data)
+        return data
 
 
 def table_of(
@@ -56,14 +56,14 @@ def table_of(
 def all_frames(data: bytes, syntax_uid: str, *, trust_offsets: bool = True) -> list[bytes]:
     """By `read` and, where the table allows it, by `span` and `cut`."""
     source, table = table_of(data, syntax_uid, trust_offsets=trust_offsets)
-    found = []
+    frames_read = []
     for number in range(1, table.count + 1):
         frame = bytes(table.read(source, number))
         span = table.span(number)
         if span is not None:
             assert bytes(table.cut(number, memoryview(source.read(*span)))) == frame
-        found.append(frame)
-    return found
+        frames_read.append(frame)
+    return frames_read
 
 
 # The corpus --------------------------------------------------------------------------------------
@@ -125,8 +125,8 @@ def native(
 ) -> bytes:
     """A data set with this pixel data and description, and nothing else."""
     ds = Dataset()
-    for keyword, given in attributes.items():
-        setattr(ds, keyword, given)
+    for keyword, option in attributes.items():
+        setattr(ds, keyword, option)
     if value is not None:
         ds.add_new(tag, vr, value)
     ds.file_meta = FileMetaDataset()
@@ -151,24 +151,26 @@ RANDOM = random.Random(7)
 
 def test_an_odd_total_loses_its_padding_and_nothing_else() -> None:
     pixels = RANDOM.randbytes(3 * 3 * 5)
-    found = all_frames(native(pixels + b"\0", vr="OB", **described(3, 3, 5, 8)), EXPLICIT)
-    assert found == [pixels[:15], pixels[15:30], pixels[30:]]
+    frames_read = all_frames(native(pixels + b"\0", vr="OB", **described(3, 3, 5, 8)), EXPLICIT)
+    assert frames_read == [pixels[:15], pixels[15:30], pixels[30:]]
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(3, 3), (1, 1), (5, 7), (8, 8), (16, 3)])
 def test_frames_of_single_bits_begin_at_bit_zero(rows: int, columns: int) -> None:
     bits = np.array([RANDOM.getrandbits(1) for _ in range(5 * rows * columns)], np.uint8)
     value = np.packbits(bits, bitorder="little").tobytes()
-    found = all_frames(native(value + b"\0" * (len(value) % 2), vr="OB", **described(5, rows, columns, 1)), EXPLICIT)
+    frames_read = all_frames(
+        native(value + b"\0" * (len(value) % 2), vr="OB", **described(5, rows, columns, 1)), EXPLICIT
+    )
     expected = [np.packbits(each, bitorder="little").tobytes() for each in bits.reshape(5, -1)]
-    assert found == expected
+    assert frames_read == expected
 
 
 def test_samples_of_twelve_bits_are_cut_between_bytes() -> None:
     values = [RANDOM.getrandbits(12) for _ in range(3 * 9)]
     packed = sum(value << 12 * number for number, value in enumerate(values)).to_bytes(42, "little")
-    found = all_frames(native(packed, **described(3, 3, 3, 12)), EXPLICIT)
-    for number, frame in enumerate(found):
+    frames_read = all_frames(native(packed, **described(3, 3, 3, 12)), EXPLICIT)
+    for number, frame in enumerate(frames_read):
         expected = sum(value << 12 * at for at, value in enumerate(values[9 * number : 9 * number + 9]))
         assert frame == expected.to_bytes(14, "little")
 
@@ -189,8 +191,8 @@ def test_subsampled_colour_takes_two_thirds_unless_all_samples_are_stored() -> N
     for total in (2, 3):
         pixels = RANDOM.randbytes(2 * 4 * 6 * total)
         options = described(2, 4, 6, 8, 3, PhotometricInterpretation="YBR_FULL_422", PlanarConfiguration=0)
-        found = all_frames(native(pixels, vr="OB", **options), EXPLICIT)
-        assert found == [pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]]
+        frames_read = all_frames(native(pixels, vr="OB", **options), EXPLICIT)
+        assert frames_read == [pixels[: len(pixels) // 2], pixels[len(pixels) // 2 :]]
 
 
 @pytest.mark.parametrize(("tag", "vr", "size"), [(0x7FE00008, "OF", 4), (0x7FE00009, "OD", 8)])
@@ -257,8 +259,8 @@ def data_set(
 ) -> bytes:
     """An instance with these fragments; `table`: the Basic Offset Table."""
     ds = Dataset()
-    for keyword, given in (described(1, 4, 4, 8) | attributes).items():
-        setattr(ds, keyword, given)
+    for keyword, setting in (described(1, 4, 4, 8) | attributes).items():
+        setattr(ds, keyword, setting)
     ds.NumberOfFrames = count
     if extended is not None:
         ds.ExtendedOffsetTable = struct.pack(f"<{len(extended[0])}Q", *extended[0])
@@ -282,12 +284,12 @@ SPLIT = [piece for number, frame in enumerate(FRAMES) for piece in pieces(frame,
 
 def offsets_of(counts: Sequence[int], fragments_: Sequence[bytes]) -> list[int]:
     """Of frames that have so many fragments each."""
-    found, at, number = [], 0, 0
+    offsets, at, number = [], 0, 0
     for count in counts:
-        found.append(at)
+        offsets.append(at)
         at += sum(8 + len(each) for each in fragments_[number : number + count])
         number += count
-    return found
+    return offsets
 
 
 COUNTS = [len(pieces(frame, 1 + number % 3)) for number, frame in enumerate(FRAMES)]
@@ -401,34 +403,34 @@ def test_tables_that_cannot_be_right_are_replaced_by_a_scan(table: list[int]) ->
 def test_a_table_that_leads_between_items_is_noticed_when_a_frame_is_read() -> None:
     table = [WHOLE_TABLE[0], WHOLE_TABLE[1] + 2, *WHOLE_TABLE[2:]]
     data = data_set(FRAMES, 6, table=table)
-    source, found = table_of(data, JPEG)
-    assert isinstance(found, EncapsulatedFrames)
-    assert found.is_trusted
+    source, table_read = table_of(data, JPEG)
+    assert isinstance(table_read, EncapsulatedFrames)
+    assert table_read.is_trusted
     for number in (1, 2):
         with pytest.raises(FramesUnreadable, match="does not lead to"):
-            found.read(source, number)
+            table_read.read(source, number)
     assert all_frames(data, JPEG, trust_offsets=False) == FRAMES
 
 
 def test_a_table_with_wrong_lengths_is_noticed_when_a_frame_is_read() -> None:
     data = data_set(FRAMES, 6, extended=(WHOLE_TABLE, [5] * 6))
-    source, found = table_of(data, JPEG)
+    source, table = table_of(data, JPEG)
     with pytest.raises(FramesUnreadable, match="another length"):
-        found.read(source, 1)
+        table.read(source, 1)
 
 
 def test_frames_that_pydicom_encapsulates_are_read_as_pydicom_reads_them() -> None:
     frames_ = [coded(number, 51) for number in range(4)]
     for split in (1, 3):
         ds = Dataset()
-        for keyword, given in described(4, 4, 4, 8).items():
-            setattr(ds, keyword, given)
+        for keyword, setting in described(4, 4, 4, 8).items():
+            setattr(ds, keyword, setting)
         ds.file_meta = FileMetaDataset()
         ds.file_meta.TransferSyntaxUID = EXPLICIT
         value = encapsulate(frames_, fragments_per_frame=split)
         head = samples.encoded(ds) + b"\xe0\x7f\x10\x00OB\0\0\xff\xff\xff\xff"
-        found = all_frames(head + value + b"\xfe\xff\xdd\xe0\0\0\0\0", JPEG)
-        assert found == list(generate_frames(value, number_of_frames=4))
+        frames_read = all_frames(head + value + b"\xfe\xff\xdd\xe0\0\0\0\0", JPEG)
+        assert frames_read == list(generate_frames(value, number_of_frames=4))
 
 
 def test_syntax_and_form_of_pixel_data_must_agree() -> None:
@@ -528,10 +530,10 @@ def test_cut_values_never_read_beyond_the_end() -> None:
         source = Whole(data[:end])
         try:
             table = frame_table(source, syntax, offset)
-            found = [bytes(table.read(source, number)) for number in range(1, table.count + 1)]
+            frames_read = [bytes(table.read(source, number)) for number in range(1, table.count + 1)]
         except FramesUnreadable:
             continue
-        assert found == FRAMES[: len(found)]
+        assert frames_read == FRAMES[: len(frames_read)]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -50,9 +50,9 @@ def test_sequences_come_back(syntax: TransferSyntax) -> None:
     request: dict[int, Value] = {tags.ScheduledProtocolCodeSequence: [code, {}], tags.RequestedProcedureID: b"RP1"}
     items: dict[int, Value] = {tags.RequestAttributesSequence: [request], tags.ReferencedStudySequence: []}
     decoded = decode_identifier(encode_identifier(items, syntax), syntax)
-    (found,) = decoded.sequence(tags.RequestAttributesSequence)
-    assert found.value(tags.RequestedProcedureID) == b"RP1"
-    assert [inner.items for inner in found.sequence(tags.ScheduledProtocolCodeSequence)] == [code, {}]
+    (item,) = decoded.sequence(tags.RequestAttributesSequence)
+    assert item.value(tags.RequestedProcedureID) == b"RP1"
+    assert [inner.items for inner in item.sequence(tags.ScheduledProtocolCodeSequence)] == [code, {}]
     assert decoded.items[tags.ReferencedStudySequence] == []
     assert encode_identifier(decoded.items, syntax) == encode_identifier(items, syntax)
 
@@ -144,9 +144,9 @@ def test_elements_are_counted_at_every_depth() -> None:
 def test_a_key_with_another_vr_than_sq_for_the_tag_of_a_sequence_is_dropped() -> None:
     """What the fuzzer found: (0008,0305), a sequence, as CS; written again it was taken for items."""
     data = data_sets.encode([Plain(0x00080305, "CS", b"ISO_IR 100"), Plain(tags.PatientID, "LO", b"12")], 1)
-    found = decode_identifier(data, EXPLICIT)
-    assert found.items == {tags.PatientID: b"12"}
-    assert decode_identifier(encode_identifier(found.items, EXPLICIT), EXPLICIT) == found
+    result = decode_identifier(data, EXPLICIT)
+    assert result.items == {tags.PatientID: b"12"}
+    assert decode_identifier(encode_identifier(result.items, EXPLICIT), EXPLICIT) == result
 
 
 def test_a_value_beyond_its_length_field_is_written_as_un() -> None:

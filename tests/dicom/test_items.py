@@ -31,17 +31,17 @@ def in_latin_1(text: bytes, vr: str) -> bytes | None:
 
 
 def test_decoded_items_encode_to_the_same_bytes() -> None:
-    taken = items.decode_items(stored())
-    assert items.decode_items(items.encode_items(taken)) == taken
-    assert taken[0][-1].value == b"SPS1"
+    decoded = items.decode_items(stored())
+    assert items.decode_items(items.encode_items(decoded)) == decoded
+    assert decoded[0][-1].value == b"SPS1"
     assert items.decode_items(b"") == []
     assert items.encode_items([]) == b""
 
 
 def test_vrs_stay_as_they_are_and_long_ones_have_long_lengths() -> None:
     content = [Content(tags.CodeValue, "SH", b"T-1"), Content(PRIVATE, "UT", b"x"), Content(PRIVATE + 1, "US", b"\1\2")]
-    found = items.decode_items(items.encode_items([content, []]))
-    assert found == [[content[0]._replace(value=b"T-1 "), content[1]._replace(value=b"x "), content[2]], []]
+    decoded = items.decode_items(items.encode_items([content, []]))
+    assert decoded == [[content[0]._replace(value=b"T-1 "), content[1]._replace(value=b"x "), content[2]], []]
 
 
 def test_texts_at_every_depth_are_recoded() -> None:

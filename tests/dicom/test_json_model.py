@@ -41,8 +41,8 @@ def model_of(
 
 
 def one(element: Plain) -> dict[str, Any]:
-    (found,) = model_of([element]).values()
-    return dict(found)
+    (attribute,) = model_of([element]).values()
+    return dict(attribute)
 
 
 @needs_corpus()
@@ -133,8 +133,8 @@ def test_the_encoding_of_a_data_set_makes_no_difference(elements: list[Plain]) -
     ],
 )  # fmt: skip
 def test_a_value_is_written_by_annex_f(vr: str, value: bytes, expected: list[Any] | None) -> None:
-    found = one(Plain(0x00191010, vr, value))
-    assert found == ({"vr": vr} if expected is None else {"vr": vr, "Value": expected})
+    attribute = one(Plain(0x00191010, vr, value))
+    assert attribute == ({"vr": vr} if expected is None else {"vr": vr, "Value": expected})
 
 
 def test_negative_zero_keeps_its_sign() -> None:
@@ -155,8 +155,8 @@ def test_bytes_are_inline_in_little_endian_up_to_a_limit() -> None:
     value = bytes(range(8))
     for vr in ("OB", "OW", "OF", "OD", "OL", "OV", "UN"):
         for syntax in (EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN):
-            (found,) = model_of([Plain(0x00191010, vr, value)], syntax).values()
-            assert base64.b64decode(found["InlineBinary"]) == value
+            (attribute,) = model_of([Plain(0x00191010, vr, value)], syntax).values()
+            assert base64.b64decode(attribute["InlineBinary"]) == value
     assert "InlineBinary" in one(Plain(0x00191010, "OB", bytes(BINARY_INLINE_BYTES_MAX)))
     assert one(Plain(0x00191010, "OB", bytes(BINARY_INLINE_BYTES_MAX + 2)))["BulkDataURI"] == "/bulk/00191010"
     assert "InlineBinary" in one(Plain(tags.LUTData, "OW", bytes(TABLE_INLINE_BYTES_MAX)))
@@ -196,8 +196,8 @@ def test_fragments_are_bulk_data() -> None:
 def test_a_bulk_data_uri_has_the_path_to_its_element() -> None:
     item = Item([Plain(0x54001010, "OW", bytes(2000))])
     model = model_of([Plain(0x54000100, "SQ", [item, item])])
-    found = [inner["54001010"]["BulkDataURI"] for inner in model["54000100"]["Value"]]
-    assert found == ["/bulk/54000100/1/54001010", "/bulk/54000100/2/54001010"]
+    uris = [inner["54001010"]["BulkDataURI"] for inner in model["54000100"]["Value"]]
+    assert uris == ["/bulk/54000100/1/54001010", "/bulk/54000100/2/54001010"]
 
 
 def test_text_beyond_ascii_is_utf_8_and_declares_it() -> None:
@@ -228,7 +228,7 @@ def test_keys_ascend_and_of_two_with_one_tag_the_last_counts() -> None:
     disorder = level([(0x00104000, b"a "), (0x00080080, b"b "), (0x00104000, b"c "), (0x00081040, b"d ")])
     model = model_of([*disorder, Plain(tags.ContentSequence, "SQ", [Item(disorder)]), text(tags.Modality, "CT")])
     expected = {"00080080": "b", "00081040": "d", "00104000": "c"}
-    assert {tag: found["Value"][0] for tag, found in model["0040A730"]["Value"][0].items()} == expected
+    assert {tag: attribute["Value"][0] for tag, attribute in model["0040A730"]["Value"][0].items()} == expected
     assert list(model) == ["00080060", "00080080", "00081040", "00104000", "0040A730"]
 
 

@@ -43,14 +43,14 @@ def test_pydicom_reads_our_file_meta() -> None:
 
 @given(st.from_regex(r"[0-9.]{1,64}", fullmatch=True), st.from_regex(r"[A-Z]{0,16}", fullmatch=True))
 def test_file_meta_comes_back(uid: str, ae_title: str) -> None:
-    written = part10.write_file_meta(CT, uid, EXPLICIT, source_ae_title=ae_title)
-    assert len(written) % 2 == 0
-    meta = part10.read_file_meta(written + DATA_SETS[EXPLICIT])
+    file_meta = part10.write_file_meta(CT, uid, EXPLICIT, source_ae_title=ae_title)
+    assert len(file_meta) % 2 == 0
+    meta = part10.read_file_meta(file_meta + DATA_SETS[EXPLICIT])
     assert meta.media_storage_sop_class_uid == CT
     assert meta.media_storage_sop_instance_uid == uid
     assert (meta.transfer_syntax_uid, meta.is_guessed) == (EXPLICIT, False)
     assert meta.source_ae_title == ae_title
-    assert meta.data_set_offset == len(written)
+    assert meta.data_set_offset == len(file_meta)
 
 
 @needs_corpus()
@@ -112,15 +112,15 @@ def test_the_group_length_is_ignored(before: bytes, length: int | None) -> None:
 
 
 def test_an_empty_data_set_after_whole_file_meta_is_fine() -> None:
-    written = part10.write_file_meta(CT, "1.2.3", EXPLICIT)
-    assert part10.read_file_meta(written).data_set_offset == len(written)
+    file_meta = part10.write_file_meta(CT, "1.2.3", EXPLICIT)
+    assert part10.read_file_meta(file_meta).data_set_offset == len(file_meta)
 
 
 def test_file_meta_cut_at_any_byte_is_refused_or_guessed_but_never_misread() -> None:
-    written = part10.write_file_meta(CT, "1.2.3.4", EXPLICIT)
-    for size in range(len(written)):
+    file_meta = part10.write_file_meta(CT, "1.2.3.4", EXPLICIT)
+    for size in range(len(file_meta)):
         try:
-            meta = part10.read_file_meta(written[:size])
+            meta = part10.read_file_meta(file_meta[:size])
         except DataSetError:
             continue
         assert meta.transfer_syntax_uid == EXPLICIT

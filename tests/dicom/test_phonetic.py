@@ -71,9 +71,9 @@ def test_other_names_have_none(names: str) -> None:
 
 @given(st.text(min_size=1, max_size=30))
 def test_every_word_has_short_codes_in_ascii(word: str) -> None:
-    found = codes(fold(word))
-    assert found
-    for code in found:
+    word_codes = codes(fold(word))
+    assert word_codes
+    for code in word_codes:
         assert code.isascii() and 1 <= len(code) <= CODE_LENGTH_MAX + 1
 
 

@@ -39,9 +39,9 @@ def has_what_xml_has_not(model: Any) -> bool:
 
 def meaning(model: Any) -> Any:
     """The data set as JSON has it: a DS is the same number in fewer digits."""
-    found = draft(model)
-    data = found.whole(lambda bulk: bulk.uri.encode())
-    return found.bulk_data, json.loads(json_model.encode(data, EXPLICIT_VR_LITTLE_ENDIAN, None))
+    result = draft(model)
+    data = result.whole(lambda bulk: bulk.uri.encode())
+    return result.bulk_data, json.loads(json_model.encode(data, EXPLICIT_VR_LITTLE_ENDIAN, None))
 
 
 @given(some_elements())
@@ -81,18 +81,22 @@ def test_attributes_have_keyword_creator_and_numbered_values() -> None:
         "60003000": {"vr": "OW", "BulkDataURI": "/a?b&c"},
     }
     root = ET.fromstring(xml_model.encode(model))
-    found = {element.get("tag"): element for element in root}
+    attributes = {element.get("tag"): element for element in root}
     assert root.tag == NAMESPACE + "NativeDicomModel"
-    assert found["00080008"].get("keyword") == "ImageType"
-    assert [(value.get("number"), value.text) for value in found["00080008"]] == [("1", "A"), ("2", None), ("3", "B")]
-    assert found["00191010"].get("privateCreator") == 'AC"ME' and found["00191010"].get("keyword") is None
-    assert found["60003000"].get("keyword") == "OverlayData" and found["60003000"][0].get("uri") == "/a?b&c"
-    names = [(part.tag.removeprefix(NAMESPACE), part.text) for part in found["00100010"].iter()][1:]
+    assert attributes["00080008"].get("keyword") == "ImageType"
+    assert [(value.get("number"), value.text) for value in attributes["00080008"]] == [
+        ("1", "A"),
+        ("2", None),
+        ("3", "B"),
+    ]
+    assert attributes["00191010"].get("privateCreator") == 'AC"ME' and attributes["00191010"].get("keyword") is None
+    assert attributes["60003000"].get("keyword") == "OverlayData" and attributes["60003000"][0].get("uri") == "/a?b&c"
+    names = [(part.tag.removeprefix(NAMESPACE), part.text) for part in attributes["00100010"].iter()][1:]
     assert names[1:] == [
         ("Alphabetic", None), ("FamilyName", "Doe"), ("GivenName", "J"), ("NamePrefix", "Dr"),
         ("Ideographic", None), ("FamilyName", "山"),
     ]  # fmt: skip
-    assert [item.get("number") for item in found["0040A730"]] == ["1", "2"]
+    assert [item.get("number") for item in attributes["0040A730"]] == ["1", "2"]
     assert meaning(xml_model.parse(xml_model.encode(model))) == meaning(model)
 
 

@@ -150,10 +150,15 @@ def correction(
     stamp: int | None = None,
 ) -> Correction:
     stamp = tail.next_stamp() if stamp is None else stamp
-    made = Correction(
+    correction_ = Correction(
         tail.place(segment_id, 0, 0, 9), stamp, operation, level, names, blob(items or {}), undoes, stamp, b"me", b"why"
     )
-    return replace(made, position=made.position._replace(key_length=len(made.key), meta_length=len(made.pack_meta())))
+    return replace(
+        correction_,
+        position=correction_.position._replace(
+            key_length=len(correction_.key), meta_length=len(correction_.pack_meta())
+        ),
+    )
 
 
 # random histories ----------------------------------------------------------------------------------
@@ -218,11 +223,11 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
             study_items[tags.StudyDescription] = rng.choice((b"", b"Thorax", b"Abdomen"))
         elif odd < 0.45:
             series_items[tags.Modality] = rng.choice((b"", b"CT", b"MR"))
-        moved = study if rng.random() < 0.9 else rng.randrange(5)
+        other_study = study if rng.random() < 0.9 else rng.randrange(5)
         records.append(
             entry(
                 tail,
-                study=moved,
+                study=other_study,
                 series=series,
                 instance=instance,
                 segment_id=segment_id,
@@ -248,25 +253,27 @@ def random_correction(
     def patient() -> tuple[bytes, bytes]:
         return rng.choice((b"P0", b"P1", b"P2", b"P9", b"N1")), rng.choice((b"", b"", b"", b"HERE"))
 
-    def called(rich: bool) -> dict[int, bytes]:
+    def patient_items(rich: bool) -> dict[int, bytes]:
         patient_id, issuer = patient()
-        found = {tags.PatientID: patient_id, tags.IssuerOfPatientID: issuer}
+        values = {tags.PatientID: patient_id, tags.IssuerOfPatientID: issuer}
         return (
-            {**found, tags.PatientName: rng.choice(_NAMES), tags.PatientSex: rng.choice((b"", b"F"))} if rich else found
+            {**values, tags.PatientName: rng.choice(_NAMES), tags.PatientSex: rng.choice((b"", b"F"))}
+            if rich
+            else values
         )
 
     study = rng.randrange(5)
     study_uid = f"{ROOT}.{study}".encode()
-    known = [record.stamp for record in records if isinstance(record, Correction)]
+    stamps = [record.stamp for record in records if isinstance(record, Correction)]
     what = rng.random()
     names: tuple[bytes, ...]
-    if known and what < 0.3:
-        return correction(tail, Operation.UNDO, undoes=rng.choice(known), segment_id=segment_id, stamp=stamp)
+    if stamps and what < 0.3:
+        return correction(tail, Operation.UNDO, undoes=rng.choice(stamps), segment_id=segment_id, stamp=stamp)
     if what < 0.5:
-        operation, level, names, items = Operation.MERGE, 0, patient(), called(rng.random() < 0.5)
+        operation, level, names, items = Operation.MERGE, 0, patient(), patient_items(rng.random() < 0.5)
     elif what < 0.65:
         uids = (study_uid, *([f"{ROOT}.{(study + 1) % 5}".encode()] if rng.random() < 0.3 else []))
-        operation, level, names, items = Operation.MOVE, 1, uids, called(rng.random() < 0.5)
+        operation, level, names, items = Operation.MOVE, 1, uids, patient_items(rng.random() < 0.5)
     elif what < 0.8:
         operation, level, names = Operation.CORRECT, 0, patient()
         items = {tags.PatientName: rng.choice(_NAMES), tags.PatientSex: rng.choice((b"", b"M", b"O"))}
@@ -306,9 +313,9 @@ def meaning(index: Catalog) -> dict[str, Any]:
     """Everything in the index with UIDs instead of ids."""
     environment = index._environment
     schema, level_of = index.schema, index.schema.level_of
-    said: dict[str, Any] = {"marks": index.segment_marks()}
+    facts_by_table: dict[str, Any] = {"marks": index.segment_marks()}
     stats = index.stats()
-    said["stats"] = {name: value for name, value in stats.items() if name != "index_bytes"}
+    facts_by_table["stats"] = {name: value for name, value in stats.items() if name != "index_bytes"}
     with environment.reading() as txn:
 
         def rows(name: str) -> list[tuple[bytes, bytes]]:
@@ -322,41 +329,43 @@ def meaning(index: Catalog) -> dict[str, Any]:
             at = keys.KEY_HEAD.size + keys.KEY_HEAD.unpack_from(value)[0]
             facts = Facts.decode(value, at)
             patients[key] = value[keys.KEY_HEAD.size : at]
-            said.setdefault("patients", {})[patients[key]] = (facts.parts, facts.conflicts)
+            facts_by_table.setdefault("patients", {})[patients[key]] = (facts.parts, facts.conflicts)
         assert {key: number for number, key in patients.items()} == dict(rows("patient_keys"))
         studies = {}
         for key, value in rows("studies"):
             owner, uid, values, conflicts, orders = _facts(value)
             studies[key] = uid
-            said.setdefault("studies", {})[uid] = (patients[keys.ID.pack(owner)], values, conflicts, orders)
+            facts_by_table.setdefault("studies", {})[uid] = (patients[keys.ID.pack(owner)], values, conflicts, orders)
         assert sorted(key + owner for key, owner in rows("study_uids")) == sorted(
             keys.bounded(uid) + key for key, uid in studies.items()
         )
-        said["patient_studies"] = sorted((patients[key[:4]], studies[key[4:]]) for key, _ in rows("patient_studies"))
+        facts_by_table["patient_studies"] = sorted(
+            (patients[key[:4]], studies[key[4:]]) for key, _ in rows("patient_studies")
+        )
         series = {}
         for key, value in rows("series"):
             owner, uid, values, conflicts, orders = _facts(value)
             series[key] = (studies[keys.ID.pack(owner)], uid)
-            said.setdefault("series", {})[series[key]] = (values, conflicts, orders)
+            facts_by_table.setdefault("series", {})[series[key]] = (values, conflicts, orders)
         assert len(rows("series_uids")) == len(series)
         for key, value in rows("counts"):
             count, _, payload_bytes = keys.COUNTS.unpack_from(value)
             modality, class_ids = unpack_tail(value, keys.COUNTS.size)
             classes = sorted(read_name(txn, environment, class_id) for class_id in class_ids)
-            said.setdefault("counts", {})[series[key[4:]]] = (count, payload_bytes, modality, classes)
-        said["search"] = sorted(
+            facts_by_table.setdefault("counts", {})[series[key[4:]]] = (count, payload_bytes, modality, classes)
+        facts_by_table["search"] = sorted(
             (key, (studies if level_of[int.from_bytes(key[:4], "big")] < Level.SERIES else series).get(owner))
             for key, owner in rows("search")
         )
-        said["texts"] = sorted(
+        facts_by_table["texts"] = sorted(
             (key[:4], studies[keys.ID.pack(keys.PAIR.unpack(key)[1] << 6 | entry[0] & 63)], entry[1:])
             for key, row in rows("texts")
             for entry in row.split(b"\xff")[1:]
         )
         for key, value in rows("study_statements"):
-            said.setdefault("study statements", {})[studies[key[:4]], key[4:]] = value
+            facts_by_table.setdefault("study statements", {})[studies[key[:4]], key[4:]] = value
         for key, value in rows("series_statements"):
-            said.setdefault("series statements", {})[series[key[:4]], key[4:]] = value
+            facts_by_table.setdefault("series statements", {})[series[key[:4]], key[4:]] = value
         places = {}
         for key, value in rows("instances"):
             fields = keys.INSTANCE.unpack_from(value)
@@ -365,12 +374,12 @@ def meaning(index: Catalog) -> dict[str, Any]:
             content = canonical(value[keys.INSTANCE.size :], set_, schema)
             uid = blob_items(content)[tags.SOPInstanceUID]
             places[key] = keys.bounded(uid)
-            said.setdefault("instances", {})[uid] = (series[key[:4]], fields[:10], names, fields[14], content)
-        said["current"] = sorted(uid for uid, where in rows("sop_uids") if where)
+            facts_by_table.setdefault("instances", {})[uid] = (series[key[:4]], fields[:10], names, fields[14], content)
+        facts_by_table["current"] = sorted(uid for uid, where in rows("sop_uids") if where)
         assert {where: uid for uid, where in rows("sop_uids") if where} == places
         for sop_key, _ in rows("sop_uids"):
-            for told in read_history(txn, environment, sop_key):
-                record = told.entry(sop_key) if told.meta else None
+            for uid_record in read_history(txn, environment, sop_key):
+                record = uid_record.entry(sop_key) if uid_record.meta else None
                 blobs = record and [
                     canonical(part, record.character_set, schema)
                     for part in (record.patient, record.study, record.series, record.instance)
@@ -382,11 +391,17 @@ def meaning(index: Catalog) -> dict[str, Any]:
                     record.received_ns,
                     record.pixel_data_offset,
                 )
-                key = (sop_key, told.key, told.target_stamp)
-                said.setdefault("history", {})[key] = (told.state, told.kind, told.flags, blobs, rest)
+                key = (sop_key, uid_record.key, uid_record.target_stamp)
+                facts_by_table.setdefault("history", {})[key] = (
+                    uid_record.state,
+                    uid_record.kind,
+                    uid_record.flags,
+                    blobs,
+                    rest,
+                )
         for table in ("versions", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections", "damage"):
-            said[table] = rows(table)
-    return said
+            facts_by_table[table] = rows(table)
+    return facts_by_table
 
 
 def record_of(item: Item) -> Record:
@@ -417,7 +432,7 @@ def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, 
             return {place(key): value[0] for key, value in scan_prefix(txn, table, b"") if value}
 
         current = {keys.INSTANCE.unpack_from(value)[1:3] for _, value in scan_prefix(txn, environment.instances, b"")}
-        kept = {place(key) for key, _ in scan_prefix(txn, environment.versions, b"")}
+        version_places = {place(key) for key, _ in scan_prefix(txn, environment.versions, b"")}
         in_quarantine = states(environment.quarantine)
         holds = states(environment.holds)
         tombstones = states(environment.tombstones)
@@ -425,7 +440,7 @@ def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, 
     for item in items:
         where = item.position[:2]
         if isinstance(item, Entry):
-            live = where in current or where in kept
+            live = where in current or where in version_places
         elif isinstance(item, Quarantined):
             live = in_quarantine[where] == State.QUARANTINED
         elif isinstance(item, Correction):

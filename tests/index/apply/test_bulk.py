@@ -98,17 +98,17 @@ def _by_records(tmp_path: Path, *segments: _Sealed) -> dict[str, Any]:
     index = Catalog.open(str(tmp_path / "by records"), map_bytes=1 << 30)
     for segment in segments:
         apply(index, segment.items)
-    said = meaning(index)
+    content = meaning(index)
     index.close()
-    return said
+    return content
 
 
 def _same(index: Catalog, tmp_path: Path, *segments: _Sealed, note: str = "") -> None:
     expected = _by_records(tmp_path, *segments)
-    said = meaning(index)
+    content = meaning(index)
     for part in expected:
         if part != "marks":
-            assert said.get(part) == expected[part], f"{note}{part}"
+            assert content.get(part) == expected[part], f"{note}{part}"
     assert booked(index) == recount(index, [item for segment in segments for item in segment.items]), note
 
 
@@ -121,12 +121,12 @@ def test_a_segment_of_one_series_is_applied_and_its_mark_is_sealed(index: Catalo
     assert (loaded.records, loaded.findings) == (50, [])
     mark = index.segment_marks()[4]
     assert (mark.sealed, mark.indexed_bytes, mark.live_count) == (True, heads.trailer.tail, 50)
-    found = index.locate(f"{ROOT}.1.1.7".encode())
-    assert found is not None and found.position == segment.items[7].position
+    instance = index.locate(f"{ROOT}.1.1.7".encode())
+    assert instance is not None and instance.position == segment.items[7].position
     _same(index, tmp_path, segment)
-    said = meaning(index)
+    content = meaning(index)
     assert index.load(heads, FIRST_RECORD).records == 50
-    assert meaning(index) == said
+    assert meaning(index) == content
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -240,8 +240,8 @@ def test_a_full_map_grows_and_nothing_is_counted_twice(tmp_path: Path) -> None:
 def test_the_heads_of_a_segment_on_disk_are_read_from_its_footer(tmp_path: Path) -> None:
     log = SegmentLog(str(tmp_path), Files(), bytes(16), writer="w", segment_bytes=1 << 20)
     tail = Tail()
-    made = [entry(tail, instance=number, length=0) for number in range(5)]
-    for one in made:
+    entries = [entry(tail, instance=number, length=0) for number in range(5)]
+    for one in entries:
         log.append(1, 0, one.stamp, one.sop_instance_uid, one.pack_meta(), [], 0, 0)
     ((segment_id, tail_bytes),) = log.close()
     files = Files()
@@ -251,7 +251,7 @@ def test_the_heads_of_a_segment_on_disk_are_read_from_its_footer(tmp_path: Path)
     assert heads is not None
     assert (heads.trailer.tail, heads.trailer.record_count) == (tail_bytes, 5)
     at = heads.start
-    for one in made:
+    for one in entries:
         assert heads.data[at + HEADER_BYTES :].startswith(one.sop_instance_uid)
         at += HEADER_BYTES + len(one.sop_instance_uid) + len(one.pack_meta())
 
@@ -259,7 +259,7 @@ def test_the_heads_of_a_segment_on_disk_are_read_from_its_footer(tmp_path: Path)
 # the compiled part ---------------------------------------------------------------------------------
 
 
-def _known(meta: bytes) -> tuple[Gatherer, Counter]:
+def _gatherer(meta: bytes) -> tuple[Gatherer, Counter]:
     gatherer, counter = Gatherer(), Counter(7, 1)
     gatherer.known[texts_of(meta)] = Known(counter, 0, 0, bytes(24))
     return gatherer, counter
@@ -267,16 +267,16 @@ def _known(meta: bytes) -> tuple[Gatherer, Counter]:
 
 def test_mutated_and_cut_heads_are_gathered_or_refused_and_never_read_beyond_their_end() -> None:
     tail, segment = Tail(), _Sealed(1)
-    made = [segment.add(entry(tail, instance=number)) for number in range(4)]
+    heads = [segment.add(entry(tail, instance=number)) for number in range(4)]
     data = segment.heads().data[16:]
-    meta = record_of(made[0]).meta
+    meta = record_of(heads[0]).meta
     rng = random.Random(11)
     for _ in range(3000):
         mutated = bytearray(data[: rng.choice((len(data), rng.randrange(len(data))))])
         for _ in range(rng.choice((0, 1, 1, 3))):
             if mutated:
                 mutated[rng.randrange(min(len(mutated), 200))] = rng.choice((0, 1, 0x7F, 0xFF, rng.randrange(256)))
-        gatherer, counter = _known(meta)
+        gatherer, counter = _gatherer(meta)
         stopped = gatherer.run(bytes(mutated), 0, len(mutated), 1, 100)
         assert 0 <= stopped <= len(mutated)
         assert len(gatherer.rows) == len(gatherer.places) == counter.count == counter.next_id - 1
@@ -285,19 +285,19 @@ def test_mutated_and_cut_heads_are_gathered_or_refused_and_never_read_beyond_the
 
 def test_rows_equal_those_of_the_writer() -> None:
     tail, segment = Tail(), _Sealed(258)
-    made = segment.add(entry(tail, instance=1, flags=6, stamp=1 << 60, length=5 << 32, crc=0xFFFFFFFF))
-    meta = record_of(made).meta
-    gatherer, counter = _known(meta)
+    head = segment.add(entry(tail, instance=1, flags=6, stamp=1 << 60, length=5 << 32, crc=0xFFFFFFFF))
+    meta = record_of(head).meta
+    gatherer, counter = _gatherer(meta)
     heads = segment.heads()
     assert gatherer.run(heads.data, heads.start, len(heads.data), 258, 9) == len(heads.data)
     ((where, row),) = gatherer.rows
     assert where == keys.PAIR.pack(7, 1)
-    position = made.position
+    position = head.position
     assert keys.INSTANCE.unpack_from(row) == (
         1 << 60, 258, 4096, 5 << 32, 800, 1_700_000_000_000_000_000, 0xFFFFFFFF, len(meta), len(UID), 6,
         0, 0, 0, 0, bytes(8),
     )  # fmt: skip
-    assert row[keys.INSTANCE.size :] == made.instance  # type: ignore[union-attr]
+    assert row[keys.INSTANCE.size :] == head.instance  # type: ignore[union-attr]
     assert (counter.count, counter.payload_bytes, gatherer.record_bytes) == (1, 5 << 32, position.record_bytes)
 
 

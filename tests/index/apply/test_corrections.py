@@ -45,12 +45,12 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 
 def stated(entries: list[Entry], level: str) -> dict[int, bytes]:
     """The rule of `statements`: the first value that is one."""
-    found: dict[int, bytes] = {}
-    for made in sorted(entries, key=lambda one: (one.stamp, one.position.payload_crc, one.position.payload_length)):
-        for tag, value in blob_items(getattr(made, level)).items():
-            if not found.get(tag):
-                found[tag] = value
-    return found
+    values: dict[int, bytes] = {}
+    for instance in sorted(entries, key=lambda one: (one.stamp, one.position.payload_crc, one.position.payload_length)):
+        for tag, value in blob_items(getattr(instance, level)).items():
+            if not values.get(tag):
+                values[tag] = value
+    return values
 
 
 def expected(entries: list[Entry], corrections: list[Correction]) -> dict[bytes, dict[int, bytes]]:
@@ -58,10 +58,10 @@ def expected(entries: list[Entry], corrections: list[Correction]) -> dict[bytes,
     undone = {one.undoes for one in corrections if one.operation == Operation.UNDO}
     standing = [one for one in corrections if one.stamp not in undone and one.operation != Operation.UNDO]
     standing.sort(key=lambda one: one.stamp)
-    seen = {}
+    attributes: dict[bytes, dict[int, bytes]] = {}
     by_study: dict[bytes, list[Entry]] = {}
-    for made in entries:
-        by_study.setdefault(blob_items(made.study)[tags.StudyInstanceUID], []).append(made)
+    for instance in entries:
+        by_study.setdefault(blob_items(instance.study)[tags.StudyInstanceUID], []).append(instance)
     for uid, of_study in by_study.items():
         items = {**stated(of_study, "patient"), **stated(of_study, "study")}
         named = [one for one in standing if one.level == 1 and uid in one.names]
@@ -80,26 +80,28 @@ def expected(entries: list[Entry], corrections: list[Correction]) -> dict[bytes,
             steps.append(merges[-1])
         if steps:
             since = max(step.stamp for step in steps)
-        said = [((since, 0, 0), steps[-1])] if steps else []
-        said += [
+        ranked = [((since, 0, 0), steps[-1])] if steps else []
+        ranked += [
             ((max(one.stamp, since), 1, one.stamp), one)
             for one in standing
             if one.operation == Operation.CORRECT and one.level == 0 and one.names == who
         ]
-        said += [((one.stamp, 2, one.stamp), one) for one in named if one.operation == Operation.CORRECT]
-        for _, one in sorted(said, key=lambda pair: pair[0]):
+        ranked += [((one.stamp, 2, one.stamp), one) for one in named if one.operation == Operation.CORRECT]
+        for _, one in sorted(ranked, key=lambda pair: pair[0]):
             items |= blob_items(one.items)
         modalities = set()
-        for series_uid in {blob_items(made.series)[tags.SeriesInstanceUID] for made in of_study}:
-            of_series = [made for made in of_study if blob_items(made.series)[tags.SeriesInstanceUID] == series_uid]
+        for series_uid in {blob_items(instance.series)[tags.SeriesInstanceUID] for instance in of_study}:
+            of_series = [
+                instance for instance in of_study if blob_items(instance.series)[tags.SeriesInstanceUID] == series_uid
+            ]
             modality = stated(of_series, "series").get(tags.Modality, b"")
             for one in standing:
                 if one.level == 2 and one.names == (uid, series_uid):
                     modality = blob_items(one.items).get(tags.Modality, modality)
             modalities.add(modality)
         items[tags.ModalitiesInStudy] = b"\\".join(sorted(filter(None, modalities)))
-        seen[uid] = {tag: value for tag, value in items.items() if value}
-    return seen
+        attributes[uid] = {tag: value for tag, value in items.items() if value}
+    return attributes
 
 
 def who_of(one: Correction) -> tuple[bytes, bytes]:
@@ -107,11 +109,20 @@ def who_of(one: Correction) -> tuple[bytes, bytes]:
     return items.get(ID, b""), items.get(ISSUER, b"")
 
 
-def found(index: Catalog) -> dict[bytes, dict[int, bytes]]:
+def attributes_of_studies(index: Catalog) -> dict[bytes, dict[int, bytes]]:
     """The same as the index answers."""
-    asked = (ID, ISSUER, NAME, SEX, tags.StudyInstanceUID, tags.StudyDate, tags.StudyTime, tags.AccessionNumber)
-    asked += (tags.StudyID, tags.StudyDescription, tags.ModalitiesInStudy)
-    query = Query(Level.STUDY, dict.fromkeys(asked, b""), Root.PATIENT, relational=True)
+    requested_tags = (
+        ID,
+        ISSUER,
+        NAME,
+        SEX,
+        tags.StudyInstanceUID,
+        tags.StudyDate,
+        tags.StudyTime,
+        tags.AccessionNumber,
+    )
+    requested_tags += (tags.StudyID, tags.StudyDescription, tags.ModalitiesInStudy)
+    query = Query(Level.STUDY, dict.fromkeys(requested_tags, b""), Root.PATIENT, relational=True)
     matches = [match.attributes for match in index.search(query)]
     return {match[tags.StudyInstanceUID]: {tag: value for tag, value in match.items() if value} for match in matches}
 
@@ -139,31 +150,31 @@ def test_every_study_agrees_with_the_model_after_every_step_in_any_order(tmp_pat
             records.append(random_entry(rng, tail, number))
         else:
             records.append(random_correction(rng, tail, records, 1, tail.next_stamp()))
-    said = []
+    contents = []
     for turn in range(3):
         live = Catalog.open(str(tmp_path / str(turn)), map_bytes=1 << 28)
         if turn:
             rng.shuffle(records)
-        done: list[Item] = []
+        applied: list[Item] = []
         at = 0
         while at < len(records):
             size = rng.choice((1, 1, 3, 10))
             apply(live, records[at : at + size])
-            done += records[at : at + size]
+            applied += records[at : at + size]
             at += size
-            entries = [one for one in done if isinstance(one, Entry)]
-            corrections = [one for one in done if isinstance(one, Correction)]
+            entries = [one for one in applied if isinstance(one, Entry)]
+            corrections = [one for one in applied if isinstance(one, Correction)]
             note = f"seed {seed}, turn {turn}, {at} records"
-            assert found(live) == expected(entries, corrections), note
-            assert booked(live) == recount(live, done), note
+            assert attributes_of_studies(live) == expected(entries, corrections), note
+            assert booked(live) == recount(live, applied), note
             undone = {one.undoes for one in corrections if one.operation == Operation.UNDO}
             standing = [one for one in corrections if one.operation != Operation.UNDO and one.stamp not in undone]
             assert live.stats()["corrections"] == len(standing), note
-        said.append(meaning(live))
+        contents.append(meaning(live))
         live.close()
-    for part in said[0]:
-        assert said[1][part] == said[0][part], f"seed {seed}: {part}"
-        assert said[2][part] == said[0][part], f"seed {seed}: {part}"
+    for part in contents[0]:
+        assert contents[1][part] == contents[0][part], f"seed {seed}: {part}"
+        assert contents[2][part] == contents[0][part], f"seed {seed}: {part}"
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -171,19 +182,19 @@ def test_after_all_undos_the_index_is_as_if_never_corrected(tmp_path: Path, seed
     rng = random.Random(1000 + seed)
     tail = Tail()
     entries = [random_entry(rng, tail, number) for number in range(30)]
-    made = [random_correction(rng, tail, [], 1, tail.next_stamp()) for _ in range(20)]
-    undos = [correction(tail, Operation.UNDO, undoes=one.stamp) for one in made]
+    corrections = [random_correction(rng, tail, [], 1, tail.next_stamp()) for _ in range(20)]
+    undos = [correction(tail, Operation.UNDO, undoes=one.stamp) for one in corrections]
     plain = Catalog.open(str(tmp_path / "plain"), map_bytes=1 << 28)
     corrected = Catalog.open(str(tmp_path / "corrected"), map_bytes=1 << 28)
     apply(plain, [*entries])
-    records: list[Item] = [*entries, *made]
+    records: list[Item] = [*entries, *corrections]
     rng.shuffle(records)
     apply(corrected, records)
     rng.shuffle(undos)
     apply(corrected, [*undos])
-    expected, said = meaning(plain), meaning(corrected)
+    expected, content = meaning(plain), meaning(corrected)
     for part in ("patients", "studies", "series", "counts", "search", "texts", "study statements", "series statements"):
-        assert said[part] == expected[part], f"seed {seed}: {part}"
+        assert content[part] == expected[part], f"seed {seed}: {part}"
     plain.close()
     corrected.close()
 
@@ -193,8 +204,10 @@ def test_after_all_undos_the_index_is_as_if_never_corrected(tmp_path: Path, seed
 
 def patients(index: Catalog) -> dict[tuple[bytes, bytes], tuple[bytes, bytes]]:
     """ID and issuer → name, number of studies."""
-    asked = (ID, ISSUER, NAME, tags.NumberOfPatientRelatedStudies)
-    matches = [one.attributes for one in index.search(Query(Level.PATIENT, dict.fromkeys(asked, b""), Root.PATIENT))]
+    requested_tags = (ID, ISSUER, NAME, tags.NumberOfPatientRelatedStudies)
+    matches = [
+        one.attributes for one in index.search(Query(Level.PATIENT, dict.fromkeys(requested_tags, b""), Root.PATIENT))
+    ]
     return {(one[ID], one[ISSUER]): (one[NAME], one[tags.NumberOfPatientRelatedStudies]) for one in matches}
 
 
@@ -237,7 +250,7 @@ def test_a_merge_applies_to_later_studies_and_gives_them_the_other_patients_data
     index.apply([], corrections=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"New", SEX: b""})])
     index.apply([of(3, b"A", tail, PatientName=b"Older", PatientSex=b"M")])
     assert patients(index) == {(b"B", b""): (b"New", b"3")}
-    assert all(SEX not in study and study[NAME] == b"New" for study in found(index).values())
+    assert all(SEX not in study and study[NAME] == b"New" for study in attributes_of_studies(index).values())
     assert len(index.instances(Query(Level.PATIENT, {ID: b"B"}, Root.PATIENT))) == 3
     assert index.instances(Query(Level.PATIENT, {ID: b"A"}, Root.PATIENT)) == []
     assert len(index.identifiers(Query(Level.PATIENT, {ID: b"B"}, Root.PATIENT))) == 3
@@ -272,12 +285,12 @@ def test_a_corrected_attribute_is_not_a_conflict_until_it_is_undone(index: Catal
     (conflict,) = index.conflicts()
     assert (conflict.study_instance_uid, conflict.series_instance_uid) == (STUDIES[1], b"")
     assert conflict.values == {NAME: [b"One", b"Two"]}
-    made = correction(tail, Operation.CORRECT, STUDIES[1], level=1, items={NAME: b"Three"})
-    index.apply([], corrections=[made])
+    item = correction(tail, Operation.CORRECT, STUDIES[1], level=1, items={NAME: b"Three"})
+    index.apply([], corrections=[item])
     assert (list(index.conflicts()), index.stats()["conflicts"]) == ([], 0)
     index.apply([of(1, b"A", tail, 3, PatientName=b"Four")])
     assert (list(index.conflicts()), index.stats()["conflicts"]) == ([], 0)
-    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=made.stamp)])
+    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=item.stamp)])
     assert [one.values for one in index.conflicts()] == [{NAME: [b"One", b"Two", b"Four"]}]
     assert index.stats()["conflicts"] == 1
 
@@ -297,18 +310,18 @@ def test_an_earlier_statement_may_name_another_patient(tmp_path: Path, turn: int
         entry(tail, study=2, instance=1, stamp=9, patient={ID: b"C1", SEX: b"M"}),
         entry(tail, study=2, instance=2, stamp=8, patient={ID: b"C2", SEX: b"F"}),
     ]
-    said = []
+    contents = []
     for number in range(2):
         opened = Catalog.open(str(tmp_path / str(number)), map_bytes=1 << 28)
         opened.apply([], corrections=corrections if number == 0 else [])
-        for made in statements[::turn]:
-            opened.apply([made])
+        for statement in statements[::turn]:
+            opened.apply([statement])
         opened.apply([], corrections=corrections)
-        said.append(meaning(opened))
+        contents.append(meaning(opened))
         assert patients(opened) == {(b"B", b""): (b"Two", b"1"), (b"C2", b""): (b"Doe^John", b"1")}
         opened.close()
-    for part in said[0]:
-        assert said[1][part] == said[0][part], part
+    for part in contents[0]:
+        assert contents[1][part] == contents[0][part], part
 
 
 def test_series_that_disagree_are_listed_with_their_study(index: Catalog) -> None:
@@ -327,7 +340,7 @@ def test_an_empty_correction_hides_a_stated_value_and_adds_no_attribute(index: C
     assert index.corrected_values(STUDIES[1], series) == {}
     nothing = {SEX: b"", tags.PatientComments: b""}
     index.apply([], corrections=[correction(tail, Operation.CORRECT, b"A", b"", items=nothing)])
-    assert SEX not in found(index)[STUDIES[1]]
+    assert SEX not in attributes_of_studies(index)[STUDIES[1]]
     assert index.corrected_values(STUDIES[1], series) == {SEX: b""}
     index.apply([of(1, b"A", tail, 2, PatientComments=b"tall")])
     assert index.corrected_values(STUDIES[1], series) == {SEX: b"", tags.PatientComments: b""}
@@ -354,10 +367,10 @@ def test_a_study_that_is_deleted_and_stored_again_is_corrected_again(index: Cata
 
 def test_a_correction_of_a_later_version_is_stored_and_does_nothing(index: Catalog) -> None:
     tail = Tail()
-    made = correction(tail, 99, STUDIES[1], level=7, items={NAME: b"?"})  # type: ignore[arg-type]
-    index.apply([of(1, b"A", tail, PatientName=b"A")], corrections=[made])
+    item = correction(tail, 99, STUDIES[1], level=7, items={NAME: b"?"})  # type: ignore[arg-type]
+    index.apply([of(1, b"A", tail, PatientName=b"A")], corrections=[item])
     assert patients(index) == {(b"A", b""): (b"A", b"1")}
-    assert [one.correction for one in index.corrections()] == [made]
+    assert [one.correction for one in index.corrections()] == [item]
 
 
 def test_copies_of_a_correction_count_once_and_the_last_one_is_alive(index: Catalog) -> None:
@@ -383,24 +396,24 @@ def test_the_newest_correction_is_found_beside_undos(index: Catalog) -> None:
             return snapshot.newest_correction()
 
     assert newest() == 0
-    made = correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"B"})
-    index.apply([], corrections=[made])
-    assert newest() == made.stamp
-    undo = correction(tail, Operation.UNDO, undoes=made.stamp)
+    item = correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"B"})
+    index.apply([], corrections=[item])
+    assert newest() == item.stamp
+    undo = correction(tail, Operation.UNDO, undoes=item.stamp)
     index.apply([], corrections=[undo])
     assert newest() == undo.stamp
     with index.snapshot() as snapshot:
-        listed: Any = snapshot.correction(made.stamp)
-    assert (listed.correction, listed.undone_by) == (made, undo.stamp)
+        listed: Any = snapshot.correction(item.stamp)
+    assert (listed.correction, listed.undone_by) == (item, undo.stamp)
 
 
 def test_without_corrections_no_overlay_is_read(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
-    def asked(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise AssertionError("the overlay was asked")
 
-    monkeypatch.setattr("engine.index.apply.overlay.in_force", asked)
+    monkeypatch.setattr("engine.index.apply.overlay.in_force", fail)
     tail = Tail()
-    made = [of(1, b"A", tail, 1), of(1, b"A", tail, 2, PatientName=b"X")]
-    index.apply(made)
-    index.apply([], [tombstone(tail, made[1].sop_instance_uid)])
+    entries = [of(1, b"A", tail, 1), of(1, b"A", tail, 2, PatientName=b"X")]
+    index.apply(entries)
+    index.apply([], [tombstone(tail, entries[1].sop_instance_uid)])
     assert index.corrected_values(STUDIES[1], b"1") == {}

@@ -87,10 +87,10 @@ def test_keys_that_are_put_and_removed_in_one_batch_are_gone(tmp_path: Path) -> 
     late = entry(tail, study=1, instance=1, patient={tags.PatientName: b"Late^Name"})
     early = entry(tail, study=1, instance=2, patient={tags.PatientName: b"Early^Name"}, stamp=1)
     index.apply([late, early])
-    found = {key[5:] for key, _ in dump(index)["search"] if key[:4] == tags.PatientName.to_bytes(4, "big")}
-    assert b"early^name" in found
-    assert b"early" in found
-    assert not any(key.startswith(b"late") for key in found)
+    search_keys = {key[5:] for key, _ in dump(index)["search"] if key[:4] == tags.PatientName.to_bytes(4, "big")}
+    assert b"early^name" in search_keys
+    assert b"early" in search_keys
+    assert not any(key.startswith(b"late") for key in search_keys)
     index.close()
 
 
@@ -111,16 +111,16 @@ def test_facts_of_one_statement_equal_those_after_observing_it(blobs: tuple[byte
 
 
 def test_a_row_repeats_another_only_if_observing_changes_nothing() -> None:
-    said = blob({tags.PatientName: b"Doe", tags.PatientID: b"1"})
+    patient = blob({tags.PatientName: b"Doe", tags.PatientID: b"1"})
     head = b"head"
-    known = head + facts_of(ORDER, said)
-    assert repeats(known, head + facts_of(LATER, said), len(head))
-    assert repeats(known, known, len(head))
-    assert not repeats(head + facts_of(LATER, said), known, len(head))
+    row = head + facts_of(ORDER, patient)
+    assert repeats(row, head + facts_of(LATER, patient), len(head))
+    assert repeats(row, row, len(head))
+    assert not repeats(head + facts_of(LATER, patient), row, len(head))
     other = blob({tags.PatientName: b"Dof", tags.PatientID: b"1"})
-    assert not repeats(known, head + facts_of(LATER, other), len(head))
-    assert not repeats(known, head + facts_of(LATER, said, b""), len(head))
+    assert not repeats(row, head + facts_of(LATER, other), len(head))
+    assert not repeats(row, head + facts_of(LATER, patient, b""), len(head))
     of_two = Facts.empty(1)
-    of_two.observe(ORDER, [said])
+    of_two.observe(ORDER, [patient])
     of_two.observe(LATER, [other])
-    assert not repeats(head + of_two.encode(), head + facts_of(LATER, said), len(head))
+    assert not repeats(head + of_two.encode(), head + facts_of(LATER, patient), len(head))

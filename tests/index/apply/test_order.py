@@ -31,8 +31,8 @@ NODE = 1 << 48
 Step = Callable[[Catalog], None]
 
 QUESTIONS = tuple(
-    Query(level, {tag: value, **dict.fromkeys(shown, b"")}, Root.PATIENT, relational=True)
-    for level, shown in (
+    Query(level, {tag: value, **dict.fromkeys(keywords, b"")}, Root.PATIENT, relational=True)
+    for level, keywords in (
         (Level.PATIENT, (tags.PatientID, tags.PatientName, tags.NumberOfPatientRelatedInstances)),
         (Level.STUDY, (tags.StudyInstanceUID, tags.PatientName, tags.StudyDescription, tags.ModalitiesInStudy)),
         (Level.SERIES, (tags.SeriesInstanceUID, tags.Modality, tags.NumberOfSeriesRelatedInstances)),
@@ -98,9 +98,9 @@ def answers(index: Catalog) -> list[list[Any]]:
 
 
 def check_equal(index: Catalog, expected: dict[str, Any], answered: list[list[Any]]) -> None:
-    said = meaning(index)
-    for part in expected.keys() | said.keys():
-        assert said.get(part) == expected.get(part), part
+    content = meaning(index)
+    for part in expected.keys() | content.keys():
+        assert content.get(part) == expected.get(part), part
     assert answers(index) == answered
 
 
@@ -162,13 +162,13 @@ def test_a_fully_copied_segment_may_be_forgotten_here_and_never_applied_there(tm
     tail = Tail()
     copies = [copy_of(tail, item, 10) for item in history if item.position.segment_id == 1]
     stay = [item for item in history if item.position.segment_id != 1]
-    gone = [item for item in history if item.position.segment_id == 1]
+    removed = [item for item in history if item.position.segment_id == 1]
     with opened(tmp_path / "there") as there:
         apply(there, [*stay, *copies])
         expected, answered = meaning(there), answers(there)
     pairs: list[tuple[Item, Item | None]] = [(item, None) for item in history]
-    pairs += [(copy, item) for copy, item in zip(copies, gone, strict=True)]
+    pairs += [(copy, item) for copy, item in zip(copies, removed, strict=True)]
     with opened(tmp_path / "here") as here:
         run(rng, here, steps_of(rng, pairs))
-        here.forget_segment(1, [record_of(item) for item in gone] if seed % 2 else [])
+        here.forget_segment(1, [record_of(item) for item in removed] if seed % 2 else [])
         check_equal(here, expected, answered)

@@ -44,7 +44,7 @@ def test_a_hold_is_set_and_released_before_and_after_its_study_is_stored(index: 
 @pytest.mark.parametrize("order", list(permutations(range(4))))
 def test_the_last_hold_counts_in_any_order_of_arrival(tmp_path: Path, order: tuple[int, ...]) -> None:
     tail = Tail()
-    made = [
+    items = [
         hold(tail, 1, True, stamp=10),
         hold(tail, 1, False, stamp=20),
         hold(tail, 1, True, stamp=30),
@@ -52,31 +52,31 @@ def test_the_last_hold_counts_in_any_order_of_arrival(tmp_path: Path, order: tup
     ]
     index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
     for number in order:
-        index.apply([], holds=[made[number]])
-    assert index.holds() == [made[2]]
+        index.apply([], holds=[items[number]])
+    assert index.holds() == [items[2]]
     mark = index.segment_marks()[1]
-    assert (mark.live_count, mark.live_bytes) == (1, made[2].position.record_bytes)
-    assert mark.dead_bytes == sum(one.position.record_bytes for one in made) - mark.live_bytes
+    assert (mark.live_count, mark.live_bytes) == (1, items[2].position.record_bytes)
+    assert mark.dead_bytes == sum(one.position.record_bytes for one in items) - mark.live_bytes
     index.close()
 
 
 def test_the_quarantine_is_listed_counted_and_does_not_hide_an_instance(index: Catalog) -> None:
     tail = Tail()
-    made = [quarantined(tail, b"-"), quarantined(tail, UID), quarantined(tail, b"-", crc=6)]
-    index.apply([], quarantined=made)
+    items = [quarantined(tail, b"-"), quarantined(tail, UID), quarantined(tail, b"-", crc=6)]
+    index.apply([], quarantined=items)
     assert index.apply([entry(tail)]) == [Outcome.STORED]
-    index.apply([], quarantined=made)
-    assert list(index.quarantined()) == [made[0], made[2], made[1]]
-    assert index.quarantined_bytes() == sum(one.position.record_bytes for one in made)
+    index.apply([], quarantined=items)
+    assert list(index.quarantined()) == [items[0], items[2], items[1]]
+    assert index.quarantined_bytes() == sum(one.position.record_bytes for one in items)
     assert index.stats()["quarantined"] == 3
     assert index.segment_marks()[1].live_count == 4
 
 
 def test_odd_uids_go_into_quarantine_as_they_are(index: Catalog) -> None:
     tail = Tail()
-    made = [quarantined(tail, uid) for uid in (b"", b"\0", b"a\0b", b"x" * 5000, b"\xff" * 64)]
-    index.apply([], quarantined=made)
-    assert sorted(one.sop_instance_uid for one in index.quarantined()) == sorted(one.sop_instance_uid for one in made)
+    items = [quarantined(tail, uid) for uid in (b"", b"\0", b"a\0b", b"x" * 5000, b"\xff" * 64)]
+    index.apply([], quarantined=items)
+    assert sorted(one.sop_instance_uid for one in index.quarantined()) == sorted(one.sop_instance_uid for one in items)
 
 
 def test_lists_are_read_page_by_page(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,10 +92,10 @@ def test_lists_are_read_page_by_page(index: Catalog, monkeypatch: pytest.MonkeyP
     assert len(list(index.quarantined())) == 16
     versions = list(index.kept_versions())
     assert len(versions) == 8
-    kept = iter(index.kept_versions())
-    next(kept)
+    versions_left = iter(index.kept_versions())
+    next(versions_left)
     index.apply([entry(tail, instance=99)])  # no read transaction is open: neither this nor a larger map waits
-    assert len(list(kept)) == 7
+    assert len(list(versions_left)) == 7
     assert {version.study_instance_uid for version in versions} == {f"{ROOT}.1"}
 
 
@@ -116,9 +116,9 @@ def test_an_instance_to_heal_takes_the_place_of_the_current_one(index: Catalog, 
     index.apply([entry(tail, crc=5), entry(tail, instance=2)])
     healed = entry(tail, crc=5, flags=policy | HEAL)
     assert index.apply([healed]) == [Outcome.DUPLICATE]
-    found = index.locate(UID)
-    assert found is not None and found.position == healed.position
-    assert index.versions(UID) == [found]
+    instance = index.locate(UID)
+    assert instance is not None and instance.position == healed.position
+    assert index.versions(UID) == [instance]
     assert index.segment_marks()[1].dead_bytes == healed.position.record_bytes
 
 
@@ -128,8 +128,8 @@ def test_a_version_is_healed_where_it_is(index: Catalog) -> None:
     healed = entry(tail, crc=6, flags=HEAL)
     assert index.apply([healed]) == [Outcome.KEPT_ASIDE]
     assert [one.position for one in index.kept_versions()] == [healed.position]
-    found = index.locate(UID)
-    assert found is not None and found.position.payload_crc == 5
+    instance = index.locate(UID)
+    assert instance is not None and instance.position.payload_crc == 5
 
 
 def test_with_nothing_to_heal_the_policy_decides(index: Catalog) -> None:

@@ -52,7 +52,7 @@ def _alive(index: Catalog, *items: Item) -> list[bool]:
     return [index.alive(record.position.segment_id, [record], now_ns=LATER_NS)[0] for record in records]
 
 
-def _moved(tail: Tail, segment_id: int, item: Item) -> Item:
+def _copy_in(tail: Tail, segment_id: int, item: Item) -> Item:
     position = item.position
     place = tail.place(segment_id, position.payload_length, position.payload_crc, position.key_length)
     return replace(item, position=place)
@@ -67,7 +67,7 @@ def _moves(items: list[Item], copies: list[Item]) -> list[tuple[Record, Position
 
 def test_current_instances_and_versions_survive_and_the_dead_do_not(index: Catalog) -> None:
     tail = Tail()
-    made = [
+    items = [
         entry(tail, crc=1),
         entry(tail, crc=1),
         entry(tail, crc=2),
@@ -75,9 +75,9 @@ def test_current_instances_and_versions_survive_and_the_dead_do_not(index: Catal
         entry(tail, instance=2, crc=4, flags=POLICY_REPLACE),
         entry(tail, instance=3),
     ]
-    index.apply(made)
+    index.apply(items)
     index.apply([], [tombstone(tail, f"{ROOT}.1.1.3".encode(), segment_id=2)])
-    assert _alive(index, *made) == [True, False, True, False, True, False]
+    assert _alive(index, *items) == [True, False, True, False, True, False]
 
 
 def test_records_that_were_never_applied_survive(index: Catalog) -> None:
@@ -112,49 +112,49 @@ def test_a_tombstone_survives_while_its_records_are_in_other_segments_and_while_
 
 def test_a_tombstone_with_a_target_survives_while_its_record_is_elsewhere(index: Catalog) -> None:
     tail = Tail()
-    made = [entry(tail, crc=1), entry(tail, crc=2, segment_id=2)]
+    items = [entry(tail, crc=1), entry(tail, crc=2, segment_id=2)]
     odd = quarantined(tail, b"-", segment_id=3)
-    graves = [tombstone(tail, UID, target=made[1].stamp), tombstone(tail, b"-", target=odd.stamp)]
-    index.apply(made, graves, quarantined=[odd])
+    graves = [tombstone(tail, UID, target=items[1].stamp), tombstone(tail, b"-", target=odd.stamp)]
+    index.apply(items, graves, quarantined=[odd])
     assert _alive(index, *graves) == [True, True]
-    index.forget_segment(2, [record_of(made[1])])
+    index.forget_segment(2, [record_of(items[1])])
     index.forget_segment(3, [record_of(odd)])
     assert _alive(index, *graves) == [False, False]
 
 
 def test_the_last_hold_survives_also_one_that_releases(index: Catalog) -> None:
     tail = Tail()
-    made = [hold(tail, 1, True), hold(tail, 1, False), hold(tail, 2, True)]
-    index.apply([], holds=made)
-    assert _alive(index, *made) == [False, True, True]
+    items = [hold(tail, 1, True), hold(tail, 1, False), hold(tail, 2, True)]
+    index.apply([], holds=items)
+    assert _alive(index, *items) == [False, True, True]
 
 
 def test_a_dead_instance_survives_while_a_version_depends_on_it(index: Catalog) -> None:
     """Without the first, the second would be the first, and the third would replace it."""
     tail = Tail()
-    made = [entry(tail, crc=1), entry(tail, crc=2), entry(tail, crc=3, flags=POLICY_REPLACE)]
-    index.apply(made)
+    items = [entry(tail, crc=1), entry(tail, crc=2), entry(tail, crc=3, flags=POLICY_REPLACE)]
+    index.apply(items)
     assert len(index.versions(UID)) == 2
-    assert _alive(index, *made) == [True, True, True]
+    assert _alive(index, *items) == [True, True, True]
 
 
 def test_of_two_records_that_another_depends_on_one_may_be_removed(index: Catalog) -> None:
     tail = Tail()
-    made = [
+    items = [
         entry(tail, crc=1, segment_id=1),
         entry(tail, crc=1, segment_id=2),
         entry(tail, crc=2, segment_id=3),
         entry(tail, crc=3, segment_id=3, flags=POLICY_REPLACE),
     ]
-    index.apply(made)
-    assert _alive(index, *made) == [False, True, True, True]
+    index.apply(items)
+    assert _alive(index, *items) == [False, True, True, True]
 
 
 def test_many_corrections_leave_the_last(index: Catalog) -> None:
     tail = Tail()
-    made = [entry(tail, crc=n, segment_id=n, flags=POLICY_REPLACE) for n in range(1, 90)]
-    index.apply(made)
-    assert _alive(index, *made) == [False] * 88 + [True]
+    items = [entry(tail, crc=n, segment_id=n, flags=POLICY_REPLACE) for n in range(1, 90)]
+    index.apply(items)
+    assert _alive(index, *items) == [False] * 88 + [True]
 
 
 # relocate ------------------------------------------------------------------------------------------
@@ -162,44 +162,44 @@ def test_many_corrections_leave_the_last(index: Catalog) -> None:
 
 def test_a_moved_instance_is_found_at_its_new_place(index: Catalog) -> None:
     tail = Tail()
-    made: list[Item] = [entry(tail, instance=i) for i in range(3)]
-    apply(index, made)
-    copies = [_moved(tail, 5, one) for one in made]
-    moves = _moves(made, copies)
+    items: list[Item] = [entry(tail, instance=i) for i in range(3)]
+    apply(index, items)
+    copies = [_copy_in(tail, 5, one) for one in items]
+    moves = _moves(items, copies)
     assert index.relocate(moves[:2]) == 2
     assert index.relocate(moves) == 1
     assert index.relocate(moves) == 0
     assert [index.locate(f"{ROOT}.1.1.{i}".encode()).position for i in range(3)] == [  # type: ignore[union-attr]
         copy.position for copy in copies
     ]
-    assert booked(index) == recount(index, [*made, *copies])
-    assert _alive(index, *made, *copies) == [False] * 3 + [True] * 3
-    index.forget_segment(1, [record_of(one) for one in made])
+    assert booked(index) == recount(index, [*items, *copies])
+    assert _alive(index, *items, *copies) == [False] * 3 + [True] * 3
+    index.forget_segment(1, [record_of(one) for one in items])
     assert list(index.segment_marks()) == [5]
     assert booked(index) == recount(index, copies)
 
 
 def test_a_copy_found_by_a_replay_is_the_same_instance(index: Catalog) -> None:
     tail = Tail()
-    made = entry(tail)
-    index.apply([made])
-    copy = _moved(tail, 2, made)
+    instance = entry(tail)
+    index.apply([instance])
+    copy = _copy_in(tail, 2, instance)
     apply(index, [copy])
     assert index.stats()["instances"] == 1
-    assert index.stats()["live_bytes"] == index.stats()["dead_bytes"] == made.position.record_bytes
-    assert index.relocate([(record_of(made), copy.position)]) == 0
-    assert _alive(index, made, copy) == [False, True]
+    assert index.stats()["live_bytes"] == index.stats()["dead_bytes"] == instance.position.record_bytes
+    assert index.relocate([(record_of(instance), copy.position)]) == 0
+    assert _alive(index, instance, copy) == [False, True]
 
 
 def test_a_record_that_dies_during_a_copy_is_dead_at_its_new_place(index: Catalog) -> None:
     tail = Tail()
-    made: list[Item] = [entry(tail), entry(tail, instance=2), entry(tail, crc=9), hold(tail, 1, True)]
+    items: list[Item] = [entry(tail), entry(tail, instance=2), entry(tail, crc=9), hold(tail, 1, True)]
     odd = quarantined(tail, b"-")
-    apply(index, [*made, odd])
-    copies = [_moved(tail, 2, one) for one in (*made, odd)]
+    apply(index, [*items, odd])
+    copies = [_copy_in(tail, 2, one) for one in (*items, odd)]
     graves = [tombstone(tail, UID), tombstone(tail, b"-", target=odd.stamp)]
     index.apply([], graves, holds=[hold(tail, 1, False)])
-    index.relocate(_moves([*made, odd], copies))
+    index.relocate(_moves([*items, odd], copies))
     assert _alive(index, *copies) == [False, True, False, False, False]
     mark = index.segment_marks()[2]
     assert (mark.live_count, mark.live_bytes) == (1, copies[1].position.record_bytes)
@@ -207,16 +207,16 @@ def test_a_record_that_dies_during_a_copy_is_dead_at_its_new_place(index: Catalo
 
 def test_tombstones_and_holds_move_too(index: Catalog) -> None:
     tail = Tail()
-    made = entry(tail, segment_id=1)
+    instance = entry(tail, segment_id=1)
     grave = tombstone(tail, UID, segment_id=2, level=Level.STUDY, uid=STUDY)
     held = hold(tail, 1, True, segment_id=2)
-    index.apply([made], [grave], holds=[held])
-    copies = [_moved(tail, 3, one) for one in (grave, held)]
+    index.apply([instance], [grave], holds=[held])
+    copies = [_copy_in(tail, 3, one) for one in (grave, held)]
     index.relocate(_moves([grave, held], copies))
     assert _alive(index, grave, held, *copies) == [False, False, True, True]
     index.forget_segment(2, [record_of(grave), record_of(held)])
     assert index.is_held(STUDY)
-    index.apply([made])
+    index.apply([instance])
     assert index.locate(UID) is None
     assert index.was_deleted(Level.STUDY, STUDY)
 
@@ -226,10 +226,10 @@ def test_tombstones_and_holds_move_too(index: Catalog) -> None:
 
 def test_a_segment_with_live_records_is_not_forgotten(index: Catalog) -> None:
     tail = Tail()
-    made = entry(tail)
-    index.apply([made])
+    instance = entry(tail)
+    index.apply([instance])
     with pytest.raises(IndexError_, match="1 records of segment 0000000000000001 are alive"):
-        index.forget_segment(1, [record_of(made)])
+        index.forget_segment(1, [record_of(instance)])
     with pytest.raises(IndexError_, match="alive"):
         index.forget_segment(1, [])
     assert index.locate(UID) is not None
@@ -238,18 +238,18 @@ def test_a_segment_with_live_records_is_not_forgotten(index: Catalog) -> None:
 @pytest.mark.parametrize("with_records", [True, False])
 def test_a_forgotten_segment_leaves_no_rows(index: Catalog, with_records: bool) -> None:
     tail = Tail()
-    made: list[Item] = [entry(tail, crc=1), entry(tail, crc=2, flags=POLICY_KEEP_BOTH), quarantined(tail, b"-")]
-    apply(index, made)
-    made += [tombstone(tail, UID, level=Level.STUDY, uid=STUDY), tombstone(tail, b"-", target=made[2].stamp)]
-    apply(index, made)
+    items: list[Item] = [entry(tail, crc=1), entry(tail, crc=2, flags=POLICY_KEEP_BOTH), quarantined(tail, b"-")]
+    apply(index, items)
+    items += [tombstone(tail, UID, level=Level.STUDY, uid=STUDY), tombstone(tail, b"-", target=items[2].stamp)]
+    apply(index, items)
     index.note_damage(1, 4096, UID, "a bad sector", 5)
     index.note_damage(2, 4096, UID, "another", 5)
-    assert _alive(index, *made) == [False] * 5
-    index.forget_segment(1, [record_of(one) for one in made] if with_records else [])
-    said = meaning(index)
+    assert _alive(index, *items) == [False] * 5
+    index.forget_segment(1, [record_of(one) for one in items] if with_records else [])
+    content = meaning(index)
     for part in ("history", "versions", "drops", "tombstones", "deletions", "holds", "quarantine"):
-        assert not said.get(part), part
-    assert said["marks"] == {}
+        assert not content.get(part), part
+    assert content["marks"] == {}
     assert not index.was_deleted(Level.STUDY, STUDY)
     assert [row.segment_id for row in index.damage()] == [2]
     with index._environment.reading() as txn:
@@ -260,8 +260,8 @@ def test_a_forgotten_segment_leaves_no_rows(index: Catalog, with_records: bool) 
 
 def test_a_tombstone_lost_with_its_segment_still_keeps_its_instances_deleted(index: Catalog) -> None:
     tail = Tail()
-    made, grave = entry(tail, segment_id=1), tombstone(tail, UID, segment_id=2)
-    index.apply([made], [grave])
+    instance, grave = entry(tail, segment_id=1), tombstone(tail, UID, segment_id=2)
+    index.apply([instance], [grave])
     index.forget_segment(2, [])
     index.apply([entry(tail, segment_id=3, stamp=5, crc=9)])
     assert index.locate(UID) is None
@@ -302,7 +302,7 @@ class _Archive:
         new_id = self.next_segment()
         old = {segment_id: self.segment(segment_id) for segment_id in segment_ids}
         items = [item for segment_id in segment_ids for item in self._survivors(old[segment_id])]
-        copies = [_moved(self.tail, new_id, item) for item in items]
+        copies = [_copy_in(self.tail, new_id, item) for item in items]
         if rng.random() < 0.3:
             self.store(meanwhile[: len(meanwhile) // 2])
         self.log |= {copy.position: copy for copy in copies}
@@ -319,15 +319,15 @@ class _Archive:
             self.store(meanwhile[len(meanwhile) // 2 :])
         self.index.relocate(moves[rng.randrange(half + 1) :])
         self.check()
-        gone = [segment_id for segment_id in segment_ids if not self._survivors(old[segment_id])]
-        rng.shuffle(gone)
-        for segment_id in gone:
+        removed = [segment_id for segment_id in segment_ids if not self._survivors(old[segment_id])]
+        rng.shuffle(removed)
+        for segment_id in removed:
             for item in old[segment_id]:
                 del self.log[item.position]
             if rng.random() < 0.5:
                 self.index.forget_segment(segment_id, [record_of(item) for item in old[segment_id]])
             self.check(BOOKS)
-        for segment_id in gone:
+        for segment_id in removed:
             self.index.forget_segment(segment_id, [])
         self.check()
 
@@ -342,16 +342,16 @@ class _Archive:
         """The index says what one says that is made from the log as it is now; and its books are right."""
         self.rebuilds += 1
         again = Catalog.open(str(self.directory / f"again{self.rebuilds}"), map_bytes=1 << 30)
-        left = list(self.log.values())
-        self.rng.shuffle(left)
-        apply(again, left)
-        said, expected = meaning(self.index), meaning(again)
+        records = list(self.log.values())
+        self.rng.shuffle(records)
+        apply(again, records)
+        content, expected = meaning(self.index), meaning(again)
         again.close()
         if without != BOOKS:
             assert booked(self.index) == recount(self.index, self.log.values())
         for part in expected:
             if part not in without:
-                assert said.get(part) == expected[part], part
+                assert content.get(part) == expected[part], part
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -362,9 +362,9 @@ def test_a_compacted_index_equals_a_rebuilt_one(tmp_path: Path, seed: int) -> No
     try:
         while history:
             segment_ids = [archive.next_segment() for _ in range(3)]
-            archive.store([_moved(archive.tail, rng.choice(segment_ids), item) for item in history[:16]])
+            archive.store([_copy_in(archive.tail, rng.choice(segment_ids), item) for item in history[:16]])
             meanwhile_id = archive.next_segment()
-            meanwhile = [_moved(archive.tail, meanwhile_id, item) for item in history[16:20]]
+            meanwhile = [_copy_in(archive.tail, meanwhile_id, item) for item in history[16:20]]
             del history[:20]
             sealed = sorted({position.segment_id for position in archive.log})
             archive.compact(rng.sample(sealed, min(len(sealed), rng.choice((1, 1, 2, 3)))), meanwhile)

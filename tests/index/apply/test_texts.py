@@ -29,11 +29,11 @@ def filled(directory: Path, count: int, seed: int = 1) -> tuple[Catalog, list[di
     rng = random.Random(seed)
     index = Catalog.open(str(directory), map_bytes=1 << 30)
     tail = Tail()
-    said = []
+    contents = []
     entries = []
     for number in range(count):
         values = {tags.PatientName: rng.choice(NAMES), tags.StudyDescription: rng.choice(DESCRIPTIONS)}
-        said.append(values | {tags.PatientID: f"P{number}", tags.AccessionNumber: f"A{number}", tags.StudyID: "S"})
+        contents.append(values | {tags.PatientID: f"P{number}", tags.AccessionNumber: f"A{number}", tags.StudyID: "S"})
         entries.append(
             entry(
                 tail,
@@ -47,7 +47,7 @@ def filled(directory: Path, count: int, seed: int = 1) -> tuple[Catalog, list[di
             )
         )
     index.apply(entries)
-    return index, said
+    return index, contents
 
 
 def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
@@ -61,13 +61,13 @@ def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
             number = keys.ID.unpack(study_id)[0]
             for tag in TEXTS:
                 value = (of_patient | of_study).get(tag, b"")
-                found = {
+                matches = {
                     text.encode()
                     for normal in normal_values(tags.vr_of(tag), value)
                     for text in (normal.split("=") if tags.vr_of(tag) == "PN" else [normal])
                     if text
                 }
-                cut = {text if len(text) <= TEXT_BYTES_MAX else text[:TEXT_BYTES_MAX] + b"\xfe" for text in found}
+                cut = {text if len(text) <= TEXT_BYTES_MAX else text[:TEXT_BYTES_MAX] + b"\xfe" for text in matches}
                 for text in sorted(cut):
                     entry_ = (number & 63, b"\xff" + bytes((128 | number & 63,)) + text)
                     rows.setdefault(keys.PAIR.pack(tag, number >> 6), []).append(entry_)
@@ -96,8 +96,8 @@ def test_the_texts_of_a_removed_study_are_removed(tmp_path: Path) -> None:
     assert rows_of(index) == rows_of_facts(index)
     tail = Tail()
     tail.stamp = 10_000
-    gone = random.Random(3).sample(range(130), 100)
-    index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in gone])])
+    removed = random.Random(3).sample(range(130), 100)
+    index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in removed])])
     assert rows_of(index) == rows_of_facts(index)
     index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in range(130)])])
     assert rows_of(index) == {}
@@ -110,7 +110,7 @@ def test_an_infix_is_found_at_any_place_and_with_any_page_size(
 ) -> None:
     monkeypatch.setattr(text_scan, "ROWS_MAX", rows_max)
     monkeypatch.setattr(text_scan, "_STEP_ROWS", rows_max)
-    index, said = filled(tmp_path, 300)
+    index, contents = filled(tmp_path, 300)
     for tag, pattern in (
         (tags.PatientName, "*ohn*"),
         (tags.PatientName, "*山*"),
@@ -128,13 +128,13 @@ def test_an_infix_is_found_at_any_place_and_with_any_page_size(
         (tags.PatientID, "?99"),
         (tags.StudyID, "*S"),
     ):
-        expected = [at for at, values in enumerate(said) if _meets(tag, pattern, values[tag])]
+        expected = [at for at, values in enumerate(contents) if _meets(tag, pattern, values[tag])]
         explanation = Explanation()
         query = Query(Level.STUDY, {tag: pattern.encode(), tags.AccessionNumber: b""}, character_set=b"ISO_IR 192")
         if tag == tags.AccessionNumber:
             query = Query(Level.STUDY, {tag: pattern.encode()}, character_set=b"ISO_IR 192")
-        found = [int(match.attributes[tags.AccessionNumber][1:]) for match in index.search(query, explanation)]
-        assert found == expected, f"{tags.keyword_of(tag)} {pattern}"
+        matches = [int(match.attributes[tags.AccessionNumber][1:]) for match in index.search(query, explanation)]
+        assert matches == expected, f"{tags.keyword_of(tag)} {pattern}"
         assert explanation.access == f"texts: {tags.keyword_of(tag)}"
     index.close()
 
@@ -144,9 +144,12 @@ def _meets(tag: int, pattern: str, stored: str) -> bool:
     for one in pattern.split("\\"):
         for value in stored.split("\\"):
             for group in value.split("=") if tags.vr_of(tag) == "PN" else [value]:
-                text, asked = (group.casefold(), one.casefold()) if tags.vr_of(tag) == "PN" else (group, one)
-                text, asked = text.replace("ö", "o").replace("ä", "a").replace("ü", "u"), asked.replace("ö", "o")
-                if text and _wild(asked, text):
+                text, query_text = (group.casefold(), one.casefold()) if tags.vr_of(tag) == "PN" else (group, one)
+                text, query_text = (
+                    text.replace("ö", "o").replace("ä", "a").replace("ü", "u"),
+                    query_text.replace("ö", "o"),
+                )
+                if text and _wild(query_text, text):
                     return True
     return False
 

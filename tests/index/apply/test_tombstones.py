@@ -51,14 +51,14 @@ def test_a_deleted_study_is_gone_at_every_level_and_the_others_stay(index: Catal
     index.apply([*doomed, *other])
     alone = Catalog.open(f"{index._environment.directory}-alone", map_bytes=1 << 30)
     alone.apply(other)
-    index.apply([], [tombstone(tail, *[made.sop_instance_uid for made in doomed])])
+    index.apply([], [tombstone(tail, *[instance.sop_instance_uid for instance in doomed])])
     assert index.stats()["deleted"] == 60
     for level in Level:
         query = Query(
             level, dict.fromkeys((0x0020000D, 0x0020000E, 0x00080018, 0x00201208), b""), Root.PATIENT, relational=True
         )
         assert [match.attributes for match in index.search(query)] == [m.attributes for m in alone.search(query)]
-    assert all(index.locate(made.sop_instance_uid) is None for made in doomed)
+    assert all(index.locate(instance.sop_instance_uid) is None for instance in doomed)
     for part in ("studies", "series", "patients", "search", "patient_studies", "counts", "instances", "current"):
         assert meaning(index)[part] == meaning(alone)[part], part
     alone.close()
@@ -66,28 +66,28 @@ def test_a_deleted_study_is_gone_at_every_level_and_the_others_stay(index: Catal
 
 def test_deleting_part_of_a_series_leaves_counts_and_statements_of_the_others(index: Catalog) -> None:
     tail = Tail()
-    made = [entry(tail, instance=i, patient={0x00100010: b"Wrong" if i < 5 else b"Right"}) for i in range(10)]
-    index.apply(made)
-    index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in made[:5]])])
-    said = meaning(index)
-    assert said["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.1".encode()][:2] == (5, 5000)
-    assert said["studies"][f"{ROOT}.1".encode()][1][0][0x00100010] == b"Right"
-    assert said["studies"][f"{ROOT}.1".encode()][2] == []
+    entries = [entry(tail, instance=i, patient={0x00100010: b"Wrong" if i < 5 else b"Right"}) for i in range(10)]
+    index.apply(entries)
+    index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in entries[:5]])])
+    content = meaning(index)
+    assert content["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.1".encode()][:2] == (5, 5000)
+    assert content["studies"][f"{ROOT}.1".encode()][1][0][0x00100010] == b"Right"
+    assert content["studies"][f"{ROOT}.1".encode()][2] == []
 
 
 def test_an_instance_sent_again_after_a_deletion_is_current_again(index: Catalog) -> None:
     tail = Tail()
-    made = _study(tail, 1, count=4)
-    index.apply(made)
+    entries = _study(tail, 1, count=4)
+    index.apply(entries)
     for _ in range(3):
-        index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in made])])
+        index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in entries])])
         assert index.stats()["instances"] == 0
         again = _study(tail, 1, count=4)
         assert index.apply(again) == [Outcome.STORED] * 12
         assert index.stats()["instances"] == 12
-        made += again
-        found = index.locate(UID)
-        assert found is not None and found.position in [one.position for one in again]
+        entries += again
+        instance = index.locate(UID)
+        assert instance is not None and instance.position in [one.position for one in again]
     assert index.stats()["deleted"] == 36
 
 
@@ -114,8 +114,8 @@ def test_a_deletion_of_a_whole_study_or_series_is_found_by_its_uid(index: Catalo
 
 def test_a_deletion_removes_kept_versions_with_the_current_instance(index: Catalog) -> None:
     tail = Tail()
-    made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
-    index.apply(made)
+    entries = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
+    index.apply(entries)
     assert len(list(index.kept_versions())) == index.version_count() == 2
     index.apply([], [tombstone(tail, UID)])
     assert index.versions(UID) == []
@@ -125,23 +125,23 @@ def test_a_deletion_removes_kept_versions_with_the_current_instance(index: Catal
 
 def test_a_target_kills_one_version_only(index: Catalog) -> None:
     tail = Tail()
-    made = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
-    index.apply(made)
-    index.apply([], [tombstone(tail, UID, target=made[1].stamp)])
-    assert [one.stamp for one in index.versions(UID)] == [made[0].stamp, made[2].stamp]
-    assert [one.stamp for one in index.kept_versions()] == [made[0].stamp]
+    entries = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
+    index.apply(entries)
+    index.apply([], [tombstone(tail, UID, target=entries[1].stamp)])
+    assert [one.stamp for one in index.versions(UID)] == [entries[0].stamp, entries[2].stamp]
+    assert [one.stamp for one in index.kept_versions()] == [entries[0].stamp]
     assert index.apply([entry(tail, crc=2)]) == [Outcome.KEPT_ASIDE]
 
 
 def test_a_target_that_is_current_makes_the_oldest_version_current(index: Catalog) -> None:
     tail = Tail()
-    made = [entry(tail, crc=crc) for crc in (1, 2, 3)]
-    index.apply(made)
-    index.apply([], [tombstone(tail, UID, target=made[0].stamp)])
-    found = index.locate(UID)
-    assert found is not None and found.stamp == made[1].stamp
-    assert [one.stamp for one in index.kept_versions()] == [made[2].stamp]
-    index.apply([], [tombstone(tail, UID, target=made[1].stamp), tombstone(tail, UID, target=made[2].stamp)])
+    entries = [entry(tail, crc=crc) for crc in (1, 2, 3)]
+    index.apply(entries)
+    index.apply([], [tombstone(tail, UID, target=entries[0].stamp)])
+    instance = index.locate(UID)
+    assert instance is not None and instance.stamp == entries[1].stamp
+    assert [one.stamp for one in index.kept_versions()] == [entries[2].stamp]
+    index.apply([], [tombstone(tail, UID, target=entries[1].stamp), tombstone(tail, UID, target=entries[2].stamp)])
     assert index.locate(UID) is None
     assert index.stats()["studies"] == 0
 
@@ -155,43 +155,43 @@ def test_a_tombstone_with_a_target_may_come_before_its_record(index: Catalog) ->
 
 def test_a_target_drops_a_quarantined_record_and_no_other(index: Catalog) -> None:
     tail = Tail()
-    made = [quarantined(tail, b"-", crc=i) for i in range(3)]
-    index.apply([entry(tail)], quarantined=made)
-    index.apply([], [tombstone(tail, b"-", target=made[1].stamp)])
-    assert list(index.quarantined()) == [made[0], made[2]]
+    items = [quarantined(tail, b"-", crc=i) for i in range(3)]
+    index.apply([entry(tail)], quarantined=items)
+    index.apply([], [tombstone(tail, b"-", target=items[1].stamp)])
+    assert list(index.quarantined()) == [items[0], items[2]]
     index.apply([], [tombstone(tail, b"-")])
-    assert list(index.quarantined()) == [made[0], made[2]]
-    assert index.quarantined_bytes() == 2 * made[0].position.record_bytes
+    assert list(index.quarantined()) == [items[0], items[2]]
+    assert index.quarantined_bytes() == 2 * items[0].position.record_bytes
     assert index.locate(UID) is not None
 
 
 def test_bytes_of_deleted_records_are_dead_and_those_of_tombstones_are_not(index: Catalog) -> None:
     tail = Tail()
-    made = _study(tail, 1, series_count=1, count=5)
-    index.apply(made)
-    grave = tombstone(tail, *[one.sop_instance_uid for one in made[:4]])
+    entries = _study(tail, 1, series_count=1, count=5)
+    index.apply(entries)
+    grave = tombstone(tail, *[one.sop_instance_uid for one in entries[:4]])
     index.apply([], [grave])
     mark = index.segment_marks()[1]
     assert mark.live_count == 1
-    assert mark.live_bytes == made[4].position.record_bytes + grave.position.record_bytes
-    assert mark.dead_bytes == sum(one.position.record_bytes for one in made[:4])
+    assert mark.live_bytes == entries[4].position.record_bytes + grave.position.record_bytes
+    assert mark.dead_bytes == sum(one.position.record_bytes for one in entries[:4])
     index.apply([], [grave])
     assert index.segment_marks()[1] == mark
 
 
 def test_a_study_and_the_tombstone_that_deletes_it_may_come_together(index: Catalog) -> None:
     tail = Tail()
-    made = _study(tail, 1, count=5)
-    grave = tombstone(tail, *[one.sop_instance_uid for one in made])
-    index.apply(made, [grave])
+    entries = _study(tail, 1, count=5)
+    grave = tombstone(tail, *[one.sop_instance_uid for one in entries])
+    index.apply(entries, [grave])
     assert index.stats()["instances"] == index.stats()["studies"] == 0
 
 
 def test_instances_deleted_by_one_tombstone_each_leave_nothing(index: Catalog) -> None:
     tail = Tail()
-    made = _study(tail, 1, count=50)
-    index.apply(made)
-    index.apply([], [tombstone(tail, one.sop_instance_uid) for one in made])
+    entries = _study(tail, 1, count=50)
+    index.apply(entries)
+    index.apply([], [tombstone(tail, one.sop_instance_uid) for one in entries])
     stats = index.stats()
     assert [stats[name] for name in ("patients", "studies", "series", "instances")] == [0, 0, 0, 0]
 
@@ -199,11 +199,11 @@ def test_instances_deleted_by_one_tombstone_each_leave_nothing(index: Catalog) -
 def test_another_process_does_not_store_into_a_removed_series(index: Catalog) -> None:
     tail = Tail()
     other = Catalog(index._environment)  # what it remembers is its own
-    made = _study(tail, 1, series_count=1, count=3)
-    other.apply(made[:1])
-    index.apply(made[1:2])
-    index.apply([], [tombstone(tail, made[0].sop_instance_uid, made[1].sop_instance_uid)])
-    other.apply(made[2:])
+    entries = _study(tail, 1, series_count=1, count=3)
+    other.apply(entries[:1])
+    index.apply(entries[1:2])
+    index.apply([], [tombstone(tail, entries[0].sop_instance_uid, entries[1].sop_instance_uid)])
+    other.apply(entries[2:])
     assert meaning(index)["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.0".encode()][0] == 1
 
 
@@ -224,24 +224,24 @@ def test_all_at_once_gives_the_same_index_as_one_by_one(
     latest = max(record.stamp for record in records)
     records.append(tombstone(tail, *everything[::2], segment_id=9, stamp=latest - 40))
     records.append(tombstone(tail, *everything[1::2], segment_id=9, stamp=latest + 1))
-    said = []
+    contents = []
     for turn in range(3):
         opened = Catalog.open(str(tmp_path / str(turn)), map_bytes=1 << 30)
         with monkeypatch.context() as context:
             if turn == 0:
                 context.setattr(Tombstones, "_apply_plain", _one_by_one)
-            left = list(records)
+            remaining = list(records)
             if turn == 2:
-                rng.shuffle(left)
-            while left:
-                apply(opened, left[:20])
-                del left[:20]
-        said.append(meaning(opened))
+                rng.shuffle(remaining)
+            while remaining:
+                apply(opened, remaining[:20])
+                del remaining[:20]
+        contents.append(meaning(opened))
         assert booked(opened) == recount(opened, records), f"seed {seed}"
         opened.close()
     for turn in (1, 2):
-        for part in said[0]:
-            assert said[turn][part] == said[0][part], f"seed {seed}, turn {turn}: {part}"
+        for part in contents[0]:
+            assert contents[turn][part] == contents[0][part], f"seed {seed}, turn {turn}: {part}"
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -250,13 +250,13 @@ def test_the_accounts_are_right_after_every_batch(tmp_path: Path, seed: int) -> 
     records = random_history(rng, 120)
     rng.shuffle(records)
     opened = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
-    done: list[Item] = []
+    applied: list[Item] = []
     while records:
         size = rng.randrange(1, 9)
         apply(opened, records[:size])
-        done += records[:size]
+        applied += records[:size]
         del records[:size]
-        assert booked(opened) == recount(opened, done), f"seed {seed} after {len(done)}"
+        assert booked(opened) == recount(opened, applied), f"seed {seed} after {len(applied)}"
         stats = opened.stats()
         assert stats["versions"] == len(list(opened.kept_versions()))
         assert stats["quarantined"] == len(list(opened.quarantined()))
@@ -269,8 +269,8 @@ def test_a_replaced_instance_that_was_deleted_stays_deleted(index: Catalog) -> N
     tail = Tail()
     index.apply([entry(tail, crc=1, stamp=10), entry(tail, crc=2, stamp=20, flags=POLICY_REPLACE)])
     index.apply([], [tombstone(tail, UID, stamp=15)])
-    found = index.locate(UID)
-    assert found is not None and found.stamp == 20
+    instance = index.locate(UID)
+    assert instance is not None and instance.stamp == 20
     index.apply([], [tombstone(tail, UID, stamp=25)])
     assert index.locate(UID) is None
     assert index.stats()["deleted"] == 2

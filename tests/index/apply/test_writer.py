@@ -27,20 +27,24 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 
 
 def test_a_stored_instance_is_found_at_its_place(index: Catalog) -> None:
-    made = entry(Tail())
+    instance = entry(Tail())
     assert index.locate(UID) is None
-    assert index.apply([made]) == [Outcome.STORED]
-    found = index.locate(UID)
-    assert found is not None
-    assert found.position == made.position
-    assert (found.stamp, found.pixel_data_offset, found.received_ns) == (made.stamp, 800, made.received_ns)
-    assert found.sop_class_uid == "1.2.840.10008.5.1.4.1.1.2"
-    assert found.sop_instance_uid == UID.decode()
-    assert found.study_instance_uid == f"{ROOT}.1"
-    assert found.series_instance_uid == f"{ROOT}.1.1"
-    assert found.transfer_syntax_uid == "1.2.840.10008.1.2.1"
-    assert found.calling_ae_title == "MODALITY"
-    assert found.attributes == made.instance
+    assert index.apply([instance]) == [Outcome.STORED]
+    located = index.locate(UID)
+    assert located is not None
+    assert located.position == instance.position
+    assert (located.stamp, located.pixel_data_offset, located.received_ns) == (
+        instance.stamp,
+        800,
+        instance.received_ns,
+    )
+    assert located.sop_class_uid == "1.2.840.10008.5.1.4.1.1.2"
+    assert located.sop_instance_uid == UID.decode()
+    assert located.study_instance_uid == f"{ROOT}.1"
+    assert located.series_instance_uid == f"{ROOT}.1.1"
+    assert located.transfer_syntax_uid == "1.2.840.10008.1.2.1"
+    assert located.calling_ae_title == "MODALITY"
+    assert located.attributes == instance.instance
 
 
 def test_counts_follow_the_levels(index: Catalog) -> None:
@@ -76,8 +80,8 @@ def test_the_policy_decides_the_outcome_of_a_second_instance(
     tail = Tail()
     records = [entry(tail, crc=5), entry(tail, crc=crc, flags=policy)]
     assert index.apply(records) == [Outcome.STORED, outcome]
-    found = index.locate(UID)
-    assert found is not None and found.position == records[current].position
+    located = index.locate(UID)
+    assert located is not None and located.position == records[current].position
     assert len(index.versions(UID)) == versions
     mark = index.segment_marks()[1]
     assert mark.live_count == live
@@ -101,10 +105,10 @@ def test_a_kept_version_that_comes_again_is_a_duplicate(index: Catalog) -> None:
 def test_a_replacement_that_names_another_study_moves_there(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail, study=1), entry(tail, study=1, instance=2)])
-    moved = entry(tail, study=2, series=9, flags=POLICY_REPLACE, crc=1, sop_instance_uid=UID)
-    assert index.apply([moved]) == [Outcome.REPLACED]
-    found = index.locate(UID)
-    assert found is not None and found.study_instance_uid == f"{ROOT}.2"
+    replacement = entry(tail, study=2, series=9, flags=POLICY_REPLACE, crc=1, sop_instance_uid=UID)
+    assert index.apply([replacement]) == [Outcome.REPLACED]
+    located = index.locate(UID)
+    assert located is not None and located.study_instance_uid == f"{ROOT}.2"
     assert {key[0]: row[0] for key, row in meaning(index)["counts"].items()} == {
         f"{ROOT}.1".encode(): 1,
         f"{ROOT}.2".encode(): 1,
@@ -128,8 +132,8 @@ def test_a_tombstone_kills_only_older_records_at_any_time(index: Catalog) -> Non
     assert index.apply([old]) == [Outcome.STORED]
     assert index.locate(UID) is None
     assert index.apply([new]) == [Outcome.STORED]
-    found = index.locate(UID)
-    assert found is not None and found.position == new.position
+    located = index.locate(UID)
+    assert located is not None and located.position == new.position
 
 
 def test_the_first_value_counts_and_empty_ones_are_filled(index: Catalog) -> None:
@@ -208,22 +212,22 @@ def test_two_handles_see_each_others_commits(index: Catalog, tmp_path: Path) -> 
 def test_any_order_and_any_batches_give_the_same_index(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     records = random_history(rng, 120)
-    said = []
+    contents = []
     for turn in range(3):
         opened = Catalog.open(str(tmp_path / str(turn)), map_bytes=1 << 30)
-        left = list(records)
+        remaining = list(records)
         if turn:
-            rng.shuffle(left)
-            left += rng.sample(records, 30)
-        while left:
+            rng.shuffle(remaining)
+            remaining += rng.sample(records, 30)
+        while remaining:
             size = rng.randrange(1, 9)
-            apply(opened, left[:size])
-            del left[:size]
-        said.append(meaning(opened))
+            apply(opened, remaining[:size])
+            del remaining[:size]
+        contents.append(meaning(opened))
         opened.close()
     for turn in (1, 2):
-        for part in said[0]:
-            assert said[turn].get(part) == said[0][part], f"seed {seed}: {part}"
+        for part in contents[0]:
+            assert contents[turn].get(part) == contents[0][part], f"seed {seed}: {part}"
 
 
 POLICIES = (POLICY_KEEP_FIRST, POLICY_REPLACE, POLICY_KEEP_BOTH)
@@ -260,23 +264,23 @@ def test_many_records_of_few_uids_give_the_same_index_one_by_one_backwards_and_a
     for _ in range(80):
         number = rng.randrange(2)
         uid = f"{ROOT}.1.1.{number}".encode()
-        told = [record.stamp for record in records if isinstance(record, Entry)]
+        stamps = [record.stamp for record in records if isinstance(record, Entry)]
         what = rng.random()
         if what < 0.05:
             records.append(tombstone(tail, uid))
-        elif what < 0.12 and told:
-            records.append(tombstone(tail, uid, target=rng.choice(told)))
+        elif what < 0.12 and stamps:
+            records.append(tombstone(tail, uid, target=rng.choice(stamps)))
         else:
             flags = rng.choice(POLICIES) | rng.choice((0, 0, 0, HEAL))
             records.append(
                 entry(tail, instance=number, crc=rng.randrange(8), flags=flags, segment_id=rng.randrange(1, 3))
             )
-    said = []
+    contents = []
     for name, order in (("forwards", records), ("backwards", records[::-1]), ("mixed", rng.sample(records, 80))):
         index = Catalog.open(str(tmp_path / name))
         for record in order:
             apply(index, [record])
             apply(index, [record])
-        said.append(meaning(index))
+        contents.append(meaning(index))
         index.close()
-    assert said[0] == said[1] == said[2], f"seed {seed}"
+    assert contents[0] == contents[1] == contents[2], f"seed {seed}"

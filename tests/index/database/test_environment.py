@@ -45,16 +45,16 @@ def test_a_map_that_grows_leaves_no_invalid_checkpoint(tmp_path: Path) -> None:
     checkpointer.checkpoint()
     for series in range(2, 9):
         index.apply(_several(tail, 200, series))
-    found = checkpoint_file.read_file(str(tmp_path), Files())
-    assert found is not None and found.kind == Kind.VOID
+    checkpoint = checkpoint_file.read_file(str(tmp_path), Files())
+    assert checkpoint is not None and checkpoint.kind == Kind.VOID
     checkpointer.checkpoint()
-    said = meaning(index)
+    content = meaning(index)
     index.apply(_several(tail, 50, 20))
     checkpointer.close(clean=False)
     index.close()
     assert restoration.restore(str(tmp_path), Files()) == restoration.RestoreResult.CHECKPOINT
     index = Catalog.open(str(tmp_path))
-    assert meaning(index) == said
+    assert meaning(index) == content
     index.close()
 
 
@@ -72,8 +72,8 @@ def test_a_map_that_grows_while_a_checkpoint_runs_voids_it(tmp_path: Path) -> No
     for batches, kind in (([], Kind.OPEN), ([_several(tail, 2000, 2)], Kind.VOID), ([], Kind.OPEN)):
         meanwhile[:] = batches
         checkpointer.checkpoint()
-        found = checkpoint_file.read_file(str(tmp_path), Files())
-        assert found is not None and found.kind == kind
+        checkpoint = checkpoint_file.read_file(str(tmp_path), Files())
+        assert checkpoint is not None and checkpoint.kind == kind
         assert checkpointer.needs_checkpoint() == (kind == Kind.VOID)
     checkpointer.close()
     index.close()
@@ -102,7 +102,7 @@ def test_readers_and_writers_on_several_threads_while_the_map_grows(tmp_path: Pa
     index = Catalog.open(str(tmp_path), map_bytes=1 << 19)
     tails = [Tail() for _ in range(3)]
     failures: list[BaseException] = []
-    done = threading.Event()
+    stop = threading.Event()
 
     def write(number: int) -> None:
         try:
@@ -117,7 +117,7 @@ def test_readers_and_writers_on_several_threads_while_the_map_grows(tmp_path: Pa
 
     def read() -> None:
         try:
-            while not done.is_set():
+            while not stop.is_set():
                 index.segment_marks()
                 index.locate(f"{ROOT}.1.1.1".encode())
         except BaseException as error:
@@ -129,7 +129,7 @@ def test_readers_and_writers_on_several_threads_while_the_map_grows(tmp_path: Pa
         thread.start()
     for thread in writers:
         thread.join()
-    done.set()
+    stop.set()
     reader.join()
     assert failures == []
     assert index.stats()["instances"] == 3 * 20 * 20
@@ -226,10 +226,10 @@ assert index.stats()["instances"] == 10
 
 
 def test_an_error_of_the_disk_at_commit_is_final_and_says_so(tmp_path: Path) -> None:
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _WRITE_ERROR, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
+    assert process.returncode == 0, process.stderr
 
 
 class _FullDisk(Files):

@@ -67,13 +67,13 @@ def spoil(archive: Archive, rng: random.Random) -> str:
         elif how == "ones":
             value[:] = b"\xff" * len(value)
         else:
-            changed = key if how == "key" else value
-            changed[rng.randrange(len(changed))] ^= 1 << rng.randrange(8)
+            target = key if how == "key" else value
+            target[rng.randrange(len(target))] ^= 1 << rng.randrange(8)
         txn.put(bytes(key), bytes(value), db=handle)
         return f"{table}: {how}"
 
-    done: str = environment.write(work, lambda: None)
-    return done
+    damage: str = environment.write(work, lambda: None)
+    return damage
 
 
 def uses(archive: Archive) -> Iterator[Callable[[], object]]:
@@ -105,14 +105,14 @@ def test_any_damage_of_a_row_raises_only_errors_of_the_engine(filled: Path, tmp_
         data = tmp_path / str(number)
         shutil.copytree(filled, data)
         with opened(data) as archive:
-            done = spoil(archive, rng)
+            damage = spoil(archive, rng)
             for use in uses(archive):
                 try:
                     use()
                 except EngineError:
                     errors += 1
                 except Exception as error:
-                    raise AssertionError(f"FILMROOM_ROT_SEED={SEED}, round {number}: {done}") from error
+                    raise AssertionError(f"FILMROOM_ROT_SEED={SEED}, round {number}: {damage}") from error
         shutil.rmtree(data)
     assert errors > ROUNDS / 4, f"FILMROOM_ROT_SEED={SEED}: the rot does no harm"
 

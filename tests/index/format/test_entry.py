@@ -20,38 +20,38 @@ def _record(of: Entry, kind: int = 1, meta: bytes | None = None) -> Record:
 
 
 def test_an_entry_comes_back_from_its_record() -> None:
-    made = entry(Tail(), flags=2, character_set=b"ISO_IR 100", patient={0x00100010: b"M\xfcller"})
-    assert Entry.unpack(_record(made)) == made
+    instance = entry(Tail(), flags=2, character_set=b"ISO_IR 100", patient={0x00100010: b"M\xfcller"})
+    assert Entry.unpack(_record(instance)) == instance
 
 
 def test_empty_parts_come_back_empty() -> None:
-    made = Entry(Position(1, 4096, 3, 44, 0, 0), 0, 5, b"", b"1.2", b"", b"", 0, -1, b"", b"", b"", b"", b"")
-    assert Entry.unpack(_record(made)) == made
+    instance = Entry(Position(1, 4096, 3, 44, 0, 0), 0, 5, b"", b"1.2", b"", b"", 0, -1, b"", b"", b"", b"", b"")
+    assert Entry.unpack(_record(instance)) == instance
 
 
 def test_a_meta_block_of_another_version_is_refused() -> None:
-    made = entry(Tail())
+    instance = entry(Tail())
     with pytest.raises(IndexError_, match="version 9"):
-        Entry.unpack(_record(made, meta=b"\x09" + made.pack_meta()[1:]))
+        Entry.unpack(_record(instance, meta=b"\x09" + instance.pack_meta()[1:]))
 
 
 def test_every_cut_meta_block_is_refused() -> None:
-    made = entry(Tail())
-    meta = made.pack_meta()
+    instance = entry(Tail())
+    meta = instance.pack_meta()
     for length in range(len(meta)):
         with pytest.raises(IndexError_):
-            Entry.unpack(_record(made, meta=meta[:length]))
+            Entry.unpack(_record(instance, meta=meta[:length]))
 
 
 def test_mutated_meta_blocks_parse_or_are_refused() -> None:
-    made = entry(Tail())
-    meta = bytearray(made.pack_meta())
+    instance = entry(Tail())
+    meta = bytearray(instance.pack_meta())
     rng = random.Random(7)
     for _ in range(500):
         mutated = bytearray(meta)
         mutated[rng.randrange(44)] = rng.randrange(256)
         try:
-            Entry.unpack(_record(made, meta=bytes(mutated)))
+            Entry.unpack(_record(instance, meta=bytes(mutated)))
         except IndexError_:
             pass
 
@@ -133,19 +133,19 @@ def test_a_tombstone_too_large_for_a_record_is_refused() -> None:
 
 def test_long_reasons_are_cut() -> None:
     position = Position(1, 4096, 3, 99, 0, 0)
-    made = Hold(position, 7, b"1.2", True, 99, b"m" * 70_000, b"r" * 70_000)
-    assert unpack_record(_other(made)) == Hold(position, 7, b"1.2", True, 99, b"m" * 4096, b"r" * 4096)
+    hold = Hold(position, 7, b"1.2", True, 99, b"m" * 70_000, b"r" * 70_000)
+    assert unpack_record(_other(hold)) == Hold(position, 7, b"1.2", True, 99, b"m" * 4096, b"r" * 4096)
 
 
 def test_a_correction_too_large_for_a_record_is_refused() -> None:
     uids = tuple(b"1.2.%060d" % number for number in range(16_000))
-    made = Correction(Position(1, 4096, 3, 99, 0, 0), 7, Operation.MOVE, 1, uids)
+    correction = Correction(Position(1, 4096, 3, 99, 0, 0), 7, Operation.MOVE, 1, uids)
     with pytest.raises(IndexError_, match="a correction takes 1056032 bytes"):
-        made.pack_meta()
+        correction.pack_meta()
 
 
 def test_a_record_is_read_by_its_kind() -> None:
-    made = entry(Tail())
-    assert unpack_record(_record(made)) == made
+    instance = entry(Tail())
+    assert unpack_record(_record(instance)) == instance
     with pytest.raises(IndexError_, match="kind 9"):
-        unpack_record(_record(made, kind=9))
+        unpack_record(_record(instance, kind=9))

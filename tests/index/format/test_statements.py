@@ -26,13 +26,13 @@ def _order(number: int) -> bytes:
 
 
 def test_facts_do_not_depend_on_the_order_of_statements() -> None:
-    said = [
+    blobs = [
         (_order(1), [blob({tags.PatientName: b"", tags.PatientID: b"1"}), blob({tags.StudyID: b"s"})]),
         (_order(2), [blob({tags.PatientName: b"A", tags.PatientSex: b"M"}), blob({tags.StudyID: b""})]),
         (_order(3), [blob({tags.PatientName: b"B"}), blob({tags.StudyID: b"t", tags.StudyDate: b"20240101"})]),
     ]
     encoded = set()
-    for order in permutations(said):
+    for order in permutations(blobs):
         facts = Facts.empty(2)
         for one in order:
             facts.observe(*one)
@@ -47,9 +47,9 @@ def test_facts_do_not_depend_on_the_order_of_statements() -> None:
 def test_facts_come_back(count: int) -> None:
     rng = random.Random(count)
     facts = Facts.empty(2)
-    known = [tags.PatientName, tags.PatientID, tags.PatientSex, tags.EthnicGroup]
+    attribute_tags = [tags.PatientName, tags.PatientID, tags.PatientSex, tags.EthnicGroup]
     for number in range(count):
-        content = {tag: rng.choice((b"", b"x", b"y" * 300)) for tag in rng.sample(known, 3)}
+        content = {tag: rng.choice((b"", b"x", b"y" * 300)) for tag in rng.sample(attribute_tags, 3)}
         facts.observe(_order(number), [blob(content), blob({tags.StudyID: b"%d" % number})])
     data = b"head" + facts.encode()
     again = Facts.decode(data, 4)
@@ -106,16 +106,16 @@ def test_a_damaged_sequence_is_not_changed() -> None:
 
 def test_statements_differ_when_anything_in_them_does() -> None:
     tail = Tail()
-    made = [
+    entries = [
         entry(tail),
         entry(tail, patient={tags.PatientSex: b"M"}),
         entry(tail, study_items={tags.StudyDescription: b"x"}),
         entry(tail, series_items={tags.SeriesDescription: b"x"}),
     ]
-    stated = [Statement.of(one, STANDARD) for one in made]
-    assert len({one.series_digest for one in stated}) == 4
-    assert len({one.study_digest for one in stated}) == 3
-    assert Statement.of(entry(tail, instance=5), STANDARD).series_digest == stated[0].series_digest
+    statements = [Statement.of(one, STANDARD) for one in entries]
+    assert len({one.series_digest for one in statements}) == 4
+    assert len({one.study_digest for one in statements}) == 3
+    assert Statement.of(entry(tail, instance=5), STANDARD).series_digest == statements[0].series_digest
 
 
 def test_keys_are_bounded_and_differ() -> None:
@@ -131,5 +131,5 @@ def test_keys_are_bounded_and_differ() -> None:
         (b"x" * 399, b"y" * 399),
         (b"x" * 399, b"z" * 399),
     ]
-    made = [keys.patient_key(patient_id, issuer, b"1.2") for patient_id, issuer in patients]
-    assert len(set(made)) == len(patients) and max(map(len, made)) <= 400
+    patient_keys = [keys.patient_key(patient_id, issuer, b"1.2") for patient_id, issuer in patients]
+    assert len(set(patient_keys)) == len(patients) and max(map(len, patient_keys)) <= 400

@@ -58,9 +58,9 @@ def walked(index: Catalog, query: Query, monkeypatch: pytest.MonkeyPatch) -> lis
         without.setattr(access, "_text_condition", lambda walk: None)
         without.setattr(access, "_studies_by_uid", _nothing)
         explanation = Explanation()
-        found = [match.attributes for match in index.search(query, explanation)]
+        matches = [match.attributes for match in index.search(query, explanation)]
         assert explanation.access.startswith("every ")
-    return found
+    return matches
 
 
 def _nothing(*_: Any) -> Any:
@@ -82,18 +82,18 @@ def random_query(rng: random.Random) -> tuple[Query, str]:
         tags.ModalitiesInStudy: ["CT", "MR\\US", "M*", "XX"],
         tags.StudyInstanceUID: [f"{ROOT}.{rng.randrange(STUDIES)}\\{ROOT}.{rng.randrange(STUDIES)}"],
     }
-    asked = {tag: rng.choice(choices[tag]) for tag in rng.sample(list(choices), rng.randrange(1, 5))}
+    keys_of_query = {tag: rng.choice(choices[tag]) for tag in rng.sample(list(choices), rng.randrange(1, 5))}
     level = rng.choice((Level.PATIENT, Level.STUDY, Level.STUDY, Level.SERIES, Level.IMAGE))
     if level != Level.STUDY:
-        asked.pop(tags.ModalitiesInStudy, None)
+        keys_of_query.pop(tags.ModalitiesInStudy, None)
     if level >= Level.SERIES and rng.random() < 0.4:
-        asked[tags.Modality] = rng.choice(MODALITIES)
+        keys_of_query[tags.Modality] = rng.choice(MODALITIES)
     returned: dict[int, str] = {tags.PatientID: "", tags.AccessionNumber: "", tags.SeriesInstanceUID: ""}
     limit = rng.choice((None, None, 1, 7))
     offset = rng.choice((0, 0, 3))
-    keys = {tag: text.encode() for tag, text in (returned | asked).items()}
+    keys = {tag: text.encode() for tag, text in (returned | keys_of_query).items()}
     query = Query(level, keys, Root.PATIENT, b"ISO_IR 192", limit, offset, relational=True, fuzzy=rng.random() < 0.3)
-    return query, f"{level.name} {asked} {limit} {offset} fuzzy={query.fuzzy}"
+    return query, f"{level.name} {keys_of_query} {limit} {offset} fuzzy={query.fuzzy}"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -120,12 +120,14 @@ def test_no_access_misses_a_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             small.setattr(access, "_row_count", lambda walk, count=row_count: count)
             small.setattr(text_scan, "ROWS_MAX", 2)
             small.setattr(text_scan, "_STEP_ROWS", 1)
-            query, told = random_query(rng)
+            query, description = random_query(rng)
             explanation = Explanation()
-            found = [match.attributes for match in index.search(query, explanation)]
-        assert found == walked(index, query, monkeypatch), f"seed {seed} turn {turn}: {told}: {explanation.access}"
+            matches = [match.attributes for match in index.search(query, explanation)]
+        assert matches == walked(index, query, monkeypatch), (
+            f"seed {seed} turn {turn}: {description}: {explanation.access}"
+        )
         used.add(explanation.access.split(":")[0])
-        assert explanation.matches == len(found)
+        assert explanation.matches == len(matches)
         if turn % 20 == 10:
             _change(index, rng, turn)
     assert used >= {"search", "texts", "Study Instance UID"}
@@ -137,8 +139,8 @@ def _change(index: Catalog, rng: random.Random, turn: int) -> None:
     tail = Tail()
     tail.stamp = 100_000 * turn
     tail.ends[1] = 1_000_000 * turn
-    gone = [f"{ROOT}.{rng.randrange(1, STUDIES)}.1.1".encode() for _ in range(20)]
-    index.apply([], [tombstone(tail, *gone)])
+    deleted_uids = [f"{ROOT}.{rng.randrange(1, STUDIES)}.1.1".encode() for _ in range(20)]
+    index.apply([], [tombstone(tail, *deleted_uids)])
     index.apply([entry(tail, study=STUDIES + turn, patient={tags.PatientName: b"Meier^New"})])
     for study in rng.sample(range(1, STUDIES), 10):
         earlier = entry(tail, study=study, series=1, instance=turn, stamp=500 - turn)
@@ -161,10 +163,10 @@ def test_exact_keys_read_only_the_entities_that_they_name(tmp_path: Path) -> Non
         ({tags.StudyInstanceUID: f"{ROOT}.7".encode()}, "Study Instance UID", 1),
         ({tags.AccessionNumber: b"A7\\A9\\A11"}, "search: AccessionNumber list", 3),
     ):
-        found = explained(index, keys)
-        assert found.candidates == count, found
-        assert found.keys_read <= count
-        assert found.access == (words or "search: AccessionNumber exact")
+        explanation = explained(index, keys)
+        assert explanation.candidates == count, explanation
+        assert explanation.keys_read <= count
+        assert explanation.access == (words or "search: AccessionNumber exact")
     assert explained(index, {tags.SeriesInstanceUID: f"{ROOT}.7.1".encode()}, Level.SERIES).candidates == 1
     assert explained(index, {tags.SOPInstanceUID: f"{ROOT}.7.1.1".encode()}, Level.IMAGE).candidates == 1
     assert explained(index, {tags.AccessionNumber: b"none"}).candidates == 0
@@ -190,8 +192,8 @@ def test_a_few_matches_of_a_wide_condition_are_found_without_reading_all_its_ids
 ) -> None:
     monkeypatch.setattr(access, "_SHORT", 10)
     index = archive(tmp_path, 1)
-    found = explained(index, {tags.StudyDate: b"2024-"}, limit=10)
-    assert (found.access, found.keys_read, found.examined) == ("every study", 0, 10)
+    explanation = explained(index, {tags.StudyDate: b"2024-"}, limit=10)
+    assert (explanation.access, explanation.keys_read, explanation.examined) == ("every study", 0, 10)
     monkeypatch.setattr(access, "_WIDE_SHARE", 1)
     narrow = explained(index, {tags.StudyDate: b"20240101-20240701"}, limit=1)
     assert (narrow.access, narrow.keys_read) == ("every study", 0)
@@ -201,9 +203,9 @@ def test_a_few_matches_of_a_wide_condition_are_found_without_reading_all_its_ids
 
 def test_names_that_sound_alike_are_candidates_and_few_others(tmp_path: Path) -> None:
     index = archive(tmp_path, 1)
-    found = explained(index, {tags.PatientName: b"Anna Meier"}, fuzzy=True)
-    assert found.access == "search: PatientName sound"
-    assert 0 < found.matches <= found.candidates < STUDIES // 3
+    explanation = explained(index, {tags.PatientName: b"Anna Meier"}, fuzzy=True)
+    assert explanation.access == "search: PatientName sound"
+    assert 0 < explanation.matches <= explanation.candidates < STUDIES // 3
     index.close()
 
 
@@ -212,10 +214,10 @@ def test_a_candidate_counts_once_in_any_number_of_pages(tmp_path: Path) -> None:
     tail = Tail()
     tail.stamp = 9_000
     index.apply([entry(tail, study=2, series=1, instance=number) for number in range(2, 100)])
-    found = explained(index, {tags.StudyInstanceUID: f"{ROOT}.2".encode(), tags.SOPInstanceUID: b""}, Level.IMAGE)
-    assert found.pages > 1
-    assert found.candidates == 1
-    assert found.examined >= found.matches >= 99
+    explanation = explained(index, {tags.StudyInstanceUID: f"{ROOT}.2".encode(), tags.SOPInstanceUID: b""}, Level.IMAGE)
+    assert explanation.pages > 1
+    assert explanation.candidates == 1
+    assert explanation.examined >= explanation.matches >= 99
     index.close()
 
 

@@ -192,9 +192,9 @@ def test_every_value_that_meets_a_moment_is_in_its_ranges(tag: int, key: str, st
     st.booleans(),
 )
 def test_converted_dates_are_in_the_ranges_of_their_key(
-    asked: tuple[object, object], stored: tuple[object, object], zone: str, own: str, combined: bool
+    key_values: tuple[object, object], stored: tuple[object, object], zone: str, own: str, combined: bool
 ) -> None:
     assert DAY in STANDARD.searched
-    keys = {DAY: f"{asked[0]:%Y%m%d}-", TIME: f"{asked[1]:%H%M%S}-"}
+    keys = {DAY: f"{key_values[0]:%Y%m%d}-", TIME: f"{key_values[1]:%H%M%S}-"}
     items = {DAY: f"{stored[0]:%Y%m%d}", TIME: f"{stored[1]:%H%M%S.%f}"}
     meet_all(keys, items, Rules(date_time=combined, zone=own), zone)

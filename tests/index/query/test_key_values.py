@@ -13,7 +13,7 @@ from tests.cli.commands import run
 
 
 @pytest.mark.parametrize(
-    ("key", "told"),
+    ("key", "message"),
     [
         ("StudyDate=2026-01-01", "write 20260101"),
         ("StudyDate=2026/1/1", "write 20260101"),
@@ -45,8 +45,8 @@ from tests.cli.commands import run
         ("RequestAttributesSequence.ScheduledProcedureStepStartDate=2026-01-01", "write 20260101"),
     ],
 )
-def test_a_value_that_can_match_nothing_is_refused_with_a_suggestion(key: str, told: str) -> None:
-    with pytest.raises(QueryError, match=re.escape(told)):
+def test_a_value_that_can_match_nothing_is_refused_with_a_suggestion(key: str, message: str) -> None:
+    with pytest.raises(QueryError, match=re.escape(message)):
         query.parse([key])
 
 

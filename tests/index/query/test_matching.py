@@ -164,16 +164,16 @@ def test_other_values(tag: int, key: str, stored: str, expected: bool) -> None:
 
 def test_an_absent_or_empty_value_meets_no_condition() -> None:
     for tag, key in ((tags.PatientID, b"P*"), (tags.StudyDate, b"-20240101"), (tags.SeriesNumber, b"1")):
-        asked = condition(tag, key, b"")
-        assert asked is not None
-        assert not asked.met_by({}) and not asked.met_by({tag: b""})
+        key_condition = condition(tag, key, b"")
+        assert key_condition is not None
+        assert not key_condition.met_by({}) and not key_condition.met_by({tag: b""})
 
 
 def test_numbers_in_binary_are_compared_one_by_one() -> None:
-    asked = condition(tags.Rows, b"\0\2", b"")
-    assert asked is not None
-    assert asked.met_by({tags.Rows: b"\0\2"}) and not asked.met_by({tags.Rows: b"\1\2"})
-    assert asked.met_by({tags.Rows: b"\1\2\0\2"}) and not asked.met_by({tags.Rows: b"\1\0\2\1"})
+    key_condition = condition(tags.Rows, b"\0\2", b"")
+    assert key_condition is not None
+    assert key_condition.met_by({tags.Rows: b"\0\2"}) and not key_condition.met_by({tags.Rows: b"\1\2"})
+    assert key_condition.met_by({tags.Rows: b"\1\2\0\2"}) and not key_condition.met_by({tags.Rows: b"\1\0\2\1"})
     pointer = condition(tags.FrameIncrementPointer, b"\x18\0\x63\x10", b"")
     assert pointer is not None
     assert pointer.met_by({tags.FrameIncrementPointer: b"\x54\0\x10\0\x18\0\x63\x10"})
@@ -183,14 +183,14 @@ def test_numbers_in_binary_are_compared_one_by_one() -> None:
 def test_keys_are_decoded_in_their_own_character_set() -> None:
     assert condition(tags.PatientName, b"M\xfcller", b"ISO_IR 100").met_by({tags.PatientName: "Müller".encode()})  # type: ignore[union-attr]
     japanese = "山田".encode("iso2022_jp")
-    asked = condition(tags.PatientName, japanese, b"\\ISO 2022 IR 87")
-    assert asked is not None and asked.met_by({tags.PatientName: "Yamada=山田".encode()})
+    key_condition = condition(tags.PatientName, japanese, b"\\ISO 2022 IR 87")
+    assert key_condition is not None and key_condition.met_by({tags.PatientName: "Yamada=山田".encode()})
 
 
 def test_without_wild_cards_a_star_is_a_star() -> None:
-    asked = condition(tags.PatientID, b"P*", b"", Rules(wildcards=False))
-    assert asked is not None
-    assert asked.met_by({tags.PatientID: b"P*"}) and not asked.met_by({tags.PatientID: b"P1"})
+    key_condition = condition(tags.PatientID, b"P*", b"", Rules(wildcards=False))
+    assert key_condition is not None
+    assert key_condition.met_by({tags.PatientID: b"P*"}) and not key_condition.met_by({tags.PatientID: b"P1"})
     assert condition(tags.PatientID, b"*", b"", Rules(wildcards=False)) is not None
 
 
@@ -201,10 +201,10 @@ def test_too_many_values_are_refused() -> None:
 
 def test_a_pattern_is_matched_without_backtracking() -> None:
     """With backtracking this would not end: some 10^40 ways to lay the stars out."""
-    asked = condition(tags.StudyDescription, b"*a" * 20 + b"b*", b"")
-    assert asked is not None
-    assert not asked.met_by({tags.StudyDescription: b"a" * 4000})
-    assert asked.met_by({tags.StudyDescription: b"a" * 4000 + b"b"})
+    key_condition = condition(tags.StudyDescription, b"*a" * 20 + b"b*", b"")
+    assert key_condition is not None
+    assert not key_condition.met_by({tags.StudyDescription: b"a" * 4000})
+    assert key_condition.met_by({tags.StudyDescription: b"a" * 4000 + b"b"})
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -213,18 +213,21 @@ def test_stars_match_as_they_do_with_backtracking(seed: int) -> None:
     for _ in range(50):
         pattern = "".join(chance.choices("AB*?", k=chance.randint(1, 8)))
         stored = "".join(chance.choices("AB", k=chance.randint(1, 8)))
-        asked = condition(tags.StudyDescription, pattern.encode(), b"")
+        key_condition = condition(tags.StudyDescription, pattern.encode(), b"")
         expected = re.fullmatch(pattern.replace("*", ".*").replace("?", "."), stored) is not None
-        assert (asked is None or asked.met_by({tags.StudyDescription: stored.encode()})) == expected, (pattern, stored)
+        assert (key_condition is None or key_condition.met_by({tags.StudyDescription: stored.encode()})) == expected, (
+            pattern,
+            stored,
+        )
 
 
 def test_any_value_of_a_long_list_may_match_plain_or_with_wild_cards() -> None:
     plain = [b"P%d" % number for number in range(200)]
-    asked = condition(tags.PatientID, b"\\".join([*plain, b"Q*7"]), b"")
-    assert asked is not None
-    assert asked.test_count == 2
-    assert asked.met_by({tags.PatientID: b"P150"}) and asked.met_by({tags.PatientID: b"Q007"})
-    assert not asked.met_by({tags.PatientID: b"P200"}) and not asked.met_by({tags.PatientID: b"Q*8"})
+    key_condition = condition(tags.PatientID, b"\\".join([*plain, b"Q*7"]), b"")
+    assert key_condition is not None
+    assert key_condition.test_count == 2
+    assert key_condition.met_by({tags.PatientID: b"P150"}) and key_condition.met_by({tags.PatientID: b"Q007"})
+    assert not key_condition.met_by({tags.PatientID: b"P200"}) and not key_condition.met_by({tags.PatientID: b"Q*8"})
     named = condition(tags.PatientName, "Müller^A\\Meier^B".encode(), b"ISO_IR 192")
     assert named is not None
     assert named.met_by({tags.PatientName: b"muller^a"}) and named.met_by({tags.PatientName: b"X=MEIER^B"})
@@ -310,10 +313,10 @@ def test_attributes_other_than_names_do_not_match_by_sound() -> None:
     "tag", [tags.PatientName, tags.StudyDate, tags.StudyTime, tags.AccessionNumber, tags.SeriesNumber]
 )
 def test_two_quotation_marks_match_an_attribute_without_a_value(tag: int) -> None:
-    asked = condition(tag, b'"" ', b"", EMPTY)
-    assert asked is not None and asked.ranges is None and not asked.infix
-    assert asked.met_by({}) and asked.met_by({tag: b""}) and asked.met_by({tag: b" \0"})
-    assert not asked.met_by({tag: b"20240101"})
+    key_condition = condition(tag, b'"" ', b"", EMPTY)
+    assert key_condition is not None and key_condition.ranges is None and not key_condition.infix
+    assert key_condition.met_by({}) and key_condition.met_by({tag: b""}) and key_condition.met_by({tag: b" \0"})
+    assert not key_condition.met_by({tag: b"20240101"})
     plain = condition(tag, b'""', b"")
     assert plain is not None and not plain.met_by({}) and plain.met_by({tag: b'""'})
 
@@ -378,13 +381,13 @@ STEPS = [
 )
 def test_one_stored_item_must_meet_all_keys_of_an_item(keys: list[dict[int, bytes]], expected: bool) -> None:
     stored = b"".join(map(item_of, STEPS))
-    asked = condition(REQUEST, keys, b"")
-    assert (asked is None or asked.met_by({REQUEST: stored})) == expected
+    key_condition = condition(REQUEST, keys, b"")
+    assert (key_condition is None or key_condition.met_by({REQUEST: stored})) == expected
 
 
 def test_a_sequence_with_keys_needs_a_stored_item() -> None:
-    asked = condition(REQUEST, [{tags.ScheduledProcedureStepID: b"S1"}], b"")
-    assert asked is not None and not asked.met_by({}) and not asked.met_by({REQUEST: b""})
+    key_condition = condition(REQUEST, [{tags.ScheduledProcedureStepID: b"S1"}], b"")
+    assert key_condition is not None and not key_condition.met_by({}) and not key_condition.met_by({REQUEST: b""})
 
 
 def test_sequences_nest() -> None:
@@ -393,8 +396,8 @@ def test_sequences_nest() -> None:
 
     def finds(value: bytes) -> bool:
         keys = [{tags.ScheduledProtocolCodeSequence: [{tags.CodeValue: value}], tags.ScheduledProcedureStepID: b"S1"}]
-        asked = condition(REQUEST, keys, b"")
-        return asked is None or asked.met_by({REQUEST: stored})
+        key_condition = condition(REQUEST, keys, b"")
+        return key_condition is None or key_condition.met_by({REQUEST: stored})
 
     assert finds(b"T-D1100") and finds(b"T-*") and finds(b"") and not finds(b"T-D11")
 
@@ -408,17 +411,17 @@ def test_the_same_rules_hold_within_items() -> None:
     together, apart = condition(REQUEST, keys, b"", DATE_TIME), condition(REQUEST, keys, b"")
     assert together is not None and together.met_by(stored)
     assert apart is not None and not apart.met_by(stored)
-    moved = condition(REQUEST, [{pair[0]: b"20060707"}], b"", Rules(zone="+0100"))
-    assert moved is not None
+    converted = condition(REQUEST, [{pair[0]: b"20060707"}], b"", Rules(zone="+0100"))
+    assert converted is not None
     late = {REQUEST: item_of({pair[0]: b"20060706", pair[1]: b"2330"})}
-    assert moved.met_by(late, b"+0000") and not moved.met_by(late, b"+0100")
+    assert converted.met_by(late, b"+0000") and not converted.met_by(late, b"+0100")
 
 
 def test_damaged_stored_sequences_do_not_match() -> None:
-    asked = condition(tags.ProcedureCodeSequence, [{tags.CodeValue: b"1"}], b"")
-    assert asked is not None
+    key_condition = condition(tags.ProcedureCodeSequence, [{tags.CodeValue: b"1"}], b"")
+    assert key_condition is not None
     for stored in (b"x", b"\xfe\xff\x00\xe0\xff\xff\x00\x00", b"\0" * 20):
-        assert not asked.met_by({tags.ProcedureCodeSequence: stored})
+        assert not key_condition.met_by({tags.ProcedureCodeSequence: stored})
 
 
 # properties -------------------------------------------------------------------------------------------
@@ -459,5 +462,5 @@ def test_wild_cards_match_as_in_a_slow_matcher(pattern: str, stored: str) -> Non
 def test_any_bytes_can_be_keys_and_stored_values(
     tag: int, key: bytes, stored: bytes, rules: Rules, character_set: bytes
 ) -> None:
-    asked = condition(tag, key, character_set, rules)
-    assert asked is None or meets(asked, {tag: stored}) in (True, False)
+    key_condition = condition(tag, key, character_set, rules)
+    assert key_condition is None or meets(key_condition, {tag: stored}) in (True, False)

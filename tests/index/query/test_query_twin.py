@@ -94,18 +94,18 @@ def filled(folder: Path, world: World, rng: random.Random) -> tuple[Archive, lis
     """
     from_the_start = rng.random() < 0.5
     archive = opened(folder, EXTRAS if world.has_extras and from_the_start else None)
-    left = list(world.data_sets)
-    while left:
-        size = rng.choice((1, 3, len(left)))
-        batch, left = left[:size], left[size:]
+    remaining = list(world.data_sets)
+    while remaining:
+        size = rng.choice((1, 3, len(remaining)))
+        batch, remaining = remaining[:size], remaining[size:]
         received = [
             ReceivedInstance([data], len(data), crc32c(data), EXPLICIT_VR_LITTLE_ENDIAN.uid, "MODALITY")
             for data in batch
         ]
         assert archive.ingest_batch(received) == [Outcome.STORED] * len(batch)
-    there = list(world.data_sets)
+    stored = list(world.data_sets)
     if rng.random() < 0.3:
-        there = _without_some(archive, there, rng)
+        stored = _without_some(archive, stored, rng)
     if rng.random() < 0.3:
         archive.close()
         if rng.random() < 0.5:
@@ -115,7 +115,7 @@ def filled(folder: Path, world: World, rng: random.Random) -> tuple[Archive, lis
         archive.close()
         archive = opened(folder, EXTRAS)
         reindex.run(archive, lambda *progress: None)
-    return archive, there
+    return archive, stored
 
 
 def opened(folder: Path, extras: ExtraSet | None = None) -> Archive:
@@ -143,19 +143,19 @@ def levels_of(world: World) -> Sequence[frozenset[int]]:
     return query_world.EXTRA_LEVELS if world.has_extras else matcher.LEVELS
 
 
-def query_of(asked: Asked, **more: Any) -> Query:
+def query_of(request: Asked, **more: Any) -> Query:
     """The same question as the archive takes it."""
-    decoded = decode_identifier(asked.identifier, EXPLICIT_VR_LITTLE_ENDIAN)
+    decoded = decode_identifier(request.identifier, EXPLICIT_VR_LITTLE_ENDIAN)
     keys = {tag: value for tag, value in decoded.items.items() if tag not in HEAD}
-    return Query(Level(asked.level), keys, Root[asked.root], decoded.character_set, **asked.flags, **more)
+    return Query(Level(request.level), keys, Root[request.root], decoded.character_set, **request.flags, **more)
 
 
 def answer_of(match: Match) -> dict[int, Any]:
     """A match in the form of the judge."""
-    return {_kept(tag): _values(tag, value) for tag, value in match.attributes.items() if not _is_creator(tag)}
+    return {_index_tag(tag): _values(tag, value) for tag, value in match.attributes.items() if not _is_creator(tag)}
 
 
-def _kept(tag: int) -> int:
+def _index_tag(tag: int) -> int:
     """A private attribute is in (gggg,10xx)."""
     return tag & 0xFFFF00FF | 0x1000 if tag >> 16 & 1 else tag
 
@@ -174,26 +174,26 @@ def _values(tag: int, value: bytes) -> list[Any]:
     return key_matching.stripped(vr, [text] if vr in ONE_VALUE else text.split("\\"))
 
 
-def disagreement(archive: Archive, search: matcher.Search, asked: Asked) -> str:
+def disagreement(archive: Archive, search: matcher.Search, request: Asked) -> str:
     """What is wrong with an answer; nothing if nothing is."""
-    matches = list(archive.find(query_of(asked)))
+    matches = list(archive.find(query_of(request)))
     if any(match.unsupported != search.unsupported for match in matches):
         return f"unsupported is {matches[0].unsupported}"
     return comparison.disagreement(search, list(map(answer_of, matches)))
 
 
-def is_in_pieces(archive: Archive, asked: Asked, rng: random.Random) -> bool:
+def is_in_pieces(archive: Archive, request: Asked, rng: random.Random) -> bool:
     """Whether the answer comes in the same order again, and its pieces are pieces of it."""
-    whole = list(archive.find(query_of(asked)))
+    whole = list(archive.find(query_of(request)))
     offset, limit = rng.randrange(4), rng.choice([None, 0, 1, 3])
-    piece = list(archive.find(query_of(asked, offset=offset, limit=limit)))
+    piece = list(archive.find(query_of(request, offset=offset, limit=limit)))
     if piece != whole[offset : None if limit is None else offset + limit]:
         return False
-    keyed = list(archive.find(query_of(asked, is_keyed=True)))
+    keyed = list(archive.find(query_of(request, is_keyed=True)))
     if not keyed:
         return not whole
     last = rng.randrange(len(keyed))
-    rest = archive.find(query_of(asked, is_keyed=True, after=keyed[last].attributes.pop(RECORD_KEY)))
+    rest = archive.find(query_of(request, is_keyed=True, after=keyed[last].attributes.pop(RECORD_KEY)))
     for match in keyed[:last] + keyed[last + 1 :]:
         match.attributes.pop(RECORD_KEY)
     return keyed == whole and keyed[last + 1 :] == [_without_key(match) for match in rest]
@@ -210,9 +210,9 @@ def stages(folder: Path, seed: int, numbers: Iterable[int]) -> Iterator[Stage]:
         rng = random.Random(f"{seed}:{number}")
         world = query_world.world(rng)
         where = folder / str(number)
-        archive, there = filled(where, world, rng)
+        archive, stored = filled(where, world, rng)
         try:
-            yield Stage(number, world, archive, matcher.Archive(map(query_world.read, there), levels_of(world)))
+            yield Stage(number, world, archive, matcher.Archive(map(query_world.read, stored), levels_of(world)))
         finally:
             archive.close()
             shutil.rmtree(where)
@@ -221,16 +221,16 @@ def stages(folder: Path, seed: int, numbers: Iterable[int]) -> Iterator[Stage]:
 def check(seed: int, turn: int, stage: Stage) -> tuple[str, bool]:
     """One pair; what is wrong, with the line that goes through it again, and whether anything was to be found."""
     rng = random.Random(f"{seed}:{stage.number}:{turn}")
-    asked = query_question.question(rng, stage.world)
-    expected = matcher.Search(stage.judge, asked.question())
+    request = query_question.question(rng, stage.world)
+    expected = matcher.Search(stage.judge, request.question())
     try:
-        wrong = disagreement(stage.archive, expected, asked)
-        if not wrong and not is_in_pieces(stage.archive, asked, rng):
+        wrong = disagreement(stage.archive, expected, request)
+        if not wrong and not is_in_pieces(stage.archive, request, rng):
             wrong = "offset, limit or after give no pieces of the whole"
     except Exception as error:  # whatever it is, it is to be told with the pair, and the run to go on
         wrong = f"{type(error).__name__} {error}"
     if wrong:
-        wrong += f": {asked}\n    FILMROOM_QUERY_TWIN_REPLAY={seed}:{stage.number}:{turn} python -m pytest {FILE}"
+        wrong += f": {request}\n    FILMROOM_QUERY_TWIN_REPLAY={seed}:{stage.number}:{turn} python -m pytest {FILE}"
     return wrong, bool(expected.answer)
 
 
@@ -261,10 +261,10 @@ def test_every_answer_agrees_with_the_standard(tmp_path: Path, monkeypatch: pyte
                 for module, name, value in SMALL:
                     patched.setattr(module, name, value)
             for turn in turns:
-                found, is_answered = check(seed, turn, stage)
+                count, is_answered = check(seed, turn, stage)
                 pairs += 1
                 answered += is_answered
-                wrong += [found] if found else []
+                wrong += [count] if count else []
     if PAIRS > PAIRS_IN_CI:
         _report({"seed": seed, "pairs": pairs, "answered": answered, "disagreements": len(wrong)}, began)
     assert not wrong, f"{len(wrong)} of {pairs}:\n" + "\n".join(wrong[:20])

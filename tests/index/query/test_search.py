@@ -29,14 +29,14 @@ def test_no_transaction_is_open_while_the_caller_has_a_match(tmp_path: Path, mon
     tail = Tail()
     index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
     index.apply([entry(tail, study=study) for study in range(1, 8)])
-    seen = []
+    names = []
     for match in index.search(Query(Level.STUDY, {tags.StudyInstanceUID: b""})):
         assert index._environment._readers == 0
-        seen.append(match.attributes[tags.StudyInstanceUID])
-        if len(seen) == 3:
+        names.append(match.attributes[tags.StudyInstanceUID])
+        if len(names) == 3:
             # Deleted while the answer is on its way, and something new at its end.
             index.apply([entry(tail, study=8)], [tombstone(tail, f"{ROOT}.6.1.1".encode())])
-    assert seen == [f"{ROOT}.{study}".encode() for study in (1, 2, 3, 4, 5, 7, 8)]
+    assert names == [f"{ROOT}.{study}".encode() for study in (1, 2, 3, 4, 5, 7, 8)]
     index.close()
 
 
@@ -82,10 +82,10 @@ def test_levels_have_names() -> None:
 
 
 def test_unknown_keys_are_unsupported(index: Catalog) -> None:
-    found = list(index.search(Query(Level.STUDY, {tags.StudyInstanceUID: b"", tags.ImageType: b""})))
-    assert all(match.unsupported and list(match.attributes) == [tags.StudyInstanceUID] for match in found)
-    found = list(index.search(Query(Level.STUDY, {tags.StudyID: b"", tags.RetrieveAETitle: b""})))
-    assert not any(match.unsupported for match in found)
+    matches = list(index.search(Query(Level.STUDY, {tags.StudyInstanceUID: b"", tags.ImageType: b""})))
+    assert all(match.unsupported and list(match.attributes) == [tags.StudyInstanceUID] for match in matches)
+    matches = list(index.search(Query(Level.STUDY, {tags.StudyID: b"", tags.RetrieveAETitle: b""})))
+    assert not any(match.unsupported for match in matches)
 
 
 def test_keys_come_in_the_requesters_character_set(tmp_path: Path) -> None:
@@ -121,20 +121,20 @@ def test_sequences_match_by_their_items(tmp_path: Path) -> None:
     )
     uid = f"{ROOT}.1".encode()
 
-    def found(*keys: dict[int, bytes]) -> list[bytes]:
-        asked: dict[int, Any] = {
+    def study_uids(*keys: dict[int, bytes]) -> list[bytes]:
+        sequence_keys: dict[int, Any] = {
             tags.StudyInstanceUID: uid,
             tags.SeriesNumber: b"",
             tags.RequestAttributesSequence: keys,
         }
-        return [match.attributes[tags.SeriesNumber] for match in index.search(Query(Level.SERIES, asked))]
+        return [match.attributes[tags.SeriesNumber] for match in index.search(Query(Level.SERIES, sequence_keys))]
 
-    assert found({tags.RequestedProcedureID: b"R1"}) == [b"1"]
-    assert found({tags.RequestedProcedureID: b"R2", tags.ScheduledProcedureStepID: b"S1"}) == []
-    assert found({tags.RequestedProcedureID: b"R?", tags.ScheduledProcedureStepID: b"S1"}) == [b"1"]
-    assert found({tags.RequestedProcedureID: b""}) == [b"1", b"2"]
-    asked = Identifier({tags.ScheduledProcedureStepDescription: "Schädel".encode()}, b"ISO_IR 192")
-    query = Query(Level.SERIES, {tags.StudyInstanceUID: uid, tags.RequestAttributesSequence: [asked]})
+    assert study_uids({tags.RequestedProcedureID: b"R1"}) == [b"1"]
+    assert study_uids({tags.RequestedProcedureID: b"R2", tags.ScheduledProcedureStepID: b"S1"}) == []
+    assert study_uids({tags.RequestedProcedureID: b"R?", tags.ScheduledProcedureStepID: b"S1"}) == [b"1"]
+    assert study_uids({tags.RequestedProcedureID: b""}) == [b"1", b"2"]
+    sequence_keys = Identifier({tags.ScheduledProcedureStepDescription: "Schädel".encode()}, b"ISO_IR 192")
+    query = Query(Level.SERIES, {tags.StudyInstanceUID: uid, tags.RequestAttributesSequence: [sequence_keys]})
     (match,) = index.search(query)
     assert "Schädel".encode() in match.attributes[tags.RequestAttributesSequence]
     index.close()
@@ -156,8 +156,8 @@ def test_long_values_are_found_by_exact_and_by_beginning(tmp_path: Path) -> None
 # retrieval -----------------------------------------------------------------------------------------
 
 
-def _uids(found: list[Any]) -> list[str]:
-    return [instance.sop_instance_uid.removeprefix(ROOT + ".") for instance in found]
+def _uids(instances: list[Any]) -> list[str]:
+    return [instance.sop_instance_uid.removeprefix(ROOT + ".") for instance in instances]
 
 
 def test_a_retrieval_lists_instances_by_series_and_number(index: Catalog) -> None:
@@ -192,11 +192,11 @@ def test_a_retrieval_lists_the_same_in_one_read_transaction_or_in_many(
     series = [f"{study}.{series}" for study in (1, 2) for series in (1, 2)]
     everything = [f"{one}.{number}" for one in series for number in (1, 2, 10)]
     patients = Query(Level.PATIENT, {tags.PatientID: b"P1\\P2"}, Root.PATIENT)
-    found = []
+    uids = []
     for instance in index.select(patients):
         assert index._environment._readers == 0, "a page of the index is kept for whoever is slow"
-        found.append(instance)
-    assert _uids(found) == everything
+        uids.append(instance)
+    assert _uids(uids) == everything
     named = sorted(one.sop_instance_uid.decode().removeprefix(ROOT + ".") for one in index.identifiers(patients))
     assert named == sorted(everything)
 
@@ -208,12 +208,12 @@ def test_instances_stored_and_deleted_during_a_retrieval_do_not_change_the_other
     tail = Tail()
     index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
     index.apply([entry(tail, study=1, series=series) for series in range(1, 7)])
-    found = []
+    uids = []
     for instance in index.select(Query(Level.STUDY, {tags.StudyInstanceUID: f"{ROOT}.1".encode()})):
-        found.append(instance)
-        if len(found) == 2:
+        uids.append(instance)
+        if len(uids) == 2:
             index.apply([entry(tail, study=1, series=7)], [tombstone(tail, f"{ROOT}.1.5.1".encode())])
-    assert _uids(found) == ["1.1.1", "1.2.1", "1.3.1", "1.4.1", "1.6.1", "1.7.1"]
+    assert _uids(uids) == ["1.1.1", "1.2.1", "1.3.1", "1.4.1", "1.6.1", "1.7.1"]
     index.close()
 
 

@@ -125,31 +125,31 @@ def test_no_transaction_is_open_between_steps(index: Catalog, monkeypatch: pytes
     monkeypatch.setattr(walk, "EXAMINED_MAX", 3)
     monkeypatch.setattr(access, "KEYS_MAX", 1)
     monkeypatch.setattr(searching, "FIRST_PAGE", 2)
-    seen = set()
+    pauses = set()
     for step in index.search_steps(query_at(Level.SERIES, {tags.StudyDate: b"20240101-20240109"})):
         assert index._environment._readers == 0
-        seen.add(type(step))
-    assert seen == {Match, type(None)}
+        pauses.add(type(step))
+    assert pauses == {Match, type(None)}
 
 
 def test_matches_are_made_a_page_ahead_and_none_for_what_is_skipped(
     index: Catalog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = 0
+    match_count = 0
     original = Place.match
 
     def counted(place: Place) -> Match:
-        nonlocal made
-        made += 1
+        nonlocal match_count
+        match_count += 1
         return original(place)
 
     monkeypatch.setattr(Place, "match", counted)
     monkeypatch.setattr(searching, "FIRST_PAGE", 5)
     monkeypatch.setattr(searching, "PAGE", 7)
     ahead = []
-    for given, _ in enumerate(index.search(query_at(Level.IMAGE, {}, offset=100)), 1):
-        ahead.append(made - given)
-    assert made == STUDIES * SERIES * INSTANCES - 100
+    for count, _ in enumerate(index.search(query_at(Level.IMAGE, {}, offset=100)), 1):
+        ahead.append(match_count - count)
+    assert match_count == STUDIES * SERIES * INSTANCES - 100
     assert max(ahead) == 6
 
 
@@ -190,6 +190,6 @@ def test_matches_after_the_limit_are_counted_up_to_a_number(
             for most in (0, 2, 1000):
                 explanation = Explanation()
                 query = replace(query_at(level, keys, limit=limit, offset=1), count_max=most)
-                found = list(index.search(query, explanation))
-                assert len(found) == max(min(limit, count - 1), 0)
+                matches = list(index.search(query, explanation))
+                assert len(matches) == max(min(limit, count - 1), 0)
                 assert explanation.beyond == max(min(count - 1 - limit, most), 0)

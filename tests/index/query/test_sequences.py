@@ -34,9 +34,9 @@ def request(number: bytes, *codes: list[Content]) -> list[Content]:
 STORED = items.encode_items([request(b"RP1", CODE, OTHER), request(b"RP2", CODE), request(b"X3")])
 
 
-def shown(*asked: Mapping[int, Any]) -> Any:
+def picked(*key_items: Mapping[int, Any]) -> Any:
     """Of each item that is shown: tag → value without padding, of a sequence its items."""
-    pick = pick_of([Identifier(dict(item)) for item in asked], b"", BASELINE)
+    pick = pick_of([Identifier(dict(item)) for item in key_items], b"", BASELINE)
     return read(STORED if pick is None else pick(STORED, b""))
 
 
@@ -47,31 +47,31 @@ def read(value: bytes) -> list[dict[int, Any]]:
     ]
 
 
-@pytest.mark.parametrize("asked", [(), ({},), ({}, {})], ids=str)
-def test_without_keys_the_whole_sequence_is_returned(asked: tuple[dict[int, Any], ...]) -> None:
-    assert pick_of([Identifier(item) for item in asked], b"", BASELINE) is None
-    assert shown(*asked) == read(STORED)
+@pytest.mark.parametrize("key_items", [(), ({},), ({}, {})], ids=str)
+def test_without_keys_the_whole_sequence_is_returned(key_items: tuple[dict[int, Any], ...]) -> None:
+    assert pick_of([Identifier(item) for item in key_items], b"", BASELINE) is None
+    assert picked(*key_items) == read(STORED)
     assert pick_of(b"", b"", BASELINE) is None
 
 
 def test_the_requested_attributes_of_matching_items_are_returned() -> None:
-    assert shown({tags.RequestedProcedureID: b"RP*"}) == [
+    assert picked({tags.RequestedProcedureID: b"RP*"}) == [
         {tags.RequestedProcedureID: "RP1"},
         {tags.RequestedProcedureID: "RP2"},
     ]
-    assert shown({tags.RequestedProcedureID: b"X3", tags.RequestedProcedureDescription: b""}) == [
+    assert picked({tags.RequestedProcedureID: b"X3", tags.RequestedProcedureDescription: b""}) == [
         {tags.RequestedProcedureDescription: "Procedure X3", tags.RequestedProcedureID: "X3"}
     ]
 
 
 def test_a_universal_key_returns_the_attribute_of_every_item_empty_if_missing() -> None:
-    assert shown({tags.AccessionNumber: b"", tags.RequestedProcedureID: b""}) == [
+    assert picked({tags.AccessionNumber: b"", tags.RequestedProcedureID: b""}) == [
         {tags.AccessionNumber: "", tags.RequestedProcedureID: number} for number in ("RP1", "RP2", "X3")
     ]
 
 
 def test_without_a_matching_item_nothing_is_returned() -> None:
-    assert shown({tags.RequestedProcedureID: b"RP9"}) == []
+    assert picked({tags.RequestedProcedureID: b"RP9"}) == []
     pick = pick_of([{tags.RequestedProcedureID: b"RP1"}], b"", BASELINE)
     assert pick is not None
     assert pick(b"", b"") == b""
@@ -79,21 +79,21 @@ def test_without_a_matching_item_nothing_is_returned() -> None:
 
 
 def test_a_key_may_have_several_items() -> None:
-    found = shown({tags.RequestedProcedureID: b"RP1"}, {tags.RequestedProcedureID: b"X3"})
-    assert [item[tags.RequestedProcedureID] for item in found] == ["RP1", "X3"]
+    items_of_both = picked({tags.RequestedProcedureID: b"RP1"}, {tags.RequestedProcedureID: b"X3"})
+    assert [item[tags.RequestedProcedureID] for item in items_of_both] == ["RP1", "X3"]
 
 
 def test_nested_sequences_are_picked_in_the_same_way() -> None:
-    asked = {tags.ScheduledProtocolCodeSequence: [Identifier({tags.CodeMeaning: b"Sch*"})]}
-    assert shown(asked) == [{tags.ScheduledProtocolCodeSequence: [{tags.CodeMeaning: "Schädel"}]}] * 2
-    whole = shown({tags.ScheduledProtocolCodeSequence: [], tags.RequestedProcedureID: b"RP1"})
+    key = {tags.ScheduledProtocolCodeSequence: [Identifier({tags.CodeMeaning: b"Sch*"})]}
+    assert picked(key) == [{tags.ScheduledProtocolCodeSequence: [{tags.CodeMeaning: "Schädel"}]}] * 2
+    whole = picked({tags.ScheduledProtocolCodeSequence: [], tags.RequestedProcedureID: b"RP1"})
     codes = [{tag: value.rstrip().decode() for tag, _, value in code} for code in (CODE, OTHER)]
     assert whole == [{tags.ScheduledProtocolCodeSequence: codes, tags.RequestedProcedureID: "RP1"}]
 
 
 def test_keys_of_an_item_are_in_its_own_character_set() -> None:
     code = Identifier({tags.CodeMeaning: "Schädel".encode("latin-1")}, b"ISO_IR 100")
-    assert len(shown({tags.ScheduledProtocolCodeSequence: [code]})) == 2
+    assert len(picked({tags.ScheduledProtocolCodeSequence: [code]})) == 2
 
 
 def test_an_invalid_key_is_refused() -> None:

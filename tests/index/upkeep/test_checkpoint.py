@@ -77,9 +77,9 @@ class Machine:
         size = len(rng.choice(versions))
         sectors = []
         for at in range(0, size, SECTOR):
-            kept = [version[at : at + SECTOR] for version in versions if len(version) > at]
-            pick = rng.randrange(len(kept)) if rng.random() < chance else 0
-            sectors.append(kept[pick] if len(self.durable) > at or pick else bytes(SECTOR))
+            candidates = [version[at : at + SECTOR] for version in versions if len(version) > at]
+            pick = rng.randrange(len(candidates)) if rng.random() < chance else 0
+            sectors.append(candidates[pick] if len(self.durable) > at or pick else bytes(SECTOR))
         (target / "data.mdb").write_bytes(b"".join(sectors))
         shutil.copy(f"{self.directory}/checkpoint", target / "checkpoint")
 
@@ -109,7 +109,7 @@ def _history(rng: random.Random, machine: Machine) -> list[Any]:
 def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     machine = Machine(tmp_path / "index")
-    rest = _history(rng, machine)
+    remaining = _history(rng, machine)
     everything = meaning(machine.index)
     for cut in range(4):
         target = tmp_path / str(cut)
@@ -117,7 +117,7 @@ def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Pa
         assert restoration.restore(str(target), Files()) == RestoreResult.CHECKPOINT
         index = Catalog.open(str(target), map_bytes=MAP_BYTES)
         assert meaning(index) == machine.said, f"seed {seed} cut {cut}"
-        apply(index, rest)
+        apply(index, remaining)
         assert meaning(index) == everything, f"seed {seed} cut {cut}"
         index.close()
     machine.close()
@@ -169,13 +169,13 @@ sys.exit(0 if same else 3)
 
 def _runs(directory: Path, seed: int, pin: str) -> bool:
     (directory / f"{pin}{seed}").mkdir()
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", _CONTROL, str(seed), str(directory / f"{pin}{seed}"), pin],
         capture_output=True,
         timeout=120,
         check=False,
     )
-    return done.returncode == 0
+    return process.returncode == 0
 
 
 def test_without_the_pin_a_power_cut_is_fatal(tmp_path: Path) -> None:
@@ -202,12 +202,12 @@ def test_a_clean_end_needs_no_restore_and_loses_nothing(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     assert machine.restored == RestoreResult.NEW
     machine.apply([entry(Tail())])
-    said = meaning(machine.index)
+    content = meaning(machine.index)
     machine.checkpointer.close()
     machine.index.close()
     again = Machine(tmp_path / "index")
     assert again.restored == RestoreResult.CLEAN
-    assert meaning(again.index) == said
+    assert meaning(again.index) == content
     assert not again.checkpointer.needs_checkpoint()
     again.apply([entry(Tail(), instance=2)])
     assert again.checkpointer.needs_checkpoint()
@@ -217,7 +217,7 @@ def test_a_clean_end_needs_no_restore_and_loses_nothing(tmp_path: Path) -> None:
 def test_the_cut_may_come_right_after_a_clean_start(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "index")
     machine.apply(random_history(random.Random(1), 100))
-    said = meaning(machine.index)
+    content = meaning(machine.index)
     machine.checkpointer.close()
     machine.index.close()
     again = Machine(tmp_path / "index")
@@ -229,7 +229,7 @@ def test_the_cut_may_come_right_after_a_clean_start(tmp_path: Path) -> None:
         again.power_cut(rng, tmp_path / str(cut))
         assert restoration.restore(str(tmp_path / str(cut)), Files()) in (RestoreResult.CHECKPOINT, RestoreResult.CLEAN)
         index = Catalog.open(str(tmp_path / str(cut)), map_bytes=MAP_BYTES)
-        assert meaning(index) == said
+        assert meaning(index) == content
         index.close()
     again.close()
 
@@ -242,17 +242,17 @@ def test_a_write_without_a_checkpointer_voids_the_checkpoint_first(
     machine.apply([entry(tail, instance=1)])
     machine.checkpoint()
     machine.checkpointer.close(clean=False)
-    found = checkpoint_file.read_file(machine.directory, Files())
-    assert found is not None and found.kind == Kind.OPEN
+    checkpoint = checkpoint_file.read_file(machine.directory, Files())
+    assert checkpoint is not None and checkpoint.kind == Kind.OPEN
     machine.index.apply([entry(tail, instance=2)])
-    found = checkpoint_file.read_file(machine.directory, Files())
-    assert found is not None and found.kind == Kind.VOID
-    said = meaning(machine.index)
+    checkpoint = checkpoint_file.read_file(machine.directory, Files())
+    assert checkpoint is not None and checkpoint.kind == Kind.VOID
+    content = meaning(machine.index)
     machine.index.close()
     # kill -9 of everything: the machine has not stopped, so the page cache has it all.
     assert restoration.restore(machine.directory, Files()) == RestoreResult.AS_IS
     index = Catalog.open(machine.directory, map_bytes=MAP_BYTES)
-    assert meaning(index) == said
+    assert meaning(index) == content
     index.close()
     monkeypatch.setattr(boot, "boot_id", lambda: "another boot")
     assert restoration.restore(machine.directory, Files()) == RestoreResult.DISCARDED
@@ -376,7 +376,7 @@ def test_without_a_sync_of_the_log_there_is_no_checkpoint(tmp_path: Path) -> Non
     with pytest.raises(StorageError):
         checkpointer.checkpoint()
     assert checkpointer.needs_checkpoint()
-    found = checkpoint_file.read_file(directory, Files())
-    assert found is not None and found.kind == Kind.VOID
+    checkpoint = checkpoint_file.read_file(directory, Files())
+    assert checkpoint is not None and checkpoint.kind == Kind.VOID
     checkpointer.close(clean=False)
     index.close()

@@ -101,7 +101,7 @@ def _rebuilt(archive: Path, name: str = "again") -> Catalog:
 
 def _answers(index: Catalog) -> list[Any]:
     """Answers of all levels, without their order: ids are given in the order of arrival."""
-    found = []
+    results = []
     for level in Level:
         keys = dict.fromkeys((tags.PatientName, tags.PatientID, tags.NumberOfPatientRelatedInstances), b"")
         if level >= Level.STUDY:
@@ -111,8 +111,8 @@ def _answers(index: Catalog) -> list[Any]:
         if level == Level.IMAGE:
             keys[tags.SOPInstanceUID] = b""
         query = Query(level, keys, Root.PATIENT, relational=True)
-        found.append(sorted(tuple(match.attributes.items()) for match in index.search(query)))
-    return found
+        results.append(sorted(tuple(match.attributes.items()) for match in index.search(query)))
+    return results
 
 
 @pytest.mark.parametrize(("seed", "closes"), [(1, True), (2, False), (3, True), (4, False)])
@@ -134,10 +134,10 @@ def test_a_rebuild_gives_the_index_that_two_processes_wrote_live(archive: Path, 
         assert report.segments >= 2
         assert meaning(bare) == meaning(live)
         bare.close()
-    said, answers = meaning(live), _answers(live)
+    content, answers = meaning(live), _answers(live)
     again = _rebuilt(archive)
-    for part in said:
-        assert meaning(again).get(part) == said[part], f"seed {seed}: {part}"
+    for part in content:
+        assert meaning(again).get(part) == content[part], f"seed {seed}: {part}"
     assert _answers(again) == answers
     assert answers[Level.IMAGE]
     live.close()
@@ -186,7 +186,7 @@ def test_the_tail_is_replayed_from_any_earlier_state(archive: Path) -> None:
             states.append(meaning(index))
     log.close()
     _replay(index, archive)
-    said = meaning(index)
+    content = meaning(index)
     for number, state in enumerate(states):
         directory = archive / f"state{number}"
         assert restoration.restore(str(directory), Files()) == RestoreResult.CHECKPOINT
@@ -194,7 +194,7 @@ def test_the_tail_is_replayed_from_any_earlier_state(archive: Path) -> None:
         assert meaning(behind) == state
         report = _replay(behind, archive)
         assert report.findings == []
-        assert meaning(behind) == said
+        assert meaning(behind) == content
         assert _replay(behind, archive).segments == 0
         behind.close()
     checkpointer.close()
@@ -214,7 +214,7 @@ def test_a_rebuild_can_be_stopped_and_started_again(
         index.apply([], marks={segment_id: SegmentMark(end, True)})
     if not sealed:
         monkeypatch.setattr(rebuild, "load_sealed", lambda *arguments: False)
-    said = meaning(index)
+    content = meaning(index)
     index.close()
 
     class Stopped(Exception):
@@ -238,7 +238,7 @@ def test_a_rebuild_can_be_stopped_and_started_again(
             _replay(again, archive)
         monkeypatch.setattr(Writer, "batch", original)
         _replay(again, archive)
-        assert meaning(again) == said
+        assert meaning(again) == content
         again.close()
 
 
@@ -255,7 +255,7 @@ def test_damage_is_reported_and_the_other_records_are_applied(archive: Path) -> 
         file.write(b"damage")
     report = _replay(index, archive)
     assert report.records == 5
-    assert [found.offset for found in report.findings] == [placed[2].position.offset]
+    assert [finding.offset for finding in report.findings] == [placed[2].position.offset]
     assert index.locate(placed[2].sop_instance_uid) is None
     assert index.locate(placed[3].sop_instance_uid) is not None
     assert _replay(index, archive).segments == 0
@@ -318,7 +318,7 @@ def test_a_missing_segment_is_reported(archive: Path) -> None:
     (segment_id,) = index.segment_marks()
     Path(segment_path(str(archive / "segments"), segment_id)).unlink()
     report = _replay(index, archive)
-    assert [found.segment_id for found in report.findings] == [segment_id]
+    assert [finding.segment_id for finding in report.findings] == [segment_id]
     assert "missing" in report.findings[0].reason
     assert _replay(index, archive, only=[segment_id + 1]).findings == []
     index.close()
@@ -330,9 +330,9 @@ def test_progress_is_reported(archive: Path) -> None:
     for record in random_history(random.Random(1), 100):
         _append(log, record)
     log.close()
-    told: list[tuple[str, int, int]] = []
-    _replay(index, archive, progress=lambda *numbers: told.append(numbers))
-    assert [done for _, done, _ in told] == list(range(told[0][2] + 1))
+    reports: list[tuple[str, int, int]] = []
+    _replay(index, archive, progress=lambda *numbers: reports.append(numbers))
+    assert [count for _, count, _ in reports] == list(range(reports[0][2] + 1))
     index.close()
 
 
