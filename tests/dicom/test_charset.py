@@ -1,4 +1,4 @@
-r"""dicom.charset: the examples of PS3.5 Annexes H to K, pydicom as a twin both ways, what is misdeclared."""
+r"""dicom.charset: the examples of PS3.5 Annexes H to K, pydicom as a twin in both directions, wrong declarations."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ TWINS = [
 
 
 def letters_of(terms: str) -> str:
-    """Letters that the declaration has, and some that it may not have."""
+    """Letters of the declared sets, and some that they may lack."""
     characters = "".join(letters for number, letters in ALPHABETS.items() if re.search(rf"IR {number}\b", terms))
     return characters or "山张é王"
 
@@ -156,7 +156,7 @@ def twins(draw: st.DrawFn) -> tuple[str, list[str]]:
 
 
 def decoded_by_pydicom(value: bytes, terms: str, delimiters: set[int]) -> str:
-    """It leaves the escape of GB 2312 in the text."""
+    """pydicom leaves the escape of GB 2312 in the text."""
     return decode_bytes(value, convert_encodings(terms.split("\\")), delimiters).replace("\x1b$)A", "")
 
 

@@ -1,4 +1,4 @@
-"""dicom.coercion against pydicom: what was to change has changed, and everything else reads as it did."""
+"""dicom.coercion against pydicom: the requested values change, and everything else reads as before."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.oracle import data_sets, foreign
 SYNTAXES = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning")]
 UNREADABLE = {"syn-nested-3000.dcm", "syn-nested-100.dcm", "syn-latin9-ir203.dcm", "GH364.dcm"}
-"""For pydicom: too deep, of a character set that it does not know, with an item where an element should stand."""
+"""For pydicom: too deep, with an unknown character set, with an item in place of an element."""
 
 
 def encoded(ds: Dataset, syntax: TransferSyntax) -> bytes:
@@ -149,7 +149,7 @@ def files() -> list[Path]:
 
 
 def values_of(data: bytes, syntax: TransferSyntax) -> dict[int, object]:
-    """Top-level tag → value as pydicom decodes it; sequences with their text, whatever set it was in."""
+    """Top-level tag → value as pydicom decodes it; sequences with their text, from any character set."""
     ds = foreign.read_data_set(data, syntax)
     ds.decode()
     return {int(element.tag): plain(element) for element in ds if element.tag.element}
@@ -166,7 +166,7 @@ def plain(element: DataElement) -> object:
 
 @needs_corpus()
 def test_the_corpus_reads_as_before_except_for_the_changes() -> None:
-    """A name that hardly any declared set carries, so that most heads are brought into UTF-8."""
+    """A name that most declared sets lack, so that most heads are converted to UTF-8."""
     changes = Changes({tags.PatientName: "Łukasz^王".encode(), tags.PatientID: b"NEW"})
     changed_tags = {tags.PatientName, tags.PatientID, tags.SpecificCharacterSet, tags.OriginalAttributesSequence}
     count = 0
@@ -191,7 +191,7 @@ UMLAUT = "Größe".encode("latin-1") + b" "
 
 
 def implicit_items(depth: int, *, undefined: bool) -> bytes:
-    """An item in implicit VR with a text, and below it sequences of the same, public and private."""
+    """An item in implicit VR with a text, and below it sequences of such items, public and private."""
     content = data_sets.header(tags.CodeMeaning, "", len(UMLAUT), 0) + UMLAUT
     if depth:
         below = implicit_items(depth - 1, undefined=undefined)
@@ -209,7 +209,7 @@ def _implicit_sequence(tag: int, items: bytes, *, undefined: bool) -> bytes:
 
 
 def with_unknown(tag: int, items: bytes, *, undefined: bool) -> bytes:
-    """The sample in Explicit VR Little Endian, with UN that holds items in implicit VR (PS3.5 6.2.2)."""
+    """The sample in Explicit VR Little Endian, with UN that contains items in implicit VR (PS3.5 6.2.2)."""
     data = encoded(sample(), EXPLICIT_VR_LITTLE_ENDIAN)
     creator = data_sets.header(0x00290010, "LO", 4, 1) + b"ACME" if tag >> 16 == 0x29 else b""
     if undefined:
@@ -256,7 +256,7 @@ def test_unknown_elements_keep_their_encoding_when_the_character_set_changes(
 
 
 def test_earlier_items_of_original_attributes_are_converted_to_the_encoding_of_the_data_set() -> None:
-    """An Original Attributes Sequence that somebody has written as UN holds implicit VR; ours is an item beside it."""
+    """An Original Attributes Sequence that another writer stored as UN contains implicit VR; we add an item to it."""
     before = data_sets.header(tags.ModifyingSystem, "", 4, 0) + b"OLD "
     items = data_sets.header(ITEM, "", len(before), 0) + before
     data = with_unknown(tags.OriginalAttributesSequence, items, undefined=True)

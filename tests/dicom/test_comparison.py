@@ -1,4 +1,4 @@
-"""Whether two data sets say the same, against pydicom: re-encodings are, and whatever pydicom finds changed is not."""
+"""dicom.comparison against pydicom: re-encoded data sets are the same, and those that pydicom finds changed are not."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def implicit(tag: int, value: bytes) -> bytes:
 
 
 def mutated(rng: random.Random, dataset: Dataset) -> Dataset:
-    """One element at any depth changed, gone or new."""
+    """Changes, removes or adds one element at any depth."""
     dataset = copy.deepcopy(dataset)
     levels = [dataset, *(item for each in dataset.iterall() if each.VR == "SQ" for item in each.value)]
     level = rng.choice(levels)

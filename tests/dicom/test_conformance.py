@@ -1,4 +1,4 @@
-"""engine.dicom.conformance: what may be typed as a value, by VR."""
+"""engine.dicom.conformance: valid and invalid typed values, by VR."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""dicom.convert: there and back through every uncompressed transfer syntax, judged by pydicom and a plain encoder."""
+"""dicom.convert: through every uncompressed transfer syntax and back, judged by pydicom and a plain encoder."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ TOO_DEEP = {"syn-nested-3000.dcm", "syn-nested-100.dcm"}
 
 
 def convertible_files() -> list[foreign.ForeignFile]:
-    """Of each folder of a series two, of the other folders all."""
+    """Two files of each folder of a series, all files of other folders."""
     of_folder: dict[Path, int] = Counter()
     results = []
     for path in corpus_files():
@@ -220,7 +220,7 @@ def test_mutated_data_sets_are_converted_or_refused(
 
 
 def test_a_data_set_cut_at_any_byte_is_converted_up_to_the_cut_or_refused() -> None:
-    """Whole elements come through, and of a plain value what is there under its own length; sequences do not."""
+    """Whole elements are converted, and a cut plain value with its own length; a cut sequence is not."""
     plain_data_set = data_sets.ct_head(undefined=True)
     data, whole = data_sets.encode(plain_data_set, 1), data_sets.encode(plain_data_set, 0)
     refused = 0

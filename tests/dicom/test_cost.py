@@ -1,8 +1,8 @@
-"""What hostile data sets may cost: resident memory measured in a process of its own, and what becomes of them.
+"""The cost of hostile data sets: resident memory, measured in a process of its own, and the result.
 
 A million elements, half a megabyte that inflates to half a gigabyte, lengths of four gigabytes, sequences 20 000 deep:
-by every function that reads data sets. Growth is what the process' resident peak gained over the call; the data set is
-there before.
+each read by every function that reads data sets. Growth is the increase of the process's resident peak during the call;
+the data set is in memory before.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def hostile_data(form: str) -> bytes:
 
 
 def measure(name: str) -> str:
-    """In a process of its own: does one case, and says what came of it and what it took."""
+    """Runs in a process of its own: does one case, and prints its result and its cost."""
     work, form, _, _ = CASES[name]
     data = hostile_data(form)
     # The peak so far; the parsers are imported and the data set is there.
@@ -151,7 +151,7 @@ def measure(name: str) -> str:
 
 
 def measure_all() -> None:
-    """Forks for each case from a process that has done nothing but import."""
+    """Forks for each case from a process that has only imported."""
     for name in CASES:
         reading, writing = os.pipe()
         if os.fork() == 0:
@@ -182,5 +182,5 @@ def test_the_cost_is_bounded(name: str, measured: dict[str, str]) -> None:
 
 
 def test_growth_is_seen(measured: dict[str, str]) -> None:
-    """A case that does take memory: a million tuples."""
+    """A case that takes memory: a million tuples."""
     assert json.loads(measured["walk a million items"])["growth_bytes"] > 32 * MIB

@@ -1,4 +1,4 @@
-"""dicom.elements: what is kept of an instance, judged by pydicom; and how it is read from parts and from odd bytes."""
+"""dicom.elements: the extracted attributes of an instance, judged by pydicom; reading from pieces and odd bytes."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_long_values_are_cut_and_then_stripped() -> None:
 
 
 def request(number: int, codes: int, undefined: bool) -> data_sets.Item:
-    """Of Request Attributes Sequence, with so many protocol codes of some 90 bytes between its two IDs."""
+    """An item of Request Attributes Sequence, with a number of protocol codes of some 90 bytes between its two IDs."""
     code = data_sets.Item([text(tags.CodeValue, "C1"), text(tags.CodeMeaning, "x" * 60)], undefined)
     return data_sets.Item(
         [

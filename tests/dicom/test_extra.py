@@ -1,4 +1,4 @@
-"""dicom.extra: what [[attribute]] tables may say, and what is taken out of data sets for them, judged by pydicom."""
+"""dicom.extra: valid [[attribute]] tables, and the attributes extracted for them, judged by pydicom."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_schema_has_level_vr_and_searched_tags_and_does_not_change_another() -
 
 
 def private_instance() -> Dataset:
-    """Two creators in one group, ours in the second block; the same element number under both."""
+    """Two creators in one group, ours in the second block; both have the same element number."""
     ds = samples.instance(ReasonForStudy="Schmerz", SliceThickness="1.25", PatientSpeciesDescription="Homo sapiens ")
     other = ds.private_block(0x0019, "OTHER 2", create=True)
     other.add_new(0xA3, "LO", "not this")

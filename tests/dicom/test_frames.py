@@ -54,7 +54,7 @@ def table_of(
 
 
 def all_frames(data: bytes, syntax_uid: str, *, trust_offsets: bool = True) -> list[bytes]:
-    """By `read` and, where the table allows it, by `span` and `cut`."""
+    """Reads frames by `read` and, if the table allows it, by `span` and `cut`."""
     source, table = table_of(data, syntax_uid, trust_offsets=trust_offsets)
     frames_read = []
     for number in range(1, table.count + 1):
@@ -75,7 +75,7 @@ UNREADABLE = {
     "odd/syn-zero-length-pixels.dcm": "is missing",
     "odd/syn-nested-3000.dcm": "too deeply",
 }
-"""What of the corpus has pixels, no video, and no frames."""
+"""Files of the corpus with pixels that are not video, but without frames."""
 
 
 @needs_corpus()
@@ -177,7 +177,7 @@ def test_samples_of_twelve_bits_are_cut_between_bytes() -> None:
 
 @pytest.mark.parametrize("bits", [1, 8, 16])
 def test_big_endian_words_leave_as_little_endian(bits: int) -> None:
-    """Also where a frame ends within a word of OW."""
+    """Also if a frame ends within a word of OW."""
     length = -(-5 * 9 * bits // 8)
     little = RANDOM.randbytes(length + length % 2)
     big = b"".join(little[at : at + 2][::-1] for at in range(0, len(little), 2))
@@ -240,7 +240,7 @@ def test_numbers_from_a_hostile_description_cost_nothing() -> None:
 
 
 def coded(number: int, length: int = 60) -> bytes:
-    """A codestream by its marks; what is within has marks too."""
+    """A codestream with its marks; its content has marks too."""
     return b"\xff\xd8\xff\xe0" + random.Random(number).randbytes(length) + b"\xff\xd9"
 
 
@@ -272,7 +272,7 @@ def data_set(
 
 
 def pieces(frame: bytes, count: int) -> list[bytes]:
-    """A frame in so many fragments of even length."""
+    """A frame in a number of fragments of even length."""
     step = -(-len(frame) // count)
     step += step % 2
     return [frame[at : at + step] for at in range(0, len(frame), step)]
@@ -283,7 +283,7 @@ SPLIT = [piece for number, frame in enumerate(FRAMES) for piece in pieces(frame,
 
 
 def offsets_of(counts: Sequence[int], fragments_: Sequence[bytes]) -> list[int]:
-    """Of frames that have so many fragments each."""
+    """A table for frames with these numbers of fragments."""
     offsets, at, number = [], 0, 0
     for count in counts:
         offsets.append(at)
@@ -323,7 +323,7 @@ def test_one_frame_is_all_fragments_with_any_content() -> None:
 
 
 def test_marks_within_a_frame_do_not_begin_one() -> None:
-    """A thumbnail in a fragment of its own looks like a codestream, and does not stand behind an end."""
+    """A thumbnail in a fragment of its own looks like a codestream, but does not follow the end of one."""
     thumbnail = b"\xff\xd8\xff\xdb" + bytes(20)
     split = [FRAMES[0][:20], thumbnail, FRAMES[0][20:], *FRAMES[1:]]
     assert all_frames(data_set(split, 6), JPEG) == [FRAMES[0][:20] + thumbnail + FRAMES[0][20:], *FRAMES[1:]]
@@ -522,7 +522,7 @@ def test_the_end_of_pixel_data_is_the_start_of_the_elements_after_it(tail: bytes
 
 
 def test_cut_values_never_read_beyond_the_end() -> None:
-    """Every cut of a data set gives frames that are right, or a refusal."""
+    """Every cut of a data set gives correct frames, or a refusal."""
     data = data_set(FRAMES, 6, table=WHOLE_TABLE)
     offset = elements.extract(data, transfer_syntax.of(JPEG)).pixel_data_offset
     syntax = transfer_syntax.of(JPEG)

@@ -1,4 +1,4 @@
-"""dicom.identifier: values by tag, there and back, judged by pydicom and by a plain encoder."""
+"""dicom.identifier: values by tag, decoded and encoded, judged by pydicom and by a plain encoder."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_elements_are_counted_at_every_depth() -> None:
 
 
 def test_a_key_with_another_vr_than_sq_for_the_tag_of_a_sequence_is_dropped() -> None:
-    """What the fuzzer found: (0008,0305), a sequence, as CS; written again it was taken for items."""
+    """Found by the fuzzer: (0008,0305), a sequence, as CS; after encoding it was taken for items."""
     data = data_sets.encode([Plain(0x00080305, "CS", b"ISO_IR 100"), Plain(tags.PatientID, "LO", b"12")], 1)
     result = decode_identifier(data, EXPLICIT)
     assert result.items == {tags.PatientID: b"12"}

@@ -1,4 +1,4 @@
-"""dicom.items: sequences as level blobs have them, taken apart, put together, in another character set."""
+"""dicom.items: sequences of level blobs, decoded, encoded, and in another character set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PRIVATE = 0x00091001
 
 
 def stored() -> bytes:
-    """A sequence with sequences in it, as the index keeps it."""
+    """A sequence with nested sequences, as in the index."""
     head = elements.extract(data_sets.encode(data_sets.ct_head(undefined=True), 1), EXPLICIT_VR_LITTLE_ENDIAN)
     return elements.blob_items(head.series)[tags.RequestAttributesSequence]
 

@@ -1,4 +1,4 @@
-"""JSON from anybody to a data set: round trips with what we write, and each thing that is refused."""
+"""dicom.model_reader: round trips with our own JSON, and every kind of refusal."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def again(data: bytes) -> dict[str, Any]:
 
 
 def as_read(model: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """What is another after reading: bytes of odd length are padded, items have the character set of the whole."""
+    """The differences after reading: bytes of odd length are padded, items have the character set of the data set."""
     elements_by_tag = {}
     for key, attribute in model.items():
         if attribute["vr"] == "SQ" and "Value" in attribute:

@@ -1,4 +1,4 @@
-"""dicom.phonetic: spellings of one name have a code in common, other names have not."""
+"""dicom.phonetic: spellings of one name share a code, other names do not."""
 
 from __future__ import annotations
 

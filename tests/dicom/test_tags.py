@@ -1,4 +1,4 @@
-"""dicom.tags, dicom.uids and dicom.attributes: the generated dictionaries, and that nobody edited them."""
+"""dicom.tags, dicom.uids and dicom.attributes: the generated dictionaries, which must not be edited by hand."""
 
 from __future__ import annotations
 

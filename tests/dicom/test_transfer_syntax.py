@@ -1,4 +1,4 @@
-"""dicom.transfer_syntax: every syntax that can be stored, read the right way."""
+"""dicom.transfer_syntax: every syntax that can be stored has the right properties."""
 
 from __future__ import annotations
 

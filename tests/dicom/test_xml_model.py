@@ -1,4 +1,4 @@
-"""Native DICOM Model: what is written is read as the same data set, and pydicom's spelling of names is ours."""
+"""dicom.xml_model: XML comes back as the same data set, and names of attributes are those of pydicom."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def has_what_xml_has_not(model: Any) -> bool:
 
 
 def meaning(model: Any) -> Any:
-    """The data set as JSON has it: a DS is the same number in fewer digits."""
+    """The data set as JSON keeps it: a DS is the same number in fewer digits."""
     result = draft(model)
     data = result.whole(lambda bulk: bulk.uri.encode())
     return result.bulk_data, json.loads(json_model.encode(data, EXPLICIT_VR_LITTLE_ENDIAN, None))

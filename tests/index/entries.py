@@ -1,4 +1,4 @@
-"""Made-up entries and histories for the tests of the index, and what an index says, in words that depend on no ids."""
+"""Invented entries and histories for the tests of the index, and the content of an index without its ids."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def blob(items: Mapping[int, bytes]) -> bytes:
 
 
 class Tail:
-    """Where the next record of each segment goes."""
+    """The place of the next record in each segment."""
 
     def __init__(self) -> None:
         self.ends: dict[int, int] = {}
@@ -248,7 +248,7 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
 def random_correction(
     rng: random.Random, tail: Tail, records: Iterable[Item], segment_id: int, stamp: int
 ) -> Correction:
-    """Of whatever a random history has, without sense: circles of merges, patients and series that are not there."""
+    """A random correction of anything in a random history: circles of merges, missing patients and series."""
 
     def patient() -> tuple[bytes, bytes]:
         return rng.choice((b"P0", b"P1", b"P2", b"P9", b"N1")), rng.choice((b"", b"", b"", b"HERE"))
@@ -405,7 +405,7 @@ def meaning(index: Catalog) -> dict[str, Any]:
 
 
 def record_of(item: Item) -> Record:
-    """The record of the log that carries it."""
+    """The record of the log with this item."""
     if isinstance(item, Entry):
         kind, flags, key = Kind.INSTANCE, item.flags, item.sop_instance_uid
     elif isinstance(item, Tombstone):
@@ -420,7 +420,7 @@ def record_of(item: Item) -> Record:
 
 
 def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, int]]:
-    """Segment → live_count, live_bytes, dead_bytes, from the states of these items, which are all there are."""
+    """Segment → live_count, live_bytes, dead_bytes, from the states of all items."""
     environment = index._environment
     counts: dict[int, tuple[int, int, int]] = {}
     with environment.reading() as txn:
@@ -458,6 +458,6 @@ def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, 
 
 
 def booked(index: Catalog) -> dict[int, tuple[int, int, int]]:
-    """The same as the index has it."""
+    """The same from the index."""
     marks = index.segment_marks().items()
     return {segment_id: (mark.live_count, mark.live_bytes, mark.dead_bytes) for segment_id, mark in marks}

@@ -1,4 +1,4 @@
-"""Sealed segments applied by their heads: the same as record by record, whatever is in them."""
+"""index.apply.bulk: a sealed segment applied by its heads gives the same index as record by record."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ UID = f"{ROOT}.1.1.1".encode()
 
 
 class _Sealed:
-    """Made-up records in a sealed segment of which there is nothing but the heads."""
+    """Invented records in a sealed segment that has only heads."""
 
     def __init__(self, segment_id: int) -> None:
         self.segment_id = segment_id

@@ -1,4 +1,4 @@
-"""What corrections make visible of patients, studies and series, against a slow, obvious model."""
+"""The effect of corrections on patients, studies and series, against a slow, obvious model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 
 
 def stated(entries: list[Entry], level: str) -> dict[int, bytes]:
-    """The rule of `statements`: the first value that is one."""
+    """The rule of `statements`: the first value that is not empty."""
     values: dict[int, bytes] = {}
     for instance in sorted(entries, key=lambda one: (one.stamp, one.position.payload_crc, one.position.payload_length)):
         for tag, value in blob_items(getattr(instance, level)).items():
@@ -110,7 +110,7 @@ def who_of(one: Correction) -> tuple[bytes, bytes]:
 
 
 def attributes_of_studies(index: Catalog) -> dict[bytes, dict[int, bytes]]:
-    """The same as the index answers."""
+    """The same from the answers of the index."""
     requested_tags = (
         ID,
         ISSUER,
@@ -297,7 +297,7 @@ def test_a_corrected_attribute_is_not_a_conflict_until_it_is_undone(index: Catal
 
 @pytest.mark.parametrize("turn", [1, -1])
 def test_an_earlier_statement_may_name_another_patient(tmp_path: Path, turn: int) -> None:
-    """It says that the study is of another patient, of which other corrections speak; whichever came first."""
+    """It moves the study to another patient, whom other corrections name, in any order."""
     tail = Tail()
     corrections = [
         merge(tail, (b"A2", b""), {ID: b"B", NAME: b"Two"}),

@@ -1,4 +1,4 @@
-"""What is new goes a shorter way: the index comes to the same, byte for byte, as when every step is taken."""
+"""The shortcut for new studies and series gives the same index, byte for byte, as all steps one by one."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Applying is free of order and repeatable: whatever comes, in which order, how often, by whom, it is the same index.
+"""Records may be applied in any order, any number of times and by any process: the index is the same.
 
-Records of all kinds, ties of stamps, copies that a compaction made (as records of a log, or as moves), two writers that
-know nothing of each other, and several nodes each of which has a whole index of the logs of all.
+Records of all kinds, equal stamps, copies made by a compaction (as records of a log, or as moves), two independent
+writers, and several nodes, each with a whole index of the logs of all.
 
-FILMROOM_ORDER_SEEDS says how many random histories to go through.
+FILMROOM_ORDER_SEEDS is the number of random histories.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.index.entries import Tail, apply, booked, meaning, random_history, re
 
 SEEDS = int(os.environ.get("FILMROOM_ORDER_SEEDS", "8"))
 NODE = 1 << 48
-"""The segments of one node are numbered from here, those of the next from twice as much."""
+"""The segments of one node are numbered from here, those of the next from twice this number."""
 
 Step = Callable[[Catalog], None]
 
@@ -55,13 +55,13 @@ def opened(directory: Path) -> Iterator[Catalog]:
 
 
 def copy_of(tail: Tail, item: Item, segment_id: int) -> Item:
-    """The same record at another place, as a compaction writes it."""
+    """The same record at another place, as written by a compaction."""
     length, crc = item.position.payload_length, item.position.payload_crc
     return replace(item, position=tail.place(segment_id, length, crc, item.position.key_length))
 
 
 def with_copies(rng: random.Random, items: Sequence[Item], first_copy: int) -> list[tuple[Item, Item | None]]:
-    """Records, and of some of them copies and copies of copies: each with what it is a copy of."""
+    """Records, and copies of some, and copies of copies: each with its original."""
     tail = Tail()
     pairs: list[tuple[Item, Item | None]] = [(item, None) for item in items]
     of_first = [(copy_of(tail, item, first_copy), item) for item in items if rng.random() < 0.4]
@@ -70,7 +70,7 @@ def with_copies(rng: random.Random, items: Sequence[Item], first_copy: int) -> l
 
 
 def steps_of(rng: random.Random, pairs: Sequence[tuple[Item, Item | None]]) -> list[Step]:
-    """Batches in any order, with repeats; a copy comes as a record that a replay has found, or as a move."""
+    """Batches in any order, with repeats; a copy is applied as a record found by a replay, or as a move."""
     pairs = [*pairs, *rng.sample(pairs, len(pairs) // 3)]
     rng.shuffle(pairs)
     steps: list[Step] = []
@@ -86,14 +86,14 @@ def steps_of(rng: random.Random, pairs: Sequence[tuple[Item, Item | None]]) -> l
 
 
 def run(rng: random.Random, index: Catalog, steps: Sequence[Step]) -> None:
-    """By two writers in turn, neither of which knows what the other has done."""
+    """Applies with two writers in turn, neither of which sees the work of the other."""
     writers = (index, Catalog(index._environment))
     for step in steps:
         step(rng.choice(writers))
 
 
 def answers(index: Catalog) -> list[list[Any]]:
-    """What every question is answered with; their order is the order of arrival and not compared."""
+    """The answers to every query, without their order, which is the order of arrival."""
     return [sorted(sorted(match.attributes.items()) for match in index.search(query)) for query in QUESTIONS]
 
 
@@ -126,7 +126,7 @@ def test_any_order_and_any_repeats_give_the_same_index(tmp_path: Path, seed: int
 
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_every_node_with_all_logs_has_the_same_index(tmp_path: Path, seed: int) -> None:
-    """Each node applies its own log as it is written and the other's as it comes, in whatever pieces."""
+    """Each node applies its own log when it is written and the other's when it arrives, in any pieces."""
     rng = random.Random(1000 + seed)
     history = random_history(rng, 120, ties=bool(seed % 2))
     logs: list[list[tuple[Item, Item | None]]] = []

@@ -1,4 +1,4 @@
-"""Holds, the quarantine, versions kept aside and known damage: counted, listed page by page, in any order the same."""
+"""Holds, the quarantine, kept versions and known damage: counted, listed page by page, the same in any order."""
 
 from __future__ import annotations
 

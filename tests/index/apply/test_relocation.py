@@ -1,6 +1,6 @@
-"""Compaction as the index sees it: what must survive, where it is afterwards, and that a rebuild says the same.
+"""Compaction in the index: the records that must survive, their new places, and that a rebuild gives the same index.
 
-FILMROOM_RELOCATION_SEEDS says how many random histories to go through.
+FILMROOM_RELOCATION_SEEDS is the number of random histories.
 """
 
 from __future__ import annotations
@@ -271,7 +271,7 @@ def test_a_tombstone_lost_with_its_segment_still_keeps_its_instances_deleted(ind
 
 
 BOOKS = ("marks", "stats", "history", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections")
-"""What an index may say of a file that is gone and not forgotten."""
+"""The faults that an index may report for a file that is gone and not forgotten."""
 
 
 class _Archive:
@@ -339,7 +339,7 @@ class _Archive:
         return [item for item, flag in zip(items, flags, strict=True) if flag]
 
     def check(self, without: Collection[str] = ("marks",)) -> None:
-        """The index says what one says that is made from the log as it is now; and its books are right."""
+        """The index equals one rebuilt from the present log; and its accounts are right."""
         self.rebuilds += 1
         again = Catalog.open(str(self.directory / f"again{self.rebuilds}"), map_bytes=1 << 30)
         records = list(self.log.values())

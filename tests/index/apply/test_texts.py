@@ -1,5 +1,5 @@
-"""Texts of studies in blocks: the rows follow the facts through random histories, and a scan finds what a look at every
-study finds, or more."""
+"""Texts of studies in blocks: the rows agree with the facts after random histories, and a scan finds at least the
+studies that a test of every study finds."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DESCRIPTIONS = ["Thorax", "thorax a.p.", "Knee 2 (0)", "ÿþ", "", "x" * TEXT_BY
 
 
 def filled(directory: Path, count: int, seed: int = 1) -> tuple[Catalog, list[dict[int, str]]]:
-    """An index with studies of one instance each, and what each says."""
+    """An index with studies of one instance each, and their values."""
     rng = random.Random(seed)
     index = Catalog.open(str(directory), map_bytes=1 << 30)
     tail = Tail()
@@ -51,7 +51,7 @@ def filled(directory: Path, count: int, seed: int = 1) -> tuple[Catalog, list[di
 
 
 def rows_of_facts(index: Catalog) -> dict[bytes, bytes]:
-    """What `texts` should say, made from the rows of `studies`."""
+    """The expected rows of `texts`, made from the rows of `studies`."""
     environment = index._environment
     rows: dict[bytes, list[tuple[int, bytes]]] = {}
     with environment.reading() as txn, txn.cursor(db=environment.studies) as cursor:
@@ -140,7 +140,7 @@ def test_an_infix_is_found_at_any_place_and_with_any_page_size(
 
 
 def _meets(tag: int, pattern: str, stored: str) -> bool:
-    """By the pieces in their order: enough for patterns without a `?` in the middle."""
+    """Tests the pieces in order: enough for patterns without a `?` in the middle."""
     for one in pattern.split("\\"):
         for value in stored.split("\\"):
             for group in value.split("=") if tags.vr_of(tag) == "PN" else [value]:

@@ -1,4 +1,4 @@
-"""Tombstones: thousands at once and one by one, before and after what they kill, with and without a target."""
+"""Tombstones: thousands at once and one by one, before and after their records, with and without a target."""
 
 from __future__ import annotations
 

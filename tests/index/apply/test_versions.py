@@ -1,4 +1,4 @@
-"""The fold rule itself: on one UID, without an index."""
+"""The fold rule alone: on one UID, without an index."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_target_kills_copies_and_duplicates_of_its_stamp_too() -> None:
 
 
 def _plainly(records: list[UidRecord]) -> dict[bytes, State]:
-    """The rule word for word, with everything looked at again after each record."""
+    """The rule word for word; everything is evaluated again after each record."""
     states: dict[bytes, State] = {}
     current: UidRecord | None = None
     versions: list[UidRecord] = []

@@ -1,4 +1,4 @@
-"""engine.index.database.data_file: a data.mdb that is short, rotten or none at all is found before LMDB maps it."""
+"""engine.index.database.data_file: a short, damaged or foreign data.mdb is noticed before LMDB maps it."""
 
 from __future__ import annotations
 

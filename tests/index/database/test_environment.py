@@ -1,4 +1,4 @@
-"""What LMDB does under the index: a full map, forks, threads, errors of the disk."""
+"""engine.index.database.environment: a full map, forks, threads, errors of the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""engine.index.database.failures: rows that are not as they were written are errors of the index, mistakes are not."""
+"""engine.index.database.failures: damaged rows are errors of the index, mistakes of the engine are not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spoil(archive: Archive, rng: random.Random) -> str:
-    """One row of one table: gone, cut, longer, under another key, or with other bits. What was done."""
+    """Damages one row of one table: deletes, cuts or extends it, or changes its key or bits. Returns a description."""
     environment = archive.parts.index._environment
     table = rng.choice([name for name in TABLES if name != "meta"])
     handle: Any = getattr(environment, table)
@@ -77,7 +77,7 @@ def spoil(archive: Archive, rng: random.Random) -> str:
 
 
 def uses(archive: Archive) -> Iterator[Callable[[], object]]:
-    """What is done with an index."""
+    """The operations of users on an index."""
     index = archive.parts.index
     for level in (Level.STUDY, Level.SERIES, Level.IMAGE):
         for key in ({}, {tags.PatientName: b"Doe*"}, {tags.StudyInstanceUID: uid(1).encode()}, {tags.Modality: b"CT"}):

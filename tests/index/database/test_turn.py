@@ -1,6 +1,6 @@
-"""Whose turn it is to write the index: named, tried, given back by who dies, and not kept by who is stopped.
+"""The turn to write the index: it names its holder, can be tried, and ends with its process or before that is stopped.
 
-Other processes are Python children that do what a test says with an index of their own.
+Other processes are Python children that run the program of a test with an index of their own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def wait(txn=None):
 
 @contextmanager
 def child(directory: Path, script: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that has said that it is ready."""
+    """A process that has reported that it is ready."""
     process = subprocess.Popen(
         [sys.executable, "-c", CHILD + script, str(directory)],
         stdin=subprocess.PIPE,
@@ -93,7 +93,7 @@ def test_the_writing_process_is_named_and_a_caller_that_must_not_wait_returns_at
 
 
 def test_each_of_several_writers_is_named(tmp_path: Path) -> None:
-    """What a process has noted of itself is good for a while; it is never taken for what another one has noted."""
+    """The note of a process is valid for a while, and never taken for that of another process."""
     first, second, third = (Turn(str(tmp_path)) for _ in range(3))
     first._who, second._who = (11, *first._who[1:]), (22, *second._who[1:])
     for _ in range(20):

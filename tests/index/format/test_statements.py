@@ -1,4 +1,4 @@
-"""Statements, facts and canonical blobs: the same whatever the order, and back from their bytes."""
+"""Statements, facts and canonical blobs: the same in any order, and decoded from their bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a key meets stored values; and if it does, whether all that should find them does."""
+"""Checks whether a key meets stored values, and if so, whether its ranges and pieces find them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def met(tag: int, key: str, stored: str, character_set: bytes = b"ISO_IR 192", r
 
 
 def meets(key_condition: Condition, items: Mapping[int, bytes], zone: bytes = b"") -> bool:
-    """Whether a condition is met; if it is, all that should find it does."""
+    """Whether a condition is met; if so, its ranges and pieces must find the value."""
     is_met = key_condition.met_by(items, zone)
     stored = items.get(key_condition.tag, b"")
     if is_met and key_condition.ranges is not None:

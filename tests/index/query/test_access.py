@@ -1,4 +1,4 @@
-"""Which access answers a query: never one that is too narrow, and the cheap one where there is one."""
+"""The access that answers a query: never too narrow, and cheap if possible."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def archive(directory: Path, seed: int, count: int = STUDIES) -> Catalog:
 
 
 def walked(index: Catalog, query: Query, monkeypatch: pytest.MonkeyPatch) -> list[dict[int, bytes]]:
-    """The answer when every patient or study is looked at."""
+    """The answer if every patient or study is tested."""
     with monkeypatch.context() as without:
         without.setattr(access, "_tops_by_range", _nothing)
         without.setattr(access, "_text_condition", lambda walk: None)
@@ -135,7 +135,7 @@ def test_no_access_misses_a_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def _change(index: Catalog, rng: random.Random, turn: int) -> None:
-    """Some studies go, some come, some are called otherwise by an earlier instance."""
+    """Some studies are deleted, some added, some renamed by an earlier instance."""
     tail = Tail()
     tail.stamp = 100_000 * turn
     tail.ends[1] = 1_000_000 * turn

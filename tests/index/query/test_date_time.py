@@ -1,4 +1,4 @@
-"""Dates and times asked for against those stored: PS3.4 C.2.2.2.1 and C.2.2.2.5, pairs, zones."""
+"""Dates and times in keys against stored ones: PS3.4 C.2.2.2.1 and C.2.2.2.5, pairs, zones."""
 
 from __future__ import annotations
 

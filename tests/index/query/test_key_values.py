@@ -1,4 +1,4 @@
-"""engine.index.query.key_values: what can be the value of a key, and what is said of the rest."""
+"""engine.index.query.key_values: valid values of keys, and the errors for invalid ones."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Keys against stored values, one line each, by the paragraphs of PS3.4 C.2.2.2.
 
-And that ranges, pieces and quick looks hold whatever their condition is met by.
+Also checks that ranges, pieces and quick tests never exclude a value that meets their condition.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DATE_TIME = Rules(date_time=True)
 
 
 def item_of(content: Mapping[int, bytes]) -> bytes:
-    """An item in Explicit VR Little Endian, as level blobs have them."""
+    """An item in Explicit VR Little Endian, as in level blobs."""
     data = b""
     for tag in sorted(content):
         vr, value = tags.vr_of(tag), content[tag]
@@ -200,7 +200,7 @@ def test_too_many_values_are_refused() -> None:
 
 
 def test_a_pattern_is_matched_without_backtracking() -> None:
-    """With backtracking this would not end: some 10^40 ways to lay the stars out."""
+    """With backtracking this would not end: there are some 10^40 ways to place the stars."""
     key_condition = condition(tags.StudyDescription, b"*a" * 20 + b"b*", b"")
     assert key_condition is not None
     assert not key_condition.met_by({tags.StudyDescription: b"a" * 4000})

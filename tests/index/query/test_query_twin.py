@@ -1,8 +1,8 @@
-"""Every answer of an archive against the slow matcher of PS3.4, `tests.oracle.matcher`: random archives and questions.
+"""Every answer of an archive against the slow matcher of PS3.4, `tests.oracle.matcher`: random archives and queries.
 
-FILMROOM_QUERY_TWIN_PAIRS=50000 …    so many questions; prints one line of JSON (pytest -s)
-FILMROOM_QUERY_TWIN_SEED=7 …         another beginning
-FILMROOM_QUERY_TWIN_REPLAY=7:31:4 …  one pair again: seed, archive, question; a failure prints this
+FILMROOM_QUERY_TWIN_PAIRS=50000 …    the number of queries; prints one line of JSON (pytest -s)
+FILMROOM_QUERY_TWIN_SEED=7 …         another seed
+FILMROOM_QUERY_TWIN_REPLAY=7:31:4 …  repeats one pair: seed, archive, query; a failure prints this
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ PAIRS = int(os.environ.get("FILMROOM_QUERY_TWIN_PAIRS", str(PAIRS_IN_CI)))
 SEED = int(os.environ.get("FILMROOM_QUERY_TWIN_SEED", "1"))
 REPLAY = os.environ.get("FILMROOM_QUERY_TWIN_REPLAY", "")
 QUESTIONS = 25
-"""Questions an archive."""
+"""Sends random queries to an archive."""
 FILE = "tests/index/query/test_query_twin.py"
 SMALL = (
     (searching, "FIRST_PAGE", 2),
@@ -79,7 +79,7 @@ HEAD = {tag_of("SpecificCharacterSet"), tag_of("QueryRetrieveLevel")}
 
 @dataclass
 class Stage:
-    """An archive that a world has come to, and the judge of it."""
+    """An archive filled with a world, and the judge of its answers."""
 
     number: int
     world: World
@@ -119,7 +119,7 @@ def filled(folder: Path, world: World, rng: random.Random) -> tuple[Archive, lis
 
 
 def opened(folder: Path, extras: ExtraSet | None = None) -> Archive:
-    """The archive of a folder, made if there is none."""
+    """The archive of a folder; created if there is none."""
     archive = Archive.open(folder, role="keeper", create=True, extra_attributes=extras)
     archive.writer("test", StorageOptions(segment_bytes=1 << 20))
     return archive
@@ -139,12 +139,12 @@ def _without_some(archive: Archive, data_sets: list[bytes], rng: random.Random) 
 
 
 def levels_of(world: World) -> Sequence[frozenset[int]]:
-    """The attributes that are known at each level."""
+    """The indexed attributes of each level."""
     return query_world.EXTRA_LEVELS if world.has_extras else matcher.LEVELS
 
 
 def query_of(request: Asked, **more: Any) -> Query:
-    """The same question as the archive takes it."""
+    """The same query in the archive's form."""
     decoded = decode_identifier(request.identifier, EXPLICIT_VR_LITTLE_ENDIAN)
     keys = {tag: value for tag, value in decoded.items.items() if tag not in HEAD}
     return Query(Level(request.level), keys, Root[request.root], decoded.character_set, **request.flags, **more)
@@ -175,7 +175,7 @@ def _values(tag: int, value: bytes) -> list[Any]:
 
 
 def disagreement(archive: Archive, search: matcher.Search, request: Asked) -> str:
-    """What is wrong with an answer; nothing if nothing is."""
+    """The fault of an answer; empty if there is none."""
     matches = list(archive.find(query_of(request)))
     if any(match.unsupported != search.unsupported for match in matches):
         return f"unsupported is {matches[0].unsupported}"
@@ -183,7 +183,7 @@ def disagreement(archive: Archive, search: matcher.Search, request: Asked) -> st
 
 
 def is_in_pieces(archive: Archive, request: Asked, rng: random.Random) -> bool:
-    """Whether the answer comes in the same order again, and its pieces are pieces of it."""
+    """Whether the answer repeats in the same order, and its pages are parts of it."""
     whole = list(archive.find(query_of(request)))
     offset, limit = rng.randrange(4), rng.choice([None, 0, 1, 3])
     piece = list(archive.find(query_of(request, offset=offset, limit=limit)))
@@ -219,7 +219,7 @@ def stages(folder: Path, seed: int, numbers: Iterable[int]) -> Iterator[Stage]:
 
 
 def check(seed: int, turn: int, stage: Stage) -> tuple[str, bool]:
-    """One pair; what is wrong, with the line that goes through it again, and whether anything was to be found."""
+    """Checks one pair of archive and query: the fault, with the command to repeat it, and the presence of matches."""
     rng = random.Random(f"{seed}:{stage.number}:{turn}")
     request = query_question.question(rng, stage.world)
     expected = matcher.Search(stage.judge, request.question())

@@ -1,6 +1,6 @@
-"""Queries: pages, what is refused, character sets, sequences, long values, retrieval.
+"""Queries: pages, refusals, character sets, sequences, long values, retrieval.
 
-That every answer is right is for tests/index/query/test_query_twin.py.
+tests/index/query/test_query_twin.py checks that every answer is right.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The search in steps: what it does between two values, and that stopping it anywhere changes no answer."""
+"""The search in steps: the work between two values; a pause at any step changes no answer."""
 
 from __future__ import annotations
 

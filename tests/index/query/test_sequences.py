@@ -1,4 +1,4 @@
-"""What is shown of a sequence: the items that match, and of them what was asked for (PS3.4 C.2.2.2.6)."""
+"""index.query.sequences: the matching items of a sequence, with the requested attributes (PS3.4 C.2.2.2.6)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STORED = items.encode_items([request(b"RP1", CODE, OTHER), request(b"RP2", CODE)
 
 
 def picked(*key_items: Mapping[int, Any]) -> Any:
-    """Of each item that is shown: tag → value without padding, of a sequence its items."""
+    """For each item in the answer: tag → value without padding, for a sequence its items."""
     pick = pick_of([Identifier(dict(item)) for item in key_items], b"", BASELINE)
     return read(STORED if pick is None else pick(STORED, b""))
 

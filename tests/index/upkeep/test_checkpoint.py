@@ -1,4 +1,4 @@
-"""Power cuts on a directory that forgets, and every other way in which a checkpoint must not lie."""
+"""Power cuts on a directory that loses writes, and all other events after which a checkpoint must be valid or void."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Machine:
         self.versions = []
 
     def power_cut(self, rng: random.Random, target: Path) -> None:
-        """The directory as the next boot finds it: of each sector any version since the sync, in any mixture."""
+        """The directory as the next boot finds it: for each sector any version since the sync, in any mixture."""
         target.mkdir()
         versions = [self.durable, *self.versions]
         chance = rng.choice((0.1, 0.5, 0.9))
@@ -179,7 +179,7 @@ def _runs(directory: Path, seed: int, pin: str) -> bool:
 
 
 def test_without_the_pin_a_power_cut_is_fatal(tmp_path: Path) -> None:
-    """The control: the same cuts, with pages of the checkpoint free to be used again. In a process: LMDB may crash."""
+    """The control: the same cuts, but LMDB may reuse pages of the checkpoint. In its own process: LMDB may crash."""
     assert all(_runs(tmp_path, seed, "pin") for seed in range(2))
     failures = sum(not _runs(tmp_path, seed, "nopin") for seed in range(6))
     assert failures >= 4

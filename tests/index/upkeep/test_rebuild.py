@@ -1,4 +1,4 @@
-"""The index from the log: as live writing left it, from any earlier state, and with damage on the way."""
+"""The index from the log: as live writing left it, from any earlier state, and with damage in the log."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _log(directory: Path, writer: str, segment_bytes: int = 1 << 30) -> SegmentL
 
 
 def _append(log: SegmentLog, record: Item) -> Item:
-    """Writes a made-up record; equal checksums become equal payloads."""
+    """Writes an invented record; equal checksums become equal payloads."""
     payload = b""
     if isinstance(record, Entry | Quarantined):
         payload = bytes([record.position.payload_crc % 256]) * 40
@@ -100,7 +100,7 @@ def _rebuilt(archive: Path, name: str = "again") -> Catalog:
 
 
 def _answers(index: Catalog) -> list[Any]:
-    """Answers of all levels, without their order: ids are given in the order of arrival."""
+    """Answers of all levels, without their order, which is the order of arrival."""
     results = []
     for level in Level:
         keys = dict.fromkeys((tags.PatientName, tags.PatientID, tags.NumberOfPatientRelatedInstances), b"")
