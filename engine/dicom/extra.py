@@ -127,8 +127,8 @@ def of(attributes_: Iterable[Attribute]) -> ExtraSet:
         other = extras.get(extra.tag)
         if other is not None:
             if other.creator != extra.creator:
-                taken = f"{other.creator!r} has this tag already"
-                raise _error(one, f"{taken}: write another block, such as {_tag_in_next_block(extra)}")
+                conflict = f"{other.creator!r} has this tag already"
+                raise _error(one, f"{conflict}: write another block, such as {_tag_in_next_block(extra)}")
             raise _error(one, "it is configured twice")
         if extra.creator and any(_same_element(extra, other) for other in extras.values()):
             raise _error(one, "it is configured twice, in another block")

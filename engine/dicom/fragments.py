@@ -42,7 +42,7 @@ ENCAPSULATED_UNCOMPRESSED: Final = "1.2.840.10008.1.2.1.98"
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 _SEQUENCE_DELIMITER: Final = b"\xfe\xff\xdd\xe0"
 HEADER_BYTES: Final = 8
-"""Of an item: its tag and its length."""
+"""The header of an item: its tag and its length."""
 _FAR_BYTES: Final = 512
 _NEAR_BYTES: Final = 64 << 10
 """Bytes read at a time: among long fragments, and among short ones."""
@@ -168,7 +168,7 @@ def by_table(source: Source, offsets: array[int], count: int, first: int) -> arr
 def by_fragments(
     source: Source, fragments: Fragments, count: int, syntax_uid: str, native_bytes: int
 ) -> tuple[array[int], str]:
-    """The same by the content of the fragments, and the reason if there are fewer than `count` frames.
+    """The start of each frame by the content of the fragments, and the reason if there are fewer than `count` frames.
 
     `native_bytes`: of one frame, without padding. Raises FramesUnreadable.
     """
@@ -237,11 +237,11 @@ def _begins_rle(content: bytes) -> bool:
     return 0 < count <= 15 and used[0] == 64 and sorted(set(used)) == used and not any(unused)
 
 
-def only_content(source: Source, start: int, end: int) -> int:
-    """How long the content of the item is that alone fills `start` to `end`; -1: there is no such item."""
+def single_item_length(source: Source, start: int, end: int) -> int:
+    """The length of the content if exactly one item fills `start` to `end`; else -1."""
     header = bytes(source.read(start, HEADER_BYTES))
-    content = int.from_bytes(header[4:], "little")
-    return content if header[:4] == _ITEM and start + HEADER_BYTES + content == end else -1
+    length = int.from_bytes(header[4:], "little")
+    return length if header[:4] == _ITEM and start + HEADER_BYTES + length == end else -1
 
 
 def cut(region: memoryview, length: int | None) -> memoryview:

@@ -95,7 +95,7 @@ class FrameTable(Protocol):
         """Offset and length of the region to pass to `cut` for this frame; None: use `read`."""
 
     def place(self, source: Source, number: int) -> tuple[int, int] | None:
-        """Offset and length of the frame itself, where its bytes lie in one piece as they leave; None: they do not.
+        """Offset and length of the frame, if the source has its final bytes in one piece; else None.
 
         Raises FramesUnreadable.
         """
@@ -201,7 +201,7 @@ class EncapsulatedFrames(_FrameNumbers):
         """See `FrameTable`."""
         self.check(number)
         start = self.starts[number - 1]
-        content = fragments.only_content(source, start, self.starts[number])
+        content = fragments.single_item_length(source, start, self.starts[number])
         length = content if self.lengths is None else self.lengths[number - 1]
         return (start + fragments.HEADER_BYTES, length) if 0 <= content - 1 <= length <= content else None
 

@@ -43,7 +43,7 @@ def padded(source: Source, encoding: int) -> Source:
     after = offset + header_bytes + length
     if length % 2 == 0 or after > source.length:
         return source
-    changed = header[:at] + (length + 1).to_bytes(width, order) + header[at + width : header_bytes]
+    new_header = header[:at] + (length + 1).to_bytes(width, order) + header[at + width : header_bytes]
     padding = b" " if vr in _PADDED_WITH_SPACE else b"\0"
     before, value = Part(source, 0, offset), Part(source, offset + header_bytes, after)
-    return Concatenation(before, Whole(changed), value, Whole(padding), Part(source, after))
+    return Concatenation(before, Whole(new_header), value, Whole(padding), Part(source, after))

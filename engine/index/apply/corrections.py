@@ -1,7 +1,7 @@
 """Applies corrections to the index: which ones are in force, and which patients, studies and series change with them.
 
     a record         has a row once it has been applied; of its copies (compaction) the last one counts
-    an UNDO          takes a correction out of force, whichever of the two comes first; nothing undoes an undo
+    an UNDO          takes a correction out of force, in any order of arrival; nothing undoes an undo
     in force         a correction has a row under each name; the entities that it names are recomputed from their
                      statements and all corrections in force
     superseded       a correction stays in force below the later one, which may be undone

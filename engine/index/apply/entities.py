@@ -114,10 +114,10 @@ class Entities:
         self._dirty_studies.add(study_id)
 
     def touch_series(self, series_id: bytes, study_id: bytes) -> None:
-        """The same of a series."""
+        """Notes that the corrections of a series have changed."""
         self._dirty_series[series_id] = study_id
 
-    def stated(self, txn: ReadTxn, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
+    def statement_blobs(self, txn: ReadTxn, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
         """The three blobs of a series statement."""
         environment = self._environment
         row = present(txn.get(series_id, db=environment.series))
@@ -140,19 +140,19 @@ class Entities:
     def settle(self, txn: WriteTxn, entry: Entry, order: bytes) -> CachedSeries:
         """Creates the patient, study, series and both statements of an instance where they are missing."""
         environment = self._environment
-        stated = Statement.of(entry, environment.schema)
-        study_id, first = self._studies.get((stated.study_instance_uid, stated.study_digest), (b"", b""))
+        statement = Statement.of(entry, environment.schema)
+        study_id, first = self._studies.get((statement.study_instance_uid, statement.study_digest), (b"", b""))
         if not study_id or order < first:
-            study_id = self._settle_study(txn, stated, order)
-        series_key = keys.bounded(stated.series_instance_uid) + b"\0" + study_id
+            study_id = self._settle_study(txn, statement, order)
+        series_key = keys.bounded(statement.series_instance_uid) + b"\0" + study_id
         series_id = txn.get(series_key, db=environment.series_uids)
         if series_id is None and self.overlay.is_empty:
-            series_id = self._add_series(txn, series_key, study_id, stated, order)
-            return CachedSeries(study_id, series_id, stated.series_digest, order)
+            series_id = self._add_series(txn, series_key, study_id, statement, order)
+            return CachedSeries(study_id, series_id, statement.series_digest, order)
         if series_id is None:
             series_id = self.counters.next_id(txn, "series")
             txn.put(series_key, series_id, db=environment.series_uids)
-            row = UidRow(keys.ID.unpack(study_id)[0], 0, stated.series_instance_uid, Facts.empty(PART_COUNT_SERIES))
+            row = UidRow(keys.ID.unpack(study_id)[0], 0, statement.series_instance_uid, Facts.empty(PART_COUNT_SERIES))
             self.counters.series[study_id + series_id] = Counts(0, 1, 0, pack_tail(b"", ()))
         else:
             row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
@@ -161,43 +161,45 @@ class Entities:
             txn,
             environment.series_statements,
             series_id,
-            stated.series_digest,
+            statement.series_digest,
             row,
             order,
-            stated.study_digest,
-            [stated.series],
+            statement.study_digest,
+            [statement.series],
         ):
             if not self.overlay.is_empty:
-                over = partial(self.overlay.of_series, txn, stated.study_instance_uid, row.uid)
+                over = partial(self.overlay.of_series, txn, statement.study_instance_uid, row.uid)
                 correct_facts(txn, environment.series_statements, series_id, row, keys.DIGEST_BYTES, over)
             txn.put(series_id, row.encode(), db=environment.series)
             self._series_changed(txn, study_id, series_id, before, row.facts.values(0))
-        return CachedSeries(study_id, series_id, stated.series_digest, order)
+        return CachedSeries(study_id, series_id, statement.series_digest, order)
 
-    def _add_series(self, txn: WriteTxn, series_key: bytes, study_id: bytes, stated: Statement, order: bytes) -> bytes:
+    def _add_series(
+        self, txn: WriteTxn, series_key: bytes, study_id: bytes, statement: Statement, order: bytes
+    ) -> bytes:
         """A shortcut for most series, which are new and not corrected; the same result as all steps one by one."""
         environment = self._environment
         series_id = self.counters.next_id(txn, "series")
         txn.put(series_key, series_id, db=environment.series_uids)
-        txn.put(series_id + stated.series_digest, order + stated.study_digest, db=environment.series_statements)
-        uid = stated.series_instance_uid[:0xFFFF]
+        txn.put(series_id + statement.series_digest, order + statement.study_digest, db=environment.series_statements)
+        uid = statement.series_instance_uid[:0xFFFF]
         head = keys.UID_HEAD.pack(keys.ID.unpack(study_id)[0], 1, len(uid))
-        txn.put(series_id, head + uid + facts_of(order, stated.series), db=environment.series)
-        items = stated.items[2]
+        txn.put(series_id, head + uid + facts_of(order, statement.series), db=environment.series)
+        items = statement.items[2]
         self.counters.series[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
         self.search_keys.add(series_id, items)
         return series_id
 
-    def _add_study(self, txn: WriteTxn, study_key: bytes, stated: Statement, order: bytes) -> bytes:
+    def _add_study(self, txn: WriteTxn, study_key: bytes, statement: Statement, order: bytes) -> bytes:
         """The same shortcut for a study, and for its patient if that is new or its facts stay the same."""
         environment = self._environment
         study_id = self.counters.next_id(txn, "study")
         txn.put(study_key, study_id, db=environment.study_uids)
-        txn.put(study_id + stated.study_digest, order, db=environment.study_statements)
-        key = key_of_patient(stated.items[0], stated.study_instance_uid)
+        txn.put(study_id + statement.study_digest, order, db=environment.study_statements)
+        key = key_of_patient(statement.items[0], statement.study_instance_uid)
         patient_id = txn.get(key, db=environment.patient_keys)
         head = keys.KEY_HEAD.pack(len(key)) + key
-        after = head + facts_of(order, stated.patient)
+        after = head + facts_of(order, statement.patient)
         if patient_id is None:
             patient_id = self.counters.next_id(txn, "patient")
             txn.put(key, patient_id, db=environment.patient_keys)
@@ -207,36 +209,36 @@ class Entities:
             if not repeats(before, after, len(head)):
                 patient = PatientRow.decode(before)
                 facts = Facts.empty(PART_COUNT_PATIENT)
-                facts.observe(order, [stated.patient])
+                facts.observe(order, [statement.patient])
                 patient.facts.observe_facts(facts)
                 txn.put(patient_id, patient.encode(), db=environment.patients)
         txn.put(patient_id + study_id, b"", db=environment.patient_studies)
-        uid = stated.study_instance_uid[:0xFFFF]
+        uid = statement.study_instance_uid[:0xFFFF]
         head = keys.UID_HEAD.pack(keys.ID.unpack(patient_id)[0], 1, len(uid))
-        txn.put(study_id, head + uid + facts_of(order, stated.patient, stated.study), db=environment.studies)
-        items = stated.items[0] | stated.items[1]
+        txn.put(study_id, head + uid + facts_of(order, statement.patient, statement.study), db=environment.studies)
+        items = statement.items[0] | statement.items[1]
         self.search_keys.add(study_id, items)
         self._texts.add(txn, study_id, items)
         return study_id
 
-    def _settle_study(self, txn: WriteTxn, stated: Statement, order: bytes) -> bytes:
+    def _settle_study(self, txn: WriteTxn, statement: Statement, order: bytes) -> bytes:
         environment = self._environment
-        study_key = keys.bounded(stated.study_instance_uid)
+        study_key = keys.bounded(statement.study_instance_uid)
         study_id = txn.get(study_key, db=environment.study_uids)
         if study_id is None and self.overlay.is_empty:
-            study_id = self._add_study(txn, study_key, stated, order)
-            self._remember_study(stated, study_id, order)
+            study_id = self._add_study(txn, study_key, statement, order)
+            self._cache_study(statement, study_id, order)
             return study_id
         if study_id is None:
             study_id = self.counters.next_id(txn, "study")
             txn.put(study_key, study_id, db=environment.study_uids)
-            row = UidRow(0, 0, stated.study_instance_uid, Facts.empty(PART_COUNT_STUDY))
+            row = UidRow(0, 0, statement.study_instance_uid, Facts.empty(PART_COUNT_STUDY))
         else:
             row = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
         before = _study_values(row.facts)
         conflicts = len(row.facts.conflicts)
-        content = [stated.patient, stated.study]
-        if add_statement(txn, environment.study_statements, study_id, stated.study_digest, row, order, b"", content):
+        content = [statement.patient, statement.study]
+        if add_statement(txn, environment.study_statements, study_id, statement.study_digest, row, order, b"", content):
             if not self.overlay.is_empty:
                 over = partial(self.overlay.of_study, txn, row.uid)
                 if correct_facts(txn, environment.study_statements, study_id, row, 0, over) and row.owner:
@@ -245,13 +247,13 @@ class Entities:
             txn.put(study_id, row.encode(), db=environment.studies)
             self._study_changed(txn, study_id, before, _study_values(row.facts))
             self.counters.count(txn, keys.META_CONFLICTS, len(row.facts.conflicts) - conflicts)
-        self._remember_study(stated, study_id, order)
+        self._cache_study(statement, study_id, order)
         return bytes(study_id)
 
-    def _remember_study(self, stated: Statement, study_id: bytes, order: bytes) -> None:
+    def _cache_study(self, statement: Statement, study_id: bytes, order: bytes) -> None:
         if len(self._studies) >= CACHED_STUDIES_MAX:
             self._studies.clear()
-        self._studies[stated.study_instance_uid, stated.study_digest] = study_id, order
+        self._studies[statement.study_instance_uid, statement.study_digest] = study_id, order
 
     def _link_patient(self, txn: WriteTxn, study_id: bytes, row: UidRow) -> None:
         """Puts the study under the patient that its facts name, and adds these facts to the patient's."""

@@ -107,14 +107,14 @@ class Overlay:
         """Checks whether there are any corrections."""
         self.is_empty = not txn.stat(self._environment.corrections)["entries"]
 
-    def of_study(self, txn: ReadTxn, uid: bytes, stated: Facts, *, of_patient: bool = True) -> list[Part]:
+    def of_study(self, txn: ReadTxn, uid: bytes, stated_facts: Facts, *, of_patient: bool = True) -> list[Part]:
         """The overlay of the patient part and the study part of a study's facts.
 
         Without `of_patient`, corrections of its patient are left out.
         """
         environment = self._environment
         of_study = list(in_force(txn, environment, STUDY, keys.bounded(uid)))
-        items = stated.values(PATIENT)
+        items = stated_facts.values(PATIENT)
         steps = [correction for correction in of_study if correction.operation == Operation.MOVE][-1:]
         if steps:
             items = steps[-1].items
@@ -138,17 +138,17 @@ class Overlay:
         parts: list[Part] = [{}, {}]
         for tag, order, value in overlay.result():
             part = PATIENT if level_of.get(tag) == PATIENT else STUDY
-            if value or stated.parts[part].get(tag, (b"", b""))[1]:
+            if value or stated_facts.parts[part].get(tag, (b"", b""))[1]:
                 parts[part][tag] = (order, value)
         return parts
 
-    def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated: Facts) -> list[Part]:
+    def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated_facts: Facts) -> list[Part]:
         """The overlay of a series' facts."""
         overlay = _CorrectedAttributes()
         for correction in in_force(txn, self._environment, SERIES, name_of_series(study_uid, uid)):
             if correction.operation == Operation.CORRECT:
                 overlay.set(correction.stamp, 0, correction.stamp, correction.items)
-        stored = stated.parts[0]
+        stored = stated_facts.parts[0]
         result = overlay.result()
         return [{tag: (order, value) for tag, order, value in result if value or stored.get(tag, (b"", b""))[1]}]
 

@@ -72,17 +72,17 @@ def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: 
         stamp, *place = keys.INSTANCE.unpack_from(row)[:3]
         if stamp == record.stamp and tuple(place) == old[:2] and old < position:
             key = order_and_place(stamp, old)
-            moved = UidRecord(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
+            old_record = UidRecord(key, State.CURRENT, record.kind, record.flags, old, meta=record.meta)
             writer.relocate_current(txn, where, position)
-            row = pack_history(moved, State.DUPLICATE)
+            row = pack_history(old_record, State.DUPLICATE)
             txn.put(sop_key + b"\0" + key, row, db=environment.history)
             writer.accounts.change(txn, old, State.CURRENT, State.DUPLICATE)
             writer.accounts.change(txn, position, None, State.CURRENT)
             writer.accounts.cover(txn, position)
             return True
-    moved = record_of(Entry.unpack(record._replace(position=position)))
-    moved.meta = record.meta
-    return writer.apply_copy(txn, sop_key, moved)
+    copy = record_of(Entry.unpack(record._replace(position=position)))
+    copy.meta = record.meta
+    return writer.apply_copy(txn, sop_key, copy)
 
 
 # forget --------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from engine.storage.record import HEADER_BYTES, Kind
 
 _unpack_instance = keys.INSTANCE.unpack_from
 _history = keys.HISTORY.pack
-_told = keys.ORDER_PLACE.pack
+_order_place = keys.ORDER_PLACE.pack
 
 _Fields: TypeAlias = tuple[Any, ...]
 """A row of `instances`, unpacked."""
@@ -148,7 +148,7 @@ class Tombstones:
         for sop_key, where in current.items():
             (stamp, segment_id, offset, payload_length, _, _, payload_crc, meta_length, key_length, flags,
              _, _, _, _, _) = instances[where]  # fmt: skip
-            order_and_place = _told(stamp, payload_crc << 32 | payload_length & 0xFFFFFFFF, segment_id, offset)
+            order_and_place = _order_place(stamp, payload_crc << 32 | payload_length & 0xFFFFFFFF, segment_id, offset)
             head = _history(State.DELETED, Kind.INSTANCE, flags, payload_length, payload_crc, meta_length, key_length)
             rows.append((sop_key + b"\0" + order_and_place, head))
 

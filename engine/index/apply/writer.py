@@ -328,7 +328,7 @@ class Writer:
     def _fold(
         self, txn: WriteTxn, sop_key: bytes, where: bytes, current: UidRecord | None, new_records: Sequence[UidRecord]
     ) -> dict[bytes, State]:
-        """Applies the rule to every record of a UID, whatever the order in which they arrived."""
+        """Applies the rule to every record of a UID, in any order of arrival."""
         records = read_history(txn, self.environment, sop_key)
         if current is not None:
             records.append(current)
@@ -409,7 +409,7 @@ class Writer:
         (stamp, segment_id, offset, payload_length, pixel_data_offset, received_ns, payload_crc, meta_length,
          key_length, flags, class_id, syntax_id, title_id, set_id, digest) = keys.INSTANCE.unpack_from(row)  # fmt: skip
         position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
-        patient, study, series = self.entities.stated(txn, where[:4], digest)
+        patient, study, series = self.entities.statement_blobs(txn, where[:4], digest)
         entry = Entry(
             position,
             flags,

@@ -1,1 +1,1 @@
-"""LMDB under the index: the environment, its transactions, the turn to write, its file as bytes."""
+"""The LMDB environment of the index, its transactions, the turn to write, and LMDB's file as bytes."""

@@ -68,10 +68,10 @@ def transaction_of(page: bytes) -> int | None:
 
 def meta_page(page: bytes, slot: int, transaction_id: int) -> bytes:
     """A copy of a meta page for another slot and transaction id, which leads to the same state."""
-    changed = bytearray(page)
-    _NUMBER.pack_into(changed, 0, slot)
-    _NUMBER.pack_into(changed, _TRANSACTION_AT, transaction_id)
-    return bytes(changed)
+    copy = bytearray(page)
+    _NUMBER.pack_into(copy, 0, slot)
+    _NUMBER.pack_into(copy, _TRANSACTION_AT, transaction_id)
+    return bytes(copy)
 
 
 def newest_meta_page(data: bytes) -> bytes | None:
@@ -103,7 +103,7 @@ def fault_of(files: Files, fd: int) -> str:
     size = files.size(fd)
     if not size:
         return ""
-    # The first page tells the size of both; without it the second cannot be found either.
+    # The first page has the size of both; without it the second cannot be found either.
     first = files.pread(fd, PAGE_BYTES_MAX, 0)
     if transaction_of(first) is None:
         return "it does not begin with a meta page"

@@ -1,1 +1,1 @@
-"""What the index keeps, as bytes and as values: keys, rows, entries, statements, search keys. Opens nothing."""
+"""The format of the index's content: keys, rows, entries, statements, search keys. Opens nothing."""

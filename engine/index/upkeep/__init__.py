@@ -1,1 +1,1 @@
-"""The upkeep of an index: checkpoints, rebuilding, audit, and the records that a compaction must keep."""
+"""The upkeep of an index: checkpoints, rebuilds, audits, and the decision which records a compaction must keep."""
