@@ -207,7 +207,7 @@ def test_the_options_of_a_query_are_flags(capsys: pytest.CaptureFixture[str], mo
 
 def import_summary(**changes: Any) -> SimpleNamespace:
     values: dict[str, Any] = {"stored": 3, "duplicates": 1, "kept_aside": 0, "replaced": 0, "directories": 0}
-    values |= {"refused": [], "barren": [], "bytes": 9, "seconds": 0.5}
+    values |= {"refused": [], "empty_paths": [], "bytes": 9, "seconds": 0.5}
     return SimpleNamespace(**{**values, **changes})
 
 
