@@ -7,10 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Self
 
 
 class EngineError(Exception):
     """The base of every error that this engine raises on purpose."""
+
+    def without_frames(self) -> Self:
+        """Itself, without traceback and causes: their frames hold what was read when it was raised.
+
+        Whoever keeps an error as a value calls it, so that memory comes back without the garbage collector.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class ConfigError(EngineError):

@@ -70,6 +70,7 @@ DOORS = {
     "scan": "dicom/elements.py",
     "json_model": "dicom/json_model.py",
     "crc32c": "storage/record.py",
+    "multipart": "web/multipart.py",
     "disk": "storage/files.py",
     "heads": "index/apply/bulk.py",
     "receive": "dimse/assembly.py",

@@ -14,7 +14,7 @@ from engine.archive.ingest.request import POLICIES, Answer, Payload, StoreReques
 from engine.dicom import part10
 from engine.errors import AssociationFailed, DataSetError, EngineError, InstanceRefused, MultipartError, Refusal
 from engine.web.accept import parse_media_type
-from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
+from engine.web.multipart import BlockPool, PartBegin, PartEnd, Reader, boundary_in
 
 if TYPE_CHECKING:
     import aiohttp
@@ -38,7 +38,7 @@ class ResponseStore:
         self._engine = engine
         self._peer = peer
         self._on_stored = on_stored
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
         self._length = 0
         self._crc = 0
         self._request: StoreRequest | None = None
@@ -54,7 +54,7 @@ class ResponseStore:
             if media_type.name == "application/dicom":
                 await self._single(response)
                 return
-            reader = Reader(boundary_in(media_type))
+            reader = Reader(boundary_in(media_type), BlockPool(self._engine.ingest_budget, keep=1))
             async for chunk in response.content.iter_chunked(CHUNK_BYTES):
                 for event in reader.feed(chunk):
                     if isinstance(event, PartBegin):
@@ -62,7 +62,7 @@ class ResponseStore:
                     elif isinstance(event, PartEnd):
                         await self._end()
                     else:
-                        await self._add(bytes(event))
+                        await self._add(event.view)
             reader.finish()
         except MultipartError as error:
             raise AssociationFailed(f"{self._peer.aet}: {error}") from error
@@ -79,7 +79,7 @@ class ResponseStore:
         self._parts, self._length, self._crc = [], 0, 0
         self._request = self._stream = self._refusal = None
 
-    async def _add(self, data: bytes) -> None:
+    async def _add(self, data: bytes | memoryview) -> None:
         if self._refusal is not None or not data:
             return
         self._length += len(data)

@@ -18,9 +18,10 @@ from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
-from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, Refusal, StorageError, StorageFull
+from engine.errors import EngineError, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.format.types import Outcome
-from engine.runtime.admission import Reason, full_comment
+from engine.runtime.admission import full_comment
+from engine.runtime.store_notes import StoreNotes
 from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
@@ -65,8 +66,8 @@ class StorageProvider:
         self._accept_truncated = settings.accept_truncated
         self._window = max(settings.receive_window, 1)
         self._chunks_max = max(1, limits.ingest_bytes_max // self._services.pool.chunk_bytes)
-        self._counters = self._services.engine.metrics.peer(self._session.caller)
-        self._log = logger.about(self._connection.peer_host)
+        about = logger.about(self._connection.peer_host)
+        self._notes = StoreNotes(self._services.engine, about, self._session.caller)
         if self._allowed:
             self._services.engine.flow.began(self._connection, session.calling_ae_title)
 
@@ -163,31 +164,16 @@ class StorageProvider:
 
     def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
         self._unanswered -= 1
-        counters = self._services.engine.metrics.counters
         code: int = StoreStatus.SUCCESS
         comment = ""
         if isinstance(outcome, EngineError):
-            code, comment = status_of(outcome, Service.STORE), str(outcome)
-            self._counters.failures += 1
-            counters["instances_refused"] += 1
-            counters["instances_quarantined"] += isinstance(outcome, InstanceQuarantined)
-            self._log.warning(
-                "instance refused",
-                calling=self._session.caller,
-                sop_instance_uid=rq.affected_sop_instance_uid,
-                status=f"{code:04X}",
-                reason=comment,
-            )
-            if isinstance(outcome, StorageFull):
-                comment = full_comment(outcome)
-                if comment == Reason.DISK_RESERVE.comment:
-                    self._services.engine.admission.found_full()
-                counters["stores_refused_storage_full"] += 1
+            code = status_of(outcome, Service.STORE)
+            comment = full_comment(outcome) if isinstance(outcome, StorageFull) else str(outcome)
+            self._notes.refused(outcome, rq.affected_sop_instance_uid, code)
         else:
-            self._counters.instances += 1
-            self._counters.bytes += length
+            self._notes.stored(outcome, rq.affected_sop_instance_uid, length)
             if outcome is not Outcome.STORED:
-                code, comment = self._note_duplicate(rq, outcome)
+                code, comment = self._warning(outcome)
         rsp = CStoreRSP(
             rq.message_id, rq.affected_sop_class_uid, rq.affected_sop_instance_uid, code, error_comment=comment[:64]
         ).encode()
@@ -198,23 +184,9 @@ class StorageProvider:
             self._connection.resume_reading()
         self._session.operation_ended()
 
-    def _note_duplicate(self, rq: CStoreRQ, outcome: Outcome) -> tuple[int, str]:
-        self._services.engine.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
-        if outcome is Outcome.DUPLICATE:
-            return StoreStatus.SUCCESS, ""
+    def _warning(self, outcome: Outcome) -> tuple[int, str]:
         if outcome is Outcome.TRUNCATED:
-            self._log.warning(
-                "a data set that ends early was stored",
-                calling=self._session.calling_ae_title,
-                sop_instance_uid=rq.affected_sop_instance_uid,
-            )
             return StoreStatus.ELEMENTS_DISCARDED, TRUNCATED_COMMENT
-        self._log.warning(
-            "other content for a known SOP Instance UID",
-            calling=self._session.caller,
-            sop_instance_uid=rq.affected_sop_instance_uid,
-            outcome=outcome.name.lower(),
-        )
         if outcome is Outcome.KEPT_ASIDE and self._services.config.duplicates_answer == "warning":
             return StoreStatus.COERCION_OF_DATA_ELEMENTS, KEPT_ASIDE_COMMENT
         return StoreStatus.SUCCESS, ""

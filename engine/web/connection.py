@@ -7,19 +7,24 @@
 
 The front calls `look` several times within the shortest of these times. aiohttp's parser is llhttp: requests with an
 ambiguous length, and bytes that are not HTTP, are answered with 400, and the connection is closed.
+
+The body of a route with `Route.takes_body` and a Content-Length does not go through that parser (`direct_body`): the
+parser gets the head alone, and a new parser gets the next request.
 """
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 from typing import TYPE_CHECKING, Any, Protocol
 
-from aiohttp.http_parser import RawRequestMessage
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
+from engine.web.direct_body import DirectBody
 from engine.web.errors import problem, problem_response
 from engine.web.outlet import UNSENT_BYTES_MAX
 
@@ -46,6 +51,9 @@ get a reset before it reads the answer."""
 
 _NEVER_S = 1e6
 
+_HEAD_END = b"\r\n\r\n"
+_HAS_LENGTH = re.compile(rb"\r\ncontent-length:", re.IGNORECASE)
+
 
 class Owner(Protocol):
     """The part of the front that connections need."""
@@ -56,6 +64,9 @@ class Owner(Protocol):
     def lost(self, connection: HttpConnection) -> None:
         """A connection has ended."""
 
+    def takes_body(self, path: str) -> bool:
+        """Whether a POST to this path takes its body itself."""
+
     def finished(self, request: BaseRequest, response: StreamResponse | None) -> None:
         """A request was answered; `response` is None if its client disconnected before."""
 
@@ -64,16 +75,19 @@ class HttpConnection(RequestHandler):
     """One connection. Call `look` several times a second."""
 
     def __init__(self, front: Owner, manager: Any, settings: Http, on_end: Callable[[], None]) -> None:
+        self._parsing: dict[str, Any] = {
+            "max_line_size": settings.request_line_bytes_max,
+            "max_field_size": settings.header_bytes_max,
+            "max_headers": settings.headers_max,
+            "auto_decompress": False,
+        }
         super().__init__(
             manager,
             loop=front.engine.loop,
             keepalive_timeout=_NEVER_S,  # `look` has the timeouts
             lingering_time=LINGER_S,
             access_log=None,  # type: ignore[arg-type]
-            max_line_size=settings.request_line_bytes_max,
-            max_field_size=settings.header_bytes_max,
-            max_headers=settings.headers_max,
-            auto_decompress=False,
+            **self._parsing,
         )
         self._front = front
         self._settings = settings
@@ -87,6 +101,11 @@ class HttpConnection(RequestHandler):
         self._request: BaseRequest | None = None
         self._is_answered = False
         """Whether its last request was, and another may come, for which aiohttp's task does not wait yet."""
+        self.direct_body: DirectBody | None = None
+        """What is being received past the parser."""
+        self._held_body: DirectBody | None = None
+        """The same, until the request is there that it belongs to."""
+        self._held_payload: Any = None
         self.peer_host = ""
         self.socket_fd = -1
         """What may be written to past the transport, while `is_direct`; -1: nothing."""
@@ -113,11 +132,21 @@ class HttpConnection(RequestHandler):
         self._front.lost(self)
         self._on_end()
 
+    def received(self, count: int) -> None:
+        """So many bytes have come, whatever they are."""
+        self._received_bytes += count
+
     def data_received(self, data: bytes) -> None:
-        """Something has come."""
-        self._received_bytes += len(data)
+        """Something has come for the parser."""
         is_free = self._waiter is not None or self._is_answered
-        if is_free and self._head_since is None and data.endswith(b"\r\n\r\n"):
+        is_first = self.is_idle and self._head_since is None
+        if is_first and data.startswith(b"POST ") and (end := self._head_end(data)):
+            super().data_received(data[:end])
+            if length := self._direct_length():
+                self._hold_body(length, data[end:])
+            elif end < len(data):
+                super().data_received(data[end:])
+        elif is_free and self._head_since is None and data.endswith(_HEAD_END):
             if self._is_answered_at_once(data):
                 self._idle_since = self._loop.time()
                 return
@@ -144,6 +173,65 @@ class HttpConnection(RequestHandler):
         if self._messages and waiter is not None and not waiter.done():
             waiter.set_result(None)
         return False
+
+    # -- bodies past the parser -----------------------------------------------------------------
+
+    def take_held_body(self) -> DirectBody | None:
+        """The body of the request that begins, if it is not read by the parser."""
+        body, self._held_body = self._held_body, None
+        return body
+
+    def pause_body(self) -> None:
+        """Nothing more is read from the socket."""
+        self._pause_transport_reading()
+
+    def resume_body(self) -> None:
+        """Reading goes on."""
+        self._resume_transport_reading()
+
+    def body_ended(self, length: int) -> None:
+        """All of it has been read from the socket: what follows is the next request."""
+        self.direct_body = None
+        payload, self._held_payload = self._held_payload, None
+        payload.total_bytes = length
+        payload.feed_eof()
+        if self._manager is not None:
+            self._parser = HttpRequestParser(
+                self,
+                self._loop,
+                self._read_bufsize,
+                payload_exception=RequestPayloadError,
+                max_msg_queue_size=self._max_msg_queue_size,
+                **self._parsing,
+            )
+
+    def _head_end(self, data: bytes) -> int:
+        """Where the head of a request ends whose body its route takes, if it is one and whole; else 0."""
+        end = data.find(_HEAD_END) + len(_HEAD_END)
+        if end < len(_HEAD_END) or not _HAS_LENGTH.search(data, 0, end):
+            return 0
+        path = data[len(b"POST ") : data.find(b"\r\n")].partition(b" ")[0]
+        return end if self._front.takes_body(path.decode("latin-1")) else 0
+
+    def _direct_length(self) -> int:
+        """The length of the body of the request whose head has just been parsed; 0 if that is not all there is."""
+        if len(self._messages) != 1 or self._upgraded:
+            return 0
+        message, payload = self._messages[0]
+        if not isinstance(message, RawRequestMessage) or message.chunked or payload.is_eof() or payload.total_bytes:
+            return 0
+        return int(message.headers.get("Content-Length", "0"))
+
+    def _hold_body(self, length: int, beginning: bytes) -> None:
+        body = DirectBody(self, length, beginning[:length])
+        self.direct_body = self._held_body = body
+        self._held_payload = self._messages[0][1]
+        if not body.is_whole:
+            body.pause()
+            return
+        self.body_ended(length)
+        if len(beginning) > length:
+            self.data_received(beginning[length:])
 
     # -- the front's side -----------------------------------------------------------------------
 
@@ -182,7 +270,8 @@ class HttpConnection(RequestHandler):
             self.reset("received an answer too slowly")
         elif self._request is not None:
             payload = self._request.content
-            is_pending = not payload.is_eof() and not self._reading_paused
+            is_ours = self._reading_paused or (self.direct_body is not None and self.direct_body.is_paused)
+            is_pending = not payload.is_eof() and not is_ours
             if self._upload.is_too_slow(now, self._received_bytes, pending=is_pending):
                 self.reset("sent a body too slowly")
         elif self._head_since is not None and now - self._head_since > settings.header_timeout_s:
@@ -228,6 +317,8 @@ class HttpConnection(RequestHandler):
             self._is_answered = bool(response.keep_alive) and not reset and request.content.is_eof()
             return response, reset
         finally:
+            if self.direct_body is not None:
+                self.direct_body.drop()
             self._request = None
             self._idle_since = self._loop.time()
             self._front.finished(request, response)

@@ -35,7 +35,9 @@ from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.history_sampler import HistorySampler
+from engine.web.intake import Intake, Scratch
 from engine.web.limits import RequestLimits
+from engine.web.multipart import BlockPool
 from engine.web.outlet import Outlet
 from engine.web.quick_frames import QuickFrames
 from engine.web.request import Request, Writer
@@ -97,6 +99,8 @@ class WebFront:
         self.outlet = Outlet()
         self.quick = QuickFrames(self, self._limits, self.routes)
         self._connections: dict[HttpConnection, None] = {}
+        self._scratch = Scratch()
+        self._blocks = BlockPool(engine.ingest_budget)
         self._tasks: set[asyncio.Task[None]] = set()
         self._request_number = 0
         self._request_prefix = f"{os.getpid():x}-"
@@ -173,11 +177,11 @@ class WebFront:
     async def _connect(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
         made: list[HttpConnection] = []
 
-        def protocol() -> HttpConnection:
+        def protocol() -> Intake:
             connection = HttpConnection(self, self._server, self._settings, on_end)
             self._connections[connection] = None
             made.append(connection)
-            return connection
+            return Intake(connection, self._scratch)
 
         tls: dict[str, Any] = {}
         if self._tls is not None:
@@ -198,6 +202,12 @@ class WebFront:
     def lost(self, connection: HttpConnection) -> None:
         """A connection has ended."""
         self._connections.pop(connection, None)
+
+    def takes_body(self, path: str) -> bool:
+        """Whether a POST to this path takes its body itself."""
+        match = self._router.match(path.partition("?")[0])
+        route = match.routes.get("POST") if match is not None else None
+        return route is not None and route.takes_body
 
     def _make_room(self) -> None:
         if len(self._connections) < self._settings.connections_max:
@@ -243,6 +253,7 @@ class WebFront:
         request.connection, request.outlet = protocol, self.outlet
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
         request.commitments = self._commitments
+        request.direct_body, request.blocks = protocol.take_held_body(), self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
         client_id = message.headers.get("X-Request-ID", "")

@@ -12,20 +12,26 @@ Pure: no sockets. What is written has one form, which also the parsers in the fi
 The boundary is a keyed hash of the entity tag: the same for each request, so that a range of the whole body means the
 same bytes, and not to be guessed by whoever uploads pixels. A body's length is known before its first byte is sent.
 
-What is read may have line ends without CR, a preamble, an epilogue, a boundary of any length and in quotes, blanks
-behind it, and parts without a header or a Content-Type. Refused: a body that ends before its closing boundary, parts
-that are multipart themselves or encoded, header blocks beyond HEAD_BYTES_MAX.
+What is read (`ext/multipart.pyx` takes it apart) may have line ends without CR, a preamble, an epilogue, a boundary of
+any length and in quotes, blanks behind it, and parts without a header or a Content-Type. Refused: a body that ends
+before its closing boundary, parts that are multipart themselves or encoded, header blocks beyond HEAD_BYTES_MAX.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final, NamedTuple, TypeAlias
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from engine._ext.multipart import END, NO_BOUNDARY, PART, PIECE, Splitter
+from engine._ext.multipart import BlockPool as BlockPool
 from engine.errors import MultipartError
 from engine.web.accept import MULTIPART, MediaType, parse_media_type
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 HEAD_BYTES_MAX: Final = 16 << 10
 """Of one part's header block; a URL of 8 KiB and what stands beside it."""
@@ -33,10 +39,6 @@ HEADER_COUNT_MAX: Final = 32
 PREAMBLE_BYTES_MAX: Final = 64 << 10
 BOUNDARY_CHARACTERS_MAX: Final = 250
 """RFC 2046 allows 70; a client that joins two GUIDs sends 73."""
-_PADDING_BYTES_MAX: Final = 64
-"""Blanks between a boundary and its line end."""
-_HEAD_STEP_BYTES: Final = 1 << 10
-_HEAD_END: Final = re.compile(rb"\n\r?\n")
 _FOLD: Final = re.compile(rb"\r?\n[ \t]+")
 _BOUNDARY_HEX_DIGITS: Final = 40
 
@@ -126,12 +128,21 @@ class PartBegin(NamedTuple):
     """As it is claimed."""
 
 
+class Piece(NamedTuple):
+    """The next bytes of a part's content: as many as lie together in memory."""
+
+    view: memoryview
+    summed_from: int
+    """Where the data set begins in the content, as a DICOM file's group 0002 says it; -1: it does not say."""
+    crc: int
+    """crc32c of the content from there to the end of this piece."""
+
+
 class PartEnd(NamedTuple):
     """The part that has begun is whole."""
 
 
-Event: TypeAlias = "PartBegin | bytes | memoryview | PartEnd"
-"""Bytes are the part's content; a memory view is of the chunk that was fed."""
+Event: TypeAlias = "PartBegin | Piece | PartEnd"
 
 
 def boundary_in(content_type: MediaType) -> str:
@@ -147,163 +158,93 @@ def boundary_in(content_type: MediaType) -> str:
 
 
 class Reader:
-    """Takes a multipart body apart as it comes. Feed it all of it, then finish.
+    """Takes a body apart as it comes. Feed it all of it, or let a transport write to it, then finish.
 
-    Keeps no more than a header block, or what may be the beginning of a boundary. An error is final.
+    `get_buffer` and `buffer_updated` are as in asyncio.BufferedProtocol; the latter says how many events wait.
+    An error is final.
     """
 
-    def __init__(self, boundary: str) -> None:
-        self._delimiter = b"\n--" + boundary.encode("ascii")
-        self._go_on: Callable[[Reader, bytes, int], int] = Reader._content
-        """No bound method: in a circle, what was fed last would stay until the garbage collector comes."""
-        self._events: list[Event] = []
-        self._held = b"\n"
-        """What has come and cannot be judged yet."""
-        self._is_lead = True
-        """The first byte held is the line end of what went before, and no content."""
-        self._delimiter_bytes = b""
-        """What looked like the beginning of a line with a boundary."""
-        self._preamble_bytes = 0
-        self.part_count = 0
+    def __init__(self, boundary: str, blocks: BlockPool | None = None) -> None:
+        """`boundary`: "" for a body that is one content and has no header block. `blocks`: the memory to use."""
+        self._splitter = Splitter(
+            blocks or BlockPool(keep=1),
+            boundary.encode("ascii"),
+            preamble_bytes_max=PREAMBLE_BYTES_MAX,
+            header_bytes_max=HEAD_BYTES_MAX,
+        )
+        self.get_buffer = self._splitter.get_buffer
+        self.buffer_updated = self._splitter.buffer_updated
+
+    @property
+    def part_count(self) -> int:
         """Parts that have begun."""
+        return self._splitter.part_count
 
-    def feed(self, chunk: bytes) -> list[Event]:
-        """What follows. Views of the chunk are among the events. Raises MultipartError."""
-        self._events = []
-        offset = 0
-        while offset < len(chunk):
-            offset = self._go_on(self, chunk, offset)
-        return self._events
+    def expect(self, length: int) -> None:
+        """No buffer is longer than what is left of so many bytes."""
+        self._splitter.bytes_left = length
 
-    def finish(self) -> None:
-        """The body has ended. Raises MultipartError if that is too early."""
-        if self._go_on is Reader._epilogue:
-            return
+    def write(self, data: Buffer) -> None:
+        """The next bytes, which are copied."""
+        self._splitter.feed(data)
+
+    def feed(self, data: Buffer) -> list[Event]:
+        """The next bytes, and the events. Raises MultipartError."""
+        self._splitter.feed(data)
+        return self.events()
+
+    def events(self) -> list[Event]:
+        """What became known since the last call. Raises MultipartError."""
+        return [self._event(found) for found in self._splitter.take()]
+
+    def finish(self) -> list[Event]:
+        """The body has ended: the last events. Raises MultipartError if that is too early."""
+        is_whole = self._splitter.finish()
+        events = self.events()
+        if is_whole:
+            return events
         if not self.part_count:
             raise MultipartError("the multipart body has no part: its boundary does not occur")
         raise MultipartError(f"the multipart body ends within part {self.part_count}, without its closing boundary")
 
-    # Each state goes on from an offset in a chunk, and says where the next one does.
+    def stop(self) -> None:
+        """Nothing more is read: gives the memory back."""
+        self._splitter.stop()
 
-    def _content(self, chunk: bytes, offset: int) -> int:
-        if self._held:
-            return self._content_across(chunk, offset)
-        found = chunk.find(self._delimiter, offset)
-        if found >= 0:
-            start = _with_carriage_return(chunk, found, offset)
-            self._give(memoryview(chunk)[offset:start])
-            self._go_on, self._delimiter_bytes = Reader._line, chunk[start : found + len(self._delimiter)]
-            return found + len(self._delimiter)
-        doubtful = self._doubtful_from(chunk, offset)
-        self._give(memoryview(chunk)[offset:doubtful])
-        self._held = chunk[doubtful:]
-        return len(chunk)
-
-    def _content_across(self, chunk: bytes, offset: int) -> int:
-        """The same where what is held may go on as a boundary; looks at so much of the chunk as that takes."""
-        held_length, lead = len(self._held), int(self._is_lead)
-        joined = self._held + chunk[offset : offset + len(self._delimiter) + 1]
-        found = joined.find(self._delimiter)
-        start = _with_carriage_return(joined, found, 0)
-        if 0 <= start < held_length:
-            self._give(joined[lead:start])
-            self._held, self._is_lead = b"", False
-            after = found + len(self._delimiter)
-            self._go_on, self._delimiter_bytes = Reader._line, joined[max(start, lead) : after]
-            return offset + after - held_length
-        doubtful = self._doubtful_from(joined, 0)
-        if doubtful < held_length:
-            self._give(joined[lead:doubtful])
-            self._held = joined[doubtful:]
-            self._is_lead = bool(lead) and doubtful == 0
-            return len(chunk)
-        self._give(joined[lead:held_length])
-        self._held, self._is_lead = b"", False
-        return offset
-
-    def _doubtful_from(self, data: bytes, offset: int) -> int:
-        """From where on the end of `data` may be the beginning of a boundary."""
-        newline = data.rfind(b"\n", max(offset, len(data) - len(self._delimiter) + 1))
-        if newline >= 0 and self._delimiter.startswith(data[newline:]):
-            return _with_carriage_return(data, newline, offset)
-        return len(data) - (len(data) > offset and data.endswith(b"\r"))
-
-    def _line(self, chunk: bytes, offset: int) -> int:
-        """Behind a boundary: only the end of its line, or of the whole, makes it one."""
-        held_length = len(self._held)
-        joined = self._held + chunk[offset : offset + _PADDING_BYTES_MAX]
-        if joined.startswith(b"--"):
-            self._end_part()
-            self._go_on, self._held = Reader._epilogue, b""
-            return len(chunk)
-        padding, newline, _ = joined.partition(b"\n")
-        is_blank = not padding.strip(b" \t\r")
-        if newline and is_blank:
-            self._end_part()
-            self._go_on, self._held = Reader._head, b"\n"
-            return offset + len(padding) + 1 - held_length
-        if (is_blank or joined == b"-") and len(joined) < _PADDING_BYTES_MAX:
-            self._held = joined
-            return len(chunk)
-        self._give(self._delimiter_bytes + self._held)
-        self._go_on, self._held = Reader._content, b""
-        return offset
-
-    def _head(self, chunk: bytes, offset: int) -> int:
-        """A header block; what is held begins with the line end before it."""
-        held_length = len(self._held)
-        joined = self._held + chunk[offset : offset + _HEAD_STEP_BYTES]
-        found = _HEAD_END.search(joined)
-        if (len(joined) if found is None else found.start()) > HEAD_BYTES_MAX:
-            raise MultipartError(f"part {self.part_count + 1} has a header block of more than {HEAD_BYTES_MAX} bytes")
-        if found is None:
-            self._held = joined
-            return min(offset + _HEAD_STEP_BYTES, len(chunk))
-        self.part_count += 1
-        self._events.append(_part_begin(joined[1 : found.start() + 1], self.part_count))
-        self._go_on, self._held, self._is_lead = Reader._content, b"\n", True
-        return offset + found.end() - held_length
-
-    def _epilogue(self, chunk: bytes, offset: int) -> int:
-        return len(chunk)
-
-    def _give(self, data: bytes | memoryview) -> None:
-        if not data:
-            return
-        if self.part_count:
-            self._events.append(data)
-            return
-        self._preamble_bytes += len(data)
-        if self._preamble_bytes > PREAMBLE_BYTES_MAX:
+    def _event(self, found: tuple[Any, ...]) -> Event:
+        kind = found[0]
+        if kind == PIECE:
+            return Piece(found[1], found[2], found[3])
+        if kind == END:
+            return _PART_END
+        if kind == PART:
+            return _part_begin(found[1])
+        if found[1] == NO_BOUNDARY:
             raise MultipartError(f"no boundary within the first {PREAMBLE_BYTES_MAX} bytes of the multipart body")
-
-    def _end_part(self) -> None:
-        if self.part_count:
-            self._events.append(PartEnd())
+        raise MultipartError(f"part {self.part_count + 1} has a header block of more than {HEAD_BYTES_MAX} bytes")
 
 
-def _with_carriage_return(data: bytes, newline: int, first: int) -> int:
-    """Where a line end begins."""
-    return newline - 1 if newline > first and data[newline - 1] == 0x0D else newline
+_PART_END: Final = PartEnd()
 
 
-def _part_begin(block: bytes, number: int) -> PartBegin:
+@lru_cache(maxsize=64)
+def _part_begin(block: bytes) -> PartBegin:
     """A header block taken apart. Raises MultipartError."""
     lines = [line.rstrip("\r") for line in _FOLD.sub(b" ", block).decode("latin-1").split("\n")[:-1]]
     if len(lines) > HEADER_COUNT_MAX:
-        raise MultipartError(f"part {number} has more than {HEADER_COUNT_MAX} headers")
+        raise MultipartError(f"a part has more than {HEADER_COUNT_MAX} headers")
     headers: dict[str, str] = {}
     for line in lines:
         name, colon, value = line.partition(":")
         name = name.strip().lower()
         if not colon or not name:
-            raise MultipartError(f"part {number} has something else where a header should be")
+            raise MultipartError("a part has something else where a header should be")
         if name in headers:
-            raise MultipartError(f"part {number} has the header {name[:40]} twice")
+            raise MultipartError(f"a part has the header {name[:40]} twice")
         headers[name] = value.strip()
-    content_type = _content_type(headers.get("content-type", ""), number)
+    content_type = _content_type(headers.get("content-type", ""))
     if headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
-        raise MultipartError(f"part {number} has a Content-Transfer-Encoding; only binary is taken (PS3.18 8.6.1.2)")
+        raise MultipartError("a part has a Content-Transfer-Encoding; only binary is taken (PS3.18 8.6.1.2)")
     length = headers.get("content-length", "")
     return PartBegin(
         content_type,
@@ -313,12 +254,12 @@ def _part_begin(block: bytes, number: int) -> PartBegin:
     )
 
 
-def _content_type(text: str, number: int) -> MediaType | None:
+def _content_type(text: str) -> MediaType | None:
     if not text:
         return None
     found = parse_media_type(text)
     if found is None:
-        raise MultipartError(f"part {number} has no Content-Type that can be read")
+        raise MultipartError("a part has no Content-Type that can be read")
     if found.name.startswith("multipart/"):
-        raise MultipartError(f"part {number} is multipart itself")
+        raise MultipartError("a part is multipart itself")
     return found

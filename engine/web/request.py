@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from engine.runtime.outbound import Outbound
     from engine.web.change_stream import ChangeStream
     from engine.web.commitments import Commitments
+    from engine.web.direct_body import DirectBody
+    from engine.web.multipart import BlockPool
     from engine.web.outlet import Connection, Outlet
     from engine.web.urls import Origin
 
@@ -118,6 +120,10 @@ class Request(web.BaseRequest):
     """What happens to the archive, as this process follows it."""
     commitments: Commitments
     """Requests for storage commitment that this process judges."""
+    direct_body: DirectBody | None
+    """The body, where its route takes it itself and its length is known; then `content` has none of it."""
+    blocks: BlockPool
+    """Memory for such bodies."""
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
     connection: Connection

@@ -100,6 +100,8 @@ class Route:
     """What a JSON answer is, by its name in `schemas`; "": any JSON."""
     body: Any = None
     """What a JSON body is: a msgspec type."""
+    takes_body: bool = False
+    """Whether its handler reads `Request.direct_body` where there is one."""
 
     @property
     def name(self) -> str:

@@ -17,7 +17,7 @@ from engine.errors import ArchiveReadOnly, DataSetError, MultipartError
 from engine.web.accept import MULTIPART, MediaType, parse_media_type
 from engine.web.errors import UnsupportedMediaType
 from engine.web.forms import DICOM, OCTET_STREAM, choices_of
-from engine.web.multipart import PartBegin, PartEnd, Reader, boundary_in
+from engine.web.multipart import Event, PartBegin, PartEnd, Reader, boundary_in
 from engine.web.route import DICOMWEB, Parameter, Route
 from engine.web.stored import root_of, uid_of
 from engine.web.stow_model import METADATA_TYPES, Models
@@ -25,8 +25,6 @@ from engine.web.stow_response import JSON_TYPE, OFFERS, XML_TYPE, Reason, StoreR
 from engine.web.upload import Uploads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from aiohttp import web
 
     from engine.web.request import Request
@@ -41,47 +39,87 @@ async def store(request: Request) -> web.StreamResponse:
     content_type = parse_media_type(request.headers.get("Content-Type", ""))
     response = StoreResponse(root_of(request), study)
     uploads = Uploads(request.engine, request.principal, response, study)
+    body: _Body | None = None
     try:
         if content_type is not None and content_type.name == MULTIPART:
-            await _store_parts(request, content_type, uploads, response)
+            body = _Body(request, boundary_in(content_type))
+            await _store_parts(request, content_type, body, uploads, response)
         elif content_type is not None and content_type.name == DICOM:
-            await _store_one(request, uploads)
+            body = _Body(request, "")
+            await _store_one(body, uploads)
         else:
             raise UnsupportedMediaType(f"the body must be {MULTIPART} or {DICOM}")
     finally:
+        if body is not None:
+            body.stop()
         uploads.abandon()
     await uploads.settle()
     return response.answer(media_type)
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it was received, without a copy; what came in chunks of HTTP, which may be tiny, is joined."""
-    content = request.content
-    if request.content_length is None:
-        async for chunk in content.iter_any():
-            yield chunk
-        return
-    while chunk := (await content.readchunk())[0]:
-        yield chunk
+class _Body:
+    """The body of a request, taken apart."""
+
+    def __init__(self, request: Request, boundary: str) -> None:
+        """`boundary`: "" for a body that is one file."""
+        self._request = request
+        self._reader = Reader(boundary, request.blocks)
+        self._has_ended = False
+        if request.direct_body is not None:
+            request.direct_body.begin(self._reader)
+
+    @property
+    def part_count(self) -> int:
+        """Parts that have begun."""
+        return self._reader.part_count
+
+    async def next(self) -> list[Event]:
+        """What has come of it since the last call; empty: it has ended. Raises MultipartError."""
+        if self._has_ended:
+            return []
+        if events := await self._received():
+            return events
+        self._has_ended = True
+        return self._reader.finish()
+
+    async def _received(self) -> list[Event]:
+        direct, content = self._request.direct_body, self._request.content
+        if direct is not None:
+            return await direct.events()
+        events: list[Event] = []
+        while not events and (chunk := await content.readany()):
+            events = self._reader.feed(chunk)
+        return events
+
+    def stop(self) -> None:
+        """Nobody reads on."""
+        if self._request.direct_body is not None:
+            self._request.direct_body.drop()
+        self._reader.stop()
 
 
-async def _store_one(request: Request, uploads: Uploads) -> None:
+async def _store_one(body: _Body, uploads: Uploads) -> None:
     """The body is one file."""
-    uploads.begin()
-    async for chunk in _chunks(request):
-        await uploads.add(chunk)
-    await uploads.end()
+    while events := await body.next():
+        for event in events:
+            if isinstance(event, PartBegin):
+                uploads.begin()
+            elif isinstance(event, PartEnd):
+                await uploads.end()
+            else:
+                await uploads.add(*event)
 
 
-async def _store_parts(request: Request, content_type: MediaType, uploads: Uploads, response: StoreResponse) -> None:
+async def _store_parts(
+    request: Request, content_type: MediaType, body: _Body, uploads: Uploads, response: StoreResponse
+) -> None:
     """Each part is one. Raises MultipartError when there was none before the body turned out to be wrong."""
-    reader = Reader(boundary_in(content_type))
     usual = parse_media_type(content_type.parameter("type"))
     models = Models(request.engine)
     sink: Uploads | Models | None = None
     try:
-        async for chunk in _chunks(request):
-            for event in reader.feed(chunk):
+        while events := await body.next():
+            for event in events:
                 if isinstance(event, PartBegin):
                     sink = _begin(event, usual, uploads, models)
                     if sink is None:
@@ -91,9 +129,8 @@ async def _store_parts(request: Request, content_type: MediaType, uploads: Uploa
                 elif isinstance(event, PartEnd):
                     await sink.end()
                 else:
-                    await sink.add(event)
-        reader.finish()
-        if not reader.part_count:
+                    await sink.add(*event)
+        if not body.part_count:
             raise MultipartError("the multipart body has no part")
         await models.store(uploads)
     except (MultipartError, DataSetError):
@@ -141,6 +178,7 @@ def _row(path: str, summary: str) -> Route:
         errors=(404, 406),
         tag="STOW-RS",
         schema="DataSet",
+        takes_body=True,
     )
 
 

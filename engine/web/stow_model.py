@@ -107,8 +107,8 @@ class Models:
         self._bulk.setdefault(location, []).append(bulk)
         self._location = location
 
-    async def add(self, data: bytes | memoryview) -> None:
-        """What follows of it. Raises TooLarge, InstanceRefused."""
+    async def add(self, data: memoryview, summed_from: int = -1, crc: int = 0) -> None:
+        """What follows of it; its checksum is not needed. Raises TooLarge, InstanceRefused."""
         if self._text is not None:
             self._texts_length += len(data)
             if self._texts_length > TEXT_BYTES_MAX:

@@ -1,8 +1,8 @@
 """Instances on their way in as DICOM files in pieces (PS3.10): each is handed to the one way in, its answer noted.
 
     preamble, group 0002 ─► request: transfer syntax, who sends
-    data set             ─► gathered: pieces as they came, their crc32c taken meanwhile
-       whole, short        ─► ingestor.ingest in a task: several are on their way, and one sync is for all of them
+    data set             ─► gathered: pieces where they were received, with their crc32c
+       whole, short        ─► ingestor.offer: several are on their way, and one sync is for all of them
        long, or no memory  ─► ingestor.begin_stream: a piece is written while the next one is gathered
 
 Nothing of an instance is kept but its item in the response. What has been handed over is stored whatever becomes of
@@ -12,23 +12,16 @@ the request; what is half here when it ends is given up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from engine import guards, log
 from engine.archive.ingest.request import POLICIES, Answer, Outcome, Payload, StoreRequest, crc32c
 from engine.dicom import part10, storage_classes, transfer_syntax
 from engine.dicom.elements import ScanLimits
-from engine.errors import (
-    DataSetError,
-    EngineError,
-    InstanceQuarantined,
-    InstanceRefused,
-    Refusal,
-    StorageError,
-    StorageFull,
-)
+from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, StorageError
+from engine.runtime.store_notes import StoreNotes
 from engine.web.stow_response import Reason, StoreResponse, reason_of
 
 if TYPE_CHECKING:
@@ -44,53 +37,33 @@ ON_THE_WAY_MAX: Final = 64
 """Instances of one request that are not answered yet. What is gathered while the disk syncs is the next group; more
 than this makes no group better."""
 
-VIEW_BYTES_MIN: Final = 16 << 10
-"""Shorter pieces are copied together: each view is an object, and keeps what was received with it in memory."""
+JOINED_BYTES_MAX: Final = 16 << 10
+"""Shorter pieces of bytes are copied together: each buffer is an object, and a step for whoever reads them."""
 
 STREAM_PIECE_BYTES: Final = 4 << 20
 """What is gathered of a long object before it is written."""
 
 
-class Pieces:
-    """Bytes as they came, but for short ones, which are joined."""
-
-    __slots__ = ("_views", "length")
-
-    def __init__(self) -> None:
-        self._views: list[Buffer] = []
-        self.length = 0
-
-    def add(self, data: bytes | memoryview) -> None:
-        """One more."""
-        length = len(data)
-        self.length += length
-        if length >= VIEW_BYTES_MIN:
-            self._views.append(data)
-        elif self._views and isinstance(self._views[-1], bytearray):
-            self._views[-1] += data
-        else:
-            self._views.append(bytearray(data))
-
-    def take(self) -> list[Buffer]:
-        """All of them; none are left."""
-        views, self._views, self.length = self._views, [], 0
-        return views
-
-    def put_back(self, data: bytes | memoryview, rest: list[Buffer], length: int) -> None:
-        """What was taken, with another beginning."""
-        self._views, self.length = [data, *rest] if data else rest, length
-
-
 class _File:
     """One file while it comes."""
 
-    __slots__ = ("began_at", "crc", "error", "length", "meta", "pieces", "request", "stream", "writing")
+    __slots__ = (
+        "began_at", "bytes_length", "crc", "error", "held", "length", "meta", "pieces", "request", "stream",
+        "summed_from", "writing",
+    )  # fmt: skip
 
     def __init__(self) -> None:
-        self.pieces = Pieces()
+        self.pieces: list[Buffer] = []
+        self.held = 0
+        """Bytes in the pieces."""
+        self.bytes_length = 0
+        """How many of these the budget knows of from us: views of blocks are counted by their pool."""
         self.length = 0
         """Of the data set so far."""
         self.crc = 0
+        """Of the data set so far; before it is known where that begins, from `summed_from`."""
+        self.summed_from = -1
+        """-1: pieces come without the checksum of the data set."""
         self.meta: part10.FileMeta | None = None
         self.request: StoreRequest | None = None
         self.error: EngineError | None = None
@@ -113,15 +86,12 @@ class Uploads:
         self._response = response
         self._study = study_instance_uid
         self._sender = principal.actor
-        self._counters = engine.metrics.peer(self._sender)
-        self._log = logger.about(principal.address)
+        self._notes = StoreNotes(engine, logger.about(principal.address), self._sender)
         config = engine.config
-        settings = config.settings_of("")
-        self._durable = settings.durability == "durable"
-        self._policy = POLICIES[settings.duplicates]
-        self._limits = ScanLimits(config.limits.nesting_depth_max, config.limits.element_count_max)
         self._whole_bytes_max = config.limits.stream_threshold_bytes
         self._data_set_bytes_max = config.limits.data_set_bytes_max
+        self._requests: dict[tuple[str, str], StoreRequest] = {}
+        """By transfer syntax and SOP class, which nearly all files of a request share."""
         self._on_the_way = 0
         self._answered: asyncio.Future[None] | None = None
         self._file: _File | None = None
@@ -133,23 +103,24 @@ class Uploads:
         self._file = _File()
         self._file.error = self._engine.admission.refusal()
 
-    async def add(self, data: bytes | memoryview) -> None:
-        """What follows of the file."""
+    async def add(self, data: bytes | memoryview, summed_from: int = -1, crc: int = 0) -> None:
+        """What follows of the file. `crc`: of it from the offset `summed_from` to here, where that is known."""
         file = self._file
         assert file is not None
         if file.error is not None:
             return
-        self._budget.taken_bytes += len(data)
-        file.pieces.add(data)
+        self._gather(file, data)
         if file.request is not None:
             file.length += len(data)
-            file.crc = crc32c(data, file.crc)
-        elif file.pieces.length >= part10.FILE_META_BYTES_MAX:
-            self._read_meta(file)
+            file.crc = crc if file.summed_from >= 0 else crc32c(data, file.crc)
+        else:
+            file.summed_from, file.crc = summed_from, crc
+            if file.held >= part10.FILE_META_BYTES_MAX:
+                self._read_meta(file)
         if file.length > self._data_set_bytes_max:
             self._drop(file, InstanceRefused("out of resources: the data set is too long", Refusal.OUT_OF_RESOURCES))
         elif file.stream is not None:
-            if file.pieces.length >= STREAM_PIECE_BYTES or self._budget.is_used_up:
+            if file.held >= STREAM_PIECE_BYTES or self._budget.is_used_up:
                 await self._write(file)
         elif file.length > self._whole_bytes_max:
             await self._write(file)
@@ -158,16 +129,19 @@ class Uploads:
 
     async def end(self) -> None:
         """The file is whole. Waits while too much is on its way."""
-        file = self._file
+        file, self._file = self._file, None
         assert file is not None
         if file.error is None and file.request is None:
             self._read_meta(file)
-        self._file = None
         if file.error is not None:
             self._give_back(file)
             self._note(file, Answer(file.error, "", "", "", ""))
             return
-        self._start(self._finish(file))
+        self._on_the_way += 1
+        if file.stream is None:
+            self._offer(file)
+        else:
+            guards.watch(self._engine.loop.create_task(self._finish(file, file.stream)), "upload")
         while self._on_the_way >= ON_THE_WAY_MAX:
             await self._one_answered()
 
@@ -190,52 +164,66 @@ class Uploads:
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _gather(self, file: _File, data: bytes | memoryview) -> None:
+        length = len(data)
+        file.held += length
+        if isinstance(data, memoryview):
+            file.pieces.append(data)
+            return
+        self._budget.taken_bytes += length
+        file.bytes_length += length
+        if length >= JOINED_BYTES_MAX:
+            file.pieces.append(data)
+        elif file.pieces and isinstance(file.pieces[-1], bytearray):
+            file.pieces[-1] += data
+        else:
+            file.pieces.append(bytearray(data))
+
     def _read_meta(self, file: _File) -> None:
         """Takes preamble and group 0002 off what has come."""
-        length = file.pieces.length
-        views = file.pieces.take()
-        head, rest = views[0] if views else b"", views[1:]
-        if rest and len(head) < part10.FILE_META_BYTES_MAX:  # type: ignore[arg-type]
-            head, rest = b"".join(views), []
-        view = memoryview(head)
+        if len(file.pieces) == 1:
+            view = memoryview(file.pieces[0])
+        else:
+            view = memoryview(b"".join(file.pieces))
+            self._budget.taken_bytes += len(view) - file.bytes_length
+            file.bytes_length = len(view)
         try:
             meta = part10.read_file_meta(view[: part10.FILE_META_BYTES_MAX])
-        except DataSetError as error:
-            self._budget.taken_bytes -= length
-            file.error = error
-            return
-        offset = meta.data_set_offset
-        file.pieces.put_back(view[offset:], rest, length - offset)
-        self._budget.taken_bytes -= offset
-        file.meta = meta
-        try:
+            file.meta = meta
             file.request = self._request(meta)
-        except InstanceRefused as error:
-            self._drop(file, error)
+        except (DataSetError, InstanceRefused) as error:
+            self._drop(file, error.without_frames())
             return
-        file.length = length - offset
-        crc = crc32c(view[offset:])
-        for piece in rest:
-            crc = crc32c(piece, crc)
-        file.crc = crc
+        data_set = view[meta.data_set_offset :]
+        file.pieces = [data_set]
+        file.held = file.length = len(data_set)
+        if file.summed_from != meta.data_set_offset:
+            file.summed_from, file.crc = -1, crc32c(data_set)
 
     def _request(self, meta: part10.FileMeta) -> StoreRequest:
         """What is known of an instance beside its bytes. Raises InstanceRefused for what is never stored."""
         syntax_uid, sop_class_uid = meta.transfer_syntax_uid, meta.media_storage_sop_class_uid
+        request = self._requests.get((syntax_uid, sop_class_uid))
+        if request is not None:
+            return request
+        config = self._engine.config
         if not transfer_syntax.of(syntax_uid).known:
             raise InstanceRefused(f"transfer syntax {syntax_uid[:64]} is not supported", Refusal.TRANSFER_SYNTAX)
-        if sop_class_uid and not storage_classes.is_stored(sop_class_uid, promiscuous=self._engine.config.promiscuous):
+        if sop_class_uid and not storage_classes.is_stored(sop_class_uid, promiscuous=config.promiscuous):
             raise InstanceRefused(f"SOP class {sop_class_uid[:64]} is not stored", Refusal.SOP_CLASS)
-        return StoreRequest(
+        settings = config.settings_of("")
+        request = StoreRequest(
             syntax_uid,
             self._sender,
             None,
             None,
-            self._durable,
-            self._policy,
-            self._limits,
+            settings.durability == "durable",
+            POLICIES[settings.duplicates],
+            ScanLimits(config.limits.nesting_depth_max, config.limits.element_count_max),
             study_instance_uid=self._study,
         )
+        self._requests = {(syntax_uid, sop_class_uid): request}
+        return request
 
     def _drop(self, file: _File, error: EngineError) -> None:
         """It is not stored; the rest of it is read and forgotten."""
@@ -246,16 +234,17 @@ class Uploads:
             file.stream = None
 
     def _give_back(self, file: _File) -> None:
-        self._budget.taken_bytes -= file.pieces.length
-        file.pieces.take()
+        self._budget.taken_bytes -= file.bytes_length
+        file.pieces, file.held, file.bytes_length = [], 0, 0
 
     def _payload(self, file: _File) -> Payload:
-        budget, length = self._budget, file.pieces.length
+        """What is gathered, which belongs to the payload from now on."""
+        payload = Payload(file.pieces, file.held, file.crc, partial(self._released, file.bytes_length))
+        file.pieces, file.held, file.bytes_length = [], 0, 0
+        return payload
 
-        def give_back() -> None:
-            budget.taken_bytes -= length
-
-        return Payload(file.pieces.take(), length, file.crc, give_back)
+    def _released(self, length: int) -> None:
+        self._budget.taken_bytes -= length
 
     async def _make_room(self, file: _File) -> None:
         """Memory is short: waits for what is on its way; where nothing is, the file goes on as a stream."""
@@ -276,41 +265,40 @@ class Uploads:
             # A task of its own: a client that goes away must not leave a thread writing what is being given up.
             file.writing = self._engine.loop.create_task(file.stream.write(self._payload(file)))
         except EngineError as error:
-            self._drop(file, error)
+            self._drop(file, error.without_frames())
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._on_the_way += 1
-        guards.watch(self._engine.loop.create_task(work), "upload")
-
-    async def _finish(self, file: _File) -> None:
-        """Hands a whole file over, and notes what it is answered."""
-        try:
-            answer = await self._ingest(file)
-        except EngineError as error:
-            answer = Answer(error, "", "", "", "")
-        except Exception as error:
-            logger.error("storing an instance crashed", error=repr(error))
-            answer = Answer(StorageError(f"the store failed: {error!r}"), "", "", "", "")
-        finally:
-            self._on_the_way -= 1
-            if self._answered is not None and not self._answered.done():
-                self._answered.set_result(None)
-        self._engine.metrics.store_latency_s.observe(perf_counter() - file.began_at)
-        self._note(file, answer)
-
-    async def _ingest(self, file: _File) -> Answer:
+    def _offer(self, file: _File) -> None:
+        """Hands a whole file over."""
         assert file.request is not None
-        if file.stream is None:
-            return await self._engine.ingestor.ingest(self._payload(file), file.request)
+        payload = self._payload(file)
+        try:
+            self._engine.ingestor.offer(payload, file.request, partial(self._take_answer, file))
+        except Exception as error:
+            payload.release()
+            self._take_answer(file, _of_crash(error))
+
+    async def _finish(self, file: _File, stream: StreamIngest) -> None:
+        """Hands over what is left of a stream."""
         last = self._payload(file)
         try:
             if file.writing is not None:
                 await file.writing
-            return await file.stream.answer(last)
-        except BaseException:
+            answer = await stream.answer(last)
+        except Exception as error:
             last.release()
-            await file.stream.abort()
-            raise
+            await stream.abort()
+            if isinstance(error, EngineError):
+                answer = Answer(error.without_frames(), "", "", "", "")
+            else:
+                answer = _of_crash(error)
+        self._take_answer(file, answer)
+
+    def _take_answer(self, file: _File, answer: Answer) -> None:
+        self._on_the_way -= 1
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+        self._engine.metrics.store_latency_s.observe(perf_counter() - file.began_at)
+        self._note(file, answer)
 
     async def _one_answered(self) -> None:
         self._answered = self._engine.loop.create_future()
@@ -326,44 +314,27 @@ class Uploads:
         if isinstance(outcome, EngineError):
             self._note_refusal(outcome, class_uid, uid)
             return
-        self._counters.instances += 1
-        self._counters.bytes += file.length
-        warning = self._warning(outcome, uid) if outcome is not Outcome.STORED else 0
+        self._notes.stored(outcome, uid, file.length)
+        warning = self._warning(outcome)
         if not warning and meta is not None and meta.media_storage_sop_class_uid not in ("", class_uid):
             warning = Reason.DOES_NOT_MATCH_SOP_CLASS
         self._response.stored(class_uid, uid, answer.study_instance_uid, answer.series_instance_uid, warning)
 
     def _note_refusal(self, error: EngineError, class_uid: str, uid: str) -> None:
-        counters, reason = self._engine.metrics.counters, reason_of(error)
-        self._counters.failures += 1
-        counters["instances_refused"] += 1
-        counters["instances_quarantined"] += isinstance(error, InstanceQuarantined)
-        if isinstance(error, StorageFull):
-            counters["stores_refused_storage_full"] += 1
-            self._engine.admission.found_full()
-        self._log.warning(
-            "instance refused",
-            calling=self._sender,
-            sop_instance_uid=uid,
-            status=f"{reason:04X}",
-            reason=str(error),
-        )
+        reason = reason_of(error)
+        self._notes.refused(error, uid, reason)
         self._response.failed(class_uid, uid, reason)
 
-    def _warning(self, outcome: Outcome, uid: str) -> int:
-        self._engine.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
-        if outcome is Outcome.DUPLICATE:
-            return 0
+    def _warning(self, outcome: Outcome) -> int:
         if outcome is Outcome.TRUNCATED:
             return Reason.ELEMENTS_DISCARDED
-        self._log.warning(
-            "other content for a known SOP Instance UID",
-            calling=self._sender,
-            sop_instance_uid=uid,
-            outcome=outcome.name.lower(),
-        )
         is_told = outcome is Outcome.KEPT_ASIDE and self._engine.config.duplicates_answer == "warning"
         return Reason.COERCED if is_told else 0
+
+
+def _of_crash(error: Exception) -> Answer:
+    logger.error("storing an instance crashed", error=repr(error))
+    return Answer(StorageError(f"the store failed: {error!r}"), "", "", "", "")
 
 
 async def _abort(stream: StreamIngest, writing: asyncio.Task[None] | None) -> None:

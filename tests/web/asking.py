@@ -50,6 +50,6 @@ def parts_of(response: requests.Response) -> list[tuple[PartBegin, bytes]]:
         if isinstance(event, PartBegin):
             found.append((event, b""))
         elif not isinstance(event, PartEnd):
-            found[-1] = (found[-1][0], found[-1][1] + bytes(event))
+            found[-1] = (found[-1][0], found[-1][1] + bytes(event.view))
     reader.finish()
     return found

@@ -15,7 +15,7 @@ from typing import Any
 import pydicom
 
 from engine.web.accept import parse_media_type
-from engine.web.multipart import PartBegin, Reader, boundary_in
+from engine.web.multipart import PartBegin, Piece, Reader, boundary_in
 
 
 class StowSink:
@@ -43,8 +43,8 @@ class StowSink:
         for event in reader.feed(body):
             if isinstance(event, PartBegin):
                 parts.append(bytearray())
-            elif isinstance(event, bytes | memoryview):
-                parts[-1] += event
+            elif isinstance(event, Piece):
+                parts[-1] += event.view
         reader.finish()
         taken, failed = [], []
         for part in parts:

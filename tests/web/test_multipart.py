@@ -16,13 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import MultipartError
+from engine.storage.record import crc32c
 from engine.web.accept import parse_media_type
 from engine.web.multipart import (
     BOUNDARY_CHARACTERS_MAX,
     HEAD_BYTES_MAX,
     PREAMBLE_BYTES_MAX,
+    BlockPool,
+    Event,
     PartBegin,
     PartEnd,
+    Piece,
     Reader,
     Slice,
     Writer,
@@ -43,6 +47,12 @@ PARTS = [
 ]
 
 
+class Budget:
+    """Counts blocks."""
+
+    taken_bytes = 0
+
+
 def read(chunks: Iterable[bytes], boundary: str = "bound") -> list[tuple[PartBegin, bytes]]:
     reader = Reader(boundary)
     parts: list[tuple[PartBegin, bytes]] = []
@@ -57,9 +67,9 @@ def read(chunks: Iterable[bytes], boundary: str = "bound") -> list[tuple[PartBeg
                 assert is_open
                 is_open = False
             else:
-                assert is_open and len(event)
-                parts[-1] = parts[-1][0], parts[-1][1] + bytes(event)
-    reader.finish()
+                assert is_open and len(event.view)
+                parts[-1] = parts[-1][0], parts[-1][1] + bytes(event.view)
+    assert not reader.finish()
     assert not is_open and reader.part_count == len(parts)
     return parts
 
@@ -256,23 +266,96 @@ def test_random_bytes_are_refused_or_read_and_never_kept() -> None:
         assert outcomes[0] == outcomes[1], (seed, bytes(whole))
 
 
-def test_content_passes_without_being_copied() -> None:
-    reader = Reader("bound")
-    reader.feed(b"--bound\r\n\r\n")
-    chunk = bytes(1 << 20)
-    events = reader.feed(chunk)
-    assert sum(len(event) for event in events if isinstance(event, memoryview)) == len(chunk)
-    assert len(events) == 1
+def written(reader: Reader, data: bytes) -> list[Event]:
+    """As a transport does it: into the reader's own memory."""
+    at = 0
+    while at < len(data):
+        view = memoryview(reader.get_buffer(0))
+        count = min(len(view), len(data) - at)
+        view[:count] = data[at : at + count]
+        view.release()
+        reader.buffer_updated(count)
+        at += count
+    return reader.events()
+
+
+def test_what_a_transport_writes_is_handed_out_where_it_lies_and_its_memory_comes_back() -> None:
+    """One view a part that lies in one block; the blocks are used again when the views are gone."""
+    budget = Budget()
+    blocks = BlockPool(budget, block_bytes=1 << 16, keep=2)
+    reader = Reader("bound", blocks)
+    parts = [bytes([number]) * 20_000 for number in range(10)]
+    events = written(reader, body(parts))
+    assert not reader.finish()
+    pieces = [event.view for event in events if isinstance(event, Piece)]
+    assert b"".join(pieces) == b"".join(parts)
+    assert len(pieces) < len(parts) + 5, "a part is cut only where a block ends"
+    assert budget.taken_bytes >= 200_000
+    del events, pieces
+    assert budget.taken_bytes == 0
+
+
+def test_no_buffer_reaches_beyond_what_the_body_has_left() -> None:
+    reader = Reader("")
+    reader.expect(100)
+    assert len(reader.get_buffer(0)) == 100
+    written(reader, bytes(60))
+    assert len(reader.get_buffer(0)) == 40
+    written(reader, bytes(40))
+    assert len(reader.get_buffer(0)) == 0
+    with pytest.raises(ValueError, match="more bytes"):
+        reader.feed(b"x")
+
+
+@pytest.mark.parametrize("boundary", ["", "bound"])
+@pytest.mark.parametrize("step", [1, 37, 70_000, 1 << 20])
+def test_the_checksum_is_of_the_data_set_where_group_0002_says_that_it_begins(boundary: str, step: int) -> None:
+    blocks = BlockPool(block_bytes=1 << 16)
+    data_set = random.Random(20261129).randbytes(200_000)
+    meta = bytes(200)
+    file = bytes(128) + b"DICM\2\0\0\0UL\4\0" + len(meta).to_bytes(4, "little") + meta + data_set
+    whole = body([file]) if boundary else file
+    reader, pieces = Reader(boundary, blocks), []
+    for at in range(0, len(whole), step):
+        pieces += [event for event in reader.feed(whole[at : at + step]) if isinstance(event, Piece)]
+    pieces += [event for event in reader.finish() if isinstance(event, Piece)]
+    assert {piece.summed_from for piece in pieces} == {344}
+    assert b"".join(piece.view for piece in pieces) == file
+    assert pieces[-1].crc == crc32c(data_set)
+
+
+@pytest.mark.parametrize("head", [b"", b"DICM", b"DICM\2\0\0\0UL\4\0\xff\xff\xff\xff", b"DICM\2\0\1\0OB\0\0"])
+def test_nothing_is_summed_up_where_group_0002_says_nothing(head: bytes) -> None:
+    reader = Reader("")
+    reader.feed(bytes(128) + head + bytes(500))
+    events = reader.finish()
+    assert [event.summed_from for event in events if isinstance(event, Piece)] == [-1]
+
+
+def test_the_memory_of_a_body_that_is_given_up_comes_back() -> None:
+    budget = Budget()
+    blocks = BlockPool(budget)
+    reader = Reader("bound", blocks)
+    reader.feed(body([b"a"])[:-3])
+    assert budget.taken_bytes == len(body([b"a"])) - 3
+    reader.stop()
+    reader.stop()
+    assert budget.taken_bytes == 0
+    dropped = Reader("bound", blocks)
+    events = dropped.feed(body([b"a"])[:-3])
+    del dropped
+    del events
+    assert budget.taken_bytes == 0
 
 
 def test_what_was_fed_is_let_go_with_its_reader_without_the_garbage_collector() -> None:
-    reader = Reader("b")
+    budget = Budget()
+    reader = Reader("b", BlockPool(budget))
     reader.feed(b"--b\r\n\r\n" + bytes(4096) + b"\r\n--b--")
-    reader.finish()
     alive = weakref.ref(reader)
     gc.disable()
     try:
         del reader
-        assert alive() is None
+        assert alive() is None and budget.taken_bytes == 0
     finally:
         gc.enable()

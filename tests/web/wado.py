@@ -37,7 +37,7 @@ class Answer:
             if isinstance(event, PartBegin):
                 parts.append((event, b""))
             elif not isinstance(event, PartEnd):
-                parts[-1] = (parts[-1][0], parts[-1][1] + bytes(event))
+                parts[-1] = (parts[-1][0], parts[-1][1] + bytes(event.view))
         reader.finish()
         return parts
 

@@ -1,7 +1,8 @@
 """The live port: instances from many associations and requests at once, each answered when it is committed.
 
     ingestor.store(data_set, request, done)             by callback: C-STORE
-    answer = await ingestor.ingest(data_set, request)   awaited, with the UIDs: HTTP
+    ingestor.offer(data_set, request, done)             the same, with the UIDs: HTTP
+    answer = await ingestor.ingest(data_set, request)   the same, awaited
     stream = ingestor.begin_stream(request)             for a data set that its receiver does not hold in memory
 
 An example of a front end that receives a Part 10 file in pieces, without preamble and group 0002:
@@ -86,32 +87,25 @@ class Ingestor:
             # Inflating takes longer than a copy into the page cache.
             self._loop.create_task(self._scan_and_store(data_set, request, done))
             return
-        try:
-            head: Head | InstanceRefused = scan(
-                data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits
-            )
-        except InstanceRefused as error:
-            head = error
-        self._store_scanned(data_set, request, head, done)
+        self._store_scanned(data_set, request, self._scan(data_set, request), done)
+
+    def offer(self, data_set: ReceivedDataSet, request: StoreRequest, done: Callable[[Answer], None]) -> None:
+        """As `store`, with the UIDs in the answer."""
+        if transfer_syntax.of(request.transfer_syntax_uid).deflated:
+            self._loop.create_task(self._scan_and_offer(data_set, request, done))
+            return
+        self._offer_scanned(data_set, request, self._scan(data_set, request), done)
 
     async def ingest(self, data_set: ReceivedDataSet, request: StoreRequest) -> Answer:
-        """As `store`, awaited. A cancelled caller gets no answer; the instance may still be stored."""
-        try:
-            head = await self._scanned(data_set, request)
-        except EngineError as error:
-            data_set.release()
-            return answer_of(error, None)
-        except BaseException:
-            data_set.release()
-            raise
-        answer: asyncio.Future[Outcome | EngineError] = self._loop.create_future()
+        """As `offer`, awaited. A cancelled caller gets no answer; the instance may be stored all the same."""
+        answer: asyncio.Future[Answer] = self._loop.create_future()
 
-        def done(outcome: Outcome | EngineError) -> None:
+        def done(found: Answer) -> None:
             if not answer.done():
-                answer.set_result(outcome)
+                answer.set_result(found)
 
-        self._store_scanned(data_set, request, head, done)
-        return answer_of(await answer, None if isinstance(head, InstanceRefused) else head)
+        self.offer(data_set, request, done)
+        return await answer
 
     def begin_stream(self, request: StoreRequest) -> StreamIngest:
         """Starts an object in parts. Raises StorageError while it would not be answered in time."""
@@ -124,25 +118,42 @@ class Ingestor:
 
     # -- inside ---------------------------------------------------------------------------------
 
+    def _scan(self, data_set: ReceivedDataSet, request: StoreRequest) -> Head | InstanceRefused:
+        """What the data set says, or why it cannot be taken."""
+        try:
+            return scan(data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits)
+        except InstanceRefused as error:
+            return error.without_frames()
+
     async def _scan_and_store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
         try:
-            head = await self._scanned(data_set, request)
+            head = await self._committer.blocking(lambda: self._scan(data_set, request))
         except EngineError as error:
             data_set.release()
             done(error)
             return
         self._store_scanned(data_set, request, head, done)
 
-    async def _scanned(self, data_set: ReceivedDataSet, request: StoreRequest) -> Head | InstanceRefused:
-        """The head of the data set, read in a thread if it must be inflated; or the refusal."""
+    async def _scan_and_offer(
+        self, data_set: ReceivedDataSet, request: StoreRequest, done: Callable[[Answer], None]
+    ) -> None:
         try:
-            if transfer_syntax.of(request.transfer_syntax_uid).deflated:
-                return await self._committer.blocking(
-                    lambda: scan(data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits)
-                )
-            return scan(data_set.buffers, request.transfer_syntax_uid, self._writer.schema, request.limits)
-        except InstanceRefused as error:
-            return error
+            head = await self._committer.blocking(lambda: self._scan(data_set, request))
+        except EngineError as error:
+            data_set.release()
+            done(answer_of(error, None))
+            return
+        self._offer_scanned(data_set, request, head, done)
+
+    def _offer_scanned(
+        self,
+        data_set: ReceivedDataSet,
+        request: StoreRequest,
+        head: Head | InstanceRefused,
+        done: Callable[[Answer], None],
+    ) -> None:
+        known = None if isinstance(head, InstanceRefused) else head
+        self._store_scanned(data_set, request, head, lambda outcome: done(answer_of(outcome, known)))
 
     def _store_scanned(
         self, data_set: ReceivedDataSet, request: StoreRequest, head: Head | InstanceRefused, done: Done
