@@ -31,6 +31,8 @@ logger = log.get("exchange.jobs")
 
 LOOK_S: Final = 0.5
 SAVE_S: Final = 2.0
+SETTLED_NS: Final = 10**9
+"""A folder that changed later than that may change again without another time of change."""
 DAY_NS: Final = 86_400 * 10**9
 
 
@@ -77,7 +79,12 @@ class Runner:
         reads = self._engine.pools.reads
         self._services = Services(self._engine, ChunkPool())
         try:
+            quiet_ns = None  # when the folder changed last, if nothing is to be done since
             while True:
+                if (changed_ns := self._files.changed_ns()) == quiet_ns:
+                    await self._forget()
+                    await asyncio.sleep(LOOK_S)
+                    continue
                 before = set(self._running)
                 jobs, cancelled, retried = await reads.run(partial(self._files.poll, set(self._ended)))
                 for job in jobs:
@@ -85,6 +92,8 @@ class Runner:
                         await self._settle(job, job.id in cancelled, job.id in retried)
                     elif job.id in cancelled:
                         self._cancel(job.id)  # do not use `job`: the running job may be newer than its file
+                is_settled = time.time_ns() - changed_ns > SETTLED_NS
+                quiet_ns = changed_ns if is_settled and not jobs and not self._running else None
                 await self._forget()
                 await asyncio.sleep(LOOK_S)
         finally:

@@ -16,7 +16,7 @@ from pydicom.uid import CTImageStorage
 from engine.archive.archive import Archive
 from engine.archive.jobs import job as states
 from engine.archive.jobs.job import Job, Work
-from engine.archive.jobs.job_files import new_id
+from engine.archive.jobs.job_files import JobFiles, new_id
 from engine.archive.settings import Jobs
 from engine.config import Peer
 from engine.exchange import arrival, runner
@@ -292,3 +292,43 @@ def test_jobs_are_listed_the_latest_first_and_forgotten_in_time(place: Place) ->
 )
 def test_a_job_that_makes_no_sense_is_refused(place: Place, body: dict[str, Any], status: int) -> None:
     assert place.api.post("/api/jobs", body, status)["detail"]
+
+
+def test_an_idle_server_reads_no_jobs_until_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path / "data", 1)
+    calls: list[str] = []
+    looked = threading.Event()
+    changed_ns, poll = JobFiles.changed_ns, JobFiles.poll
+
+    def is_of_this_test(files: JobFiles) -> bool:
+        return files._directory.startswith(str(tmp_path))
+
+    def counted_changed_ns(files: JobFiles) -> int:
+        if is_of_this_test(files):
+            calls.append("look")
+            if calls.count("look") >= 10:
+                looked.set()
+        return changed_ns(files)
+
+    def counted_poll(files: JobFiles, known_ids: Any) -> Any:
+        if is_of_this_test(files):
+            calls.append("poll")
+        return poll(files, known_ids)
+
+    monkeypatch.setattr(JobFiles, "changed_ns", counted_changed_ns)
+    monkeypatch.setattr(JobFiles, "poll", counted_poll)
+    monkeypatch.setattr(runner, "LOOK_S", 0.01)
+    monkeypatch.setattr(runner, "SETTLED_NS", 0)
+    with stow_sink() as stow, serving(tmp_path / "data", peers=(Peer(aet="STOW", url=stow.url),)) as hosting:
+        assert looked.wait(20)
+        assert calls.count("poll") == 1 and not (tmp_path / "data" / "jobs").exists()
+        api = Asking(hosting.port)
+        for _ in range(2):
+            identifier = api.post("/api/jobs", {"kind": "send", "peer": "STOW", "studies": [uid(1)]}, 201)["id"]
+            while api.get(f"/api/jobs/{identifier}")["state"] != "done":
+                threading.Event().wait(0.01)
+            calls.clear(), looked.clear()
+            assert looked.wait(20)
+            assert calls.count("poll") <= 2, "the end of the job, and once after it"
+        api.close()
+    assert set(stow.received) == uids(1)

@@ -78,6 +78,13 @@ class JobFiles:
         paths = [f"{self._directory}/{name}" for name in names if _NAME.fullmatch(name)]
         return [job for path in paths if (job := self._load(path)) is not None]
 
+    def changed_ns(self) -> int:
+        """When a job or a request came or went last; 0: no job was ever asked for."""
+        try:
+            return os.stat(self._directory).st_mtime_ns
+        except OSError:
+            return 0
+
     def poll(self, known_ids: Container[str]) -> tuple[list[Job], set[str], set[str]]:
         """For the process that runs jobs: unknown jobs and those with a request, the earliest first; and the ids to
         cancel and to retry. Removes the requests."""
