@@ -122,7 +122,7 @@ def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
         (f"{url_of(0)}/frames/2", None, 404, "no frame 2"),
         (f"{url_of(0)}/frames/1,2", None, 404, "no frame 2"),
         (f"{url_of(0)}/frames/1,1", None, 400, "twice"),
-        (f"{url_of(0)}/frames/1", "image/png", 406, "given as"),
+        (f"{url_of(0)}/frames/1", "image/png", 406, "available as"),
         (f"{url_of(0)}/frames/1", 'multipart/related; type="image/jp2"; transfer-syntax=1.2.3', 406, "cannot be made"),
         (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406, "cannot be given"),
         (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2.2", 406, "cannot be given"),
@@ -136,7 +136,7 @@ def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
         ("/studies/1.2.3/metadata", None, 404, "no study"),
         (f"{url_of(0)}/bulkdata/00100099", None, 404, "no element"),
         (f"{url_of(0)}/bulkdata/PatientName", None, 404, "hexadecimal"),
-        (f"{url_of(0)}/metadata", "application/pdf", 406, "given as"),
+        (f"{url_of(0)}/metadata", "application/pdf", 406, "available as"),
     ],
 )
 def test_refusals_say_why(get: Get, path: str, accept: str | None, status: int, word: str) -> None:
