@@ -1,9 +1,9 @@
 """Makes rows of the index from the heads of instance records: engine._ext.heads, whose door is index.apply.bulk.
 
-A rebuild goes through millions of heads in the hints of sealed segments (storage/hints.py). What takes a decision is
-Python's: `Gatherer.run` stops at every head that is not plainly one more instance of a series it has been told of, and
-goes on when that has been seen to. The formats are drawn in storage/record.py (head), index/entry.py (meta block) and
-index/keys.py (rows). The bytes have been checked against a checksum; lengths are checked against their end all the same.
+A rebuild reads millions of heads in the hints of sealed segments (storage/hints.py). Python makes the decisions:
+`Gatherer.run` stops at every head that is not simply one more instance of a series in `Gatherer.groups`, and continues
+when Python has handled that head. The formats are drawn in storage/record.py (head), index/format/entry.py (meta block)
+and index/format/keys.py (rows). A checksum covers the bytes; lengths are checked against their end nevertheless.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -15,15 +15,15 @@ from libc.string cimport memchr, memcmp, memcpy
 cdef enum:
     HEADER_BYTES = 64
     META_BYTES = 44
-    LENGTHS_BYTES = 24  # of the meta block's lengths: 0 to 12 and 28 to 40
-    ROW_BYTES = 84  # INSTANCE of index/keys.py
+    LENGTHS_BYTES = 24  # the lengths in the meta block: 0 to 12 and 28 to 40
+    ROW_BYTES = 84  # INSTANCE of index/format/keys.py
     TAIL_BYTES = 24  # the end of that: name ids and digest
     KEY_BYTES_MAX = 128
     META_VERSION = 1
 
 
 cdef class Counter:
-    """A series: its next instance id, and what has been gathered for it."""
+    """A series: its next instance id, and the count and bytes of the gathered instances."""
 
     cdef public uint32_t series_id
     cdef public uint32_t next_id
@@ -37,8 +37,8 @@ cdef class Counter:
         self.payload_bytes = 0
 
 
-cdef class Known:
-    """What all heads with the same texts have in common."""
+cdef class HeadGroup:
+    """All heads with the same texts: their series, the lowest order to accept, and the common end of their rows."""
 
     cdef Counter counter
     cdef uint64_t first_stamp
@@ -88,26 +88,25 @@ cdef inline void store_big32(uint8_t *p, uint32_t value) noexcept nogil:
 cdef class Gatherer:
     """Rows for one transaction."""
 
-    cdef readonly dict known
-    """Texts (see `texts_of`) → Known."""
+    cdef readonly dict groups
+    """Texts (see `texts_of`) → HeadGroup."""
     cdef readonly dict places
     """SOP Instance UID → the key of its row in `instances`."""
     cdef readonly list rows
     """(key, value) for `instances`."""
     cdef readonly uint64_t record_bytes
-    """What the gathered records take in their segment."""
+    """The bytes of the gathered records in their segment."""
 
     def __init__(self):
-        self.known = {}
+        self.groups = {}
         self.places = {}
         self.rows = []
         self.record_bytes = 0
 
     def run(self, bytes data not None, Py_ssize_t at, Py_ssize_t end, uint64_t segment_id, Py_ssize_t rows_max):
-        """Gathers the heads from `at` on; returns where the first one begins that it leaves to the caller, or `end`.
+        """Gathers the heads from `at` on. Returns the offset of the first one that it leaves to the caller, or `end`.
 
-        Stops as well when there are `rows_max` rows. The caller looks at the head and either takes it out of the way or
-        adds what is missing to `known`.
+        Also stops at `rows_max` rows. The caller handles the head itself, or adds the missing group to `groups`.
         """
         cdef const uint8_t *base = <const uint8_t *>PyBytes_AS_STRING(data)
         cdef const uint8_t *head
@@ -118,19 +117,19 @@ cdef class Gatherer:
         cdef uint64_t stamp, tie, payload_length
         cdef uint32_t payload_crc
         cdef uint8_t *out
-        cdef Known known = None
+        cdef HeadGroup group = None
         cdef Counter counter
         cdef bytes key, where, row, texts = b""
-        cdef PyObject *found
+        cdef PyObject *entry
         if end > PyBytes_GET_SIZE(data) or at < 0:
-            raise ValueError("the heads end behind their bytes")
+            raise ValueError("the heads end after their bytes")
         while at < end and len(self.rows) < rows_max:
             head = base + at
             head_bytes = measure(head, end - at, &size, &blob_bytes)
             if head_bytes == 0:
                 return at
             meta = head + HEADER_BYTES + load16(head + 8)
-            # Heads of one series lie side by side: compare before a key is made.
+            # Heads of one series are side by side: compare with the last one before making a key.
             if (
                 last_texts == NULL
                 or size != last_size
@@ -139,22 +138,22 @@ cdef class Gatherer:
                 or memcmp(last_texts + META_BYTES, meta + META_BYTES, size) != 0
             ):
                 texts = make_texts(meta, size)
-                found = PyDict_GetItem(self.known, texts)
-                if found == NULL:
+                entry = PyDict_GetItem(self.groups, texts)
+                if entry == NULL:
                     return at
-                known = <Known>found
+                group = <HeadGroup>entry
                 last_texts = meta
                 last_size = size
             stamp = load64(head + 24)
             payload_length = load64(head + 16)
             payload_crc = load32(head + 56)
             tie = <uint64_t>payload_crc << 32 | (payload_length & <uint64_t>0xFFFFFFFF)
-            if stamp < known.first_stamp or (stamp == known.first_stamp and tie < known.first_tie):
+            if stamp < group.first_stamp or (stamp == group.first_stamp and tie < group.first_tie):
                 return at
             key = PyBytes_FromStringAndSize(<const char *>head + HEADER_BYTES, load16(head + 8))
             if PyDict_GetItem(self.places, key) != NULL:
                 return at
-            counter = known.counter
+            counter = group.counter
             if counter.next_id == 0xFFFFFFFF:
                 return at
             where = PyBytes_FromStringAndSize(NULL, 8)
@@ -173,7 +172,7 @@ cdef class Gatherer:
             memcpy(out + 52, head + 12, 4)  # meta_length
             memcpy(out + 56, head + 8, 2)  # key_length
             memcpy(out + 58, head + 6, 2)  # flags
-            memcpy(out + 60, known.tail, TAIL_BYTES)
+            memcpy(out + 60, group.tail, TAIL_BYTES)
             memcpy(out + ROW_BYTES, meta + META_BYTES + size, blob_bytes)
             self.places[key] = where
             self.rows.append((where, row))
@@ -186,10 +185,10 @@ cdef class Gatherer:
 
 
 def texts_of(bytes meta not None):
-    """What heads of one series and one sender have in common, from a whole meta block: the key of `Gatherer.known`."""
+    """The texts that heads of one series and one sender share, from a whole meta block: the key of `Gatherer.groups`."""
     cdef Py_ssize_t size, blob_bytes
     if not split(<const uint8_t *>PyBytes_AS_STRING(meta), PyBytes_GET_SIZE(meta), &size, &blob_bytes):
-        raise ValueError("this is no meta block of an instance")
+        raise ValueError("not the meta block of an instance")
     return make_texts(<const uint8_t *>PyBytes_AS_STRING(meta), size)
 
 
@@ -203,7 +202,7 @@ cdef bytes make_texts(const uint8_t *meta, Py_ssize_t size):
 
 
 cdef bint split(const uint8_t *meta, Py_ssize_t length, Py_ssize_t *size, Py_ssize_t *blob_bytes) noexcept nogil:
-    """Of a meta block: the bytes of its texts before the instance level's blob, and those of the blob."""
+    """The lengths of a meta block's texts before the instance level's blob, and of the blob."""
     if length < META_BYTES or meta[0] != META_VERSION:
         return False
     size[0] = (
@@ -217,7 +216,7 @@ cdef bint split(const uint8_t *meta, Py_ssize_t length, Py_ssize_t *size, Py_ssi
 cdef Py_ssize_t measure(
     const uint8_t *head, Py_ssize_t length, Py_ssize_t *size, Py_ssize_t *blob_bytes
 ) noexcept nogil:
-    """The bytes of a head that is one of an instance with an ordinary UID; 0 for all others."""
+    """The length of the head of an instance with an ordinary UID; 0 for any other head."""
     cdef Py_ssize_t key_length, meta_length, meta_unused
     if length < HEADER_BYTES or memcmp(head, b"FRec\x01\x01", 6) != 0:
         return 0

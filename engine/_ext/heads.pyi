@@ -5,11 +5,11 @@ class Counter:
     payload_bytes: int
     def __init__(self, series_id: int, next_id: int) -> None: ...
 
-class Known:
+class HeadGroup:
     def __init__(self, counter: Counter, first_stamp: int, first_tie: int, tail: bytes) -> None: ...
 
 class Gatherer:
-    known: dict[bytes, Known]
+    groups: dict[bytes, HeadGroup]
     places: dict[bytes, bytes]
     rows: list[tuple[bytes, bytes]]
     record_bytes: int

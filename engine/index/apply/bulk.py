@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine._ext.heads import Counter, Gatherer, Known, texts_of
+from engine._ext.heads import Counter, Gatherer, HeadGroup, texts_of
 from engine.errors import CorruptRecord, IndexError_
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
@@ -158,7 +158,7 @@ class _Batch:
         series, row, end = self._writer.place_for(txn, item)
         counter, _ = self._counters.setdefault(series.counts_key, (Counter(series.series_id, row.next), row))
         first_stamp, first_tie = keys.ORDER.unpack(series.first)
-        self._gatherer.known[texts_of(record.meta)] = Known(counter, first_stamp, first_tie, end)
+        self._gatherer.groups[texts_of(record.meta)] = HeadGroup(counter, first_stamp, first_tie, end)
         return False
 
     def _write(self, txn: WriteTxn) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine._ext.heads import Counter, Gatherer, Known, texts_of
+from engine._ext.heads import Counter, Gatherer, HeadGroup, texts_of
 from engine.errors import CorruptRecord
 from engine.index.apply import bulk
 from engine.index.catalog import Catalog
@@ -261,7 +261,7 @@ def test_the_heads_of_a_segment_on_disk_are_read_from_its_footer(tmp_path: Path)
 
 def _gatherer(meta: bytes) -> tuple[Gatherer, Counter]:
     gatherer, counter = Gatherer(), Counter(7, 1)
-    gatherer.known[texts_of(meta)] = Known(counter, 0, 0, bytes(24))
+    gatherer.groups[texts_of(meta)] = HeadGroup(counter, 0, 0, bytes(24))
     return gatherer, counter
 
 
@@ -304,9 +304,9 @@ def test_rows_equal_those_of_the_writer() -> None:
 def test_wrong_arguments_are_refused() -> None:
     gatherer = Gatherer()
     for at, end in ((0, 1), (-1, 0)):
-        with pytest.raises(ValueError, match="behind"):
+        with pytest.raises(ValueError, match="after"):
             gatherer.run(b"", at, end, 1, 1)
     with pytest.raises(ValueError, match="23 bytes"):
-        Known(Counter(1, 1), 0, 0, bytes(23))
-    with pytest.raises(ValueError, match="no meta block"):
+        HeadGroup(Counter(1, 1), 0, 0, bytes(23))
+    with pytest.raises(ValueError, match="not the meta block"):
         texts_of(b"\x01" + bytes(42))
