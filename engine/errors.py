@@ -19,7 +19,8 @@ class EngineError(Exception):
     def without_frames(self) -> Self:
         """Itself, without traceback and causes: their frames hold what was read when it was raised.
 
-        Whoever keeps an error as a value calls it, so that memory comes back without the garbage collector.
+        Call it when an error is kept as a value or has been answered: memory then comes back without the garbage
+        collector.
         """
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from engine.errors import NotAcceptable, RequestError
@@ -147,8 +148,12 @@ def accepts_utf_8(header: str | None, query: Sequence[str] = ()) -> bool:
     return any_other
 
 
+@lru_cache(maxsize=256)
 def parse_media_type(text: str) -> MediaType | None:
-    """Parses a Content-Type or one range; None if it is invalid, or has a parameter twice."""
+    """Parses a Content-Type or one range; None if it is invalid, or has a parameter twice.
+
+    Cached: a client writes the same with each request.
+    """
     if len(text) > HEADER_CHARACTERS_MAX:
         return None
     name, *parts = _split(text, ";")

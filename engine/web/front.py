@@ -293,6 +293,8 @@ class WebFront:
                 response.force_close()
                 if "Expect" in request.headers and isinstance(request.protocol, HttpConnection):
                     request.protocol.expect_no_body()
+            if isinstance(error, EngineError):
+                error.without_frames()
             return response
 
     async def _answer(self, request: Request) -> web.StreamResponse:

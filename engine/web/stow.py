@@ -54,7 +54,7 @@ async def store(request: Request) -> web.StreamResponse:
             body.stop()
         uploads.abandon()
     await uploads.settle()
-    return response.answer(media_type)
+    return await response.send(request, media_type)
 
 
 class _Body:
@@ -115,14 +115,21 @@ async def _store_parts(
 ) -> None:
     """Each part is one. Raises MultipartError when there was none before the body turned out to be wrong."""
     usual = parse_media_type(content_type.parameter("type"))
-    models = Models(request.engine)
+    models: Models | None = None
     sink: Uploads | Models | None = None
     try:
         while events := await body.next():
             for event in events:
                 if isinstance(event, PartBegin):
-                    sink = _begin(event, usual, uploads, models)
-                    if sink is None:
+                    part_type = event.content_type or usual
+                    if part_type is None or _is_file(part_type, usual, has_models=models is not None):
+                        uploads.begin()
+                        sink = uploads
+                    elif models is not None or part_type.name in METADATA_TYPES:
+                        sink = models = models or Models(request.engine)
+                        models.begin(part_type, event.content_location)
+                    else:
+                        sink = None
                         response.unsupported()
                 elif sink is None:
                     continue
@@ -132,24 +139,13 @@ async def _store_parts(
                     await sink.add(*event)
         if not body.part_count:
             raise MultipartError("the multipart body has no part")
-        await models.store(uploads)
+        if models is not None:
+            await models.store(uploads)
     except (MultipartError, DataSetError):
         await uploads.settle()
         if not response.stored_count and not response.failed_count:
             raise
         response.failed("", "", Reason.CANNOT_UNDERSTAND)
-
-
-def _begin(event: PartBegin, usual: MediaType | None, uploads: Uploads, models: Models) -> Uploads | Models | None:
-    """What takes a part that begins; None: nothing does."""
-    content_type = event.content_type or usual
-    if content_type is None or _is_file(content_type, usual, has_models=models.exist):
-        uploads.begin()
-        return uploads
-    if models.exist or content_type.name in METADATA_TYPES:
-        models.begin(content_type, event.content_location)
-        return models
-    return None
 
 
 def _is_file(content_type: MediaType, usual: MediaType | None, *, has_models: bool) -> bool:

@@ -87,11 +87,6 @@ class Models:
         """Of the part that comes."""
         self._source: Source | None = None
 
-    @property
-    def exist(self) -> bool:
-        """Whether there was any metadata."""
-        return bool(self._models)
-
     # -- parts ------------------------------------------------------------------------------------
 
     def begin(self, content_type: MediaType, location: str) -> None:
@@ -148,8 +143,6 @@ class Models:
 
     async def store(self, uploads: Uploads) -> None:
         """Puts each instance together and hands it over."""
-        if not self._models:
-            return
         await self._flush()
         self._source = self._spool.source()
         models, self._models = self._models, []

@@ -5,8 +5,9 @@
     0008,1199   Referenced SOP Sequence       class, instance, Retrieve URL, warning reason
     0008,119A   Other Failures Sequence       failure reason: of what has no identity
 
-A sequence without items is left out: an empty one is read as a failure by clients in the field. An item is kept as
-the text that it will be in the answer, and nothing else is kept of an instance.
+A sequence without items is left out: clients in the field read an empty one as a failure. Nothing is kept of an
+instance but its item, as JSON text. A long sequence is kept compressed and sent piece by piece: its items are nearly
+equal, so fifty thousand of them take a megabyte, and not twenty.
 
     200   all was stored            409   nothing was
     202   some was not, or with a warning
@@ -16,6 +17,7 @@ the text that it will be in the answer, and nothing else is kept of an instance.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
 from http import HTTPStatus
@@ -33,6 +35,10 @@ from engine.web.urls import segment
 if TYPE_CHECKING:
     from typing import Any
 
+    from engine.web.request import Request
+
+BLOCK_BYTES: Final = 64 << 10
+"""Of JSON text, about 150 items, before it is compressed: less than half a millisecond."""
 JSON_TYPE: Final = "application/dicom+json"
 XML_TYPE: Final = "application/dicom+xml"
 OFFERS: Final = (Offer(JSON_TYPE), Offer("application/json"), Offer(XML_TYPE), Offer("application/xml"))
@@ -84,7 +90,7 @@ class StoreResponse:
         self._root = f"{root}/studies/"
         self._study = study_instance_uid
         self._is_one_study = True
-        self._failed, self._stored, self._others = bytearray(), bytearray(), bytearray()
+        self._failed, self._stored, self._others = _Items(), _Items(), _Items()
         self.stored_count = 0
         self.failed_count = 0
         self._warning_count = 0
@@ -105,7 +111,7 @@ class StoreResponse:
         if warning:
             self._warning_count += 1
             item["00081196"] = {"vr": "US", "Value": [warning]}
-        _append(self._stored, item)
+        self._stored.append(item)
 
     def failed(self, sop_class_uid: str, sop_instance_uid: str, reason: int) -> None:
         """An instance that is not; empty UIDs are not known."""
@@ -113,9 +119,9 @@ class StoreResponse:
         self._short_count += reason == Reason.OUT_OF_RESOURCES
         failure = {"00081197": {"vr": "US", "Value": [reason]}}
         if sop_instance_uid:
-            _append(self._failed, {**_identity(sop_class_uid, sop_instance_uid), **failure})
+            self._failed.append({**_identity(sop_class_uid, sop_instance_uid), **failure})
         else:
-            _append(self._others, failure)
+            self._others.append(failure)
 
     def unsupported(self) -> None:
         """A part of a media type that is not taken."""
@@ -134,13 +140,22 @@ class StoreResponse:
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
         return HTTPStatus.CONFLICT
 
-    def answer(self, media_type: str) -> web.Response:
-        """The whole. The Content-Type has no charset, for which clients compare it."""
+    async def send(self, request: Request, media_type: str) -> web.StreamResponse:
+        """Answers the request. The Content-Type has no charset, because clients compare it as a whole."""
         headers = {"Content-Type": media_type}
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(RETRY_S)
-        body = self._xml() if media_type.endswith("xml") else self._json()
-        return web.Response(status=self.status, body=body, headers=headers)
+        if media_type.endswith("xml"):
+            return web.Response(status=self.status, body=self._xml(), headers=headers)
+        if not any(items.is_long for items in (self._failed, self._stored, self._others)):
+            return web.Response(status=self.status, body=b"".join(self._json()), headers=headers)
+        response = web.StreamResponse(status=self.status, headers=headers)
+        response.content_length = sum(map(len, self._json()))
+        await response.prepare(request)
+        for text in self._json():
+            await response.write(text)
+        await response.write_eof()
+        return response
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -151,22 +166,64 @@ class StoreResponse:
         return {"vr": "UR", "Value": [self._root + segment(self._study)]}
 
     @property
-    def _sequences(self) -> Iterator[tuple[str, bytearray]]:
+    def _sequences(self) -> Iterator[tuple[str, _Items]]:
         for key, items in (("00081198", self._failed), ("00081199", self._stored), ("0008119A", self._others)):
-            if items:
+            if not items.is_empty:
                 yield key, items
 
-    def _json(self) -> bytes:
-        parts: list[bytes | memoryview] = [b'{"00081190":', orjson.dumps(self._retrieve_url)]
+    def _json(self) -> Iterator[bytes]:
+        yield b'{"00081190":' + orjson.dumps(self._retrieve_url)
         for key, items in self._sequences:
-            parts += [b',"%b":{"vr":"SQ","Value":[' % key.encode(), memoryview(items)[:-2], b"]}"]
-        return b"".join([*parts, b"}"])
+            yield b',"%b":{"vr":"SQ","Value":[' % key.encode()
+            yield from items.texts()
+            yield b"]}"
+        yield b"}"
 
     def _xml(self) -> bytes:
         model: dict[str, Any] = {"00081190": self._retrieve_url}
         for key, items in self._sequences:
-            model[key] = {"vr": "SQ", "Value": (orjson.loads(line[:-1]) for line in items.splitlines())}
+            model[key] = {"vr": "SQ", "Value": items}
         return xml_model.encode(model)
+
+
+class _Items:
+    """The items of a sequence as JSON text: one a line, with a comma before each but the first."""
+
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
+        """Compressed, a block each."""
+        self._tail = bytearray()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no item."""
+        return not self._tail and not self._packed
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is better sent piece by piece."""
+        return bool(self._packed)
+
+    def append(self, item: dict[str, Any]) -> None:
+        """Adds one."""
+        if not self.is_empty:
+            self._tail += b",\n"
+        self._tail += orjson.dumps(item)
+        if len(self._tail) >= BLOCK_BYTES:
+            self._packed.append(zlib.compress(self._tail, level=1))
+            self._tail.clear()
+
+    def texts(self) -> Iterator[bytes]:
+        """The text, in pieces."""
+        for block in self._packed:
+            yield zlib.decompress(block)
+        yield bytes(self._tail)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for text in self.texts():
+            for line in text.splitlines():
+                if item := line.rstrip(b","):
+                    yield orjson.loads(item)
 
 
 def _identity(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
@@ -176,7 +233,3 @@ def _identity(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
         "00081155": {"vr": "UI", "Value": [sop_instance_uid]},
     }
 
-
-def _append(items: bytearray, item: dict[str, Any]) -> None:
-    items += orjson.dumps(item)
-    items += b",\n"

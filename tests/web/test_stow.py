@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 
 from engine.config import Limits
 from engine.dicom import xml_model
-from engine.web import upload
+from engine.web import stow_response, upload
 from tests import samples
 from tests.actors import actor
 from tests.corpus import corpus_files
@@ -284,11 +284,19 @@ def test_while_nothing_is_taken_in_the_client_is_told_to_come_back_before_it_sen
     assert said.startswith(b"HTTP/1.1 503 ") and b"Retry-After: " in said
 
 
-def test_a_thousand_parts_cost_one_answer(hosting: Hosting) -> None:
+@pytest.mark.parametrize("accept", [JSON, "application/dicom+xml"])
+def test_an_answer_too_long_to_be_kept_as_text_says_all_of_it(hosting: Hosting, accept: str) -> None:
     study = next(_numbers)
-    files = [part10(samples.instance(study, 1, number, pixels=bytes(512))) for number in range(1, 1001)]
-    answer = post(hosting, body_of(files))
-    assert answer.status == 200 and len(set(answer.stored)) == 1000
+    made = [samples.instance(study, 1, number, pixels=bytes(512)) for number in range(1, 1001)]
+    files = [part10(ds) for ds in made]
+    files[500:500] = [b"no DICOM"] * 1000
+    answer = post(hosting, body_of(files), Accept=accept)
+    assert answer.status == 202
+    assert int(answer.headers["Content-Length"]) == len(answer.body) > 2 * stow_response.BLOCK_BYTES
+    module = answer.module if accept == JSON else xml_model.parse(answer.body)
+    stored = [item["00081155"]["Value"][0] for item in module["00081199"]["Value"]]
+    assert sorted(stored) == sorted(ds.SOPInstanceUID for ds in made)
+    assert len(module["0008119A"]["Value"]) == 1000 and "00081198" not in module
 
 
 # clients as they come ----------------------------------------------------------------------------------------------
