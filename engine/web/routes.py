@@ -7,7 +7,7 @@ has the resource, else with API.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import changes, health, metrics, openapi, qido, rendered, wado_uri
+from engine.web import changes, health, metrics, openapi, page_files, qido, rendered, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.commitment import ROUTES as COMMITMENT_ROUTES
@@ -44,6 +44,7 @@ _RESOURCES: tuple[Route, ...] = (
     *STOW_ROUTES,
     *DELETION_ROUTES,
     *COMMITMENT_ROUTES,
+    *page_files.ROUTES,
 )
 
 _DOCUMENTED: tuple[Route, ...] = (

@@ -1,0 +1,96 @@
+// Values of DICOM JSON (PS3.18 F) as text for people.
+
+export const TAGS = {
+  study: "0020000D", series: "0020000E", instance: "00080018", sopClass: "00080016",
+  patientName: "00100010", patientId: "00100020", birthDate: "00100030", sex: "00100040",
+  studyDate: "00080020", studyTime: "00080030", accession: "00080050", studyId: "00200010",
+  description: "00081030", modalities: "00080061", referring: "00080090",
+  seriesCount: "00201206", instanceCount: "00201208",
+  modality: "00080060", seriesDescription: "0008103E", seriesNumber: "00200011", seriesInstances: "00201209",
+  seriesDate: "00080021", bodyPart: "00180015",
+  instanceNumber: "00200013", frames: "00280008", rows: "00280010", columns: "00280011",
+  center: "00281050", width: "00281051", position: "00200032", orientation: "00200037",
+  spacing: "00280030", slope: "00281053", frameTime: "00181063", photometric: "00280004",
+};
+
+/** The values of an attribute. */
+export const values = (dataset, tag) => dataset?.[tag]?.Value ?? [];
+
+/** The first value as text, "" when there is none. */
+export function text(dataset, tag) {
+  const [value] = values(dataset, tag);
+  if (value === undefined || value === null) return "";
+  return typeof value === "object" ? nameOf(value) : String(value);
+}
+
+/** All values as text. */
+export const texts = (dataset, tag) => values(dataset, tag).map((value) => String(value ?? "")).join(", ");
+
+/** The first value as a number; NaN when there is none. */
+export const number = (dataset, tag) => Number(values(dataset, tag)[0] ?? NaN);
+
+/** A person's name as people write it: "Doe, Jane". Other scripts follow in brackets. */
+export function nameOf(name) {
+  const groups = [name.Alphabetic, name.Ideographic, name.Phonetic].filter(Boolean).map(groupOf);
+  const [first, ...others] = groups;
+  return others.length ? `${first} (${others.join(", ")})` : first ?? "";
+}
+
+function groupOf(group) {
+  const [family = "", given = "", middle = "", prefix = "", suffix = ""] = group.split("^").map((part) => part.trim());
+  const own = [given, middle].filter(Boolean).join(" ");
+  const name = [family, own].filter(Boolean).join(", ");
+  return [prefix, name, suffix].filter(Boolean).join(" ");
+}
+
+/** A DA value in ISO 8601; what is none is shown as it is. */
+export const dateOf = (da) => (/^\d{8}$/.test(da) ? `${da.slice(0, 4)}-${da.slice(4, 6)}-${da.slice(6)}` : da);
+
+/** A TM value to the minute. */
+export const timeOf = (tm) => (/^\d{4}/.test(tm) ? `${tm.slice(0, 2)}:${tm.slice(2, 4)}` : tm);
+
+/**
+ * What is typed into a date filter, as a DICOM range: "2026", "2026-01", "2026-01-05", "2026-01..2026-03", "-2025".
+ * null: no date yet.
+ */
+export function dateRange(typed) {
+  const [from, to] = typed.includes("..") ? typed.split("..", 2).map((part) => part.trim()) : [typed.trim(), null];
+  const first = from ? bounds(from) : ["", ""];
+  const last = to === null ? first : to ? bounds(to) : ["", ""];
+  if (!first || !last) return null;
+  return first[0] === last[1] && first[0] ? first[0] : `${first[0]}-${last[1]}`;
+}
+
+function bounds(typed) {
+  const found = /^(\d{4})(?:-?(\d{2})(?:-?(\d{2}))?)?$/.exec(typed);
+  if (!found) return null;
+  const [, year, month, day] = found;
+  if (day) return [year + month + day, year + month + day];
+  if (month) return [`${year}${month}01`, `${year}${month}${new Date(Number(year), Number(month), 0).getDate()}`];
+  return [`${year}0101`, `${year}1231`];
+}
+
+/** Date of today, some days before, as DA. */
+export function daysAgo(days) {
+  const date = new Date(Date.now() - days * 86400000);
+  return `${date.getFullYear()}${String(date.getMonth() + 1).padStart(2, "0")}${String(date.getDate()).padStart(2, "0")}`;
+}
+
+/** Bytes with three digits and a unit. */
+export function bytesOf(count) {
+  const units = ["B", "kB", "MB", "GB", "TB", "PB"];
+  let unit = 0;
+  while (count >= 1000 && unit < units.length - 1) {
+    count /= 1000;
+    unit += 1;
+  }
+  return `${unit && count < 100 ? count.toPrecision(3) : Math.round(count)} ${units[unit]}`;
+}
+
+/** Path of a study, series or instance below the DICOMweb root. */
+export function pathOf(study, series, instance) {
+  const parts = ["dicom-web/studies", encodeURIComponent(study)];
+  if (series) parts.push("series", encodeURIComponent(series));
+  if (instance) parts.push("instances", encodeURIComponent(instance));
+  return parts.join("/");
+}

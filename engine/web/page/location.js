@@ -1,0 +1,25 @@
+// What the page shows is behind "#" in its address: "#/studies?PatientName=doe". Links, back and bookmarks work.
+
+/** {path: ["studies"], query: URLSearchParams} */
+export function here() {
+  const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
+  return { path: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
+}
+
+/** The address of a place. */
+export function hashOf(path, query) {
+  const text = query ? String(query instanceof URLSearchParams ? query : new URLSearchParams(query)) : "";
+  return `#/${path.map(encodeURIComponent).join("/")}${text ? `?${text}` : ""}`;
+}
+
+/** Goes to a place; `replace` leaves no step in the history. */
+export function go(path, query, replace = false) {
+  const hash = hashOf(path, query);
+  if (hash === location.hash) return;
+  if (replace) {
+    history.replaceState(null, "", hash);
+    window.dispatchEvent(new HashChangeEvent("hashchange"));
+  } else {
+    location.hash = hash;
+  }
+}

@@ -1,0 +1,91 @@
+// The frame of the page: where one is, where one can go, light or dark, and the language.
+
+import { html, render, useEffect, useState } from "./preact.mjs";
+import { Administration } from "./administration.js";
+import { Health } from "./health.js";
+import { go, hashOf, here } from "./location.js";
+import { Dialog, Table, isTyping } from "./parts.js";
+import { Queues } from "./queues.js";
+import { Studies } from "./studies.js";
+import { Study } from "./study.js";
+import { Upload, filesOf, uploads } from "./upload.js";
+import { Viewer } from "./viewer.js";
+import { LANGUAGES, language, setLanguage, t } from "./words.js";
+
+const PLACES = ["studies", "upload", "queues", "health", "administration"];
+const KEYS = [
+  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["Esc", "key.close"], ["?", "key.help"],
+  ["↑ ↓", "key.scroll"], ["PgUp PgDn", "key.series"], ["1 – 5", "key.preset"], ["c", "key.cine"], ["i", "key.invert"], ["+ –", "key.zoom"], ["Space", "key.reset"],
+];
+
+function View({ place }) {
+  const [name = "studies", ...rest] = place.path;
+  if (name === "study" && rest[0]) return html`<${Study} key=${rest[0]} study=${rest[0]} />`;
+  if (name === "view" && rest[1]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
+  if (name === "upload") return html`<${Upload} />`;
+  if (name === "queues") return html`<${Queues} />`;
+  if (name === "health") return html`<${Health} />`;
+  if (name === "administration") return html`<${Administration} view=${rest[0]} />`;
+  return html`<${Studies} query=${place.query} />`;
+}
+
+function Page() {
+  const [place, setPlace] = useState(here());
+  const [isHelp, setHelp] = useState(false);
+  const [, setTurn] = useState(0);
+  const [isOver, setOver] = useState(false);
+  useEffect(() => {
+    const moved = () => setPlace(here());
+    const pressed = (event) => event.key === "?" && !isTyping(event) && setHelp(true);
+    addEventListener("hashchange", moved);
+    addEventListener("keydown", pressed);
+    return () => {
+      removeEventListener("hashchange", moved);
+      removeEventListener("keydown", pressed);
+    };
+  }, []);
+  // Files may be dropped wherever one is.
+  const dropped = async (event) => {
+    event.preventDefault();
+    setOver(false);
+    const files = await filesOf(event.dataTransfer);
+    if (!files.length) return;
+    uploads.add(files);
+    go(["upload"]);
+  };
+  const over = (event) => {
+    if (![...event.dataTransfer.types].includes("Files")) return;
+    event.preventDefault();
+    setOver(true);
+  };
+  useEffect(() => {
+    const leave = (event) => uploads.counts.waiting > 0 && event.preventDefault();
+    addEventListener("beforeunload", leave);
+    return () => removeEventListener("beforeunload", leave);
+  }, []);
+  const current = place.path[0] ?? "studies";
+  const theme = () => {
+    const next = document.documentElement.dataset.theme === "light" ? "dark" : "light";
+    document.documentElement.dataset.theme = next;
+    localStorage.setItem("theme", next);
+  };
+  return html`<div class="frame" onDragOver=${over} onDragLeave=${(event) => event.relatedTarget || setOver(false)} onDrop=${dropped}>
+    <a class="skip" href="#view" onClick=${(event) => { event.preventDefault(); document.getElementById("view").focus(); }}>${t("skip")}</a>
+    <header class="top">
+      <strong class="brand">Filmroom</strong>
+      <nav aria-label=${t("main")}>${PLACES.map((name) => html`<a href=${hashOf([name])} aria-current=${name === current ? "page" : undefined}>${t(name)}</a>`)}</nav>
+      <span class="tools">
+        <button type="button" onClick=${() => setHelp(true)} aria-label=${t("keys")}>?</button>
+        <button type="button" onClick=${theme} aria-label=${t("theme")}>◐</button>
+        <select aria-label=${t("language")} value=${language()} onChange=${(event) => { setLanguage(event.currentTarget.value); setTurn((turn) => turn + 1); }}>
+          ${Object.entries(LANGUAGES).map(([code, { name }]) => html`<option value=${code} selected=${code === language()}>${name}</option>`)}
+        </select>
+      </span>
+    </header>
+    <main id="view" tabindex="-1" class=${isOver ? "over" : ""}><${View} key=${language()} place=${place} /></main>
+    ${isHelp && html`<${Dialog} title=${t("keys")} close=${() => setHelp(false)}><${Table} label=${t("keys")} columns=${[t("key"), t("meaning")]} rows=${KEYS.map(([key, name]) => [html`<kbd>${key}</kbd>`, t(name)])} /><//>`}
+  </div>`;
+}
+
+document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: light)").matches ? "light" : "dark");
+render(html`<${Page} />`, document.getElementById("page"));

@@ -1,0 +1,145 @@
+// The list of studies: filters as you type, any order, as many rows as there are, new ones as they arrive.
+
+import { html, useEffect, useMemo, useRef, useState } from "./preact.mjs";
+import { Failure, isTyping } from "./parts.js";
+import { TAGS, dateOf, dateRange, daysAgo, text, texts, timeOf } from "./dicom.js";
+import { go, here } from "./location.js";
+import { follow, get } from "./server.js";
+import { Summary } from "./study.js";
+import { Grid, Windows } from "./windows.js";
+import { language, t } from "./words.js";
+
+const KEYSTROKE_MS = 120;
+
+/** Filter, sort key, and what a row shows. */
+const COLUMNS = [
+  { name: "PatientName", order: "PatientName", of: (row) => text(row, TAGS.patientName), wide: 2.2 },
+  { name: "PatientID", order: "PatientID", of: (row) => text(row, TAGS.patientId), wide: 1.3 },
+  { name: "PatientBirthDate", order: "PatientBirthDate", of: (row) => dateOf(text(row, TAGS.birthDate)), isDate: true, wide: 1 },
+  { name: "PatientSex", of: (row) => text(row, TAGS.sex), wide: 0.5 },
+  { name: "StudyDate", order: "StudyDate", of: (row) => dateOf(text(row, TAGS.studyDate)), isDate: true, wide: 1 },
+  { name: "StudyTime", of: (row) => timeOf(text(row, TAGS.studyTime)), wide: 0.6, isFixed: true },
+  { name: "ModalitiesInStudy", order: "ModalitiesInStudy", of: (row) => texts(row, TAGS.modalities), wide: 0.8 },
+  { name: "StudyDescription", order: "StudyDescription", of: (row) => text(row, TAGS.description), wide: 2 },
+  { name: "AccessionNumber", order: "AccessionNumber", of: (row) => text(row, TAGS.accession), wide: 1.1 },
+  { name: "NumberOfStudyRelatedSeries", of: (row) => text(row, TAGS.seriesCount), kind: "count", wide: 0.65, isFixed: true },
+  { name: "NumberOfStudyRelatedInstances", of: (row) => text(row, TAGS.instanceCount), kind: "count", wide: 0.65, isFixed: true },
+];
+const SAVED = [
+  ["saved.today", () => ({ StudyDate: dateOf(daysAgo(0)) })],
+  ["saved.week", () => ({ StudyDate: `${dateOf(daysAgo(6))}..${dateOf(daysAgo(0))}` })],
+  ["saved.ct", () => ({ ModalitiesInStudy: "CT", StudyDate: dateOf(daysAgo(0)).slice(0, 7) })],
+  ["saved.mr", () => ({ ModalitiesInStudy: "MR", StudyDate: dateOf(daysAgo(0)).slice(0, 7) })],
+  ["saved.all", () => ({})],
+];
+
+/** The query of /api/studies for what is typed. What is no date yet filters nothing. */
+function requestOf(filters, order) {
+  const query = new URLSearchParams({ order, includefield: "StudyDescription" });
+  for (const column of COLUMNS) {
+    const typed = (filters[column.name] ?? "").trim();
+    if (!typed) continue;
+    if (column.isDate) {
+      const range = dateRange(typed);
+      if (range) query.set(column.name, range);
+    } else if (column.name === "ModalitiesInStudy" || column.name === "PatientSex") query.set(column.name, typed.toUpperCase());
+    else query.set(column.name, /[*?]/.test(typed) ? typed : `${column.name === "StudyDescription" ? "*" : ""}${typed}*`);
+  }
+  return query;
+}
+
+export function Studies({ query }) {
+  const filters = Object.fromEntries(COLUMNS.map(({ name }) => [name, query.get(name) ?? ""]));
+  const order = query.get("order") ?? "-received";
+  const asked = String(requestOf(filters, order));
+  const [version, setVersion] = useState(0);
+  const [selected, setSelected] = useState(null);
+  const firstFilter = useRef(null);
+  const windows = useMemo(() => {
+    const fetchWindow = async (position, limit, isFirst) => {
+      const place = new URLSearchParams({ position, limit, ...(isFirst ? { count: "true" } : {}) });
+      const answer = await get(`api/studies?${asked}&${place}`);
+      const { total } = answer;
+      return { rows: answer.studies, total: total?.count, isExact: total?.is_exact, isLast: answer.next === null };
+    };
+    return new Windows(fetchWindow, () => setVersion((before) => before + 1));
+  }, [asked]);
+  const shown = useRef(windows);
+  if (!windows.isLoading) shown.current = windows;
+  useEffect(() => {
+    windows.row(0);
+  }, [windows]);
+  useEffect(() => follow(["stored", "deleted", "corrected", "study_quiet"], () => windows.refresh()), [windows]);
+  useEffect(() => {
+    const pressed = (event) => {
+      if (event.key === "/" && !isTyping(event)) {
+        event.preventDefault();
+        firstFilter.current?.focus();
+      }
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  }, []);
+
+  const visit = (changes) => {
+    const next = new URLSearchParams();
+    const { query: now } = here();
+    for (const [name, value] of Object.entries({ ...Object.fromEntries(now), ...changes })) if (value) next.set(name, value);
+    go(["studies"], next, true);
+  };
+  const filter = (name, value) => visit({ [name]: value });
+  const sort = (column) => {
+    if (!column.order) return;
+    visit({ order: order === column.order ? `-${column.order}` : order === `-${column.order}` ? "" : column.order });
+  };
+  const save = (wanted) => go(["studies"], new URLSearchParams(wanted));
+
+  const head = html`
+    <div class="row head" role="row">${COLUMNS.map((column) => {
+      const direction = order === column.order ? "ascending" : order === `-${column.order}` ? "descending" : undefined;
+      return html`<span role="columnheader" aria-sort=${direction} class=${column.kind ?? ""}>${column.order
+        ? html`<button type="button" onClick=${() => sort(column)}>${t(column.name)}${direction ? (direction === "ascending" ? " ▲" : " ▼") : ""}</button>`
+        : t(column.name)}</span>`;
+    })}</div>
+    <div class="row filters" role="row">${COLUMNS.map((column, place) => html`<span role="gridcell">${column.isFixed
+      ? null
+      : html`<${FilterInput} key=${column.name} column=${column} value=${filters[column.name]} changed=${filter}
+          element=${place === 0 ? firstFilter : undefined} />`}</span>`)}</div>`;
+  const current = shown.current;
+  const total = current.isLoading ? "" : `${current.isExact ? "" : "> "}${current.total.toLocaleString(language())}`;
+  const uid = (row) => text(row, TAGS.study);
+  return html`<div class="studies">
+    <div class="bar">
+      <nav aria-label=${t("saved")}>${SAVED.map(([name, wanted]) => html`<button type="button" onClick=${() => save(wanted())}>${t(name)}</button>`)}</nav>
+      <span class="quiet" role="status">${total && t("studies.total", { total })}</span>
+      <${Failure} error=${windows.error} />
+    </div>
+    <div class=${selected ? "split" : "split alone"}>
+      <${Grid} windows=${current} version=${version} label=${t("studies")} columns=${COLUMNS} head=${head} selected=${selected && uid(selected)}
+        cells=${(row) => COLUMNS.map((column) => column.of(row))} keyOf=${uid} select=${setSelected}
+        open=${(row) => go(["study", uid(row)])} />
+      ${selected && html`<${Summary} key=${uid(selected)} row=${selected} close=${() => setSelected(null)} />`}
+    </div>
+  </div>`;
+}
+
+/** Tells what is typed when nobody has typed for a moment. */
+function FilterInput({ column, value, changed, element }) {
+  const [typed, setTyped] = useState(value);
+  const timer = useRef(0);
+  useEffect(() => {
+    if (!timer.current) setTyped(value);
+  }, [value]);
+  const type = (event) => {
+    const next = event.currentTarget.value;
+    setTyped(next);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => {
+      timer.current = 0;
+      changed(column.name, next);
+    }, KEYSTROKE_MS);
+  };
+  const isWrong = column.isDate && typed && !dateRange(typed);
+  return html`<input type="search" ref=${element} value=${typed} onInput=${type} aria-label=${t("filter", { column: t(column.name) })}
+    aria-invalid=${isWrong ? "true" : undefined} placeholder=${column.isDate ? t("filter.date") : ""} autocomplete="off" spellcheck=${false} />`;
+}

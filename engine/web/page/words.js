@@ -1,0 +1,101 @@
+// Every word of the page, in each language. A language is a column here; a text that lacks in one is English.
+
+const EN = {
+  name: "English",
+  skip: "Skip to content", main: "Main", language: "Language", theme: "Dark or light", keys: "Keys", key: "Key", meaning: "Meaning", close: "Close",
+  loading: "Loading…", nothing: "Nothing.", sure: "Are you sure?", done: "Done.", details: "Details", retry: "Try again", cancel: "Cancel",
+  search: "Search", open: "Open", reason: "Reason", state: "State", size: "Size", time: "Time", by: "By", on: "on", off: "off", value: "Value", count: "Count", received: "Received", sent: "Sent",
+  unreachable: "The server cannot be reached", operation: "Operation", from: "From", stored: "Stored",
+  studies: "Studies", study: "Study", series: "Series", instances: "Instances", frames: "Frames", tags: "Elements", tag: "Element", attributes: "Attributes",
+  "studies.total": "{total} studies", saved: "Saved filters", filter: "Filter: {column}", "filter.date": "2026-01",
+  "saved.today": "Today", "saved.week": "Last 7 days", "saved.ct": "CT this month", "saved.mr": "MR this month", "saved.all": "Last received",
+  PatientName: "Patient", PatientID: "Patient ID", PatientBirthDate: "Born", PatientSex: "Sex", StudyDate: "Date", StudyTime: "Time", ModalitiesInStudy: "Modality",
+  StudyDescription: "Description", AccessionNumber: "Accession", NumberOfStudyRelatedSeries: "Series", NumberOfStudyRelatedInstances: "Images",
+  ReferringPhysicianName: "Referring physician", StudyID: "Study ID",
+  unnamed: "(no name)", "no.description": "(no description)", "series.number": "Series {number}", images: "images: {count}", "study.gone": "There is no such study any more.",
+  download: "Download (zip with DICOMDIR)", send: "Send…", hold: "Hold…", release: "Release", delete: "Delete…", "same.patient": "All studies of this patient",
+  "send.begun": "Sending goes on in the background:", "hold.about": "A study on hold is deleted by nobody and by no rule until it is released.",
+  "delete.about": "This deletes the study with {count} images for everybody.", "delete.type": "Type {text} to go on:",
+  viewer: "Viewer", image: "Image", "image.of": "Image {index} of {count}", "image.broken": "This image cannot be shown.", window: "Window", invert: "Invert", play: "Play", pause: "Pause", reset: "Reset", resume: "Go on",
+  "preset.own": "As stored", "preset.soft": "Soft tissue", "preset.lung": "Lung", "preset.bone": "Bone", "preset.brain": "Brain",
+  "document.open": "Open the document", "viewer.notice": "For a quick look. Not for diagnosis.",
+  upload: "Upload", "upload.about": "Drop files or folders anywhere on this page, or choose them.", "upload.files": "Files…", "upload.folder": "Folder…", file: "File",
+  "upload.state": "{done} of {total}: {stored} stored, {warned} with a warning, {refused} refused; {bytes}",
+  "state.waiting": "waiting", "state.stored": "stored", "state.warned": "stored, with a warning", "state.refused": "refused", "state.running": "running", "state.done": "done", "state.failed": "failed", "state.cancelled": "cancelled",
+  "reason.C000": "is no DICOM file, or cannot be read", "reason.A700": "no room", "reason.A900": "does not fit its SOP class, or what was asked for", "reason.A901": "of another study", "reason.0122": "SOP class is not stored here", "reason.0124": "not allowed", "reason.0110": "the server failed", "reason.C122": "transfer syntax is not stored here",
+  "reason.B000": "other bytes than are stored under its UID; kept aside", "reason.B007": "data set does not fit its SOP class", "reason.B006": "elements were left out",
+  queues: "Queues", "queues.none": "No jobs.", job: "Job", "job.send": "Send", "job.pull": "Pull", peer: "Peer", progress: "Progress", began: "Created", failed: "{count} failed", "retry.all": "Try {count} failed again", "cancel.all": "Cancel {count}",
+  health: "Health", "health.state": "State", "health.well": "All is well", "health.stored": "Stored by C-STORE", "health.associations": "Associations", "health.http": "HTTP connections", "health.queue": "Waiting for the disk", "health.free": "Free disk space",
+  "health.archive": "Archive", "health.counts": "{studies} studies, {instances} images, {bytes}", "health.damaged": "Damaged", "health.scrub": "Scrub", "health.backup": "Newest backup", "health.no.backup": "none is known",
+  "health.operations": "Operations since start", "health.failures": "Failures", "health.history": "History", "health.day": "Last day", "health.quarter": "Last 90 days", "health.full": "At this pace the disk is full on {date}.", "health.short": "The history begins a few minutes after the start.",
+  "health.chart.rate": "Images stored", "health.chart.bytes": "Bytes stored", "health.chart.latency": "C-STORE, p99", "health.chart.free": "Free disk space",
+  administration: "Administration", peers: "Peers", "peers.none": "No peer has an address. Add [[peer]] to the configuration.", "peers.about": "Peers are edited in the configuration file; filmroom reload takes a change over.", address: "Address", protocol: "Protocol", may: "May", syntaxes: "Transfer syntaxes", "echo.well": "answers in {ms} ms",
+  quarantine: "Quarantine", "quarantine.none": "Nothing is in quarantine.", differences: "Differences", "differences.none": "No element differs.", readmit: "Store", "readmit.sure": "Store this version as the current one?", drop: "Drop", "drop.sure": "Drop this version for good?",
+  conflicts: "Conflicts", "conflicts.none": "No study contradicts itself.", "conflicts.about": "Studies and series whose images disagree.", corrections: "Corrections", "corrections.none": "No corrections.", undo: "Undo", undone: "undone",
+  holds: "Holds", "holds.none": "No study is on hold.", rules: "Rule", retention: "Retention", "retention.none": "No rules.", "retention.about": "What the rules would delete now. Nothing is deleted by looking.", "retention.due": "Due now", settings: "Settings", origin: "Origin",
+  "key.search": "Search", "key.move": "Move in a list", "key.open": "Open", "key.close": "Close, back", "key.help": "This help", "key.scroll": "Viewer: scroll", "key.series": "Viewer: other series", "key.preset": "Viewer: window presets", "key.cine": "Viewer: play and pause", "key.invert": "Viewer: invert", "key.zoom": "Viewer: zoom", "key.reset": "Viewer: reset",
+};
+
+const DE = {
+  name: "Deutsch",
+  skip: "Zum Inhalt", main: "Hauptmenü", language: "Sprache", theme: "Dunkel oder hell", keys: "Tasten", key: "Taste", meaning: "Bedeutung", close: "Schließen",
+  loading: "Lädt…", nothing: "Nichts.", sure: "Sicher?", done: "Erledigt.", details: "Einzelheiten", retry: "Nochmals", cancel: "Abbrechen",
+  search: "Suchen", open: "Öffnen", reason: "Grund", state: "Zustand", size: "Größe", time: "Zeit", by: "Von", on: "an", off: "aus", value: "Wert", count: "Anzahl", received: "Empfangen", sent: "Gesendet",
+  unreachable: "Der Server ist nicht erreichbar", operation: "Vorgang", from: "Von", stored: "Gespeichert",
+  studies: "Studien", study: "Studie", series: "Serien", instances: "Instanzen", frames: "Bilder", tags: "Elemente", tag: "Element", attributes: "Attribute",
+  "studies.total": "{total} Studien", saved: "Gespeicherte Filter", filter: "Filter: {column}", "filter.date": "2026-01",
+  "saved.today": "Heute", "saved.week": "Letzte 7 Tage", "saved.ct": "CT diesen Monat", "saved.mr": "MR diesen Monat", "saved.all": "Zuletzt empfangen",
+  PatientName: "Patient", PatientID: "Patienten-ID", PatientBirthDate: "Geboren", PatientSex: "Geschl.", StudyDate: "Datum", StudyTime: "Zeit", ModalitiesInStudy: "Modalität",
+  StudyDescription: "Beschreibung", AccessionNumber: "Auftragsnr.", NumberOfStudyRelatedSeries: "Serien", NumberOfStudyRelatedInstances: "Bilder",
+  ReferringPhysicianName: "Überweiser", StudyID: "Studien-ID",
+  unnamed: "(ohne Namen)", "no.description": "(ohne Beschreibung)", "series.number": "Serie {number}", images: "Bilder: {count}", "study.gone": "Diese Studie gibt es nicht mehr.",
+  download: "Herunterladen (Zip mit DICOMDIR)", send: "Senden…", hold: "Sperren…", release: "Freigeben", delete: "Löschen…", "same.patient": "Alle Studien dieses Patienten",
+  "send.begun": "Es wird im Hintergrund gesendet:", "hold.about": "Eine gesperrte Studie löscht niemand und keine Regel, bis sie freigegeben wird.",
+  "delete.about": "Löscht die Studie mit {count} Bildern für alle.", "delete.type": "Zum Fortfahren {text} eingeben:",
+  viewer: "Betrachter", image: "Bild", "image.of": "Bild {index} von {count}", "image.broken": "Dieses Bild kann nicht gezeigt werden.", window: "Fenster", invert: "Invertieren", play: "Abspielen", pause: "Anhalten", reset: "Zurücksetzen", resume: "Weiter",
+  "preset.own": "Wie gespeichert", "preset.soft": "Weichteil", "preset.lung": "Lunge", "preset.bone": "Knochen", "preset.brain": "Gehirn",
+  "document.open": "Dokument öffnen", "viewer.notice": "Für einen schnellen Blick. Nicht zur Befundung.",
+  upload: "Hochladen", "upload.about": "Dateien oder Ordner irgendwo auf diese Seite ziehen oder auswählen.", "upload.files": "Dateien…", "upload.folder": "Ordner…", file: "Datei",
+  "upload.state": "{done} von {total}: {stored} gespeichert, {warned} mit Warnung, {refused} abgelehnt; {bytes}",
+  "state.waiting": "wartet", "state.stored": "gespeichert", "state.warned": "gespeichert, mit Warnung", "state.refused": "abgelehnt", "state.running": "läuft", "state.done": "fertig", "state.failed": "gescheitert", "state.cancelled": "abgebrochen",
+  "reason.C000": "keine DICOM-Datei, oder nicht lesbar", "reason.A700": "kein Platz", "reason.A900": "passt nicht zu ihrer SOP-Klasse oder zur Anfrage", "reason.A901": "aus einer anderen Studie", "reason.0122": "diese SOP-Klasse wird hier nicht gespeichert", "reason.0124": "nicht erlaubt", "reason.0110": "der Server ist gescheitert", "reason.C122": "diese Transfersyntax wird hier nicht gespeichert",
+  "reason.B000": "andere Bytes, als unter ihrer UID gespeichert sind; aufgehoben", "reason.B007": "Datensatz passt nicht zur SOP-Klasse", "reason.B006": "Elemente wurden weggelassen",
+  queues: "Aufträge", "queues.none": "Keine Aufträge.", job: "Auftrag", "job.send": "Senden", "job.pull": "Holen", peer: "Partner", progress: "Fortschritt", began: "Angelegt", failed: "{count} gescheitert", "retry.all": "{count} gescheiterte nochmals", "cancel.all": "{count} abbrechen",
+  health: "Zustand", "health.state": "Zustand", "health.well": "Alles in Ordnung", "health.stored": "Per C-STORE gespeichert", "health.associations": "Assoziationen", "health.http": "HTTP-Verbindungen", "health.queue": "Wartet auf die Platte", "health.free": "Freier Plattenplatz",
+  "health.archive": "Archiv", "health.counts": "{studies} Studien, {instances} Bilder, {bytes}", "health.damaged": "Beschädigt", "health.scrub": "Prüflauf", "health.backup": "Neueste Sicherung", "health.no.backup": "keine bekannt",
+  "health.operations": "Vorgänge seit dem Start", "health.failures": "Fehler", "health.history": "Verlauf", "health.day": "Letzter Tag", "health.quarter": "Letzte 90 Tage", "health.full": "So geht es weiter bis {date}, dann ist die Platte voll.", "health.short": "Der Verlauf beginnt wenige Minuten nach dem Start.",
+  "health.chart.rate": "Gespeicherte Bilder", "health.chart.bytes": "Gespeicherte Bytes", "health.chart.latency": "C-STORE, p99", "health.chart.free": "Freier Plattenplatz",
+  administration: "Verwaltung", peers: "Partner", "peers.none": "Kein Partner hat eine Adresse. [[peer]] gehört in die Konfiguration.", "peers.about": "Partner stehen in der Konfigurationsdatei; filmroom reload übernimmt eine Änderung.", address: "Adresse", protocol: "Protokoll", may: "Darf", syntaxes: "Transfersyntaxen", "echo.well": "antwortet in {ms} ms",
+  quarantine: "Quarantäne", "quarantine.none": "Nichts ist in Quarantäne.", differences: "Unterschiede", "differences.none": "Kein Element ist anders.", readmit: "Speichern", "readmit.sure": "Diese Fassung als aktuelle speichern?", drop: "Verwerfen", "drop.sure": "Diese Fassung endgültig verwerfen?",
+  conflicts: "Widersprüche", "conflicts.none": "Keine Studie widerspricht sich.", "conflicts.about": "Studien und Serien, deren Bilder sich widersprechen.", corrections: "Korrekturen", "corrections.none": "Keine Korrekturen.", undo: "Rückgängig", undone: "rückgängig gemacht",
+  holds: "Sperren", "holds.none": "Keine Studie ist gesperrt.", rules: "Regel", retention: "Aufbewahrung", "retention.none": "Keine Regeln.", "retention.about": "Was die Regeln jetzt löschen würden. Hinsehen löscht nichts.", "retention.due": "Jetzt fällig", settings: "Einstellungen", origin: "Herkunft",
+  "key.search": "Suchen", "key.move": "In einer Liste bewegen", "key.open": "Öffnen", "key.close": "Schließen, zurück", "key.help": "Diese Hilfe", "key.scroll": "Betrachter: blättern", "key.series": "Betrachter: andere Serie", "key.preset": "Betrachter: Fenster", "key.cine": "Betrachter: abspielen und anhalten", "key.invert": "Betrachter: invertieren", "key.zoom": "Betrachter: vergrößern", "key.reset": "Betrachter: zurücksetzen",
+};
+
+export const LANGUAGES = { en: EN, de: DE };
+
+let current = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
+if (!(current in LANGUAGES)) current = "en";
+document.documentElement.lang = current;
+
+export const language = () => current;
+
+export function setLanguage(code) {
+  current = code;
+  localStorage.setItem("language", code);
+  document.documentElement.lang = code;
+}
+
+/** A text; {name} in it is replaced. What has no text is shown by its key. */
+export function t(key, insert = {}) {
+  const text = LANGUAGES[current][key] ?? EN[key] ?? key;
+  return text.replace(/\{(\w+)\}/g, (whole, name) => insert[name] ?? whole);
+}
+
+/** A moment of ISO 8601 in the reader's time zone: 2026-01-05 14:03. */
+export function moment(iso) {
+  const date = new Date(iso ?? "");
+  if (Number.isNaN(date.getTime())) return "–";
+  const two = (value) => String(value).padStart(2, "0");
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${two(date.getMinutes())}`;
+}

@@ -1,0 +1,102 @@
+"""web.page_files: the page's files as they are sent, and what holds them together."""
+
+from __future__ import annotations
+
+import gzip
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from engine.web import page_files
+from tests.web.hosting import Hosting, hosted
+
+SCRIPTS = sorted(path for path in page_files.FOLDER.iterdir() if path.suffix == ".js")
+SCRIPT_BYTES_MAX = 50_000
+"""Of all scripts that the first view needs, gzipped."""
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    with hosted(tmp_path_factory.mktemp("page") / "data") as hosting:
+        yield hosting
+
+
+def test_the_page_is_at_the_root_under_a_strict_policy(hosting: Hosting) -> None:
+    answer = requests.get(f"{hosting.url}/", timeout=10)
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy and "*" not in policy and "http" not in policy
+    assert answer.content == (page_files.FOLDER / "index.html").read_bytes()
+
+
+def test_a_file_is_sent_once_and_then_known(hosting: Hosting) -> None:
+    url = f"{hosting.url}/page/main.js"
+    first = requests.get(url, timeout=10)
+    assert (first.status_code, first.headers["Content-Encoding"]) == (200, "gzip")
+    assert first.content == (page_files.FOLDER / "main.js").read_bytes()
+    assert requests.get(url, headers={"If-None-Match": first.headers["ETag"]}, timeout=10).status_code == 304
+    plain = requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=10)
+    assert "Content-Encoding" not in plain.headers
+    assert plain.headers["ETag"] != first.headers["ETag"]
+    head = requests.head(url, timeout=10)
+    assert (head.status_code, head.headers["ETag"]) == (200, first.headers["ETag"])
+
+
+@pytest.mark.parametrize(
+    "name", ["none.js", "..%2Froute.py", "%2e%2e", "main.js%00", "..%2F..%2F..%2Fetc%2Fpasswd", "INDEX.HTML"]
+)
+def test_other_names_are_not_found(hosting: Hosting, name: str) -> None:
+    request = f"GET /page/{name} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    assert hosting.ask(request.encode()).split()[1] == b"404"
+
+
+def imports_of(path: Path) -> set[str]:
+    return set(re.findall(r'(?:from|import\()\s*"\./([^"]+)"', path.read_text("utf-8")))
+
+
+def test_every_file_that_is_named_is_there_and_none_comes_from_elsewhere() -> None:
+    names = {path.name for path in page_files.FOLDER.iterdir()}
+    index = (page_files.FOLDER / "index.html").read_text("utf-8")
+    assert set(re.findall(r'(?:href|src)="page/([^"]+)"', index)) <= names
+    assert "http" not in index
+    for path in SCRIPTS:
+        assert imports_of(path) <= names, path.name
+        assert not re.search(r"innerHTML|dangerouslySet|\beval\(|document\.write", path.read_text("utf-8")), path.name
+
+
+def test_the_first_view_needs_few_bytes() -> None:
+    seen: set[str] = set()
+    waiting = ["main.js"]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        text = (page_files.FOLDER / name).read_text("utf-8")
+        waiting += re.findall(r'from "\./([^"]+)"', text)
+    assert "uplot.mjs" not in seen, "charts are fetched by the view that has some"
+    assert sum(len(gzip.compress((page_files.FOLDER / name).read_bytes(), 9)) for name in seen) < SCRIPT_BYTES_MAX
+
+
+def words() -> dict[str, set[str]]:
+    """The keys of each language."""
+    text = (page_files.FOLDER / "words.js").read_text("utf-8")
+    blocks = re.findall(r"^const ([A-Z]{2}) = \{(.*?)^\};", text, re.MULTILINE | re.DOTALL)
+    return {name: set(re.findall(r'(?:^|[{,]\s*|\s)"?([A-Za-z0-9_.]+)"?: "', block)) for name, block in blocks}
+
+
+def test_every_language_has_every_word() -> None:
+    keys = words()
+    assert set(keys) == {"EN", "DE"}
+    assert keys["EN"] == keys["DE"]
+
+
+def test_every_word_that_is_asked_for_is_there() -> None:
+    used = {name for path in SCRIPTS for name in re.findall(r'\bt\("([^"]+)"', path.read_text("utf-8"))}
+    assert used
+    assert used <= words()["EN"]
