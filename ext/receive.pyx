@@ -32,7 +32,7 @@ cimport cython
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
@@ -41,6 +41,11 @@ from crc32c_impl cimport crc32c_update
 
 cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, unsigned int length)
+
+cdef extern from "write_ahead.h" nogil:
+    struct write_ahead:
+        pass
+    void write_ahead_received(write_ahead* ahead, const uint8_t* data, int64_t count)
 
 cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
@@ -163,6 +168,8 @@ cdef class DataSet:
     """Bytes of the same data set that went before, in earlier parts."""
     cdef readonly uint32_t crc
     """crc32c of the data set from its start to the end of this part."""
+    cdef readonly object ahead
+    """What was given to `Receiver.write_ahead` for it, or None; `release` stops it."""
 
     @property
     def buffers(self):
@@ -179,6 +186,9 @@ cdef class DataSet:
     def release(self):
         """Gives the chunks back; nobody may hold a view of them any more. A second call does nothing."""
         cdef Chunk chunk
+        if self.ahead is not None:
+            self.ahead.stop()
+            self.ahead = None
         for chunk in self.chunks:
             self.pool.give(chunk)
         self.chunks = []
@@ -194,8 +204,12 @@ cdef class _Context:
     cdef uint64_t part_length
     cdef uint64_t total_length
     cdef uint32_t crc
+    cdef object ahead
+    cdef write_ahead* ahead_state
 
     def __cinit__(self):
+        self.ahead = None
+        self.ahead_state = NULL
         self.command = None
         self.awaits_data = False
         self.chunks = []
@@ -343,6 +357,23 @@ cdef class Receiver:
             self.events = []
             self.on_events(events)
 
+    def write_ahead(self, int presentation_context_id, ahead):
+        """Gives a `WriteAhead` the data set that is coming on this context, as it comes, and the `DataSet` has it then.
+
+        Stops it where no data set is due, or more than a chunk of one is there already.
+        """
+        entry = self.contexts.get(presentation_context_id)
+        cdef _Context context
+        if entry is None or not (<_Context>entry).awaits_data or len((<_Context>entry).chunks) > 1:
+            ahead.stop()
+            return
+        context = <_Context>entry
+        if context.ahead is not None or context.total_length != context.part_length:
+            ahead.stop()
+            return
+        context.ahead = ahead
+        context.ahead_state = <write_ahead*><uintptr_t>ahead.address
+
     def stop(self):
         """Ignores all further input (Sta13, or an abort has been sent) and gives back what is half received.
 
@@ -360,6 +391,10 @@ cdef class Receiver:
         self.share_control()
         for entry in self.contexts.values():
             context = <_Context>entry
+            if context.ahead is not None:
+                context.ahead.stop()
+                context.ahead = None
+                context.ahead_state = NULL
             for chunk in context.chunks:
                 self.pool.give(chunk)
             context.chunks = []
@@ -528,6 +563,9 @@ cdef class Receiver:
         context.total_length += count
         self.pdv_left -= count
         self.pdu_left -= count
+        if context.ahead_state != NULL:
+            with nogil:
+                write_ahead_received(context.ahead_state, tail.data, tail.used)
         return 0
 
     cdef Chunk chunk_with_room(self):
@@ -567,6 +605,9 @@ cdef class Receiver:
         data_set.length = context.part_length
         data_set.offset = context.total_length - context.part_length
         data_set.crc = context.crc
+        data_set.ahead = context.ahead
+        context.ahead = None
+        context.ahead_state = NULL
         context.chunks = []
         context.tail = None
         context.part_length = 0

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from engine.archive.keeper import Progress
+    from engine.storage.files import WriteAhead
 
 logger = logs.get("archive.readonly")
 
@@ -105,7 +106,15 @@ class RefusingWriter(Writer):
         self._layout = layout
 
     def append(
-        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, flags: int, *, sync_soon: bool = True
+        self,
+        entry: Entry,
+        payload: Sequence[Buffer],
+        length: int,
+        crc: int,
+        flags: int,
+        *,
+        sync_soon: bool = True,
+        ahead: WriteAhead | None = None,
     ) -> None:
         """Raises ArchiveReadOnly."""
         refuse(self._layout)

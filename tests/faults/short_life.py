@@ -52,6 +52,7 @@ class Received:
         self.length = len(data)
         self.offset = offset
         self.crc = crc32c(data, crc)
+        self.ahead = None
         self.head = memoryview(data)
         self._data = data
 
