@@ -411,7 +411,7 @@ class Worker:
         request = StoreRequest(EXPLICIT, "FAULTS", sop_class, sop_instance, durable, POLICIES[policy])
         ahead = self.ingestor.write_ahead(sop_instance) if durable else None
         if ahead is not None:
-            for end in range(1000, len(data), 1000):
+            for end in range(300, len(data) + 1, 300):
                 ahead.receive(data[:end])
         self.ingestor.store(DataSetInMemory(data, ahead), request, done)
 
