@@ -172,9 +172,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Write JSON.", callback=_remember
-)
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON.", callback=_remember)
 
 
 class Settings:

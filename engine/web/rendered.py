@@ -1,6 +1,7 @@
 """Rendered resources and thumbnails, for clients that do not know DICOM (PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5).
 
     an image           JPEG, PNG, GIF, MP4; of several frames GIF and MP4 are animated, others show the middle frame
+    a presentation     the first of its images that is here, as the state shows it (`rendering.presentation_state`)
     a report           HTML, text
     a document         the encapsulated PDF, CDA or model
     a video            as it is stored, if browsers can play that
@@ -21,9 +22,16 @@ from aiohttp import web
 from engine.access import Action
 from engine.archive.rendering import report
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions
+from engine.archive.rendering.presentation_state import (
+    GRAYSCALE,
+    Presentation,
+    PresentationState,
+    check_length,
+)
 from engine.archive.rendering.representative import representative
 from engine.dicom import elements, frames, tags
-from engine.errors import NotAcceptable, RequestError, TranscodeError
+from engine.dicom.sources import Inflated, Source, Whole
+from engine.errors import DataSetError, NotAcceptable, RequestError, TranscodeError
 from engine.web import picture_parameters
 from engine.web.accept import Offer, negotiate
 from engine.web.conditional import is_unchanged
@@ -67,7 +75,10 @@ _THUMBNAIL_PARAMETERS: Final = (Parameter("viewport", "Width and height that the
 async def rendered(request: Request) -> web.StreamResponse:
     """Sends a picture of a study, a series or an instance."""
     if "instance" in request.path_values:
-        return await _rendered(request, instance_of(request), None, is_revalidated=False)
+        instance = instance_of(request)
+        if instance.sop_class_uid.startswith(PRESENTATION_STATES):
+            return await _presented(request, instance)
+        return await _rendered(request, instance, None, is_revalidated=False)
     return await _rendered(request, representative(await instances_of(request)), None, is_revalidated=True)
 
 
@@ -101,13 +112,46 @@ async def _rendered(
     headers["ETag"] = tag
     if offers is not IMAGE_OFFERS:
         return await send_rendered(request, instance, media_type, headers)
-    is_presentation = instance.sop_class_uid.startswith(PRESENTATION_STATES)
-    options, warnings = picture_parameters.rendered(
-        request.query, media_type, frame=frame, is_presentation=is_presentation
-    )
+    options, warnings = picture_parameters.rendered(request.query, media_type, frame=frame)
     for warning in warnings:
         headers["Warning"] = f'299 {request.root} "{warning}"'
     return await send_picture(request, instance, options, headers)
+
+
+async def _presented(request: Request, instance: Instance) -> web.StreamResponse:
+    """The first image here that a presentation state is for, as the state shows it. Raises NotFound, NotAcceptable."""
+    if instance.sop_class_uid != GRAYSCALE:
+        raise NotAcceptable("of presentation states only grayscale ones are applied: render the image itself")
+    retrieval, reads = request.engine.archive.retrieval, request.engine.pools.reads
+    choice = negotiate(IMAGE_OFFERS, request.headers.get("Accept"), request.query.getall("accept", ()))[0]
+    media_type = choice.offer.media_type
+    stored = retrieval.open(instance)
+
+    def read() -> tuple[Instance, int | None, Presentation]:
+        check_length(stored.length)
+        source: Source = Whole(stored.whole())
+        state = PresentationState.read(Inflated(source) if stored.syntax.deflated else source, stored.syntax)
+        for reference in state.references():
+            image = request.engine.archive.instance(reference.sop_instance_uid)
+            if image is not None:
+                frame = reference.frames[0] if reference.frames else None
+                return image, frame, state.of(reference.sop_instance_uid)
+        raise NotFound("none of the images that the presentation state is for is stored here")
+
+    try:
+        image, frame, presentation = await reads.run(read)
+    except (DataSetError, UnicodeError) as error:
+        raise NotAcceptable(f"the presentation state cannot be read: {error}") from error
+    if offers_for(image) is not IMAGE_OFFERS:
+        raise NotAcceptable("the presentation state is for an instance that is not rendered as an image")
+    headers = {"Cache-Control": REVALIDATED, "Vary": "Accept"}
+    tag = entity_tag(image, media_type, f"{request.query_string} {identity_of(instance)}", frame)
+    if (answer := not_modified(request, tag, headers)) is not None:
+        return answer
+    options, warnings = picture_parameters.rendered(request.query, media_type, frame=frame, is_presentation=True)
+    for warning in warnings:
+        headers["Warning"] = f'299 {request.root} "{warning}"'
+    return await send_picture(request, image, replace(options, presentation=presentation), {**headers, "ETag": tag})
 
 
 async def send_rendered(

@@ -15,13 +15,18 @@ from PIL import Image
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
 from engine.archive.rendering import thumbnails
+from engine.archive.rendering.presentation_state import GRAYSCALE
 from tests.archive.rendering.made import dataset
 from tests.archive.rendering.test_picture import content, frames, report_of
+from tests.archive.rendering.test_presentation_state import state_of, window
 from tests.samples import ROOT
 from tests.web.asking import Answer, ask
 from tests.web.hosting import Hosting, host
 
 CT = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/instances/{ROOT}.1.1.1"
+
+
+STATE = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.9/instances/{ROOT}.1.9."
 
 
 def part10_of(ds: pydicom.Dataset) -> bytes:
@@ -65,6 +70,13 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         document.EncapsulatedDocument, document.MIMETypeOfEncapsulatedDocument = b"%PDF-1.7 xy", "application/pdf"
         secondary = image(6, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
         secondary.SeriesInstanceUID, secondary.StudyInstanceUID = f"{ROOT}.2.1", f"{ROOT}.2"
+        state = state_of(image(1), SoftcopyVOILUTSequence=window(50, 1, VOILUTFunction="LINEAR"))
+        elsewhere, blending = state_of(image(77)), state_of(image(1))
+        blending.SOPClassUID = f"{GRAYSCALE[:-1]}4"
+        for number, ds in enumerate((state, elsewhere, blending), 1):
+            ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{ROOT}.1", f"{ROOT}.1.9"
+            ds.SOPInstanceUID = f"{ROOT}.1.9.{number}"
+            archive.store(part10_of(ds))
         for ds in (moving, report, document, secondary):
             archive.store(part10_of(ds))
         for name, path, headers in REQUESTS:
@@ -94,6 +106,12 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("report text", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {"Accept": "text/plain"}),
     ("report picture", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {"Accept": "image/jpeg"}),
     ("pdf", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.3/rendered", {"Accept": "application/pdf"}),
+    ("state", f"{STATE}1/rendered", {"Accept": "image/png"}),
+    ("state in a viewport", f"{STATE}1/rendered?viewport=24,24", {}),
+    ("state with a window", f"{STATE}1/rendered?window=1,2,linear", {}),
+    ("state of nothing", f"{STATE}2/rendered", {}),
+    ("state of blending", f"{STATE}3/rendered", {}),
+    ("state as a report", f"{STATE}1/rendered", {"Accept": "text/html"}),
     ("bad window", f"{CT}/rendered?window=1,2,3", {}),
     ("nowhere", f"/dicom-web/studies/{ROOT}.77/rendered", {}),
     ("thumbnail", f"{CT}/thumbnail", {}),
@@ -123,6 +141,17 @@ def test_a_picture_is_given_as_it_is_accepted(asked: dict[str, Answer], name: st
 
 def test_a_viewport_is_filled(asked: dict[str, Answer]) -> None:
     assert shown(asked["viewport"]).size == (24, 16)
+
+
+def test_a_presentation_state_shows_its_image(asked: dict[str, Answer]) -> None:
+    levels = np.asarray(shown(asked["state"]))
+    assert levels.shape == (32, 48) and levels[0, 0] == 255 and set(np.unique(levels)) <= {0, 255}
+    assert asked["state"].headers["ETag"] != asked["png"].headers["ETag"]
+    assert shown(asked["state in a viewport"]).size == (24, 16)
+    assert asked["state with a window"].status == 400
+    assert (asked["state of nothing"].status, b"none of the images" in asked["state of nothing"].body) == (404, True)
+    assert (asked["state of blending"].status, b"grayscale" in asked["state of blending"].body) == (406, True)
+    assert asked["state as a report"].status == 406
 
 
 def test_a_series_and_a_study_are_shown_by_their_middle_image(asked: dict[str, Answer]) -> None:

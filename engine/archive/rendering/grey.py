@@ -8,7 +8,7 @@ may be at the top level or in the functional groups of an enhanced object (PS3.3
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -18,6 +18,7 @@ from engine.dicom import tags
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
+    from engine.archive.rendering.presentation_state import Presentation
     from engine.archive.transcoding.head import Head, ImagePixel
 
     Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -159,6 +160,37 @@ def grey_levels(
         clipped: Samples = np.nan_to_num(np.clip(levels, 0.0, 1.0), nan=0.0)
         return (clipped * 255.0 + 0.5).astype(np.uint8)
 
+    return _mapped(samples, level)
+
+
+def presented_levels(samples: Samples, image: ImagePixel, presentation: Presentation) -> Samples:
+    """A frame in 8 bits as a presentation state has it: nothing of the image's own description counts (PS3.4 N.2).
+
+    Raises TranscodeError.
+    """
+
+    def modal(values: Samples) -> Samples:
+        return values * presentation.slope + presentation.intercept
+
+    least, bits = -(1 << (image.bits_stored - 1)) if image.pixel_representation else 0, image.bits_stored
+    if presentation.window is not None:
+        voi = Window(*presentation.window)
+    elif samples.dtype.kind == "f":
+        voi = _full_range(samples, modal)
+    else:
+        voi = _full_range(np.array([least, least + (1 << bits) - 1], np.int64), modal)
+
+    def level(values: Samples) -> Samples:
+        levels = np.clip(voi.apply(modal(values)), 0.0, 1.0)
+        levels = np.nan_to_num(1.0 - levels if presentation.is_inverse else levels, nan=0.0)
+        shown: Samples = (levels * 255.0 + 0.5).astype(np.uint8)
+        return shown
+
+    return _mapped(samples, level)
+
+
+def _mapped(samples: Samples, level: Callable[[Samples], Samples]) -> Samples:
+    """The level of each sample; of integers by a table."""
     if samples.dtype.kind == "f" or samples.dtype.itemsize > 2:
         return level(samples.astype(np.float64))
     low, high = int(samples.min()), int(samples.max())

@@ -5,8 +5,12 @@ Standard: PS3.18 8.3.5.1.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
+
+import msgspec
+
+from engine.archive.rendering.presentation_state import Presentation
 
 JPEG: Final = "image/jpeg"
 PNG: Final = "image/png"
@@ -62,19 +66,25 @@ class PictureOptions:
     is_thumbnail: bool = False
     """Whether an icon replaces a picture that may have a patient's name in its pixels."""
 
+    presentation: Presentation | None = None
+    """How a presentation state shows the image, instead of its own description."""
+
     def as_dict(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        plain = asdict(replace(self, presentation=None))
+        return {**plain, "presentation": msgspec.to_builtins(self.presentation)}
 
     @classmethod
     def of(cls, values: dict[str, Any]) -> PictureOptions:
         """From plain values."""
         viewport, window = values.get("viewport"), values.get("window")
+        presentation = values.get("presentation")
         return cls(
             **{
                 **values,
                 "viewport": Viewport(**viewport) if viewport else None,
                 "window": tuple(window) if window else None,
+                "presentation": msgspec.convert(presentation, Presentation) if presentation else None,
                 "annotation": tuple(values.get("annotation", ())),
                 "corrections": tuple((tag, text) for tag, text in values.get("corrections", ())),
             }

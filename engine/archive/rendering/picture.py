@@ -2,7 +2,7 @@
 
     frame ─ grey levels or RGB of 8 bits ─ region, flip, scale ─ annotation ─ colour space ─► JPEG, PNG, GIF, MP4
 
-Presentation states are not applied and overlays are not drawn.
+`presented` arranges a picture as a presentation state has it. Overlays are not drawn.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from PIL import Image
 
 from engine.archive.rendering import annotation, colour, icc, icons, video
 from engine.archive.rendering.frames import FrameReader
-from engine.archive.rendering.grey import Window, grey_levels
+from engine.archive.rendering.grey import Window, grey_levels, presented_levels
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions, Viewport
+from engine.archive.rendering.presented import presented
 from engine.archive.transcoding.head import Head
 from engine.dicom import elements, tags
 from engine.errors import DataSetError, TranscodeError
@@ -62,13 +63,24 @@ def _picture(
     if image.photometric_interpretation in _GREY:
         if image.samples_per_pixel != 1:
             raise TranscodeError(f"{image.samples_per_pixel} samples a pixel cannot be shown as grey levels")
+        if options.presentation is not None:
+            levels = presented_levels(samples, image, options.presentation)
+            picture = Image.fromarray(np.ascontiguousarray(levels))
+            picture = presented(picture, options.presentation, options.viewport, _pixel_aspect(head))
+            return _annotated(picture, head, options)
         window = Window(*options.window) if options.window else None
         levels = grey_levels(samples, head, image, number, window, range_of)
+    elif options.presentation is not None:
+        raise TranscodeError("a grayscale presentation state is for images of grey levels")
     else:
         levels = colour.rgb(samples, head, image)
     picture = Image.fromarray(np.ascontiguousarray(levels))
     if options.viewport is not None:
         picture = viewed(picture, options.viewport, _pixel_aspect(head))
+    return _annotated(picture, head, options)
+
+
+def _annotated(picture: Image.Image, head: Head, options: PictureOptions) -> Image.Image:
     if options.annotation:
         annotation.draw(picture, head, options.annotation, dict(options.corrections))
     return picture
