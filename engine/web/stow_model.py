@@ -30,6 +30,9 @@ from engine.web.errors import TooLarge
 from engine.web.forms import EXPLICIT, IMAGE_TYPES, OCTET_STREAM
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+    from engine.archive.transcoding.raster import Raster
     from engine.dicom.sources import Source
     from engine.runtime.engine import Engine
     from engine.web.accept import MediaType
@@ -46,6 +49,9 @@ _GATHERED_BYTES: Final = 1 << 20
 _PIECE_BYTES: Final = 1 << 20
 _VALUE_BYTES_MAX: Final = 0xFFFFFFFE
 _PIXEL_DATA: Final = f"{tags.PixelData:08X}"
+PICTURE_TYPES: Final = frozenset(("image/png", "image/gif"))
+PICTURE_FILE_BYTES_MAX: Final = 64 << 20
+"""Of one PNG or GIF file, which is held in memory until it is decoded."""
 _FRAME_TYPES: Final = frozenset((*IMAGE_TYPES, "image/jph"))
 _BEGIN: Final = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
 _END: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
@@ -78,7 +84,7 @@ class Models:
         self._texts_length = 0
         self._text: bytearray | None = None
         self._is_xml = False
-        self._spool = Spool(str(engine.archive.scratch_folder), engine.config.limits.disk_reserve_bytes)
+        self._spool = self._new_spool()
         self._spooled = 0
         self._gathered = bytearray()
         self._bulk: dict[str, list[_Bulk]] = {}
@@ -86,6 +92,8 @@ class Models:
         self._location = ""
         """Of the part that comes."""
         self._source: Source | None = None
+        self._pictures: Source | None = None
+        """The native pixel data of the instance under way, if it came as PNG or GIF."""
 
     # -- parts ------------------------------------------------------------------------------------
 
@@ -134,10 +142,7 @@ class Models:
 
     async def _flush(self) -> None:
         gathered, self._gathered = self._gathered, bytearray()
-        try:
-            await self._engine.pools.slow.run(lambda: self._spool.write(gathered))
-        except TranscodeError as error:
-            raise InstanceRefused("out of resources: no room for bulk data", Refusal.OUT_OF_RESOURCES) from error
+        await self._engine.pools.slow.run(lambda: _write(self._spool, gathered))
 
     # -- instances --------------------------------------------------------------------------------
 
@@ -149,6 +154,7 @@ class Models:
         for model in models:
             sop_class_uid, sop_instance_uid = _text(model, "00080016"), _text(model, "00080018")
             try:
+                await self._decode_pictures(model)
                 draft, frames, syntax_uid = await self._engine.pools.slow.run(lambda model=model: self._drafted(model))  # type: ignore[misc]
             except EngineError as error:
                 uploads.refuse(error, sop_class_uid, sop_instance_uid)
@@ -159,12 +165,45 @@ class Models:
                 await uploads.add(piece)
             await uploads.end()
 
+    async def _decode_pictures(self, model: Model) -> None:
+        """Decodes the pixel data if it is PNG or GIF, and describes it in the model. Raises DataSetError and others."""
+        self._pictures = None
+        uri = _pixel_uri(model)
+        parts = self._bulk.get(uri or "", [])
+        if not parts or any(part.media_type not in PICTURE_TYPES for part in parts):
+            return
+        assert self._source is not None
+        spool, room = self._new_spool(), self._engine.config.limits.data_set_bytes_max
+
+        def write(piece: Buffer) -> None:
+            nonlocal room
+            room -= len(piece)  # type: ignore[arg-type]
+            if room < 0:
+                raise InstanceRefused("out of resources: the pictures are too long", Refusal.OUT_OF_RESOURCES)
+            _write(spool, piece)
+
+        frame_count, first = 0, None
+        for part in parts:
+            if part.length > PICTURE_FILE_BYTES_MAX:
+                raise DataSetError(f"a picture of more than {PICTURE_FILE_BYTES_MAX} bytes")
+            data = b"".join([piece async for piece in _read(self._engine, self._source, part.offset, part.length)])
+            try:
+                raster = await self._engine.transcoder.picture(data, _number(model, "00280002"), write)
+            except TranscodeError as error:
+                raise DataSetError(str(error)) from error
+            if first is not None and raster[:4] != first[:4]:
+                raise DataSetError("the pictures of one instance are of several sizes or kinds")
+            first = first or raster
+            frame_count += raster.frame_count
+        assert first is not None
+        _describe_raster(model, first._replace(frame_count=frame_count))
+        self._pictures = spool.source()
+
     def _drafted(self, model: Model) -> tuple[Draft, _Frames | None, str]:
         """A data set with its gaps, its pixel data if that is encapsulated, and its transfer syntax."""
         frames: _Frames | None = None
-        attribute = model.get(_PIXEL_DATA)
-        uri = attribute.get("BulkDataURI") if isinstance(attribute, dict) else None
-        if isinstance(uri, str):
+        uri = _pixel_uri(model)
+        if uri is not None and self._pictures is None:
             parts = self._parts_of(uri)
             if any(part.media_type in _FRAME_TYPES or _is_encapsulated(part) for part in parts):
                 frames = self._frames(parts, model)
@@ -235,6 +274,14 @@ class Models:
                     yield data
 
     async def _value(self, gap: BulkData) -> AsyncIterator[bytes]:
+        if gap.tag == tags.PixelData and self._pictures is not None:
+            length = self._pictures.length
+            yield gap.header(length + length % 2)
+            async for data in _read(self._engine, self._pictures, 0, length):
+                yield data
+            if length % 2:
+                yield b"\0"
+            return
         parts = self._bulk[gap.uri]
         length = sum(part.length for part in parts)
         yield gap.header(length + length % 2)
@@ -244,12 +291,25 @@ class Models:
         if length % 2:
             yield b" " if gap.vr in ("LT", "ST", "UT", "UC", "UR", "DS", "IS") else b"\0"
 
-    async def _read(self, offset: int, length: int) -> AsyncIterator[bytes]:
-        source = self._source
-        assert source is not None
-        for at in range(0, length, _PIECE_BYTES):
-            count = min(_PIECE_BYTES, length - at)
-            yield bytes(await self._engine.pools.reads.run(lambda at=at, count=count: source.read(offset + at, count)))  # type: ignore[misc]
+    def _read(self, offset: int, length: int) -> AsyncIterator[bytes]:
+        assert self._source is not None
+        return _read(self._engine, self._source, offset, length)
+
+    def _new_spool(self) -> Spool:
+        return Spool(str(self._engine.archive.scratch_folder), self._engine.config.limits.disk_reserve_bytes)
+
+
+async def _read(engine: Engine, source: Source, offset: int, length: int) -> AsyncIterator[bytes]:
+    for at in range(0, length, _PIECE_BYTES):
+        count = min(_PIECE_BYTES, length - at)
+        yield bytes(await engine.pools.reads.run(lambda at=at, count=count: source.read(offset + at, count)))  # type: ignore[misc]
+
+
+def _write(spool: Spool, piece: Buffer) -> None:
+    try:
+        spool.write(piece)
+    except TranscodeError as error:
+        raise InstanceRefused("out of resources: no room for bulk data", Refusal.OUT_OF_RESOURCES) from error
 
 
 def _is_encapsulated(part: _Bulk) -> bool:
@@ -273,6 +333,48 @@ def _describe_pixels(model: Model, image: Codestream, frame_count: int) -> None:
     _default(model, "00280103", "US", int(image.is_signed))
     if image.is_lossy:
         _default(model, "00282110", "CS", "01")
+
+
+def _describe_raster(model: Model, raster: Raster) -> None:
+    """The same for native pixels. Raises DataSetError if the client says something else of them."""
+    facts = [
+        ("00280002", "US", raster.samples_per_pixel),
+        ("00280010", "US", raster.rows),
+        ("00280011", "US", raster.columns),
+        ("00280100", "US", raster.bits),
+        ("00280103", "US", 0),
+    ]
+    if raster.samples_per_pixel > 1:
+        facts.append(("00280006", "US", 0))
+    if raster.frame_count > 1 or "00280008" in model:
+        facts.append(("00280008", "IS", raster.frame_count))
+    for key, vr, value in facts:
+        _default(model, key, vr, value)
+        if _number(model, key) != value:
+            raise DataSetError(f"the metadata says {_number(model, key)} for {key}, the picture has {value}")
+    usual = "RGB" if raster.samples_per_pixel > 1 else "MONOCHROME2"
+    _default(model, "00280004", "CS", usual)
+    if _text(model, "00280004") not in (usual, *(("MONOCHROME1",) if raster.samples_per_pixel == 1 else ())):
+        raise DataSetError(f"the metadata does not say {usual} for a picture that is")
+    _default(model, "00280101", "US", raster.bits)
+    _default(model, "00280102", "US", (_number(model, "00280101") or raster.bits) - 1)
+    model[_PIXEL_DATA] = {**model[_PIXEL_DATA], "vr": "OW" if raster.bits > 8 else "OB"}
+
+
+def _pixel_uri(model: Model) -> str | None:
+    attribute = model.get(_PIXEL_DATA)
+    uri = attribute.get("BulkDataURI") if isinstance(attribute, dict) else None
+    return uri if isinstance(uri, str) else None
+
+
+def _number(model: Model, key: str) -> int:
+    """The one number of an attribute; 0 where there is none."""
+    attribute = model.get(key)
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    value = values[0] if isinstance(values, list) and values else 0
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) < 12:
+        return int(value)
+    return value if isinstance(value, int) else 0
 
 
 def _default(model: Model, key: str, vr: str, value: Any) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import io
+import struct
+import zlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +14,7 @@ import numpy as np
 import orjson
 import pydicom
 import pytest
+from PIL import Image
 from pydicom.encaps import generate_frames
 
 from engine.dicom import xml_model
@@ -100,6 +104,7 @@ ENCODED: dict[str, tuple[str, bytes, str, np.ndarray[Any, Any]]] = {
         f"{ROOT}.4.90",
         GREY,
     ),
+    "HTJ2K": ("image/jphc", imagecodecs.htj2k_encode(GREY, reversible=True), f"{ROOT}.4.201", GREY),
 }
 
 
@@ -134,6 +139,123 @@ def test_several_parts_of_one_location_are_frames_and_what_the_client_says_count
     assert [frame.rstrip(b"\0") for frame in generate_frames(found.PixelData, number_of_frames=3)] == [
         frame.rstrip(b"\0") for frame in frames
     ]
+
+
+def png(pixels: np.ndarray[Any, Any], mode: str = "") -> bytes:
+    """`mode`: of Pillow, for what imagecodecs does not write."""
+    if not mode:
+        return bytes(imagecodecs.png_encode(pixels))
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).convert(mode).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def gif(frames: list[np.ndarray[Any, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    first.save(buffer, "GIF", save_all=True, append_images=others)
+    return buffer.getvalue()
+
+
+GREY_16 = GREY.astype(np.uint16) * 257 - 3
+ALPHA = np.concatenate([COLOUR, GREY[:, :, None]], axis=2)
+PICTURES: dict[str, tuple[str, bytes, np.ndarray[Any, Any], int]] = {
+    "grey": ("image/png", png(GREY), GREY, 0),
+    "16 bits": ("image/png", png(GREY_16), GREY_16, 0),
+    "1 bit": ("image/png", png((GREY > 99).astype(np.uint8) * 255, "1"), (GREY > 99).astype(np.uint8) * 255, 0),
+    "colour": ("image/png", png(COLOUR), COLOUR, 0),
+    "alpha": ("image/png", png(ALPHA), COLOUR, 0),
+    "palette": ("image/png", png(COLOUR // 64 * 64, "P"), COLOUR // 64 * 64, 0),
+    "grey in colour": ("image/png", png(np.stack([GREY] * 3, axis=2)), GREY, 1),
+    "gif": ("image/gif", gif([GREY]), GREY, 1),
+    "animation": ("image/gif", gif([GREY, GREY.T.reshape(GREY.shape)]),
+                  np.stack([GREY, GREY.T.reshape(GREY.shape)]), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_png_or_gif_becomes_native_pixels(hosting: Hosting, name: str) -> None:
+    """Also a palette of few colours, which Pillow picks itself: compared with what Pillow decodes."""
+    kind, file, pixels, samples_per_pixel = PICTURES[name]
+    if name == "palette":
+        pixels = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    model = model_of()
+    model["7FE00010"] = {"vr": "OW", "BulkDataURI": "picture"}
+    if samples_per_pixel:
+        model["00280002"] = {"vr": "US", "Value": [samples_per_pixel]}
+    answer = store(hosting, [model], (kind, "picture", file))
+    assert answer.status == 200, answer.body
+    found = stored(hosting, model)
+    assert found.file_meta.TransferSyntaxUID == f"{ROOT}.1"
+    assert (found.Rows, found.Columns, found.get("NumberOfFrames", 1)) == (48, 64, 2 if name == "animation" else 1)
+    assert found.PhotometricInterpretation == ("RGB" if found.SamplesPerPixel == 3 else "MONOCHROME2")
+    assert found.BitsAllocated == found.BitsStored == found.HighBit + 1 == pixels.itemsize * 8
+    assert np.array_equal(found.pixel_array, pixels)
+
+
+def test_several_pngs_of_one_location_are_frames(hosting: Hosting) -> None:
+    model = model_of()
+    model["7FE00010"] = {"vr": "OW", "BulkDataURI": "frames"}
+    frames = [GREY, GREY + 1, GREY + 2]
+    assert store(hosting, [model], *[("image/png", "frames", png(frame)) for frame in frames]).status == 200
+    found = stored(hosting, model)
+    assert found.NumberOfFrames == 3 and np.array_equal(found.pixel_array, np.stack(frames))
+
+
+def _bomb(columns: int, rows: int) -> bytes:
+    """A short PNG that says it is large."""
+    head = struct.pack(">IIBBBBB", columns, rows, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(bytes(1 << 20))), (b"IEND", b"")]
+    texts = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+             for kind, data in chunks]  # fmt: skip
+    return b"\x89PNG\r\n\x1a\n" + b"".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "more"),
+    [
+        ("image/png", _bomb(65000, 65000), {}),
+        ("image/png", _bomb(2**31 - 1, 1), {}),
+        ("image/png", _bomb(0, 1), {}),
+        ("image/png", png(GREY)[:-200], {}),
+        ("image/png", png(GREY)[:40], {}),
+        ("image/png", b"", {}),
+        ("image/png", b"\x89PNG\r\n\x1a\n" + bytes(100), {}),
+        ("image/png", imagecodecs.jpeg8_encode(GREY), {}),
+        ("image/gif", b"GIF89a" + b"\xff" * 60, {}),
+        ("image/gif", gif([GREY])[:300], {}),
+        ("image/png", png(GREY), {"00280010": ("US", 47)}),
+        ("image/png", png(COLOUR), {"00280002": ("US", 1)}),
+        ("image/png", png(GREY), {"00280004": ("CS", "PALETTE COLOR")}),
+        ("image/png", png(GREY), {"00280008": ("IS", 2)}),
+        ("image/png", png(GREY), {"00280103": ("US", 1)}),
+    ],
+)
+def test_a_picture_that_is_not_what_it_says_fails_alone(
+    hosting: Hosting, kind: str, file: bytes, more: dict[str, tuple[str, Any]]
+) -> None:
+    good, wrong = model_of(), model_of()
+    for key, (vr, value) in more.items():
+        wrong[key] = {"vr": vr, "Value": [value]}
+    wrong["7FE00010"] = {"vr": "OW", "BulkDataURI": "picture"}
+    answer = store(hosting, [wrong, good], (kind, "picture", file))
+    assert answer.status == 202 and answer.stored == [uid_of(good)]
+    assert answer.failures == {uid_of(wrong): 0xC000}
+
+
+def test_jpeg_xl_is_kept_as_it_came(hosting: Hosting) -> None:
+    codestream = imagecodecs.jpegxl_encode(GREY, lossless=True)
+    model = model_of()
+    model["7FE00010"] = {"vr": "OB", "BulkDataURI": "xl"}
+    for key, value in (("00280002", 1), ("00280010", 48), ("00280011", 64), ("00280100", 8), ("00280101", 8),
+                       ("00280102", 7), ("00280103", 0)):  # fmt: skip
+        model[key] = {"vr": "US", "Value": [value]}
+    model["00280004"] = {"vr": "CS", "Value": ["MONOCHROME2"]}
+    answer = store(hosting, [model], ("image/jxl", "xl", codestream))
+    assert answer.status == 200, answer.body
+    instance = hosting.engine.archive.instance(uid_of(model))
+    assert instance is not None and instance.transfer_syntax_uid == f"{ROOT}.4.110"
+    assert codestream in hosting.engine.archive.read(instance)
 
 
 def test_a_document_becomes_an_encapsulated_one(hosting: Hosting) -> None:

@@ -4,6 +4,7 @@ decode     a data set → with native Pixel Data        {syntax}
 encode     a data set → with encapsulated Pixel Data  {syntax, target}
 frame      the codestream, or the native bytes, of one frame → the same frame in another syntax
            {syntax, target, image}; target "" is native
+picture    a PNG or GIF file → its native frames behind a head (`raster`)  {samples}
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from engine.archive.transcoding import compress, decompress
+from engine.archive.transcoding import compress, decompress, raster
 from engine.archive.transcoding.head import ImagePixel
 from engine.archive.transcoding.job_process import serve
 from engine.dicom import transfer_syntax
@@ -40,5 +41,10 @@ def frame(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
     yield compress.frame_in(source, options["syntax"], options["target"], image, decoded_bytes_max=bytes_max)
 
 
+def picture(source: Source, options: Options, bytes_max: int) -> Iterator[Buffer]:
+    """Decodes a picture."""
+    return raster.pictures(bytes(source.read(0, source.length)), options["samples"], bytes_max)
+
+
 if __name__ == "__main__":
-    serve({"decoding": decode, "encoding": encode, "frame conversion": frame})
+    serve({"decoding": decode, "encoding": encode, "frame conversion": frame, "picture": picture})

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from engine.archive.transcoding.head import ImagePixel
 from engine.archive.transcoding.process_pool import ProcessPool
+from engine.archive.transcoding.raster import Raster
 from engine.archive.transcoding.spool import Spool
 from engine.dicom import elements, transfer_syntax
 from engine.dicom.convert import Conversion
@@ -183,6 +184,23 @@ class Transcoder:
         pieces: list[Buffer] = []
         await self._in_thread(lambda: self._pool.run(Whole(frame), options, pieces.append))
         return b"".join([bytes(piece) for piece in pieces])
+
+    async def picture(self, data: Buffer, samples_per_pixel: int, write: Callable[[Buffer], None]) -> Raster:
+        """The native frames of a PNG or GIF file, given to `write` in a thread; 0 samples: as many as the file has.
+
+        Raises TranscodeError with the reason, and what `write` raises.
+        """
+        heads: list[Raster] = []
+
+        def take(piece: Buffer) -> None:
+            if heads:
+                write(piece)
+            else:
+                heads.append(Raster.unpack(piece))
+
+        options = {"job": "picture", "samples": samples_per_pixel}
+        await self._in_thread(lambda: self._pool.run(Whole(data), options, take))
+        return heads[0]
 
     async def _in_thread(self, work: Callable[[], Result]) -> Result:
         try:
