@@ -1,6 +1,6 @@
 """CRC-32C of a buffer: the Python face of crc32c_impl.h. Its door is engine.storage.record.
 
-Any contiguous buffer is taken. The GIL is let go above 4 KiB, where the sum takes longer than taking it back.
+Accepts any contiguous buffer. Releases the GIL above 4 KiB, where the sum takes longer than taking the GIL back.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -24,7 +24,7 @@ def crc32c(object buffer, uint32_t value=0):
 
 
 def crc32c_by_table(object buffer, uint32_t value=0):
-    """The same by the software path, whatever the processor: for tests and for comparing."""
+    """The same by the software path, on any processor: for tests and comparisons."""
     cdef Py_buffer view
     cdef uint32_t crc
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
@@ -35,7 +35,7 @@ def crc32c_by_table(object buffer, uint32_t value=0):
 
 
 def crc32c_by_lanes(object buffer, uint32_t value=0):
-    """The same as processors without AVX-512 do it: for tests and for comparing."""
+    """The same by the path of processors without AVX-512: for tests and comparisons."""
     cdef Py_buffer view
     cdef uint32_t crc
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)

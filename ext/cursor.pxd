@@ -1,8 +1,8 @@
 # Bounds-checked reads over borrowed bytes. Header only: `from cursor cimport Cursor, holds, u32`.
 #
-# A Cursor is where bytes begin and the first offset that must not be read. Nothing here allocates, raises or holds a
-# Python object. The rule: `holds(cursor, offset, count)` once, then u16/u32 inside what it granted. No arithmetic of
-# ours overflows: offsets are signed 64 bit and lengths on the wire 32 bit.
+# A Cursor has the start of the bytes and the first offset that must not be read. Nothing here allocates or raises, or
+# holds a Python object. Call `holds(cursor, offset, count)` once, then u16/u32 within that range. No arithmetic of ours
+# overflows: offsets are signed 64 bit and lengths on the wire 32 bit.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 

@@ -1,4 +1,4 @@
-# Headers of data elements and how to step over a value (PS3.5 section 7). Header only.
+# Reads headers of data elements and skips values (PS3.5 section 7). Header only.
 #
 #     implicit VR        explicit VR, short        explicit VR, long (OB OD OF OL OV OW SQ SV UC UN UR UT UV)
 #     group     u16      group     u16             group     u16
@@ -7,13 +7,13 @@
 #                        length    u16             reserved  u16
 #                                                  length    u32
 #
-# Length FFFFFFFF is undefined: items up to a delimiter. (FFFE,xxxx) are always written the implicit way.
-# Two capital letters are a VR; one that is not known has the long form (PS3.5 7.1.2), for VRs to come have it.
-# What writers get wrong and readers live with: two characters that are no VR ("  ", "??", "un", NUL NUL) are passed
-# over and stand before a length of 2 bytes, "ox" and "lt" of 4, as DCMTK writes and reads them (`odd_form`); the VR is
-# then the dictionary's. An element with nothing of the kind in an explicit data set is read as implicit, and so is a
-# whole item whose first element has none (legal below UN, PS3.5 6.2.2). Lengths may look like VRs: what follows the
-# first element of a data set or item must agree (`explicit_belief`).
+# Length FFFFFFFF is undefined: items up to a delimiter. (FFFE,xxxx) are always implicit.
+# Two capital letters are a VR; an unknown one has the long form (PS3.5 7.1.2), since future VRs have it.
+# Faults of writers that readers tolerate: two characters that are no VR ("  ", "??", "un", NUL NUL) are skipped and
+# followed by a length of 2 bytes, "ox" and "lt" by one of 4, as DCMTK writes and reads them (`odd_form`); the VR is
+# then the dictionary's. An element without such characters in an explicit data set is read as implicit, and so is a
+# whole item whose first element has none (legal below UN, PS3.5 6.2.2). Lengths may look like VRs, so the bytes after
+# the first element of a data set or item must agree (`explicit_belief`).
 
 from cursor cimport Cursor, holds, u16, u32
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -40,7 +40,7 @@ cdef enum Status:
     TOO_MANY = 6  # elements
 
 cdef enum:
-    # Sequences in sequences beyond which nothing here goes, whatever is configured. pydicom gives up at some 300.
+    # The deepest nesting of sequences, whatever is configured. pydicom fails at some 300.
     NESTING_MAX = 512
     # A sequence and an item for each.
     CONTAINERS_MAX = 2 * NESTING_MAX
@@ -70,14 +70,14 @@ cdef enum:
     VR_US = 0x5553
     VR_UT = 0x5554
     VR_UV = 0x5556
-    # Choices that PS3.6 leaves open, as dicom.tags packs them.
+    # Choices that PS3.6 leaves open, in the form of dicom.tags.
     US_OR_SS = 0x7873
     OB_OR_OW = 0x6F78
     OW_OR_NUMBERS = 0x6C74
 
 
 cdef enum:
-    # Bytes from the first element of a data set on by which its encoding is judged.
+    # The encoding of a data set is judged by this many bytes from its first element on.
     ROOT_LOOK = 112
     ITEM_LOOK = 24
     FIRST_BYTES_MAX = 0x20000000  # of a first element; four letters as a length are more
@@ -109,7 +109,7 @@ cdef struct Dictionary:
 
 
 cdef struct Budget:
-    # What a walk may cost; counted down over everything that it meets, at every depth.
+    # The limits of a walk, counted down over all elements at every depth.
     Py_ssize_t elements_left
     Py_ssize_t nesting_max
 
@@ -156,9 +156,9 @@ cdef inline bint is_alphanumeric(uint8_t c) noexcept nogil:
 
 
 cdef inline OddForm odd_form(const uint8_t *header, uint32_t group, bint big_endian) noexcept nogil:
-    """What stands where a VR should, in 8 bytes of an explicit header that have no two capital letters there.
+    """The form in place of a VR, in 8 bytes of an explicit header without two capital letters there.
 
-    An implicit length would have to be of 8 KiB or more to look so (NUL NUL: a multiple of 64 KiB, and in big endian
+    An implicit length must be of 8 KiB or more to look like it (NUL NUL: a multiple of 64 KiB, and in big endian
     any); only that of pixels is likely to.
     """
     cdef uint8_t first = header[4]
@@ -175,7 +175,7 @@ cdef inline OddForm odd_form(const uint8_t *header, uint32_t group, bint big_end
 
 
 cdef inline int swap_unit(uint16_t vr) noexcept nogil:
-    """Bytes of one number of a VR, which byte order turns round; 1 where it does not matter."""
+    """Bytes of one number of a VR, for a change of byte order; 1 if that does not matter."""
     if vr == VR_US or vr == VR_SS or vr == VR_OW or vr == VR_AT:
         return 2
     if vr == VR_UL or vr == VR_SL or vr == VR_FL or vr == VR_OF or vr == VR_OL:
@@ -222,7 +222,7 @@ cdef inline int read_header(const Cursor *cursor, Py_ssize_t offset, int encodin
 
 
 cdef inline bint looks_explicit(const Cursor *cursor, Py_ssize_t offset, int encoding) noexcept nogil:
-    """Whether the element at an offset has a VR, or something in its place."""
+    """Whether the element at an offset has a VR, or a tolerated form in its place."""
     cdef const uint8_t *p = cursor.data + offset
     cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
     if not holds(cursor, offset, 8):
@@ -242,11 +242,11 @@ cdef enum Belief:
 cdef inline Belief explicit_belief(
     const Cursor *cursor, Py_ssize_t offset, Py_ssize_t end, int encoding, Py_ssize_t look
 ) noexcept nogil:
-    """Whether a data set's first element, which looks explicit, is: by what `look` bytes from it on say.
+    """Whether a data set's first element, which looks explicit, is explicit, judged by `look` bytes from it on.
 
-    The length of an implicit element may be letters, from 16 705 bytes on, or what is forgiven in their place. Read as
-    explicit it is empty or some bytes long and then comes nonsense, or it has a length that nothing has. Whoever gives
-    the bytes in pieces gives `look` of them at once, unless the data set ends: no more is looked at.
+    The length of an implicit element may be letters, from 16 705 bytes on, or a tolerated form. Read as explicit, the
+    element is empty or a few bytes long and invalid bytes follow, or it has an impossible length. A caller that has the
+    bytes in pieces must pass `look` of them at once, unless the data set ends: no more is read.
     """
     cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
     cdef Cursor seen = cursor[0]
@@ -281,9 +281,9 @@ cdef inline Belief explicit_belief(
 
 
 cdef inline int item_encoding(const Cursor *cursor, Py_ssize_t offset, Py_ssize_t end, int encoding) noexcept nogil:
-    """The encoding of an item's data set, by its beginning: implicit may begin here (PS3.5 6.2.2), explicit may not.
+    """The encoding of an item's data set, by its beginning: it may turn implicit here (PS3.5 6.2.2), not explicit.
 
-    `end`: of the innermost thing of defined length that it lies in, NO_END if there is none.
+    `end`: of the innermost container of defined length, NO_END if there is none.
     """
     cdef Header header
     if not encoding & EXPLICIT_VR:
@@ -300,14 +300,14 @@ cdef inline int item_encoding(const Cursor *cursor, Py_ssize_t offset, Py_ssize_
 
 
 cdef inline Py_ssize_t root_look(const Cursor *cursor, int encoding) noexcept nogil:
-    """How many bytes of a data set, if it has so many, `root_encoding` looks at; 8 of them must be there."""
+    """The number of bytes that `root_encoding` reads, if the data set has as many; 8 of them must exist."""
     if not is_letters(cursor.data[4], cursor.data[5]):
         return 8
     return ITEM_LOOK if encoding & EXPLICIT_VR else ROOT_LOOK
 
 
 cdef inline int root_encoding(const Cursor *cursor, int encoding) noexcept nogil:
-    """The encoding of a whole data set, by its beginning where that contradicts the transfer syntax."""
+    """The encoding of a whole data set, by its beginning if that contradicts the transfer syntax."""
     cdef Belief belief
     cdef uint16_t vr
     if not holds(cursor, 0, 8):
@@ -326,7 +326,7 @@ cdef inline int root_encoding(const Cursor *cursor, int encoding) noexcept nogil
 
 
 cdef inline bint holds_items(const Cursor *cursor, const Header *header, int encoding) noexcept nogil:
-    """Whether a value of defined length may be a sequence that is not empty: by VR, where there is one, and first tag."""
+    """Whether a value of defined length may be a sequence that is not empty: by VR, if there is one, and first tag."""
     cdef bint big_endian = (encoding & BIG_ENDIAN) != 0
     if header.vr != VR_SQ and header.vr != VR_UN and header.vr != 0:
         return False
@@ -340,10 +340,10 @@ cdef inline bint holds_items(const Cursor *cursor, const Header *header, int enc
 cdef inline int probe(
     const Cursor *source, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence, Py_ssize_t depth, Budget *budget
 ) noexcept nogil:
-    """Looks into a value of defined length, which is otherwise stepped over, for TOO_DEEP and TOO_MANY alone.
+    """Checks a value of defined length, which is otherwise skipped, for TOO_DEEP and TOO_MANY only.
 
-    `depth` counts containers as in skip_undefined, this one included. What else is wrong in there is nobody's business:
-    the length says where it ends, and the look ends with the first thing that makes no sense.
+    `depth` counts containers as in skip_undefined, this one included. Other faults in it do not matter, since the
+    length gives its end; the check ends at the first invalid element.
     """
     cdef Level open[CONTAINERS_MAX + 1]
     cdef Level *top = &open[0]
@@ -405,8 +405,8 @@ cdef inline int skip_undefined(
     """Moves the offset from the first byte of a value of undefined length to the end of its delimiter.
 
     Depth 1 begins in a sequence, 2 in an item. Only containers of undefined length are entered, so they alternate and
-    the parity of the depth says which is open: nothing is stacked. Opaque: its items are fragments. On failure the
-    offset is where it went wrong.
+    the parity of the depth tells which one is open, and there is no stack. Opaque: its items are fragments. On failure
+    the offset is that of the fault.
     """
     cdef Py_ssize_t last_depth = depth - 1
     cdef Py_ssize_t containers_max = 2 * min(budget.nesting_max, <Py_ssize_t>NESTING_MAX)
@@ -478,7 +478,7 @@ cdef inline uint16_t listed_vr(const Dictionary *dictionary, uint32_t tag) noexc
 
 
 cdef inline uint16_t dictionary_vr(const Dictionary *dictionary, uint32_t tag) noexcept nogil:
-    """As dicom.tags.dictionary_vr; the choices are left as they are."""
+    """As dicom.tags.dictionary_vr; leaves the choices open."""
     cdef uint32_t group = tag >> 16
     cdef uint16_t vr
     if not tag & 0xFFFF:

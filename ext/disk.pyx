@@ -1,7 +1,7 @@
 """Two Linux file calls that the `os` module lacks, sync_file_range(2) and fallocate(2), a thread that syncs, and writing ahead.
 
-Their door is engine.storage.files. The calls let the GIL go, take plain ints and raise OSError with errno. Offsets and
-lengths are the kernel's to judge.
+Their door is engine.storage.files. The calls release the GIL, take plain ints and raise OSError with errno. The kernel
+checks offsets and lengths.
 
     SyncThread      loop: begin(fd) ──► thread: fdatasync(fd), never the GIL ──► eventfd ──► loop: finish()
     WriteAhead      receiver: more bytes of a payload ──► whole pages of them to the file (write_ahead.h)
@@ -107,8 +107,8 @@ def allocate(int fd, int64_t offset, int64_t length):
 
 
 cdef struct Task:
-    # Of whose turn it is: the loop's between `finish` and `begin`, else the thread's. The semaphore and the eventfd are
-    # what orders the two.
+    # Belongs to the loop between `finish` and `begin`, else to the thread. The semaphore and the eventfd order the
+    # accesses of the two.
     sem_t wanted
     int event_fd
     int fd              # -1: end
@@ -127,12 +127,12 @@ cdef void* run_syncs(void* argument) noexcept nogil:
 
 
 cdef class SyncThread:
-    """Syncs one file at a time in a thread of its own, which never takes the GIL. For one calling thread."""
+    """Syncs one file at a time in its own thread, which never takes the GIL. For one calling thread."""
 
     cdef Task* task
     cdef pthread_t thread
     cdef readonly bint is_running
-    """Whether a sync has begun that nobody has finished."""
+    """Whether a sync has begun and `finish` has not been called."""
 
     def __cinit__(self):
         cdef sigset_t every, before
@@ -147,7 +147,7 @@ cdef class SyncThread:
             _raise(number)
         sem_init(&self.task.wanted, 0, 0)
         self.task.error = 0
-        # Signals are Python's: its main thread takes them.
+        # Python's main thread handles signals.
         sigfillset(&every)
         pthread_sigmask(SIG_SETMASK, &every, &before)
         number = pthread_create(&self.thread, NULL, run_syncs, self.task)
@@ -199,12 +199,12 @@ cdef class SyncThread:
         return count > 0 and ready[0].revents != 0
 
     def fileno(self):
-        """A descriptor that is readable when a sync has ended and nobody has finished it."""
+        """A descriptor that is readable when a sync has ended, until `finish`."""
         self.check_open()
         return self.task.event_fd
 
     def begin(self, int fd):
-        """Starts fdatasync and does not wait; `fd` stays open until `finish`."""
+        """Starts fdatasync and does not wait. Keep `fd` open until `finish`."""
         self.check_open()
         if self.is_running:
             raise ValueError("a sync is under way")
@@ -215,13 +215,13 @@ cdef class SyncThread:
         sem_post(&self.task.wanted)
 
     def wait(self, int64_t timeout_us, int other_fd=-1):
-        """Waits until the sync that has begun ends, for so many us (-1: for as long as it takes), or until `other_fd`
-        is readable. Whether it has ended."""
+        """Waits for the end of the sync, for this many us (-1: without limit), or until `other_fd` is readable. Returns
+        whether it has ended."""
         self.check_running()
         return self.wait_us(timeout_us, other_fd)
 
     def finish(self):
-        """Waits for the sync that has begun; raises OSError if it failed."""
+        """Waits for the sync; raises OSError if it failed."""
         cdef uint64_t count
         self.check_running()
         while eventfd_read(self.task.event_fd, &count) != 0:
@@ -233,7 +233,7 @@ cdef class SyncThread:
             _raise(self.task.error)
 
     def close(self):
-        """Waits for the sync that has begun, and ends the thread. A second call does nothing."""
+        """Waits for a running sync, and ends the thread. A second call does nothing."""
         self.end()
 
     cdef int check_open(self) except -1:

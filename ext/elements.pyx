@@ -1,6 +1,6 @@
 """Walks data elements one at a time: engine._ext.elements, whose door is dicom.elements.
 
-`ElementReader` serves the slow paths, `blob_items` the readers of what ext/scan.pyx wrote. The bytes' layout is in
+`ElementReader` is for slow paths, `blob_items` for readers of the blobs of ext/scan.pyx. The layout of the bytes is in
 dataset.pxd.
 """
 
@@ -30,7 +30,7 @@ REASONS = {
 
 
 class Malformed(ValueError):
-    """Bytes that are no data set. `ends_early`: more of them may mend it."""
+    """Bytes that are no data set. `ends_early`: with more bytes they may be."""
 
     def __init__(self, status, offset):
         super().__init__(f"the data set {REASONS[status]} at offset {offset}")
@@ -67,7 +67,7 @@ def blob_items(const uint8_t[::1] blob_):
 
 
 def root_encoding_of(const uint8_t[::1] data, int encoding):
-    """The encoding in which a data set really is, as its beginning shows."""
+    """The actual encoding of a data set, judged by its beginning."""
     cdef Cursor cursor
     cursor.data = &data[0] if data.shape[0] else NULL
     cursor.end = data.shape[0]
@@ -110,7 +110,7 @@ cdef class ElementReader:
             fail(OVERRUN, offset)
         after = header.value_offset
         if header.length == UNDEFINED_LENGTH:
-            # Opaque: what it steps over is looked into when it is walked itself.
+            # Opaque: the bytes that it steps over are checked when they are walked themselves.
             status = skip_undefined(&cursor, &after, encoding, 2 if header.tag == ITEM else 1, True, &budget)
             if status != OK:
                 fail(status, after)

@@ -1,16 +1,15 @@
 """A data set as one object of the DICOM JSON Model, in one pass: engine._ext.json_model.
 
-Its door is dicom.json_model, where is decided what the standard leaves open. Knows no files, and of URLs only the
-prefix that it is given.
+Its door is dicom.json_model, which decides what the standard leaves open. Knows no files, and of URLs only a prefix.
 
     data set  ──►  {"00080005":{"vr":"CS","Value":["ISO_IR 192"]},"00080008":{"vr":"CS","Value":["ORIGINAL", …]}, …}
 
-The walk writes as it goes and comes back to nothing, but for two things. Keys must ascend and be there once: each
-element notes where its text lies (`Piece`), and a level in which one did not ascend is put in order when it ends, the
-last one of a tag counting. And a sequence of defined length whose items make no sense is taken back and written as what
-it then is, bytes. No Python object is made but for text beyond ASCII and for floating-point numbers.
+The walk writes as it goes, and goes back in two cases only. Keys must ascend and be unique: each element notes the
+place of its text (`Piece`), and a level with a tag out of order is sorted when it ends; of equal tags the last one
+counts. And a sequence of defined length with malformed items is removed and written again as bytes. Python objects are
+made only for text beyond ASCII and for floating-point numbers.
 
-The bytes' layout is in dataset.pxd. Standard: PS3.18 annex F.
+The layout of the bytes is in dataset.pxd. Standard: PS3.18 annex F.
 """
 
 cimport cython
@@ -58,7 +57,7 @@ cdef enum:
 cdef uint64_t SAFE_INTEGER = <uint64_t>1 << 53  # from here on a double leaves integers out
 
 cdef enum:
-    # What a value of a VR is in JSON.
+    # The JSON type of a VR's values.
     TEXTS = 1
     ONE_TEXT
     DECIMALS
@@ -69,7 +68,7 @@ cdef enum:
     BYTES
 
 cdef struct Piece:
-    # Where the text of one element lies in what was written, without a comma.
+    # The place of one element's text in the output, without a comma.
     uint32_t tag
     Py_ssize_t start
     Py_ssize_t end
@@ -149,7 +148,7 @@ cdef class Writer:
     def data_set(
         self, const uint8_t[::1] data, int encoding, bytes bulk_prefix, const uint8_t[::1] tail, bint may_be_cut
     ):
-        """One object. `data` may end within top-level Pixel Data; `tail` is what follows that."""
+        """One object. `data` may end within top-level Pixel Data; `tail`: the bytes after that."""
         self.begin(bulk_prefix)
         self.may_be_cut = may_be_cut
         self.source.data = &data[0] if data.shape[0] else NULL
@@ -189,7 +188,7 @@ cdef class Writer:
         return self.result()
 
     cdef bytes result(self):
-        """What was written; room for an uncommonly long one is given back."""
+        """The output; frees the memory of an unusually long one."""
         cdef bytes result = PyBytes_FromStringAndSize(<const char *>self.text, self.length)
         if self.room > ROOM_KEPT:
             free(self.text)
@@ -240,7 +239,7 @@ cdef class Writer:
                 continue
             if status == DONE:
                 return 0
-            # What is broken behind Pixel Data was forgiven when it was stored.
+            # Ingest accepts malformed bytes after Pixel Data.
             is_behind = status != TOO_MANY and self.levels[0].tag_before >= FIRST_PIXEL_TAG
             if is_behind or status == OVERRUN and self.may_be_cut:
                 while self.depth > 1:
@@ -250,11 +249,11 @@ cdef class Writer:
         return 0
 
     cdef int step(self, Py_ssize_t *offset) except -1:
-        """One element, item or delimiter; OK, DONE at the end of the source, or why it makes no sense."""
+        """Handles one element, item or delimiter. OK, DONE at the end of the source, or the error."""
         cdef Level *level = &self.levels[self.depth - 1]
         cdef Cursor cursor
         cdef Header header
-        if not level.is_delimited and level.end - offset[0] < 8:  # up to 7 bytes that are no element are passed over
+        if not level.is_delimited and level.end - offset[0] < 8:  # skip up to 7 bytes that are no element
             if self.depth == 1:
                 return DONE
             offset[0] = level.end
@@ -348,11 +347,11 @@ cdef class Writer:
         return self.write_value(header, vr)
 
     cdef bint is_cut(self, const Cursor *cursor) noexcept:
-        """Whether what goes beyond the cursor's end may, since the bytes end there."""
+        """Whether an element may go beyond the cursor's end, since the bytes are cut there."""
         return self.may_be_cut and cursor.end == self.source.end
 
     cdef uint16_t vr_in_json(self, const Header *header) noexcept:
-        """The VR on the wire, the dictionary's where there is none or UN; what PS3.6 leaves open is decided."""
+        """The VR on the wire; if there is none or UN, the dictionary's, with the choices of PS3.6 decided."""
         cdef uint16_t vr = header.vr
         cdef Py_ssize_t unit
         if vr != 0 and not is_listed_vr(vr):
@@ -369,7 +368,7 @@ cdef class Writer:
         return vr
 
     cdef int open_sequence(self, const Header *header, Py_ssize_t after, bint is_delimited, int encoding) except -1:
-        """Goes into the items of the element that has been begun."""
+        """Enters the items of the current element."""
         cdef Level *parent = &self.levels[self.depth - 1]
         cdef Level *level = &self.levels[self.depth]
         level[0] = parent[0]
@@ -400,7 +399,7 @@ cdef class Writer:
         return self.end_element()
 
     cdef bint give_up_sequence(self, Py_ssize_t *offset) except -1:
-        """Takes back the innermost sequence of defined length, and writes its bytes instead; False: there is none."""
+        """Removes the innermost sequence of defined length, and writes its bytes instead; False: there is none."""
         cdef Py_ssize_t depth = self.depth
         cdef Level *level
         while depth > 1:
@@ -433,7 +432,7 @@ cdef class Writer:
         return self.put_key(tag, vr)
 
     cdef int put_key(self, uint32_t tag, uint16_t vr) except -1:
-        """Notes where the element begins, and writes up to its VR."""
+        """Notes the start of the element, and writes it up to its VR."""
         cdef uint8_t *p
         self.add_piece(tag)
         self.need(24)
@@ -453,7 +452,7 @@ cdef class Writer:
         return 0
 
     cdef int close_data_set(self) except -1:
-        """Ends an item or the whole, in order."""
+        """Ends an item or the whole data set, and sorts it if necessary."""
         cdef Level *level = &self.levels[self.depth - 1]
         if not level.is_in_order:
             self.put_in_order(level)
@@ -497,7 +496,7 @@ cdef class Writer:
     # values ------------------------------------------------------------------------------------------------------
 
     cdef int write_value(self, const Header *header, uint16_t vr) except -1:
-        """The value of the element that has been begun, and its end."""
+        """Writes the value and the end of the current element."""
         cdef Level *level = &self.levels[self.depth - 1]
         cdef const uint8_t *value = self.source.data + header.value_offset
         cdef Py_ssize_t length = header.length
@@ -523,7 +522,7 @@ cdef class Writer:
         return self.put_texts(value, length, vr, kind)
 
     cdef int put_bulk_data_uri(self) except -1:
-        """Names the value that has been begun by its place: the tags and item numbers on the way to it."""
+        """Writes the URI of the current value: the tags and item numbers of its path."""
         cdef Py_ssize_t i
         if self.length > TEXT_FACTOR_MAX * self.source.end + ROOM_KEPT:
             raise Malformed(TOO_LONG, self.source.end)
@@ -541,7 +540,7 @@ cdef class Writer:
         return self.end_element()
 
     cdef int put_binary(self, const uint8_t *value, Py_ssize_t length, int unit) except -1:
-        """In base64; `unit`: of the numbers whose bytes are to be turned round."""
+        """Writes base64; `unit`: bytes of the numbers whose byte order must be changed."""
         cdef Py_ssize_t i
         cdef uint32_t word
         cdef uint8_t *p
@@ -603,7 +602,7 @@ cdef class Writer:
         return self.end_element()
 
     cdef bint put_float(self, uint64_t bits, uint16_t vr) except -1:
-        """False, and nothing written, for what JSON has no number for."""
+        """Writes a number; False, and nothing written, if JSON has no such number."""
         cdef double number
         cdef float single
         cdef uint32_t half = <uint32_t>bits
@@ -630,7 +629,7 @@ cdef class Writer:
         return True
 
     cdef int put_long(self, uint64_t bits, bint is_signed) except -1:
-        """A number that a double has exactly, else the same in quotes."""
+        """Writes a number, in quotes if a double cannot hold it exactly."""
         cdef int64_t number = <int64_t>bits
         cdef bint is_safe = (
             -<int64_t>SAFE_INTEGER < number < <int64_t>SAFE_INTEGER if is_signed else bits < SAFE_INTEGER
@@ -667,7 +666,7 @@ cdef class Writer:
         return self.end_element()
 
     cdef int put_values(self, const uint8_t *value, Py_ssize_t length, uint16_t vr, int kind) except -1:
-        """The opening bracket and all values, null for an empty one."""
+        """Writes the opening bracket and all values, null for an empty one."""
         cdef Py_ssize_t start = 0
         cdef Py_ssize_t end
         cdef Py_ssize_t low
@@ -706,7 +705,8 @@ cdef class Writer:
         return self.put_string(value, length)
 
     cdef int put_name(self, const uint8_t *value, Py_ssize_t length) except -1:
-        """The groups that are not empty, without spaces around; what comes behind a third "=" stays in the last one."""
+        """Writes the groups that are not empty, without surrounding spaces; the text after a third "=" stays in the
+        last one."""
         cdef Py_ssize_t start = 0
         cdef Py_ssize_t end
         cdef Py_ssize_t low
@@ -737,7 +737,7 @@ cdef class Writer:
         return self.put(b'}')
 
     cdef bint put_integer(self, const uint8_t *value, Py_ssize_t length) except -1:
-        """An IS that is one; False, and nothing written, for anything else."""
+        """Writes a valid IS; False, and nothing written, for anything else."""
         cdef Py_ssize_t i = 0
         cdef int64_t number = 0
         cdef bint is_negative = value[0] == c'-'
@@ -758,7 +758,7 @@ cdef class Writer:
         return True
 
     cdef bint put_decimal(self, const uint8_t *value, Py_ssize_t length) except -1:
-        """A DS as JSON spells numbers, digit for digit; False, and nothing written, for what a double has not."""
+        """Writes a DS as a JSON number, digit for digit; False, and nothing written, if no double holds it."""
         cdef Py_ssize_t i = 0
         cdef Py_ssize_t start = self.length
         cdef Py_ssize_t whole
@@ -819,7 +819,7 @@ cdef class Writer:
         return True
 
     cdef int put_string(self, const uint8_t *value, Py_ssize_t length) except -1:
-        """In quotes; valid UTF-8."""
+        """Writes valid UTF-8 in quotes."""
         cdef Py_ssize_t i
         cdef uint8_t c
         cdef uint8_t *p
@@ -848,7 +848,7 @@ cdef class Writer:
     # what was written --------------------------------------------------------------------------------------------
 
     cdef inline int need(self, Py_ssize_t count) except -1:
-        """Room for so many bytes more, which the caller has seen a part of."""
+        """Makes room for this many more bytes, of which the caller has read a part."""
         cdef Py_ssize_t room
         cdef void *text
         if self.room - self.length >= count:
@@ -936,7 +936,7 @@ cdef int kind_of(uint16_t vr) noexcept nogil:
 
 
 cdef bint may_be_bulk(uint16_t vr) noexcept nogil:
-    """Whether a BulkDataURI may stand for a value of this VR, beside bytes (PS3.18 F.2.7)."""
+    """Whether a BulkDataURI may replace a value of this VR, in addition to bytes (PS3.18 F.2.7)."""
     return (
         vr == VR_DS or vr == VR_IS or vr == VR_LT or vr == VR_ST or vr == VR_UC or vr == VR_UT
         or kind_of(vr) == NUMBERS
@@ -944,7 +944,7 @@ cdef bint may_be_bulk(uint16_t vr) noexcept nogil:
 
 
 cdef inline bint is_plain(const uint8_t *value, Py_ssize_t length) noexcept nogil:
-    """ASCII without an escape."""
+    """Whether a value is ASCII without an escape."""
     cdef Py_ssize_t i
     cdef uint8_t seen = 0
     for i in range(length):
@@ -953,7 +953,7 @@ cdef inline bint is_plain(const uint8_t *value, Py_ssize_t length) noexcept nogi
 
 
 cdef inline uint8_t byte_at(const uint8_t *value, Py_ssize_t i, Py_ssize_t length, int unit) noexcept nogil:
-    """The byte that stands there in little endian; 0 behind the end."""
+    """The byte at this place in little endian; 0 after the end."""
     if i >= length:
         return 0
     if unit > 1:

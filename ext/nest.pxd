@@ -1,13 +1,12 @@
 # Steps through the containers of one element's value, piece by piece (PS3.5 7.5, A.4). Header only.
 #
-# A `Nest` is the stack of what is open. `pass_nest` goes on until all of it is closed or the bytes given end; what it
-# needs of them lies then from `offset` on, and it goes on when that and more is there. Positions are relative to the
-# bytes given: `shift` them when others take their place.
+# A `Nest` is the stack of open containers. `pass_nest` continues until all are closed or the given bytes end; it then
+# needs the bytes from `offset` on, and continues when these and more are given. Positions are relative to the given
+# bytes: call `shift` when others replace them.
 #
-# A container of undefined length is walked strictly: items and delimiters must stand where they belong, or nobody can
-# say where it ends. A value of defined length says itself where it ends: it is looked into only because sequences may
-# be nested too deeply or be too many for later readers, and the look ends with the first thing that makes no sense
-# (`lenient`: the outermost such container).
+# A container of undefined length is walked strictly: items and delimiters must be at their places, since only they give
+# its end. A value of defined length has a known end: it is walked only to detect sequences that are nested too deeply
+# or too many for later readers; that walk ends at the first invalid element (`lenient`: the outermost such container).
 
 from cursor cimport Cursor
 from dataset cimport (
@@ -18,9 +17,9 @@ from dataset cimport (
 from libc.stdint cimport uint32_t
 
 cdef enum:
-    # What a decision needs at most: a long header and the first 8 bytes after it.
+    # The most bytes for a decision: a long header and the first 8 bytes after it.
     LOOK_AHEAD = 20
-    # In a sequence: an item's header, and what tells the encoding of the item.
+    # In a sequence: an item's header, and the bytes that show the encoding of the item.
     LOOK_AHEAD_ITEM = 8 + ITEM_LOOK
 
 
@@ -64,7 +63,7 @@ cdef inline void leave(Nest *nest) noexcept nogil:
 
 
 cdef inline void shift(Nest *nest, Py_ssize_t count) noexcept nogil:
-    """The bytes given begin `count` later now."""
+    """The given bytes begin `count` later now."""
     cdef Py_ssize_t i
     for i in range(nest.depth):
         if nest.open[i].end != NO_END:
@@ -74,11 +73,11 @@ cdef inline void shift(Nest *nest, Py_ssize_t count) noexcept nogil:
 cdef inline int pass_nest(
     Nest *nest, const Cursor *source, Py_ssize_t *offset, bint is_last, Budget *budget
 ) noexcept nogil:
-    """Moves the offset behind the outermost container. OVERRUN: the bytes end before, with `is_last` for ever."""
+    """Moves the offset after the outermost container. OVERRUN: the bytes end before; with `is_last` that is final."""
     cdef Container *top
     cdef Cursor cursor
     cdef Header header
-    cdef bint is_within  # a length says where the bytes end that may be read
+    cdef bint is_within  # a length limits the bytes that may be read
     cdef int status
     cursor.data = source.data
     while nest.depth > 0:
@@ -120,7 +119,7 @@ cdef inline int pass_nest(
 cdef inline void pass_plain_within(
     const Container *top, const Cursor *cursor, Py_ssize_t *offset, Budget *budget
 ) noexcept nogil:
-    """Passes an item's elements that are simply there, until one comes that `step` must look at."""
+    """Passes the simple elements of an item, up to one that `step` must handle."""
     cdef Cursor source = cursor[0]
     cdef Header header
     cdef int encoding = top.encoding
@@ -142,7 +141,7 @@ cdef inline void pass_plain_within(
 cdef inline int step(
     Nest *nest, const Cursor *cursor, Py_ssize_t *offset, const Header *header, Budget *budget
 ) noexcept nogil:
-    """One header within the innermost container: OK, TOO_DEEP, or MISPLACED for what makes no sense there."""
+    """Handles one header within the innermost container: OK, TOO_DEEP, or MISPLACED for an invalid one."""
     cdef Container *top = &nest.open[nest.depth - 1]
     cdef bint is_lenient = nest.lenient > 0
     cdef bint is_undefined = header.length == UNDEFINED_LENGTH
@@ -160,7 +159,7 @@ cdef inline int step(
         return MISPLACED
     if is_undefined:
         if is_lenient and (header.vr == VR_OB or header.vr == VR_OW):
-            return MISPLACED  # fragments: of no interest where a length says what comes after them
+            return MISPLACED  # fragments: irrelevant, since a length gives their end
         offset[0] = header.value_offset
         if top.is_sequence:
             within = item_encoding(cursor, header.value_offset, top.end, within)

@@ -1,31 +1,32 @@
 """The receiving side of one association: bytes off a socket → whole PDUs, command sets and data sets.
 
-Does not know what a message means, nor which state the association is in: `dimse.assembly` is its door.
+Knows neither the meaning of a message nor the state of the association: `dimse.assembly` is its door.
 
-The kernel copies straight to where the data set is being gathered. While a data fragment is under way
-`get_buffer` hands out exactly the rest of the fragment plus room for the next PDU and PDV header, so
-fragments lie end to end in a chunk and nothing is moved afterwards:
+The kernel copies directly to the place where the data set is gathered. Within a data fragment
+`get_buffer` returns exactly the rest of the fragment plus room for the next PDU and PDV header, so
+fragments are consecutive in a chunk and nothing is moved afterwards:
 
     chunk   | fragment 1 | fragment 2 .. received .. | rest of fragment 2 | next header |
                                                      ^ window given to the kernel       ^
 
-The next header lands where fragment 3 will be written over it, once it has been read (PS3.8 9.3.1):
+After the next header has been read, fragment 3 overwrites it (PS3.8 9.3.1):
 
     P-DATA-TF   04 | 00 | length (4, big endian) | PDV item …
     PDV item    length (4, big endian) | presentation context id | control: 1 command, 2 last | fragment
 
 Everything else (commands, control PDUs) is small and is read into a buffer that all receivers of a pool share;
-only what is incomplete when the kernel has no more is kept in one of our own, so that an idle association has
-none. A data set is a list of chunks from a pool; when it outgrows `part_bytes` it is handed over in parts, so
-that an object of any size costs bounded memory. crc32c is taken fragment by fragment, while the bytes are still
-in the cache.
+only incomplete bytes are kept in the receiver's own buffer when the kernel has no more, so an idle association
+has none. A data set is a list of chunks from a pool; when it exceeds `part_bytes` it is delivered in parts, so
+an object of any size needs bounded memory. crc32c is computed fragment by fragment, while the bytes are still in
+the cache.
 
-A sender that leaves Nagle's algorithm on (DCMTK as it comes, most modalities) writes command and data set apart and holds
-the second back until the first is acknowledged, and Linux delays that by up to 40 ms. So a read that emptied the socket
-within a message sets TCP_QUICKACK, which sends what is due at once. It is not permanent (tcp(7)): our answer ends it, so it is set again where
-it is needed. A whole message needs none, since its answer carries the acknowledgement, and neither do long reads.
+A sender with Nagle's algorithm (stock DCMTK, most modalities) writes command and data set separately and holds the
+second back until the first is acknowledged, which Linux delays by up to 40 ms. So a read that empties the socket
+within a message sets TCP_QUICKACK, which sends a pending acknowledgement at once. It is not permanent (tcp(7)): our
+answer ends it, so it is set again when needed. A whole message does not need it, since the answer carries the
+acknowledgement, and neither do long reads.
 
-No memory is ever taken on the word of a length field: chunks are taken as bytes arrive.
+Never allocate memory by a length field: chunks are taken as bytes arrive.
 """
 
 cimport cython
@@ -53,7 +54,7 @@ cdef extern from "<netinet/in.h>" nogil:
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_QUICKACK
 
-# What buffer_updated reports, as the first item of each tuple.
+# The events of buffer_updated: the first item of each tuple.
 PDU = 1               # (PDU, pdu_type, body): a whole PDU other than P-DATA-TF
 COMMAND = 2           # (COMMAND, presentation_context_id, command, has_data_set)
 DATA_SET = 3          # (DATA_SET, presentation_context_id, DataSet): whole, or its last part
@@ -61,9 +62,9 @@ DATA_SET_PART = 4     # (DATA_SET_PART, presentation_context_id, DataSet): more 
 ERROR = 5             # (ERROR, reason, text): A-ABORT reason of PS3.8 Table 9-26; input is ignored from here on
 P_DATA_EARLY = 6      # (P_DATA_EARLY,): a P-DATA-TF while `data_allowed` is False; input is ignored from here on
 
-DEF SLACK = 512       # room behind a chunk for what follows a fragment
+DEF SLACK = 512       # room after a chunk for the header that follows a fragment
 DEF CONTROL = 16384   # the shared control buffer
-DEF KEPT = 1024       # the least that is kept of what is incomplete
+DEF KEPT = 1024       # the smallest own buffer for incomplete bytes
 DEF LONG_READ = 65536 # beyond the longest segment (loopback has 65 483 bytes): two have come, the kernel acknowledges these
 
 cdef enum Stage:
@@ -94,7 +95,7 @@ cdef class Chunk:
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t used
     cdef ChunkPool taken_from
-    """The pool that counts it as outstanding; None while it lies there."""
+    """The pool that counts it as outstanding; None while it is free."""
 
     def __cinit__(self, Py_ssize_t capacity):
         self.data = <uint8_t*>malloc(capacity + SLACK)
@@ -104,7 +105,7 @@ cdef class Chunk:
         self.used = 0
 
     def __dealloc__(self):
-        # Whoever held it is gone without `give`, an exception's traceback for example: only the count matters.
+        # Its holder, such as an exception's traceback, ended without `give`: correct the count.
         if self.taken_from is not None:
             self.taken_from.outstanding -= 1
         free(self.data)
@@ -121,11 +122,11 @@ cdef class ChunkPool:
 
     cdef list free_chunks
     cdef bytearray scratch
-    """Where receivers that have nothing left over read to; empty between two calls of theirs."""
+    """The buffer of receivers without incomplete bytes; empty between two of their calls."""
     cdef readonly Py_ssize_t chunk_bytes
     cdef readonly Py_ssize_t keep
     cdef readonly Py_ssize_t outstanding
-    """How many chunks hold data at this moment."""
+    """Number of chunks in use."""
 
     def __cinit__(self, Py_ssize_t chunk_bytes=1 << 20, Py_ssize_t keep=32):
         if chunk_bytes < 4096:
@@ -158,14 +159,14 @@ cdef class ChunkPool:
 
 
 cdef class DataSet:
-    """A received data set, or a part of a large one, as chunks that lie in the order of arrival."""
+    """A received data set, or a part of a large one, as chunks in the order of arrival."""
 
     cdef ChunkPool pool
     cdef readonly list chunks
     cdef readonly uint64_t length
     """Bytes in these chunks."""
     cdef readonly uint64_t offset
-    """Bytes of the same data set that went before, in earlier parts."""
+    """Bytes of the same data set in earlier parts."""
     cdef readonly uint32_t crc
     """crc32c of the data set from its start to the end of this part."""
     cdef readonly object ahead
@@ -177,14 +178,14 @@ cdef class DataSet:
 
     @property
     def head(self):
-        """The first chunk, or empty bytes: what the attribute scan reads."""
+        """The first chunk, or empty bytes: for the attribute scan."""
         return memoryview(self.chunks[0]) if self.chunks else memoryview(b"")
 
     def to_bytes(self):
         return b"".join(self.chunks)
 
     def release(self):
-        """Gives the chunks back; nobody may hold a view of them any more. A second call does nothing."""
+        """Returns the chunks to the pool; no view of them may exist. A second call does nothing."""
         cdef Chunk chunk
         if self.ahead is not None:
             self.ahead.stop()
@@ -195,7 +196,7 @@ cdef class DataSet:
 
 
 cdef class _Context:
-    """What is being gathered on one presentation context; messages of different contexts may interleave."""
+    """The message being gathered on one presentation context; messages of different contexts may interleave."""
 
     cdef bytearray command
     cdef bint awaits_data
@@ -217,7 +218,7 @@ cdef class _Context:
 
 
 cdef class _Window:
-    """Where the next bytes go, as something the event loop can take a buffer of without an allocation."""
+    """The place of the next bytes, as a buffer for the event loop without an allocation."""
 
     cdef uint8_t* data
     cdef Py_ssize_t length
@@ -233,7 +234,7 @@ cdef class Receiver:
     cdef object on_events
     cdef _Window window
     cdef bytearray control
-    """A control buffer of its own while something incomplete lies in it; None: the pool's serves."""
+    """Its own control buffer, while that has incomplete bytes; None: the pool's buffer is used."""
     cdef uint8_t* ctl
     cdef Py_ssize_t ctl_start
     cdef Py_ssize_t ctl_end
@@ -258,19 +259,19 @@ cdef class Receiver:
     """Whether the association's state takes P-DATA-TF now."""
     cdef readonly uint64_t bytes_received
     cdef public int quick_ack_fd
-    """The TCP socket that the bytes come from, while it is open; -1: none, or a transport that has no such option."""
+    """The TCP socket of the association while it is open; -1: none, or a transport without that option."""
     cdef public object on_command
-    """Is shown each command without a data set first, as (presentation context id, command); if it takes one (True),
-    nobody else is told. None, the default: nobody is. It must not raise."""
+    """Called first for each command without a data set, with (presentation context id, command); if it returns True,
+    the command is handled and makes no event. None, the default: not called. It must not raise."""
     cdef readonly uint64_t quick_acks
     """How often TCP_QUICKACK was set."""
 
     def __cinit__(self, ChunkPool pool not None, on_events, *, uint32_t p_data_length_max=1 << 24,
                   uint32_t control_length_max=1 << 20, uint32_t command_length_max=1 << 16,
                   uint64_t part_bytes=4 << 20, uint32_t pdv_count_max=1 << 15):
-        """`on_events(list)` is called with what became whole; lengths in bytes.
+        """`on_events(list)` is called with the events; lengths in bytes.
 
-        A data set longer than `part_bytes` comes in parts; `pdv_count_max`: PDVs of one PDU.
+        A data set longer than `part_bytes` comes in parts; `pdv_count_max`: PDVs in one PDU.
         """
         self.pool = pool
         self.on_events = on_events
@@ -300,7 +301,7 @@ cdef class Receiver:
             self.window_in_chunk = True
             self.window.data = tail.data + tail.used
             if <Py_ssize_t>self.pdv_left <= room:
-                # Behind the last fragment anything may come; between fragments just the next header.
+                # After the last fragment anything may come; between fragments only the next header.
                 extra = SLACK if self.pdv_control & 2 else 12
                 self.window.length = self.pdv_left + extra
             else:
@@ -320,7 +321,7 @@ cdef class Receiver:
         return self.window
 
     def buffer_updated(self, Py_ssize_t count):
-        """`count` bytes have arrived in the buffer; calls `on_events` when something became whole."""
+        """`count` bytes have arrived in the buffer; calls `on_events` if something is complete."""
         cdef Py_ssize_t mine
         cdef Chunk tail
         cdef list events
@@ -346,7 +347,7 @@ cdef class Receiver:
             self.ctl_end += count
         self.parse()
         if emptied and self.quick_ack_fd >= 0 and self.awaits_more():
-            # Before the events: they may close the socket.
+            # Do it before the events, which may close the socket.
             self.acknowledge()
         if self.ctl_start == self.ctl_end or self.stage == DEAD:
             self.share_control()
@@ -375,16 +376,16 @@ cdef class Receiver:
         context.ahead_state = <write_ahead*><uintptr_t>ahead.address
 
     def stop(self):
-        """Ignores all further input (Sta13, or an abort has been sent) and gives back what is half received.
+        """Ignores all further input (Sta13, or an abort has been sent) and frees incomplete messages.
 
-        Not left to the garbage collector: receiver and connection refer to each other.
+        Do not leave this to the garbage collector: receiver and connection refer to each other.
         """
         cdef _Context context
         cdef Chunk chunk
         self.stage = DEAD
         self.quick_ack_fd = -1
         for event in self.events:
-            # A part that `get_buffer` had to hand over and for which no byte came any more.
+            # A part that `get_buffer` had to complete, and no more bytes came.
             if event[0] == DATA_SET_PART:
                 (<DataSet>event[2]).release()
         self.events = []
@@ -404,7 +405,7 @@ cdef class Receiver:
 
     @property
     def held_bytes(self):
-        """What has been received of incomplete messages and PDUs and is kept for them."""
+        """Received bytes of incomplete messages and PDUs."""
         cdef uint64_t held = self.ctl_end - self.ctl_start
         for entry in self.contexts.values():
             held += (<_Context>entry).part_length
@@ -445,7 +446,7 @@ cdef class Receiver:
                 self.begin_pdu(p)
             elif self.stage == AT_PDV:
                 if self.pdu_left < 6:
-                    self.fail(6, f"{self.pdu_left} bytes at the end of a P-DATA-TF are no PDV item")
+                    self.fail(6, f"the last {self.pdu_left} bytes of a P-DATA-TF are no PDV item")
                     return 0
                 if have < 6:
                     return 0
@@ -482,7 +483,7 @@ cdef class Receiver:
                 self.pdv_count = 0
                 self.stage = AT_PDV if length else AT_PDU
         elif pdu_type == 0 or pdu_type > 7:
-            self.fail(1, f"PDU type {pdu_type:#04x} is not known (PS3.8 9.3.1)")
+            self.fail(1, f"unknown PDU type {pdu_type:#04x} (PS3.8 9.3.1)")
         elif length > self.control_length_max:
             self.fail(6, f"PDU type {pdu_type:#04x} of {length} bytes, the limit is {self.control_length_max}")
         else:
@@ -555,7 +556,7 @@ cdef class Receiver:
         return 0
 
     cdef int take_data(self, Chunk tail, Py_ssize_t count) except -1:
-        """`count` bytes behind `tail.used` belong to the fragment under way."""
+        """`count` bytes after `tail.used` belong to the current fragment."""
         cdef _Context context = self.context
         context.crc = crc32c_update(context.crc, tail.data + tail.used, count)
         tail.used += count
@@ -586,7 +587,7 @@ cdef class Receiver:
             command = bytes(context.command)
             context.command = None
             context.awaits_data = announces_data_set(command)
-            # What came before it is to be told before it.
+            # Report earlier events first.
             if self.on_command is not None and not context.awaits_data and not self.events:
                 if self.on_command(self.context_id, command):
                     return 0
@@ -614,7 +615,7 @@ cdef class Receiver:
         return data_set
 
     cdef int share_control(self) except -1:
-        """Nothing is left over: the pool's buffer serves."""
+        """Nothing is incomplete: switches to the pool's buffer."""
         self.control = None
         self.ctl = <uint8_t*>PyByteArray_AS_STRING(self.pool.scratch)
         self.ctl_size = CONTROL
@@ -622,7 +623,7 @@ cdef class Receiver:
         return 0
 
     cdef int keep_rest(self) except -1:
-        """Something is left over in the pool's buffer, which others are about to use."""
+        """Copies incomplete bytes from the pool's buffer, which others are about to use."""
         cdef Py_ssize_t have = self.ctl_end - self.ctl_start
         cdef bytearray own = bytearray(max(KEPT, have * 2))
         memcpy(PyByteArray_AS_STRING(own), self.ctl + self.ctl_start, have)
@@ -634,7 +635,7 @@ cdef class Receiver:
         return 0
 
     cdef int grow_control(self) except -1:
-        """Twice the room for a control PDU that is longer than the buffer; bounded by control_length_max."""
+        """Doubles the buffer for a long control PDU; bounded by control_length_max."""
         cdef Py_ssize_t have = self.ctl_end - self.ctl_start
         cdef bytearray larger = bytearray(self.ctl_size * 2)
         memcpy(PyByteArray_AS_STRING(larger), self.ctl + self.ctl_start, have)

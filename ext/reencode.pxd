@@ -1,25 +1,25 @@
 # Writes a data set, or the items of a sequence, in another encoding (PS3.5 section 7 and 6.2.2). Header only.
 #
-# One walk over the source with a stack of open containers; it runs twice: first with no target, to measure, then to
-# write. It may stop anywhere, for want of source or of room, and goes on where it stopped: a data set of any length
-# passes through a window. So nothing grows but one number for each container of defined length, whose length stands
-# before what is in it; no length found on the wire is ever allocated.
+# One walk over the source with a stack of open containers runs twice: first without target, to measure, then to write.
+# It may stop anywhere, for lack of source or of room, and continues there: a data set of any length passes through a
+# window. Memory grows only by one number for each container of defined length, since its length precedes its content.
+# Never allocate by a length found on the wire.
 #
-#     PATCHED     source and target are whole: a length is put in its place when its container is closed
-#     MEASURED    nothing is written: lengths are noted, by the order in which their containers are opened
+#     PATCHED     source and target are whole: a length is written when its container is closed
+#     MEASURED    nothing is written: lengths are noted, in the order in which their containers are opened
 #     REPLAYED    lengths are taken from those notes
 #
 # Kept: every element but group lengths (gggg,0000), which would be wrong afterwards; values; defined lengths stay
-# defined and undefined ones undefined. Two exceptions, both so that the way back is possible: a sequence that the
-# dictionary does not know goes to implicit VR with undefined length, and UN of undefined length becomes the SQ it is.
+# defined and undefined ones undefined. Two exceptions allow the way back: a sequence that the dictionary does not know
+# gets undefined length in implicit VR, and UN of undefined length becomes SQ.
 # An implicit value of a VR whose length field is too short for it becomes UN (PS3.5 6.2.2 note). Containers beyond
 # LENGTHS_MAX get undefined length.
 #
-# Forgiven, as readers do: up to 7 bytes at the end of anything of defined length that cannot be an element; at the root
-# whatever makes no sense behind Pixel Data, or is short and has a tag that is not above the last one: the data set ends
-# before it (`Walk.tail_offset`). A plain value of the root that ends early is kept as far as it goes, under
-# the length that it has: what is cut stays cut. If what comes out has an odd length, the root's last plain value of odd
-# length is padded (PS3.5 7.1.1): others are left as they are.
+# Tolerated, as in readers: up to 7 bytes that cannot be an element at the end of anything of defined length; at the
+# root anything invalid after Pixel Data, or short with a tag that is not above the last one: the data set ends before it
+# (`Walk.tail_offset`). A plain value of the root that ends early is kept as far as it goes, with its own length: it
+# stays truncated. If the result has an odd length, the root's last plain value of odd length is padded (PS3.5 7.1.1);
+# others stay unchanged.
 
 from cursor cimport Cursor, holds, u16, u32
 from dataset cimport (
@@ -38,16 +38,16 @@ cdef enum Mode:
     REPLAYED
 
 cdef enum:
-    # Not among the statuses of dataset.pxd: the walk goes on when it has got more.
+    # Not among the statuses of dataset.pxd: the walk continues with more bytes or room.
     STARVED = 100  # the window ends
     FULL = 101  # the target has no room, or the notes have none
 
 cdef enum:
-    LOOK_BYTES = 32  # of the source, that one step reads at most
-    STEP_BYTES = 32  # of the target, that one step writes at most, values aside
+    LOOK_BYTES = 32  # the most bytes of the source that one step reads
+    STEP_BYTES = 32  # the most bytes of the target that one step writes, without values
     LENGTHS_MAX = 2097152
     BRIEF_BYTES_MAX = 256
-    TAIL_BYTES_MAX = 4096  # of what may be forgiven where there is no Pixel Data: a sector's padding
+    TAIL_BYTES_MAX = 4096  # the most bytes that are tolerated without Pixel Data: a sector's padding
 
 cdef enum:
     NO_OFFSET = -9223372036854775807
@@ -67,7 +67,7 @@ cdef struct Container:
     int encoding
     bint is_sequence
     bint is_delimited  # in the target
-    # What decides the VRs that PS3.6 leaves open, inherited by items.
+    # Decides the VRs that PS3.6 leaves open; items inherit it.
     uint16_t bits_allocated
     uint16_t pixel_representation
     uint16_t waveform_bits
@@ -98,7 +98,7 @@ cdef struct Walk:
     bint pads_odd  # and it gets one byte more
     bint is_padding_due
     uint8_t padding
-    # The root's last element, for what is forgiven behind it.
+    # The root's last element, for the tolerated bytes after it.
     Py_ssize_t tail_offset
     Py_ssize_t tail_size
     Py_ssize_t tail_lengths
@@ -106,7 +106,7 @@ cdef struct Walk:
     uint32_t root_tag
     bint may_be_tail
     bint is_past_pixels
-    # What decides VRs, found at the root before anything beyond (0028,0103).
+    # Values that decide VRs, found at the root up to (0028,0103).
     bint is_found
     uint16_t found_bits_allocated
     uint16_t found_pixel_representation
@@ -122,7 +122,7 @@ cdef inline void put(Walk *walk, const uint8_t *source, Py_ssize_t count) noexce
 
 
 cdef inline void put_swapped(Walk *walk, const uint8_t *source, Py_ssize_t count, int unit) noexcept nogil:
-    """Numbers of `unit` bytes, each turned round. There is room for them."""
+    """Writes numbers of `unit` bytes in the other byte order. There must be room."""
     cdef Py_ssize_t numbers = count // unit
     cdef Py_ssize_t i
     cdef int k
@@ -162,7 +162,7 @@ cdef inline void put_tag(Walk *walk, uint32_t tag) noexcept nogil:
 
 
 cdef inline void put_header(Walk *walk, uint32_t tag, uint16_t vr, uint32_t length) noexcept nogil:
-    """VR 0, or an implicit target: none is written."""
+    """Writes a header; without the VR if that is 0 or the target is implicit."""
     cdef uint8_t letters[2]
     put_tag(walk, tag)
     if vr == 0 or not walk.target_encoding & EXPLICIT_VR:
@@ -204,7 +204,7 @@ cdef inline int open_container(
             walk.lengths[walk.lengths_count] = 0
             walk.lengths_count += 1
         elif walk.lengths_count >= walk.lengths_room:
-            return MISPLACED  # other bytes than those that were measured
+            return MISPLACED  # other bytes than the measured ones
         else:
             length = walk.lengths[walk.lengths_count]
             walk.lengths_count += 1
@@ -225,7 +225,7 @@ cdef inline int open_container(
 
 
 cdef inline int close_container(Walk *walk) noexcept nogil:
-    """Leaves the innermost container: its delimiter, or its length put where it belongs."""
+    """Leaves the innermost container: writes its delimiter or its length."""
     cdef Container *closed = &walk.open[walk.depth - 1]
     cdef Py_ssize_t size = walk.size
     cdef Py_ssize_t length
@@ -252,7 +252,7 @@ cdef inline int close_container(Walk *walk) noexcept nogil:
 
 
 cdef inline uint16_t resolved_vr(const Walk *walk, const Container *data_set, uint32_t tag) noexcept nogil:
-    """The dictionary's VR, its open choices decided as PS3.5 Annex A and PS3.3 C.7.6.3 have it."""
+    """The dictionary's VR, with its choices decided by PS3.5 Annex A and PS3.3 C.7.6.3."""
     cdef uint16_t vr = dictionary_vr(walk.dictionary, tag)
     if vr == US_OR_SS:
         return VR_SS if data_set.pixel_representation == 1 else VR_US
@@ -283,7 +283,7 @@ cdef inline void remember(const Walk *walk, Container *data_set, const Header *h
 
 
 cdef inline bint is_sequence_value(const Walk *walk, const Header *header, uint16_t vr, int encoding) noexcept nogil:
-    """Whether an element's value is items: by its VR, its undefined length, or both dictionary and first tag."""
+    """Whether an element's value has items: by its VR, its undefined length, or both dictionary and first tag."""
     cdef Header first
     if header.vr == VR_SQ or header.length == UNDEFINED_LENGTH:
         return True
@@ -295,7 +295,7 @@ cdef inline bint is_sequence_value(const Walk *walk, const Header *header, uint1
 
 
 cdef inline int step_value(Walk *walk, Container *data_set, const Header *header, uint16_t vr) noexcept nogil:
-    """Writes the header of an element that is no sequence, and begins with its value."""
+    """Writes the header of an element that is no sequence, and begins its value."""
     cdef Py_ssize_t length = header.length
     if not holds(&walk.source, header.value_offset, length):
         if walk.mode == PATCHED or walk.depth > 1 or walk.may_be_tail or walk.tail_size == 0:
@@ -320,7 +320,7 @@ cdef inline int step_value(Walk *walk, Container *data_set, const Header *header
 
 
 cdef inline int go_on_with_value(Walk *walk) noexcept nogil:
-    """Writes as much of the value as is there and has room; a rest that is no whole number goes as it is."""
+    """Writes as much of the value as it can; an incomplete number at the end is copied unchanged."""
     cdef Py_ssize_t count = walk.value_left
     if walk.target == NULL:
         walk.size += count
@@ -354,7 +354,7 @@ cdef inline int step_over(Walk *walk, const Header *header) noexcept nogil:
 
 
 cdef inline int leave_out(Walk *walk, const Container *data_set, const Header *header) noexcept nogil:
-    """Leaves one element out, whose value may be of undefined length."""
+    """Leaves one element out, also one of undefined length."""
     cdef Budget budget
     if header.length != UNDEFINED_LENGTH:
         return step_over(walk, header)
@@ -365,7 +365,7 @@ cdef inline int leave_out(Walk *walk, const Container *data_set, const Header *h
 
 
 cdef inline void note_root_element(Walk *walk, const Container *root, const Header *header) noexcept nogil:
-    """Takes down what is whole up to here, and what the element at the root is."""
+    """Notes that everything up to here is whole, and the current element of the root."""
     walk.tail_offset = walk.offset
     walk.tail_size = walk.size
     walk.tail_lengths = walk.lengths_count
@@ -384,12 +384,12 @@ cdef inline void note_root_element(Walk *walk, const Container *root, const Head
 
 
 cdef inline Py_ssize_t forgiven(const Walk *walk) noexcept nogil:
-    """How near to its end something of defined length is over. What the index keeps is read to the last byte."""
+    """The bytes tolerated at the end of anything of defined length. Values for the index are read to the last byte."""
     return 1 if walk.mode == PATCHED else 8
 
 
 cdef inline int step_element(Walk *walk, Container *data_set) noexcept nogil:
-    """One element of a data set, or the end of it."""
+    """Handles one element of a data set, or its end."""
     cdef Header header
     cdef uint16_t vr
     cdef bint is_delimited
@@ -423,7 +423,7 @@ cdef inline int step_element(Walk *walk, Container *data_set) noexcept nogil:
 
 
 cdef inline int step_item(Walk *walk, Container *sequence) noexcept nogil:
-    """One item of a sequence entered, or the end of the sequence."""
+    """Enters one item of a sequence, or handles its end."""
     cdef Header header
     if sequence.end != NO_END and walk.offset > sequence.end - forgiven(walk):
         walk.offset = sequence.end
@@ -439,7 +439,7 @@ cdef inline int step_item(Walk *walk, Container *sequence) noexcept nogil:
 
 
 cdef inline void begin(Walk *walk, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence) noexcept nogil:
-    """Puts the walk before source[offset:end]. Source, target, lengths and found values have been set."""
+    """Starts the walk at source[offset:end]. Set source, target, lengths and found values before."""
     cdef Container *root = &walk.open[0]
     root.end = root.limit = end
     root.length_at = NO_PATCH
@@ -460,7 +460,7 @@ cdef inline void begin(Walk *walk, Py_ssize_t offset, Py_ssize_t end, int encodi
 
 
 cdef inline void move_window(Walk *walk, Py_ssize_t by) noexcept nogil:
-    """The window begins `by` bytes further on."""
+    """Moves the start of the window by `by` bytes."""
     cdef Py_ssize_t i
     for i in range(walk.depth):
         if walk.open[i].end != NO_END:
@@ -476,7 +476,7 @@ cdef inline void move_window(Walk *walk, Py_ssize_t by) noexcept nogil:
 
 
 cdef inline int go_on(Walk *walk) noexcept nogil:
-    """Walks until all is done (OK), or the window or a room ends. Else `walk.offset` is where it went wrong."""
+    """Walks until all is done (OK), or the window or the room ends. Else `walk.offset` is that of the fault."""
     cdef Container *top
     cdef int status = OK
     while status == OK and walk.depth > 0 and walk.size <= walk.size_max:
@@ -498,9 +498,9 @@ cdef inline int go_on(Walk *walk) noexcept nogil:
 
 
 cdef inline int reencode(Walk *walk, Py_ssize_t offset, Py_ssize_t end, int encoding, bint is_sequence) noexcept nogil:
-    """Walks source[offset:end], which is whole, and writes it. On failure `walk.offset` is where it went wrong.
+    """Walks source[offset:end], which is whole, and writes it. On failure `walk.offset` is that of the fault.
 
-    The caller has set source, dictionary, target and its encoding, and size_max; size and whole_size come back.
+    The caller sets source, dictionary, target and its encoding, and size_max; size and whole_size are results.
     """
     walk.mode = PATCHED
     walk.available = walk.source.end

@@ -1,10 +1,10 @@
-"""Brings a data set of any length into another encoding, through a window: engine._ext.reencoder.
+"""Converts a data set of any length to another encoding, through a window: engine._ext.reencoder.
 
-Its door is dicom.reencoding. Knows no files: whoever uses it gives it the bytes that it asks for and room for what comes
-of them. What is kept of a data set and what is forgiven stands in reencode.pxd.
+Its door is dicom.reencoding. Knows no files: the caller passes the bytes that it requests, and room for the result.
+reencode.pxd describes what is kept of a data set and which faults are tolerated.
 
-    measure   goes over the headers, says where it wants to look next, and steps over values; then `size` is known
-    write     goes over everything, in order
+    measure   reads the headers, returns the offset to read next, and skips values; then `size` is known
+    write     reads everything, in order
 """
 
 cimport cython
@@ -37,9 +37,9 @@ cdef class Reencoder:
     cdef int encoding
     cdef bint is_measuring
     cdef readonly Py_ssize_t size
-    """Of the result, once it has been measured."""
+    """Bytes of the result, after `measure`."""
     cdef readonly Py_ssize_t odd_offset
-    """Of the root's last element with a plain value of odd length; -1. Once it has been measured."""
+    """Offset of the root's last element with a plain value of odd length, or -1; after `measure`."""
 
     def __cinit__(self, bytes dictionary not None, Py_ssize_t length, int encoding, int target_encoding):
         self.dictionary_bytes = dictionary
@@ -66,7 +66,7 @@ cdef class Reencoder:
         free(self.walk.lengths)
 
     def measure(self, const uint8_t[::1] window, Py_ssize_t start):
-        """Where to look next, given the data set from `start` on; -1 when all is known. Raises Malformed."""
+        """The offset to read next, given the data set from `start` on; -1 if all is known. Raises Malformed."""
         cdef int status
         self.enter(window, start)
         while True:
@@ -89,7 +89,7 @@ cdef class Reencoder:
             self.walk.found_bits_allocated = self.walk.open[0].bits_allocated
             self.walk.found_pixel_representation = self.walk.open[0].pixel_representation
         if self.walk.odd_offset != NO_OFFSET:
-            self.walk.odd_offset += self.start  # as the first window has it
+            self.walk.odd_offset += self.start  # relative to the first window
             self.odd_offset = self.walk.odd_offset
             self.walk.pads_odd = self.walk.size & 1
         self.size = self.walk.size + self.walk.pads_odd
@@ -98,9 +98,9 @@ cdef class Reencoder:
         return -1
 
     def write(self, const uint8_t[::1] window, Py_ssize_t start, uint8_t[::1] target):
-        """(where to look next or -1, how many bytes of the target have been filled). Raises Malformed.
+        """(the offset to read next or -1, the number of bytes filled in the target). Raises Malformed.
 
-        After `measure` has said -1. Bytes that are others than those that were measured make it fail, no more.
+        Call it after `measure` has returned -1. Other bytes than the measured ones only make it fail.
         """
         cdef int status
         if self.is_measuring:
@@ -137,13 +137,13 @@ cdef class Reencoder:
             move_window(&self.walk, start - self.start)
             self.start = start
         if self.walk.offset < 0 or self.start + self.walk.available > self.length and self.is_measuring:
-            raise ValueError("a window that was not asked for")
+            raise ValueError("this window was not requested")
         if self.walk.available < LOOK_BYTES and self.start + self.walk.available < self.length:
             raise ValueError("the window is too small")
         return 0
 
     cdef int make_room(self) except -1:
-        """Of the notes; they grow with what has been found."""
+        """Makes room for notes, which grow with the number of containers found."""
         cdef Py_ssize_t room = min(max(2 * self.walk.lengths_room, LENGTHS_ROOM), LENGTHS_MAX)
         cdef void *lengths = realloc(self.walk.lengths, room * sizeof(uint32_t))
         if lengths == NULL:

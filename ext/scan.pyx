@@ -1,14 +1,14 @@
-"""Finds what the index keeps of a data set, in one pass: engine._ext.scan, whose door is dicom.elements.
+"""Finds the attributes for the index in a data set, in one pass: engine._ext.scan, whose door is dicom.elements.
 
-An `Extractor` holds the tables of what is wanted, which never change: two archives with different extra attributes have
-one each. `Extractor.extract` is on the path of every stored instance that lies in one piece; a `Scanner` is fed a data
-set of any size in pieces. Both are one walk over the element headers: values are stepped over by their length, the
-wanted ones noted, and at the end one blob a level is written at its exact size. No Python object is made for an
-element. Of what came before the piece at hand only the wanted values are kept, each up to its bound, and the stack of
-what is open (nest.pxd).
+An `Extractor` has the tables of the wanted attributes, which never change: two archives with different extra attributes
+have one each. `Extractor.extract` reads a data set in one piece, and is on the path of every such instance; a `Scanner`
+reads a data set of any size in pieces. Both are one walk over the element headers: they skip values by their length,
+note the wanted ones, and write one blob a level at the end, at its exact size. They make no Python object for an
+element. Of earlier pieces they keep only the wanted values, each up to its limit, and the stack of open containers
+(nest.pxd).
 
-The walk goes on behind Pixel Data, to the end: fragments by their headers, so that a data set that ends early is known
-by it (`note_end`). The bytes' layout is in dataset.pxd.
+The walk goes on after Pixel Data, to the end, and over fragments by their headers, to detect a data set that ends early
+(`note_end`). The layout of the bytes is in dataset.pxd.
 """
 
 cimport cython
@@ -34,8 +34,8 @@ cdef enum:
     CREATOR_BYTES_MAX = 64
     PIXEL_TAGS_MAX = 4
     ENTRY_BYTES = 8  # of a blob: tag and length before each value
-    CARRY_BYTES = 128  # more than ROOT_LOOK, and than a header with what must be seen behind it, a private creator at most
-    RAW_SEQUENCE_FACTOR = 16  # what a blob keeps of a sequence is found in the first so many times its bound
+    CARRY_BYTES = 128  # more than ROOT_LOOK, and than a header with the bytes needed after it (a private creator)
+    RAW_SEQUENCE_FACTOR = 16  # a blob's part of a sequence is within this many times its limit
     TAG_PIXEL_GROUP = 0x7FE00000
     TAG_PIXEL_DATA = 0x7FE00010
     TAG_SIGNATURES = 0xFFFAFFFA
@@ -58,7 +58,7 @@ cdef struct Wanted:
     Kind kind
 
 cdef struct Private:
-    # A wanted private attribute: its place in `wanted`, and how the data set's own tag for it is found.
+    # A wanted private attribute: its place in `wanted`, and the means to find the data set's tag for it.
     Py_ssize_t at
     uint16_t group
     uint8_t element  # the low byte
@@ -66,7 +66,7 @@ cdef struct Private:
     uint8_t creator[CREATOR_BYTES_MAX]
 
 cdef struct Tables:
-    # What is looked for, by ascending tag, and the bounds of what is kept. Written once.
+    # The wanted attributes, by ascending tag, and the limits of the kept values. Written once.
     Wanted wanted[WANTED_MAX]
     Py_ssize_t wanted_count
     Private privates[PRIVATE_MAX]
@@ -89,9 +89,9 @@ cdef struct Tables:
 cdef struct Found:
     Py_ssize_t offset  # in the bytes given; before them if it began earlier
     Py_ssize_t length
-    Py_ssize_t blob_length  # of what a blob keeps of the value
+    Py_ssize_t blob_length  # of the value's part in a blob
     const uint8_t *value  # at the end
-    Py_ssize_t items_length  # of a sequence: where in the value ends what a blob keeps
+    Py_ssize_t items_length  # of a sequence: the end, in the value, of its part in a blob
     uint16_t vr
     uint8_t is_present
     uint8_t is_kept  # its bytes have been copied
@@ -105,16 +105,16 @@ cdef struct Scan:
     int encoding
     bint is_begun
     bint is_last
-    bint is_inside  # a value: `header` and `place` are its own
+    bint is_inside  # a value: `header` and `place` belong to it
     bint is_past_pixels
-    bint is_over  # nobody looks at the rest
+    bint is_over  # the rest is ignored
     Ending ending
     Py_ssize_t offset
     Header header
     Py_ssize_t place
     uint32_t tag_before
     uint32_t highest
-    Py_ssize_t at  # where in `wanted` the next tag is looked for
+    Py_ssize_t at  # place in `wanted` for the search of the next tag
     Py_ssize_t pixel_data_offset
     Py_ssize_t pixel_data_length
     Budget budget
@@ -122,12 +122,12 @@ cdef struct Scan:
     uint8_t blocks[PRIVATE_MAX]  # of each private attribute: the block that its creator has reserved, 0 for none
     Nest nest
 
-# How often the bounds of a value and of a sequence are halved until everything has room.
+# How often to halve the limits of a value and of a sequence until everything fits.
 cdef int[5] VALUE_HALVINGS = [0, 0, 3, 5, 7]
 cdef int[5] SEQUENCE_HALVINGS = [0, 3, 3, 5, 7]
 @cython.auto_pickle(False)
 cdef class Head:
-    """What ingest needs to know of a data set; the fields are described in dicom.elements."""
+    """The facts of a data set that ingest needs; dicom.elements describes the fields."""
     cdef readonly bytes specific_character_set
     cdef readonly bytes patient
     cdef readonly bytes study
@@ -145,7 +145,7 @@ cdef class Head:
 
 @cython.auto_pickle(False)
 cdef class Extractor:
-    """What is extracted: the tables of dicom.attributes and dicom.tags, and the extra attributes of one archive.
+    """The wanted attributes: the tables of dicom.attributes and dicom.tags, and the extra attributes of one archive.
 
     `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private.
     """
@@ -190,7 +190,7 @@ cdef class Extractor:
             tables.image_at[i] = order.index(tag)
 
     def extract(self, const uint8_t[::1] data, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
-        """The wanted attributes of a data set that is all there; see dicom.elements.extract."""
+        """The wanted attributes of a whole data set; see dicom.elements.extract."""
         cdef Scan scan
         cdef Py_ssize_t at
         begin(&scan, &self.tables, encoding, nesting_max, element_count_max)
@@ -243,7 +243,7 @@ cdef void begin(
 
 
 cdef int run(Scan *scan) noexcept nogil:
-    """Goes as far as the bytes given let it; OK, or why these are no data set."""
+    """Walks to the end of the given bytes. OK, or the error."""
     cdef int status
     if not scan.is_begun:
         if not scan.is_last and (
@@ -264,15 +264,15 @@ cdef int run(Scan *scan) noexcept nogil:
             return OK
         scan.is_over = True
         if scan.is_past_pixels or (status == MISPLACED and scan.highest > scan.tables.last_wanted):
-            return OK  # what is broken after them is not for us to refuse
+            return OK  # malformed bytes after them are no reason to refuse
         return status
     return OK
 
 
 cdef void pass_plain(Scan *scan) noexcept nogil:
-    """Passes the elements before Pixel Data that are simply there, until one comes that `next_element` must look at.
+    """Passes the simple elements before Pixel Data, up to one that `next_element` must handle.
 
-    What it says of them is what `next_element` would say; it keeps what it needs in registers.
+    Has the same effect as `next_element`, but keeps its state in registers.
     """
     cdef const Tables *tables = scan.tables
     cdef const Wanted *wanted = tables.wanted
@@ -314,7 +314,7 @@ cdef void pass_plain(Scan *scan) noexcept nogil:
 
 
 cdef int next_element(Scan *scan) noexcept nogil:
-    """Reads one header at the top level and passes its value, or enters it; OVERRUN when it is not all there."""
+    """Reads one header at the top level and passes or enters its value; OVERRUN if it is incomplete."""
     cdef Header *header = &scan.header
     cdef Py_ssize_t after
     if not scan.is_last and scan.source.end - scan.offset < LOOK_AHEAD:
@@ -354,7 +354,7 @@ cdef int next_element(Scan *scan) noexcept nogil:
 
 
 cdef int enter_value(Scan *scan, Py_ssize_t after) noexcept nogil:
-    """A value that is not simply there: of undefined length, of items, or longer than the bytes given."""
+    """Handles a value of undefined length, one with items, or one longer than the given bytes."""
     cdef Header *header = &scan.header
     cdef int within = scan.encoding
     cdef bint is_opaque
@@ -372,7 +372,7 @@ cdef int enter_value(Scan *scan, Py_ssize_t after) noexcept nogil:
 
 
 cdef int leave_value(Scan *scan) noexcept nogil:
-    """Goes on in a value that was entered; OVERRUN as long as it is not all there."""
+    """Continues in an entered value; OVERRUN as long as it is incomplete."""
     cdef int status = pass_nest(&scan.nest, &scan.source, &scan.offset, scan.is_last, &scan.budget)
     if status != OK:
         return status
@@ -387,7 +387,7 @@ cdef int leave_value(Scan *scan) noexcept nogil:
 
 
 cdef void note(Scan *scan, Py_ssize_t length) noexcept nogil:
-    """A value has been passed: where it lies, if it is wanted."""
+    """Notes the place of a passed value, if it is wanted."""
     cdef Found *found
     if scan.place < 0:
         return
@@ -400,7 +400,7 @@ cdef void note(Scan *scan, Py_ssize_t length) noexcept nogil:
 
 
 cdef void enter_pixel_data(Scan *scan) noexcept nogil:
-    """From here on nothing is wanted and nothing counted: only the end is looked for."""
+    """Ends the search: from here on only looks for the end, and counts nothing."""
     if scan.is_past_pixels:
         return
     scan.is_past_pixels = True
@@ -421,7 +421,7 @@ cdef bint is_pixel_data(const Tables *tables, uint32_t tag) noexcept nogil:
 
 
 cdef bint may_follow_pixels(const Scan *scan, const Header *header) noexcept nogil:
-    """Whether a header behind Pixel Data is an element's, and not padding or rubbish: by its tag and its VR."""
+    """Whether a header after Pixel Data is an element's, and not padding or garbage: by its tag and its VR."""
     if header.tag <= scan.tag_before:
         return False
     if header.tag >> 16 == TAG_PIXEL_DATA >> 16 or header.tag == TAG_SIGNATURES or header.tag == TAG_PADDING:
@@ -432,12 +432,12 @@ cdef bint may_follow_pixels(const Scan *scan, const Header *header) noexcept nog
 
 
 cdef void note_end(Scan *scan) noexcept nogil:
-    """The data set has ended in `offset`, or before it: whether that was its end.
+    """Decides whether the end of the bytes, at or before `offset`, is the data set's own end.
 
-    Within a value, or among open sequences and fragments, it was not. Fewer bytes than a header has are one that was
-    cut, unless they are padding: zeros; blanks and line ends behind group 0020 (none with such a number is stored); and
-    behind Pixel Data everything but the beginning of Data Set Trailing Padding or of signatures. So is a tag that is
-    not above the one before it.
+    It is not within a value, or among open sequences and fragments. Fewer bytes than a header are a truncated header,
+    unless they are padding: zeros; blanks and line ends after group 0020 (none with such a number is stored); after
+    Pixel Data everything but the beginning of Data Set Trailing Padding or of signatures; and a tag that is not above
+    the previous one.
     """
     cdef Py_ssize_t left = scan.source.end - scan.offset
     cdef const uint8_t *rest = scan.source.data + scan.offset
@@ -468,7 +468,7 @@ cdef void note_end(Scan *scan) noexcept nogil:
 
 
 cdef Py_ssize_t next_wanted(const Tables *tables, Py_ssize_t at, uint32_t tag) noexcept nogil:
-    """The first wanted attribute that is not before a tag."""
+    """The first wanted attribute whose tag is not below this one."""
     while at < tables.wanted_count and tables.wanted[at].tag < tag:
         at += 1
     return at
@@ -479,7 +479,7 @@ cdef bint is_creator(uint32_t tag) noexcept nogil:
 
 
 cdef Py_ssize_t private_place(Scan *scan, const Header *header) noexcept nogil:
-    """Where in `wanted` an element of an odd group stands, -1 for nowhere; takes note of private creators."""
+    """The place in `wanted` of an element of an odd group, -1 if it is not wanted; notes private creators."""
     cdef const Private *privates = scan.tables.privates
     cdef uint32_t element = header.tag & 0xFFFF
     cdef Py_ssize_t i
@@ -504,7 +504,7 @@ cdef Py_ssize_t private_place(Scan *scan, const Header *header) noexcept nogil:
 
 
 cdef bint is_fitting(Kind kind, const Header *header) noexcept nogil:
-    """Whether the VR on the wire is of the kind that the attribute's readers expect."""
+    """Whether the VR on the wire is of the kind that readers of the attribute expect."""
     if kind == SEQUENCE:
         return header.vr == VR_SQ or header.vr == VR_UN or header.vr == 0
     if header.length == UNDEFINED_LENGTH:
@@ -527,7 +527,7 @@ cdef int advance(Scan *scan) except -1:
 
 
 cdef class Scanner:
-    """The same for a data set that comes in pieces, each borrowed for the call alone; see dicom.elements.Scanner."""
+    """The same for a data set in pieces, each borrowed only for the call; see dicom.elements.Scanner."""
     cdef Extractor extractor  # whose tables `scan` uses
     cdef Scan scan
     cdef uint8_t carry[2 * CARRY_BYTES]  # what was left of the pieces before, too little to go on with
@@ -535,7 +535,7 @@ cdef class Scanner:
     cdef list kept  # by place in `wanted`: the bytes of what was found in the pieces before
     cdef bytearray partial  # of the value in hand
     cdef readonly Py_ssize_t position
-    """How many bytes it was fed, or has skipped."""
+    """Bytes fed or skipped so far."""
 
     def __cinit__(
         self, Extractor extractor not None, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max
@@ -547,7 +547,7 @@ cdef class Scanner:
 
     @property
     def needed_from(self):
-        """The bytes before this offset make no difference: `skip` may pass over them."""
+        """The bytes before this offset are not needed: `skip` may skip them."""
         if self.scan.is_over:
             return <Py_ssize_t>1 << 62
         if self.carried or (self.scan.is_inside and self.scan.place >= 0):
@@ -556,17 +556,17 @@ cdef class Scanner:
 
     @property
     def is_settled(self):
-        """Whether nothing that still comes can change what was found: Pixel Data has been reached."""
+        """Whether later bytes cannot change the result: Pixel Data has been reached."""
         return bool(self.scan.is_past_pixels or self.scan.is_over)
 
     def feed(self, const uint8_t[::1] piece):
-        """Takes the bytes that follow. Raises Malformed."""
+        """Scans the next bytes. Raises Malformed."""
         cdef Py_ssize_t count = piece.shape[0]
         cdef Py_ssize_t carried = self.carried
         cdef Py_ssize_t taken = min(count, CARRY_BYTES)
         if count == 0:
             return
-        if carried:  # over the seam first
+        if carried:  # first the bytes across the boundary
             memcpy(self.carry + carried, &piece[0], taken)
             self.look(self.carry, carried + taken, self.position - carried)
         if not carried or taken < count:
@@ -575,19 +575,19 @@ cdef class Scanner:
         self.position += count
 
     def skip(self, Py_ssize_t count):
-        """As if so many bytes had been fed, none of which is needed."""
+        """Skips this many bytes, none of which may be needed."""
         if count < 0 or self.position + count > self.needed_from:
             raise ValueError("these bytes are needed")
         self.position += count
 
     def finish(self):
-        """What was found, once all of the data set was fed. Raises Malformed."""
+        """The result, after all of the data set was fed. Raises Malformed."""
         self.scan.is_last = True
         self.look(self.carry, self.carried, self.position - self.carried)
         return self.so_far()
 
     def so_far(self):
-        """What was found until now: of a data set that goes on all of it only if `is_settled`."""
+        """The result so far; complete only if `is_settled` or at the end of the data set."""
         cdef Py_ssize_t at
         for at in range(self.scan.tables.wanted_count):
             if self.scan.found[at].is_present:
@@ -595,7 +595,7 @@ cdef class Scanner:
         return head_of(&self.scan)
 
     cdef int look(self, const uint8_t *data, Py_ssize_t count, Py_ssize_t base) except -1:
-        """Goes on in bytes that lie at `base` in the data set, and keeps what was found in them."""
+        """Continues in the bytes at `base` of the data set, and keeps the values found in them."""
         cdef Py_ssize_t moved = base - self.scan.base
         self.scan.base = base
         self.scan.offset -= moved
@@ -608,7 +608,7 @@ cdef class Scanner:
         return 0
 
     cdef int keep(self) except -1:
-        """Copies what was found in the bytes at hand, and what has come of a wanted value that goes on."""
+        """Copies the values found in the current bytes, and the part of a wanted value that continues."""
         cdef Scan *scan = &self.scan
         cdef Found *found
         cdef Py_ssize_t at
@@ -617,7 +617,7 @@ cdef class Scanner:
             found = &scan.found[at]
             if found.is_present and not found.is_kept:
                 wanted_bytes = min(found.length, bytes_of(scan.tables, scan.tables.wanted[at].kind))
-                if found.offset < 0:  # the one that was in hand when these bytes came
+                if found.offset < 0:  # it began in earlier bytes
                     self.gather(found.offset, wanted_bytes)
                     self.kept[at] = bytes(self.partial)
                 else:
@@ -637,7 +637,7 @@ cdef class Scanner:
         return 0
 
     cdef int gather(self, Py_ssize_t value_offset, Py_ssize_t wanted_bytes) except -1:
-        """Adds to `partial` what the bytes at hand have of a value beyond what is there."""
+        """Adds the current bytes of a value to `partial`."""
         cdef Py_ssize_t start = value_offset + len(self.partial)
         cdef Py_ssize_t end = min(value_offset + wanted_bytes, self.scan.source.end)
         if start < end:
@@ -645,7 +645,7 @@ cdef class Scanner:
         return 0
 
     cdef void carry_rest(self) noexcept:
-        """Keeps what is too little to go on with."""
+        """Keeps the last bytes if they are too few to continue."""
         cdef Py_ssize_t left = self.scan.source.end - self.scan.offset
         self.carried = 0 if self.scan.is_over else max(left, 0)
         if self.carried:
@@ -653,7 +653,7 @@ cdef class Scanner:
 
 
 cdef Py_ssize_t bytes_of(const Tables *tables, Kind kind) noexcept nogil:
-    """How much of a value is looked at."""
+    """The number of bytes to read of a value."""
     return RAW_SEQUENCE_FACTOR * tables.sequence_bytes_max if kind == SEQUENCE else tables.value_bytes_max
 
 
@@ -661,7 +661,7 @@ cdef Py_ssize_t bytes_of(const Tables *tables, Kind kind) noexcept nogil:
 
 
 cdef Head head_of(Scan *scan):
-    """Everything, made from the noted places."""
+    """Makes the result from the noted places."""
     cdef Head head = Head.__new__(Head)
     cdef Py_ssize_t sizes[LEVELS + 1]
     measure(scan, sizes)
@@ -682,7 +682,7 @@ cdef Head head_of(Scan *scan):
 
 
 cdef str cut_of(const Scan *scan):
-    """Where the data set ends before its end."""
+    """Describes where the data set ends early."""
     cdef Py_ssize_t missing = scan.header.value_offset + scan.header.length - scan.source.end
     cdef uint32_t number = scan.tag_before if scan.ending == IN_HEADER else scan.header.tag
     tag = f"({number >> 16:04X},{number & 0xFFFF:04X})"
@@ -694,7 +694,7 @@ cdef str cut_of(const Scan *scan):
 
 
 cdef Py_ssize_t image_bytes(const Scan *scan) noexcept nogil:
-    """How long native Pixel Data should be (PS3.5 8.1.1, without padding); -1 if the attributes do not say."""
+    """The expected length of native Pixel Data (PS3.5 8.1.1, without padding); -1 if the attributes do not say."""
     cdef Py_ssize_t samples = number_at(scan, scan.tables.image_at[0])
     cdef Py_ssize_t frames = number_at(scan, scan.tables.image_at[1])
     cdef Py_ssize_t rows = number_at(scan, scan.tables.image_at[2])
@@ -733,10 +733,10 @@ cdef Py_ssize_t number_at(const Scan *scan, Py_ssize_t at) noexcept nogil:
 
 
 cdef void measure(Scan *scan, Py_ssize_t *sizes) noexcept nogil:
-    """Decides what a blob keeps of every value and adds up the sizes of the blobs.
+    """Decides how much a blob keeps of every value and adds up the sizes of the blobs.
 
-    Where all of it is more than the blobs may have together, no sequence has more than an eighth of its bound, then no
-    value, then less.
+    If the sum exceeds the limit of all blobs, sequences are cut to an eighth of their limit, then values too, then
+    both further.
     """
     cdef int i
     for i in range(5):
@@ -810,7 +810,7 @@ cdef void put_u32_little(uint8_t *target, uint32_t value) noexcept nogil:
 
 
 cdef void put_found(Scan *scan, const Found *found, const Wanted *attribute, uint8_t *target) noexcept nogil:
-    """A value as blobs have it: text as it is, numbers in little endian, sequences in Explicit VR Little Endian."""
+    """Writes a value in the form of blobs: text unchanged, numbers in little endian, sequences in Explicit VR LE."""
     cdef const uint8_t *value = found.value
     cdef int unit
     cdef Py_ssize_t i
@@ -825,9 +825,9 @@ cdef void put_found(Scan *scan, const Found *found, const Wanted *attribute, uin
 
 
 cdef bint measure_sequence(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept nogil:
-    """Finds out what a blob keeps of a sequence: all items, or the leading ones that have room when they are shortened.
+    """Decides how much a blob keeps of a sequence: all items, or, shortened, the leading ones that fit.
 
-    False if that is none, or if they are malformed.
+    False if there are none, or if they are malformed.
     """
     found.is_brief = False
     if measure_items(scan, found, bytes_max):
@@ -837,7 +837,7 @@ cdef bint measure_sequence(Scan *scan, Found *found, Py_ssize_t bytes_max) noexc
 
 
 cdef bint measure_items(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept nogil:
-    """Walks the items; False if not all of them have room, unless they are shortened, or if they are malformed."""
+    """Walks the items; False if they are malformed, or if they do not all fit and are not shortened."""
     cdef Walk walk
     cdef Py_ssize_t length = min(found.length, RAW_SEQUENCE_FACTOR * scan.tables.sequence_bytes_max)
     cdef bint is_all
@@ -856,7 +856,7 @@ cdef bint measure_items(Scan *scan, Found *found, Py_ssize_t bytes_max) noexcept
 
 
 cdef void put_sequence(Scan *scan, const Found *found, uint8_t *target) noexcept nogil:
-    """The walk of measure_items again, now writing."""
+    """Repeats the walk of measure_items, and writes."""
     cdef Walk walk
     start_walk(&walk, scan.tables, found, target, found.blob_length)
     walk.source.end = found.items_length

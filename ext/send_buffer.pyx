@@ -1,11 +1,11 @@
-"""A stretch of a file on its way into a socket, with what stands before and behind it: one read, one send.
+"""Sends a range of a file to a socket, with bytes before and after it: one read, one send.
 
-Does not open files, nor decide what is sent: `web` does. The buffer is used again for each message, so that the bytes
-are still in the processor's cache when the kernel takes them:
+Does not open files, nor decide what is sent: `web` does. The buffer is used again for each message, so the bytes are
+still in the processor's cache when the kernel takes them:
 
-    | before | length bytes of the file | after |        fill ─► crc, if it is to be checked ─► send ─► rest
+    | before | length bytes of the file | after |        fill ─► crc, if it must be checked ─► send ─► rest
 
-Nothing here waits: what is not in the page cache is not read, and what the kernel does not take is given back.
+Nothing here waits: it reads only from the page cache, and returns the bytes that the kernel does not take.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -30,13 +30,13 @@ cdef extern from "<sys/uio.h>" nogil:
 
 
 cdef class SendBuffer:
-    """See the module's head. For one thread."""
+    """A buffer for messages to sockets. For one thread."""
 
     cdef uint8_t* data
     cdef readonly Py_ssize_t capacity
-    """Bytes of a message at most."""
+    """The longest message, in bytes."""
     cdef readonly Py_ssize_t length
-    """Bytes of the message that is in it."""
+    """Bytes of the current message."""
     cdef Py_ssize_t first
     cdef Py_ssize_t count
 
@@ -50,9 +50,9 @@ cdef class SendBuffer:
         free(self.data)
 
     def fill(self, bytes before not None, int fd, int64_t offset, Py_ssize_t count, bytes after not None):
-        """Whether all `count` bytes at `offset` of the file were in the page cache; the message is in the buffer then.
+        """Fills the buffer with a message. Returns False if not all `count` bytes at `offset` are in the page cache.
 
-        Raises ValueError for what is longer than the buffer.
+        Raises ValueError for a message that is longer than the buffer.
         """
         cdef Py_ssize_t before_size = PyBytes_GET_SIZE(before), after_size = PyBytes_GET_SIZE(after)
         self.length = 0
@@ -76,8 +76,7 @@ cdef class SendBuffer:
         return value
 
     def send(self, int fd):
-        """How many bytes of the message the kernel took at once; what is wrong with the socket its transport finds out.
-        """
+        """Sends the message. Returns the number of bytes that the kernel took; the transport handles socket errors."""
         cdef ssize_t sent
         while self.length:
             sent = c_send(fd, self.data, self.length, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -95,7 +94,7 @@ cdef class SendBuffer:
 
 
 cdef bint read_cached(uint8_t* target, int fd, int64_t offset, Py_ssize_t count) noexcept nogil:
-    """Whether all of it was in the page cache."""
+    """Reads from the page cache. Returns whether all bytes were there."""
     cdef iovec vector
     cdef ssize_t got
     while count:

@@ -1,17 +1,17 @@
-"""The sending side of one association: P-DATA-TF framing laid around the bytes as they are read from disk.
+"""The sending side of one association: puts P-DATA-TF headers around the bytes as they are read from disk.
 
-Does not read files, nor decide what is sent: `dimse.assembly` is its door.
+Does not decide what is sent: `dimse.assembly` is its door.
 
-A frame is one stretch of memory that goes to the socket in one write. `layout` puts the PDU and PDV headers
-(PS3.8 9.3.5) where they belong and gives back views of the gaps between; a scattered read fills these, so a
-stored data set reaches the socket with one copy and is never moved:
+A frame is a buffer that goes to the socket in one write. `layout` writes the PDU and PDV headers (PS3.8 9.3.5) at
+their places and returns views of the gaps between; a scattered read fills these, so a stored data set reaches the
+socket with one copy and is never moved:
 
     | prefix (the command's own PDU) | 12 | fragment | 12 | fragment | … | 12 | last fragment |
 
-Every fragment has an even length (PS3.8 9.3.1): a data set of odd length is followed by one NUL, which is in no gap.
+Every fragment has an even length (PS3.8 9.3.1): a NUL, which is in no gap, follows a data set of odd length.
 
-`StoreBatch` is the steady state of a retrieval. It is told of stored data sets ahead of time and then lives on the answers
-of the peer: each one makes it send the frame that is ready and read the next data set into a frame that is free.
+`StoreBatch` is the steady state of a retrieval. The caller adds stored data sets ahead of time; then each answer of the
+peer makes it send the frame that is ready and read the next data set into a free frame.
 
     added ──read, checked──► ready ──sent──► sent ──C-STORE-RSP──► answered ──collect──► (its slot is free)
     head                     next_send       next_read             end       slots in a ring, numbered without end
@@ -96,12 +96,12 @@ def p_data_tf(Py_ssize_t context_id, bint is_command, bytes payload not None, Py
 
 
 cdef class Frame:
-    """One send buffer; it may be laid out again when the socket has taken all of it."""
+    """One send buffer; lay it out again when the socket has taken all of it."""
 
     cdef uint8_t* data
     cdef readonly Py_ssize_t capacity
     cdef readonly Py_ssize_t length
-    """Bytes laid out: what is to be sent."""
+    """Bytes to send."""
     cdef Py_ssize_t first
     cdef Py_ssize_t fragment
     cdef Py_ssize_t payload
@@ -120,14 +120,14 @@ cdef class Frame:
 
     @staticmethod
     def room_for(Py_ssize_t prefix, Py_ssize_t payload, Py_ssize_t fragment):
-        """Bytes that a frame must hold for so long a prefix and payload, and for a NUL behind it."""
+        """Bytes of a frame for this prefix and payload, with a NUL after it."""
         return prefix + payload + 12 * ((payload + fragment - 1) // fragment + 1)
 
     def layout(self, bytes prefix not None, Py_ssize_t payload, Py_ssize_t fragment, uint8_t context_id, bint is_last):
         """Writes prefix and headers for `payload` bytes of a data set; returns views of the gaps, in order.
 
-        `is_last`: the payload ends the data set, and is padded to an even length. Raises ValueError when the frame is
-        too small.
+        `is_last`: the payload ends the data set, and is padded to an even length. Raises ValueError if the frame is too
+        small.
         """
         cdef Py_ssize_t prefix_length = PyBytes_GET_SIZE(prefix)
         cdef Py_ssize_t at, left, length
@@ -149,7 +149,7 @@ cdef class Frame:
 
     cdef void put_headers(self, Py_ssize_t first, Py_ssize_t payload, Py_ssize_t fragment, uint8_t context_id,
                           bint is_last) noexcept nogil:
-        """The headers for `payload` bytes behind a prefix of `first` bytes; the caller has made sure of the room."""
+        """Writes the headers for `payload` bytes after a prefix of `first` bytes; the caller has checked the room."""
         cdef Py_ssize_t at = first, left = payload, length, padding
         self.first = first
         self.fragment = fragment
@@ -157,7 +157,7 @@ cdef class Frame:
         while True:
             length = left if left < fragment else fragment
             left -= length
-            # Of odd length is only the last one: others are as long as `fragment`, which is even unless it is 1.
+            # Only the last one may have an odd length: others are as long as `fragment`, which is even unless it is 1.
             padding = 1 if is_last and length & 1 and length < fragment else 0
             put_header(self.data + at, length + padding, context_id, 2 if left == 0 and is_last else 0)
             at += 12 + length
@@ -169,7 +169,7 @@ cdef class Frame:
         self.length = at
 
     def crc(self, uint32_t value=0):
-        """crc32c of the payload bytes in the gaps, carried on from `value`."""
+        """crc32c of the payload bytes in the gaps, continued from `value`."""
         cdef Py_ssize_t left = self.payload, length
         cdef const uint8_t* p = self.data + self.first
         with nogil:
@@ -182,17 +182,17 @@ cdef class Frame:
 
 
 cdef class Outlet:
-    """A way to a socket past its transport, for whole messages while the transport has nothing to write.
+    """Writes whole messages to a socket past its transport, while the transport has nothing to write.
 
-    It has a descriptor of its own, so that it never writes to what a number means after the transport has closed it.
+    It has its own descriptor, so it never writes to a reused number after the transport has closed the socket.
     """
 
     cdef int fd
     cdef public bint is_free
-    """Whether a message may be sent now, and nothing waits to be sent before it; the connection's to say."""
+    """Whether a message may be sent now, with nothing waiting before it; the connection sets it."""
 
     def __cinit__(self, int fd):
-        """Raises OSError without a descriptor for it."""
+        """Raises OSError if there is no descriptor left."""
         self.is_free = False
         self.fd = c_dup(fd, F_DUPFD_CLOEXEC, 3)
         if self.fd < 0:
@@ -202,14 +202,14 @@ cdef class Outlet:
         self.close()
 
     cpdef void close(self):
-        """Sends nothing more; the descriptor is given back."""
+        """Closes the descriptor; sends nothing more."""
         self.is_free = False
         if self.fd >= 0:
             c_close(self.fd)
             self.fd = -1
 
     cdef Py_ssize_t send(self, const uint8_t* data, Py_ssize_t length) noexcept nogil:
-        """How many of these bytes the kernel took at once; what is wrong with the socket the transport finds out."""
+        """The number of bytes that the kernel took at once; the transport handles errors of the socket."""
         cdef ssize_t sent
         while self.is_free:
             sent = c_send(self.fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL)
@@ -222,21 +222,21 @@ cdef class Outlet:
 
 # Batches -----------------------------------------------------------------------------------------
 
-DEF SLOTS = 128         # instances that a batch holds at most; a power of two
-DEF HEADS = 128         # kinds of command, one a presentation context at most (PS3.8 9.3.2.2)
+DEF SLOTS = 128         # the most instances in a batch; a power of two
+DEF HEADS = 128         # kinds of command, at most one for each presentation context (PS3.8 9.3.2.2)
 DEF UID = 64            # characters of a UID (PS3.5 9.1)
 DEF VECTORS = 1024      # IOV_MAX: fragments that one read fills
 
 BATCH_SLOTS = SLOTS
 
-# Why a batch does not go on, as `stopped` says.
+# The reasons in `stopped`.
 RUNNING = 0
-NOT_CACHED = 1          # the next data set is not in the page cache, or not readable at all
+NOT_CACHED = 1          # the next data set is not in the page cache, or not readable
 DAMAGED = 2             # its checksum is wrong
 ANSWERED_EARLY = 3      # the peer answered before the kernel had taken the whole of a frame
 UNWANTED = 4
 BROKEN = 5              # an exception of ours: `error`
-HALTED = 6              # told so
+HALTED = 6              # `halt` was called
 
 cdef enum State:
     ADDED = 0
@@ -246,7 +246,7 @@ cdef enum State:
 
 
 cdef struct Head:
-    # A C-STORE-RQ whose message id and SOP Instance UID are put in for each instance.
+    # A C-STORE-RQ into which the message id and SOP Instance UID of each instance are written.
     const uint8_t* data
     Py_ssize_t length
     Py_ssize_t message_id_at    # of the value
@@ -281,7 +281,7 @@ cdef inline void put_little32(uint8_t* p, uint32_t value) noexcept nogil:
 
 
 cdef Py_ssize_t find(const uint8_t* p, Py_ssize_t size, uint16_t element, Py_ssize_t length) noexcept nogil:
-    """Where the value of an element of group 0000 begins; -1: not there, or not of so many bytes (-1: any number)."""
+    """Offset of the value of an element of group 0000; -1: missing, or of another length (length -1: any)."""
     cdef Py_ssize_t at = 0
     cdef uint32_t count
     while at + 8 <= size:
@@ -301,7 +301,7 @@ cdef int us_value(const uint8_t* p, Py_ssize_t size, uint16_t element) noexcept 
 
 
 def store_response(bytes command not None):
-    """(message id responded to, status) of a C-STORE-RSP (PS3.7 9.3.1.2) as `StoreBatch` takes it; None of others."""
+    """(message id responded to, status) of a C-STORE-RSP (PS3.7 9.3.1.2) that `StoreBatch` accepts; None of others."""
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(command)
     cdef Py_ssize_t size = PyBytes_GET_SIZE(command)
     cdef uint16_t message_id = 0, status = 0
@@ -309,7 +309,7 @@ def store_response(bytes command not None):
 
 
 cdef bint parse_response(const uint8_t* p, Py_ssize_t size, uint16_t* message_id, uint16_t* status) noexcept nogil:
-    """Takes only what is whole, in order and of group 0000; the rest is for `dimse.messages` to judge."""
+    """Accepts only whole commands in order, of group 0000; `dimse.messages` judges the others."""
     cdef Py_ssize_t at = 0
     cdef int element, before = -1, field = -1, responded_to = -1, data_set_type = -1, code = -1
     cdef uint32_t length
@@ -342,13 +342,13 @@ cdef bint parse_response(const uint8_t* p, Py_ssize_t size, uint16_t* message_id
 
 
 cdef class StoreBatch:
-    """See the module's head. All calls come on one thread; nothing of it waits."""
+    """A batch of C-STORE sub-operations. Call it on one thread; nothing in it waits."""
 
     cdef Slot slots[SLOTS]
     cdef Head heads[HEADS]
     cdef int heads_count
     cdef list kept
-    """What `heads` points into."""
+    """The memory that `heads` points into."""
     cdef list frames
     cdef int free_frames[SLOTS]
     cdef int free_count
@@ -357,32 +357,32 @@ cdef class StoreBatch:
     cdef object is_wanted
     cdef object on_news
     cdef Py_ssize_t capacity
-    """Of the smallest frame."""
+    """Capacity of the smallest frame."""
     cdef Py_ssize_t fragment
     cdef Py_ssize_t window
     cdef Py_ssize_t head
-    """The oldest that is not collected."""
+    """The oldest one that is not collected."""
     cdef Py_ssize_t first_open
-    """The oldest that is not answered."""
+    """The oldest one that is not answered."""
     cdef Py_ssize_t next_send
     cdef Py_ssize_t next_read
     cdef Py_ssize_t end
     cdef bint advancing
     cdef readonly Py_ssize_t outstanding
-    """Sent and not answered."""
+    """Number of instances sent and not answered."""
     cdef readonly Py_ssize_t answered_count
     cdef readonly int stopped
     cdef readonly object error
     cdef public Py_ssize_t news_below
-    """There are news when fewer are left to be sent; 0: none for that."""
+    """Call `on_news` when fewer instances than this are left to send; 0: never for that."""
 
     def __init__(self, connection, is_wanted, on_news, list frames not None, Py_ssize_t fragment, Py_ssize_t window,
                  Outlet outlet=None):
-        """`connection` has `send(data)` and `unsent_bytes`, and gets what `outlet` does not take at once;
-        `is_wanted()` is asked before each instance is sent.
+        """`connection` has `send(data)` and `unsent_bytes`, and gets the bytes that `outlet` does not take at once.
+        `is_wanted()` is called before each instance is sent.
 
-        `on_news()` is called when it has stopped, all is answered, or little is left to be sent. `fragment` in bytes;
-        of `frames` one more than `window` answers may be outstanding is enough.
+        `on_news()` is called when it has stopped, all is answered, or little is left to send. `fragment` in bytes. One
+        frame more than `window` (outstanding answers) is enough.
         """
         if fragment < 1 or window < 1 or not 2 <= len(frames) <= SLOTS:
             raise ValueError("a batch needs a fragment, a window and 2 to 128 frames")
@@ -399,22 +399,22 @@ cdef class StoreBatch:
             self.free_frames[number] = number
         self.free_count = len(frames)
 
-    # -- what is to be sent ---------------------------------------------------------------------
+    # -- adding ---------------------------------------------------------------------------------
 
     @property
     def room(self):
-        """How many more can be added."""
+        """The number of instances that can still be added."""
         return SLOTS - (self.end - self.head)
 
     @property
     def unsent_count(self):
-        """Added and not sent."""
+        """Number of instances added and not sent."""
         return self.end - self.next_send
 
     def add_head(self, uint8_t context_id, bytes command not None):
-        """A kind of C-STORE-RQ, as one with any message id and SOP Instance UID; returns its number.
+        """Adds a kind of C-STORE-RQ, given with any message id and SOP Instance UID; returns its number.
 
-        Raises ValueError when it is none, is longer than a fragment may be, or is one kind too many.
+        Raises ValueError if it is no C-STORE-RQ, exceeds a fragment, or is one kind too many.
         """
         cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(command)
         cdef Py_ssize_t size = PyBytes_GET_SIZE(command)
@@ -439,9 +439,9 @@ cdef class StoreBatch:
 
     def add(self, int head, uint16_t message_id, str uid not None, int fd, int64_t offset, Py_ssize_t length,
             uint32_t crc):
-        """A data set of `length` bytes at `offset` of a file, which the caller keeps open; whether it can be sent so.
+        """Adds a data set of `length` bytes at `offset` of a file, which the caller keeps open. Returns whether it can.
 
-        It cannot when there is no room, or it does not fit a frame, or its UID is none.
+        It cannot if there is no room, the data set does not fit a frame, or its UID is invalid.
         """
         cdef Py_ssize_t size
         cdef const char* text
@@ -478,7 +478,7 @@ cdef class StoreBatch:
     # -- sending --------------------------------------------------------------------------------
 
     def advance(self):
-        """Sends what may be sent and reads ahead."""
+        """Sends as much as it may, and reads ahead."""
         cdef Slot* slot
         if self.advancing:
             return  # called back by the connection
@@ -498,12 +498,12 @@ cdef class StoreBatch:
             self.advancing = False
 
     def halt(self):
-        """Sends nothing more; what is outstanding may still be answered."""
+        """Sends nothing more; outstanding instances may still be answered."""
         if not self.stopped:
             self.stopped = HALTED
 
     def let_go(self):
-        """Forgets its frames, of which the kernel must have all that was sent; it has stopped then."""
+        """Stops and releases its frames. The kernel must have taken everything that was sent."""
         self.halt()
         self.frames = []
         self.free_count = 0
@@ -515,14 +515,14 @@ cdef class StoreBatch:
         if not self.is_wanted():
             self.stopped = UNWANTED
             return 0
-        # Before the call: what happens in it may ask.
+        # Do it before the call, which may lead to a query of this state.
         slot.state = SENT
         self.next_send += 1
         self.outstanding += 1
         frame = <Frame>self.frames[slot.frame]
         sent = 0 if self.outlet is None else self.outlet.send(frame.data, frame.length)
         if sent == frame.length:
-            # The kernel has it: the next one is read to where this one is still in the processor's cache.
+            # The kernel has taken it: read the next one into this frame, which is still in the processor's cache.
             self.free_frames[self.free_count] = slot.frame
             self.free_count += 1
             slot.frame = -1
@@ -533,7 +533,7 @@ cdef class StoreBatch:
         return 0
 
     cdef int read_next(self) except -1:
-        """The next data set, between the headers of a free frame; stops where that is not possible at once."""
+        """Reads the next data set between the headers of a free frame; stops if that would wait."""
         cdef Slot* slot = &self.slots[self.next_read % SLOTS]
         cdef Frame frame = <Frame>self.frames[self.free_frames[self.free_count - 1]]
         cdef Py_ssize_t prefix = self.put_command(slot, frame)
@@ -550,7 +550,7 @@ cdef class StoreBatch:
         return 0
 
     cdef Py_ssize_t put_command(self, Slot* slot, Frame frame) noexcept nogil:
-        """The P-DATA-TF of a C-STORE-RQ; returns its length."""
+        """Writes the P-DATA-TF of a C-STORE-RQ; returns its length."""
         cdef Head* head = &self.heads[slot.head]
         cdef uint8_t* p = frame.data + 12
         cdef Py_ssize_t rest = head.length - head.uid_end
@@ -568,7 +568,7 @@ cdef class StoreBatch:
     # -- answers --------------------------------------------------------------------------------
 
     def take(self, Py_ssize_t context_id, bytes command not None):
-        """Whether a command is a C-STORE-RSP to one of these; then it has been dealt with."""
+        """Handles a command if it is a C-STORE-RSP to one of these. Returns whether it was."""
         cdef uint16_t message_id = 0, status = 0
         if not parse_response(<const uint8_t*>PyBytes_AS_STRING(command), PyBytes_GET_SIZE(command),
                               &message_id, &status):
@@ -576,7 +576,7 @@ cdef class StoreBatch:
         return self.note(message_id, status, context_id)
 
     def answered(self, uint16_t message_id, uint16_t status):
-        """The same for a response that somebody else has read; whether one of these was meant."""
+        """The same for a decoded response."""
         return self.note(message_id, status, -1)
 
     cdef bint note(self, uint16_t message_id, uint16_t status, Py_ssize_t context_id) except *:
@@ -609,7 +609,7 @@ cdef class StoreBatch:
         return True
 
     def collect(self):
-        """Statuses of those at the front that are answered, in order; their slots are free then."""
+        """The statuses of the answered ones at the front, in order; frees their slots."""
         cdef list statuses = []
         while self.head < self.first_open:
             statuses.append(self.slots[self.head % SLOTS].status)
@@ -617,7 +617,7 @@ cdef class StoreBatch:
         return statuses
 
     def rest(self):
-        """(is sent, status or None) of all that are not collected, in order."""
+        """(is sent, status or None) of all uncollected ones, in order."""
         cdef list rest = []
         cdef Py_ssize_t number
         cdef Slot* slot
@@ -628,7 +628,7 @@ cdef class StoreBatch:
 
 
 cdef bint read_gaps(Frame frame, int fd, int64_t offset) noexcept nogil:
-    """Fills a frame's gaps from the page cache; whether all of it was there."""
+    """Fills a frame's gaps from the page cache. Returns whether all bytes were there."""
     cdef iovec vectors[VECTORS]
     cdef iovec* next_vector = vectors
     cdef Py_ssize_t left = frame.payload, length, done

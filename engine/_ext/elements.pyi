@@ -1,4 +1,4 @@
-"""The typed face of ext/elements.pyx; only dicom.elements imports it."""
+"""Type stubs of ext/elements.pyx; only dicom.elements imports it."""
 
 from typing import Final, final
 

@@ -1,4 +1,4 @@
-"""The typed face of ext/json_model.pyx; only dicom.json_model imports it."""
+"""Type stubs of ext/json_model.pyx; only dicom.json_model imports it."""
 
 from collections.abc import Callable
 from typing import final

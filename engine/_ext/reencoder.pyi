@@ -1,4 +1,4 @@
-"""The typed face of ext/reencoder.pyx; only dicom.reencoding imports it."""
+"""Type stubs of ext/reencoder.pyx; only dicom.reencoding imports it."""
 
 from typing import Final, final
 

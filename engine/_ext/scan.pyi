@@ -1,4 +1,4 @@
-"""The typed face of ext/scan.pyx; only dicom.elements imports it."""
+"""Type stubs of ext/scan.pyx; only dicom.elements imports it."""
 
 from collections.abc import Sequence
 from typing import final
