@@ -3,7 +3,7 @@
 One worker runs all jobs: the one with the flock on DATA/jobs.lock. When it dies another takes over within a second and
 continues the running jobs. Up to [jobs] parallel run at once, one for each peer, in the order of creation.
 
-    check   every LOOK_S: cancels, retries, starts and forgets jobs
+    check   every CHECK_S: cancels, retries, starts and forgets jobs
     run     sending.send, or a pull; progress is saved to the job's file every SAVE_S
 """
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = log.get("exchange.jobs")
 
-LOOK_S: Final = 0.5
+CHECK_S: Final = 0.5
 SAVE_S: Final = 2.0
 SETTLED_NS: Final = 10**9
 """A folder that changed later than that may change again without another time of change."""
@@ -72,7 +72,7 @@ class Runner:
                 pass  # another worker runs the jobs
             except EngineError as error:
                 logger.warning("jobs cannot be run", error=str(error))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _run_jobs(self) -> None:
         """Runs jobs until this is cancelled."""
@@ -83,7 +83,7 @@ class Runner:
             while True:
                 if (changed_ns := self._files.changed_ns()) == quiet_ns:
                     await self._forget()
-                    await asyncio.sleep(LOOK_S)
+                    await asyncio.sleep(CHECK_S)
                     continue
                 before = set(self._running)
                 jobs, cancelled, retried = await reads.run(partial(self._files.poll, set(self._ended)))
@@ -95,7 +95,7 @@ class Runner:
                 is_settled = time.time_ns() - changed_ns > SETTLED_NS
                 quiet_ns = changed_ns if is_settled and not jobs and not self._running else None
                 await self._forget()
-                await asyncio.sleep(LOOK_S)
+                await asyncio.sleep(CHECK_S)
         finally:
             tasks = [task for _, task in self._running.values()]
             for task in tasks:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 logger = log.get("runtime.admission")
 
-LOOK_S = 0.25
+CHECK_S = 0.25
 """The maximum age of a measurement: at 500 MB/s, 125 MB of the reserve."""
 
 AVERAGED_S = 3.0
@@ -96,7 +96,7 @@ class Admission:
         self._waiting_count = waiting_count
         self._now = now
         self._resident = resident
-        self._looked_at = -math.inf
+        self._checked_at = -math.inf
         self._last_count, self._last_total = sync_latency_s.count, sync_latency_s.total
         self._changed_at = now()
         self._free = 0
@@ -124,9 +124,9 @@ class Admission:
         return True
 
     def look(self) -> None:
-        """Measures again, at most every LOOK_S; logs when the answer changes."""
+        """Measures again, at most every CHECK_S; logs when the answer changes."""
         now = self._now()
-        if now - self._looked_at < LOOK_S:
+        if now - self._checked_at < CHECK_S:
             return
         self._measure(now)
         reason = self._judge()
@@ -157,8 +157,8 @@ class Admission:
     # -- inside ---------------------------------------------------------------------------------
 
     def _measure(self, now: float) -> None:
-        passed_s = now - self._looked_at
-        self._looked_at = now
+        passed_s = now - self._checked_at
+        self._checked_at = now
         self._memory = self._resident()
         try:
             self._free = self._free_bytes()

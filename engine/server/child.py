@@ -26,7 +26,7 @@ RESEND_S = 5.0
 ENDING_S_MAX = 30.0
 """How long a child may live after it has closed its end of the channel."""
 
-LOOK_S = 0.01
+CHECK_S = 0.01
 
 
 class Restarts:
@@ -131,7 +131,7 @@ class Child:
         while (code := self.process.poll()) is None:
             if self._loop.time() > give_up_at:
                 self.process.kill()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
         return code
 
 

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = log.get("server.supervisor")
 
-LOOK_S = 0.25
+CHECK_S = 0.25
 """The interval at which workers and waiting connections are checked."""
 
 LATE_S = 1.0
@@ -279,12 +279,12 @@ class Supervisor:
         return False
 
     def _check(self) -> None:
-        """Every LOOK_S: closes silent connections, checks the processes, logs how many lines were left out."""
+        """Every CHECK_S: closes silent connections, checks the processes, logs how many lines were left out."""
         if self._draining:
             return
-        self._loop.call_later(LOOK_S, self._check)
+        self._loop.call_later(CHECK_S, self._check)
         now = self._loop.time()
-        late_s, self._checked_at = now - self._checked_at - LOOK_S, now
+        late_s, self._checked_at = now - self._checked_at - CHECK_S, now
         self._pending.sweep()
         log.flush()
         self._caretaker.check()

@@ -43,7 +43,7 @@ BEAT_S = 0.1
 CLUSTER_TIMEOUT_S = 3.0
 """How long the supervisor may take to collect the statistics of all processes: longer than it waits for each."""
 
-DRAIN_LOOK_S = 0.02
+DRAIN_CHECK_S = 0.02
 
 MakeFronts = Callable[[Engine, "Process"], "list[Front]"]
 """Makes the fronts of one worker."""
@@ -228,7 +228,7 @@ class Worker:
         for front in self._fronts.values():
             front.start_draining()
         while self._connections_count and self._loop.time() < deadline:
-            await asyncio.sleep(DRAIN_LOOK_S)
+            await asyncio.sleep(DRAIN_CHECK_S)
         for front in self._fronts.values():
             front.abort("the server is stopping")
         self._ended.set()

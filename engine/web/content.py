@@ -108,14 +108,14 @@ class Ranges:
         return await self._reads.run(lambda: bytes(source.read(offset, count)))
 
     @property
-    def checked_whole(self) -> tuple[bytes, StoredInstance] | None:
-        """What this is if it is a stored instance to be checked: the bytes before it, and the instance."""
+    def whole_instance(self) -> tuple[bytes, StoredInstance] | None:
+        """The bytes before a stored instance, and the instance; None unless it is sent as a whole and verified."""
         source = self._source
         return (self._before, source) if self._finish is not None and isinstance(source, StoredInstance) else None
 
 
-class Made:
-    """Bytes that are made while they are sent; a client cannot request a range of them."""
+class PieceStream:
+    """Bytes that are generated while they are sent; a client cannot request a range of them."""
 
     has_ranges = False
 

@@ -1,11 +1,11 @@
-"""A request's body that goes past aiohttp: the kernel writes it to where it is taken apart.
+"""A request's body that bypasses aiohttp: the kernel writes it to the memory where it is parsed.
 
-    head ─► aiohttp's parser; what came behind it is held here, and reading pauses
-    handler asks for the body (`begin`)         what is held is copied, the rest is received in place, as far as it goes
-    handler is done, with the body or without   what is left is read and dropped
+    head ─► aiohttp's parser; bytes received after it are held here, and reading pauses
+    handler calls `begin`     the held bytes are copied, the rest is received in place
+    handler ends              the rest of the body is read and dropped
 
-A handler that is slower than its client makes it wait: no more than READ_AHEAD_BYTES come before it asks for events.
-Bodies whose length is not known (chunked) stay with aiohttp.
+A handler that is slower than its client makes the client wait: at most READ_AHEAD_BYTES are read before the handler
+asks for events. Bodies of unknown length (chunked) are read by aiohttp.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ if TYPE_CHECKING:
 READ_AHEAD_BYTES: Final = 2 << 20
 
 
-class Receiving(Protocol):
-    """The connection, as far as bodies go."""
+class BodyConnection(Protocol):
+    """What a body needs of the connection."""
 
     def pause_body(self) -> None:
-        """Nothing more is read from the socket."""
+        """Pauses reading from the socket."""
 
     def resume_body(self) -> None:
-        """Reading goes on."""
+        """Resumes reading from the socket."""
 
     def body_ended(self, length: int) -> None:
-        """All `length` bytes of the body have been read from the socket."""
+        """Called when all `length` bytes of the body have been read from the socket."""
 
 
 class DirectBody:
     """One body."""
 
-    def __init__(self, connection: Receiving, length: int, beginning: bytes) -> None:
-        """`beginning`: what came with the head; `length`: of all, bytes."""
+    def __init__(self, connection: BodyConnection, length: int, beginning: bytes) -> None:
+        """`beginning`: the bytes received with the head; `length`: of the whole body."""
         self.length = length
         self.is_paused = False
-        """Whether it is we who wait."""
+        """Whether reading is paused because the handler is slow."""
         self._connection = connection
         self._beginning = beginning
-        self._left = length - len(beginning)
-        """To be read from the socket."""
+        self._remaining = length - len(beginning)
+        """Bytes to read from the socket."""
         self._reader: Reader | None = None
         self._is_dropped = False
         self._since_asked = 0
@@ -54,7 +54,7 @@ class DirectBody:
     # -- the handler's side -----------------------------------------------------------------------
 
     def begin(self, reader: Reader) -> None:
-        """From now on the body goes into the reader."""
+        """Writes the body to this reader from now on."""
         self._reader = reader
         reader.expect(self.length)
         if self._beginning:
@@ -62,10 +62,10 @@ class DirectBody:
             self._beginning = b""
 
     async def events(self) -> list[Event]:
-        """What has come since the last call; waits for something. Empty: the body has ended. Raises MultipartError."""
+        """The events since the last call; waits for one. Empty: the body has ended. Raises MultipartError."""
         assert self._reader is not None
         self._since_asked = 0
-        while not (events := self._reader.events()) and self._left:
+        while not (events := self._reader.events()) and self._remaining:
             self._resume()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -75,40 +75,40 @@ class DirectBody:
 
     @property
     def is_whole(self) -> bool:
-        """Whether all of it has been read from the socket."""
-        return not self._left
+        """Whether the whole body has been read from the socket."""
+        return not self._remaining
 
     def pause(self) -> None:
-        """Waits for the handler."""
+        """Pauses reading until the handler asks for events."""
         if not self.is_paused:
             self.is_paused = True
             self._connection.pause_body()
 
     def get_buffer(self, scratch: memoryview) -> Buffer:
-        """Where the next bytes go: the reader's memory, or the scratch of what is dropped."""
+        """The memory for the next bytes: the reader's, or `scratch` if the body is dropped."""
         if self._reader is None:
-            assert self._is_dropped, "it was read before anybody asked for it"
-            return scratch[: self._left]
+            assert self._is_dropped, "the body was read before `begin`"
+            return scratch[: self._remaining]
         buffer: Buffer = self._reader.get_buffer(0)
         return buffer
 
     def buffer_updated(self, count: int) -> None:
-        """So many bytes have come."""
-        self._left -= count
+        """Called when so many bytes were received."""
+        self._remaining -= count
         waiting = self._reader.buffer_updated(count) if self._reader is not None else 0
-        if not self._left:
+        if not self._remaining:
             self._connection.body_ended(self.length)
         else:
             self._since_asked += count
             if self._since_asked > READ_AHEAD_BYTES and self._reader is not None:
                 self.pause()
-        if (waiting or not self._left) and self._waiter is not None and not self._waiter.done():
+        if (waiting or not self._remaining) and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def drop(self) -> None:
-        """Nobody wants what is left."""
+        """Drops the rest of the body."""
         self._reader, self._beginning, self._is_dropped = None, b"", True
-        if self._left:
+        if self._remaining:
             self._resume()
 
     def _resume(self) -> None:

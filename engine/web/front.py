@@ -61,8 +61,8 @@ if TYPE_CHECKING:
 
 logger = log.get("web.front")
 
-LOOKS_PER_TIMEOUT = 10
-LOOK_S_MIN, LOOK_S_MAX = 0.05, 1.0
+CHECKS_PER_TIMEOUT = 10
+CHECK_S_MIN, CHECK_S_MAX = 0.05, 1.0
 
 TLS_SHUTDOWN_S = 2.0
 """How long a client may take to confirm the end of a TLS connection: many never do."""
@@ -221,7 +221,7 @@ class WebFront:
     def _look_s(self) -> float:
         settings = self._settings
         shortest_s = min(settings.header_timeout_s, settings.idle_timeout_s, settings.transfer_timeout_s)
-        return min(LOOK_S_MAX, max(LOOK_S_MIN, shortest_s / LOOKS_PER_TIMEOUT))
+        return min(CHECK_S_MAX, max(CHECK_S_MIN, shortest_s / CHECKS_PER_TIMEOUT))
 
     def _look(self) -> None:
         self._looking = self.engine.loop.call_later(self._look_s, self._look)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 logger = log.get("web.history")
 
-LOOK_S: Final = 1.0
+CHECK_S: Final = 1.0
 
 
 class HistorySampler:
@@ -49,7 +49,7 @@ class HistorySampler:
                 pass  # another worker samples
             except (EngineError, OSError) as error:
                 logger.warning("the history cannot be written", error=str(error))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _sample_forever(self) -> None:
         history, reads = self._engine.archive.stats_history(), self._engine.pools.reads

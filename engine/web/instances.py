@@ -8,7 +8,7 @@ from engine.dicom import part10, transfer_syntax
 from engine.dicom.convert import Conversion
 from engine.dicom.padding import padded
 from engine.dicom.sources import Concatenation, Source, Whole
-from engine.web.content import Content, Made, Part, Ranges
+from engine.web.content import Content, Part, PieceStream, Ranges
 from engine.web.errors import Unavailable
 from engine.web.forms import DICOM, with_syntax
 from engine.web.stored import url_of
@@ -60,4 +60,4 @@ async def _content(request: Request, stored: StoredInstance, syntax_uid: str, me
             return Ranges(reads, source, meta)
     conversion = await reads.run(lambda: Conversion(source, syntax, target))
     length = None if conversion.length is None else len(meta) + conversion.length
-    return Made(reads, conversion.pieces(), length, meta, stored.finish)
+    return PieceStream(reads, conversion.pieces(), length, meta, stored.finish)

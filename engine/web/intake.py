@@ -1,7 +1,7 @@
-"""Where the bytes of one HTTP connection go: to aiohttp's parser, or straight into the body that a handler takes.
+"""The asyncio protocol of an HTTP connection: passes received bytes to aiohttp's parser, or directly to a body.
 
-aiohttp's own protocol gets each read as an object of bytes of its own. This one stands before it and reads into memory
-that all connections of a front share, or into that of the body (`direct_body`).
+aiohttp's own protocol gets a new bytes object for each read. This one reads into memory that all connections of a front
+share, or into the memory of the body (`direct_body`).
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from engine.web.connection import HttpConnection
 
 HEAD_BYTES: Final = 16 << 10
-"""Read at once where a head is due: longer reads would bring a body with it, which would be copied once more."""
+"""The maximum of one read while a head is expected: a longer read would include body bytes, which cost another copy."""
 READ_BYTES: Final = 256 << 10
 
 
 class Scratch:
-    """What connections read into; empty between two calls."""
+    """The memory into which connections read; empty between two calls."""
 
     def __init__(self) -> None:
         self.whole = memoryview(bytearray(READ_BYTES))
@@ -28,29 +28,29 @@ class Scratch:
 
 
 class Intake(asyncio.BufferedProtocol):
-    """The transport's protocol."""
+    """The protocol of a transport."""
 
     def __init__(self, connection: HttpConnection, scratch: Scratch) -> None:
         self._connection = connection
         self._scratch = scratch
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The connection is there, after the handshake where there is one."""
+        """Called when the connection is established, with TLS after the handshake."""
         self._connection.connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """The connection is gone, by whichever side."""
+        """Called when the connection was closed by either side."""
         self._connection.connection_lost(exc)
 
     def get_buffer(self, sizehint: int) -> Buffer:
-        """Where the next bytes go."""
+        """The memory for the next bytes."""
         body = self._connection.direct_body
         if body is not None:
             return body.get_buffer(self._scratch.whole)
         return self._scratch.short if self._connection.is_idle else self._scratch.whole
 
     def buffer_updated(self, nbytes: int) -> None:
-        """So many bytes have come."""
+        """Called when so many bytes were received."""
         connection = self._connection
         body = connection.direct_body
         connection.received(nbytes)
@@ -60,13 +60,13 @@ class Intake(asyncio.BufferedProtocol):
             connection.data_received(bytes(self._scratch.whole[:nbytes]))
 
     def eof_received(self) -> None:
-        """The client sends nothing more: the transport closes."""
+        """Called when the client has ended its side: the transport closes."""
         self._connection.eof_received()
 
     def pause_writing(self) -> None:
-        """More is to be sent than the kernel takes."""
+        """Called when the kernel accepts no more bytes."""
         self._connection.pause_writing()
 
     def resume_writing(self) -> None:
-        """There is room again."""
+        """Called when the kernel accepts bytes again."""
         self._connection.resume_writing()

@@ -1,6 +1,6 @@
-"""multipart/related bodies (RFC 2046 5.1, RFC 2387, PS3.18 8.6.1.2): written around bytes, read from any pieces.
+"""multipart/related bodies (RFC 2046 5.1, RFC 2387, PS3.18 8.6.1.2): writes them, and reads them from any pieces.
 
-Pure: no sockets. What is written has one form, which also the parsers in the field understand that want exactly that:
+Without I/O. Bodies are written in one form, which strict parsers in the field understand too:
 
     --BOUNDARY CRLF                              no preamble; CRLF before it from the second part on
     Content-Type: application/dicom; transfer-syntax=1.2.840.10008.1.2.1 CRLF
@@ -9,12 +9,13 @@ Pure: no sockets. What is written has one form, which also the parsers in the fi
     the part's bytes
     …                                            CRLF --BOUNDARY-- and no epilogue
 
-The boundary is a keyed hash of the entity tag: the same for each request, so that a range of the whole body means the
-same bytes, and not to be guessed by whoever uploads pixels. A body's length is known before its first byte is sent.
+The boundary is a keyed hash of the entity tag: the same for each request, so that a byte range means the same bytes
+each time, and unpredictable, so that uploaded pixel data cannot contain it on purpose. The length of a body is known
+before its first byte is sent.
 
-What is read (`ext/multipart.pyx` takes it apart) may have line ends without CR, a preamble, an epilogue, a boundary of
-any length and in quotes, blanks behind it, and parts without a header or a Content-Type. Refused: a body that ends
-before its closing boundary, parts that are multipart themselves or encoded, header blocks beyond HEAD_BYTES_MAX.
+A body that is read (by `ext/multipart.pyx`) may have line ends without CR, a preamble, an epilogue, a boundary of any
+length and in quotes, spaces behind it, and parts without a header or a Content-Type. Refused: a body that ends before
+its closing boundary, parts that are multipart themselves or encoded, header blocks longer than HEAD_BYTES_MAX.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 HEAD_BYTES_MAX: Final = 16 << 10
-"""Of one part's header block; a URL of 8 KiB and what stands beside it."""
+"""The maximum of one part's header block: a URL of 8 KiB and other headers."""
 HEADER_COUNT_MAX: Final = 32
 PREAMBLE_BYTES_MAX: Final = 64 << 10
 BOUNDARY_CHARACTERS_MAX: Final = 250
@@ -47,12 +48,12 @@ _BOUNDARY_HEX_DIGITS: Final = 40
 
 
 def boundary_of(key: bytes, entity: bytes) -> str:
-    """The boundary of what `entity` names; `key` is the archive's secret, up to 64 bytes of it count."""
+    """The boundary for an entity tag; `key`: the archive's secret, of which up to 64 bytes are used."""
     return hashlib.blake2b(entity, key=key[:64], digest_size=_BOUNDARY_HEX_DIGITS // 2, person=b"multipart").hexdigest()
 
 
 class Slice(NamedTuple):
-    """Bytes of one part's own content."""
+    """Bytes of one part's content."""
 
     part: int
     """Counted from 0."""
@@ -61,17 +62,17 @@ class Slice(NamedTuple):
 
 
 class Writer:
-    """One multipart body: what stands around its parts, and where everything lies in it."""
+    """Writes one multipart body: its boundaries and headers, and their offsets."""
 
     def __init__(self, boundary: str, media_type: str) -> None:
         self._boundary = boundary.encode("ascii")
         self.content_type = f'{MULTIPART}; type="{media_type}"; boundary={boundary}'
-        """Of the whole body."""
+        """The Content-Type of the whole body."""
 
     def head(
         self, part: int, content_type: str, content_location: str = "", content_length: int | None = None
     ) -> bytes:
-        """What stands before the content of a part, counted from 0."""
+        """The boundary and headers before the content of a part, counted from 0."""
         lines = [b"--" + self._boundary, b"Content-Type: " + _header_value(content_type)]
         if content_location:
             lines.append(b"Content-Location: " + _header_value(content_location))
@@ -80,17 +81,17 @@ class Writer:
         return (b"\r\n" if part else b"") + b"\r\n".join(lines) + b"\r\n\r\n"
 
     def end(self, part_count: int) -> bytes:
-        """What stands behind the last part; of no parts, the whole body."""
+        """The closing boundary after the last part; without parts, the whole body."""
         return (b"\r\n" if part_count else b"") + b"--" + self._boundary + b"--"
 
     def length(self, heads: Sequence[bytes], content_lengths: Sequence[int]) -> int:
-        """Of the whole body."""
+        """The length of the whole body."""
         return sum(map(len, heads)) + sum(content_lengths) + len(self.end(len(heads)))
 
     def pieces(
         self, heads: Sequence[bytes], content_lengths: Sequence[int], start: int, stop: int
     ) -> Iterator[bytes | Slice]:
-        """What makes the bytes from `start` to before `stop` of the whole body."""
+        """The pieces that form the bytes from `start` to `stop` (exclusive) of the whole body."""
         at = 0
         for part, (head, length) in enumerate(zip(heads, content_lengths, strict=True)):
             if at >= stop:
@@ -108,9 +109,9 @@ class Writer:
 
 
 def _header_value(text: str) -> bytes:
-    """Raises ValueError for what would end the line."""
+    """Raises ValueError for characters that are not allowed in a header."""
     if not text.isascii() or not text.isprintable():
-        raise ValueError(f"no header value: {text!r}")
+        raise ValueError(f"not a header value: {text!r}")
     return text.encode("ascii")
 
 
@@ -125,21 +126,21 @@ class PartBegin(NamedTuple):
     content_location: str
     content_id: str
     content_length: int | None
-    """As it is claimed."""
+    """The header's value, which is not verified."""
 
 
 class Piece(NamedTuple):
-    """The next bytes of a part's content: as many as lie together in memory."""
+    """The next contiguous bytes of a part's content."""
 
     view: memoryview
     summed_from: int
-    """Where the data set begins in the content, as a DICOM file's group 0002 says it; -1: it does not say."""
+    """The offset of the data set in the content, according to a DICOM file's group 0002; -1: it is not known."""
     crc: int
     """crc32c of the content from there to the end of this piece."""
 
 
 class PartEnd(NamedTuple):
-    """The part that has begun is whole."""
+    """The part is complete."""
 
 
 Event: TypeAlias = "PartBegin | Piece | PartEnd"
@@ -153,19 +154,19 @@ def boundary_in(content_type: MediaType) -> str:
     if not boundary:
         raise MultipartError("Content-Type: multipart without a boundary")
     if len(boundary) > BOUNDARY_CHARACTERS_MAX or not boundary.isascii() or not boundary.isprintable():
-        raise MultipartError(f"Content-Type: no boundary, or longer than {BOUNDARY_CHARACTERS_MAX} characters")
+        raise MultipartError(f"Content-Type: invalid boundary, or longer than {BOUNDARY_CHARACTERS_MAX} characters")
     return boundary.rstrip(" ")
 
 
 class Reader:
-    """Takes a body apart as it comes. Feed it all of it, or let a transport write to it, then finish.
+    """Parses a body as it arrives. Feed it the whole body, or let a transport write to it, then finish.
 
-    `get_buffer` and `buffer_updated` are as in asyncio.BufferedProtocol; the latter says how many events wait.
-    An error is final.
+    `get_buffer` and `buffer_updated` are as in asyncio.BufferedProtocol; the latter returns the number of pending
+    events. An error is final.
     """
 
     def __init__(self, boundary: str, blocks: BlockPool | None = None) -> None:
-        """`boundary`: "" for a body that is one content and has no header block. `blocks`: the memory to use."""
+        """`boundary`: "" for a body that is one content without header block. `blocks`: the memory to use."""
         self._splitter = Splitter(
             blocks or BlockPool(keep=1),
             boundary.encode("ascii"),
@@ -181,24 +182,24 @@ class Reader:
         return self._splitter.part_count
 
     def expect(self, length: int) -> None:
-        """No buffer is longer than what is left of so many bytes."""
+        """Sets the length of the body: buffers are never longer than the rest of it."""
         self._splitter.bytes_left = length
 
     def write(self, data: Buffer) -> None:
-        """The next bytes, which are copied."""
+        """Copies the next bytes."""
         self._splitter.feed(data)
 
     def feed(self, data: Buffer) -> list[Event]:
-        """The next bytes, and the events. Raises MultipartError."""
+        """Copies the next bytes and returns the events. Raises MultipartError."""
         self._splitter.feed(data)
         return self.events()
 
     def events(self) -> list[Event]:
-        """What became known since the last call. Raises MultipartError."""
-        return [self._event(found) for found in self._splitter.take()]
+        """The events since the last call. Raises MultipartError."""
+        return [self._event(fields) for fields in self._splitter.take()]
 
     def finish(self) -> list[Event]:
-        """The body has ended: the last events. Raises MultipartError if that is too early."""
+        """The last events, at the end of the body. Raises MultipartError if the body is incomplete."""
         is_whole = self._splitter.finish()
         events = self.events()
         if is_whole:
@@ -208,18 +209,18 @@ class Reader:
         raise MultipartError(f"the multipart body ends within part {self.part_count}, without its closing boundary")
 
     def stop(self) -> None:
-        """Nothing more is read: gives the memory back."""
+        """Ends reading and releases the memory."""
         self._splitter.stop()
 
-    def _event(self, found: tuple[Any, ...]) -> Event:
-        kind = found[0]
+    def _event(self, fields: tuple[Any, ...]) -> Event:
+        kind = fields[0]
         if kind == PIECE:
-            return Piece(found[1], found[2], found[3])
+            return Piece(fields[1], fields[2], fields[3])
         if kind == END:
             return _PART_END
         if kind == PART:
-            return _part_begin(found[1])
-        if found[1] == NO_BOUNDARY:
+            return _part_begin(fields[1])
+        if fields[1] == NO_BOUNDARY:
             raise MultipartError(f"no boundary within the first {PREAMBLE_BYTES_MAX} bytes of the multipart body")
         raise MultipartError(f"part {self.part_count + 1} has a header block of more than {HEAD_BYTES_MAX} bytes")
 
@@ -229,7 +230,7 @@ _PART_END: Final = PartEnd()
 
 @lru_cache(maxsize=64)
 def _part_begin(block: bytes) -> PartBegin:
-    """A header block taken apart. Raises MultipartError."""
+    """Parses a header block. Raises MultipartError."""
     lines = [line.rstrip("\r") for line in _FOLD.sub(b" ", block).decode("latin-1").split("\n")[:-1]]
     if len(lines) > HEADER_COUNT_MAX:
         raise MultipartError(f"a part has more than {HEADER_COUNT_MAX} headers")
@@ -238,13 +239,13 @@ def _part_begin(block: bytes) -> PartBegin:
         name, colon, value = line.partition(":")
         name = name.strip().lower()
         if not colon or not name:
-            raise MultipartError("a part has something else where a header should be")
+            raise MultipartError("a part has an invalid header")
         if name in headers:
             raise MultipartError(f"a part has the header {name[:40]} twice")
         headers[name] = value.strip()
     content_type = _content_type(headers.get("content-type", ""))
     if headers.get("content-transfer-encoding", "binary").lower() not in ("binary", "8bit", "7bit"):
-        raise MultipartError("a part has a Content-Transfer-Encoding; only binary is taken (PS3.18 8.6.1.2)")
+        raise MultipartError("a part has a Content-Transfer-Encoding; only binary is supported (PS3.18 8.6.1.2)")
     length = headers.get("content-length", "")
     return PartBegin(
         content_type,

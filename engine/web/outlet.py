@@ -1,10 +1,10 @@
-"""The short way out: from the page cache into a client's socket with one read and one send, past its transport.
+"""Sends from the page cache into a client's socket with one read and one send, past asyncio's transport.
 
-A message goes this way while the transport of its connection has nothing to write, and TLS is not spoken. Nothing here
-waits: what the kernel does not take at once the transport gets, and sends it as everything else.
+This is possible while the transport has nothing to write, and without TLS. Nothing here blocks: bytes that the kernel
+does not accept at once are written to the transport.
 
-One buffer serves all connections of a process: the bytes of a message are still in the processor's cache when the
-kernel copies them, and the next one is read to the same place.
+All connections of a process share one buffer: the bytes of a message are still in the processor's cache when the kernel
+copies them, and the next message is read to the same place.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from engine.archive.retrieve import StoredInstance
 
 UNSENT_BYTES_MAX: Final = 1 << 20
-"""Bytes of answers that the kernel has not taken, above which a handler waits."""
+"""Bytes of answers that the kernel has not accepted, above which a handler waits."""
 MESSAGE_BYTES_MAX: Final = UNSENT_BYTES_MAX
-"""Of one message, none of which the kernel may have taken."""
+"""The maximum of one message, since the kernel may accept none of its bytes."""
 
 
 class Connection(Protocol):
-    """A client's connection, as far as messages go past its transport."""
+    """What an `Outlet` needs of a client's connection."""
 
     transport: asyncio.Transport | None
     socket_fd: int
 
     @property
     def is_direct(self) -> bool:
-        """Whether bytes may be written to `socket_fd`: nothing that was written before waits."""
+        """Whether bytes may be written to `socket_fd`: the transport has no pending bytes."""
 
     def hold_unsent(self, bytes_max: int) -> None:
-        """A handler that drains waits while the kernel has not taken more than so many bytes."""
+        """Sets the number of bytes not yet accepted by the kernel above which `drain` waits."""
 
 
 class Outlet:
@@ -47,13 +47,13 @@ class Outlet:
 
     @staticmethod
     def fits(length: int) -> bool:
-        """Whether a message of this length may go this way."""
+        """Whether the buffer can hold a message of this length."""
         return length <= MESSAGE_BYTES_MAX
 
     def fill(self, before: bytes, stored: StoredInstance, offset: int, count: int, after: bytes) -> bool:
-        """Prepares a message: `count` bytes at `offset` of a data set, with what stands around them.
+        """Prepares a message: `count` bytes at `offset` of a data set, between `before` and `after`.
 
-        False: it has to go another way, since the bytes are not in the page cache or cannot be read.
+        Returns False if the bytes are not in the page cache or cannot be read: the message must be sent another way.
         """
         try:
             segment = stored.segment()

@@ -34,7 +34,7 @@ from engine.web import multipart, search_request
 from engine.web.accept import Offer, accepts_utf_8
 from engine.web.forms import choices_of
 from engine.web.route import DICOMWEB, Parameter, Route
-from engine.web.search import Counting, Search
+from engine.web.search import RemainingCounter, Search
 from engine.web.search_rows import Rows
 
 if TYPE_CHECKING:
@@ -130,10 +130,10 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
         body = b"".join((*pieces, form.end()))
         response: web.StreamResponse = web.Response(body=body, headers=headers)
     else:
-        counting = Counting(archive, search_query, limits.query_timeout_s)
-        while not counting.is_over:
-            await engine.pools.index.run(counting.slice)
-        headers = _headers(form.content_type, search_query, base_url, counting.remaining)
+        counter = RemainingCounter(archive, search_query, limits.query_timeout_s)
+        while not counter.is_over:
+            await engine.pools.index.run(counter.slice)
+        headers = _headers(form.content_type, search_query, base_url, counter.remaining)
         response = web.StreamResponse(headers=headers)
         await _send(request, response, search, form, b"".join(pieces))
     _log(request, search_query, search, perf_counter() - start_s)

@@ -1,15 +1,15 @@
-"""One frame that is cached and leaves as it is stored, answered where its request arrives: the hot path of a viewer.
+"""Answers a request for one cached frame, sent as it is stored, when it arrives: the hot path of a viewer.
 
     request ─ aiohttp's parser ─► terms of its headers ─► path ─► access ─► place of the frame ─► one read, one send
                                   kept by connection                        (`retrieve`)          (`outlet`)
 
-Everything else goes through `front` and `wado_frames`, with the same answer: other resources and methods, conditions
-and ranges, frames that must be decoded or waited for, lists of frames, TLS, requests that are refused or logged, and a
-connection on which something waits to be sent. Nothing has happened yet when `answer` returns False.
+All other requests go through `front` and `wado_frames`, with the same answers: other resources and methods, conditions
+and ranges, frames that must be decoded or read from disk, lists of frames, TLS, refused or logged requests, and
+connections with unsent bytes. If `answer` returns False, nothing was done.
 
-The terms are what the headers say: who asks, whether they may, and which form they take. A client sends the same
-headers with each request, so that the last ones are kept. They are found by the same functions that other requests
-go through, on a request made of the same message.
+The terms are the evaluated headers: the client, whether it has access, and the accepted form. A client sends the same
+headers with each request, so that the last terms are kept. They are evaluated by the same functions as for other
+requests, on a `Request` made from the same message.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ _NOT_QUICK: Final = (
     "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Expect",
     "Content-Encoding", "Content-Length", "Transfer-Encoding", "X-Request-ID",
 )  # fmt: skip
-"""Headers that ask for more than a frame, or are different with each request."""
+"""Headers that request more than a frame, or differ with each request."""
 
 
 class Client(Connection, Protocol):
-    """A connection, as far as this goes."""
+    """What is needed of a connection."""
 
     terms: Terms | None
-    """What its last request for a frame came to."""
+    """The terms of its last request for a frame."""
 
 
 class Host(Protocol):
-    """The front, as far as this goes."""
+    """What is needed of the front."""
 
     engine: Engine
     outlet: Outlet
@@ -81,27 +81,27 @@ class Host(Protocol):
         """Raises HttpError for a name that is not ours."""
 
     def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
-        """Adds what every answer has."""
+        """Adds the headers that every answer has."""
 
     def next_request_id(self) -> str:
-        """A new one."""
+        """A new request ID."""
 
 
 @dataclass(slots=True)
 class Terms:
-    """What the headers of requests on one connection come to."""
+    """The evaluated headers of requests on one connection."""
 
     raw_headers: tuple[tuple[bytes, bytes], ...]
     settings: Http
-    """In force when they were found."""
+    """In force when the headers were evaluated."""
     client: str
     principal: Principal
     root: str
     choices: list[Choice]
     lines: str
-    """Of every answer."""
+    """Header lines of every answer."""
     forms: dict[str, tuple[Choice, str] | None] = field(default_factory=dict)
-    """By the transfer syntax of what is stored; None: it goes another way."""
+    """By the transfer syntax of the stored instance; None: `front` answers."""
 
 
 class QuickFrames:
@@ -115,13 +115,13 @@ class QuickFrames:
         self._route = next((route for route in routes if route.handler is wado_frames.frames), None)
 
     def answer(self, connection: Client, message: RawRequestMessage) -> bool:
-        """Whether the request has been answered; False: nothing has happened, and `front` answers it."""
+        """Answers the request. False: nothing was done, and `front` must answer."""
         began_at = perf_counter()
         try:
             if not self._prepare(connection, message):
                 return False
         except Exception as error:
-            # The usual way answers it, and shows whether it is the request or the short way that is wrong.
+            # The front answers, which shows whether the request or this module is the cause.
             self._engine.metrics.counters["http_quick_answers_failed"] += 1
             logger.error("no quick answer", error=repr(error))
             return False
@@ -132,7 +132,7 @@ class QuickFrames:
         return True
 
     def _prepare(self, connection: Client, message: RawRequestMessage) -> bool:
-        """Puts the answer into the outlet's buffer; whether it can leave this way, and may."""
+        """Puts the answer into the outlet's buffer. False: `front` must answer."""
         path = _PATH.fullmatch(message.path) if message.method == HTTPMethod.GET else None
         if path is None or self._route is None or self._host.is_draining or not connection.is_direct:
             return False
@@ -152,7 +152,7 @@ class QuickFrames:
         return self._fill(terms, instance, int(number)) and self._limits.lets_pass(terms.client)
 
     def _fill(self, terms: Terms, instance: Instance, number: int) -> bool:
-        """Puts the answer into the outlet's buffer; whether it can leave this way."""
+        """Puts the answer into the outlet's buffer. False: `front` must answer."""
         form = self._form(terms, instance.transfer_syntax_uid)
         if form is None:
             return False
@@ -182,7 +182,7 @@ class QuickFrames:
         return self._outlet.fill(head, stored, offset, length, after)
 
     def _form(self, terms: Terms, stored_uid: str) -> tuple[Choice, str] | None:
-        """In which form frames of a transfer syntax leave, if it is the stored one."""
+        """The form in which stored frames of a transfer syntax are sent; None: they must be converted."""
         try:
             return terms.forms[stored_uid]
         except KeyError:
@@ -192,12 +192,12 @@ class QuickFrames:
         except NotAcceptable:
             form = None
         else:
-            form = (choice, syntax_uid) if syntax_uid == wado_frames.own_syntax(stored_uid) else None
+            form = (choice, syntax_uid) if syntax_uid == wado_frames.stored_syntax(stored_uid) else None
         terms.forms[stored_uid] = form
         return form
 
     def _terms_of(self, connection: Client, message: RawRequestMessage, settings: Http) -> Terms | None:
-        """None: these headers ask for something else, or are refused, or their requests are lines of the log."""
+        """The terms; None: `front` must answer, since the request needs more, is refused, or is logged."""
         headers = message.headers
         if message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
             return None

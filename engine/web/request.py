@@ -1,4 +1,4 @@
-"""A request as handlers see it: aiohttp's, with who asks, what the path says, and the engine that answers."""
+"""A request as handlers see it: aiohttp's, with the client's identity, the path's parameters, and the engine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from engine.web.urls import Origin
 
 JOINED_BYTES_MAX = 64 << 10
-"""Up to this, the parts of one write are joined: a copy costs less than another system call."""
+"""The parts of one write are joined up to this size: a copy costs less than another system call."""
 
 
 class Writer(StreamWriter):
-    """aiohttp's writer, which neither joins what is large nor sends a body in answer to HEAD."""
+    """aiohttp's writer, but it does not join large parts, and sends no body in answer to HEAD."""
 
     def __init__(self, protocol: Any, loop: Any, *, is_head: bool) -> None:
         super().__init__(protocol, loop)
@@ -50,22 +50,22 @@ class Writer(StreamWriter):
         transport.writelines(parts)
 
     def take_back(self) -> None:
-        """Forgets the headers of an answer of which nothing was sent, so that another one can take its place."""
+        """Discards the headers of an answer of which nothing was sent, so that another one can replace it."""
         self._headers_buf, self._headers_written = None, False
         self.chunked, self.length = False, None
 
     @property
     def waiting_headers(self) -> bytes:
-        """The headers, as long as they have not left."""
+        """The headers, while they are unsent."""
         return b"" if self._headers_written else self._headers_buf or b""
 
     def sent_past(self, length: int) -> None:
-        """So many bytes have left past this writer, and waiting headers with them."""
+        """Records that so many bytes were sent past this writer, and unsent headers with them."""
         self._headers_written, self._headers_buf = True, None
         self.output_size += length
 
     async def write_together(self, parts: Sequence[Any]) -> None:
-        """Sends parts of the body, and headers that wait, with one system call; as one chunk if there are chunks."""
+        """Sends parts of the body, with unsent headers, in one system call; as one chunk if the body is chunked."""
         if self._is_head:
             self.send_headers()
             return
@@ -98,50 +98,50 @@ class Writer(StreamWriter):
 
 
 class Host(Protocol):
-    """The front, as far as requests go."""
+    """What requests need of the front."""
 
     @property
     def outbound(self) -> Outbound | None:
-        """Who reaches other archives; None: nobody does."""
+        """Connections to other archives; None: this process has none."""
 
     async def server_stats(self) -> dict[str, Any]:
-        """The statistics of all processes of the server; empty when they cannot be had."""
+        """The statistics of all processes of the server; empty if they are not available."""
 
     def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
-        """Adds what every answer has."""
+        """Adds the headers that every answer has."""
 
 
 class Request(web.BaseRequest):
-    """One request; made for each by `front`."""
+    """One request; created by `front`."""
 
     host_front: Host
     engine: Engine
     changes: ChangeStream
-    """What happens to the archive, as this process follows it."""
+    """The events of the archive, as this process reads them."""
     commitments: Commitments
-    """Requests for storage commitment that this process judges."""
+    """The storage commitment requests that this process checks."""
     direct_body: DirectBody | None
-    """The body, where its route takes it itself and its length is known; then `content` has none of it."""
+    """The body, if the route's handler reads it directly and its length is known; `content` is then empty."""
     blocks: BlockPool
     """Memory for such bodies."""
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
     connection: Connection
-    """What it came on."""
+    """The connection that it came on."""
     outlet: Outlet
-    """The short way out, while `connection.is_direct`."""
+    """Sends from the page cache, past the transport, while `connection.is_direct`."""
     answer_writer: Writer
-    """What the answer is written to."""
+    """The writer of the answer."""
     origin: Origin
     principal: Principal
     route_name: str
     """The route's name in log and metrics."""
     path_values: dict[str, str]
-    """Of the parameters in the path, percent-decoded."""
+    """The parameters in the path, percent-decoded."""
     began_at: float
     """By the loop's clock."""
     is_counted: bool
-    """Whether it is one of those that are served at the moment."""
+    """Whether it counts as one of the requests in progress."""
 
     @property
     def config(self) -> Config:
@@ -150,16 +150,16 @@ class Request(web.BaseRequest):
 
     @property
     def is_head(self) -> bool:
-        """Whether only the headers of the answer are sent: a handler may then leave out what makes the body."""
+        """Whether only the headers of the answer are sent: a handler may then skip the work for the body."""
         return self._method == "HEAD"
 
     @property
     def root(self) -> str:
-        """What the URLs of answers begin with: scheme, host, port, and the public prefix; no slash at the end."""
+        """The beginning of URLs in answers: scheme, host, port, and the public prefix; no slash at the end."""
         return self.origin.root
 
     def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
-        """Whether the client may do that, beside what its route has asked already."""
+        """Whether the client may do that, in addition to the action of its route."""
         return self.engine.access.allowed(self.principal, action, target)
 
     def require(self, action: Action, target: Target = ARCHIVE) -> None:

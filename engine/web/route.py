@@ -1,12 +1,12 @@
-"""What a route is, and how a path finds its own.
+"""Routes, and how a path is matched to them.
 
-    Route       method, path template, handler, what access is asked for, and what the documents say of it
+    Route       method, path template, handler, required access, and documentation
     Router      path → the routes of its template by method, and the values of its parameters
 
-    "/dicom-web/studies/{study}/series"     literal segments, and parameters, each one whole segment
+    "/dicom-web/studies/{study}/series"     literal segments and parameters; a parameter is a whole segment
 
-A path is matched segment by segment, percent-decoded after it was split. Empty segments do not count: `//` is `/`, and
-a slash at the end is none.
+A path is split into segments, which are percent-decoded and matched one by one. Empty segments are ignored: `//` is
+the same as `/`, and so is a slash at the end.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 DICOMWEB = "/dicom-web"
-"""What the paths of PS3.18 begin with, as Orthanc and most viewers have it."""
+"""The beginning of PS3.18 paths, as Orthanc and most viewers have it."""
 API = "/api"
-"""What the others begin with."""
+"""The beginning of all other paths."""
 
 Handler = Callable[["Request"], Awaitable["StreamResponse"]]
 Place = Literal["path", "query", "header"]
@@ -34,7 +34,7 @@ FRAMES_PATTERN: Final = "^[1-9][0-9]{0,8}(,[1-9][0-9]{0,8})*$"
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """One parameter of a route, for the documents."""
+    """One parameter of a route, for the documentation."""
 
     name: str
     summary: str
@@ -42,10 +42,10 @@ class Parameter:
     schema: str = "string"
     """A type of JSON Schema: string, integer, number, boolean."""
     pattern: str = ""
-    """A regular expression that a value matches; "": any."""
+    """A regular expression for values; "": any."""
     is_required: bool = False
     options: tuple[str, ...] = ()
-    """The values that there are; (): any."""
+    """The possible values; (): any."""
 
 
 PATH_PARAMETERS: Final[Mapping[str, Parameter]] = {
@@ -55,7 +55,7 @@ PATH_PARAMETERS: Final[Mapping[str, Parameter]] = {
         Parameter("series", "Series Instance UID", "path", is_required=True),
         Parameter("instance", "SOP Instance UID", "path", is_required=True),
         Parameter(
-            "frames", "Numbers of frames from 1, with commas between", "path", pattern=FRAMES_PATTERN, is_required=True
+            "frames", "Numbers of frames from 1, separated by commas", "path", pattern=FRAMES_PATTERN, is_required=True
         ),
         *(
             Parameter(name, "Tag of an element, as 7FE00010", "path", pattern="^[0-9A-Fa-f]{8}$", is_required=True)
@@ -66,60 +66,62 @@ PATH_PARAMETERS: Final[Mapping[str, Parameter]] = {
             for name in ("item", "item2")
         ),
         Parameter("number", "Number of a correction", "path", is_required=True),
-        Parameter("id", "What the list calls it", "path", is_required=True),
+        Parameter("id", "Identifier from the list", "path", is_required=True),
         Parameter("title", "AE title of a peer", "path", is_required=True),
     )
 }
-"""Those in the paths of more than one route; a route describes its own among its parameters."""
+"""Path parameters of more than one route; a route describes others among its own parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One method on one template."""
+    """One method of one path template."""
 
     method: str
-    """GET answers HEAD too."""
+    """GET includes HEAD."""
     path: str
     handler: Handler
     summary: str
     action: Action | None
-    """What access is asked for; None: anybody may, since nothing of the archive is in the answer."""
+    """The action that the client must be allowed; None: anybody may, since the answer has nothing of the archive."""
     parameters: tuple[Parameter, ...] = ()
-    """But for those of the path, which `PATH_PARAMETERS` describes."""
+    """All but the path parameters, which `PATH_PARAMETERS` describes."""
     consumes: tuple[str, ...] = ()
     """Media types of the request's body; (): it has none."""
     produces: tuple[str, ...] = ("application/json",)
     """Media types of the answer, the default one first."""
     statuses: tuple[int, ...] = (200,)
-    """Of answers that are no errors."""
+    """Status codes of successful answers."""
     errors: tuple[int, ...] = ()
-    """Of answers that are errors, beside those that any request may have (`openapi`)."""
+    """Status codes of errors, in addition to those of any request (`openapi`)."""
     tag: str = "server"
-    """The heading under which the documents list it."""
+    """The heading in the documentation."""
     schema: str = ""
-    """What a JSON answer is, by its name in `schemas`; "": any JSON."""
+    """The name of a JSON answer's schema in `schemas`; "": any JSON."""
     body: Any = None
-    """What a JSON body is: a msgspec type."""
+    """The msgspec type of a JSON body."""
     takes_body: bool = False
-    """Whether its handler reads `Request.direct_body` where there is one."""
+    """Whether its handler reads `Request.direct_body` if there is one."""
 
     @property
     def name(self) -> str:
-        """What metrics and log call it: no value of any parameter is in it."""
+        """The route's name in metrics and log, without values of parameters."""
         return f"{self.method} {self.path}"
 
     @property
     def identifier(self) -> str:
-        """What the documents call it: one word."""
+        """The route's name in the documentation: one word."""
         return "-".join([self.method.lower(), *(word.strip("{}") for word in self.path.split("/") if word)])
 
     @property
     def all_parameters(self) -> tuple[Parameter, ...]:
-        """Those of the path, in its order, and the others."""
-        own = {parameter.name: parameter for parameter in self.parameters}
+        """The path parameters in the order of the path, and the others."""
+        others = {parameter.name: parameter for parameter in self.parameters}
         names = [segment.strip("{}") for segment in self.path.split("/") if segment.startswith("{")]
-        of_path = [own.pop(name) if name in own else PATH_PARAMETERS.get(name) or _undescribed(name) for name in names]
-        return (*of_path, *own.values())
+        in_path = [
+            others.pop(name) if name in others else PATH_PARAMETERS.get(name) or _undescribed(name) for name in names
+        ]
+        return (*in_path, *others.values())
 
 
 def _undescribed(name: str) -> Parameter:
@@ -138,12 +140,12 @@ class _Node:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """What a path leads to."""
+    """The routes of a path."""
 
     routes: Mapping[str, Route]
-    """By method; HEAD is there where GET is."""
+    """By method; with HEAD if there is GET."""
     values: dict[str, str]
-    """Of the parameters in the path."""
+    """The parameters in the path."""
 
 
 class Router:
@@ -161,7 +163,7 @@ class Router:
                 node.routes["HEAD"] = route
 
     def match(self, raw_path: str) -> Match | None:
-        """The routes of a path as it came, percent-encoded and without a query; None: there are none."""
+        """The routes of a path, percent-encoded and without a query; None: there are none."""
         segments = [unquote(segment) for segment in raw_path.split("/") if segment]
         values: dict[str, str] = {}
         node = _descend(self._root, segments, 0, values)
@@ -179,7 +181,7 @@ def _child(node: _Node, segment: str) -> _Node:
 
 
 def _descend(node: _Node, segments: list[str], at: int, values: dict[str, str]) -> _Node | None:
-    """The node of the path, literals before parameters; its parameters are put into `values`."""
+    """The node of the path, literals before parameters; adds its parameters to `values`."""
     if at == len(segments):
         return node if node.routes else None
     literal = node.literals.get(segments[at])

@@ -1,6 +1,6 @@
-"""What the JSON of answers is, as JSON Schema (2020-12): the components of the OpenAPI document.
+"""JSON Schemas (2020-12) of the JSON answers: the components of the OpenAPI document.
 
-A route names its schema (`route.Route.schema`). Data sets are described as PS3.18 F.2 has them.
+A route names its schema (`route.Route.schema`). Data sets are described as in PS3.18 F.2.
 """
 
 from __future__ import annotations

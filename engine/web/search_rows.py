@@ -1,7 +1,7 @@
-"""The rows of a search: from matches to objects of the DICOM JSON Model.
+"""The rows of a search: matches encoded as objects of the DICOM JSON Model.
 
-What rows in a row have in common is encoded once: each element for as long as the matches that come have the very same
-value, and those of the levels above for as long as the matches lie below the same entity.
+What consecutive rows have in common is encoded once: each element while consecutive matches have the same value, and
+the elements of the levels above while consecutive matches belong to the same entity.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Rows:
     """Encodes the matches of one search; for one thread at a time."""
 
     def __init__(self, request: SearchRequest, schema: Schema, base_url: str) -> None:
-        """`base_url` is what Retrieve URLs begin with, up to and without `/studies`."""
+        """`base_url`: the part of Retrieve URLs before `/studies`."""
         query = request.query
         self._level = query.level
         self._url_start = f"{base_url}/studies/".encode()
         self._write = json_model.element_writer()
-        said = {
+        constants = {
             tags.SpecificCharacterSet: self._write(tags.SpecificCharacterSet, _CS, _UTF_8),
             tags.InstanceAvailability: self._write(tags.InstanceAvailability, _CS, _ONLINE),
         }
-        elements = sorted({*query.keys, *said, tags.RetrieveURL})
-        self._texts = [said.get(tag, b"") for tag in elements]
-        """Of each element at the moment; b"": it is left out."""
+        elements = sorted({*query.keys, *constants, tags.RetrieveURL})
+        self._texts = [constants.get(tag, b"") for tag in elements]
+        """The current text of each element; b"": it is left out."""
         self._values: list[bytes | None] = [None] * len(elements)
         self._url_at = elements.index(tags.RetrieveURL)
         columns = [
@@ -56,8 +56,8 @@ class Rows:
         self._tag_above = _UID_ABOVE.get(query.level, 0)
         self._uid_above: bytes | None = None
 
-    def encoded(self, match: Match) -> bytes:
-        """The row of a match: one JSON object."""
+    def encode(self, match: Match) -> bytes:
+        """Encodes a match as its row: one JSON object."""
         attributes, values, texts = match.attributes, self._values, self._texts
         uid_above = attributes.get(self._tag_above)
         columns = self._own_columns if uid_above and uid_above == self._uid_above else self._columns

@@ -1,9 +1,9 @@
-"""Answers made of contents: one alone, several whose lengths are known, or any number as they come.
+"""Sends answers made of contents: one content, parts of known lengths, or a stream of parts.
 
     one content, or parts of known length    Content-Length, ETag, ranges (206, 416), If-None-Match (304)
-    parts as they come                       chunked; no ranges, since nobody knows where they would lie
+    a stream of parts                        chunked; no ranges, since the offsets are not known
 
-Both with the boundary that follows from the entity tag, and both alike for HEAD.
+The multipart boundary is derived from the entity tag. HEAD gets the same headers.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 IMMUTABLE: Final = "private, max-age=31536000, immutable"
-"""Of what never changes under its URL: instances and their frames."""
-CHANGING: Final = "private, no-cache"
-"""Of what does: a client asks each time, and has 304 mostly."""
+"""Cache-Control for resources that never change: instances and their frames."""
+MUTABLE: Final = "private, no-cache"
+"""Cache-Control for resources that can change: a client checks each time, and mostly gets 304."""
 SMALL_BYTES: Final = 16 << 10
-"""Less than that waits for what comes behind it: a system call costs more than a copy."""
+"""A smaller piece is sent together with the next one: a system call costs more than a copy."""
 VARY: Final = "Accept, Accept-Encoding, Authorization"
 
 
@@ -46,84 +46,84 @@ async def send(
     cache: str = IMMUTABLE,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Parts that are there. `media_type`: of those of a multipart body; "": there is one, which is the body."""
+    """Sends parts. `media_type`: of the parts of a multipart body; "": the body is the only part."""
     common = {"ETag": etag, "Cache-Control": cache, "Vary": VARY, **(headers or {})}
     if conditional.is_unchanged(request.headers, etag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=common)
     layout = _Layout.of(request, parts, etag, media_type)
     common |= layout.headers
-    asked = None
+    byte_range = None
     if layout.length is not None and layout.has_ranges:
         common["Accept-Ranges"] = "bytes"
         try:
-            asked = conditional.byte_range(request.headers, etag, layout.length)
+            byte_range = conditional.byte_range(request.headers, etag, layout.length)
         except Unsatisfiable as error:
             common.pop("Content-Type")
             common["Content-Range"] = f"bytes */{error.length}"
             return web.Response(status=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=common)
-    if asked is not None:
-        common["Content-Range"] = f"bytes {asked[0]}-{asked[1] - 1}/{layout.length}"
-    response = Streamed(status=HTTPStatus.PARTIAL_CONTENT if asked else HTTPStatus.OK, headers=common)
+    if byte_range is not None:
+        common["Content-Range"] = f"bytes {byte_range[0]}-{byte_range[1] - 1}/{layout.length}"
+    response = StreamedResponse(status=HTTPStatus.PARTIAL_CONTENT if byte_range else HTTPStatus.OK, headers=common)
     if layout.length is None:
         response.enable_chunked_encoding()
     else:
-        start, stop = asked or (0, layout.length)
+        start, stop = byte_range or (0, layout.length)
         response.content_length = stop - start
     await response.prepare(request)
     if not request.is_head:
         body = _Body(request, response.content_length)
-        async for chunk in layout.chunks(asked):
-            await body.give(chunk)
+        async for chunk in layout.chunks(byte_range):
+            await body.write(chunk)
         await body.flush()
     await response.write_eof()
     return response
 
 
-class Streamed(web.StreamResponse):
-    """An answer whose headers leave with the first bytes of its body."""
+class StreamedResponse(web.StreamResponse):
+    """An answer whose headers are sent together with the first bytes of its body."""
 
     _send_headers_immediately = False
 
 
 class _Body:
-    """A body on its way: small pieces leave together with large ones, and other connections have turns between them."""
+    """Sends a body: small pieces are sent together with large ones, and other connections get a turn between pieces."""
 
-    def __init__(self, request: Request, left: int | None = None) -> None:
-        """`left`: how many bytes come; None: nobody knows."""
+    def __init__(self, request: Request, remaining: int | None = None) -> None:
+        """`remaining`: the number of bytes to come; None: it is not known."""
         self._request = request
         self._writer = request.answer_writer
-        self._left = left
-        self._held: list[Buffer] = []
-        self._held_bytes = 0
+        self._remaining = remaining
+        self._pending: list[Buffer] = []
+        self._pending_bytes = 0
         self._has_sent = False
 
-    async def give(self, chunk: Buffer) -> None:
+    async def write(self, chunk: Buffer) -> None:
         """Sends a piece, or holds it back for the next."""
         length = len(chunk)  # type: ignore[arg-type]
-        self._held.append(chunk)
-        self._held_bytes += length
-        self._left = None if self._left is None else self._left - length
-        if self._held_bytes >= SMALL_BYTES and (self._left is None or self._left >= SMALL_BYTES):
+        self._pending.append(chunk)
+        self._pending_bytes += length
+        self._remaining = None if self._remaining is None else self._remaining - length
+        if self._pending_bytes >= SMALL_BYTES and (self._remaining is None or self._remaining >= SMALL_BYTES):
             await self.flush()
 
     async def flush(self) -> None:
-        """Sends what is held back."""
-        if self._held:
+        """Sends the pending pieces."""
+        if self._pending:
             await self._take_turns()
-            held, self._held, self._held_bytes = self._held, [], 0
-            await self._writer.write_together(held)
+            pending, self._pending, self._pending_bytes = self._pending, [], 0
+            await self._writer.write_together(pending)
 
-    async def give_part(self, head: bytes, content: Content) -> None:
-        """Sends a part: a stored instance by the short way if it can leave so."""
-        whole = content.checked_whole if isinstance(content, Ranges) else None
+    async def write_part(self, head: bytes, content: Content) -> None:
+        """Sends a part: a stored instance past the transport if possible."""
+        whole = content.whole_instance if isinstance(content, Ranges) else None
         if whole is not None and whole[1].length >= SMALL_BYTES:
             await self._take_turns()
-            if self._leaves_at_once(head + whole[0], whole[1]):
+            if self._send_directly(head + whole[0], whole[1]):
                 await self._writer.drain()
                 return
-        await self.give(head)
+        await self.write(head)
         async for chunk in content.chunks(0, None):
-            await self.give(chunk)
+            await self.write(chunk)
 
     async def _take_turns(self) -> None:
         """Lets the loop serve others before the next piece, but not between the last one and the end."""
@@ -131,25 +131,25 @@ class _Body:
             await asyncio.sleep(0)
         self._has_sent = True
 
-    def _leaves_at_once(self, before: bytes, stored: StoredInstance) -> bool:
-        """Whether a stored instance has been sent, with what stands before it, as one chunk."""
+    def _send_directly(self, before: bytes, stored: StoredInstance) -> bool:
+        """Sends a stored instance and the bytes before it as one chunk past the transport; False: not possible."""
         connection, outlet, writer = self._request.connection, self._request.outlet, self._writer
         length = stored.length
         if not writer.chunked or not connection.is_direct:
             return False
-        before = b"".join([*self._held, before])
+        before = b"".join([*self._pending, before])
         before = b"%s%x\r\n%s" % (writer.waiting_headers, len(before) + length, before)
         if not outlet.fits(len(before) + length + 2) or not outlet.fill(before, stored, 0, length, b"\r\n"):
             return False
         if outlet.crc() != stored.instance.position.payload_crc:
-            return False  # the usual way says so, and notes it
+            return False  # the usual path reports and records the damage
         writer.sent_past(outlet.send(connection))
-        self._held, self._held_bytes = [], 0
+        self._pending, self._pending_bytes = [], 0
         return True
 
 
 class _Layout:
-    """What is where in a body."""
+    """The pieces of a body and their offsets."""
 
     def __init__(self, parts: Sequence[Part], writer: Writer | None, headers: dict[str, str]) -> None:
         self.headers = headers
@@ -163,13 +163,13 @@ class _Layout:
         lengths = [part.content.length for part in parts]
         self._lengths = [length for length in lengths if length is not None]
         self.length: int | None = None
-        """Of the body; None: nobody knows."""
+        """The body's length; None: it is not known."""
         if len(self._lengths) == len(parts):
             self.length = writer.length(self._heads, self._lengths) if writer is not None else sum(self._lengths)
 
     @classmethod
     def of(cls, request: Request, parts: Sequence[Part], etag: str, media_type: str) -> _Layout:
-        """`media_type`: "" for a body that is the one part."""
+        """The layout of parts. `media_type`: "" if the body is the only part."""
         if media_type:
             writer = Writer(_boundary(request, etag), media_type)
             return cls(parts, writer, {"Content-Type": writer.content_type})
@@ -178,9 +178,9 @@ class _Layout:
             headers["Content-Location"] = parts[0].location
         return cls(parts, None, headers)
 
-    async def chunks(self, asked: tuple[int, int] | None) -> AsyncIterator[Buffer]:
-        """The body, or what is asked for of it."""
-        if asked is None:
+    async def chunks(self, byte_range: tuple[int, int] | None) -> AsyncIterator[Buffer]:
+        """The body, or a range of it."""
+        if byte_range is None:
             for head, part in zip(self._heads, self._parts, strict=True):
                 if head:
                     yield head
@@ -189,7 +189,7 @@ class _Layout:
             if self._writer is not None:
                 yield self._writer.end(len(self._parts))
             return
-        start, stop = asked
+        start, stop = byte_range
         if self._writer is None:
             async for chunk in self._parts[0].content.chunks(start, stop):
                 yield chunk
@@ -209,15 +209,15 @@ async def send_stream(
     etag: str,
     media_type: str,
     *,
-    cache: str = CHANGING,
+    cache: str = MUTABLE,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """Parts as they come. The first one is waited for before the headers, so that its failure is an answer."""
+    """Sends a stream of parts. The headers wait for the first one, so that its failure gets an error response."""
     common = {"ETag": etag, "Cache-Control": cache, "Vary": VARY, **(headers or {})}
     if conditional.is_unchanged(request.headers, etag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=common)
     writer = Writer(_boundary(request, etag), media_type)
-    response = Streamed(headers={**common, "Content-Type": writer.content_type, "Accept-Ranges": "none"})
+    response = StreamedResponse(headers={**common, "Content-Type": writer.content_type, "Accept-Ranges": "none"})
     if request.is_head:
         await response.prepare(request)
         await response.write_eof()
@@ -228,21 +228,21 @@ async def send_stream(
     await response.prepare(request)
     request.connection.hold_unsent(0)
     try:
-        await _give_parts(_Body(request), writer, first, parts)
+        await _write_parts(_Body(request), writer, first, parts)
     finally:
         request.connection.hold_unsent(UNSENT_BYTES_MAX)
     await response.write_eof()
     return response
 
 
-async def _give_parts(body: _Body, writer: Writer, first: Part | None, others: AsyncIterator[Part]) -> None:
+async def _write_parts(body: _Body, writer: Writer, first: Part | None, others: AsyncIterator[Part]) -> None:
     count, part = 0, first
     while part is not None:
         head = writer.head(count, part.content_type, part.location, part.content.length)
-        await body.give_part(head, part.content)
+        await body.write_part(head, part.content)
         count += 1
         part = await anext(others, None)
-    await body.give(writer.end(count))
+    await body.write(writer.end(count))
     await body.flush()
 
 
@@ -251,5 +251,5 @@ def _boundary(request: Request, etag: str) -> str:
 
 
 def boundary(secret: bytes, etag: str) -> str:
-    """The boundary of a body; `secret`: the archive's."""
+    """The multipart boundary of a body; `secret`: the archive's."""
     return boundary_of(secret, etag.encode())

@@ -1,4 +1,4 @@
-"""What the path of a request names: stored instances, or why there are none."""
+"""The stored instances that the path of a request names, or the reason why there are none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 INSTANCES_MAX: Final = 50_000
-"""Of one answer: the list of them takes 30 MB. Studies of perfusion and diffusion have some ten thousand."""
+"""Instances in one answer: their list takes 30 MB. Perfusion and diffusion studies have some ten thousand."""
 
 UID_CHARACTERS_MAX: Final = 128
 """The standard has 64; old archives hold longer ones."""
@@ -27,10 +27,10 @@ _WILDCARDS: Final = re.compile(r"[*?\\]")
 
 
 def uid_of(request: Request, name: str) -> str:
-    """A UID of the path. Raises NotFound for what can be none."""
+    """A UID of the path. Raises NotFound for a text that cannot be a UID."""
     uid = request.path_values[name]
     if not _UID.fullmatch(uid) or _WILDCARDS.search(uid):
-        raise NotFound("the path holds something that is no UID")
+        raise NotFound("the path has a segment that is not a UID")
     return uid
 
 
@@ -41,7 +41,7 @@ def instance_of(request: Request) -> Instance:
 
 
 def named_instance(request: Request, study: str, series: str, uid: str) -> Instance:
-    """The instance of these UIDs. Raises NotFound, Gone."""
+    """The instance with these UIDs. Raises NotFound, Gone."""
     archive = request.engine.archive
     instance = archive.instance(uid)
     if instance is None:
@@ -63,17 +63,17 @@ async def instances_of(request: Request) -> list[Instance]:
         with archive.contents(study, series) as selection:
             while selection.gather():
                 if len(selection) > INSTANCES_MAX:
-                    raise TooLarge(f"more than {INSTANCES_MAX} instances: ask series by series, or one by one")
+                    raise TooLarge(f"more than {INSTANCES_MAX} instances: retrieve the series or instances one by one")
             return [instance for batch in selection.batches() for instance in batch]
 
-    found = await request.engine.pools.index.run(read)
-    if not found:
+    instances = await request.engine.pools.index.run(read)
+    if not instances:
         raise missing(request, study, series)
-    return found
+    return instances
 
 
 def missing(request: Request, study: str, series: str | None) -> NotFound | Gone:
-    """Why there is nothing of a study, or of a series."""
+    """The error for a study or series without instances."""
     name = f"study {study}" if series is None else f"series {series}"
     if request.engine.archive.was_entity_deleted(study, series):
         return Gone(f"{name} was deleted")
@@ -82,7 +82,7 @@ def missing(request: Request, study: str, series: str | None) -> NotFound | Gone
 
 @contextmanager
 def pinned(request: Request, instances: Sequence[Instance]) -> Iterator[None]:
-    """Keeps instances readable within the context, though they are deleted meanwhile."""
+    """Keeps instances readable within the context, even if they are deleted meanwhile."""
     with request.engine.archive.retrieval.pin({instance.position.segment_id for instance in instances}):
         yield
 
@@ -101,10 +101,10 @@ def url_under(root: str, instance: Instance) -> str:
 
 
 def root_of(request: Request) -> str:
-    """What the URLs of studies begin with."""
+    """The part of study URLs before `/studies`."""
     return request.root + DICOMWEB
 
 
 def identity_of(instance: Instance) -> str:
-    """What tells the bytes of an instance from any others, for entity tags."""
+    """Identifies the stored bytes of an instance, for entity tags."""
     return f"{instance.stamp:x}.{instance.position.payload_length:x}.{instance.position.payload_crc:08x}"

@@ -1,11 +1,11 @@
 """STOW-RS: instances in the body of a request (PS3.18 10.5).
 
-    multipart/related      parts of application/dicom, in any number and of any size
+    multipart/related      parts of application/dicom, in any number and of any size,
                            or metadata and bulk data (`stow_model`)
-    application/dicom      one file, which PS3.18 leaves out and clients send
+    application/dicom      one file, which is not in PS3.18 but used by clients
 
-Instances are stored as they come, whatever follows them; the answer is sent when all of them are (see `upload`, and
-`stow_response` for what it says). A part without a Content-Type is of the type that the whole names.
+Each instance is stored when it has arrived, whatever follows it; the response is sent when all are stored (`upload`,
+`stow_response`). A part without a Content-Type has the type that the multipart header names.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
 
 async def store(request: Request) -> web.StreamResponse:
-    """Stores what the body holds."""
+    """Stores the instances of the body."""
     media_type = choices_of(request, OFFERS)[0].offer.media_type
     study = uid_of(request, "study") if "study" in request.path_values else None
     if request.engine.archive.is_read_only:
-        raise ArchiveReadOnly("this archive takes nothing in")
+        raise ArchiveReadOnly("this archive is read-only")
     content_type = parse_media_type(request.headers.get("Content-Type", ""))
     response = StoreResponse(root_of(request), study)
     uploads = Uploads(request.engine, request.principal, response, study)
@@ -58,10 +58,10 @@ async def store(request: Request) -> web.StreamResponse:
 
 
 class _Body:
-    """The body of a request, taken apart."""
+    """Reads the parts of a request's body."""
 
     def __init__(self, request: Request, boundary: str) -> None:
-        """`boundary`: "" for a body that is one file."""
+        """`boundary`: "" if the body is one file."""
         self._request = request
         self._reader = Reader(boundary, request.blocks)
         self._has_ended = False
@@ -74,15 +74,15 @@ class _Body:
         return self._reader.part_count
 
     async def next(self) -> list[Event]:
-        """What has come of it since the last call; empty: it has ended. Raises MultipartError."""
+        """The events since the last call; empty: the body has ended. Raises MultipartError."""
         if self._has_ended:
             return []
-        if events := await self._received():
+        if events := await self._receive():
             return events
         self._has_ended = True
         return self._reader.finish()
 
-    async def _received(self) -> list[Event]:
+    async def _receive(self) -> list[Event]:
         direct, content = self._request.direct_body, self._request.content
         if direct is not None:
             return await direct.events()
@@ -92,7 +92,7 @@ class _Body:
         return events
 
     def stop(self) -> None:
-        """Nobody reads on."""
+        """Ends reading: the rest of the body is dropped."""
         if self._request.direct_body is not None:
             self._request.direct_body.drop()
         self._reader.stop()
@@ -113,16 +113,16 @@ async def _store_one(body: _Body, uploads: Uploads) -> None:
 async def _store_parts(
     request: Request, content_type: MediaType, body: _Body, uploads: Uploads, response: StoreResponse
 ) -> None:
-    """Each part is one. Raises MultipartError when there was none before the body turned out to be wrong."""
-    usual = parse_media_type(content_type.parameter("type"))
+    """Each part is a file, or metadata, or bulk data. Raises MultipartError if an invalid body has no instance."""
+    default_type = parse_media_type(content_type.parameter("type"))
     models: Models | None = None
     sink: Uploads | Models | None = None
     try:
         while events := await body.next():
             for event in events:
                 if isinstance(event, PartBegin):
-                    part_type = event.content_type or usual
-                    if part_type is None or _is_file(part_type, usual, has_models=models is not None):
+                    part_type = event.content_type or default_type
+                    if part_type is None or _is_file(part_type, default_type, has_models=models is not None):
                         uploads.begin()
                         sink = uploads
                     elif models is not None or part_type.name in METADATA_TYPES:
@@ -148,11 +148,11 @@ async def _store_parts(
         response.failed("", "", Reason.CANNOT_UNDERSTAND)
 
 
-def _is_file(content_type: MediaType, usual: MediaType | None, *, has_models: bool) -> bool:
-    """Whether a part is a DICOM file; bytes of no type are, where the whole is of such."""
+def _is_file(content_type: MediaType, default_type: MediaType | None, *, has_models: bool) -> bool:
+    """Whether a part is a DICOM file; application/octet-stream counts if the multipart header allows files."""
     if content_type.name == DICOM:
         return True
-    return content_type.name == OCTET_STREAM and not has_models and (usual is None or usual.name == DICOM)
+    return content_type.name == OCTET_STREAM and not has_models and (default_type is None or default_type.name == DICOM)
 
 
 _CONSUMES: Final = (*(f'{MULTIPART}; type="{name}"' for name in (DICOM, JSON_TYPE, XML_TYPE)), DICOM)

@@ -1,17 +1,18 @@
-"""Instances that come as metadata and bulk data (PS3.18 10.5.1, 8.6.2): put together and handed to `upload` as files.
+"""Assembles instances from metadata and bulk data (PS3.18 10.5.1, 8.6.2), and passes them to `upload` as files.
 
-    application/dicom+json   one part, an array of data sets                 application/dicom+xml   one a part
-    anything else            bulk data, whose Content-Location is the BulkDataURI that stands for it
+    application/dicom+json   one part, an array of data sets
+    application/dicom+xml    one data set in each part
+    others                   bulk data, whose Content-Location is its BulkDataURI
 
-Bulk data waits in a file without a name until the body has ended: its order is the client's, and an instance needs the
-length of what it holds. Several parts of one location are the frames of its pixel data.
+Bulk data is kept in an unnamed file until the end of the body: parts come in any order, and an instance needs the
+lengths of its values. Several parts with the same location are the frames of its pixel data.
 
     application/octet-stream                      native little endian, or any other value
-    image/jpeg, jls, jp2, jphc, …                 one frame each, encapsulated; what the codestream says of itself makes
-                                                  the transfer syntax and those Image Pixel attributes that are missing
+    image/jpeg, jls, jp2, jphc, …                 one frame each, encapsulated; the codestream determines the transfer
+                                                  syntax and missing Image Pixel attributes
     image/png, image/gif                          decoded in a process of the codecs: native
     application/pdf, text/xml, model/…            an Encapsulated Document
-    any with transfer-syntax=…                    one frame each in that transfer syntax
+    any type with transfer-syntax=…               one frame each in that transfer syntax
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ JSON_TYPES: Final = frozenset(("application/dicom+json", "application/json"))
 XML_TYPES: Final = frozenset(("application/dicom+xml",))
 METADATA_TYPES: Final = JSON_TYPES | XML_TYPES
 TEXT_BYTES_MAX: Final = 32 << 20
-"""Of the metadata of one request: a value of Python's for each attribute is held meanwhile."""
+"""The maximum of the metadata of one request, since each attribute is held as a Python object."""
 BULK_PARTS_MAX: Final = 100_000
 
 _GATHERED_BYTES: Final = 1 << 20
@@ -58,7 +59,7 @@ _END: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
 class _Bulk(NamedTuple):
-    """One part of bulk data, where it lies in the file."""
+    """One part of bulk data in the file."""
 
     media_type: str
     transfer_syntax_uid: str
@@ -68,7 +69,7 @@ class _Bulk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Frames:
-    """Pixel data that is encapsulated."""
+    """Encapsulated pixel data."""
 
     transfer_syntax_uid: str
     ranges: tuple[tuple[int, int], ...]
@@ -90,15 +91,15 @@ class Models:
         self._bulk: dict[str, list[_Bulk]] = {}
         self._bulk_count = 0
         self._location = ""
-        """Of the part that comes."""
+        """The location of the current part."""
         self._source: Source | None = None
         self._pictures: Source | None = None
-        """The native pixel data of the instance under way, if it came as PNG or GIF."""
+        """The native pixel data of the current instance if it was sent as PNG or GIF."""
 
     # -- parts ------------------------------------------------------------------------------------
 
     def begin(self, content_type: MediaType, location: str) -> None:
-        """A part that is no file begins."""
+        """Begins a part with metadata or bulk data."""
         if content_type.name in METADATA_TYPES:
             self._text, self._is_xml = bytearray(), content_type.name in XML_TYPES
             return
@@ -126,7 +127,7 @@ class Models:
             await self._flush()
 
     async def end(self) -> None:
-        """The part is whole. Raises DataSetError."""
+        """Ends the part. Raises DataSetError."""
         if self._text is None:
             parts = self._bulk[self._location]
             parts[-1] = parts[-1]._replace(length=self._spooled - parts[-1].offset)
@@ -147,7 +148,7 @@ class Models:
     # -- instances --------------------------------------------------------------------------------
 
     async def store(self, uploads: Uploads) -> None:
-        """Puts each instance together and hands it over."""
+        """Assembles each instance and passes it on."""
         await self._flush()
         self._source = self._spool.source()
         models, self._models = self._models, []
@@ -155,7 +156,7 @@ class Models:
             sop_class_uid, sop_instance_uid = _text(model, "00080016"), _text(model, "00080018")
             try:
                 await self._decode_pictures(model)
-                draft, frames, syntax_uid = await self._engine.pools.slow.run(lambda model=model: self._drafted(model))  # type: ignore[misc]
+                draft, frames, syntax_uid = await self._engine.pools.slow.run(lambda model=model: self._draft(model))  # type: ignore[misc]
             except EngineError as error:
                 uploads.refuse(error, sop_class_uid, sop_instance_uid)
                 continue
@@ -199,8 +200,8 @@ class Models:
         _describe_raster(model, first._replace(frame_count=frame_count))
         self._pictures = spool.source()
 
-    def _drafted(self, model: Model) -> tuple[Draft, _Frames | None, str]:
-        """A data set with its gaps, its pixel data if that is encapsulated, and its transfer syntax."""
+    def _draft(self, model: Model) -> tuple[Draft, _Frames | None, str]:
+        """A data set with gaps for bulk data, its pixel data if encapsulated, and its transfer syntax."""
         frames: _Frames | None = None
         uri = _pixel_uri(model)
         if uri is not None and self._pictures is None:
@@ -209,7 +210,7 @@ class Models:
                 frames = self._frames(parts, model)
                 model[_PIXEL_DATA] = {"vr": "OB", "BulkDataURI": uri}
             elif any(part.media_type != OCTET_STREAM for part in parts):
-                raise InstanceRefused(f"pixel data of {parts[0].media_type[:80]} is not taken")
+                raise InstanceRefused(f"pixel data of {parts[0].media_type[:80]} is not supported")
         self._describe_document(model)
         draft = model_reader.draft(model)
         for gap in draft.bulk_data:
@@ -219,7 +220,7 @@ class Models:
     def _parts_of(self, uri: str) -> list[_Bulk]:
         parts = self._bulk.get(uri)
         if not parts:
-            raise InstanceRefused("a BulkDataURI is the Content-Location of no part")
+            raise InstanceRefused("no part has the BulkDataURI as its Content-Location")
         return parts
 
     def _describe_document(self, model: Model) -> None:
@@ -230,32 +231,32 @@ class Models:
             _default(model, "00420015", "UL", parts[0].length)
 
     def _frames(self, parts: list[_Bulk], model: Model) -> _Frames:
-        """Encapsulated pixel data; puts what it says of itself into the model where that is missing."""
+        """Encapsulated pixel data; adds missing Image Pixel attributes from it to the model."""
         assert self._source is not None
-        described: Codestream | None = None
+        first: Codestream | None = None
         ranges = []
         for part in parts:
             start, length = part.offset, part.length
             if part.media_type in _FRAME_TYPES and part.media_type not in ("image/dicom-rle", "image/jxl"):
-                found = describe(bytes(self._source.read(start, min(length, LOOK_BYTES_MAX))))
-                described = described or found
-                if found.transfer_syntax_uid != described.transfer_syntax_uid:
-                    raise DataSetError("the frames are of several transfer syntaxes")
-                stop = length if found.stop is None else min(found.stop, length)
-                start, length = start + found.start, stop - found.start
+                codestream = describe(bytes(self._source.read(start, min(length, LOOK_BYTES_MAX))))
+                first = first or codestream
+                if codestream.transfer_syntax_uid != first.transfer_syntax_uid:
+                    raise DataSetError("the frames have different transfer syntaxes")
+                stop = length if codestream.stop is None else min(codestream.stop, length)
+                start, length = start + codestream.start, stop - codestream.start
             ranges.append((start, length))
         named = parts[0].transfer_syntax_uid
-        if described is not None:
-            _describe_pixels(model, described, len(parts))
-            syntax_uid = described.transfer_syntax_uid
+        if first is not None:
+            _describe_pixels(model, first, len(parts))
+            syntax_uid = first.transfer_syntax_uid
         else:
             syntax_uid = named or IMAGE_TYPES.get(parts[0].media_type, ("",))[0]
         if not transfer_syntax.of(syntax_uid).known or not transfer_syntax.of(syntax_uid).encapsulated:
-            raise InstanceRefused("pixel data of this transfer syntax is not taken", Refusal.TRANSFER_SYNTAX)
+            raise InstanceRefused("pixel data of this transfer syntax is not supported", Refusal.TRANSFER_SYNTAX)
         return _Frames(syntax_uid, tuple(ranges))
 
     async def _pieces(self, draft: Draft, frames: _Frames | None, model: Model) -> AsyncIterator[bytes]:
-        """The data set as it is stored."""
+        """The pieces of the data set."""
         pixels = model.get(_PIXEL_DATA, {}).get("BulkDataURI") if frames is not None else None
         for piece in draft.pieces:
             if isinstance(piece, bytes):
@@ -309,7 +310,7 @@ def _write(spool: Spool, piece: Buffer) -> None:
     try:
         spool.write(piece)
     except TranscodeError as error:
-        raise InstanceRefused("out of resources: no room for bulk data", Refusal.OUT_OF_RESOURCES) from error
+        raise InstanceRefused("out of resources: no disk space for bulk data", Refusal.OUT_OF_RESOURCES) from error
 
 
 def _is_encapsulated(part: _Bulk) -> bool:
@@ -384,7 +385,7 @@ def _default(model: Model, key: str, vr: str, value: Any) -> None:
 
 
 def _text(model: Model, key: str) -> str:
-    """The one text of an attribute; "" where there is none."""
+    """The first value of an attribute if it is a short text, otherwise ""."""
     attribute = model.get(key)
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     value = values[0] if isinstance(values, list) and values else ""

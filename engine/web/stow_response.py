@@ -1,18 +1,19 @@
-"""What STOW-RS answers: the Store Instances Response Module (PS3.18 10.5.3, PS3.3 C.36.1), grown item by item.
+"""The response of STOW-RS: the Store Instances Response Module (PS3.18 10.5.3, PS3.3 C.36.1), built item by item.
 
-    0008,1190   Retrieve URL of the study, where all that was stored is of one; always there, empty otherwise
+    0008,1190   Retrieve URL of the study if all stored instances are of one study, otherwise empty
     0008,1198   Failed SOP Sequence           class, instance, failure reason
     0008,1199   Referenced SOP Sequence       class, instance, Retrieve URL, warning reason
-    0008,119A   Other Failures Sequence       failure reason: of what has no identity
+    0008,119A   Other Failures Sequence       failure reason of parts without UIDs
 
-A sequence without items is left out: clients in the field read an empty one as a failure. Nothing is kept of an
-instance but its item, as JSON text. A long sequence is kept compressed and sent piece by piece: its items are nearly
-equal, so fifty thousand of them take a megabyte, and not twenty.
+A sequence without items is left out: some clients take an empty one for a failure. Only the encoded item of each
+instance is kept. A long sequence is kept compressed and sent piece by piece: its items are nearly equal, so fifty
+thousand of them take one megabyte instead of twenty.
 
-    200   all was stored            409   nothing was
-    202   some was not, or with a warning
-    415   nothing was, and all of it was of media types that are not taken
-    503   nothing was, and all of it for want of resources: with Retry-After
+    200   all instances were stored
+    202   some were not stored, or stored with a warning
+    409   none was stored
+    415   none was stored, all because their media types are not supported
+    503   none was stored, all because of missing resources: with Retry-After
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ _REFUSALS: Final[Mapping[Refusal, Reason]] = {
 
 
 def reason_of(error: BaseException) -> Reason:
-    """The Failure Reason of an instance that was not stored."""
+    """The Failure Reason for an instance that was not stored."""
     if isinstance(error, InstanceRefused):
         return _REFUSALS[error.refusal]
     if isinstance(error, ArchiveReadOnly):
@@ -86,7 +87,7 @@ class StoreResponse:
     """The answer to one request."""
 
     def __init__(self, root: str, study_instance_uid: str | None) -> None:
-        """`root`: what URLs of studies begin with, up to and without `/studies`."""
+        """`root`: the part of study URLs before `/studies`."""
         self._root = f"{root}/studies/"
         self._study = study_instance_uid
         self._is_one_study = True
@@ -95,11 +96,11 @@ class StoreResponse:
         self.failed_count = 0
         self._warning_count = 0
         self._unsupported_count = 0
-        self._short_count = 0
-        """Failures for want of resources."""
+        self._resource_failure_count = 0
+        """Failures because of missing resources."""
 
     def stored(self, sop_class_uid: str, sop_instance_uid: str, study: str, series: str, warning: int = 0) -> None:
-        """An instance that is stored."""
+        """Adds an instance that is stored."""
         self.stored_count += 1
         if self._study is None:
             self._study = study
@@ -114,9 +115,9 @@ class StoreResponse:
         self._stored.append(item)
 
     def failed(self, sop_class_uid: str, sop_instance_uid: str, reason: int) -> None:
-        """An instance that is not; empty UIDs are not known."""
+        """Adds an instance that is not stored; "": the UID is not known."""
         self.failed_count += 1
-        self._short_count += reason == Reason.OUT_OF_RESOURCES
+        self._resource_failure_count += reason == Reason.OUT_OF_RESOURCES
         failure = {"00081197": {"vr": "US", "Value": [reason]}}
         if sop_instance_uid:
             self._failed.append({**_identity(sop_class_uid, sop_instance_uid), **failure})
@@ -124,24 +125,24 @@ class StoreResponse:
             self._others.append(failure)
 
     def unsupported(self) -> None:
-        """A part of a media type that is not taken."""
+        """Adds a part whose media type is not supported."""
         self._unsupported_count += 1
         self.failed("", "", Reason.CANNOT_UNDERSTAND)
 
     @property
     def status(self) -> int:
-        """As far as it goes."""
+        """The HTTP status for the items so far."""
         if self.stored_count:
             is_all = not self.failed_count and not self._warning_count
             return HTTPStatus.OK if is_all else HTTPStatus.ACCEPTED
-        if self.failed_count and self._short_count == self.failed_count:
+        if self.failed_count and self._resource_failure_count == self.failed_count:
             return HTTPStatus.SERVICE_UNAVAILABLE
         if self.failed_count and self._unsupported_count == self.failed_count:
             return HTTPStatus.UNSUPPORTED_MEDIA_TYPE
         return HTTPStatus.CONFLICT
 
     async def send(self, request: Request, media_type: str) -> web.StreamResponse:
-        """Answers the request. The Content-Type has no charset, because clients compare it as a whole."""
+        """Sends the HTTP response. Its Content-Type has no charset, since clients compare it as text."""
         headers = {"Content-Type": media_type}
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(RETRY_S)
@@ -232,4 +233,3 @@ def _identity(sop_class_uid: str, sop_instance_uid: str) -> dict[str, Any]:
         "00081150": {"vr": "UI", **class_value},
         "00081155": {"vr": "UI", "Value": [sop_instance_uid]},
     }
-

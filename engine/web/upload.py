@@ -1,12 +1,12 @@
-"""Instances on their way in as DICOM files in pieces (PS3.10): each is handed to the one way in, its answer noted.
+"""Receives instances as DICOM files (PS3.10) in pieces, passes them to the ingestor, and records the answers.
 
-    preamble, group 0002 ─► request: transfer syntax, who sends
-    data set             ─► gathered: pieces where they were received, with their crc32c
-       whole, short        ─► ingestor.offer: several are on their way, and one sync is for all of them
-       long, or no memory  ─► ingestor.begin_stream: a piece is written while the next one is gathered
+    preamble, group 0002 ─► store request: transfer syntax, sender
+    data set             ─► pieces in the memory where they were received, with their crc32c
+       complete, short     ─► ingestor.offer: several at once, which share one sync
+       long, or no memory  ─► ingestor.begin_stream: a piece is written while the next one is received
 
-Nothing of an instance is kept but its item in the response. What has been handed over is stored whatever becomes of
-the request; what is half here when it ends is given up.
+Only the response item of an instance is kept. An instance that was passed to the ingestor is stored even if the request
+fails later; an incomplete one is dropped.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ if TYPE_CHECKING:
 
 logger = log.get("web.stow")
 
-ON_THE_WAY_MAX: Final = 64
-"""Instances of one request that are not answered yet. What is gathered while the disk syncs is the next group; more
-than this makes no group better."""
+UNANSWERED_MAX: Final = 64
+"""Instances of one request that the ingestor has not answered yet. Instances that arrive during a sync form the next
+group; larger groups are not faster."""
 
 JOINED_BYTES_MAX: Final = 16 << 10
-"""Shorter pieces of bytes are copied together: each buffer is an object, and a step for whoever reads them."""
+"""Shorter pieces are joined by copying: each buffer is an object, and costs time when it is read."""
 
 STREAM_PIECE_BYTES: Final = 4 << 20
-"""What is gathered of a long object before it is written."""
+"""Bytes of a long data set that are collected before they are written."""
 
 
 class _File:
-    """One file while it comes."""
+    """One file while it is received."""
 
     __slots__ = (
         "began_at", "bytes_length", "crc", "error", "held", "length", "meta", "pieces", "request", "stream",
@@ -57,20 +57,20 @@ class _File:
         self.held = 0
         """Bytes in the pieces."""
         self.bytes_length = 0
-        """How many of these the budget knows of from us: views of blocks are counted by their pool."""
+        """Bytes that we added to the budget; views of blocks are counted by their pool."""
         self.length = 0
-        """Of the data set so far."""
+        """Bytes of the data set so far."""
         self.crc = 0
-        """Of the data set so far; before it is known where that begins, from `summed_from`."""
+        """crc32c of the data set so far; before its offset is known, of the bytes from `summed_from`."""
         self.summed_from = -1
-        """-1: pieces come without the checksum of the data set."""
+        """-1: pieces have no checksum of the data set."""
         self.meta: part10.FileMeta | None = None
         self.request: StoreRequest | None = None
         self.error: EngineError | None = None
-        """Why it is not stored: what is still to come is dropped."""
+        """Why it is not stored; the rest of it is dropped."""
         self.stream: StreamIngest | None = None
         self.writing: asyncio.Task[None] | None = None
-        """The piece that is being written."""
+        """Writes a piece."""
         self.began_at = perf_counter()
 
 
@@ -92,19 +92,19 @@ class Uploads:
         self._data_set_bytes_max = config.limits.data_set_bytes_max
         self._requests: dict[tuple[str, str], StoreRequest] = {}
         """By transfer syntax and SOP class, which nearly all files of a request share."""
-        self._on_the_way = 0
-        self._answered: asyncio.Future[None] | None = None
+        self._unanswered = 0
+        self._next_answer: asyncio.Future[None] | None = None
         self._file: _File | None = None
 
     # -- one file after another -------------------------------------------------------------------
 
     def begin(self) -> None:
-        """A file begins."""
+        """Begins a file."""
         self._file = _File()
         self._file.error = self._engine.admission.refusal()
 
     async def add(self, data: bytes | memoryview, summed_from: int = -1, crc: int = 0) -> None:
-        """What follows of the file. `crc`: of it from the offset `summed_from` to here, where that is known."""
+        """Adds the next bytes of the file. `crc`: of the file from the offset `summed_from` to here, if known."""
         file = self._file
         assert file is not None
         if file.error is not None:
@@ -128,7 +128,7 @@ class Uploads:
             await self._make_room(file)
 
     async def end(self) -> None:
-        """The file is whole. Waits while too much is on its way."""
+        """Ends the file. Waits while too many instances are unanswered."""
         file, self._file = self._file, None
         assert file is not None
         if file.error is None and file.request is None:
@@ -137,25 +137,25 @@ class Uploads:
             self._give_back(file)
             self._note(file, Answer(file.error, "", "", "", ""))
             return
-        self._on_the_way += 1
+        self._unanswered += 1
         if file.stream is None:
             self._offer(file)
         else:
             guards.watch(self._engine.loop.create_task(self._finish(file, file.stream)), "upload")
-        while self._on_the_way >= ON_THE_WAY_MAX:
-            await self._one_answered()
+        while self._unanswered >= UNANSWERED_MAX:
+            await self._wait_for_answer()
 
     def refuse(self, error: EngineError, sop_class_uid: str, sop_instance_uid: str) -> None:
-        """An instance that is not even begun."""
+        """Records an instance that cannot be stored, without a file."""
         self._note_refusal(error, sop_class_uid, sop_instance_uid)
 
     async def settle(self) -> None:
-        """Waits until all that was handed over has been answered."""
-        while self._on_the_way:
-            await self._one_answered()
+        """Waits for the answers of all instances."""
+        while self._unanswered:
+            await self._wait_for_answer()
 
     def abandon(self) -> None:
-        """Nothing more comes: what is half here is given up."""
+        """Drops an incomplete file."""
         file, self._file = self._file, None
         if file is not None:
             self._give_back(file)
@@ -180,7 +180,7 @@ class Uploads:
             file.pieces.append(bytearray(data))
 
     def _read_meta(self, file: _File) -> None:
-        """Takes preamble and group 0002 off what has come."""
+        """Parses preamble and group 0002, and removes them from the pieces."""
         if len(file.pieces) == 1:
             view = memoryview(file.pieces[0])
         else:
@@ -201,7 +201,7 @@ class Uploads:
             file.summed_from, file.crc = -1, crc32c(data_set)
 
     def _request(self, meta: part10.FileMeta) -> StoreRequest:
-        """What is known of an instance beside its bytes. Raises InstanceRefused for what is never stored."""
+        """The store request of an instance. Raises InstanceRefused if it can never be stored."""
         syntax_uid, sop_class_uid = meta.transfer_syntax_uid, meta.media_storage_sop_class_uid
         request = self._requests.get((syntax_uid, sop_class_uid))
         if request is not None:
@@ -226,7 +226,7 @@ class Uploads:
         return request
 
     def _drop(self, file: _File, error: EngineError) -> None:
-        """It is not stored; the rest of it is read and forgotten."""
+        """Refuses a file; the rest of it is read and dropped."""
         file.error = error
         self._give_back(file)
         if file.stream is not None:
@@ -238,47 +238,47 @@ class Uploads:
         file.pieces, file.held, file.bytes_length = [], 0, 0
 
     def _payload(self, file: _File) -> Payload:
-        """What is gathered, which belongs to the payload from now on."""
-        payload = Payload(file.pieces, file.held, file.crc, partial(self._released, file.bytes_length))
+        """The collected pieces, which belong to the payload from now on."""
+        payload = Payload(file.pieces, file.held, file.crc, partial(self._release, file.bytes_length))
         file.pieces, file.held, file.bytes_length = [], 0, 0
         return payload
 
-    def _released(self, length: int) -> None:
+    def _release(self, length: int) -> None:
         self._budget.taken_bytes -= length
 
     async def _make_room(self, file: _File) -> None:
-        """Memory is short: waits for what is on its way; where nothing is, the file goes on as a stream."""
-        if self._on_the_way:
-            await self._one_answered()
+        """Without memory: waits for unanswered instances; if there are none, the file continues as a stream."""
+        if self._unanswered:
+            await self._wait_for_answer()
         elif file.request is not None:
             self._engine.metrics.counters["stores_streamed_for_memory"] += 1
             await self._write(file)
 
     async def _write(self, file: _File) -> None:
-        """Begins to write what is gathered, when what was gathered before is written."""
+        """Begins to write the collected pieces when the previous ones are written."""
         assert file.request is not None
         try:
             if file.stream is None:
                 file.stream = self._engine.ingestor.begin_stream(file.request)
             if file.writing is not None:
                 await asyncio.shield(file.writing)
-            # A task of its own: a client that goes away must not leave a thread writing what is being given up.
+            # A separate task: if the client disconnects, the write must end before the stream is aborted.
             file.writing = self._engine.loop.create_task(file.stream.write(self._payload(file)))
         except EngineError as error:
             self._drop(file, error.without_frames())
 
     def _offer(self, file: _File) -> None:
-        """Hands a whole file over."""
+        """Passes a complete file to the ingestor."""
         assert file.request is not None
         payload = self._payload(file)
         try:
             self._engine.ingestor.offer(payload, file.request, partial(self._take_answer, file))
         except Exception as error:
             payload.release()
-            self._take_answer(file, _of_crash(error))
+            self._take_answer(file, _crash_answer(error))
 
     async def _finish(self, file: _File, stream: StreamIngest) -> None:
-        """Hands over what is left of a stream."""
+        """Writes the rest of a stream."""
         last = self._payload(file)
         try:
             if file.writing is not None:
@@ -290,19 +290,19 @@ class Uploads:
             if isinstance(error, EngineError):
                 answer = Answer(error.without_frames(), "", "", "", "")
             else:
-                answer = _of_crash(error)
+                answer = _crash_answer(error)
         self._take_answer(file, answer)
 
     def _take_answer(self, file: _File, answer: Answer) -> None:
-        self._on_the_way -= 1
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(None)
+        self._unanswered -= 1
+        if self._next_answer is not None and not self._next_answer.done():
+            self._next_answer.set_result(None)
         self._engine.metrics.store_latency_s.observe(perf_counter() - file.began_at)
         self._note(file, answer)
 
-    async def _one_answered(self) -> None:
-        self._answered = self._engine.loop.create_future()
-        await self._answered
+    async def _wait_for_answer(self) -> None:
+        self._next_answer = self._engine.loop.create_future()
+        await self._next_answer
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -328,21 +328,21 @@ class Uploads:
     def _warning(self, outcome: Outcome) -> int:
         if outcome is Outcome.TRUNCATED:
             return Reason.ELEMENTS_DISCARDED
-        is_told = outcome is Outcome.KEPT_ASIDE and self._engine.config.duplicates_answer == "warning"
-        return Reason.COERCED if is_told else 0
+        has_warning = outcome is Outcome.KEPT_ASIDE and self._engine.config.duplicates_answer == "warning"
+        return Reason.COERCED if has_warning else 0
 
 
-def _of_crash(error: Exception) -> Answer:
+def _crash_answer(error: Exception) -> Answer:
     logger.error("storing an instance crashed", error=repr(error))
     return Answer(StorageError(f"the store failed: {error!r}"), "", "", "", "")
 
 
 async def _abort(stream: StreamIngest, writing: asyncio.Task[None] | None) -> None:
-    """Leaves nothing of a stream, once what is being written of it is written."""
+    """Removes a stream after its current write."""
     try:
         if writing is not None:
             await asyncio.gather(writing, return_exceptions=True)
         await stream.abort()
     except EngineError as error:
-        # Recovery removes what is left of it.
-        logger.error("half a large object stays on the disk", error=str(error))
+        # Recovery removes it.
+        logger.error("an incomplete large instance was not removed", error=str(error))

@@ -1,11 +1,11 @@
-"""Who the client is, and how it reaches us: from the socket, from a proxy that is trusted, from the request.
+"""The client's address, and the URL by which it reaches us: from the socket, a trusted proxy, or the request.
 
     public_root is set          every URL begins with it
     else a trusted proxy        Forwarded (RFC 7239), else X-Forwarded-Proto, -Host, -Port, -Prefix
-    else the request            its Host header, with the socket's port when that is missing, and the socket's scheme
+    else the request            its Host header, with the socket's port if it has none, and the socket's scheme
 
-Some clients leave the port out of Host (dicomweb-client for Python): a URL made of that would lead to port 80. What
-anybody says who is no trusted proxy is overlooked.
+Some clients leave the port out of Host (dicomweb-client for Python): a URL built from that would lead to port 80.
+Forwarding headers of anybody but a trusted proxy are ignored.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ _FORWARDED_PAIR = re.compile(r'\s*([A-Za-z]+)\s*=\s*(?:"([^"]*)"|([^;,"\s]*))\s*
 _PLAIN_UID = re.compile(r"[0-9.]*")
 
 PROXIES_MAX = 10
-"""So many steps of a chain of proxies are looked at."""
+"""The last steps of a chain of proxies that are evaluated."""
 
 
 def segment(uid: str) -> str:
-    """A UID as one segment of a path: some writers' have other characters than PS3.5 9.1 allows."""
+    """A UID as one segment of a path: some writers use characters that PS3.5 9.1 does not allow."""
     return uid if _PLAIN_UID.fullmatch(uid) else quote(uid, safe="")
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a request says of who sent it and by which URL."""
+    """Who sent a request, and by which URL."""
 
     client: str
     """The client's address."""
     root: str
-    """What the URLs of answers begin with, without a slash at the end."""
+    """The beginning of all URLs in answers, without a slash at the end."""
     host: str
-    """The name by which the client calls us, without a port."""
+    """The host name that the client uses for us, without a port."""
 
 
 def origin_of(
@@ -62,18 +62,18 @@ def origin_of(
     host = headers.get("Host", "")
     if not trusted or not is_in(peer, trusted):
         return _direct(peer, host, scheme, socket_host, socket_port, public_root)
-    said = _of_proxies(headers, peer, trusted)
-    return _origin(said, said.get("host") or host, peer, scheme, socket_host, socket_port, public_root)
+    forwarded = _forwarded(headers, peer, trusted)
+    return _origin(forwarded, forwarded.get("host") or host, peer, scheme, socket_host, socket_port, public_root)
 
 
 @lru_cache(maxsize=1024)
 def _direct(peer: str, host: str, scheme: str, socket_host: str, socket_port: int, public_root: str) -> Origin:
-    """Remembered: all requests of a connection have the same."""
+    """Cached: it is the same for all requests of a connection."""
     return _origin({}, host, peer, scheme, socket_host, socket_port, public_root)
 
 
 def _origin(
-    said: Mapping[str, str],
+    forwarded: Mapping[str, str],
     host: str,
     peer: str,
     scheme: str,
@@ -81,19 +81,20 @@ def _origin(
     socket_port: int,
     public_root: str,
 ) -> Origin:
-    """`said`: by trusted proxies."""
-    client = said.get("for", peer)
+    """`forwarded`: the values from trusted proxies."""
+    client = forwarded.get("for", peer)
     if not _HOST.match(host):
         host = f"[{socket_host}]" if ":" in socket_host else socket_host
     if public_root:
         return Origin(client, public_root.rstrip("/"), _name(host))
-    is_forwarded = "host" in said or "proto" in said
-    scheme = said.get("proto", scheme)
+    is_forwarded = "host" in forwarded or "proto" in forwarded
+    scheme = forwarded.get("proto", scheme)
     if not _has_port(host):
-        port = int(said["port"]) if "port" in said else _DEFAULT_PORTS[scheme] if is_forwarded else socket_port
+        default_port = _DEFAULT_PORTS[scheme] if is_forwarded else socket_port
+        port = int(forwarded.get("port", default_port))
         if port != _DEFAULT_PORTS[scheme]:
             host = f"{host}:{port}"
-    return Origin(client, f"{scheme}://{host}{said.get('prefix', '')}", _name(host))
+    return Origin(client, f"{scheme}://{host}{forwarded.get('prefix', '')}", _name(host))
 
 
 def host_of(root: str) -> str:
@@ -101,35 +102,35 @@ def host_of(root: str) -> str:
     return urlsplit(root).hostname or ""
 
 
-def _of_proxies(headers: Mapping[str, str], peer: str, trusted: tuple[Network, ...]) -> dict[str, str]:
-    """for, proto, host, port, prefix as trusted proxies say; what is malformed is left out."""
+def _forwarded(headers: Mapping[str, str], peer: str, trusted: tuple[Network, ...]) -> dict[str, str]:
+    """for, proto, host, port, prefix from the headers of trusted proxies; malformed values are left out."""
     if "Forwarded" in headers:
         steps = [_pairs(step) for step in headers["Forwarded"].split(",")[-PROXIES_MAX:]]
-        said = _nearest_client([_address(step.get("for", "")) for step in steps], trusted)
-        # The proxy that we talk to stands last; what the client's side of the chain was asked for stands first.
+        values = _nearest_client([_address(step.get("for", "")) for step in steps], trusted)
+        # Our own proxy stands last; the first step has the scheme and the host that the client used.
         for step in reversed(steps):
-            said |= {name: step[name] for name in ("proto", "host") if step.get(name)}
+            values |= {name: step[name] for name in ("proto", "host") if step.get(name)}
     else:
         chain = [_address(part.strip()) for part in headers.get("X-Forwarded-For", "").split(",")[-PROXIES_MAX:]]
-        said = _nearest_client(chain, trusted)
+        values = _nearest_client(chain, trusted)
         for name in ("proto", "host", "port", "prefix"):
             if value := headers.get(f"X-Forwarded-{name.title()}", "").split(",")[0].strip():
-                said[name] = value
-    said["proto"] = said.get("proto", "").lower()
+                values[name] = value
+    values["proto"] = values.get("proto", "").lower()
     valid = {
-        "for": bool(said.get("for")),
-        "proto": said["proto"] in _SCHEMES,
-        "host": bool(_HOST.match(said.get("host", ""))),
-        "port": said.get("port", "").isdecimal() and 0 < int(said["port"]) < 65536,
-        "prefix": bool(_PREFIX.match(said.get("prefix", "").rstrip("/"))),
+        "for": bool(values.get("for")),
+        "proto": values["proto"] in _SCHEMES,
+        "host": bool(_HOST.match(values.get("host", ""))),
+        "port": values.get("port", "").isdecimal() and 0 < int(values["port"]) < 65536,
+        "prefix": bool(_PREFIX.match(values.get("prefix", "").rstrip("/"))),
     }
     if valid["prefix"]:
-        said["prefix"] = said["prefix"].rstrip("/")
-    return {name: value for name, value in said.items() if valid[name]}
+        values["prefix"] = values["prefix"].rstrip("/")
+    return {name: value for name, value in values.items() if valid[name]}
 
 
 def _nearest_client(chain: list[str], trusted: tuple[Network, ...]) -> dict[str, str]:
-    """The last address of a chain that is no trusted proxy: what stands before it, the client may have written."""
+    """The last address of a chain that is not a trusted proxy: the client may have invented those before it."""
     for address in reversed(chain):
         if not address:
             return {}
@@ -143,7 +144,7 @@ def _pairs(step: str) -> dict[str, str]:
 
 
 def _address(text: str) -> str:
-    """The address of a node (RFC 7239 6): without its port; "" when it is none."""
+    """The address of a node (RFC 7239 6) without its port; "" if it is not an address."""
     text = text.strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

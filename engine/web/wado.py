@@ -1,7 +1,7 @@
 """WADO-RS: studies, series and instances (PS3.18 10.4).
 
-What cannot be read and is known for it is left out, and a Warning says so; what turns out to be damaged on the way cuts
-the answer off. A transfer syntax that was not asked for is Explicit VR Little Endian; see `forms`.
+Instances that are known to be unreadable are left out, and a Warning header says so; damage found while an answer is
+sent breaks the answer off. Without a requested transfer syntax it is Explicit VR Little Endian; see `forms`.
 """
 
 from __future__ import annotations
@@ -34,67 +34,64 @@ INSTANCE_OFFERS: Final = (Offer(DICOM, True), Offer(DICOM), Offer(OCTET_STREAM, 
 
 async def instance(request: Request) -> web.StreamResponse:
     """One instance."""
-    found = instance_of(request)
-    choice, syntax_uid = _chosen(choices_of(request, INSTANCE_OFFERS), [found])[0]
+    each = instance_of(request)
+    choice, syntax_uid = _forms_of(choices_of(request, INSTANCE_OFFERS), [each])[0]
     if choice.offer.media_type == OCTET_STREAM:
-        return await bulk_data.pixels_of(request, [found], [choice])
-    with pinned(request, [found]):
-        part = await _part(request, found, choice, syntax_uid)
+        return await bulk_data.pixels_of(request, [each], [choice])
+    with pinned(request, [each]):
+        part = await _part(request, each, choice, syntax_uid)
         is_multipart = choice.offer.is_multipart
-        etag = f'"{identity_of(found)}-{part.content_type.rpartition("=")[2]}-{is_multipart:d}"'
+        etag = f'"{identity_of(each)}-{part.content_type.rpartition("=")[2]}-{is_multipart:d}"'
         return await send(request, [part], etag, media_type=DICOM if is_multipart else "")
 
 
 async def instances(request: Request) -> web.StreamResponse:
     """All instances of a study or of a series."""
     choices = choices_of(request, OFFERS)
-    found = await instances_of(request)
+    all_instances = await instances_of(request)
     if choices[0].offer.media_type == OCTET_STREAM:
-        return await bulk_data.pixels_of(request, found, choices)
+        return await bulk_data.pixels_of(request, all_instances, choices)
     if choices[0].offer.media_type == zip_archive.ZIP:
-        return await zip_archive.send_zip(request, found)
+        return await zip_archive.send_zip(request, all_instances)
     choices = [choice for choice in choices if choice.offer.media_type != zip_archive.ZIP]
-    with pinned(request, found):
+    with pinned(request, all_instances):
         damaged = request.engine.archive.retrieval.damaged_places()
-        there = [each for each in found if each.position[:2] not in damaged] if damaged else found
-        chosen = _chosen(choices, there)
+        readable = [each for each in all_instances if each.position[:2] not in damaged] if damaged else all_instances
+        forms = _forms_of(choices, readable)
         headers = {}
-        if missing := len(found) - len(there):
-            headers["Warning"] = f'299 {root_of(request)} "{missing} instances cannot be read and are left out"'
-        etag = _etag(there, chosen)
+        if left_out := len(all_instances) - len(readable):
+            headers["Warning"] = f'299 {root_of(request)} "{left_out} instances cannot be read and are left out"'
+        etag = _etag(readable, forms)
         if "Range" in request.headers and all(
-            uid == each.transfer_syntax_uid for each, (_, uid) in zip(there, chosen, strict=True)
+            uid == each.transfer_syntax_uid for each, (_, uid) in zip(readable, forms, strict=True)
         ):
-            parts = [await file_part(request, each, each.transfer_syntax_uid) for each in there]
+            parts = [await file_part(request, each, each.transfer_syntax_uid) for each in readable]
             return await send(request, parts, etag, media_type=DICOM, cache="private, no-cache", headers=headers)
-        return await send_stream(request, _parts(request, there, chosen), etag, DICOM, headers=headers)
+        return await send_stream(request, _parts(request, readable, forms), etag, DICOM, headers=headers)
 
 
-def _chosen(choices: Sequence[Choice], instances_: Sequence[Instance]) -> list[tuple[Choice, str]]:
-    """For each instance the first form that does, and its transfer syntax. Raises NotAcceptable."""
+def _forms_of(choices: Sequence[Choice], instances_: Sequence[Instance]) -> list[tuple[Choice, str]]:
+    """For each instance the first possible choice, and its transfer syntax. Raises NotAcceptable."""
     by_syntax: dict[str, tuple[Choice, str]] = {}
-    found = []
     for each in instances_:
-        stored_uid = each.transfer_syntax_uid
-        if stored_uid not in by_syntax:
-            by_syntax[stored_uid] = _first(choices, stored_uid)
-        found.append(by_syntax[stored_uid])
-    return found
+        if each.transfer_syntax_uid not in by_syntax:
+            by_syntax[each.transfer_syntax_uid] = _first_form(choices, each.transfer_syntax_uid)
+    return [by_syntax[each.transfer_syntax_uid] for each in instances_]
 
 
-def _first(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]:
+def _first_form(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]:
     for choice in choices:
         if choice.offer.media_type == OCTET_STREAM:
             return choice, ""
         if (syntax_uid := instance_syntax(stored_uid, choice.transfer_syntax)) is not None:
             return choice, syntax_uid
-    raise NotAcceptable(f"what is stored in transfer syntax {stored_uid} cannot be given in the one that is asked for")
+    raise NotAcceptable(f"instances stored in transfer syntax {stored_uid} cannot be sent in the requested one")
 
 
 async def _parts(
-    request: Request, instances_: Sequence[Instance], chosen: Sequence[tuple[Choice, str]]
+    request: Request, instances_: Sequence[Instance], forms: Sequence[tuple[Choice, str]]
 ) -> AsyncIterator[Part]:
-    for each, (choice, syntax_uid) in zip(instances_, chosen, strict=True):
+    for each, (choice, syntax_uid) in zip(instances_, forms, strict=True):
         yield await _part(request, each, choice, syntax_uid)
 
 
@@ -104,7 +101,7 @@ async def _part(request: Request, each: Instance, choice: Choice, syntax_uid: st
     try:
         return await file_part(request, each, syntax_uid)
     except TranscodeError as error:
-        # Who asked for none by name gets it as it is stored, which the part says.
+        # A client that did not name a transfer syntax gets it as it is stored; the part's Content-Type says which.
         as_stored = instance_syntax(each.transfer_syntax_uid, "*")
         if choice.transfer_syntax or as_stored == syntax_uid or as_stored is None:
             raise
@@ -112,8 +109,8 @@ async def _part(request: Request, each: Instance, choice: Choice, syntax_uid: st
         return await file_part(request, each, as_stored)
 
 
-def _etag(instances_: Sequence[Instance], chosen: Sequence[tuple[Choice, str]]) -> str:
+def _etag(instances_: Sequence[Instance], forms: Sequence[tuple[Choice, str]]) -> str:
     digest = blake2b(digest_size=16)
-    for each, (_, uid) in zip(instances_, chosen, strict=True):
+    for each, (_, uid) in zip(instances_, forms, strict=True):
         digest.update(f"{identity_of(each)} {uid}\n".encode())
     return f'"{digest.hexdigest()}"'

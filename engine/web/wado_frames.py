@@ -1,7 +1,7 @@
-"""WADO-RS: frames (PS3.18 10.4.1.6), by number from 1 on, in that order.
+"""WADO-RS: frames (PS3.18 10.4.1.6) by number, counted from 1, in the requested order.
 
-A frame is the bare codestream, or native samples in little endian. One that lies in the page cache and leaves as it is
-stored costs one read and no thread.
+A frame is the bare codestream, or native samples in little endian. A frame that is in the page cache, and is sent as it
+is stored, costs one read and no thread.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
 logger = log.get("web.wado")
 
 HELD_BYTES_MAX: Final = 256 << 20
-"""Of a frame in memory. Native ones that are longer are read while they are sent."""
+"""The maximum of a frame in memory. Longer native frames are read while they are sent."""
 
 FRAMES_MAX: Final = 10_000
-"""In one request; so many numbers fill its first line."""
+"""Frames in one request; their numbers fill its first line."""
 
 OFFERS: Final = (
     Offer(OCTET_STREAM, True),
@@ -48,26 +48,26 @@ ONE_OFFERS: Final = (*OFFERS, Offer(OCTET_STREAM), *(Offer(name) for name in IMA
 
 
 async def frames(request: Request) -> web.StreamResponse:
-    """Frames of one instance."""
+    """Sends frames of one instance."""
     numbers = _numbers(request.path_values["frames"])
-    found = instance_of(request)
-    stored = request.engine.archive.retrieval.open(found)
+    instance = instance_of(request)
+    stored = request.engine.archive.retrieval.open(instance)
     choice, syntax_uid = first_form(choices_of(request, OFFERS if len(numbers) > 1 else ONE_OFFERS), stored.syntax.uid)
-    with pinned(request, [found]):
+    with pinned(request, [instance]):
         if len(numbers) > 1:
             await request.engine.pools.reads.run(partial(_check_numbers, stored, numbers))
-            etag = f'"{identity_of(found)}-{request.path_values["frames"]}-{choice.offer.media_type}-{syntax_uid}"'
+            etag = f'"{identity_of(instance)}-{request.path_values["frames"]}-{choice.offer.media_type}-{syntax_uid}"'
             parts = frame_parts(request, stored, numbers, choice, syntax_uid)
             return await send_stream(request, parts, etag, choice.offer.media_type, cache=IMMUTABLE)
         part = await frame_part(request, stored, numbers[0], choice, syntax_uid)
         is_multipart = choice.offer.is_multipart
-        etag = etag_of(found, numbers[0], part.content_type.rpartition("=")[2], choice)
+        etag = etag_of(instance, numbers[0], part.content_type.rpartition("=")[2], choice)
         media_type = choice.offer.media_type if is_multipart else ""
         return await send(request, [part], etag, media_type=media_type)
 
 
 def _check_numbers(stored: StoredInstance, numbers: Sequence[int]) -> None:
-    """Raises NotFound before an answer begins that could only be cut off, FramesUnreadable, CorruptRecord."""
+    """Checks frame numbers before the answer begins. Raises NotFound, FramesUnreadable, CorruptRecord."""
     try:
         stored.frames().check(max(numbers))
     except NoSuchFrame as error:
@@ -75,7 +75,7 @@ def _check_numbers(stored: StoredInstance, numbers: Sequence[int]) -> None:
 
 
 def etag_of(instance: Instance, number: int, syntax_uid: str, choice: Choice) -> str:
-    """The entity tag of one frame in the transfer syntax in which it leaves."""
+    """The entity tag of one frame in the transfer syntax in which it is sent."""
     return f'"{identity_of(instance)}-{number}-{syntax_uid}-{choice.offer.is_multipart:d}"'
 
 
@@ -101,22 +101,22 @@ async def frame_part(request: Request, stored: StoredInstance, number: int, choi
             frame = await request.engine.pools.reads.run(lambda: stored.frame(number))
         except NoSuchFrame as error:
             raise NotFound(str(error)) from error
-    own = own_syntax(stored.syntax.uid)
-    if syntax_uid != own:
+    stored_uid = stored_syntax(stored.syntax.uid)
+    if syntax_uid != stored_uid:
         check_codecs(request)
         try:
-            frame = await _coded(request, stored, frame, own, syntax_uid)
+            frame = await _transcoded(request, stored, frame, stored_uid, syntax_uid)
         except TranscodeError as error:
             if choice.transfer_syntax or media_type != OCTET_STREAM:
                 raise
             uid = stored.instance.sop_instance_uid
             logger.warning("sent as it is stored", sop_instance_uid=uid, reason=str(error))
-            syntax_uid = own
+            syntax_uid = stored_uid
     return Part(Memory(frame), with_syntax(media_type, syntax_uid), location)
 
 
 def _long_span(stored: StoredInstance, number: int, syntax_uid: str) -> tuple[int, int] | None:
-    """Start and end of a frame that is too long to be held; None: it is not. Raises TooLarge, FramesUnreadable."""
+    """Start and end of a frame that is too long for memory; None: it fits. Raises TooLarge, FramesUnreadable."""
     table = stored.frames()
     table.check(number)
     length = table.frame_bits // 8 if isinstance(table, NativeFrames) else (table.span(number) or (0, 0))[1]
@@ -124,40 +124,42 @@ def _long_span(stored: StoredInstance, number: int, syntax_uid: str) -> tuple[in
         return None
     span = table.span(number)
     if span is None or table.is_encapsulated or stored.syntax.deflated or syntax_uid != EXPLICIT:
-        raise TooLarge(f"frame {number} has {length} bytes; one that is not sent as it lies there has {HELD_BYTES_MAX}")
+        raise TooLarge(f"frame {number} has {length} bytes; the maximum of a converted frame is {HELD_BYTES_MAX}")
     return span[0], span[0] + span[1]
 
 
-async def _coded(request: Request, stored: StoredInstance, frame: Buffer, own: str, syntax_uid: str) -> bytes:
+async def _transcoded(
+    request: Request, stored: StoredInstance, frame: Buffer, stored_uid: str, syntax_uid: str
+) -> bytes:
     image = await request.engine.pools.reads.run(stored.image_pixel)
     target = "" if syntax_uid == EXPLICIT else syntax_uid
-    return await request.engine.transcoder.frame(frame, own, target, image)
+    return await request.engine.transcoder.frame(frame, stored_uid, target, image)
 
 
 def first_form(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]:
-    """The first form that does, and its transfer syntax. Raises NotAcceptable."""
+    """The first possible choice, and its transfer syntax. Raises NotAcceptable."""
     for choice in choices:
         if (syntax_uid := frame_syntax(stored_uid, choice.offer.media_type, choice.transfer_syntax)) is not None:
             return choice, syntax_uid
     name = transfer_syntax.of(stored_uid).name
-    raise NotAcceptable(f"its frames are {image_type(stored_uid)} in {name}, and cannot be made into what is asked for")
+    raise NotAcceptable(f"the frames are {image_type(stored_uid)} in {name}, which no requested media type allows")
 
 
-def own_syntax(stored_uid: str) -> str:
-    """The transfer syntax of frames that leave as they are stored."""
+def stored_syntax(stored_uid: str) -> str:
+    """The transfer syntax of frames that are sent as they are stored."""
     return EXPLICIT if transfer_syntax.of(stored_uid).convertible else stored_uid
 
 
 def _numbers(text: str) -> list[int]:
     """Raises RequestError."""
     if not re.fullmatch(r"\s*[0-9]{1,9}\s*(,\s*[0-9]{1,9}\s*)*", text):
-        raise RequestError(f"frames are numbers with commas between, as 1,2,5: {text[:32]!r}")
+        raise RequestError(f"frames must be numbers separated by commas, as 1,2,5: {text[:32]!r}")
     numbers = [int(number) for number in text.split(",")]
     if len(numbers) > FRAMES_MAX:
         raise RequestError(f"{len(numbers)} frames in one request, {FRAMES_MAX} are allowed")
     if 0 in numbers:
         raise RequestError("frames are numbered from 1")
     if len(set(numbers)) < len(numbers):
-        # As PS3.18 has it; and an answer is never longer than the pixels of its instance.
-        raise RequestError("a frame is named twice")
+        # As PS3.18 requires; so an answer is never longer than the pixel data of its instance.
+        raise RequestError("a frame number occurs twice")
     return numbers

@@ -20,10 +20,10 @@ from engine.dicom import xml_model
 from engine.errors import CorruptRecord, DataSetError
 from engine.web import conditional
 from engine.web.accept import Offer
-from engine.web.content import Made, Memory, Part
+from engine.web.content import Memory, Part, PieceStream
 from engine.web.errors import HttpError, TooLarge
 from engine.web.forms import choices_of
-from engine.web.sending import CHANGING, VARY, send, send_stream
+from engine.web.sending import MUTABLE, VARY, send, send_stream
 from engine.web.stored import instance_of, instances_of, missing, pinned, root_of, uid_of, url_of
 
 if TYPE_CHECKING:
@@ -47,24 +47,24 @@ async def metadata(request: Request) -> web.StreamResponse:
         return await _xml(request, await instances_of(request))
     study = uid_of(request, "study")
     series = uid_of(request, "series") if "series" in request.path_values else None
-    kept, root, pools = request.engine.archive.metadata, root_of(request), request.engine.pools
-    revisions = await pools.index.run(lambda: kept.revisions(study, series))
+    series_metadata, root, pools = request.engine.archive.metadata, root_of(request), request.engine.pools
+    revisions = await pools.index.run(lambda: series_metadata.revisions(study, series))
     if not revisions:
         raise missing(request, study, series)
     if (count := sum(revision.count for revision in revisions)) > INSTANCES_MAX:
-        raise TooLarge(f"{count} instances, metadata of {INSTANCES_MAX} is given at once: ask series by series")
-    is_gzip = _takes_gzip(request)
+        raise TooLarge(f"{count} instances; the maximum in one answer is {INSTANCES_MAX}: request single series")
+    is_gzip = _accepts_gzip(request)
     etag = _etag(etag_of(revisions, root), is_gzip)
     if conditional.is_unchanged(request.headers, etag):
-        return web.Response(status=304, headers={"ETag": etag, "Cache-Control": CHANGING, "Vary": VARY})
+        return web.Response(status=304, headers={"ETag": etag, "Cache-Control": MUTABLE, "Vary": VARY})
 
     def current() -> list[Blob] | None:
-        found = [kept.cached(revision, root) for revision in revisions]
-        return [blob for blob in found if blob is not None] if None not in found else None
+        cached = [series_metadata.cached(revision, root) for revision in revisions]
+        return [blob for blob in cached if blob is not None] if None not in cached else None
 
     blobs = await pools.reads.run(current)
     if blobs is None:
-        blobs = await pools.slow.run(lambda: [kept.blob(revision, root) for revision in revisions])
+        blobs = await pools.slow.run(lambda: [series_metadata.blob(revision, root) for revision in revisions])
     etag = _etag(etag_of(blobs, root), is_gzip)
     headers = {"Content-Encoding": "gzip"} if is_gzip else {}
     if left_out := count - sum(blob.count for blob in blobs):
@@ -73,65 +73,65 @@ async def metadata(request: Request) -> web.StreamResponse:
     if is_gzip:
         part = Part(Memory(b"".join(joined(pieces))), content_type)
     else:
-        part = Part(Made(pools.reads, text_of(pieces), sum(piece.length for piece in pieces)), content_type)
-    return await send(request, [part], etag, cache=CHANGING, headers=headers)
+        part = Part(PieceStream(pools.reads, text_of(pieces), sum(piece.length for piece in pieces)), content_type)
+    return await send(request, [part], etag, cache=MUTABLE, headers=headers)
 
 
 async def instance_metadata(request: Request) -> web.StreamResponse:
     """The metadata of one instance: an array of one object."""
     content_type = choices_of(request, OFFERS)[0].offer.media_type
-    found = instance_of(request)
+    instance = instance_of(request)
     if content_type == DICOM_XML:
-        return await _xml(request, [found])
-    with pinned(request, [found]):
-        kept, root = request.engine.archive.metadata, root_of(request)
+        return await _xml(request, [instance])
+    with pinned(request, [instance]):
+        series_metadata, root = request.engine.archive.metadata, root_of(request)
         try:
-            text = b"[" + await request.engine.pools.reads.run(lambda: kept.instance(found, root)) + b"]"
+            text = b"[" + await request.engine.pools.reads.run(lambda: series_metadata.instance(instance, root)) + b"]"
         except DataSetError as error:
-            raise HttpError(500, f"what is stored is no data set: {error}") from error
+            raise HttpError(500, f"the stored bytes are not a valid data set: {error}") from error
         etag = _etag(blake2b(text, digest_size=16).hexdigest(), False)
-        return await send(request, [Part(Memory(text), content_type)], etag, cache=CHANGING)
+        return await send(request, [Part(Memory(text), content_type)], etag, cache=MUTABLE)
 
 
-async def _xml(request: Request, found: Sequence[Instance]) -> web.StreamResponse:
-    """A part an instance; made at each request, since few ask for it."""
-    kept, root = request.engine.archive.metadata, root_of(request)
+async def _xml(request: Request, instances: Sequence[Instance]) -> web.StreamResponse:
+    """One part for each instance; encoded for each request, since few clients request XML."""
+    series_metadata, root = request.engine.archive.metadata, root_of(request)
 
     async def parts() -> AsyncIterator[Part]:
-        for each in found:
-            text = await request.engine.pools.reads.run(partial(_document, kept, each, root))
+        for each in instances:
+            text = await request.engine.pools.reads.run(partial(_document, series_metadata, each, root))
             if text is not None:
                 yield Part(Memory(text), DICOM_XML, f"{url_of(request, each)}/metadata")
 
-    study, series = found[0].study_instance_uid, found[0].series_instance_uid
-    is_study = "series" not in request.path_values
-    revisions = await request.engine.pools.index.run(lambda: kept.revisions(study, None if is_study else series))
-    with pinned(request, found):
-        return await send_stream(request, parts(), f'W/"{etag_of(revisions, root)}-{len(found)}-xml"', DICOM_XML)
+    study = instances[0].study_instance_uid
+    series = instances[0].series_instance_uid if "series" in request.path_values else None
+    revisions = await request.engine.pools.index.run(lambda: series_metadata.revisions(study, series))
+    with pinned(request, instances):
+        return await send_stream(request, parts(), f'W/"{etag_of(revisions, root)}-{len(instances)}-xml"', DICOM_XML)
 
 
-def _document(kept: SeriesMetadata, instance: Instance, root: str) -> bytes | None:
-    """None: it cannot be shown."""
+def _document(series_metadata: SeriesMetadata, instance: Instance, root: str) -> bytes | None:
+    """The XML document of an instance; None: it cannot be read."""
     try:
-        return xml_model.encode(orjson.loads(kept.instance(instance, root)))
+        return xml_model.encode(orjson.loads(series_metadata.instance(instance, root)))
     except (DataSetError, CorruptRecord):
         return None
 
 
 def _array(pieces: Sequence[Piece]) -> list[Piece]:
-    """Objects with brackets and commas around."""
-    found = [stored(b"[")]
+    """A JSON array of objects."""
+    array = [stored(b"[")]
     for number, piece in enumerate(pieces):
-        found += [stored(b","), piece] if number else [piece]
-    return [*found, stored(b"]")]
+        array += [stored(b","), piece] if number else [piece]
+    return [*array, stored(b"]")]
 
 
 def _etag(digest: str, is_gzip: bool) -> str:
-    """A weak one: the same instances in another order are as good."""
+    """A weak entity tag: the order of the instances may differ."""
     return f'W/"{digest}{"-gzip" if is_gzip else ""}"'
 
 
-def _takes_gzip(request: Request) -> bool:
+def _accepts_gzip(request: Request) -> bool:
     for text in ",".join(request.headers.getall("Accept-Encoding", [])).lower().split(","):
         name, _, quality = text.partition(";")
         if name.strip() in ("gzip", "*"):

@@ -1,10 +1,11 @@
-"""WADO-URI: one instance by a query, as viewers asked before WADO-RS (PS3.18 9).
+"""WADO-URI: one instance by query parameters, the older form of WADO (PS3.18 9).
 
-    requestType=WADO & studyUID & seriesUID & objectUID      all needed
+    requestType=WADO & studyUID & seriesUID & objectUID      all required
     contentType     application/dicom, or a rendered type; without it an image is a JPEG, a report a page
     transferSyntax  of application/dicom; without it Explicit VR Little Endian
 
-`anonymize=yes` is refused: the instance would need a new SOP Instance UID and a profile, which nothing here has.
+`anonymize=yes` is refused: the instance would need a new SOP Instance UID and a de-identification profile, which we do
+not have.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ if TYPE_CHECKING:
     from engine.archive.retrieve import Instance
     from engine.web.request import Request
 
-_NEEDED: Final = ("studyUID", "seriesUID", "objectUID")
+_REQUIRED: Final = ("studyUID", "seriesUID", "objectUID")
 
 
 async def wado(request: Request) -> web.StreamResponse:
-    """The one resource."""
+    """Answers a request for an instance."""
     query = request.query
     if query.get("requestType") != "WADO":
-        raise RequestError("requestType: it is WADO")
-    uids = [query.get(name, "") for name in _NEEDED]
-    for name, uid in zip(_NEEDED, uids, strict=True):
+        raise RequestError("requestType: must be WADO")
+    uids = [query.get(name, "") for name in _REQUIRED]
+    for name, uid in zip(_REQUIRED, uids, strict=True):
         if not 0 < len(uid) <= UID_CHARACTERS_MAX or not uid.isascii() or not uid.isprintable():
-            raise RequestError(f"{name}: it is a UID")
+            raise RequestError(f"{name}: must be a UID")
     if query.get("anonymize", "no") != "no":
-        raise NotAcceptable("anonymize: nothing is de-identified here")
+        raise NotAcceptable("anonymize: this server does not de-identify")
     instance = named_instance(request, *uids)
     offers = (*rendered.offers_for(instance), Offer(DICOM))
     accept = query.get("contentType") or request.headers.get("Accept")
@@ -49,16 +50,16 @@ async def wado(request: Request) -> web.StreamResponse:
     if media_type == DICOM:
         return await _file(request, instance, query.get("transferSyntax", EXPLICIT))
     if "transferSyntax" in query:
-        raise RequestError("transferSyntax: it is of application/dicom only")
+        raise RequestError("transferSyntax: only for application/dicom")
     if media_type in (JPEG, PNG, GIF):
         return await rendered.send_picture(request, instance, picture_parameters.wado_uri(query, media_type))
     return await rendered.send_rendered(request, instance, media_type)
 
 
-async def _file(request: Request, instance: Instance, asked: str) -> web.StreamResponse:
-    syntax_uid = None if asked == ANY else instance_syntax(instance.transfer_syntax_uid, asked)
+async def _file(request: Request, instance: Instance, requested_uid: str) -> web.StreamResponse:
+    syntax_uid = None if requested_uid == ANY else instance_syntax(instance.transfer_syntax_uid, requested_uid)
     if syntax_uid is None:
-        raise NotAcceptable("transferSyntax: the instance cannot be given in it")
+        raise NotAcceptable("transferSyntax: the instance cannot be sent in it")
     if syntax_uid != instance.transfer_syntax_uid:
         check_codecs(request)
     with pinned(request, [instance]):
@@ -75,7 +76,7 @@ ROUTES: Final = (
         Action.RETRIEVE,
         parameters=(
             Parameter("requestType", "WADO", is_required=True, options=("WADO",)),
-            *(Parameter(name, "Of the instance", is_required=True) for name in _NEEDED),
+            *(Parameter(name, "Of the instance", is_required=True) for name in _REQUIRED),
             Parameter("contentType", "Media types that the answer may have"),
             Parameter("transferSyntax", "Of application/dicom"),
             Parameter("frameNumber", "From 1", schema="integer"),

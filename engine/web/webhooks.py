@@ -1,17 +1,17 @@
-"""Webhooks: delivers the change feed to the machines of the [[webhook]] tables, in order, one request at a time each.
+"""Webhooks: delivers the change feed to the receivers of the [[webhook]] tables: in order, one request at a time each.
 
-One worker of all delivers: the one that has the flock on DATA/webhooks.lock; when it dies another one takes over within
-a second, and repeats what had not been noted yet.
+Only one worker delivers: the one that has the flock on DATA/webhooks.lock. If it dies another one takes over within a
+second, and repeats what was not recorded yet.
 
     POST url    {"webhook": NAME, "events": [{…}, …], "cursor": CURSOR}
                 Filmroom-Delivery: CURSOR
                 Filmroom-Signature: t=UNIX TIME,v1=HMAC-SHA256 in hex of "UNIX TIME.BODY", with the secret
-    2xx         taken; what it answers is not read
+    2xx         delivered; the body of the response is not used
     else        again after retry_s, twice as long each time, at most retry_s_max; parked after attempts_max in a row
 
-A receiver checks the signature and that the time is not long ago. It may get events twice, never out of order. A
-redirect is no 2xx: a secret is not carried elsewhere. When a cursor is not known any more (`archive.feed.cursor`) a
-request without events says why in `reset`, and delivery goes on from now.
+A receiver checks the signature, and that the time is recent. It may get events twice, never out of order. A redirect
+counts as a failure: signed events are not sent elsewhere. If a cursor is no longer valid (`archive.feed.cursor`) the
+next request gives the reason in `reset`, and delivery continues with new events.
 """
 
 from __future__ import annotations
@@ -42,50 +42,50 @@ if TYPE_CHECKING:
 
 logger = log.get("web.webhooks")
 
-LOOK_S = 1.0
-"""How often it is looked who delivers, what is configured, and whether a parked destination is to be tried again."""
+CHECK_S = 1.0
+"""How often the lock, the configuration, and the resume requests of parked webhooks are checked."""
 SAVE_S = 2.0
-"""How often it is noted how far a destination is that takes what it gets: what a crash repeats."""
-ANSWER_BYTES_MAX = 64 << 10
-"""Of an answer so much is passed over to keep its connection; of a longer one the connection is closed."""
+"""How often a destination's position is saved: a crash repeats the events since then."""
+RESPONSE_BYTES_MAX = 64 << 10
+"""Bytes of a response that are read to keep its connection open; after a longer one it is closed."""
 SECRET_BYTES_MAX = 4096
 
 
 class Webhooks:
-    """Delivers for one process, if it is the one that does. Used on the loop's thread."""
+    """Delivers, if this process has the lock. Used on the loop's thread."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._destinations = engine.archive.feed_destinations()
         self._running: dict[str, tuple[Webhook, asyncio.Task[None]]] = {}
-        self._task = guards.watch(engine.loop.create_task(self._stand_by()), "webhooks")
+        self._task = guards.watch(engine.loop.create_task(self._run()), "webhooks")
 
     def close(self) -> None:
-        """Delivers no more. What is under way may be delivered again."""
+        """Stops. Requests that are in progress may be repeated later."""
         self._task.cancel()
 
-    async def _stand_by(self) -> None:
+    async def _run(self) -> None:
         archive = self._engine.archive
         while True:
             try:
                 if self._engine.config.webhooks and not archive.is_read_only:
                     with archive.delivering():
-                        await self._attend()
+                        await self._run_deliveries()
             except ArchiveInUse:
                 pass  # another worker delivers
             except EngineError as error:
                 logger.warning("nothing is delivered to webhooks", error=str(error))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
-    async def _attend(self) -> None:
-        """Keeps one task for each table, as the configuration has them, until this is cancelled."""
+    async def _run_deliveries(self) -> None:
+        """Runs a task for each [[webhook]] table of the configuration in force, until it is cancelled."""
         watch = self._engine.archive.feed_watch(self._engine.loop)
         timeouts = aiohttp.ClientTimeout(sock_connect=10.0)
         try:
             async with aiohttp.ClientSession(timeout=timeouts, auto_decompress=False) as session:
                 while self._engine.config.webhooks:
-                    self._settle(session, watch)
-                    await asyncio.sleep(LOOK_S)
+                    self._update_tasks(session, watch)
+                    await asyncio.sleep(CHECK_S)
         finally:
             for _, task in self._running.values():
                 task.cancel()
@@ -93,7 +93,7 @@ class Webhooks:
             self._running.clear()
             watch.close()
 
-    def _settle(self, session: aiohttp.ClientSession, watch: Watch) -> None:
+    def _update_tasks(self, session: aiohttp.ClientSession, watch: Watch) -> None:
         configured = {hook.name: hook for hook in self._engine.config.webhooks}
         for name, (hook, task) in list(self._running.items()):
             if task.done() or configured.get(name) != hook:
@@ -132,15 +132,15 @@ class Delivery:
         hook, pools = self._hook, self._engine.pools
         while True:
             try:
-                known = await pools.reads.run(partial(self._destinations.load, hook.name))
-                self._standing = known or Standing(name=hook.name)
+                saved = await pools.reads.run(partial(self._destinations.load, hook.name))
+                self._standing = saved or Standing(name=hook.name)
                 self._saved_cursor = self._standing.cursor
                 await self._deliver()
             except EngineError as error:
                 logger.warning("a webhook cannot be served", webhook=hook.name, error=str(error))
                 await asyncio.sleep(hook.retry_s)
             finally:
-                # Also when it is cancelled: what has been taken is not repeated.
+                # Also when it is cancelled, so that delivered events are not repeated.
                 self._save_or_warn()
 
     async def _deliver(self) -> None:
@@ -162,9 +162,9 @@ class Delivery:
                 continue
             lines = [line for line in page.lines if not self._hook.actions or action_of(line) in self._hook.actions]
             if lines or standing.reset:
-                why_not = await self._post(lines, str(page.cursor), standing.reset)
-                if why_not:
-                    await self._wait_after(why_not)
+                failure = await self._post(lines, str(page.cursor), standing.reset)
+                if failure:
+                    await self._wait_after(failure)
                     continue
                 standing.reset = ""
                 standing.state, standing.attempts, standing.error = DELIVERING, 0, ""
@@ -181,16 +181,16 @@ class Delivery:
                     pass
 
     async def _post(self, lines: list[bytes], cursor: str, reset: str) -> str:
-        """Why the destination has not taken it; "" when it has."""
-        about: dict[str, str] = {"webhook": self._hook.name, "cursor": cursor, **({"reset": reset} if reset else {})}
-        body = b'{"events":[' + b",".join(lines) + b"]," + orjson.dumps(about)[1:]
+        """Sends events. Returns the reason of a failure; "": they are delivered."""
+        fields: dict[str, str] = {"webhook": self._hook.name, "cursor": cursor, **({"reset": reset} if reset else {})}
+        body = b'{"events":[' + b",".join(lines) + b"]," + orjson.dumps(fields)[1:]
         try:
             headers = {"Content-Type": "application/json", "Filmroom-Delivery": cursor, **self._signature(body)}
             async with asyncio.timeout(self._hook.timeout_s):
                 async with self._session.post(
                     self._hook.url, data=body, headers=headers, allow_redirects=False
                 ) as response:
-                    await response.content.read(ANSWER_BYTES_MAX)
+                    await response.content.read(RESPONSE_BYTES_MAX)
                     if not response.content.at_eof():
                         response.close()
                     return "" if 200 <= response.status < 300 else f"it answered {response.status}"
@@ -219,14 +219,14 @@ class Delivery:
             logger.error("webhook parked", webhook=hook.name, attempts=standing.attempts, error=error)
             return
         pause_s = min(hook.retry_s * 2.0 ** min(standing.attempts - 1, 40), hook.retry_s_max)
-        logger.warning("webhook not taken", webhook=hook.name, attempt=standing.attempts, error=error, pause_s=pause_s)
-        give_up_at = self._engine.loop.time() + pause_s
-        while (left_s := give_up_at - self._engine.loop.time()) > 0 and not self._is_resumed():
-            await asyncio.sleep(min(left_s, LOOK_S))
+        logger.warning("webhook failed", webhook=hook.name, attempt=standing.attempts, error=error, pause_s=pause_s)
+        pause_end = self._engine.loop.time() + pause_s
+        while (remaining_s := pause_end - self._engine.loop.time()) > 0 and not self._is_resumed():
+            await asyncio.sleep(min(remaining_s, CHECK_S))
 
     async def _until_resumed(self) -> None:
         while not self._is_resumed():
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
         self._standing.state, self._standing.attempts = WAITING, 0
 
     def _is_resumed(self) -> bool:
@@ -244,4 +244,4 @@ class Delivery:
             self._standing.updated = time_text(time.time_ns())
             self._destinations.save(self._standing)
         except (EngineError, OSError) as error:
-            logger.warning("it is not noted how far a webhook is", webhook=self._hook.name, error=str(error))
+            logger.warning("the position of a webhook was not saved", webhook=self._hook.name, error=str(error))

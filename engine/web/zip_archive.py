@@ -1,6 +1,6 @@
-"""A study or a series as a zip archive with a DICOMDIR, streamed: what a patient or a colleague is given on a disk.
+"""A study or a series as a zip archive with a DICOMDIR, streamed: for a disk that a patient or a colleague gets.
 
-Not of PS3.18; dcm4chee gives it under the same media type.
+Not part of PS3.18; dcm4chee offers it under the same media type.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from engine.archive.interchange.zip_stream import zip_pieces
-from engine.web.content import Made
-from engine.web.sending import CHANGING, VARY
+from engine.web.content import PieceStream
+from engine.web.sending import MUTABLE, VARY
 from engine.web.stored import instances_of, pinned
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ _NOT_IN_NAMES: Final = re.compile(r"[^0-9A-Za-z.-]")
 
 
 async def zipped(request: Request) -> web.StreamResponse:
-    """A study or a series."""
+    """Sends a study or a series."""
     return await send_zip(request, await instances_of(request))
 
 
 async def send_zip(request: Request, instances: Sequence[Instance]) -> web.StreamResponse:
-    """These instances. The name of the file is a UID: no name of a patient, and no path whatever a UID contains."""
+    """Sends these instances. The file name is the UID, without characters that could form a path."""
     first = instances[0]
     uid = first.series_instance_uid if "series" in request.path_values else first.study_instance_uid
     headers = {
         "Content-Type": ZIP,
         "Content-Disposition": f'attachment; filename="{_NOT_IN_NAMES.sub("_", uid).strip(".")}.zip"',
-        "Cache-Control": CHANGING,
+        "Cache-Control": MUTABLE,
         "Vary": VARY,
     }
     response = web.StreamResponse(status=HTTPStatus.OK, headers=headers)
@@ -48,7 +48,7 @@ async def send_zip(request: Request, instances: Sequence[Instance]) -> web.Strea
         await response.write_eof()
         return response
     with pinned(request, instances):
-        content = Made(request.engine.pools.reads, zip_pieces(request.engine.archive, instances))
+        content = PieceStream(request.engine.pools.reads, zip_pieces(request.engine.archive, instances))
         response.enable_chunked_encoding()
         await response.prepare(request)
         async for chunk in content.chunks(0, None):

@@ -246,8 +246,8 @@ def test_figures_are_not_taken_anew_with_every_instance() -> None:
     world = World()
     assert world.reason() is None
     world.free = 0
-    assert world.reason(admission.LOOK_S / 2) is None
-    assert world.reason(admission.LOOK_S / 2) is Reason.DISK_RESERVE
+    assert world.reason(admission.CHECK_S / 2) is None
+    assert world.reason(admission.CHECK_S / 2) is Reason.DISK_RESERVE
 
 
 def test_what_is_refused_is_counted_by_its_reason() -> None:

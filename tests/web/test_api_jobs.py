@@ -79,7 +79,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     (folder / "token").write_text("a secret\n")
     authority, certificate, key = certificates.signed(folder, "127.0.0.1")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "LOOK_S", 0.02)
+        patch.setattr(runner, "CHECK_S", 0.02)
         with (
             stow_sink() as stow,
             stow_sink(certificate, key) as secure,
@@ -317,7 +317,7 @@ def test_an_idle_server_reads_no_jobs_until_one_is_asked_for(tmp_path: Path, mon
 
     monkeypatch.setattr(JobFiles, "changed_ns", counted_changed_ns)
     monkeypatch.setattr(JobFiles, "poll", counted_poll)
-    monkeypatch.setattr(runner, "LOOK_S", 0.01)
+    monkeypatch.setattr(runner, "CHECK_S", 0.01)
     monkeypatch.setattr(runner, "SETTLED_NS", 0)
     with stow_sink() as stow, serving(tmp_path / "data", peers=(Peer(aet="STOW", url=stow.url),)) as hosting:
         assert looked.wait(20)

@@ -236,7 +236,7 @@ def test_boundaries_may_be_quoted_and_long() -> None:
         (b"--bound\r\nContent-Ty", "does not occur"),
         (b"--bound\r\nX: " + b"y" * HEAD_BYTES_MAX + b"\r\n\r\n", "header block"),
         (b"--bound\r\n" + b"X: y\r\n" * (HEAD_BYTES_MAX // 4), "header block"),
-        (body([b"a"], head=b"nonsense\r\n"), "something else"),
+        (body([b"a"], head=b"nonsense\r\n"), "invalid header"),
         (body([b"a"], head=b"A: 1\r\na: 2\r\n"), "twice"),
         (body([b"a"], head=b"".join(b"A%d: 1\r\n" % i for i in range(40))), "more than 32"),
         (body([b"a"], head=b"Content-Type: multipart/mixed; boundary=x\r\n"), "multipart itself"),

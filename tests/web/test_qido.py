@@ -116,7 +116,7 @@ def test_retrieve_urls_lead_to_this_server_through_the_study(get: Callable[..., 
 def test_a_uid_that_is_none_is_encoded_in_the_retrieve_url() -> None:
     asked = search_request.parse("", Level.STUDY, {}, STANDARD)
     rows = Rows(asked, STANDARD, "http://a/dicom-web")
-    row = json.loads(rows.encoded(Match(Level.STUDY, {tags.StudyInstanceUID: b"1.2/../?x"})))
+    row = json.loads(rows.encode(Match(Level.STUDY, {tags.StudyInstanceUID: b"1.2/../?x"})))
     assert of(row, "00081190") == "http://a/dicom-web/studies/1.2%2F..%2F%3Fx"
     assert of(row, "0020000D") == "1.2/../?x"
 

@@ -1,4 +1,4 @@
-"""The parameters of a search become a query of the archive, or are refused or passed over by name."""
+"""The parameters of a search become a query of the archive, or are refused or ignored by name."""
 
 from __future__ import annotations
 
@@ -142,11 +142,11 @@ def test_a_value_that_makes_no_sense_is_refused_by_its_name(query: str, name: st
 @pytest.mark.parametrize(
     "query", ["colour=blue", "_=1735", "PatientsName=x", "00191234=7", "PixelData=x", "RouteAET=x"]
 )
-def test_what_is_not_known_is_passed_over_with_a_warning(query: str) -> None:
+def test_unknown_parameters_are_ignored_with_a_warning(query: str) -> None:
     found = asked(query + "&PatientID=1")
     assert values(found) == {tags.PatientID: b"1"}
     (warning,) = found.warnings
-    assert "passed over" in warning and warning.isascii()
+    assert "ignored" in warning and warning.isascii()
 
 
 def test_a_warning_has_nothing_that_a_header_cannot_hold() -> None:

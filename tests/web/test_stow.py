@@ -273,7 +273,7 @@ def test_while_nothing_is_taken_in_the_client_is_told_to_come_back_before_it_sen
 
     def set_config(value: Any) -> None:
         engine.config = value
-        engine.admission._looked_at = float("-inf")
+        engine.admission._checked_at = float("-inf")
 
     hosting.on_loop(lambda: set_config(full))
     try:

@@ -123,16 +123,16 @@ def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
         (f"{url_of(0)}/frames/1,2", None, 404, "no frame 2"),
         (f"{url_of(0)}/frames/1,1", None, 400, "twice"),
         (f"{url_of(0)}/frames/1", "image/png", 406, "available as"),
-        (f"{url_of(0)}/frames/1", 'multipart/related; type="image/jp2"; transfer-syntax=1.2.3', 406, "cannot be made"),
-        (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406, "cannot be given"),
-        (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2.2", 406, "cannot be given"),
+        (f"{url_of(0)}/frames/1", 'multipart/related; type="image/jp2"; transfer-syntax=1.2.3', 406, "no requested"),
+        (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2", 406, "cannot be sent"),
+        (url_of(0), "application/dicom; transfer-syntax=1.2.840.10008.1.2.2", 406, "cannot be sent"),
         (f"/studies/{STUDY}", "application/dicom", 406, "multipart"),
         (f"/studies/{STUDY}", "image/png, application/dicom", 400, "rendered"),
         ("/studies/1.2.3", None, 404, "no study 1.2.3"),
         (f"/studies/{STUDY}/series/1.2.3", None, 404, "no series 1.2.3"),
         (f"/studies/{STUDY}/series/1.2.3/instances/{kept.uid_of(0)}", None, 404, "another series"),
         (f"/studies/{STUDY}/series/{SERIES}/instances/1.2.3", None, 404, "no instance 1.2.3"),
-        ("/studies/1%5C2", None, 404, "no UID"),
+        ("/studies/1%5C2", None, 404, "not a UID"),
         ("/studies/1.2.3/metadata", None, 404, "no study"),
         (f"{url_of(0)}/bulkdata/00100099", None, 404, "no element"),
         (f"{url_of(0)}/bulkdata/PatientName", None, 404, "hexadecimal"),
@@ -159,7 +159,7 @@ def test_a_study_without_end_is_refused(get: Get, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(stored_module, "INSTANCES_MAX", 3)
     monkeypatch.setattr(selection, "BATCH", 2)
     answer = get(f"/studies/{STUDY}", Accept=AS_STORED)
-    assert (answer.status, "series by series" in json.loads(answer.body)["detail"]) == (413, True)
+    assert (answer.status, "one by one" in json.loads(answer.body)["detail"]) == (413, True)
 
 
 def test_a_decode_storm_is_told_to_come_back(hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "LOOK_S", 0.05)
+    monkeypatch.setattr(webhooks, "CHECK_S", 0.05)
 
 
 def hook(url: str, **more: Any) -> Webhook:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = log.get("services.commitment.reporter")
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 """The interval of checks for due reports; a check without any lists one folder."""
 
 ATTEMPTS_MIN = 24
@@ -94,14 +94,14 @@ class Reporter:
             except Exception as error:
                 # Peers depend on their reports: start again.
                 logger.error("storage commitments cannot be reported", error=repr(error))
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _report_forever(self) -> None:
         await self._run_in_file_thread(partial(self._transactions.sweep, time.time_ns()))
         self._attempts = await self._run_in_file_thread(self._transactions.load_attempts)
         while True:
             await self._check()
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _check(self) -> None:
         """Starts a visit to each peer that has due reports, and gives up old reports."""

@@ -1,1 +1,1 @@
-"""The archive API under /api/: what PS3.18 lacks and a page for people needs. One noun a module; JSON in and out."""
+"""The archive API under /api/: functions that PS3.18 lacks, for user interfaces. JSON requests and answers."""

@@ -1,7 +1,6 @@
-"""/api/settings: every key of the configuration in force, what it means, and where its value comes from.
+"""/api/settings: every key of the configuration in force with its description, and where its value comes from.
 
-Secrets are kept in files of their own, and only their paths are keys. What might all the same be one, a user and a
-password in a URL, is masked.
+Secrets are in separate files, whose paths are the only values here. A user name and password in a URL are masked.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ _SECRET: Final = re.compile(r"(secret|password|token|passphrase)$")
 async def listed(request: Request) -> web.Response:
     """The settings in force."""
     check_parameters(request)
-    meanings, origins = _meanings(), request.engine.origins
+    descriptions, origins = _descriptions(), request.engine.origins
     rows: list[dict[str, Any]] = []
     for key, value in request.config.describe():
         table, _, name = key.partition(".")
-        entry = meanings[f"{table}.{name.rpartition('.')[2]}" if table in LISTS else key]
+        entry = descriptions[f"{table}.{name.rpartition('.')[2]}" if table in LISTS else key]
         default = None if entry.default is msgspec.UNSET else entry.default
         rows.append(
             {
@@ -48,7 +47,7 @@ async def listed(request: Request) -> web.Response:
 
 
 @cache
-def _meanings() -> dict[str, reference.Entry]:
+def _descriptions() -> dict[str, reference.Entry]:
     return {entry.key: entry for entry in reference.entries()}
 
 

@@ -1,4 +1,4 @@
-"""/api/corrections and /api/conflicts: what is shown otherwise than instances say, and where instances disagree."""
+"""/api/corrections and /api/conflicts: corrected attributes, and instances of a study or series that disagree."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from engine.access import Action
 from engine.archive.admin import corrections
 from engine.archive.questions import path_of
 from engine.errors import RequestError
-from engine.web.api.bodies import Correction, CorrectPatient, CorrectSeries, CorrectStudy, Given, Merge, Move, Values
+from engine.web.api.bodies import (
+    Correction,
+    CorrectPatient,
+    CorrectSeries,
+    CorrectStudy,
+    Merge,
+    Move,
+    ReasonBody,
+    Values,
+)
 from engine.web.api.json_bodies import answer, body_of, check_parameters, page, page_of, switch_of
 
 if TYPE_CHECKING:
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
 
 
 async def listed(request: Request) -> web.Response:
-    """Every correction and undo, the earliest first."""
+    """Every correction and undo, oldest first."""
     return await _page(request, "corrections", corrections.list_all)
 
 
@@ -47,7 +56,7 @@ def _read(
 
 
 async def make(request: Request) -> web.Response:
-    """Makes a correction; its number, by which it is undone."""
+    """Makes a correction; answers with its number, by which it can be undone."""
     body: Correction = await body_of(request, Correction)  # type: ignore[arg-type]
     work = partial(_make, request, body)
     return answer(await request.engine.pools.slow.run(work), 201)
@@ -78,19 +87,19 @@ def _make(request: Request, body: Correction) -> dict[str, Any]:
 
 
 def _tags(request: Request, sets: Values) -> dict[int, str]:
-    """Names as tags. Raises QueryError, RequestError."""
-    found: dict[int, str] = {}
+    """The values by tag instead of name. Raises QueryError, RequestError."""
+    values: dict[int, str] = {}
     for name, value in sets.items():
         path = path_of(name, request.engine.archive.schema)
         if len(path) > 1:
-            raise RequestError(f"{name}: attributes within sequences are not corrected one by one")
-        found[path[0]] = value
-    return found
+            raise RequestError(f"{name}: single attributes within sequences cannot be corrected")
+        values[path[0]] = value
+    return values
 
 
 async def undo(request: Request) -> web.Response:
-    """Takes a correction back."""
-    body = await body_of(request, Given)
+    """Undoes a correction."""
+    body = await body_of(request, ReasonBody)
     work = partial(
         corrections.undo,
         request.engine.archive,

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 async def listed(request: Request) -> web.Response:
-    """The holds that stand."""
+    """The current holds."""
     check_parameters(request)
     rows = await request.engine.pools.index.run(partial(holds.list_all, request.engine.archive))
     return answer({"holds": rows})
 
 
 async def hold(request: Request) -> web.Response:
-    """Holds studies; those that were not held yet."""
+    """Holds studies; answers with those that were not held before."""
     body = await body_of(request, Hold)
     work = partial(
         holds.change,
@@ -38,7 +38,7 @@ async def hold(request: Request) -> web.Response:
 
 
 async def release(request: Request) -> web.Response:
-    """Ends holds; those that stood."""
+    """Ends holds; answers with the studies that were held."""
     body = await body_of(request, Release)
     work = partial(
         holds.change,

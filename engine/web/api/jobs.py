@@ -1,7 +1,7 @@
-"""/api/jobs: what is sent to and pulled from peers in the background. Made here, run by `exchange.runner`.
+"""/api/jobs: sends to peers and pulls from peers in the background. Created here, run by `exchange.runner`.
 
-A job is listed without the instances that failed, and shown with them. To cancel and to retry is to ask: the answer is
-202, and what comes of it is seen a moment later.
+A list of jobs leaves out the failed instances; a single job has them. Cancel and retry are asynchronous: the answer is
+202, and the job's state changes shortly after.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ PARAMETERS: Final = (Parameter("state", "Only jobs in this state", options=STATE
 
 
 async def listed(request: Request) -> web.Response:
-    """The jobs, the latest first."""
+    """The jobs, latest first."""
     check_parameters(request, ("state", "limit", "offset"))
     limit, offset = page_of(request)
     state = request.query.get("state")
     if state not in (None, *STATES):
-        raise RequestError(f"state: is none of {', '.join(STATES)}")
+        raise RequestError(f"state: is not one of {', '.join(STATES)}")
     files = request.engine.archive.job_files()
 
     def read() -> dict[str, Any]:
@@ -50,14 +50,14 @@ async def listed(request: Request) -> web.Response:
 
 
 async def one(request: Request) -> web.Response:
-    """One job with all that is known of it. Raises JobError."""
+    """One job in full. Raises JobError."""
     check_parameters(request)
     load = partial(request.engine.archive.job_files().load, request.path_values["id"])
     return answer(_facts(await request.engine.pools.reads.run(load), is_whole=True))
 
 
 async def create(request: Request) -> web.Response:
-    """A new job. Raises NotFound for a peer that is none, NotAllowed, JobsFull."""
+    """Creates a job. Raises NotFound for an unknown peer, NotAllowed, JobsFull."""
     body: bodies.Job = await body_of(request, bodies.Job)  # type: ignore[arg-type]
     peer = peer_of(request, body.peer)
     is_send = isinstance(body, bodies.SendJob)
@@ -82,31 +82,31 @@ def _work(request: Request, body: bodies.Job) -> Work:
     """Raises RequestError, QueryError."""
     if isinstance(body, bodies.SendJob):
         if not (body.studies or body.series or body.instances):
-            raise RequestError("say what is to be sent: studies, series or instances")
+            raise RequestError("name what to send: studies, series or instances")
         return Work(studies=body.studies, series=body.series, instances=body.instances)
     if not body.studies and not any(body.filters.values()):
-        raise RequestError("say what is to be pulled: studies or filters")
+        raise RequestError("name what to pull: studies or filters")
     for name in body.filters:
         if len(path_of(name, request.engine.archive.schema)) > 1:
-            raise RequestError(f"{name}: sequences are no filters of a pull")
+            raise RequestError(f"{name}: a pull cannot filter by attributes within sequences")
     return Work(studies=body.studies, filters=body.filters, limit=body.limit, again=body.again)
 
 
 async def cancel(request: Request) -> web.Response:
-    """Ends a job soon. Raises JobError."""
-    return await _ask(request, CANCEL)
+    """Requests the end of a job. Raises JobError."""
+    return await _request_change(request, CANCEL)
 
 
 async def retry(request: Request) -> web.Response:
-    """Has a job tried again that has failed, was cancelled or waits. Raises JobError."""
-    return await _ask(request, RETRY)
+    """Requests another attempt of a job that failed, was cancelled, or waits. Raises JobError."""
+    return await _request_change(request, RETRY)
 
 
-async def _ask(request: Request, what: str) -> web.Response:
-    await body_of(request, bodies.Given)
+async def _request_change(request: Request, change: str) -> web.Response:
+    await body_of(request, bodies.ReasonBody)
     files, identifier = request.engine.archive.job_files(), request.path_values["id"]
-    await request.engine.pools.slow.run(partial(files.request, identifier, what))
-    return answer({"id": identifier, "asked": what}, 202)
+    await request.engine.pools.slow.run(partial(files.request, identifier, change))
+    return answer({"id": identifier, "asked": change}, 202)
 
 
 def _facts(job: Job, *, is_whole: bool) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""JSON in and out of the API: strict bodies, plain answers, pages of lists.
+"""JSON bodies of the API's requests and answers, query parameters, and pages of lists.
 
-    body      application/json only, so that no form of a foreign page can send one; an unknown field is 400
-    answer    what is asked for, never cached
+    body      application/json only, so that an HTML form of another site cannot send one; an unknown field is 400
+    answer    never cached
     page      {NAME: [...], "more": true}: `limit` and `offset` of a list in a stable order
 
-A parameter that a route does not have is 400 too: a filter that is misspelt must not show everything.
+An unknown query parameter is 400 too: a misspelt filter must not return everything.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ ROWS_MAX: Final = 1000
 """Rows of one page."""
 OFFSET_MAX: Final = 10_000_000
 PAGE_PARAMETERS: Final = (
-    Parameter("limit", f"Rows to give at most, up to {ROWS_MAX}", schema="integer"),
-    Parameter("offset", "Rows to leave out at the start", schema="integer"),
+    Parameter("limit", f"Maximum number of rows, up to {ROWS_MAX}", schema="integer"),
+    Parameter("offset", "Rows to skip", schema="integer"),
 )
 
 
@@ -44,42 +44,42 @@ async def body_of(request: Request, kind: type[Body]) -> Body:
     try:
         return msgspec.json.decode(await request.body(), type=kind)
     except msgspec.ValidationError as error:
-        raise RequestError(f"the body does not say what is needed: {error}") from None
+        raise RequestError(f"the body is not valid: {error}") from None
     except msgspec.DecodeError as error:
-        raise RequestError(f"the body is no JSON: {error}") from None
+        raise RequestError(f"the body is not JSON: {error}") from None
 
 
 def answer(body: object, status: int = 200, headers: Mapping[str, str] | None = None) -> web.Response:
-    """An answer of plain data."""
+    """An answer with a JSON body."""
     return web.Response(
         status=status, body=orjson.dumps(body), content_type=JSON, headers={**NO_STORE, **(headers or {})}
     )
 
 
 def check_parameters(request: Request, names: Collection[str] = ()) -> None:
-    """Raises RequestError for a parameter that is none of these, or is there twice."""
+    """Raises RequestError for a parameter that is not one of these, or occurs twice."""
     for name in request.query:
         if name not in names:
-            raise RequestError(f"{name[:64]}: there is no such parameter; there are: {', '.join(names) or 'none'}")
+            raise RequestError(f"{name[:64]}: unknown parameter; known: {', '.join(names) or 'none'}")
         if len(request.query.getall(name)) > 1:
-            raise RequestError(f"{name}: is there twice")
+            raise RequestError(f"{name}: occurs twice")
 
 
-def number_of(request: Request, name: str, default: int, most: int) -> int:
-    """A whole number from 0 on, cut at `most`. Raises RequestError."""
+def number_of(request: Request, name: str, default: int, maximum: int) -> int:
+    """A non-negative integer, at most `maximum`. Raises RequestError."""
     text = request.query.get(name)
     if text is None:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 16):
-        raise RequestError(f"{name}: is no whole number from 0 on")
-    return min(int(text), most)
+        raise RequestError(f"{name}: is not a non-negative integer")
+    return min(int(text), maximum)
 
 
 def switch_of(request: Request, name: str) -> bool:
-    """A parameter that is true or false; false when it is not there. Raises RequestError."""
+    """A parameter that is true or false; false if it is missing. Raises RequestError."""
     text = request.query.get(name, "false").lower()
     if text not in ("true", "false"):
-        raise RequestError(f"{name}: is neither true nor false")
+        raise RequestError(f"{name}: must be true or false")
     return text == "true"
 
 
@@ -90,5 +90,5 @@ def page_of(request: Request) -> tuple[int, int]:
 
 def page(name: str, rows: Iterable[Any], limit: int, offset: int) -> dict[str, Any]:
     """The rows of one page, and whether there are more."""
-    taken = list(itertools.islice(rows, offset, offset + limit + 1))
-    return {name: taken[:limit], "more": len(taken) > limit}
+    window = list(itertools.islice(rows, offset, offset + limit + 1))
+    return {name: window[:limit], "more": len(window) > limit}

@@ -1,4 +1,4 @@
-"""/api/peers: who is known here, without a secret, and whether they answer."""
+"""/api/peers: the configured peers without secrets, and whether they answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from engine.errors import ConfigError
-from engine.web.api.bodies import Given
+from engine.web.api.bodies import ReasonBody
 from engine.web.api.json_bodies import answer, body_of, check_parameters
 from engine.web.errors import HttpError, NotFound, Unavailable
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from engine.config import Peer
     from engine.web.request import Request
 
-_FILES = ("token_file", "password_file", "ca_file", "user")
-"""Not told: where secrets are, and half of one."""
+_HIDDEN = ("token_file", "password_file", "ca_file", "user")
+"""Settings that are left out: where secrets are, and a user name."""
 
 
 async def listed(request: Request) -> web.Response:
@@ -30,17 +30,17 @@ async def listed(request: Request) -> web.Response:
 
 def _facts(peer: Peer) -> dict[str, Any]:
     plain: dict[str, Any] = msgspec.to_builtins(peer, enc_hook=str)
-    facts = {name: value for name, value in plain.items() if name not in _FILES}
+    facts = {name: value for name, value in plain.items() if name not in _HIDDEN}
     return {**facts, "protocol": "dicomweb" if peer.url else "dicom" if peer.has_address else None}
 
 
 async def echo(request: Request) -> web.Response:
-    """C-ECHO, or a search for one study of a DICOMweb server. Raises AssociationFailed: 502."""
-    await body_of(request, Given)
+    """Tests a peer: with C-ECHO, or with a search for one study at a DICOMweb server. Raises AssociationFailed: 502."""
+    await body_of(request, ReasonBody)
     peer = peer_of(request, request.path_values["title"])
     outbound = request.host_front.outbound
     if outbound is None:
-        raise Unavailable("other archives are not reached from here")
+        raise Unavailable("this process has no connections to peers")
     try:
         return answer(await outbound.echo(peer))
     except ConfigError as error:  # of a secret or certificate, without the path of its file
@@ -51,5 +51,5 @@ def peer_of(request: Request, title: str) -> Peer:
     """A peer that we can connect to. Raises NotFound."""
     peer = request.config.peer(title)
     if peer is None or not peer.is_reachable:
-        raise NotFound("there is no [[peer]] of that title, or it has no address")
+        raise NotFound("there is no [[peer]] with that title, or it has no address")
     return peer

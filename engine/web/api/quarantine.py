@@ -1,4 +1,4 @@
-"""/api/quarantine: versions kept aside and bytes that were refused, and what becomes of them."""
+"""/api/quarantine: versions kept aside and refused data sets: list, compare, readmit, drop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine.archive.admin import quarantine
-from engine.web.api.bodies import Given
+from engine.web.api.bodies import ReasonBody
 from engine.web.api.json_bodies import answer, body_of, check_parameters, page, page_of
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 async def listed(request: Request) -> web.Response:
-    """What is in quarantine, without a word of what is in the data sets."""
+    """The items in quarantine, without attributes of the data sets."""
     check_parameters(request, ("limit", "offset"))
     limit, offset = page_of(request)
 
@@ -27,7 +27,7 @@ async def listed(request: Request) -> web.Response:
 
 
 async def differences(request: Request) -> web.Response:
-    """What differs between a version and the current instance, an element each."""
+    """The elements that differ between a version and the current instance."""
     check_parameters(request)
     work = partial(
         quarantine.differences,
@@ -39,8 +39,8 @@ async def differences(request: Request) -> web.Response:
 
 
 async def readmit(request: Request) -> web.Response:
-    """Takes one into the archive, or says why it stays."""
-    await body_of(request, Given)
+    """Stores an item in the archive, or answers why it stays in quarantine."""
+    await body_of(request, ReasonBody)
     work = partial(
         quarantine.readmit,
         request.engine.archive,
@@ -52,8 +52,8 @@ async def readmit(request: Request) -> web.Response:
 
 
 async def drop(request: Request) -> web.Response:
-    """Deletes one; what it was."""
-    body = await body_of(request, Given)
+    """Deletes an item; answers with its description."""
+    body = await body_of(request, ReasonBody)
     work = partial(
         quarantine.drop,
         request.engine.archive,

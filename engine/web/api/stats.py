@@ -1,4 +1,4 @@
-"""/api/stats: what all processes of the server have done since they started, as `filmroom stats` has it.
+"""/api/stats: the statistics of all processes since they started, as in `filmroom stats`.
 
 /api/stats            now
 /api/stats/history    step=minute: the last day; step=hour (the default): the last 90 days. since=SECONDS since 1970
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 async def now(request: Request) -> web.Response:
-    """The figures of all processes, whichever worker is asked."""
+    """The statistics of all processes, whichever worker answers."""
     check_parameters(request)
-    found = await request.host_front.server_stats()
-    if not found:
+    stats = await request.host_front.server_stats()
+    if not stats:
         raise Unavailable("the supervisor does not answer")
-    return answer(found)
+    return answer(stats)
 
 
 _STEPS = {"minute": MINUTE_S, "hour": HOUR_S}
 
 
 async def history(request: Request) -> web.Response:
-    """What the server did, step by step: columns and rows, the oldest first."""
+    """The statistics of each minute or hour: columns and rows, oldest first."""
     check_parameters(request, ("step", "since"))
     step = request.query.get("step", "hour")
     if step not in _STEPS:
-        raise RequestError(f"step: is none of {', '.join(_STEPS)}")
+        raise RequestError(f"step: is not one of {', '.join(_STEPS)}")
     since_s = number_of(request, "since", 0, 1 << 40)
     read = partial(request.engine.archive.stats_history().rows, _STEPS[step], since_s)
     rows = await request.engine.pools.reads.run(read)

@@ -1,24 +1,24 @@
-"""/api/studies: windows of all studies that match, in the order of any column.
+"""/api/studies: windows of the matching studies, sorted by any column.
 
-    order=-StudyDate    keyword or tag of patient or study, `-` in front: descending; `received`: arrival. By default
-                        -received. What has no value comes last
-    after=CURSOR        behind the last row of another window: `next` of that answer
-    from=TEXT           from the first value on that is not before TEXT: a letter, a date
-    position=N          without the first N, for a scroll bar; beside filters these are looked at, without they are only
-                        counted (a name with several groups counts several times then)
+    order=-StudyDate    keyword or tag of patient or study, `-` in front: descending; `received`: arrival. Default:
+                        -received. Studies without a value come last
+    after=CURSOR        the rows after another window: `next` of that answer
+    from=TEXT           begins at the first value that is not before TEXT: a letter, a date
+    position=N          skips N rows, for a scroll bar; with filters each skipped row is read, without they are only
+                        counted (a name with several groups then counts several times)
     limit=N             rows, WINDOW_MAX at most
-    count=true          `total` too: exact without filters, else as far as COUNT_S of work go
-    others              filters and includefield, as of QIDO-RS
+    count=true          `total` too: exact without filters, else as far as COUNT_S of work allow
+    others              filters and includefield, as in QIDO-RS
 
     {"studies": [{…DICOM JSON…}, …], "next": CURSOR or null, "total": {"count": 17, "is_exact": true}}
 
-Orders for which the index has keys (`index.query.ordering`) cost what the window costs, however many studies there are.
-Others are sorted, up to a bound beyond which the request is 400. A window ends after WINDOW_S of work, with fewer rows
-than asked for or none: what says that there are no more is `next`, null. What cannot be left before it is done is 413
-after limits.query_timeout_s.
+With an order for which the index has keys (`index.query.ordering`) the cost depends on the window, not on the number of
+studies. Other orders are sorted, up to a maximum; beyond it the request is 400. A window ends after WINDOW_S of work,
+with fewer rows than requested or none: only `next` = null means that there are no more. A search that cannot be
+interrupted gets 413 after limits.query_timeout_s.
 
-A cursor names a place, not a row: what is stored or deleted meanwhile moves nothing. It is bound to its order and to
-this index; another one is 410.
+A cursor is a position, not a row: studies that are stored or deleted meanwhile do not move it. It is valid for its
+order and this index only; with another index it gets 410.
 """
 
 from __future__ import annotations
@@ -53,94 +53,95 @@ WINDOW_S: Final = 0.5
 COUNT_MAX: Final = 100_000
 COUNT_S: Final = 0.2
 SLICE_S: Final = 0.01
-"""How long a thread works before others are looked at."""
+"""How long a thread works before other requests get their turn."""
 POSITION_MAX: Final = 1 << 32
 EPOCH_BYTES: Final = 8
 
-_OWN: Final = ("order", "after", "from", "position", "limit", "count")
+_WINDOW_PARAMETERS: Final = ("order", "after", "from", "position", "limit", "count")
 _RECEIVED: Final = "received"
 
 PARAMETERS: Final = (
     Parameter("order", "A keyword, `-` in front for descending; `received`: arrival"),
     Parameter("after", "`next` of the window before"),
-    Parameter("from", "A text that the first value is not before"),
-    Parameter("position", "Rows to leave out at the start", schema="integer"),
-    Parameter("limit", f"Rows to give at most, up to {WINDOW_MAX}", schema="integer"),
-    Parameter("count", "Whether all that match are counted", schema="boolean"),
-    Parameter("includefield", "Attributes to be told beside the usual ones"),
-    Parameter("{attribute}", "A value that an attribute must have, as of QIDO-RS"),
+    Parameter("from", "Begins at the first value that is not before this text"),
+    Parameter("position", "Rows to skip", schema="integer"),
+    Parameter("limit", f"Maximum number of rows, up to {WINDOW_MAX}", schema="integer"),
+    Parameter("count", "Whether to count all matches", schema="boolean"),
+    Parameter("includefield", "Additional attributes to return"),
+    Parameter("{attribute}", "A value that an attribute must have, as in QIDO-RS"),
 )
 
 
 @dataclass(slots=True)
-class _Window:
-    """One window being made, for one thread at a time."""
+class _WindowSearch:
+    """The search for one window, for one thread at a time."""
 
     archive: Archive
     order: Order
     steps: Iterator[PlacedMatch | Bookmark | None]
     limit: int
     rows: Rows
-    found: list[bytes]
+    objects: list[bytes]
     last: Bookmark | None = None
     has_more: bool = False
     is_over: bool = False
-    worked_s: float = 0.0
+    work_s: float = 0.0
 
     def slice(self) -> None:
-        """Goes on for SLICE_S."""
-        began = perf_counter()
+        """Searches for SLICE_S."""
+        start_s = perf_counter()
         for step in self.steps:
             if isinstance(step, PlacedMatch):
-                if len(self.found) == self.limit:
+                if len(self.objects) == self.limit:
                     self.has_more = self.is_over = True
                     return
-                self.found.append(self.rows.encoded(step.match))
+                self.objects.append(self.rows.encode(step.match))
                 self.last = step.place
                 continue
             self.last = step or self.last
-            if perf_counter() - began >= SLICE_S:
-                self.worked_s += perf_counter() - began
+            if perf_counter() - start_s >= SLICE_S:
+                self.work_s += perf_counter() - start_s
                 return
         self.is_over = True
 
 
 async def window(request: Request) -> web.Response:
-    """One window. Raises RequestError, QueryError, Gone."""
-    for name in _OWN:
+    """Answers with one window. Raises RequestError, QueryError, Gone."""
+    for name in _WINDOW_PARAMETERS:
         if len(request.query.getall(name, [])) > 1:
-            raise RequestError(f"{name}: is there twice")
+            raise RequestError(f"{name}: occurs twice")
     archive, pools = request.engine.archive, request.engine.pools
-    asked = _asked(request, archive)
+    search_query = _search_query(request, archive)
     order = _order(request, archive)
     epoch = archive.epoch_id()[:EPOCH_BYTES]
     after = _after(request, archive, order, epoch)
     limit = number_of(request, "limit", WINDOW_MAX, WINDOW_MAX)
     position = number_of(request, "position", 0, POSITION_MAX)
     if order.tag is not None:
-        asked = replace(asked, query=replace(asked.query, keys={order.tag: b"", **asked.query.keys}))
-    steps = archive.ordered_steps(asked.query, order, after, Explanation(), skip=position)
-    rows = Rows(asked, archive.schema, request.root + DICOMWEB)
-    made = _Window(archive, order, steps, limit, rows, [])
+        keys = {order.tag: b"", **search_query.query.keys}
+        search_query = replace(search_query, query=replace(search_query.query, keys=keys))
+    steps = archive.ordered_steps(search_query.query, order, after, Explanation(), skip=position)
+    rows = Rows(search_query, archive.schema, request.root + DICOMWEB)
+    search = _WindowSearch(archive, order, steps, limit, rows, [])
     timeout_s = request.config.limits.query_timeout_s
-    while not made.is_over and (made.last is None or made.worked_s < WINDOW_S):
-        await pools.index.run(made.slice)
-        if timeout_s and made.worked_s > timeout_s and made.last is None:
+    while not search.is_over and (search.last is None or search.work_s < WINDOW_S):
+        await pools.index.run(search.slice)
+        if timeout_s and search.work_s > timeout_s and search.last is None:
             raise TooLarge(f"the search was stopped after {timeout_s:g} s: narrow it")
-    facts: dict[str, Any] = {"next": _cursor(made, order, after, epoch)}
+    facts: dict[str, Any] = {"next": _cursor(search, order, after, epoch)}
     if switch_of(request, "count"):
-        facts["total"] = await _total(request, archive, asked)
-    body = b'{"studies":[%b],%b' % (b",".join(made.found), orjson.dumps(facts)[1:])
+        facts["total"] = await _total(request, archive, search_query)
+    body = b'{"studies":[%b],%b' % (b",".join(search.objects), orjson.dumps(facts)[1:])
     return web.Response(body=body, content_type=JSON, headers=NO_STORE)
 
 
-def _asked(request: Request, archive: Archive) -> SearchRequest:
-    """The filters, as QIDO-RS has them; what it would pass over is refused."""
-    filters = [(name, value) for name, value in request.query.items() if name not in _OWN]
-    asked = search_request.parse(urlencode(filters), Level.STUDY, {}, archive.schema)
-    if asked.warnings:
-        raise RequestError(asked.warnings[0])
-    return replace(asked, query=replace(asked.query, limit=None, offset=0))
+def _search_query(request: Request, archive: Archive) -> SearchRequest:
+    """The filters, as in QIDO-RS; parameters that QIDO-RS would ignore are refused."""
+    filters = [(name, value) for name, value in request.query.items() if name not in _WINDOW_PARAMETERS]
+    search_query = search_request.parse(urlencode(filters), Level.STUDY, {}, archive.schema)
+    if search_query.warnings:
+        raise RequestError(search_query.warnings[0])
+    return replace(search_query, query=replace(search_query.query, limit=None, offset=0))
 
 
 def _order(request: Request, archive: Archive) -> Order:
@@ -152,14 +153,14 @@ def _order(request: Request, archive: Archive) -> Order:
     try:
         (tag,) = path_of(name, archive.schema)
     except (QueryError, ValueError):
-        raise RequestError("order: is neither `received` nor an attribute of patient or study") from None
+        raise RequestError("order: must be `received` or an attribute of patient or study") from None
     return Order(tag, is_descending)
 
 
 def _after(request: Request, archive: Archive, order: Order, epoch: bytes) -> Bookmark | None:
     cursor, text = request.query.get("after"), request.query.get("from")
     if cursor is not None and text is not None:
-        raise RequestError("after and from: one of the two says where the window begins")
+        raise RequestError("after and from: only one of them can be used")
     if text is not None:
         return archive.bookmark_at(order, text)
     return _bookmark_of(cursor, order, epoch) if cursor is not None else None
@@ -169,47 +170,47 @@ def _head(order: Order, epoch: bytes) -> bytes:
     return b"%08x%b" % (order.tag or 0, b"-" if order.is_descending else b"+") + epoch.ljust(EPOCH_BYTES, b"\0")
 
 
-def _cursor(made: _Window, order: Order, after: Bookmark | None, epoch: bytes) -> str | None:
-    if made.is_over and not made.has_more:
+def _cursor(search: _WindowSearch, order: Order, after: Bookmark | None, epoch: bytes) -> str | None:
+    if search.is_over and not search.has_more:
         return None
-    place = made.last or after or Bookmark(b"", 0)
+    place = search.last or after or Bookmark(b"", 0)
     packed = _head(order, epoch) + place.number.to_bytes(4, "big") + place.key
     return base64.urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
 
 
 def _bookmark_of(cursor: str, order: Order, epoch: bytes) -> Bookmark:
-    """Raises RequestError for what is none, Gone for one of another index."""
+    """Raises RequestError for an invalid cursor, Gone for one of another index."""
     head = _head(order, epoch)
     try:
         packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raise RequestError("after: is no cursor") from None
+        raise RequestError("after: is not a cursor") from None
     length = len(head)
     if len(packed) < length + 4 or len(packed) > length + 4 + 400:
-        raise RequestError("after: is no cursor")
+        raise RequestError("after: is not a cursor")
     if packed[: length - EPOCH_BYTES] != head[: length - EPOCH_BYTES]:
         raise RequestError("after: is a cursor of another order")
     if packed[:length] != head:
-        raise Gone("after: the index has been made anew since; begin again")
+        raise Gone("after: the index has been rebuilt; begin again without a cursor")
     return Bookmark(packed[length + 4 :], int.from_bytes(packed[length : length + 4], "big"))
 
 
-async def _total(request: Request, archive: Archive, asked: SearchRequest) -> dict[str, Any]:
-    """How many studies match: all of them, or as far as they were counted."""
+async def _total(request: Request, archive: Archive, search_query: SearchRequest) -> dict[str, Any]:
+    """How many studies match: exactly, or as far as they were counted."""
     pools = request.engine.pools
-    if not any(asked.query.keys.values()):
+    if not any(search_query.query.keys.values()):
         stats = await pools.index.run(archive.stats)
         return {"count": stats["studies"], "is_exact": True}
     explanation = Explanation()
-    steps = archive.find_steps(replace(asked.query, limit=0, count_max=COUNT_MAX), explanation)
-    worked_s, is_over = 0.0, False
-    while not is_over and worked_s < COUNT_S:
-        began = perf_counter()
-        is_over = await pools.index.run(partial(_count, steps, began))
-        worked_s += perf_counter() - began
+    steps = archive.find_steps(replace(search_query.query, limit=0, count_max=COUNT_MAX), explanation)
+    work_s, is_over = 0.0, False
+    while not is_over and work_s < COUNT_S:
+        start_s = perf_counter()
+        is_over = await pools.index.run(partial(_count, steps, start_s))
+        work_s += perf_counter() - start_s
     is_exact = is_over and explanation.beyond < COUNT_MAX
     return {"count": explanation.beyond, "is_exact": is_exact}
 
 
-def _count(steps: Iterator[object], began: float) -> bool:
-    return all(perf_counter() - began < SLICE_S for _ in steps)
+def _count(steps: Iterator[object], start_s: float) -> bool:
+    return all(perf_counter() - start_s < SLICE_S for _ in steps)

@@ -1,11 +1,11 @@
-"""/api/instances/{instance}/tags: the elements of one instance as a tree, for people.
+"""/api/instances/{instance}/tags: the elements of one instance as a tree, for user interfaces.
 
     {"tag": "00100010", "keyword": "PatientName", "vr": "PN", "value": "Doe^Jane"}
     {"tag": "0040A730", "keyword": "ContentSequence", "vr": "SQ", "items": [[…], …]}
-    {"tag": "7FE00010", "keyword": "PixelData", "vr": "OW", "bulk": "http://…"}     where its bytes are
+    {"tag": "7FE00010", "keyword": "PixelData", "vr": "OW", "bulk": "http://…"}     the URL of its bytes
 
 Values are shortened to TEXT_MAX characters and marked `"shortened": true`; after NODES_MAX elements the tree ends with
-`"truncated": true`. Corrections are in it, as in the metadata of DICOMweb, from which it is made.
+`"truncated": true`. Corrections are applied, as in the metadata of DICOMweb, from which the tree is made.
 """
 
 from __future__ import annotations
@@ -37,48 +37,48 @@ async def tree(request: Request) -> web.Response:
     check_parameters(request)
     uid = uid_of(request, "instance")
     archive = request.engine.archive
-    found = archive.instance(uid)
-    if found is None:
+    instance = archive.instance(uid)
+    if instance is None:
         if archive.was_deleted(uid):
             raise Gone(f"instance {uid} was deleted")
         raise NotFound(f"there is no instance {uid}")
-    with pinned(request, [found]):
-        work = partial(archive.metadata.instance, found, root_of(request))
+    with pinned(request, [instance]):
+        work = partial(archive.metadata.instance, instance, root_of(request))
         try:
             text = await request.engine.pools.reads.run(work)
         except DataSetError as error:
-            raise HttpError(500, f"what is stored is no data set: {error}") from error
-        shown = await request.engine.pools.reads.run(partial(_Tree().of, text))
+            raise HttpError(500, f"the stored bytes are not a valid data set: {error}") from error
+        elements = await request.engine.pools.reads.run(partial(_TreeBuilder().build, text))
     return answer(
         {
-            "study_instance_uid": found.study_instance_uid,
-            "series_instance_uid": found.series_instance_uid,
+            "study_instance_uid": instance.study_instance_uid,
+            "series_instance_uid": instance.series_instance_uid,
             "sop_instance_uid": uid,
-            "transfer_syntax_uid": found.transfer_syntax_uid,
-            **shown,
+            "transfer_syntax_uid": instance.transfer_syntax_uid,
+            **elements,
         }
     )
 
 
-class _Tree:
-    """Made of one object of the DICOM JSON Model."""
+class _TreeBuilder:
+    """Builds the tree from one object of the DICOM JSON Model."""
 
     def __init__(self) -> None:
-        self._left = NODES_MAX
+        self._nodes_left = NODES_MAX
 
-    def of(self, text: bytes) -> dict[str, Any]:
-        """The elements, and whether that is all."""
+    def build(self, text: bytes) -> dict[str, Any]:
+        """The elements, and whether some are left out."""
         elements = self._elements(orjson.loads(text))
-        return {"elements": elements, "truncated": self._left <= 0}
+        return {"elements": elements, "truncated": self._nodes_left <= 0}
 
     def _elements(self, data_set: dict[str, Any]) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        nodes: list[dict[str, Any]] = []
         for tag in sorted(data_set):
-            if self._left <= 0:
+            if self._nodes_left <= 0:
                 break
-            self._left -= 1
-            found.append(self._element(tag, data_set[tag]))
-        return found
+            self._nodes_left -= 1
+            nodes.append(self._element(tag, data_set[tag]))
+        return nodes
 
     def _element(self, tag: str, element: dict[str, Any]) -> dict[str, Any]:
         vr, values = element.get("vr", "UN"), element.get("Value", [])
@@ -100,7 +100,7 @@ class _Tree:
 
 
 def _text(value: Any) -> str:
-    """One value as DICOM writes it."""
+    """One value in DICOM's text form."""
     if value is None:
         return ""
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""/api/retention, /api/scrub, /api/damage, /api/backups: how the archive is kept. Nothing here changes anything."""
+"""/api/retention, /api/scrub, /api/damage, /api/backups: maintenance of the archive, read-only."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ async def retention(request: Request) -> web.Response:
     """The rules, and the studies that they would delete now: a dry run."""
     check_parameters(request, ("rule", "limit", "offset"))
     limit, offset = page_of(request)
-    wanted = request.query.get("rule")
-    rules = [rule for rule in request.config.retention if wanted in (None, rule.name)]
-    if wanted is not None and not rules:
-        raise NotFound("there is no [[retention]] rule of that name")
+    name = request.query.get("rule")
+    rules = [rule for rule in request.config.retention if name in (None, rule.name)]
+    if name is not None and not rules:
+        raise NotFound("there is no [[retention]] rule with that name")
 
     def read() -> dict[str, Any]:
         return page("due", upkeep.due(request.engine.archive, rules), limit, offset)
 
-    found = await request.engine.pools.slow.run(read)
-    return answer({"rules": [msgspec.to_builtins(rule) for rule in rules], **found})
+    due = await request.engine.pools.slow.run(read)
+    return answer({"rules": [msgspec.to_builtins(rule) for rule in rules], **due})
 
 
 async def scrub(request: Request) -> web.Response:
-    """How far the scrub is, and what it has found."""
+    """The progress of the scrub, and the damage that it found."""
     check_parameters(request)
     work = partial(upkeep.scrub_status, request.engine.archive, request.config.scrub)
     return answer(await request.engine.pools.slow.run(work))
 
 
 async def damage(request: Request) -> web.Response:
-    """What is damaged, and what is lost for good and not acknowledged."""
+    """Damaged instances, and lost ones that are not acknowledged."""
     check_parameters(request, ("limit", "offset"))
     limit, offset = page_of(request)
 
@@ -52,7 +52,7 @@ async def damage(request: Request) -> web.Response:
 
 
 async def backups(request: Request) -> web.Response:
-    """Where backups are, how old the newest state of each is, and when it was read again."""
+    """The backups, with the age and the last verification of each."""
     check_parameters(request)
     rows = await request.engine.pools.slow.run(request.engine.archive.backup_states)
     return answer({"backups": rows})

@@ -30,7 +30,7 @@ from tests.system.server import wait_for
 
 @pytest.fixture(autouse=True)
 def _looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commitment_reporter, "LOOK_S", 0.02)
+    monkeypatch.setattr(commitment_reporter, "CHECK_S", 0.02)
 
 
 @pytest.fixture
