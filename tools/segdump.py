@@ -5,7 +5,7 @@
 
 Reads only, and may be used on a segment that is being written. What is wrong is shown and walked over; the exit code is
 1 then. The formats are drawn in engine/storage/segment.py, record.py and hints.py, and in
-engine/index/entry.py.
+engine/index/format/entry.py.
 """
 
 from __future__ import annotations
