@@ -37,7 +37,7 @@ class Level(IntEnum):
             return cls[name.strip(" \0").upper()]
         except KeyError:
             raise QueryError(
-                f"(0008,0052) {name[:9]!r} is not one of PATIENT, STUDY, SERIES, IMAGE", tags.QueryRetrieveLevel
+                f"(0008,0052) {name[:9]!r}: not PATIENT, STUDY, SERIES or IMAGE", tags.QueryRetrieveLevel
             ) from None
 
 
