@@ -108,6 +108,8 @@ def test_find_load_finds_something_with_each_query(peer: str, tmp_path: Path) ->
 def test_queries_of_an_archive_and_of_peers_stand_in_one_table(tmp_path: Path) -> None:
     data = tmp_path / "archive"
     run_program("fill", "--direct", str(data), "--studies", "20", "--long-series", "30")
+    by_http = run_program("web_queries", "--smoke", "--archive", f"{data}:20", "--long-series")
+    assert "instances of a study" in by_http and "/api by PatientName from" in by_http
     shown = run_program("queries", "--smoke", "--archive", f"{data}:20", "--long-series", "--peers", "dcmqrscp")
     assert "filmroom, 20 studies of archive" in shown and "dcmqrscp, 20 studies" in shown
 
