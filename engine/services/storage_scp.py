@@ -21,7 +21,7 @@ from engine.dimse.status import Service, StoreStatus, status_of
 from engine.errors import EngineError, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.format.types import Outcome
 from engine.runtime.admission import full_comment
-from engine.runtime.store_notes import StoreNotes
+from engine.runtime.store_recorder import StoreRecorder
 from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class StorageProvider:
         self._window = max(settings.receive_window, 1)
         self._chunks_max = max(1, limits.ingest_bytes_max // self._services.pool.chunk_bytes)
         about = logger.about(self._connection.peer_host)
-        self._notes = StoreNotes(self._services.engine, about, self._session.caller)
+        self._recorder = StoreRecorder(self._services.engine, about, self._session.caller)
         if self._allowed:
             self._services.engine.flow.began(self._connection, session.calling_ae_title)
 
@@ -173,9 +173,9 @@ class StorageProvider:
         if isinstance(outcome, EngineError):
             code = status_of(outcome, Service.STORE)
             comment = full_comment(outcome) if isinstance(outcome, StorageFull) else str(outcome)
-            self._notes.refused(outcome, rq.affected_sop_instance_uid, code)
+            self._recorder.refused(outcome, rq.affected_sop_instance_uid, code)
         else:
-            self._notes.stored(outcome, rq.affected_sop_instance_uid, length)
+            self._recorder.stored(outcome, rq.affected_sop_instance_uid, length)
             if outcome is not Outcome.STORED:
                 code, comment = self._warning(outcome)
         rsp = CStoreRSP(

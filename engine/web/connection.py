@@ -65,7 +65,7 @@ class Owner(Protocol):
         """A connection has ended."""
 
     def takes_body(self, path: str) -> bool:
-        """Whether a POST to this path takes its body itself."""
+        """Whether the route for a POST to this path reads the body directly."""
 
     def finished(self, request: BaseRequest, response: StreamResponse | None) -> None:
         """A request was answered; `response` is None if its client disconnected before."""
@@ -100,17 +100,17 @@ class HttpConnection(RequestHandler):
         self._delivery = Delivery(max(settings.delivery_rate_bytes_per_s_min, 1), window_s)
         self._request: BaseRequest | None = None
         self._is_answered = False
-        """Whether its last request was, and another may come, for which aiohttp's task does not wait yet."""
+        """Whether the last request was answered but aiohttp's task does not wait for the next one yet."""
         self.direct_body: DirectBody | None = None
-        """What is being received past the parser."""
+        """The body that is received past the parser."""
         self._held_body: DirectBody | None = None
-        """The same, until the request is there that it belongs to."""
+        """The same body, until its request is created."""
         self._held_payload: Any = None
         self.peer_host = ""
         self.socket_fd = -1
-        """What may be written to past the transport, while `is_direct`; -1: nothing."""
+        """The descriptor for writes past the transport while `is_direct`; -1: there is none."""
         self.terms: Terms | None = None
-        """What its last request for a frame came to (`quick_frames`)."""
+        """The terms of its last request for a frame (`quick_frames`)."""
 
     # -- asyncio's side -------------------------------------------------------------------------
 
@@ -133,11 +133,11 @@ class HttpConnection(RequestHandler):
         self._on_end()
 
     def received(self, count: int) -> None:
-        """So many bytes have come, whatever they are."""
+        """Counts received bytes of any kind."""
         self._received_bytes += count
 
     def data_received(self, data: bytes) -> None:
-        """Something has come for the parser."""
+        """Passes received bytes to the parser."""
         is_free = self._waiter is not None or self._is_answered
         is_first = self.is_idle and self._head_since is None
         if is_first and data.startswith(b"POST ") and (end := self._head_end(data)):
@@ -147,7 +147,7 @@ class HttpConnection(RequestHandler):
             elif end < len(data):
                 super().data_received(data[end:])
         elif is_free and self._head_since is None and data.endswith(_HEAD_END):
-            if self._is_answered_at_once(data):
+            if self._answer_at_once(data):
                 self._idle_since = self._loop.time()
                 return
         else:
@@ -158,9 +158,9 @@ class HttpConnection(RequestHandler):
         else:
             self._head_since = None
 
-    def _is_answered_at_once(self, data: bytes) -> bool:
-        """Takes what came on an idle connection: a whole request without a body, most likely."""
-        waiter, self._waiter = self._waiter, None  # aiohttp wakes its task only if the request is for it
+    def _answer_at_once(self, data: bytes) -> bool:
+        """Parses bytes from an idle connection, probably a request without a body; True: it was answered."""
+        waiter, self._waiter = self._waiter, None  # so that aiohttp's task is not woken if the request is answered here
         super().data_received(data)
         self._waiter = waiter
         if len(self._messages) == 1:
@@ -182,15 +182,15 @@ class HttpConnection(RequestHandler):
         return body
 
     def pause_body(self) -> None:
-        """Nothing more is read from the socket."""
+        """Pauses reading from the socket."""
         self._pause_transport_reading()
 
     def resume_body(self) -> None:
-        """Reading goes on."""
+        """Resumes reading from the socket."""
         self._resume_transport_reading()
 
     def body_ended(self, length: int) -> None:
-        """All of it has been read from the socket: what follows is the next request."""
+        """Called when the whole body has been read from the socket: the next bytes are another request."""
         self.direct_body = None
         payload, self._held_payload = self._held_payload, None
         payload.total_bytes = length
@@ -206,7 +206,7 @@ class HttpConnection(RequestHandler):
             )
 
     def _head_end(self, data: bytes) -> int:
-        """Where the head of a request ends whose body its route takes, if it is one and whole; else 0."""
+        """The length of a complete head whose route reads the body directly, otherwise 0."""
         end = data.find(_HEAD_END) + len(_HEAD_END)
         if end < len(_HEAD_END) or not _HAS_LENGTH.search(data, 0, end):
             return 0
@@ -214,7 +214,7 @@ class HttpConnection(RequestHandler):
         return end if self._front.takes_body(path.decode("latin-1")) else 0
 
     def _direct_length(self) -> int:
-        """The length of the body of the request whose head has just been parsed; 0 if that is not all there is."""
+        """The length of the body of the request whose head was just parsed; 0 if the parser must read it."""
         if len(self._messages) != 1 or self._upgraded:
             return 0
         message, payload = self._messages[0]
@@ -242,7 +242,7 @@ class HttpConnection(RequestHandler):
 
     @property
     def is_direct(self) -> bool:
-        """Whether bytes may be written to `socket_fd`: nothing that was written before waits."""
+        """Whether bytes may be written to `socket_fd`: the transport has no pending bytes."""
         transport = self.transport
         return (
             self.socket_fd >= 0

@@ -46,8 +46,8 @@ class RequestLimits:
         self.count += 1
         self._by_client[client] += 1
 
-    def lets_pass(self, client: str) -> bool:
-        """Whether a request that is answered at once may be; False: `enter` says why not."""
+    def allows(self, client: str) -> bool:
+        """Whether a request may be answered at once, without `enter`; if not, `enter` raises the reason."""
         settings = self._settings()
         if self.count >= settings.requests_max or self._by_client[client] >= settings.requests_per_client_max:
             return False

@@ -1,12 +1,12 @@
-"""The page for people: the files of `page/`, as they are.
+"""Serves the web page: the files of the folder `page/`.
 
     /               page/index.html
-    /page/{file}    the others: one folder, no folders in it
+    /page/{file}    the other files, without subfolders
 
-The files are read once and kept, compressed too. The page takes everything else from the routes that any client has, so
-that it may do what its user may do and nothing more. Its address says what it shows behind `#`, which no server sees.
+The files are read once and kept in memory, also compressed. The page uses the routes that all clients use, so that it
+has the permissions of its user. What it shows is in its URL behind `#`, which is not sent to servers.
 
-The Content-Security-Policy allows nothing from elsewhere and nothing inline: whatever a DICOM value says is text.
+The Content-Security-Policy allows no foreign and no inline resources, so that DICOM values can only be shown as text.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ HEADERS: Final = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
-    # Asked again each time, and answered by 304: a new release is seen at once.
+    # Checked each time, and mostly answered with 304: a new release is used at once.
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
 
 
 class _File:
-    """One file, and what is sent of it."""
+    """One file in its encodings, with its entity tag and type."""
 
     def __init__(self, path: Path) -> None:
         self.body = path.read_bytes()
@@ -62,7 +62,7 @@ class _File:
 
 @cache
 def _files() -> dict[str, _File]:
-    """By name. Names come from here and never from a request."""
+    """The files by name; a request's name is only looked up here, and never used as a path."""
     return {path.name: _File(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
 
 
@@ -73,28 +73,28 @@ async def index(request: Request) -> web.Response:
 
 async def file(request: Request) -> web.Response:
     """A script, a style sheet, a picture. Raises NotFound."""
-    found = _files().get(request.path_values["file"])
-    if found is None:
+    page_file = _files().get(request.path_values["file"])
+    if page_file is None:
         raise NotFound("the page has no such file")
-    return _answer(request, found)
+    return _answer(request, page_file)
 
 
-def _answer(request: Request, found: _File) -> web.Response:
+def _answer(request: Request, page_file: _File) -> web.Response:
     is_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
-    etag = f'"{found.digest}{"-gzip" if is_gzip else ""}"'
+    etag = f'"{page_file.digest}{"-gzip" if is_gzip else ""}"'
     headers = {**HEADERS, "ETag": etag}
     if conditional.is_unchanged(request.headers, etag):
         return web.Response(status=304, headers=headers)
     if is_gzip:
         headers["Content-Encoding"] = "gzip"
-    body = found.gzipped if is_gzip else found.body
-    return web.Response(body=body, content_type=found.content_type, charset="utf-8", headers=headers)
+    body = page_file.gzipped if is_gzip else page_file.body
+    return web.Response(body=body, content_type=page_file.content_type, charset="utf-8", headers=headers)
 
 
 _PRODUCES = tuple(dict.fromkeys(TYPES.values()))
 
 ROUTES: Final = (
-    Route("GET", "/", index, "The page for people", None, produces=("text/html",), statuses=(200, 304), tag="page"),
+    Route("GET", "/", index, "The web page", None, produces=("text/html",), statuses=(200, 304), tag="page"),
     Route(
         "GET",
         "/page/{file}",

@@ -149,7 +149,7 @@ class QuickFrames:
         instance = engine.archive.instance(uid)
         if instance is None or instance.study_instance_uid != study or instance.series_instance_uid != series:
             return False
-        return self._fill(terms, instance, int(number)) and self._limits.lets_pass(terms.client)
+        return self._fill(terms, instance, int(number)) and self._limits.allows(terms.client)
 
     def _fill(self, terms: Terms, instance: Instance, number: int) -> bool:
         """Puts the answer into the outlet's buffer. False: `front` must answer."""

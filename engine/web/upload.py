@@ -21,7 +21,7 @@ from engine.archive.ingest.request import POLICIES, Answer, Outcome, Payload, St
 from engine.dicom import part10, storage_classes, transfer_syntax
 from engine.dicom.elements import ScanLimits
 from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, StorageError
-from engine.runtime.store_notes import StoreNotes
+from engine.runtime.store_recorder import StoreRecorder
 from engine.web.stow_response import Reason, StoreResponse, reason_of
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Uploads:
         self._response = response
         self._study = study_instance_uid
         self._sender = principal.actor
-        self._notes = StoreNotes(engine, logger.about(principal.address), self._sender)
+        self._recorder = StoreRecorder(engine, logger.about(principal.address), self._sender)
         config = engine.config
         self._whole_bytes_max = config.limits.stream_threshold_bytes
         self._data_set_bytes_max = config.limits.data_set_bytes_max
@@ -314,7 +314,7 @@ class Uploads:
         if isinstance(outcome, EngineError):
             self._note_refusal(outcome, class_uid, uid)
             return
-        self._notes.stored(outcome, uid, file.length)
+        self._recorder.stored(outcome, uid, file.length)
         warning = self._warning(outcome)
         if not warning and meta is not None and meta.media_storage_sop_class_uid not in ("", class_uid):
             warning = Reason.DOES_NOT_MATCH_SOP_CLASS
@@ -322,7 +322,7 @@ class Uploads:
 
     def _note_refusal(self, error: EngineError, class_uid: str, uid: str) -> None:
         reason = reason_of(error)
-        self._notes.refused(error, uid, reason)
+        self._recorder.refused(error, uid, reason)
         self._response.failed(class_uid, uid, reason)
 
     def _warning(self, outcome: Outcome) -> int:

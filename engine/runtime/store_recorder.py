@@ -1,6 +1,6 @@
-"""Counts and logs what became of the instances that one sender has sent, whichever protocol brought them.
+"""Counts and logs the results of instances that one sender sends, with any protocol.
 
-A front turns the outcome into its own status and answers; it does not count or log instances itself.
+The front converts the result to a status of its protocol, and does not count or log instances itself.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
 
 
-class StoreNotes:
-    """Those of one sender. Used on the loop's thread."""
+class StoreRecorder:
+    """Counts and logs for one sender. Used on the loop's thread."""
 
     def __init__(self, engine: Engine, logger: Logger, sender: str) -> None:
-        """`sender`: the calling AE title or the user, as metrics and log name it."""
+        """`sender`: the calling AE title or the user, as in metrics and log."""
         self._engine = engine
         self._log = logger
         self._sender = sender
         self._counters = engine.metrics.peer(sender)
 
     def stored(self, outcome: Outcome, sop_instance_uid: str, length: int) -> None:
-        """An instance is stored, or was before; `length`: of its data set, bytes."""
+        """Records an instance that is stored, now or before; `length`: of its data set, bytes."""
         self._counters.instances += 1
         self._counters.bytes += length
         if outcome is not Outcome.STORED:
-            self._note_special(outcome, sop_instance_uid)
+            self._record_special(outcome, sop_instance_uid)
 
     def refused(self, error: EngineError, sop_instance_uid: str, status: int) -> None:
-        """An instance is not stored. `status`: as the sender is told."""
+        """Records an instance that is not stored; `status`: the one sent to the sender."""
         counters = self._engine.metrics.counters
         self._counters.failures += 1
         counters["instances_refused"] += 1
@@ -52,17 +52,17 @@ class StoreNotes:
             reason=str(error),
         )
 
-    def _note_special(self, outcome: Outcome, sop_instance_uid: str) -> None:
+    def _record_special(self, outcome: Outcome, sop_instance_uid: str) -> None:
         self._engine.metrics.counters[f"instances_{outcome.name.lower()}"] += 1
         if outcome is Outcome.DUPLICATE:
             return
         if outcome is Outcome.TRUNCATED:
             self._log.warning(
-                "a data set that ends early was stored", calling=self._sender, sop_instance_uid=sop_instance_uid
+                "a truncated data set was stored", calling=self._sender, sop_instance_uid=sop_instance_uid
             )
             return
         self._log.warning(
-            "other content for a known SOP Instance UID",
+            "different content for a known SOP Instance UID",
             calling=self._sender,
             sop_instance_uid=sop_instance_uid,
             outcome=outcome.name.lower(),
