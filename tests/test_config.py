@@ -48,7 +48,7 @@ def test_everything_has_a_default() -> None:
     assert config.workers >= 1
 
 
-def test_flags_win_over_the_environment_over_the_file_over_the_default(tmp_path: Path) -> None:
+def test_flags_override_the_environment_the_file_and_the_default_in_this_order(tmp_path: Path) -> None:
     path = written(tmp_path, 'aet = "FILE"\ndicom_port = 1\nworkers = 3\n')
     env = {"FILMROOM_AET": "ENV", "FILMROOM_DICOM_PORT": "2"}
     config = load(path, env, {"aet": "FLAG", "dicom_port": None})
@@ -70,7 +70,7 @@ def test_every_key_has_an_environment_variable_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("key", [key for key, _ in Config().describe()])
-def test_every_default_can_be_said_by_its_environment_variable(key: str) -> None:
+def test_every_default_can_be_set_by_its_environment_variable(key: str) -> None:
     config = Config()
     value = dict(config.describe())[key]
     text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -111,7 +111,7 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
         ("[storage]\nsegment_bytes = 1048576", "less than limits.stream_threshold_bytes"),
     ],
 )
-def test_a_mistake_names_its_key_and_place_in_the_file(tmp_path: Path, text: str, expected: str) -> None:
+def test_an_error_names_its_key_and_position_in_the_file(tmp_path: Path, text: str, expected: str) -> None:
     error = message(tmp_path, text)
     assert expected in error
     assert "filmroom.toml" in error or "less than" in expected
@@ -125,7 +125,7 @@ def test_a_list_in_the_environment_is_separated_by_commas_or_spaces() -> None:
         load(None, {"FILMROOM_QUERY_OPTIONS": "relational,fuzy"}, {})
 
 
-def test_mistakes_in_flags_and_environment_name_them() -> None:
+def test_errors_in_flags_and_environment_name_them() -> None:
     with pytest.raises(ConfigError, match=r"^--dicom-port: "):
         load(None, {}, {"dicom_port": 70000})
     with pytest.raises(ConfigError, match=r"^FILMROOM_DICOM_PORT: expected `int`"):
@@ -153,7 +153,7 @@ def test_relative_paths_in_a_file_start_at_its_folder(tmp_path: Path) -> None:
     assert load(path, {}, {"data": "here"}).data == Path("here")
 
 
-def test_a_peer_without_address_is_no_destination(tmp_path: Path) -> None:
+def test_a_peer_without_an_address_is_not_a_destination(tmp_path: Path) -> None:
     text = PEER + '[[peer]]\naet = "STORE2"\n[[peer]]\naet = "WEB"\nurl = "http://pacs/dicom-web"\n'
     config = load(written(tmp_path, text), {}, {})
     assert [peer.may[-1] for peer in config.peers] == ["destination", "retrieve", "destination"]
@@ -170,7 +170,7 @@ def test_the_first_of_two_peers_whose_titles_mean_the_same_is_found() -> None:
     "text",
     ['[[peer]]\naet = "WARD"\ndestinations = ["SIXTEEN_AND_MORE_"]\n', '[[coercion]]\naets = ["SIXTEEN_AND_MORE_"]\n'],
 )
-def test_a_title_in_a_list_that_is_none_is_said_in_words(tmp_path: Path, text: str) -> None:
+def test_an_invalid_title_in_a_list_is_a_readable_error(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"\[0\]: 'SIXTEEN_AND_MORE_' is not an AE title: 1 to 16 characters"):
         load(written(tmp_path, text), {}, {})
 
@@ -188,7 +188,7 @@ def test_titles_without_a_peer_share_their_settings() -> None:
     assert config.settings_of("CT1").peer is config.peers[0]
 
 
-def test_a_look_up_does_not_change_what_a_configuration_is_equal_to() -> None:
+def test_a_look_up_does_not_change_equality_of_a_configuration() -> None:
     one, other = Config(peers=(Peer(aet="CT1"),)), Config(peers=(Peer(aet="CT1"),))
     assert one.peer("CT1") == other.peers[0]
     assert one == other
@@ -197,7 +197,7 @@ def test_a_look_up_does_not_change_what_a_configuration_is_equal_to() -> None:
     assert (moved.peer("CT1"), moved.peer("CT2")) == (None, moved.peers[0])
 
 
-def test_the_first_rule_of_coercion_that_names_a_receiver_holds_and_one_without_names_is_for_the_rest() -> None:
+def test_the_first_coercion_rule_that_names_a_receiver_applies_and_one_without_names_applies_to_the_rest() -> None:
     ours = [Coercion(aets=("WS",)), Coercion(aets=("WS", "RÖNTGEN")), Coercion(), Coercion(aets=("LATE",)), Coercion()]
     config = Config(coercion=tuple(ours))
     assert config.coercion_of("WS") is ours[0]
@@ -206,7 +206,7 @@ def test_the_first_rule_of_coercion_that_names_a_receiver_holds_and_one_without_
     assert Config(coercion=(ours[0],)).coercion_of("ANY") is None
 
 
-def test_a_peer_overrides_what_holds_for_everybody(tmp_path: Path) -> None:
+def test_settings_of_a_peer_override_general_ones(tmp_path: Path) -> None:
     more = 'durability = "write-behind"\nduplicates = "replace"\nasynchronous_window = 0\n'
     config = load(written(tmp_path, PEER + more), {}, {})
     assert (config.settings_of("STORE1").durability, config.settings_of("X").durability) == ("write-behind", "durable")
@@ -234,7 +234,7 @@ def test_queries_of_a_peer_have_its_own_options_and_limit(tmp_path: Path) -> Non
     assert (merged.settings_of("X").query_options, restart) == (("relational",), [])
 
 
-def test_reload_takes_peers_and_limits_and_names_the_rest(tmp_path: Path) -> None:
+def test_a_reload_applies_peers_and_limits_and_names_the_rest(tmp_path: Path) -> None:
     before = load(None, {}, {})
     fresh = load(written(tmp_path, f'aet = "NEW"\n{PEER}[limits]\nassociations_max = 5\n'), {}, {})
     merged, restart = before.reloaded(fresh)
@@ -278,7 +278,7 @@ def test_every_key_is_documented_with_its_reason() -> None:
             assert after.split("\n    ")[1].startswith('"""'), f"{section.__name__}.{field.name} has no docstring"
 
 
-def test_a_reload_leaves_alone_what_is_marked_as_fixed_and_says_so() -> None:
+def test_a_reload_does_not_change_fixed_settings_and_reports_them() -> None:
     before = Config()
     fresh = Config(
         aet="OTHER",
@@ -295,7 +295,7 @@ def test_a_reload_leaves_alone_what_is_marked_as_fixed_and_says_so() -> None:
     assert "restart" not in entries["http.allow"].about and "FIXED" not in entries["http.port"].type
 
 
-def test_a_network_that_is_none_is_named(tmp_path: Path) -> None:
+def test_an_invalid_network_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="http.*1.2.3.4/99"):
         load(written(tmp_path, '[http]\nallow = ["1.2.3.4/99"]\n'), {}, {})
 
@@ -303,7 +303,7 @@ def test_a_network_that_is_none_is_named(tmp_path: Path) -> None:
 ATTRIBUTE = '[[attribute]]\ntag = "StudyStatusID"\nlevel = "study"\n'
 
 
-def test_extra_attributes_are_tables_of_the_file_and_a_file_without_any_says_that_there_are_none(
+def test_extra_attributes_are_tables_of_the_file_and_may_be_missing(
     tmp_path: Path,
 ) -> None:
     assert load(None, {}, {}).attributes is None
@@ -327,7 +327,7 @@ def test_extra_attributes_are_tables_of_the_file_and_a_file_without_any_says_tha
         (ATTRIBUTE + "indexed = 1\n", "[[attribute]] 'StudyStatusID': indexed: "),
     ],
 )
-def test_what_is_wrong_with_a_table_of_an_attribute_is_said(tmp_path: Path, text: str, reason: str) -> None:
+def test_errors_in_a_table_of_an_attribute_are_reported(tmp_path: Path, text: str, reason: str) -> None:
     assert reason in message(tmp_path, text)
 
 
@@ -352,7 +352,7 @@ def test_a_title_beyond_ascii_has_the_forms_that_fit_the_wire(written: str, form
     assert not titles.names((written,), "ÖTHER")
 
 
-def test_a_peer_beyond_ascii_is_found_by_what_it_is_called_and_by_what_came() -> None:
+def test_a_peer_beyond_ascii_is_found_by_its_name_and_by_received_bytes() -> None:
     config = Config(peers=(Peer(aet="RÖNTGEN", may=("store",)),))
     for came in ("RÖNTGEN", "RÃ\x96NTGEN"):
         assert config.peer(came) is config.peers[0]
@@ -366,12 +366,12 @@ def test_a_peer_on_a_command_line_may_be_beyond_ascii(text: str) -> None:
 
 
 @pytest.mark.parametrize("aet", ["РЕНТГЕНРЕНТГЕН", "A\\\\B", " A", "A\x85", "\x7f"])
-def test_what_is_no_title_is_refused(aet: str) -> None:
+def test_an_invalid_title_is_refused(aet: str) -> None:
     with pytest.raises(ConfigError, match="AE title"):
         parse_peer(Config(), f"{aet}@host:104")
 
 
-def test_every_mistake_is_named_in_one_run(tmp_path: Path) -> None:
+def test_every_error_is_reported_in_one_run(tmp_path: Path) -> None:
     path = written(
         tmp_path,
         'dicom_port = -5\nnonsense = 1\n[limits]\nidle_timeout_s = "long"\nassociations_max = 0\n'
@@ -398,7 +398,7 @@ def test_every_mistake_is_named_in_one_run(tmp_path: Path) -> None:
         assert part in error, f"{part}: {error}"
 
 
-def test_the_example_is_a_configuration_and_says_every_default(tmp_path: Path) -> None:
+def test_the_example_is_a_valid_configuration_with_every_default(tmp_path: Path) -> None:
     text = reference.example()
     plain = load(written(tmp_path, ""), {}, {"data": "d"})
     assert load(written(tmp_path, text), {}, {"data": "d"}) == plain
@@ -410,7 +410,7 @@ def test_the_example_is_a_configuration_and_says_every_default(tmp_path: Path) -
     assert load(written(tmp_path, said), {}, {"data": "d"}) == plain
 
 
-def test_the_file_is_looked_for_here_in_the_data_directory_and_beside_it(
+def test_the_file_is_searched_here_in_the_data_directory_and_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()

@@ -21,7 +21,7 @@ def said() -> Iterator[io.StringIO]:
     log.configure(Log())
 
 
-def test_the_end_of_a_thread_is_logged_and_told(said: io.StringIO) -> None:
+def test_the_end_of_a_thread_is_logged_and_reported(said: io.StringIO) -> None:
     ends: list[BaseException] = []
 
     def work() -> None:
@@ -34,7 +34,7 @@ def test_the_end_of_a_thread_is_logged_and_told(said: io.StringIO) -> None:
     assert len(ends) == 1
 
 
-def test_the_end_of_a_task_is_logged_and_told_unless_somebody_cancelled_it(said: io.StringIO) -> None:
+def test_the_end_of_a_task_is_logged_and_reported_unless_it_was_cancelled(said: io.StringIO) -> None:
     ends: list[BaseException] = []
 
     async def crash() -> None:
@@ -53,7 +53,7 @@ def test_the_end_of_a_task_is_logged_and_told_unless_somebody_cancelled_it(said:
     assert "crashing" in said.getvalue() and "cancelled" not in said.getvalue()
 
 
-def test_a_callback_that_fails_keeps_nobody_from_the_next_one(said: io.StringIO) -> None:
+def test_a_failing_callback_does_not_prevent_the_next_one(said: io.StringIO) -> None:
     called: list[int] = []
     guards.call("first", lambda: 1 // 0)
     guards.call("second", called.append, 2)

@@ -45,13 +45,13 @@ def test_an_event_is_one_line_of_json_with_its_fields() -> None:
     }
 
 
-def test_the_console_form_is_for_people() -> None:
+def test_the_console_form_is_readable() -> None:
     stream = opened(Log(format="console"))
     log.get("net").warning("peer refused", reason="no such title", code=7)
     assert stream.getvalue() == '11:06:40.123 warning net: peer refused reason="no such title" code=7\n'
 
 
-def test_auto_is_json_where_nobody_watches() -> None:
+def test_auto_is_json_without_a_terminal() -> None:
     stream = opened(Log())
     log.get("x").info("a")
     assert stream.getvalue().startswith('{"time"')
@@ -92,7 +92,7 @@ def test_no_value_can_break_the_line_or_command_the_terminal(form: str, text: st
         assert json.loads(body)["event"] == "rejected"
 
 
-def test_keys_of_fields_never_hide_our_own() -> None:
+def test_keys_of_fields_never_replace_our_own() -> None:
     stream = opened()
     log.get("x").info("a", level="error", time=1, logger="y")
     line = json.loads(stream.getvalue())
@@ -124,7 +124,7 @@ def test_bound_fields_are_in_every_event() -> None:
     assert (second["association"], second["peer"]) == (8, "P")
 
 
-def test_what_libraries_say_comes_out_in_our_form() -> None:
+def test_messages_of_libraries_are_logged_in_our_form() -> None:
     stream = opened()
     logging.getLogger("asyncio").info("not this")
     try:
@@ -136,7 +136,7 @@ def test_what_libraries_say_comes_out_in_our_form() -> None:
     assert "RuntimeError: x" in line["error"]
 
 
-def test_what_one_peer_causes_is_bounded_by_the_second_and_what_is_left_out_is_counted() -> None:
+def test_log_lines_caused_by_one_peer_are_limited_and_omitted_ones_are_counted() -> None:
     moment = [100.0]
     stream = io.StringIO()
     log.configure(Log(format="json", lines_per_peer_per_s_max=3), stream=stream, now=lambda: moment[0])
@@ -157,7 +157,7 @@ def test_what_one_peer_causes_is_bounded_by_the_second_and_what_is_left_out_is_c
     assert (lines[0]["peer"], lines[0]["count"]) == ("10.0.0.1", 17)
 
 
-def test_many_peers_share_one_bound_in_the_end() -> None:
+def test_many_peers_share_one_limit_in_the_end() -> None:
     stream = io.StringIO()
     log.configure(Log(format="json", lines_per_peer_per_s_max=2), stream=stream, now=lambda: 7.0)
     for number in range(log.PEERS_MAX + 500):

@@ -47,7 +47,7 @@ def test_a_clock_that_stands_still_or_goes_back_gives_nothing() -> None:
         assert bucket.tokens == 0
 
 
-def test_each_name_has_a_bucket_that_begins_full_and_no_rate_is_no_bound() -> None:
+def test_each_name_has_a_full_bucket_at_first_and_no_rate_means_no_limit() -> None:
     buckets = TokenBuckets()
     assert buckets.wait_s("a", 10, 10, 0.0) == 0
     assert buckets.wait_s("a", 10, 10, 0.25) == pytest.approx(0.75)
@@ -58,7 +58,7 @@ def test_each_name_has_a_bucket_that_begins_full_and_no_rate_is_no_bound() -> No
     assert buckets.wait_s("a", 0, 10, 0.25) == 0
 
 
-def test_only_so_many_names_are_remembered() -> None:
+def test_the_number_of_remembered_names_is_limited() -> None:
     buckets = TokenBuckets()
     for number in range(3 * TokenBuckets.NAMES_MAX):
         buckets.wait_s(str(number), 1, 10, 0.0)

@@ -56,6 +56,6 @@ def test_every_setting_is_read_somewhere() -> None:
     assert dead == []
 
 
-def test_a_setting_that_nobody_reads_is_noticed() -> None:
+def test_an_unused_setting_is_reported() -> None:
     assert "verify_reads" not in attributes_read()
     assert "disk_reserve_bytes" in attributes_read()

@@ -32,7 +32,7 @@ def granted(config: Config, title: str) -> set[Action]:
         (("destination",), set()),
     ],
 )
-def test_a_peer_may_what_its_entry_says_and_always_call(may: tuple[Permission, ...], actions: set[Action]) -> None:
+def test_a_peer_may_do_what_its_entry_allows_and_always_call(may: tuple[Permission, ...], actions: set[Action]) -> None:
     config = Config(peers=(Peer(aet="CT1", may=may),), accept_unknown_peers=False)
     assert granted(config, "CT1") == {Action.ASSOCIATE, *actions}
 
@@ -40,12 +40,12 @@ def test_a_peer_may_what_its_entry_says_and_always_call(may: tuple[Permission, .
 PEERS_ACTIONS = {Action.ASSOCIATE, Action.STORE, Action.COMMIT, Action.QUERY, Action.RETRIEVE, Action.SEND}
 
 
-def test_unknown_peers_may_what_application_entities_do_or_nothing() -> None:
+def test_unknown_peers_may_do_what_application_entities_allow_or_nothing() -> None:
     assert granted(Config(), "X") == PEERS_ACTIONS
     assert granted(Config(accept_unknown_peers=False, peers=(WS1,)), "X") == set()
 
 
-def test_instances_go_to_a_known_peer_with_an_address_that_may_be_a_destination() -> None:
+def test_instances_are_sent_only_to_a_known_allowed_peer_with_an_address() -> None:
     config = Config(
         peers=(
             WS1,
@@ -67,7 +67,7 @@ def test_instances_go_to_a_known_peer_with_an_address_that_may_be_a_destination(
     }
 
 
-def test_a_peer_with_destinations_of_its_own_sends_to_these_only() -> None:
+def test_a_peer_with_its_own_destinations_sends_only_to_these() -> None:
     ward = Peer(aet="WARD", destinations=("WS1",))
     nowhere = Peer(aet="NOWHERE", destinations=())
     config = Config(peers=(WS1, WS2, ward, nowhere))
@@ -79,7 +79,7 @@ def test_a_peer_with_destinations_of_its_own_sends_to_these_only() -> None:
 
 
 @pytest.mark.parametrize("came", ["RÖNTGEN", "RÃ\x96NTGEN"])
-def test_titles_beyond_ascii_are_known_as_they_come(came: str) -> None:
+def test_titles_beyond_ascii_are_recognised_as_received(came: str) -> None:
     config = Config(
         peers=(
             Peer(aet="RÖNTGEN", host="r", port=104, may=("store", "destination")),
@@ -99,7 +99,7 @@ def test_a_decision_follows_the_configuration_in_force() -> None:
     assert rules.allowed(principal, Action.QUERY)
 
 
-def test_an_operator_may_everything() -> None:
+def test_an_operator_may_do_everything() -> None:
     config = Config(accept_unknown_peers=False)
     operator = Principal(Kind.OPERATOR, "anna")
     assert all(PeerRules(lambda: config).allowed(operator, action) for action in Action)
@@ -123,7 +123,7 @@ def test_an_operator_may_everything() -> None:
         ("fe80::1%eth0", False),
     ],
 )
-def test_an_http_client_may_everything_or_nothing_by_its_address(address: str, is_allowed: bool) -> None:
+def test_an_http_client_may_do_everything_or_nothing_depending_on_its_address(address: str, is_allowed: bool) -> None:
     rules = PeerRules(Config)
     client = Principal(Kind.HTTP, "", address)
     assert {bool(rules.allowed(client, action)) for action in Action} == {is_allowed}

@@ -158,7 +158,7 @@ def test_a_large_data_set_comes_in_parts_with_a_running_checksum() -> None:
         (p_data(pdv(1, 1, b"x" * 70_000)), 6),
     ],
 )
-def test_what_breaks_the_rules_is_one_error_and_then_silence(data: bytes, reason: int) -> None:
+def test_an_invalid_fragment_is_one_error_and_then_nothing(data: bytes, reason: int) -> None:
     for size in (1, 1 << 20):
         receiver, events, pool = collect()
         feed(receiver, data + b"\x05\0\0\0\0\4\0\0\0\0", fixed(size))
@@ -187,7 +187,7 @@ def test_random_bytes_never_break_the_receiver(seed: int) -> None:
     assert sum(1 for e in events if e[0] in (assembly.ERROR, assembly.P_DATA_EARLY)) <= 1
 
 
-def test_a_part_that_was_to_be_handed_over_when_the_association_ended_is_given_back() -> None:
+def test_an_undelivered_part_is_released_when_the_association_ends() -> None:
     receiver, events, pool = collect(chunk_bytes=4096, part_bytes=4096)
     feed(receiver, p_data(pdv(1, 3, command(True))) + p_data(pdv(1, 0, bytes(5000)))[: 12 + 4096], fixed(1 << 20))
     receiver.get_buffer(-1)
@@ -197,7 +197,7 @@ def test_a_part_that_was_to_be_handed_over_when_the_association_ended_is_given_b
     assert [event[0] for event in events] == [assembly.COMMAND]
 
 
-def test_chunks_that_only_the_garbage_collector_finds_are_counted_as_back() -> None:
+def test_chunks_freed_by_the_garbage_collector_are_counted() -> None:
     receiver, events, pool = collect()
     whole = p_data(pdv(1, 3, command(True))) + p_data(pdv(1, 2, bytes(5000)))
     feed(receiver, whole + p_data(pdv(3, 3, command(True)), pdv(3, 0, bytes(9000))), fixed(1 << 20))
@@ -286,7 +286,7 @@ def test_long_reads_are_left_to_the_kernel(tcp: tuple[socket.socket, socket.sock
     assert pool.outstanding == 0
 
 
-def test_a_receiver_without_a_tcp_socket_asks_for_nothing() -> None:
+def test_a_receiver_without_a_tcp_socket_requests_no_acknowledgement() -> None:
     receiver, _, _ = collect()
     feed(receiver, p_data(pdv(1, 3, command(False))), fixed(1))
     assert receiver.quick_acks == 0

@@ -30,7 +30,7 @@ def golden_commands() -> list[bytes]:
     return found
 
 
-def test_there_are_golden_commands() -> None:
+def test_golden_commands_exist() -> None:
     assert len(golden_commands()) > 20
 
 
@@ -48,11 +48,11 @@ def test_golden_commands_decode_as_pydicom_reads_them(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", golden_commands())
-def test_golden_commands_come_back_byte_for_byte(data: bytes) -> None:
+def test_golden_commands_are_encoded_byte_for_byte(data: bytes) -> None:
     assert command.encode(command.decode(data)) == data
 
 
-def test_odd_values_are_padded_by_what_they_are() -> None:
+def test_odd_values_are_padded_according_to_their_vr() -> None:
     values = {Element.AffectedSOPClassUID: b"1.2", Element.MoveDestination: b"ARCHIVE", Element.ErrorComment: b""}
     data = command.encode(values)
     data_set = read_dataset(BytesIO(data), is_implicit_VR=True, is_little_endian=True)
@@ -81,13 +81,13 @@ def test_elements_are_written_in_ascending_order_as_pydicom_does() -> None:
     assert ours[12:] == expected
 
 
-def test_a_wrong_group_length_is_overlooked() -> None:
+def test_a_wrong_group_length_is_ignored() -> None:
     data = bytearray(command.encode({Element.MessageID: b"\1\0"}))
     data[8:12] = b"\xff\xff\xff\xff"
     assert command.decode(data)[Element.MessageID] == b"\1\0"
 
 
-def test_a_missing_group_length_is_overlooked() -> None:
+def test_a_missing_group_length_is_ignored() -> None:
     assert command.decode(b"\0\0\x10\1\2\0\0\0\7\0") == {Element.MessageID: b"\7\0"}
 
 
@@ -101,14 +101,14 @@ def test_a_missing_group_length_is_overlooked() -> None:
         (bytes(command.COMMAND_LENGTH_MAX + 1), "a command set of"),
     ],
 )
-def test_what_is_no_command_set_is_refused_with_its_offset(data: bytes, message: str) -> None:
+def test_an_invalid_command_set_is_refused_with_the_offset(data: bytes, message: str) -> None:
     with pytest.raises(MessageError) as caught:
         command.decode(data)
     assert message in str(caught.value)
     assert caught.value.status == 0x0212
 
 
-def test_values_are_checked_when_they_are_taken_out() -> None:
+def test_values_are_checked_when_they_are_read() -> None:
     values = {Element.Status: b"\1", Element.MessageID: b"", Element.AffectedSOPClassUID: b"\xff\xff"}
     with pytest.raises(MessageError, match="Status has 1 bytes"):
         command.uint16_value(values, Element.Status)
@@ -126,7 +126,7 @@ def test_a_stray_byte_in_a_comment_is_kept_readable() -> None:
     assert command.text_value({Element.ErrorComment: b"gr\xfcn "}, Element.ErrorComment) == "grün"
 
 
-def test_values_that_do_not_fit_are_our_own_mistake() -> None:
+def test_values_that_do_not_fit_raise() -> None:
     with pytest.raises(LocalProtocolError):
         command.pack_uint16(65536)
     with pytest.raises(LocalProtocolError):
@@ -144,6 +144,6 @@ def test_any_bytes_are_decoded_or_refused(data: bytes) -> None:
 
 @EXAMPLES
 @given(st.dictionaries(st.integers(1, 0xFFFF), st.binary(max_size=40).map(lambda value: value + bytes(len(value) % 2))))
-def test_even_values_come_back_as_they_went(values: dict[int, bytes]) -> None:
+def test_even_values_survive_a_round_trip(values: dict[int, bytes]) -> None:
     decoded = command.decode(command.encode(values))
     assert {element: value for element, value in decoded.items() if element} == values

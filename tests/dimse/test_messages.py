@@ -112,7 +112,7 @@ def test_the_samples_show_every_message() -> None:
 
 
 @sample
-def test_a_message_comes_back_as_it_went(message: Message) -> None:
+def test_a_message_survives_a_round_trip(message: Message) -> None:
     assert messages.decode(message.encode()) == message
 
 
@@ -180,7 +180,7 @@ uint16s = st.integers(0, 65535)
 
 @EXAMPLES
 @given(uint16s, uids, uids, uint16s)
-def test_a_c_store_rq_is_the_same_by_the_short_and_the_general_way(
+def test_a_c_store_rq_is_the_same_by_the_fast_and_the_general_path(
     message_id: int, class_uid: str, instance_uid: str, priority: int
 ) -> None:
     request = CStoreRQ(message_id, class_uid, instance_uid, priority)
@@ -192,7 +192,7 @@ def test_a_c_store_rq_is_the_same_by_the_short_and_the_general_way(
 
 @EXAMPLES
 @given(uint16s, uids, uids, uint16s)
-def test_a_c_store_rsp_is_the_same_by_the_short_and_the_general_way(
+def test_a_c_store_rsp_is_the_same_by_the_fast_and_the_general_path(
     message_id: int, class_uid: str, instance_uid: str, status: int
 ) -> None:
     response = CStoreRSP(message_id, class_uid, instance_uid, status)
@@ -203,7 +203,7 @@ def test_a_c_store_rsp_is_the_same_by_the_short_and_the_general_way(
 
 @EXAMPLES
 @given(st.data())
-def test_a_mutated_c_store_rq_is_read_as_by_the_general_way_or_refused(data: st.DataObject) -> None:
+def test_a_mutated_c_store_rq_is_read_as_by_the_general_path_or_refused(data: st.DataObject) -> None:
     mutated = bytearray(CStoreRQ(1, CT, UID).encode())
     for _ in range(data.draw(st.integers(1, 3))):
         mutated[data.draw(st.integers(0, len(mutated) - 1))] = data.draw(st.integers(0, 255))
@@ -277,7 +277,7 @@ def test_an_incomplete_command_is_refused_with_its_status(data: bytes, status: i
     assert text in str(caught.value)
 
 
-def test_a_response_may_leave_out_what_it_only_repeats() -> None:
+def test_a_response_may_leave_out_repeated_elements() -> None:
     values = {
         Element.CommandField: b"\x01\x80",
         Element.MessageIDBeingRespondedTo: b"\7\0",
@@ -336,14 +336,14 @@ def test_an_unknown_operation_is_answered_by_its_own_response() -> None:
     "data",
     [b"", b"\1\2\3", without(CEchoRQ(1), Element.MessageID), CStoreRSP(1, CT, UID).encode(), CCancelRQ(1).encode()],
 )
-def test_what_is_no_request_gets_no_answer(data: bytes) -> None:
+def test_a_message_that_is_not_a_request_gets_no_answer(data: bytes) -> None:
     assert messages.failure_response(data, MessageError("?", 0x0212)) is None
 
 
 # What we may get wrong ---------------------------------------------------------------------------
 
 
-def test_an_error_comment_is_cut_and_made_plain() -> None:
+def test_an_error_comment_is_shortened_and_reduced_to_plain_characters() -> None:
     response = CStoreRSP(1, CT, UID, 0xC000, "Größe\\\n" + "x" * 100)
     comment = read(response.encode()).ErrorComment
     assert comment == "Gr??e??" + "x" * 57
@@ -376,7 +376,7 @@ def test_a_long_error_comment_ends_at_the_end_of_a_word(text: str, comment: str 
 
 
 @pytest.mark.parametrize("raw", [b"R\xd6NTGEN", "RÖNTGEN".encode(), b"\xff\xa0\x85"])
-def test_titles_beyond_ascii_go_back_as_they_came(raw: bytes) -> None:
+def test_titles_beyond_ascii_are_returned_unchanged(raw: bytes) -> None:
     asked = messages.decode(CMoveRQ(1, MOVE, raw.decode("latin-1")).encode())
     assert isinstance(asked, CMoveRQ)
     assert asked.move_destination.encode("latin-1") == raw

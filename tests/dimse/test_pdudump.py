@@ -47,7 +47,7 @@ def test_the_first_bytes_of_fragments_are_shown_on_demand() -> None:
     assert "65 66 67" not in "\n".join(dump(CAPTURE))
 
 
-def test_the_dump_goes_on_behind_what_is_invalid() -> None:
+def test_the_dump_continues_after_invalid_bytes() -> None:
     broken = (
         b"\x09\0\0\0\0\2??" + b"\1\0\0\0\0\1?" + pdu.p_data_tf(1, True, True, b"rubbish") + pdu.encode(pdu.Abort(2, 6))
     )

@@ -76,7 +76,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 @pytest.mark.parametrize("window", [1, 2, 5])
 @pytest.mark.parametrize("fragment", [600, 4096, 131_060])
 @pytest.mark.parametrize("originator", [CStoreRQ(1, CLASS, "1"), CStoreRQ(1, CLASS, "1", 2, "ASKER", 77)])
-def test_it_sends_what_the_general_way_sends(tmp_path: Path, window: int, fragment: int, originator: CStoreRQ) -> None:
+def test_it_sends_the_same_bytes_as_the_general_path(
+    tmp_path: Path, window: int, fragment: int, originator: CStoreRQ
+) -> None:
     rng = random.Random(window * fragment)
     bench = Bench(tmp_path / "log", window=window, fragment=fragment, rq=originator)
     message_ids = rng.sample(range(1, 65536), 300)
@@ -115,7 +117,7 @@ def test_one_is_read_ahead_and_sent_as_soon_as_the_answer_comes(bench: Bench) ->
     assert bench.batch.collect() == [0, 0]
 
 
-def test_a_response_that_is_for_nobody_here_is_left_to_others(bench: Bench) -> None:
+def test_an_unknown_response_is_left_to_others(bench: Bench) -> None:
     assert bench.add(1, "1.2", bytes(100))
     assert not bench.answer(1), "not sent yet"
     bench.batch.advance()
@@ -141,7 +143,7 @@ def test_a_damaged_data_set_stops_it_before_a_byte_of_it_is_sent(bench: Bench) -
     assert bench.batch.rest() == [(True, 0), (False, None), (False, None)]
 
 
-def test_what_cannot_be_read_at_once_stops_it(bench: Bench) -> None:
+def test_uncached_data_stops_it(bench: Bench) -> None:
     assert bench.add(1, "1.2", bytes(100))
     os.ftruncate(bench.fd, 99)
     bench.batch.advance()
@@ -159,7 +161,7 @@ def test_an_early_answer_stops_it_and_its_frame_stays_as_it_is(bench: Bench) -> 
     assert len(bench.wire.sent) == 1
 
 
-def test_what_is_not_wanted_any_more_is_not_sent(bench: Bench) -> None:
+def test_cancelled_instances_are_not_sent(bench: Bench) -> None:
     assert bench.add(1, "1.2", bytes(100))
     assert bench.add(2, "1.2", bytes(100))
     bench.batch.advance()
@@ -169,7 +171,7 @@ def test_what_is_not_wanted_any_more_is_not_sent(bench: Bench) -> None:
     assert bench.batch.rest() == [(True, 0), (False, None)]
 
 
-def test_a_mistake_of_ours_is_kept_for_who_waits(bench: Bench) -> None:
+def test_an_internal_error_is_kept_for_the_waiter(bench: Bench) -> None:
     assert bench.add(1, "1.2", bytes(100))
     assert bench.add(2, "1.2", bytes(100))
     bench.batch.advance()
@@ -179,7 +181,7 @@ def test_a_mistake_of_ours_is_kept_for_who_waits(bench: Bench) -> None:
     assert bench.batch.error is bench.wire.error
 
 
-def test_after_a_halt_answers_are_taken_and_nothing_is_sent(bench: Bench) -> None:
+def test_after_a_halt_responses_are_read_and_nothing_is_sent(bench: Bench) -> None:
     for number in (1, 2):
         assert bench.add(number, "1.2", bytes(100))
     bench.batch.advance()
@@ -189,7 +191,7 @@ def test_after_a_halt_answers_are_taken_and_nothing_is_sent(bench: Bench) -> Non
     assert (len(bench.wire.sent), bench.batch.outstanding, bench.batch.collect()) == (1, 0, [0xA700])
 
 
-def test_what_does_not_fit_is_refused(bench: Bench) -> None:
+def test_data_that_does_not_fit_is_refused(bench: Bench) -> None:
     assert not bench.add(1, "1." + "9" * 63, bytes(100))
     assert not bench.batch.add(bench.head, 1, "1.\u0662", bench.fd, 0, 2, 0)
     assert not bench.add(1, "1.2", bytes(LENGTH_MAX * 2))

@@ -116,7 +116,7 @@ def test_a_sound_archive_has_no_faults_and_every_bad_finding_has_advice(data: Pa
     assert not [name for name in os.listdir(data) if "doctor" in name], "the measured file is left behind"
 
 
-def test_before_the_first_start_nothing_is_made(data: Path) -> None:
+def test_before_the_first_start_nothing_is_created(data: Path) -> None:
     found = examine(config_of(data), MEASURED)
     assert not data.exists()
     assert "none in" in found["archive"][0].what
@@ -131,7 +131,7 @@ def test_a_relative_data_directory_is_the_same_folder(data: Path, monkeypatch: p
     assert any("open to every user" in each.what for each in found["permissions"])
 
 
-def test_a_disk_below_the_target_is_named_with_its_figures(data: Path) -> None:
+def test_a_slow_disk_is_reported_with_its_measurements(data: Path) -> None:
     fill(data)
     target = Target(sync_p99_ms_max=1e-6, write_mb_per_s_min=1e6, read_mb_per_s_min=1e6)
     found = examine(config_of(data, target=target), MEASURED)
@@ -158,16 +158,14 @@ def test_a_data_directory_open_to_all_is_a_warning(data: Path) -> None:
     assert any("open to every user" in each.what for each in found["permissions"])
 
 
-def test_too_little_room_is_a_fault(data: Path) -> None:
+def test_too_little_disk_space_is_a_fault(data: Path) -> None:
     data.mkdir()
     found = examine(config_of(data, limits=Limits(disk_reserve_bytes=1 << 60)))
     assert found["room"][0].verdict is Verdict.FAULT
     assert "A700" in found["room"][0].advice
 
 
-def test_a_disk_without_room_for_one_more_instance_is_full_in_units_that_show_it(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_nearly_full_disk_is_reported_in_fitting_units(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data.mkdir()
     status = SimpleNamespace(f_bavail=20_000_768, f_frsize=1)
     monkeypatch.setattr(disk.os, "statvfs", lambda path: status)
@@ -176,7 +174,7 @@ def test_a_disk_without_room_for_one_more_instance_is_full_in_units_that_show_it
     assert found.what == "20.0 MB free, 20.0 MB of them in reserve"
 
 
-def test_a_taken_port_is_a_fault_and_a_free_one_is_not(data: Path) -> None:
+def test_a_port_in_use_is_a_fault_and_a_free_one_is_not(data: Path) -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         sock.listen()
@@ -246,13 +244,13 @@ def _set_aside(data: Path) -> str:
 
 
 @pytest.mark.parametrize("harm", [_lose, _mix, _set_aside])
-def test_what_is_wrong_with_the_log_is_a_fault(data: Path, harm: Callable[[Path], str]) -> None:
+def test_an_invalid_log_is_a_fault(data: Path, harm: Callable[[Path], str]) -> None:
     fill(data)
     expected = harm(data)
     assert any(expected in each for each in faults(examine(config_of(data)))), expected
 
 
-def test_damage_that_is_known_is_a_fault_until_it_is_healed(data: Path) -> None:
+def test_known_damage_is_a_fault_until_it_is_healed(data: Path) -> None:
     fill(data)
     with Archive.open(data) as archive:
         instance = next(iter(archive.parts.index.instances(every_instance())))
@@ -261,7 +259,7 @@ def test_damage_that_is_known_is_a_fault_until_it_is_healed(data: Path) -> None:
     assert any("1 records are damaged" in each for each in faults(examine(config_of(data))))
 
 
-def test_segments_of_another_archive_are_not_taken_for_ours(data: Path) -> None:
+def test_segments_of_another_archive_are_not_mistaken_for_ours(data: Path) -> None:
     fill(data)
     ours = set((data / "segments").glob("*.seg"))
     _mix(data)
@@ -281,7 +279,7 @@ def test_an_archive_that_does_not_open_is_a_fault(data: Path) -> None:
     assert any("archive.json" in each for each in faults(examine(config_of(data))))
 
 
-def test_the_command_writes_a_line_a_finding_and_fails_on_a_fault(
+def test_the_command_prints_one_line_for_each_finding_and_fails_on_a_fault(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(data)
@@ -296,7 +294,7 @@ def test_the_command_writes_a_line_a_finding_and_fails_on_a_fault(
     assert cli.run(arguments) == 1
 
 
-def test_reports_that_nobody_takes_are_a_warning_and_damaged_ones_a_fault(data: Path) -> None:
+def test_undeliverable_reports_are_a_warning_and_damaged_ones_a_fault(data: Path) -> None:
     Archive.open(data, create=True).close()
     transactions = Transactions(data, Files())
     assert "storage commitment" not in examine(config_of(data))
@@ -322,7 +320,7 @@ def test_re_indexing_that_is_due_is_a_warning_until_it_is_done(data: Path) -> No
     assert [each.verdict for each in examine(config)["extra attributes"]] == [Verdict.GOOD]
 
 
-def test_a_server_is_judged_by_its_own_workers_and_says_what_came_in_cut(
+def test_a_server_is_checked_by_its_own_workers_and_truncated_instances_are_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker: dict[str, object] = {"number": 0, "connections": 2, "admission": {"reason": None}, "counters": {}}

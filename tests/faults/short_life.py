@@ -35,11 +35,11 @@ from engine.storage.record import crc32c
 from tests.actors import actor
 from tests.faults.faulty_libc import Action, Armed, Call
 from tests.peer import CT, EXPLICIT
-from tests.system.ingest import Made, study_number
+from tests.system.ingest import GeneratedInstance, study_number
 
 STUDY = study_number(1)
 SEGMENT_BYTES = 256 << 10
-LARGE = next(number for number in range(100, 1000) if len(Made(STUDY, number).data_set()) > SEGMENT_BYTES)
+LARGE = next(number for number in range(100, 1000) if len(GeneratedInstance(STUDY, number).data_set()) > SEGMENT_BYTES)
 """The number of an instance that takes a segment of its own."""
 STUDY_INSTANCE_UID, SOP_INSTANCE_UID = 0x0020000D, 0x00080018
 
@@ -115,7 +115,7 @@ class Life:
         loop = asyncio.get_running_loop()
         answers = []
         for number in numbers:
-            made = Made(STUDY, number)
+            made = GeneratedInstance(STUDY, number)
             request = StoreRequest(EXPLICIT, "SHORT", CT, made.uid, durable, POLICY_KEEP_FIRST)
             answer: asyncio.Future[object] = loop.create_future()
             word = "late" if self.armed.has_fired() else "ack"
@@ -127,7 +127,7 @@ class Life:
 
     async def stream(self, ingestor: Ingestor, number: int) -> None:
         """One that comes in two parts."""
-        made = Made(STUDY, number)
+        made = GeneratedInstance(STUDY, number)
         data = made.data_set()
         first = Received(data[:-200])
         word = "late" if self.armed.has_fired() else "ack"
@@ -156,7 +156,7 @@ class Life:
         """One by one; each is told before and after."""
         for number in numbers:
             self.tell("deleting", number)
-            keys = {SOP_INSTANCE_UID: Made(STUDY, number).uid.encode()}
+            keys = {SOP_INSTANCE_UID: GeneratedInstance(STUDY, number).uid.encode()}
             self.archive.delete(Query(Level.IMAGE, keys, relational=True), actor=actor(), reason="short life")
             self.tell("deleted", number)
 

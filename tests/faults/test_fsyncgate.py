@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 CONFIG = "[limits]\ndisk_reserve_bytes = 0\n[storage]\nsegment_bytes = 8388608\nprewrite_bytes = 0\n"
 
 
-def store(port: int, made: ingest.Made) -> int | None:
+def store(port: int, made: ingest.GeneratedInstance) -> int | None:
     """The status of a C-STORE; None when the association ended without one."""
     with Peer(port, timeout_s=30) as script:
         script.associate((1, CT, [EXPLICIT]))
@@ -48,7 +48,7 @@ def test_what_could_not_be_synced_is_never_taken_for_stored(tmp_path: Path, file
     if missing:
         pytest.skip(missing)
     study = ingest.study_number(1)
-    safe, unlucky, later = (ingest.Made(study, number) for number in (1, 2, 3))
+    safe, unlucky, later = (ingest.GeneratedInstance(study, number) for number in (1, 2, 3))
     ledger = ingest.Ledger({safe.uid, unlucky.uid, later.uid}, studies={study})
     with Machine(tmp_path, file_system) as machine:
         machine.install()

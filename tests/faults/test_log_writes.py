@@ -26,7 +26,7 @@ from tests import effort
 from tests.faults import uml
 from tests.system import mounts
 from tests.system.server import ROOT
-from tests.system.test_injection import Told, verify
+from tests.system.test_injection import LifeReport, verify
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ dmsetup remove log
     return Recorded(before, list(uml.read_log(log)))
 
 
-def states(recorded: Recorded, folder: Path, *, keeps_its_word: bool = True) -> Iterator[tuple[int, Path, Told]]:
+def states(recorded: Recorded, folder: Path, *, keeps_its_word: bool = True) -> Iterator[tuple[int, Path, LifeReport]]:
     """One state of the disk after the other, as an image: before each flush, with what was told by then.
 
     Each image has a name of its own: mount(8) takes the loop device of an image that is still in use somewhere.
@@ -80,7 +80,7 @@ def states(recorded: Recorded, folder: Path, *, keeps_its_word: bool = True) -> 
     rng = random.Random(SEED)
     durable = bytearray(recorded.before.read_bytes())
     pending: list[uml.Entry] = []
-    told = Told()
+    told = LifeReport()
     flushes = 0
     for entry in recorded.entries:
         if entry.flags & uml.MARK:
@@ -114,11 +114,11 @@ def torn(durable: bytearray, pending: list[uml.Entry], rng: random.Random) -> by
     return bytes(left)
 
 
-def judge(image: Path, told: Told) -> None:
+def judge(image: Path, told: LifeReport) -> None:
     """Boots from it, so to speak."""
     point = image.with_name(f"{image.name}.mount")
     with mounts.mounted("ext4", str(image), point, "loop"):
-        verify(point / "data", Told(), told)
+        verify(point / "data", LifeReport(), told)
 
 
 def test_nothing_acknowledged_is_lost_by_a_cut_before_any_flush(recorded: Recorded, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_an_association_is_accepted_used_and_released() -> None:
     assert len(user.commands) == 1
 
 
-def test_a_data_set_longer_than_a_part_comes_in_parts() -> None:
+def test_a_data_set_longer_than_a_part_is_delivered_in_parts() -> None:
     data_set = bytes(range(256)) * 200
 
     def script(scripted: Peer, user: User) -> None:
@@ -145,7 +145,7 @@ def test_a_data_set_longer_than_a_part_comes_in_parts() -> None:
     assert user.parts == [False] * (len(user.parts) - 1) + [True]
 
 
-def test_short_timeouts_are_looked_at_more_often() -> None:
+def test_short_timeouts_are_checked_more_often() -> None:
     assert ConnectionLimits().tick_s == 1.0
     assert ConnectionLimits(artim_timeout_s=2.0).tick_s == pytest.approx(0.2)
     assert ConnectionLimits(message_timeout_s=4.0, idle_timeout_s=0).tick_s == pytest.approx(0.4)
@@ -153,14 +153,14 @@ def test_short_timeouts_are_looked_at_more_often() -> None:
     assert ConnectionLimits(artim_timeout_s=0.001).tick_s == pytest.approx(0.05)
 
 
-def test_a_connection_that_says_nothing_is_closed_by_artim() -> None:
+def test_a_silent_connection_is_closed_by_the_artim_timer() -> None:
     began = time.monotonic()
     user = play(lambda scripted, user: scripted.expect_closed())
     assert user.ends == ["ARTIM timer expired"]
     assert time.monotonic() - began < LIMITS.artim_timeout_s + SLACK_S
 
 
-def test_a_peer_that_stops_inside_a_pdu_is_aborted_even_while_an_operation_is_under_way() -> None:
+def test_a_peer_that_stops_inside_a_pdu_is_aborted_even_during_an_operation() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(STORE)
         user.busy = True
@@ -171,7 +171,7 @@ def test_a_peer_that_stops_inside_a_pdu_is_aborted_even_while_an_operation_is_un
     assert user.ends[0].startswith("the peer stopped in the middle of a message")
 
 
-def test_a_peer_that_drips_inside_a_message_is_aborted_in_time() -> None:
+def test_a_peer_that_sends_a_message_too_slowly_is_aborted() -> None:
     """Each byte is progress, but all together are not enough."""
     message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100_000))
 
@@ -190,7 +190,7 @@ def test_a_peer_that_drips_inside_a_message_is_aborted_in_time() -> None:
     assert user.ends[0].startswith("the peer sent less than 256 bytes a second")
 
 
-def test_a_peer_on_a_slow_line_that_sends_enough_is_not_taken_for_one_that_drips() -> None:
+def test_a_peer_on_a_slow_line_is_not_aborted() -> None:
     message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1500))
     step = len(message) // 40 + 1
 
@@ -208,7 +208,7 @@ def test_a_peer_on_a_slow_line_that_sends_enough_is_not_taken_for_one_that_drips
     assert len(user.data_sets) == 1
 
 
-def test_time_in_which_we_do_not_read_does_not_make_a_peer_slow() -> None:
+def test_time_without_reading_does_not_count_against_a_peer() -> None:
     def pause(user: User) -> None:
         assert user.connection is not None
         user.connection.pause_reading()
@@ -248,7 +248,7 @@ def test_a_pdu_of_more_presentation_data_values_than_allowed_is_aborted() -> Non
     assert len(play(just_as_many, limits=replace(LIMITS, pdv_count_max=len(values))).commands) == 2
 
 
-def test_an_idle_association_is_aborted_but_not_while_an_operation_is_under_way() -> None:
+def test_an_idle_association_is_aborted_but_not_during_an_operation() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         user.busy = True
@@ -277,7 +277,7 @@ def test_a_peer_that_reads_nothing_is_aborted_and_reset() -> None:
     assert user.ends[0].startswith("the peer received nothing")
 
 
-def test_nothing_that_comes_after_an_abort_of_ours_is_delivered() -> None:
+def test_nothing_is_delivered_after_our_abort() -> None:
     def refuse(user: User) -> None:
         assert user.connection is not None
         user.connection.abort("not today", 2, 0)
@@ -305,7 +305,7 @@ def test_one_protocol_error_is_answered_by_one_abort() -> None:
     assert user.ends[0].startswith("protocol error")
 
 
-def test_data_in_one_piece_with_the_release_request_before_it_is_not_delivered() -> None:
+def test_data_after_a_release_request_in_one_piece_is_not_delivered() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)) + peer.message(1, peer.c_echo_rq()))
@@ -316,7 +316,7 @@ def test_data_in_one_piece_with_the_release_request_before_it_is_not_delivered()
     assert user.commands == []
 
 
-def test_data_in_one_piece_with_an_unexpected_pdu_before_it_is_not_delivered() -> None:
+def test_data_after_an_unexpected_pdu_in_one_piece_is_not_delivered() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(STORE)
         again = peer.associate_rq([STORE])
@@ -328,7 +328,7 @@ def test_data_in_one_piece_with_an_unexpected_pdu_before_it_is_not_delivered() -
     assert user.data_sets == []
 
 
-def test_a_peer_that_reads_slowly_is_not_taken_for_one_that_reads_nothing() -> None:
+def test_a_peer_that_reads_slowly_is_not_aborted() -> None:
     flood_bytes = 24 << 20
 
     def flood(user: User) -> None:
@@ -352,7 +352,7 @@ def test_a_peer_that_reads_slowly_is_not_taken_for_one_that_reads_nothing() -> N
     assert user.ends == ["released by the peer"]
 
 
-def test_a_connection_lost_while_nobody_waits_for_it_leaves_no_error_behind(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_connection_without_a_waiter_causes_no_error(caplog: pytest.LogCaptureFixture) -> None:
     def flood(user: User) -> None:
         assert user.connection is not None
         user.connection.send(bytes(24 << 20))
@@ -383,7 +383,7 @@ def test_nothing_is_sent_after_the_abort() -> None:
     assert play(script, on_command=refuse).ends == ["enough"]
 
 
-def test_a_release_that_the_user_holds_back_is_answered_when_it_says_so() -> None:
+def test_a_deferred_release_is_answered_on_request() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)))
@@ -397,7 +397,7 @@ def test_a_release_that_the_user_holds_back_is_answered_when_it_says_so() -> Non
 
 
 @pytest.mark.parametrize("came", ["the command", "half the data set"])
-def test_a_release_in_the_middle_of_a_message_is_an_abort_at_once(came: str) -> None:
+def test_a_release_in_the_middle_of_a_message_aborts_at_once(came: str) -> None:
     whole = peer.message_pdus(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(3000), fragment=1000)
 
     def script(scripted: Peer, user: User) -> None:
@@ -445,7 +445,7 @@ def test_a_release_that_is_answered_when_the_association_is_over_does_nothing(en
     assert len(user.ends) == 1
 
 
-def test_what_a_message_lacks_is_acknowledged_at_once_and_whole_messages_are_not() -> None:
+def test_incomplete_messages_are_acknowledged_at_once_and_complete_ones_are_not() -> None:
     """Nagle's algorithm at the peer holds the data set back until its command is acknowledged."""
     counts: list[int] = []
 
@@ -474,7 +474,7 @@ def test_what_a_message_lacks_is_acknowledged_at_once_and_whole_messages_are_not
     assert counts == [0, 1, 2, 3, 3, 3]
 
 
-def test_reading_pauses_as_often_as_it_was_asked_to() -> None:
+def test_reading_resumes_after_as_many_resumes_as_pauses() -> None:
     def pause(user: User) -> None:
         if len(user.commands) == 1:
             assert user.connection is not None
@@ -538,7 +538,7 @@ def answer_echo(scripted: Peer) -> None:
     scripted.send(peer.message(1, peer.command_set(rsp)))
 
 
-def test_a_requestor_takes_no_request_for_the_response_that_it_waits_for() -> None:
+def test_a_requestor_does_not_mistake_a_request_for_its_response() -> None:
     def script(scripted: Peer) -> None:
         scripted.accept()
         received = scripted.expect_message()
@@ -556,7 +556,7 @@ def test_a_requestor_takes_no_request_for_the_response_that_it_waits_for() -> No
     assert request(script, timeout_s=10) == ""
 
 
-def test_a_requestor_ends_an_association_on_which_a_context_is_used_that_was_not_accepted() -> None:
+def test_a_requestor_aborts_if_an_unaccepted_context_is_used() -> None:
     def script(scripted: Peer) -> None:
         scripted.accept()
         received = scripted.expect_message()
@@ -569,7 +569,7 @@ def test_a_requestor_ends_an_association_on_which_a_context_is_used_that_was_not
     assert "presentation context 9, which was not accepted" in request(script, timeout_s=10)
 
 
-def test_a_requestor_acknowledges_at_once_what_its_answer_lacks() -> None:
+def test_a_requestor_acknowledges_incomplete_responses_at_once() -> None:
     """A destination of a C-MOVE may leave Nagle's algorithm on too."""
     rsp = {peer.COMMAND_FIELD: peer.C_ECHO_RQ | peer.RESPONSE, peer.RESPONDED_TO: 1}
     rsp |= {peer.DATA_SET_TYPE: peer.NO_DATA_SET, peer.STATUS: 0}
@@ -628,7 +628,7 @@ def test_a_requestor_echoes_and_releases() -> None:
     ],
     ids=["reject", "abort", "release-rp", "http", "close"],
 )
-def test_a_requestor_says_why_it_got_no_association(answer: bytes, words: str) -> None:
+def test_a_requestor_reports_why_it_has_no_association(answer: bytes, words: str) -> None:
     def script(scripted: Peer) -> None:
         scripted.expect(peer.ASSOCIATE_RQ)
         scripted.send(answer)

@@ -11,7 +11,7 @@ from engine.errors import AssociationFailed
 from engine.net.responses import MESSAGE_ID_MAX, Responses
 
 
-def test_when_all_ids_are_taken_the_next_request_fails_and_a_forgotten_one_makes_room() -> None:
+def test_when_all_ids_are_in_use_the_next_request_fails_until_one_is_freed() -> None:
     async def script() -> None:
         responses = Responses()
         ids = {responses.expect()[0] for _ in range(MESSAGE_ID_MAX)}
@@ -24,7 +24,7 @@ def test_when_all_ids_are_taken_the_next_request_fails_and_a_forgotten_one_makes
     asyncio.run(script())
 
 
-def test_a_response_that_comes_twice_or_that_nobody_waits_for_changes_nothing() -> None:
+def test_duplicate_and_unexpected_responses_are_ignored() -> None:
     async def script() -> None:
         responses = Responses()
         first, waiting = responses.expect()

@@ -66,7 +66,7 @@ def test_passcodes_stay_out_and_the_file_is_for_its_owner_and_group(tmp_path: Pa
     assert not stat.S_IMODE(path.stat().st_mode) & 0o007
 
 
-def test_bytes_that_are_no_pdu_are_traced_as_an_error(tmp_path: Path) -> None:
+def test_invalid_bytes_are_traced_as_an_error(tmp_path: Path) -> None:
     trace = traced(tmp_path)
     trace.pdu("in", 1, b"\x00\x01")
     trace.command("in", 1, b"\xff")
@@ -76,7 +76,7 @@ def test_bytes_that_are_no_pdu_are_traced_as_an_error(tmp_path: Path) -> None:
     assert bad_command["command"] == "ff"
 
 
-def test_a_folder_that_cannot_be_made_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_a_configuration_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"log\.wire_trace: the folder .*file cannot be made"):
         make_folder(tmp_path / "file")
@@ -99,7 +99,7 @@ def test_a_full_disk_ends_the_trace_and_not_the_association() -> None:
     trace.close("released by the peer")
 
 
-def test_an_association_goes_untraced_when_its_file_cannot_be_made(tmp_path: Path) -> None:
+def test_an_association_is_not_traced_if_its_file_cannot_be_created(tmp_path: Path) -> None:
     traces = TraceFolder(tmp_path / "trace", 0)
     (tmp_path / "trace").rmdir()
     assert traces.association("10.0.0.7") is None

@@ -10,7 +10,7 @@ import pytest
 from engine.runtime.pools import INDEX_THREADS, READ_THREADS, Pools
 
 
-def test_a_disk_that_does_not_answer_stops_the_reads_and_nothing_else() -> None:
+def test_a_hanging_disk_blocks_only_reads() -> None:
     async def run() -> None:
         pools, disk = Pools(), threading.Event()
         stuck = [asyncio.ensure_future(pools.reads.run(disk.wait)) for _ in range(3 * READ_THREADS)]
@@ -57,7 +57,7 @@ def test_a_pool_never_runs_more_than_its_threads_and_passes_on_what_is_raised() 
     asyncio.run(run())
 
 
-def test_who_stops_waiting_leaves_the_thread_counted_until_it_ends() -> None:
+def test_an_abandoned_thread_is_counted_until_it_ends() -> None:
     async def run() -> None:
         pools, disk = Pools(), threading.Event()
         waiting = asyncio.ensure_future(pools.slow.run(disk.wait))
@@ -75,7 +75,7 @@ def test_who_stops_waiting_leaves_the_thread_counted_until_it_ends() -> None:
     asyncio.run(run())
 
 
-def test_nobody_uses_the_default_executor() -> None:
+def test_the_default_executor_is_not_used() -> None:
     """It is one for all: whoever blocks in it blocks everybody else who does."""
     from tests.test_tidy import ENGINE
 

@@ -50,7 +50,7 @@ def test_it_is_never_more_than_a_quarter_of_the_memory_above_which_ingest_is_ref
     assert budget(retrieval_bytes_max=64 * MIB, memory_bytes_max=1024 * MIB).bytes_max == 64 * MIB
 
 
-def test_who_came_first_is_served_first_and_nobody_overtakes() -> None:
+def test_waiters_are_served_in_order() -> None:
     async def script() -> None:
         of, served = budget(), list[str]()
 
@@ -77,7 +77,7 @@ def test_who_came_first_is_served_first_and_nobody_overtakes() -> None:
     run(script())
 
 
-def test_who_waits_too_long_or_wants_too_much_is_told_so() -> None:
+def test_waiting_too_long_or_requesting_too_much_fails() -> None:
     async def script() -> None:
         of = budget()
         assert of.take(16 * MIB)
@@ -91,7 +91,7 @@ def test_who_waits_too_long_or_wants_too_much_is_told_so() -> None:
     run(script())
 
 
-def test_who_goes_away_while_it_waits_takes_nothing_and_lets_the_next_one_go_on() -> None:
+def test_a_cancelled_waiter_takes_nothing_and_the_next_one_is_served() -> None:
     async def script() -> None:
         of = budget()
         assert of.take(15 * MIB)

@@ -48,7 +48,7 @@ def nicenesses(pid: int) -> dict[str, int]:
 # Its life ----------------------------------------------------------------------------------------
 
 
-def test_it_runs_at_the_lowest_priority_takes_reloads_and_ends_with_the_server(tmp_path: Path) -> None:
+def test_it_runs_at_the_lowest_priority_applies_reloads_and_ends_with_the_server(tmp_path: Path) -> None:
     with running(tmp_path / "d", workers=1, config="[compaction]\nenabled = false\n") as server:
         wait_for(lambda: "compaction" in caretaker_of(server), what="statistics of the caretaker")
         pid = pid_of(server)
@@ -64,7 +64,7 @@ def test_it_runs_at_the_lowest_priority_takes_reloads_and_ends_with_the_server(t
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_one_that_dies_is_replaced_and_one_without_a_supervisor_ends(tmp_path: Path) -> None:
+def test_a_dead_caretaker_is_replaced_and_one_without_supervisor_ends(tmp_path: Path) -> None:
     with running(tmp_path / "d", workers=1) as server:
         wait_for(lambda: "compaction" in caretaker_of(server), what="statistics of the caretaker")
         first, workers = pid_of(server), server.worker_pids()
@@ -83,7 +83,7 @@ def test_one_that_dies_is_replaced_and_one_without_a_supervisor_ends(tmp_path: P
 # Its loop, in this process -----------------------------------------------------------------------
 
 
-class Told:
+class CaretakerThread:
     """The supervisor's end of a caretaker that runs in a thread here."""
 
     def __init__(self, data: Path, config: Config) -> None:
@@ -119,7 +119,7 @@ class Told:
         return self.code
 
 
-class Scripted:
+class ScriptedJob:
     """A job that raises or returns what a test says."""
 
     name = "scripted"
@@ -144,76 +144,76 @@ class Scripted:
 
 
 @pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedJob]:
     with opened(tmp_path / "d"):
         pass
-    job = Scripted()
+    job = ScriptedJob()
     monkeypatch.setattr(caretaker, "JOBS", (lambda archive, config, stopping: job,))
     monkeypatch.setattr(caretaker, "FAILURE_PAUSE_S", 0.01)
     monkeypatch.setattr(caretaker, "IN_USE_PAUSE_S", 0.01)
     yield job
 
 
-def test_a_step_that_fails_is_said_and_tried_again_later_and_later(tmp_path: Path, scripted: Scripted) -> None:
+def test_a_failed_step_is_logged_and_retried_with_growing_pauses(tmp_path: Path, scripted: ScriptedJob) -> None:
     scripted.steps = [IndexError_("once"), IndexError_("twice"), ArchiveInUse("busy"), IndexError_("thrice")]
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: len(scripted.done) == 4, what="four steps")
-    wait_for(lambda: told.stats()["failing"] == {"scripted": "thrice"}, what="the failure being told")
+    wait_for(lambda: caretaker_thread.stats()["failing"] == {"scripted": "thrice"}, what="the failure being reported")
     pauses = [after - before for before, after in pairwise(scripted.done)]
     assert pauses[0] >= 0.01
     assert pauses[1] >= 0.02
     wait_for(lambda: len(scripted.done) == 5, what="a good step")
-    wait_for(lambda: told.stats()["failing"] == {}, what="the failure being forgotten")
-    assert told.end() == 0
+    wait_for(lambda: caretaker_thread.stats()["failing"] == {}, what="the failure being forgotten")
+    assert caretaker_thread.end() == 0
 
 
-def test_a_step_that_crashes_is_one_that_fails_and_the_others_go_on(tmp_path: Path, scripted: Scripted) -> None:
+def test_a_crashed_step_counts_as_failed_and_the_others_continue(tmp_path: Path, scripted: ScriptedJob) -> None:
     scripted.steps = [OSError(5, "of no kind that anybody foresaw"), MemoryError()]
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: len(scripted.done) == 3, what="three steps")
-    wait_for(lambda: told.stats()["failing"] == {}, what="the failure being forgotten")
-    assert told.end() == 0
+    wait_for(lambda: caretaker_thread.stats()["failing"] == {}, what="the failure being forgotten")
+    assert caretaker_thread.end() == 0
 
 
-def test_a_failed_disk_ends_it(tmp_path: Path, scripted: Scripted) -> None:
+def test_a_failed_disk_ends_it(tmp_path: Path, scripted: ScriptedJob) -> None:
     scripted.steps = [StorageFailed("EIO")]
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
-    told.thread.join(20)
-    assert told.end() == caretaker.EXIT_STORAGE_FAILED
-    told.caretaker._archive.close()
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
+    caretaker_thread.thread.join(20)
+    assert caretaker_thread.end() == caretaker.EXIT_STORAGE_FAILED
+    caretaker_thread.caretaker._archive.close()
 
 
-def test_a_reload_reaches_every_job_and_makes_it_due(tmp_path: Path, scripted: Scripted) -> None:
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+def test_a_reload_reaches_every_job_and_makes_it_due(tmp_path: Path, scripted: ScriptedJob) -> None:
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: len(scripted.done) == 1, what="a step")
     fresh = Config(data=tmp_path / "d", aet="OTHER")
-    told.channel.send("config", config=fresh.to_json().decode(), version=2)
+    caretaker_thread.channel.send("config", config=fresh.to_json().decode(), version=2)
     wait_for(lambda: len(scripted.done) == 2, what="another step")
     assert [config.aet for config in scripted.configured] == ["OTHER"]
-    assert told.end() == 0
+    assert caretaker_thread.end() == 0
 
 
-def test_the_reserve_file_is_made_when_there_is_none(tmp_path: Path, scripted: Scripted) -> None:
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+def test_the_reserve_file_is_created_if_it_is_missing(tmp_path: Path, scripted: ScriptedJob) -> None:
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for((tmp_path / "d" / "ballast").exists, what="the reserve file")
-    assert told.end() == 0
+    assert caretaker_thread.end() == 0
 
 
-def test_the_caretaker_of_a_replica_scrubs_and_looks_after_its_index(
+def test_the_caretaker_of_a_replica_scrubs_and_maintains_its_index(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with opened(tmp_path / "d"):
         pass
     monkeypatch.setattr(Archive, "is_read_only", property(lambda self: True))
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
-    assert set(told.stats()) == {"scrub", "reindex", "failing"}
-    assert told.end() == 0
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
+    assert set(caretaker_thread.stats()) == {"scrub", "reindex", "failing"}
+    assert caretaker_thread.end() == 0
 
 
 # Its jobs --------------------------------------------------------------------------------------
 
 
-def test_the_job_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path) -> None:
+def test_the_compaction_job_pauses_when_nothing_is_left_to_do(tmp_path: Path) -> None:
     config = Config(
         data=tmp_path,
         compaction=Compaction(interval_s=77, bytes_per_s=0),
@@ -232,7 +232,7 @@ def test_the_job_of_compaction_rests_when_nothing_is_left_to_do(tmp_path: Path) 
         assert job.step() > 77
 
 
-def test_the_job_of_retention_applies_each_enabled_rule_as_often_as_it_says(
+def test_the_retention_job_applies_each_enabled_rule_at_its_interval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = (
@@ -284,7 +284,7 @@ def test_a_caretaker_waits_while_another_process_has_the_lock(tmp_path: Path) ->
 # The supervisor's side ---------------------------------------------------------------------------
 
 
-def test_restarts_come_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caretaker_process, "RESTART_PAUSE_S", 0.02)
     started: list[float] = []
     recovered: list[float] = []
@@ -319,7 +319,7 @@ def test_restarts_come_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(recovered) >= 3
 
 
-def test_the_job_of_re_indexing_goes_on_until_everything_is_under_the_set_and_then_rests(tmp_path: Path) -> None:
+def test_the_re_indexing_job_continues_until_everything_is_done_and_then_pauses(tmp_path: Path) -> None:
     chosen = extra.of([Attribute(tag="StudyStatusID", level="study")])
     with opened(tmp_path) as archive:
         store(archive, payload_of(1, 1, 1))
@@ -340,7 +340,7 @@ def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest
         pass
     seen: dict[str, int] = {}
 
-    class Writes(Scripted):
+    class Writes(ScriptedJob):
         def __init__(self, archive: Archive) -> None:
             super().__init__()
             self.archive = archive
@@ -356,13 +356,13 @@ def test_the_index_is_written_at_the_priority_of_workers_by_a_step_at_the_lowest
 
     monkeypatch.setattr(caretaker, "JOBS", (lambda archive, config, stopping: Writes(archive),))
     own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    told = Told(tmp_path / "d", Config(data=tmp_path / "d"))
+    caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
     wait_for(lambda: "in the step" in seen, what="a step")
-    assert told.end() == 0
+    assert caretaker_thread.end() == 0
     assert seen == {"within the transaction": own, "in the step": caretaker.NICENESS}
 
 
-def test_a_rule_that_is_refused_is_told_and_the_others_are_applied(tmp_path: Path) -> None:
+def test_a_refused_rule_is_reported_and_the_others_are_applied(tmp_path: Path) -> None:
     rules = (
         Retention(name="too much", older_than_days=0, enabled=True, modalities=("CT",)),
         Retention(name="fine", older_than_days=0, enabled=True, modalities=("MR",)),

@@ -34,7 +34,7 @@ def test_a_message_of_any_length_arrives(length: int) -> None:
     assert descriptors() == before
 
 
-def test_what_finds_no_room_waits_and_arrives_in_order() -> None:
+def test_messages_that_do_not_fit_wait_and_arrive_in_order() -> None:
     one, other = pair()
     told: list[int] = []
     one.on_backlog = lambda: told.append(one.backlog)
@@ -65,7 +65,7 @@ def test_a_connection_is_not_queued_and_its_descriptor_is_not_kept() -> None:
         assert one.offer("accept", fd=file.fileno(), serial=0)
 
 
-def test_nothing_overtakes_a_configuration_that_waits_and_only_the_newest_of_those_is_sent() -> None:
+def test_no_message_overtakes_a_waiting_configuration_and_only_the_newest_is_sent() -> None:
     one, other = pair()
     while one.offer("closed"):
         pass
@@ -81,7 +81,7 @@ def test_nothing_overtakes_a_configuration_that_waits_and_only_the_newest_of_tho
     assert [message["version"] for message in found if message["kind"] == "config"] == [3]
 
 
-def test_the_end_of_the_other_process_is_told_apart_from_a_full_buffer() -> None:
+def test_the_end_of_the_other_process_is_distinguished_from_a_full_buffer() -> None:
     one, other = pair()
     other.close()
     with pytest.raises(ChannelClosed):

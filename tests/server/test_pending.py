@@ -114,7 +114,7 @@ class Host:
         (b"\x01\x00\x00\x10\x00\x01", "an A-ASSOCIATE-RQ that is too long", 6),
     ],
 )
-def test_what_is_no_request_is_recognised_by_its_first_bytes(head: bytes, what: str, reason: int) -> None:
+def test_non_dicom_bytes_are_recognised_early(head: bytes, what: str, reason: int) -> None:
     verdict = first_pdu.judge(head, LIMIT)
     assert (verdict.problem, verdict.farewell) == (what, pdu.encode(pdu.Abort(2, reason)) if reason else b"")
 
@@ -132,14 +132,14 @@ def test_what_is_no_request_is_recognised_by_its_first_bytes(head: bytes, what: 
         (b"\x01\x00\x00\x10\x00\x00", first_pdu.ENOUGH_BYTES),
     ],
 )
-def test_what_may_still_become_one_is_waited_for(head: bytes, wanted: int) -> None:
+def test_the_start_of_a_request_is_waited_for(head: bytes, wanted: int) -> None:
     verdict = first_pdu.judge(head, LIMIT)
     assert (verdict.problem, verdict.needed_bytes) == ("", wanted)
     assert bool(verdict.rationed_bytes) == (wanted == first_pdu.ENOUGH_BYTES), "only long ones are rationed"
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 7, 100])
-def test_a_request_is_handed_over_when_it_is_whole_and_not_a_byte_of_it_is_read(pieces: int) -> None:
+def test_a_complete_request_is_handed_over_unread(pieces: int) -> None:
     host = Host()
 
     def script() -> None:
@@ -158,7 +158,7 @@ def test_a_request_is_handed_over_when_it_is_whole_and_not_a_byte_of_it_is_read(
     host.run(script)
 
 
-def test_a_long_request_is_handed_over_before_it_is_whole() -> None:
+def test_a_long_request_is_handed_over_before_it_is_complete() -> None:
     host = Host()
     contexts = [(number * 2 + 1, VERIFICATION, [IMPLICIT] * 20) for number in range(128)]
     request = peer.associate_rq(contexts)
@@ -188,7 +188,7 @@ def test_a_long_request_is_handed_over_before_it_is_whole() -> None:
     ],
     ids=["http", "tls", "ssh", "ones", "p-data", "length", "abort"],
 )
-def test_what_is_turned_away_is_closed_at_once_and_counted(hello: bytes, last_word: tuple[int, int] | None) -> None:
+def test_a_rejected_connection_is_closed_at_once_and_counted(hello: bytes, last_word: tuple[int, int] | None) -> None:
     host = Host()
 
     def script() -> None:
@@ -220,7 +220,7 @@ def test_a_port_scan_leaves_nothing_behind(sent: bytes, ending: Callable[[Peer],
 
 
 @pytest.mark.parametrize("sent", [b"", b"\x01", REQUEST[:-1]], ids=["nothing", "a-byte", "all-but-one"])
-def test_who_does_not_ask_in_time_is_closed(sent: bytes) -> None:
+def test_a_connection_without_a_request_in_time_is_closed(sent: bytes) -> None:
     host = Host(artim_timeout_s=0.2)
 
     def script() -> None:
@@ -232,7 +232,7 @@ def test_who_does_not_ask_in_time_is_closed(sent: bytes) -> None:
     assert dict(host.metrics.counters) == {"connections_silent": 1}
 
 
-def test_one_address_makes_room_for_itself_the_oldest_first() -> None:
+def test_at_the_limit_the_oldest_connection_of_the_same_address_is_closed() -> None:
     host = Host(connections_waiting_per_address_max=3)
 
     def script() -> None:
@@ -249,7 +249,7 @@ def test_one_address_makes_room_for_itself_the_oldest_first() -> None:
     assert dict(host.metrics.counters) == {"connections_evicted": 2}
 
 
-def test_in_a_crowd_the_address_that_has_most_makes_room() -> None:
+def test_at_the_total_limit_the_address_with_most_connections_loses_one() -> None:
     host = Host(connections_waiting_max=6, connections_waiting_per_address_max=100)
     host.hosts = ["modality", *["crowd"] * 5, "workstation", *["crowd"] * 3]
 
@@ -267,7 +267,7 @@ def test_in_a_crowd_the_address_that_has_most_makes_room() -> None:
     host.run(script)
 
 
-def test_room_can_be_made_until_nobody_is_left() -> None:
+def test_connections_can_be_closed_until_none_is_left() -> None:
     host = Host()
     made: list[bool] = []
 
@@ -285,7 +285,7 @@ def test_room_can_be_made_until_nobody_is_left() -> None:
     assert made == [True, True, False]
 
 
-def test_a_peer_that_resets_at_any_moment_is_let_go() -> None:
+def test_a_peer_that_resets_at_any_moment_is_removed() -> None:
     host = Host()
 
     def script() -> None:
@@ -305,7 +305,7 @@ def long_request() -> bytes:
     return peer.associate_rq(contexts)
 
 
-def test_long_requests_of_one_address_wait_their_turn_and_short_ones_and_others_do_not() -> None:
+def test_long_requests_of_one_address_queue_but_short_ones_and_other_addresses_do_not() -> None:
     request = long_request()
     host = Host(associate_bytes_per_address_per_s_max=len(request), artim_timeout_s=30)
     host.hosts = ["crowd", "crowd", "crowd", "modality", "crowd"]
@@ -324,7 +324,7 @@ def test_long_requests_of_one_address_wait_their_turn_and_short_ones_and_others_
     assert host.metrics.counters["associations_put_off"] >= 1
 
 
-def test_who_is_put_off_and_leaves_or_makes_room_is_let_go() -> None:
+def test_a_queued_connection_that_ends_is_removed() -> None:
     request = long_request()
     host = Host(associate_bytes_per_address_per_s_max=len(request), artim_timeout_s=0.3)
 
@@ -343,7 +343,7 @@ def test_who_is_put_off_and_leaves_or_makes_room_is_let_go() -> None:
 @pytest.mark.parametrize(
     ("sent", "is_told"), [(b"", False), (b"\n", False), (b"\x01", False), (b"\r\n", True), (b"\x04\0", True)]
 )
-def test_a_health_check_is_counted_and_no_line_of_the_log(sent: bytes, is_told: bool) -> None:
+def test_a_health_check_is_counted_but_not_logged(sent: bytes, is_told: bool) -> None:
     host = Host()
 
     def script() -> None:

@@ -27,14 +27,14 @@ from tests.system.server import running, wait_for
 ECHO = (1, "1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
 
 
-def test_the_pause_doubles_up_to_a_limit_and_begins_anew_after_a_long_life() -> None:
+def test_the_pause_doubles_up_to_a_limit_and_is_reset_after_a_long_run() -> None:
     restarts = Restarts(0.2, 5.0)
     assert [restarts.pause_s(0.1) for _ in range(7)] == pytest.approx([0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0])
     assert restarts.pause_s(6.0) == pytest.approx(0.2)
     assert restarts.pause_s() == pytest.approx(0.4)
 
 
-class Pretended:
+class FakeProcesses:
     """Processes that say that they are ready, or cannot be started."""
 
     def __init__(self) -> None:
@@ -65,11 +65,11 @@ class Pretended:
 
 
 @pytest.mark.parametrize("code", [errno.EAGAIN, errno.ENOMEM, errno.EMFILE])
-def test_a_worker_that_cannot_be_started_is_tried_again_later_and_later_and_is_shown_as_missing(
+def test_a_worker_that_cannot_be_started_is_retried_with_growing_pauses_and_shown_as_missing(
     code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pool, "RESTART_PAUSE_S", 0.02)
-    pretended = Pretended()
+    fake = FakeProcesses()
     failed: list[str] = []
     metrics = Metrics()
 
@@ -84,16 +84,16 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later_and_later_and_is_s
             recover=recover,
             on_change=lambda: None,
             fail=failed.append,
-            spawn=pretended.spawn,
+            spawn=fake.spawn,
         )
         workers.start()
         while not workers.ready_count:
             await asyncio.sleep(0.005)
         workers.serve()
         refused = OSError(code, os.strerror(code))
-        pretended.errors = [refused, refused, RuntimeError("can't start new thread")]
-        pretended.kill_last()
-        while len(pretended.times) < 3:
+        fake.errors = [refused, refused, RuntimeError("can't start new thread")]
+        fake.kill_last()
+        while len(fake.times) < 3:
             await asyncio.sleep(0.002)
         missing = workers.missing
         while not workers.ready_count:
@@ -105,28 +105,28 @@ def test_a_worker_that_cannot_be_started_is_tried_again_later_and_later_and_is_s
     try:
         missing = asyncio.run(run())
     finally:
-        pretended.end()
+        fake.end()
     assert missing == [{"number": 0, "error": f"[Errno {code}] {os.strerror(code)}"}]
     assert failed == []
     assert metrics.counters["workers_not_started"] == 3
-    gaps = [after - before for before, after in pairwise(pretended.times[1:])]
+    gaps = [after - before for before, after in pairwise(fake.times[1:])]
     assert len(gaps) == 3 and gaps[0] >= 0.04 and gaps[1] >= 0.08 and gaps[2] >= 0.16
 
 
-def test_a_caretaker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caretaker_that_cannot_be_started_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.server import caretaker_process
 
     monkeypatch.setattr(caretaker_process, "RESTART_PAUSE_S", 0.01)
-    pretended = Pretended()
-    pretended.errors = [OSError(errno.EAGAIN, "no"), OSError(errno.ENOMEM, "no")]
+    fake = FakeProcesses()
+    fake.errors = [OSError(errno.EAGAIN, "no"), OSError(errno.ENOMEM, "no")]
 
     async def recover() -> None:
         return
 
     async def run() -> None:
-        process = caretaker_process.CaretakerProcess(Config(), pretended.spawn, recover)
+        process = caretaker_process.CaretakerProcess(Config(), fake.spawn, recover)
         process.start_later(0.0)
-        while len(pretended.times) < 2:
+        while len(fake.times) < 2:
             await asyncio.sleep(0.002)
         assert (await process.stats())["not_started"]
         while process.process is None:
@@ -136,11 +136,11 @@ def test_a_caretaker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.M
     try:
         asyncio.run(run())
     finally:
-        pretended.end()
-    assert len(pretended.times) == 3
+        fake.end()
+    assert len(fake.times) == 3
 
 
-def test_a_start_that_fails_leaves_no_descriptor_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_leaks_no_descriptor(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*arguments: object, **more: object) -> None:
         raise BlockingIOError(errno.EAGAIN, "no process")
 
@@ -154,7 +154,7 @@ def test_a_start_that_fails_leaves_no_descriptor_behind(monkeypatch: pytest.Monk
 # Who owns a connection ---------------------------------------------------------------------------
 
 
-def test_a_connection_is_claimed_by_the_worker_or_taken_back_never_both() -> None:
+def test_a_connection_is_either_claimed_by_the_worker_or_taken_back() -> None:
     memory = WorkerMemory.create(2)
     supervisor, worker = memory.heartbeat, WorkerMemory(memory.fd, 1).heartbeat
     assert worker.claim(3) and worker.claim(4)
@@ -165,7 +165,7 @@ def test_a_connection_is_claimed_by_the_worker_or_taken_back_never_both() -> Non
     assert supervisor.revoke(1, 9) == 8
 
 
-def test_nothing_is_taken_back_while_the_worker_is_just_claiming() -> None:
+def test_no_connection_is_taken_back_while_the_worker_claims_it() -> None:
     memory = WorkerMemory.create(2)
     supervisor, fd = memory.heartbeat, memory.fd
     ours, theirs = socket.socketpair()
@@ -194,7 +194,7 @@ def peers(count: int, last_may: str) -> str:
     return "accept_unknown_peers = false\n" + "".join(tables) + f'[[peer]]\naet = "LAST"\nmay = [{last_may}]\n'
 
 
-def test_three_thousand_peers_reach_every_worker_at_start_and_at_reload_also_one_that_stood_still(
+def test_every_worker_gets_three_thousand_peers_at_start_and_at_reload_even_after_a_stall(
     tmp_path: Path,
 ) -> None:
     with running(tmp_path / "d", config=peers(3000, '"store"')) as server:

@@ -35,7 +35,7 @@ def associated(server: Server, calling: str = "SCRIPT") -> Peer:
     return peer
 
 
-def test_draining_ends_with_the_last_association_and_takes_no_new_one(tmp_path: Path) -> None:
+def test_draining_accepts_no_new_association_and_ends_with_the_last_one(tmp_path: Path) -> None:
     with running(tmp_path / "d") as server, associated(server) as peer, Peer(server.port) as silent:
         wait_for(lambda: server.stats()["waiting"] == 1, what="the silent one accepted")
         server.process.send_signal(signal.SIGTERM)
@@ -60,7 +60,7 @@ def test_draining_has_a_limit(tmp_path: Path) -> None:
         assert server.wait(20) == 0
 
 
-def test_a_second_signal_ends_what_the_first_lets_finish(tmp_path: Path) -> None:
+def test_a_second_signal_aborts_what_the_first_lets_finish(tmp_path: Path) -> None:
     with running(tmp_path / "d") as server, associated(server) as peer:
         server.process.send_signal(signal.SIGINT)
         wait_for(lambda: server.events("draining"), what="draining")
@@ -86,7 +86,7 @@ def test_sighup_reads_peers_and_limits_again_and_keeps_associations(tmp_path: Pa
             known.echo()
 
 
-def test_a_wrong_configuration_is_not_taken_over(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_not_applied(tmp_path: Path) -> None:
     with running(tmp_path / "d") as server:
         server.config_file.write_text("wrokers = 2\n")
         with pytest.raises(ConfigError, match="did you mean 'workers'"):
@@ -97,7 +97,7 @@ def test_a_wrong_configuration_is_not_taken_over(tmp_path: Path) -> None:
             peer.echo()
 
 
-def test_the_control_socket_says_no_in_words(tmp_path: Path) -> None:
+def test_the_control_socket_refuses_with_a_reason(tmp_path: Path) -> None:
     with running(tmp_path / "d") as server:
         with pytest.raises(EngineError, match="there is no command 'dance'"):
             control.request(server.data, {"command": "dance"})
@@ -109,7 +109,7 @@ def test_the_control_socket_says_no_in_words(tmp_path: Path) -> None:
         control.request(tmp_path / "d", {"command": "ping"})
 
 
-def test_a_data_directory_may_lie_deeper_than_a_socket_address_is_long(tmp_path: Path) -> None:
+def test_a_data_directory_path_may_be_longer_than_a_socket_address(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["a folder with a long name"] * 6)
     with running(deep / "d", workers=1) as server:
         assert server.stats()["ok"]
@@ -127,7 +127,7 @@ def test_it_serves_with_any_number_of_workers(tmp_path: Path, workers: int) -> N
             peer.release()
 
 
-def test_systemd_hears_of_readiness_and_of_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_notified_of_readiness_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(10)
@@ -138,7 +138,7 @@ def test_systemd_hears_of_readiness_and_of_the_end(tmp_path: Path, monkeypatch: 
             assert systemd.recv(100) == b"STOPPING=1"
 
 
-def test_a_taken_port_and_an_archive_in_use_are_sentences(tmp_path: Path) -> None:
+def test_a_port_in_use_and_an_archive_in_use_are_readable_errors(tmp_path: Path) -> None:
     with running(tmp_path / "d", workers=1) as server:
         taken = serve("--data", str(tmp_path / "e"), "--dicom-port", str(server.port))
         assert taken.returncode == exit_codes.CONFIGURATION
@@ -155,7 +155,7 @@ def test_a_taken_port_and_an_archive_in_use_are_sentences(tmp_path: Path) -> Non
     ("description", "told"),
     [({"format": 99, "archive_id": "0" * 32}, "format 99"), ({"format": 1}, "archive_id"), ([], "cannot be used")],
 )
-def test_a_data_directory_of_another_format_is_left_alone(tmp_path: Path, description: object, told: str) -> None:
+def test_a_data_directory_of_another_format_is_not_touched(tmp_path: Path, description: object, told: str) -> None:
     (tmp_path / "archive.json").write_text(json.dumps(description))
     done = serve("--data", str(tmp_path), "--dicom-port", "0")
     assert done.returncode == exit_codes.UNAVAILABLE
@@ -164,7 +164,7 @@ def test_a_data_directory_of_another_format_is_left_alone(tmp_path: Path, descri
     assert [path.name for path in tmp_path.iterdir()] == ["archive.json"]
 
 
-def test_a_trace_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> None:
+def test_a_trace_folder_that_cannot_be_created_stops_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     done = serve("--data", str(tmp_path / "d"), "--dicom-port", "0", "--log-wire-trace", str(tmp_path / "file"))
     assert done.returncode == exit_codes.CONFIGURATION
@@ -172,7 +172,7 @@ def test_a_trace_folder_that_cannot_be_made_stops_the_start(tmp_path: Path) -> N
     assert not (tmp_path / "d").exists()
 
 
-def test_a_configuration_that_was_not_there_at_the_start_is_found_by_a_reload(tmp_path: Path) -> None:
+def test_a_reload_finds_a_configuration_file_that_was_missing_at_the_start(tmp_path: Path) -> None:
     data = tmp_path / "srv" / "data"
     with running(data, "--config", "") as server:
         assert "configuration: no configuration file (looked for " in server.ready_line

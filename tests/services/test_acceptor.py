@@ -100,7 +100,7 @@ def test_a_request_does_not_reach_a_service_on_another_ones_context(
     serve(tmp_path / "data", script)
 
 
-def test_who_may_not_do_what_a_service_is_for_does_not_get_its_contexts(tmp_path: Path, worklist: Worklist) -> None:
+def test_a_peer_without_permission_for_a_service_does_not_get_its_contexts(tmp_path: Path, worklist: Worklist) -> None:
     def script(serving: Serving) -> None:
         with serving.call() as modality:
             modality.associate(*ASK)
@@ -112,7 +112,7 @@ def test_who_may_not_do_what_a_service_is_for_does_not_get_its_contexts(tmp_path
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(only_stores,)))
 
 
-def test_an_identifier_longer_than_its_service_takes_ends_the_association(tmp_path: Path, worklist: Worklist) -> None:
+def test_an_identifier_longer_than_its_service_allows_ends_the_association(tmp_path: Path, worklist: Worklist) -> None:
     def script(serving: Serving) -> None:
         with serving.call() as asker:
             asker.associate(*ASK)

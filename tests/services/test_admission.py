@@ -70,7 +70,7 @@ def test_associations_are_counted_by_address_whatever_they_call_themselves() -> 
     assert first.count("ANOTHER") == 1, "who was not let in is not counted"
 
 
-def test_an_ipv6_network_is_one_address_and_a_link_is_not() -> None:
+def test_an_ipv6_network_counts_as_one_address_but_not_a_link() -> None:
     (alone,) = counts(1)
     for address in ("2001:db8::1", "2001:db8::2:3", "fe80::1%eth0", "fe80::2"):
         assert alone.enter("A", address, total_max=9, title_max=9, address_max=2)
@@ -79,7 +79,7 @@ def test_an_ipv6_network_is_one_address_and_a_link_is_not() -> None:
     assert alone.count_from("fe80::1") == 1
 
 
-def test_what_has_no_address_is_not_counted_by_it() -> None:
+def test_connections_without_an_address_are_not_counted_by_address() -> None:
     (alone,) = counts(1)
     for _ in range(5):
         assert alone.enter("A", "", total_max=9, title_max=9, address_max=1)
@@ -121,7 +121,7 @@ def test_associations_are_counted_as_a_table_would(seed: int, monkeypatch: pytes
     assert [workers[0].count(f"T{number}") for number in range(12)] == [0] * 12
 
 
-def test_titles_that_contain_each_other_are_told_apart() -> None:
+def test_titles_that_contain_each_other_are_distinguished() -> None:
     (alone,) = counts(1)
     titles = ["A", "AA", "A A", "A" * 16, "\xe9" * 16, "", "B" * 8 + "A" * 8]
     for number, title in enumerate(titles, 1):
@@ -130,7 +130,7 @@ def test_titles_that_contain_each_other_are_told_apart() -> None:
     assert [alone.count(title) for title in titles] == list(range(1, len(titles) + 1))
 
 
-def test_a_worker_is_silent_from_its_last_beat_on() -> None:
+def test_a_worker_is_silent_since_its_last_heartbeat() -> None:
     memory = WorkerMemory.create(1)
     supervisor, worker = memory.heartbeat, WorkerMemory(memory.fd, 0).heartbeat
     assert supervisor.silent_s(0) == 0
@@ -170,7 +170,7 @@ class World:
         return self.admission.reason
 
 
-def test_the_disk_reserve_refuses_below_it_and_takes_again_a_little_above_it() -> None:
+def test_ingest_is_refused_below_the_disk_reserve_and_resumes_a_little_above_it() -> None:
     world = World()
     assert world.reason() is None
     world.free = RESERVE - 1
@@ -181,7 +181,7 @@ def test_the_disk_reserve_refuses_below_it_and_takes_again_a_little_above_it() -
     assert world.reason() is None
 
 
-def test_an_instance_that_found_no_room_is_told_for_a_while_and_refuses_no_smaller_one() -> None:
+def test_a_full_disk_is_reported_for_a_while_and_smaller_instances_are_accepted() -> None:
     world = World()
     assert world.reason() is None
     world.admission.found_full()
@@ -192,7 +192,7 @@ def test_an_instance_that_found_no_room_is_told_for_a_while_and_refuses_no_small
     assert world.admission.snapshot()["reason"] is None
 
 
-def test_memory_refuses_above_its_limit_and_takes_again_at_nine_tenths() -> None:
+def test_ingest_is_refused_above_the_memory_limit_and_resumes_at_nine_tenths() -> None:
     world = World(memory_bytes_max=100 << 20)
     world.resident = 101 << 20
     assert world.reason() is Reason.MEMORY
@@ -202,7 +202,7 @@ def test_memory_refuses_above_its_limit_and_takes_again_at_nine_tenths() -> None
     assert world.reason() is None
 
 
-def test_slow_syncs_refuse_and_ingest_resumes_by_itself_when_nothing_is_synced_any_more() -> None:
+def test_slow_syncs_refuse_ingest_which_resumes_when_nothing_is_synced() -> None:
     world = World(sync_latency_s_max=2.0)
     world.latency.observe(30.0)
     assert world.reason() is Reason.SYNC_LATENCY
@@ -221,7 +221,7 @@ def test_one_slow_sync_among_quick_ones_refuses_nothing() -> None:
         assert world.reason(0.5) is None
 
 
-def test_a_sync_that_does_not_come_back_refuses_before_it_does() -> None:
+def test_a_hanging_sync_refuses_ingest_before_it_returns() -> None:
     world = World(sync_latency_s_max=2.0)
     assert world.reason() is None
     world.waiting = 3
@@ -230,7 +230,7 @@ def test_a_sync_that_does_not_come_back_refuses_before_it_does() -> None:
 
 
 @pytest.mark.parametrize("is_synced", [False, True])
-def test_after_a_standstill_instances_are_taken_as_soon_as_it_is_over(is_synced: bool) -> None:
+def test_after_a_stall_instances_are_accepted_at_once(is_synced: bool) -> None:
     world = World(sync_latency_s_max=2.0)
     world.waiting = 3
     for _ in range(60):
@@ -242,7 +242,7 @@ def test_after_a_standstill_instances_are_taken_as_soon_as_it_is_over(is_synced:
     assert world.reason() is None
 
 
-def test_figures_are_not_taken_anew_with_every_instance() -> None:
+def test_the_state_is_not_measured_for_every_instance() -> None:
     world = World()
     assert world.reason() is None
     world.free = 0
@@ -250,7 +250,7 @@ def test_figures_are_not_taken_anew_with_every_instance() -> None:
     assert world.reason(admission.CHECK_S / 2) is Reason.DISK_RESERVE
 
 
-def test_what_is_refused_is_counted_by_its_reason() -> None:
+def test_refused_instances_are_counted_by_reason() -> None:
     world = World()
     world.free = 0
     for _ in range(3):
@@ -274,7 +274,7 @@ def test_what_is_refused_is_counted_by_its_reason() -> None:
         (errno.ENOMEM, "memory"),
     ],
 )
-def test_a_store_for_which_the_log_finds_no_room_says_the_same(number: int, comment: str) -> None:
+def test_a_store_without_space_in_the_log_has_the_same_status(number: int, comment: str) -> None:
     error = StorageFull("pwritev")
     error.__cause__ = OSError(number, "no")
     assert full_comment(error) == f"out of resources: {comment}"
@@ -319,7 +319,7 @@ def find_count(scripted: peer.Peer) -> int:
 
 
 @pytest.mark.parametrize("size", [512, LIMITS.stream_threshold_bytes * 3], ids=["small", "large"])
-def test_below_the_disk_reserve_stores_are_refused_and_everything_else_goes_on(tmp_path: Path, size: int) -> None:
+def test_below_the_disk_reserve_stores_are_refused_and_all_else_works(tmp_path: Path, size: int) -> None:
     disk = SmallDisk()
     config = Config(data=tmp_path / "data", limits=Limits(disk_reserve_bytes=RESERVE, stream_threshold_bytes=256 << 10))
 
@@ -376,7 +376,7 @@ def test_an_association_that_only_stores_is_rejected_while_memory_is_short_and_o
     serve(tmp_path / "data", script, config=config)
 
 
-def test_a_peer_has_the_number_of_associations_that_it_was_given(tmp_path: Path) -> None:
+def test_a_peer_has_its_configured_number_of_associations(tmp_path: Path) -> None:
     config = Config(
         data=tmp_path / "data",
         limits=Limits(disk_reserve_bytes=0, associations_per_peer_max=1),
@@ -404,7 +404,7 @@ def test_a_peer_has_the_number_of_associations_that_it_was_given(tmp_path: Path)
     assert serving.services.associations_count == 0
 
 
-def test_an_address_has_the_number_of_associations_that_it_may_have_under_any_titles(tmp_path: Path) -> None:
+def test_the_association_limit_of_an_address_applies_to_all_its_titles(tmp_path: Path) -> None:
     config = Config(
         data=tmp_path / "data",
         limits=Limits(disk_reserve_bytes=0, associations_per_address_max=2),
@@ -433,7 +433,7 @@ def test_an_address_has_the_number_of_associations_that_it_may_have_under_any_ti
     assert serving.services.engine.metrics.counters["associations_rejected_for_number"] == 2
 
 
-def test_operations_beyond_those_that_may_be_outstanding_are_refused_with_their_status(tmp_path: Path) -> None:
+def test_operations_beyond_the_window_are_refused_with_their_status(tmp_path: Path) -> None:
     config = Config(data=tmp_path / "data", limits=Limits(disk_reserve_bytes=0, asynchronous_window=2))
 
     def script(serving: Serving) -> None:
@@ -473,7 +473,7 @@ def test_cancels_for_operations_that_do_not_run_are_not_kept(tmp_path: Path) -> 
     serve(tmp_path / "data", script)
 
 
-def test_a_data_set_that_is_too_long_is_refused_whether_it_comes_in_parts_or_not(tmp_path: Path) -> None:
+def test_a_data_set_that_is_too_long_is_refused_in_parts_or_whole(tmp_path: Path) -> None:
     config = Config(
         data=tmp_path / "data",
         limits=Limits(disk_reserve_bytes=0, stream_threshold_bytes=256 << 10, data_set_bytes_max=2000),
@@ -605,7 +605,7 @@ def test_ingest_has_a_budget_a_tick_while_a_retrieval_sends_as_fast_as_it_can() 
     assert [reading.pauses for reading in readings] == [0] * 6
 
 
-def test_everyone_gets_a_turn_while_a_retrieval_goes_on() -> None:
+def test_all_peers_are_served_during_a_retrieval() -> None:
     size = 512 << 10
     ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=int(size / flow_control.TICK_S))
     readings = [ticks.began() for _ in range(5)]
@@ -620,7 +620,7 @@ def test_everyone_gets_a_turn_while_a_retrieval_goes_on() -> None:
     assert max(counts) - min(counts) <= 2, counts
 
 
-def test_a_retrieval_that_waits_for_its_peer_holds_nobody_up() -> None:
+def test_a_retrieval_that_waits_for_its_peer_does_not_block_others() -> None:
     ticks = Ticks(ingest_during_retrieval_bytes_per_s_max=1)
     reading = ticks.began()
     for _ in range(10):
@@ -630,7 +630,7 @@ def test_a_retrieval_that_waits_for_its_peer_holds_nobody_up() -> None:
         assert not reading.pauses
 
 
-def test_a_peer_gets_its_bandwidth_over_all_its_associations_and_the_others_theirs() -> None:
+def test_the_bandwidth_of_a_peer_is_shared_by_its_associations() -> None:
     rate = 10 << 20
     ticks = Ticks(peers=(Peer(aet="SLOW", bandwidth_bytes_per_s_max=rate),))
     slow = [ticks.began("SLOW") for _ in range(3)]
@@ -648,7 +648,7 @@ def test_a_peer_gets_its_bandwidth_over_all_its_associations_and_the_others_thei
     assert wanted <= taken <= wanted + (3 << 20)
 
 
-def test_each_worker_gives_a_peer_its_part_of_its_bandwidth() -> None:
+def test_each_worker_limits_a_peer_to_its_part_of_the_bandwidth() -> None:
     peers = (Peer(aet="SLOW", bandwidth_bytes_per_s_max=10 << 20),)
     taken = []
     for share in (1.0, 0.25):
@@ -664,7 +664,7 @@ def test_each_worker_gives_a_peer_its_part_of_its_bandwidth() -> None:
     assert taken[1] == pytest.approx(taken[0] / 4, rel=0.1)
 
 
-def test_one_title_does_not_hold_more_than_its_share_of_the_memory() -> None:
+def test_a_title_holds_at_most_its_share_of_the_memory() -> None:
     ticks = Ticks(ingest_bytes_max=64 << 20, ingest_share_max=0.5)
     greedy = [ticks.began("GREEDY", 4 << 20) for _ in range(10)]
     modest = ticks.began("MODEST", 4 << 20)
@@ -679,7 +679,7 @@ def test_one_title_does_not_hold_more_than_its_share_of_the_memory() -> None:
     assert [reading.pauses for reading in greedy] == [0] * 10
 
 
-def test_when_all_hold_too_much_every_title_has_a_turn_before_any_has_two() -> None:
+def test_when_memory_is_short_titles_take_turns() -> None:
     ticks = Ticks(ingest_bytes_max=64 << 20, ingest_share_max=1.0)
     many = [ticks.began("MANY", 4 << 20) for _ in range(20)]
     few = [ticks.began(f"FEW{number}", 4 << 20) for number in range(2)]
@@ -692,7 +692,7 @@ def test_when_all_hold_too_much_every_title_has_a_turn_before_any_has_two() -> N
     assert ticks.metrics.counters["waits_for_memory"] == 18
 
 
-def test_who_holds_memory_and_does_not_use_its_turn_is_ended_and_who_does_is_not() -> None:
+def test_an_association_that_holds_memory_without_using_its_turn_is_aborted() -> None:
     ticks = Ticks(ingest_bytes_max=64 << 20, ingest_share_max=1.0)
     stalled = [ticks.began(f"S{number}", 8 << 20) for number in range(20)]
     honest = ticks.began("HONEST", 1 << 20)
@@ -708,7 +708,7 @@ def test_who_holds_memory_and_does_not_use_its_turn_is_ended_and_who_does_is_not
     assert sum(reading.held_bytes for reading in stalled) + honest.held_bytes <= 64 << 20
 
 
-def test_an_association_that_ends_while_it_waits_leaves_nothing_behind() -> None:
+def test_a_waiting_association_that_ends_is_removed() -> None:
     ticks = Ticks(
         peers=(Peer(aet="A", bandwidth_bytes_per_s_max=64 << 10),),
         ingest_bytes_max=64 << 20,
@@ -729,7 +729,7 @@ def test_an_association_that_ends_while_it_waits_leaves_nothing_behind() -> None
     assert reading.pauses == pauses, "told after its end"
 
 
-def test_nothing_ticks_while_there_is_nothing_to_look_after() -> None:
+def test_the_timer_stops_when_there_is_nothing_to_check() -> None:
     ticks = Ticks()
     ticks.flow.wake()
     ticks.flow.wake()

@@ -209,7 +209,7 @@ def command_of(status: int) -> bytes:
 
 
 @pytest.mark.parametrize("syntax", UNCOMPRESSED, ids=lambda syntax: syntax.name)
-def test_responses_are_those_of_the_general_way(syntax: TransferSyntax) -> None:
+def test_fast_encoding_gives_the_same_responses(syntax: TransferSyntax) -> None:
     for run in range(RUNS):
         rng = random.Random(f"{syntax.uid} {run}")
         returned = [*rng.sample(TAGS, rng.randrange(1, len(TAGS))), *rng.choice([[], [tags.InstanceAvailability]])]
@@ -259,9 +259,7 @@ def _check_as_pydicom_reads(data: bytes, syntax: TransferSyntax, said: Mapping[i
         (b"ISO_IR 999", "Müller", b"ISO_IR 192"),
     ],
 )
-def test_the_character_set_is_the_one_asked_for_if_it_can_be(
-    asked_set: bytes, name: str, declared: bytes | None
-) -> None:
+def test_the_requested_character_set_is_used_if_possible(asked_set: bytes, name: str, declared: bytes | None) -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.PatientName], asked_set))
     _, data, _ = taken_apart(answers.encode(Match(Level.STUDY, {tags.PatientName: name.encode()})))
     dataset = read_data_set(data, EXPLICIT)
@@ -270,7 +268,7 @@ def test_the_character_set_is_the_one_asked_for_if_it_can_be(
     assert found == (declared or b"")
 
 
-def test_one_text_that_the_set_cannot_carry_brings_all_into_utf_8_and_only_that_response() -> None:
+def test_a_response_with_text_beyond_its_character_set_is_in_utf_8() -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.PatientName, tags.StudyDescription], b"ISO_IR 100"))
     seen = []
     for name in ("Müller", "山田", "Müller", "Doe"):
@@ -282,7 +280,7 @@ def test_one_text_that_the_set_cannot_carry_brings_all_into_utf_8_and_only_that_
 
 
 @pytest.mark.parametrize("asked_set", [b"", b"ISO_IR 100", b"ISO_IR 192"])
-def test_text_beyond_ascii_where_none_may_be_is_answered_in_utf_8(asked_set: bytes) -> None:
+def test_non_ascii_text_in_an_ascii_element_is_sent_in_utf_8(asked_set: bytes) -> None:
     answers = answers_of(EXPLICIT, asked_of([tags.PatientSex, tags.PatientName], asked_set))
     found = {tags.PatientSex: "MÄNNLICH".encode(), tags.PatientName: "Müller".encode()}
     decoded = decode_identifier(taken_apart(answers.encode(Match(Level.STUDY, found)))[1], EXPLICIT)
@@ -290,7 +288,7 @@ def test_text_beyond_ascii_where_none_may_be_is_answered_in_utf_8(asked_set: byt
     assert {tag: decoded.items[tag] for tag in found} == found
 
 
-def test_numbers_and_lengths_beyond_ascii_are_no_text() -> None:
+def test_binary_values_are_not_recoded_as_text() -> None:
     items = items_of([{tags.CodeMeaning: "x" * 200}], b"")
     answers = answers_of(EXPLICIT, asked_of([tags.Rows, tags.OtherPatientIDsSequence]))
     found = {tags.Rows: b"\xc4\x89", tags.OtherPatientIDsSequence: items}
@@ -328,6 +326,6 @@ def test_a_private_attribute_has_the_vr_of_its_configuration() -> None:
     assert (element.VR, float(element.value)) == ("DS", 1.5)
 
 
-def test_what_has_a_binary_vr_is_known_as_such() -> None:
+def test_binary_vrs_are_known() -> None:
     assert {tags.vr_of(tag) for tag in TAGS} & BINARY_VRS == {"US"}
     assert {syntax.deflated for syntax in map(transfer_syntax.of, [one.uid for one in UNCOMPRESSED])} == {True, False}

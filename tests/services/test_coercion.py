@@ -49,7 +49,7 @@ def received(tmp_path: Path, config: Config, sizes: list[int]) -> tuple[dict[str
 
 
 @pytest.mark.parametrize("whole_bytes_max", [8 << 20, 1000], ids=["in memory", "while it is sent"])
-def test_values_are_changed_on_the_way_out_and_the_rest_is_what_was_stored(
+def test_values_are_changed_when_sent_and_the_rest_is_as_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_bytes_max: int
 ) -> None:
     monkeypatch.setattr(outgoing, "WHOLE_BYTES_MAX", whole_bytes_max)
@@ -68,7 +68,7 @@ def test_values_are_changed_on_the_way_out_and_the_rest_is_what_was_stored(
         assert said.ReasonForTheAttributeModification == "COERCE"
 
 
-def test_the_first_rule_that_names_the_receiver_holds_and_without_one_nothing_changes(tmp_path: Path) -> None:
+def test_the_first_matching_rule_applies_and_without_one_nothing_changes(tmp_path: Path) -> None:
     rules = (Coercion(aets=("ELSE",), values=("InstitutionName=Else",)),)
     stored, came = received(tmp_path / "a", configured(tmp_path / "a", *rules), [8, 5000])
     assert came == stored
@@ -78,7 +78,7 @@ def test_the_first_rule_that_names_the_receiver_holds_and_without_one_nothing_ch
     assert found is not None and found.values == ("InstitutionName=All",)
 
 
-def test_corrections_are_written_into_what_is_sent_until_they_are_undone(tmp_path: Path) -> None:
+def test_corrections_are_applied_to_sent_instances_until_they_are_undone(tmp_path: Path) -> None:
     study = f"{samples.ROOT}.1"
     new = patients.Patient("RIGHT", "HOSP")
     stored: dict[str, bytes] = {}
@@ -121,12 +121,12 @@ def test_corrections_are_written_into_what_is_sent_until_they_are_undone(tmp_pat
         (Coercion(remove=("RequestAttributesSequence",)), "cannot be set"),
     ],
 )
-def test_what_must_not_be_changed_is_refused(rule: Coercion, why: str) -> None:
+def test_forbidden_changes_are_refused(rule: Coercion, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         values_of(rule.values, rule.remove)
 
 
-def test_corrections_of_a_series_are_those_of_its_study_where_two_studies_have_its_uid(tmp_path: Path) -> None:
+def test_corrections_of_a_series_uid_in_two_studies_apply_to_one_study(tmp_path: Path) -> None:
     study_uids = [f"{samples.ROOT}.1", f"{samples.ROOT}.2"]
     stored: dict[str, bytes] = {}
     came: dict[str, bytes] = {}

@@ -38,7 +38,7 @@ def test_each_stored_syntax_has_a_context_of_its_own_and_each_class_a_fallback()
 
 
 @pytest.mark.parametrize("preferred", [(), (EXPLICIT,), (EXPLICIT, BIG_ENDIAN)])
-def test_more_kinds_than_contexts_go_in_several_groups(preferred: tuple[str, ...]) -> None:
+def test_more_kinds_than_contexts_are_sent_in_several_groups(preferred: tuple[str, ...]) -> None:
     items = [Item(f"1.2.{number % 60}", f"1.3.{number % 7}") for number in range(600)]
     groups = in_groups(items, preferred)
     assert [item for group in groups for item in group] == items

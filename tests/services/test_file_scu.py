@@ -48,7 +48,7 @@ def send(peer: Peer, *paths: Path) -> file_scu.SendSummary:
     return uvloop.run(file_scu.send_files(peer, Config(), list(paths), lambda what, done, total: None))
 
 
-def test_folders_and_files_arrive_as_they_lie_on_disk(tmp_path: Path) -> None:
+def test_folders_and_files_are_sent_as_they_are_on_disk(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     expected = {
         written(tmp_path / "a" / "1.dcm"),
@@ -63,14 +63,14 @@ def test_folders_and_files_arrive_as_they_lie_on_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pdu_length_max", [0, 1000, 1 << 20])
-def test_any_pdu_length_of_the_peer_is_kept(tmp_path: Path, pdu_length_max: int) -> None:
+def test_any_pdu_length_of_the_peer_is_respected(tmp_path: Path, pdu_length_max: int) -> None:
     expected = written(tmp_path / "1.dcm", pixels=1 << 20)
     with sink({CTImageStorage: [ExplicitVRLittleEndian]}, pdu_length_max=pdu_length_max) as (peer, received):
         assert send(peer, tmp_path).sent == 1
     assert [data for _, data in received.values()] == [expected]
 
 
-def test_what_the_peer_takes_only_in_another_transfer_syntax_is_converted(tmp_path: Path) -> None:
+def test_instances_are_converted_to_a_transfer_syntax_that_the_peer_accepts(tmp_path: Path) -> None:
     written(tmp_path / "1.dcm", pixels=2048)
     with sink({CTImageStorage: [ImplicitVRLittleEndian]}) as (peer, received):
         assert send(peer, tmp_path).sent == 1
@@ -79,7 +79,7 @@ def test_what_the_peer_takes_only_in_another_transfer_syntax_is_converted(tmp_pa
     assert bytes(range(256)) * 8 in data
 
 
-def test_what_cannot_be_sent_is_listed_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_files_that_cannot_be_sent_are_listed_and_the_others_are_sent(tmp_path: Path) -> None:
     (tmp_path / "0.txt").write_text("no DICOM file, whatever its length is" * 9)
     written(tmp_path / "1.dcm", sop_class=MRImageStorage)
     written(tmp_path / "2.dcm")
@@ -91,7 +91,7 @@ def test_what_cannot_be_sent_is_listed_and_the_rest_goes_on(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("follow", [False, True])
-def test_pipes_devices_and_links_to_them_are_refused_and_hold_nobody_up(tmp_path: Path, follow: bool) -> None:
+def test_pipes_devices_and_links_to_them_are_refused_without_blocking(tmp_path: Path, follow: bool) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
     os.mkfifo(tmp_path / "pipe")
@@ -164,7 +164,7 @@ def test_a_file_of_odd_length_is_sent_with_its_last_element_padded(tmp_path: Pat
     assert came.endswith(b"\xe0\x7f\x10\0OB\0\0\6\0\0\0\1\2\3\4\5\0")
 
 
-def test_of_a_file_of_odd_length_the_value_that_makes_it_odd_is_padded(tmp_path: Path) -> None:
+def test_in_a_file_of_odd_length_the_odd_value_is_padded(tmp_path: Path) -> None:
     written(tmp_path / "a")
     tail = b"\xe0\x7f\x10\0OB\0\0\4\0\0\0\1\2\3\4"
     with (tmp_path / "a").open("ab") as file:

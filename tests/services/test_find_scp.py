@@ -109,7 +109,7 @@ IN_SERIES: dict[int, str | bytes] = {
         (3, {tags.PatientID: "P1"}, tags.QueryRetrieveLevel),
     ],
 )
-def test_a_query_that_breaks_the_hierarchy_is_told_by_which_key(
+def test_a_query_that_violates_the_hierarchy_is_refused_naming_the_key(
     tmp_path: Path, context: int, keys: dict[int, str | bytes], missing: int
 ) -> None:
     def script(serving: Serving, one: Peer) -> None:
@@ -173,7 +173,7 @@ def test_every_level_of_every_model_is_found_from_its_root_down(
     run(tmp_path, script, count=1)
 
 
-def test_relational_queries_are_negotiated_for_a_sop_class_and_for_no_other(tmp_path: Path) -> None:
+def test_relational_queries_are_negotiated_for_each_sop_class(tmp_path: Path) -> None:
     def script(serving: Serving, one: Peer) -> None:
         with serving.call() as other:
             item = peer.extended_negotiation(STUDY_ROOT_FIND, b"\1\1\1\1\1\1\1")
@@ -190,7 +190,7 @@ def test_relational_queries_are_negotiated_for_a_sop_class_and_for_no_other(tmp_
     run(tmp_path, script, count=2)
 
 
-def test_one_byte_of_extended_negotiation_is_enough_and_zero_is_no(tmp_path: Path) -> None:
+def test_one_byte_of_extended_negotiation_is_enough_and_zero_means_no(tmp_path: Path) -> None:
     def script(serving: Serving, one: Peer) -> None:
         for information, status in ((b"\1", 0), (b"\0", 0xA900), (b"", 0xA900), (b"\0\1\1\1\0\1\1", 0xA900)):
             with serving.call() as other:
@@ -210,7 +210,7 @@ def test_one_byte_of_extended_negotiation_is_enough_and_zero_is_no(tmp_path: Pat
     ("everybody", "known", "statuses"),
     [((), ("relational",), (0, 0xA900)), (("relational",), (), (0xA900, 0)), (("relational",), None, (0, 0))],
 )
-def test_who_cannot_negotiate_may_be_allowed_relational_queries(
+def test_a_peer_that_cannot_negotiate_may_be_allowed_relational_queries(
     tmp_path: Path, everybody: Any, known: Any, statuses: tuple[int, int]
 ) -> None:
     def script(serving: Serving, one: Peer) -> None:
@@ -274,7 +274,7 @@ def test_a_peer_that_may_not_query_is_not_authorized(tmp_path: Path) -> None:
 # Answers -----------------------------------------------------------------------------------------
 
 
-def test_an_answer_has_the_requested_keys_and_says_which_the_archive_does_not_have(tmp_path: Path) -> None:
+def test_a_response_has_the_requested_keys_and_lists_unsupported_ones(tmp_path: Path) -> None:
     def script(serving: Serving, one: Peer) -> None:
         keys: dict[int, str | bytes] = {tags.QueryRetrieveLevel: "STUDY", tags.PatientName: "", tags.KVP: "120"}
         (match,), _ = find(one, keys)
@@ -322,7 +322,7 @@ def test_keys_that_the_service_answers_itself_are_supported(tmp_path: Path) -> N
     ("title", "limit", "sent", "status"),
     [("ANY", 2, 2, 0xA700), ("ANY", 3, 3, 0), ("ANY", 0, 3, 0), ("FEW", 9, 1, 0xA700), ("ALL", 1, 3, 0)],
 )
-def test_a_limit_that_cuts_is_no_success_and_says_so(
+def test_a_truncated_result_is_not_a_success_and_has_a_comment(
     tmp_path: Path, title: str, limit: int, sent: int, status: int
 ) -> None:
     def script(serving: Serving, one: Peer) -> None:
@@ -361,7 +361,7 @@ class Endless:
             self.is_closed = True
 
 
-def test_a_search_without_matches_is_cancelled_and_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_search_without_matches_can_be_cancelled_and_does_not_block_others(tmp_path: Path) -> None:
     search = Endless(matches=False)
 
     def script(serving: Serving, one: Peer) -> None:
@@ -385,7 +385,7 @@ def test_a_search_without_matches_is_cancelled_and_holds_nobody_up(tmp_path: Pat
 
 
 @pytest.mark.parametrize("matches", [False, True])
-def test_a_search_that_works_too_long_ends_with_a700_and_says_so(tmp_path: Path, matches: bool) -> None:
+def test_a_search_that_takes_too_long_ends_with_a700_and_a_comment(tmp_path: Path, matches: bool) -> None:
     search = Endless(matches=matches)
 
     def script(serving: Serving, one: Peer) -> None:
@@ -440,7 +440,7 @@ def test_a_cancel_that_comes_with_its_request_stops_it_at_once(tmp_path: Path) -
 
 @pytest.mark.parametrize("matches", [False, True])
 @pytest.mark.parametrize("ending", [Peer.cut, Peer.close])
-def test_a_search_ends_when_its_asker_is_gone(tmp_path: Path, matches: bool, ending: Callable[[Peer], None]) -> None:
+def test_a_search_ends_when_its_peer_disconnects(tmp_path: Path, matches: bool, ending: Callable[[Peer], None]) -> None:
     search = Endless(matches=matches)
 
     def script(serving: Serving, one: Peer) -> None:

@@ -133,7 +133,7 @@ def test_eight_senders_heal_one_instance_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [512, LARGE])
-def test_what_cannot_be_parsed_is_answered_with_a_failure_and_kept(tmp_path: Path, size: int) -> None:
+def test_an_unparsable_instance_gets_a_failure_and_is_kept(tmp_path: Path, size: int) -> None:
     rubbish = b"\x08\x00\x16\x00UI\xff\xff" + bytes(size)
 
     def script(serving: Serving) -> None:

@@ -13,7 +13,7 @@ MODELS = {
 }
 
 
-def test_the_information_model_is_known_for_what_is_served_alone() -> None:
+def test_only_served_sop_classes_have_an_information_model() -> None:
     for root, model in MODELS.items():
         for operation in (1, 2, 3):
             assert information_model(f"{root}.{operation}") == model

@@ -34,7 +34,7 @@ def get_in(scripted: Peer, syntax: str, **options: object) -> None:
 
 @pytest.mark.parametrize("maximum_length", [16384, 1000])
 @pytest.mark.parametrize("syntax", [IMPLICIT, BIG, DEFLATED])
-def test_what_is_made_while_it_is_sent_is_what_a_conversion_of_the_whole_gives(
+def test_streamed_conversion_gives_the_same_bytes_as_whole_conversion(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, syntax: str, maximum_length: int
 ) -> None:
     monkeypatch.setattr(outgoing, "WHOLE_BYTES_MAX", 1000)
@@ -59,7 +59,7 @@ def test_what_is_made_while_it_is_sent_is_what_a_conversion_of_the_whole_gives(
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS))
 
 
-def test_a_conversion_that_gets_no_memory_in_time_fails_alone(tmp_path: Path) -> None:
+def test_a_conversion_without_memory_in_time_fails_alone(tmp_path: Path) -> None:
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=0.5)
 
     def script(serving: Serving) -> None:
@@ -81,7 +81,7 @@ def test_a_conversion_that_gets_no_memory_in_time_fails_alone(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("lengths", [[], [5], [1, 2, 3], [10, 0, 10, 1]])
-def test_a_stream_fills_what_it_is_given_and_its_end_is_asked_for_once(lengths: list[int]) -> None:
+def test_a_stream_fills_its_buffer_and_its_end_is_read_once(lengths: list[int]) -> None:
     data = bytes(range(sum(lengths)))
     places = [sum(lengths[:number]) for number in range(len(lengths))]
     asked: list[int] = []
@@ -137,7 +137,7 @@ print(json.dumps([length - pixels, (peak() - before) // MIB]))
 
 
 @pytest.mark.parametrize("target", ["IMPLICIT", "BIG", "DEFLATED"])
-def test_a_large_object_is_converted_within_few_megabytes(target: str) -> None:
+def test_a_large_object_is_converted_with_few_megabytes_of_memory(target: str) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, target], capture_output=True, text=True, env=environment, check=True

@@ -15,7 +15,7 @@ def policy_of(title: str, config: Config = CONFIG) -> AcceptPolicy:
     return accept_policy(config, PeerRules(lambda: config), Principal(Kind.PEER, title))
 
 
-def test_who_may_only_store_gets_neither_query_nor_retrieval() -> None:
+def test_a_peer_that_may_only_store_gets_neither_query_nor_retrieval() -> None:
     served = {
         title: {uid.removeprefix(MODEL) for uid in policy_of(title).services if uid.startswith(MODEL)}
         for title in ("CT1", "ASKER", "ANYBODY")
@@ -27,21 +27,21 @@ def test_who_may_only_store_gets_neither_query_nor_retrieval() -> None:
     }
 
 
-def test_storage_is_for_who_may_store_and_for_who_may_fetch() -> None:
+def test_storage_is_negotiated_with_peers_that_may_store_or_retrieve() -> None:
     fetcher = Config(peers=(Peer(aet="FETCHER", may=("retrieve",)),))
     assert policy_of("CT1").accept_storage
     assert policy_of("FETCHER", fetcher).accept_storage
     assert not policy_of("ASKER").accept_storage
 
 
-def test_whoever_may_call_may_verify_and_commitment_goes_with_storage() -> None:
+def test_any_allowed_peer_may_verify_and_commitment_needs_storage() -> None:
     verification, commitment = "1.2.840.10008.1.1", "1.2.840.10008.1.20.1"
     assert set(policy_of("WS").services) == {verification}
     assert commitment in policy_of("CT1").services
     assert commitment not in policy_of("ASKER").services
 
 
-def test_what_a_peer_has_of_its_own_is_announced_to_it() -> None:
+def test_the_own_settings_of_a_peer_are_negotiated() -> None:
     own = Config(peers=(Peer(aet="SLOW", pdu_length_max=16384, asynchronous_window=1, prefer_compressed=True),))
     slow, other = policy_of("SLOW", own), policy_of("OTHER", own)
     assert (slow.maximum_length, slow.asynchronous, slow.prefer_compressed) == (16384, False, True)

@@ -68,7 +68,7 @@ def calling_titles(data: Path) -> set[str]:
 
 @pytest.mark.parametrize("associations", [1, 3])
 @pytest.mark.parametrize("roots", [(foreign_archive.STUDY_ROOT,), (PATIENT_ROOT,)], ids=["study root", "patient root"])
-def test_all_comes_as_it_was_sent_with_the_title_of_the_peer(
+def test_all_instances_are_stored_as_sent_with_the_title_of_the_peer(
     tmp_path: Path, associations: int, roots: tuple[int, ...]
 ) -> None:
     foreign = Foreign(six(), roots=roots)
@@ -81,7 +81,7 @@ def test_all_comes_as_it_was_sent_with_the_title_of_the_peer(
     assert foreign.levels_of_gets() == ["SERIES"] * 3
 
 
-def test_what_is_here_is_not_asked_for_and_a_pull_that_was_cut_goes_on(tmp_path: Path) -> None:
+def test_stored_instances_are_not_requested_and_an_interrupted_pull_continues(tmp_path: Path) -> None:
     foreign = Foreign(six()[:3])
     with foreign_archive.serving(foreign) as peer:
         assert pulled(tmp_path, peer).stored == 3
@@ -98,7 +98,7 @@ def test_what_is_here_is_not_asked_for_and_a_pull_that_was_cut_goes_on(tmp_path:
         assert (report.duplicates, report.stored, report.failed) == (6, 0, {})
 
 
-def test_a_peer_that_counts_nothing_and_names_no_class_is_asked_for_each_instance(tmp_path: Path) -> None:
+def test_a_peer_without_counts_and_classes_is_asked_for_each_instance(tmp_path: Path) -> None:
     foreign = Foreign(six(), counts=False, names_classes=False)
     with foreign_archive.serving(foreign) as peer:
         assert pulled(tmp_path, peer).stored == 6
@@ -106,7 +106,7 @@ def test_a_peer_that_counts_nothing_and_names_no_class_is_asked_for_each_instanc
     assert (report.here, report.arrived) == (6, 0)
 
 
-def test_named_studies_and_keys_of_a_series_choose_and_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_studies_and_series_keys_select_and_missing_studies_are_reported(tmp_path: Path) -> None:
     foreign = Foreign(six())
     query = PullQuery((f"{ROOT}.1", "1.2.3"), {tags.SeriesInstanceUID: f"{ROOT}.1.2"})
     with foreign_archive.serving(foreign) as peer:
@@ -115,7 +115,7 @@ def test_named_studies_and_keys_of_a_series_choose_and_what_is_not_there_is_said
         assert pulled(tmp_path, peer, PullQuery(keys=EVERYTHING, limit=1)).studies == 1
 
 
-def test_instances_that_nobody_asked_for_and_repetitions_are_not_stored(tmp_path: Path) -> None:
+def test_unrequested_and_repeated_instances_are_not_stored(tmp_path: Path) -> None:
     stranger = samples.instance(9, 1, 1)
 
     def sent(event: Any, chosen: list[Dataset]) -> list[Dataset]:
@@ -127,7 +127,7 @@ def test_instances_that_nobody_asked_for_and_repetitions_are_not_stored(tmp_path
     assert uid(stranger) not in held(tmp_path)
 
 
-def test_what_comes_under_a_wrong_uid_or_cut_is_refused_asked_for_once_more_and_named(tmp_path: Path) -> None:
+def test_instances_with_a_wrong_uid_or_truncated_are_refused_retried_once_and_reported(tmp_path: Path) -> None:
     bad = uid(six()[1])
 
     def sent(event: Any, chosen: list[Dataset]) -> list[Dataset]:
@@ -143,7 +143,7 @@ def test_what_comes_under_a_wrong_uid_or_cut_is_refused_asked_for_once_more_and_
     assert foreign.levels_of_gets() == ["SERIES", "IMAGE", "SERIES", "SERIES"]
 
 
-def test_a_peer_that_aborts_in_the_middle_loses_the_instance_at_which_it_does(tmp_path: Path) -> None:
+def test_a_peer_that_aborts_loses_only_the_instance_in_progress(tmp_path: Path) -> None:
     many = [samples.instance(1, 1, number) for number in range(1, 8)]
     bad = uid(many[3])
 
@@ -160,7 +160,7 @@ def test_a_peer_that_aborts_in_the_middle_loses_the_instance_at_which_it_does(tm
     assert "abort" in report.failed[bad] or "closed" in report.failed[bad]
 
 
-def test_a_peer_without_a_context_for_a_class_is_told_so(tmp_path: Path) -> None:
+def test_a_peer_without_a_context_for_a_class_is_reported(tmp_path: Path) -> None:
     instances = [*six()[:2], samples.instance(1, 3, 1, modality="MR", sop_class_uid=samples.MR)]
     with foreign_archive.serving(Foreign(instances, classes=[samples.CT])) as peer:
         report = pulled(tmp_path, peer)
@@ -168,7 +168,7 @@ def test_a_peer_without_a_context_for_a_class_is_told_so(tmp_path: Path) -> None
     assert report.failed[uid(instances[2])].startswith("OTHER accepted no presentation context for MR Image Storage")
 
 
-def test_a_peer_that_answers_no_role_selection_is_told_so(tmp_path: Path) -> None:
+def test_a_peer_without_role_selection_is_reported(tmp_path: Path) -> None:
     with foreign_archive.serving(Foreign(six(), knows_roles=False)) as peer:
         report = pulled(tmp_path, peer)
     assert report.stored == 0
@@ -216,7 +216,7 @@ def pending_for_ever(event: Any) -> None:
 @pytest.mark.parametrize(
     ("say", "why"), [(lambda event: None, "was silent"), (pending_for_ever, "sent no instance")], ids=["silent", "busy"]
 )
-def test_a_peer_that_sends_nothing_is_given_up_after_some_times_its_limit(
+def test_a_peer_that_sends_nothing_is_given_up_after_a_multiple_of_its_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, say: Any, why: str
 ) -> None:
     monkeypatch.setattr(retrieve_scu, "STUCK_FACTOR", 2)
@@ -235,7 +235,7 @@ def test_a_peer_that_sends_nothing_is_given_up_after_some_times_its_limit(
     assert len(foreign.levels_of_gets()) == pull.TIMEOUTS_MAX
 
 
-def test_of_a_peer_that_cuts_its_answers_all_studies_are_found_by_their_dates(tmp_path: Path) -> None:
+def test_all_studies_of_a_peer_with_truncated_answers_are_found_by_date(tmp_path: Path) -> None:
     instances = [samples.instance(number, 1, 1) for number in range(1, 10)]
     for number, ds in enumerate(instances):
         ds.StudyDate = f"202{number}0101" if number < 7 else ""
@@ -265,14 +265,14 @@ def test_of_a_peer_that_cuts_its_answers_all_studies_are_found_by_their_dates(tm
     assert (report.studies, report.stored, report.remarks) == (9, 9, [])
 
 
-def test_nobody_there_is_an_error(tmp_path: Path) -> None:
+def test_an_unreachable_peer_is_an_association_error(tmp_path: Path) -> None:
     with foreign_archive.serving(Foreign([])) as peer:
         assert pulled(tmp_path, peer).studies == 0
     with pytest.raises(AssociationFailed, match="cannot be reached"):
         pulled(tmp_path, peer)
 
 
-def test_contexts_are_few_enough_and_have_few_enough_syntaxes() -> None:
+def test_the_number_of_contexts_and_of_their_syntaxes_is_limited() -> None:
     for count in (1, 2, 5, 40):
         proposals = retrieve_scu.storage_contexts([f"1.2.{number}" for number in range(count)], 127)
         assert len(proposals) <= 127

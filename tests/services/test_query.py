@@ -67,7 +67,7 @@ def test_an_identifier_is_a_query_of_its_model_and_what_is_to_be_returned() -> N
         ({tags.QueryRetrieveLevel: b"studies"}, tags.QueryRetrieveLevel),
     ],
 )
-def test_a_level_that_is_none_offends(keys: Mapping[int, Value], offending: int) -> None:
+def test_an_invalid_level_is_an_offending_element(keys: Mapping[int, Value], offending: int) -> None:
     for ask in (asked, retrieval):
         with pytest.raises(QueryError) as caught:
             ask(keys)
@@ -122,7 +122,7 @@ def test_options_make_other_kinds_of_matching() -> None:
     assert kind(tags.PatientID, b"1\\2", multiple_values=True) == "multiple values"
 
 
-def test_of_many_keys_some_are_described() -> None:
+def test_only_some_of_many_keys_are_described() -> None:
     keys = {tag: b"1" for tag in sorted(vars(tags).values(), key=str) if isinstance(tag, int) and tag >> 16 == 0x18}
     words = describe(Query(Level.IMAGE, keys))
     assert words.count(",") == DESCRIBED_KEYS_MAX - 1
@@ -130,7 +130,7 @@ def test_of_many_keys_some_are_described() -> None:
 
 
 @pytest.mark.parametrize("level", [b"study ", b"Study", b" STUDY"])
-def test_a_level_may_be_in_lower_case_and_have_blanks(level: bytes) -> None:
+def test_a_level_may_be_lower_case_and_have_spaces(level: bytes) -> None:
     found = asked({tags.QueryRetrieveLevel: level, tags.StudyInstanceUID: b""})
     assert (found.query.level, found.level_name) == (Level.STUDY, b"STUDY")
     assert retrieval({tags.QueryRetrieveLevel: level, tags.StudyInstanceUID: b"1.2"}).level is Level.STUDY
@@ -160,7 +160,7 @@ def test_modality_at_study_level_is_modalities_in_study(value: bytes, in_study: 
         {tags.QueryRetrieveLevel: b"STUDY", tags.Modality: b"*"},
     ],
 )
-def test_modality_elsewhere_and_beside_modalities_in_study_is_what_it_says(keys: dict[int, Value]) -> None:
+def test_modality_at_other_levels_and_with_modalities_in_study_is_itself(keys: dict[int, Value]) -> None:
     found = asked(keys)
     assert found.query.keys[tags.Modality] == keys[tags.Modality]
     assert not found.substitutes
@@ -189,12 +189,12 @@ def test_each_byte_of_the_negotiated_item_is_one_option(agreed: bytes, options: 
     assert query_options((), agreed) == options
 
 
-def test_what_is_configured_holds_beside_what_is_negotiated() -> None:
+def test_configured_options_apply_in_addition_to_negotiated_ones() -> None:
     assert query_options(("relational",), b"\0\0\1") == {"relational", "fuzzy"}
     assert query_options((), b"\0\0\1") == {"fuzzy"}
     assert query_options((), b"") == set()
 
 
-def test_we_offer_those_options_that_we_know() -> None:
+def test_supported_options_are_offered() -> None:
     assert FIND_OPTIONS == b"\1\1\1\1\0\1\1"
     assert query_options((), FIND_OPTIONS) == ALL_OPTIONS

@@ -60,7 +60,7 @@ def status_of(message: Message, abstract_syntax: str) -> int:
 
 
 @pytest.mark.parametrize("abstract_syntax", CLASSES)
-def test_each_context_takes_the_messages_of_its_service_and_no_others(abstract_syntax: str) -> None:
+def test_each_context_accepts_only_messages_of_its_service(abstract_syntax: str) -> None:
     expected: set[str] = {"CStoreRQ", "CStoreRSP"}
     if abstract_syntax == VERIFICATION:
         expected = {"CEchoRQ"}
@@ -85,12 +85,12 @@ def test_a_request_about_another_class_than_its_contexts_is_refused_and_a_respon
         assert is_taken(CStoreRSP(1, repeated, "1.2.3"), CT)
 
 
-def test_an_n_action_out_of_place_is_refused_in_the_words_of_normalized_services() -> None:
+def test_an_n_action_on_a_wrong_context_is_refused_with_its_own_status() -> None:
     for requested, abstract_syntax in ((COMMITMENT, CT), (CT, CT), (CT, COMMITMENT), (VERIFICATION, VERIFICATION)):
         assert status_of(NActionRQ(1, requested, "1.2.3", 1), abstract_syntax) == GeneralStatus.NO_SUCH_SOP_CLASS
 
 
-def test_a_cancel_for_what_cannot_be_cancelled_is_overlooked() -> None:
+def test_a_cancel_for_an_operation_that_cannot_be_cancelled_is_ignored() -> None:
     service = registry.service_of(VERIFICATION)
     assert not registry.is_served(CCancelRQ(1), service, context_of(VERIFICATION))
 

@@ -103,7 +103,7 @@ def told(level: str, matches: list[Dataset]) -> list[str]:
 
 @pytest.mark.parametrize("level", list(UNIQUE))
 @pytest.mark.parametrize("most", [1, 2, 7, 100])
-def test_pieces_of_any_size_are_the_whole(data: Path, level: str, most: int) -> None:
+def test_pieces_of_any_size_form_the_whole_result(data: Path, level: str, most: int) -> None:
     def script(serving: Serving) -> None:
         with asker(serving) as scripted:
             status, whole = asked(scripted, identifier(level))
@@ -135,7 +135,7 @@ def test_pieces_of_any_size_are_the_whole(data: Path, level: str, most: int) -> 
         {"AccessionNumber": "A2"},
     ],
 )
-def test_what_is_asked_for_holds_for_every_piece(data: Path, keys: dict[str, object]) -> None:
+def test_query_options_apply_to_every_piece(data: Path, keys: dict[str, object]) -> None:
     """Whichever way the index goes about it, and from wherever the query goes on."""
 
     def script(serving: Serving) -> None:
@@ -152,7 +152,7 @@ def test_what_is_asked_for_holds_for_every_piece(data: Path, keys: dict[str, obj
     serve(data, script)
 
 
-def test_our_own_limit_ends_a_piece_too(data: Path) -> None:
+def test_the_server_limit_ends_a_piece_too(data: Path) -> None:
     config = Config(data=data, limits=LIMITS, peers=(KnownPeer(aet="ASKER", query_results_max=3),))
 
     def script(serving: Serving) -> None:
@@ -167,7 +167,7 @@ def test_our_own_limit_ends_a_piece_too(data: Path) -> None:
     serve(data, script, config=config)
 
 
-def test_a_query_goes_on_behind_what_was_deleted_and_finds_what_was_stored_meanwhile(data: Path) -> None:
+def test_a_query_continues_after_deletions_and_finds_new_instances(data: Path) -> None:
     def script(serving: Serving) -> None:
         with asker(serving) as scripted:
             _, first = asked(scripted, identifier("STUDY", most=2))
@@ -179,7 +179,7 @@ def test_a_query_goes_on_behind_what_was_deleted_and_finds_what_was_stored_meanw
 
 
 @pytest.mark.parametrize("level", list(UNIQUE))
-def test_a_key_of_elsewhere_names_no_place(data: Path, level: str) -> None:
+def test_a_foreign_key_is_refused(data: Path, level: str) -> None:
     def script(serving: Serving) -> None:
         with asker(serving) as scripted:
             keys = {each: asked(scripted, identifier(each, most=1))[1][0].RecordKey for each in UNIQUE}
@@ -240,7 +240,7 @@ def test_without_a_lifetime_no_keys_are_given_but_the_query_is_answered(data: Pa
     serve(data, script)
 
 
-def test_the_baseline_holds_and_optional_keys_come_back_empty(data: Path) -> None:
+def test_baseline_keys_match_and_optional_keys_are_empty(data: Path) -> None:
     """Without the extended negotiation a lower level needs its unique keys; the tags are C.6.4.1's."""
 
     def script(serving: Serving) -> None:
@@ -262,7 +262,7 @@ def test_the_baseline_holds_and_optional_keys_come_back_empty(data: Path) -> Non
     serve(data, script)
 
 
-def test_who_may_not_query_may_not_query_the_repository(data: Path) -> None:
+def test_a_peer_that_may_not_query_may_not_query_the_repository(data: Path) -> None:
     config = Config(data=data, limits=LIMITS, peers=(KnownPeer(aet="ASKER", may=("store",)),))
 
     def script(serving: Serving) -> None:

@@ -85,7 +85,7 @@ def test_a_long_list_is_sent_batch_by_batch_and_counted_as_one(tmp_path: Path, s
         serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(sink,)))
 
 
-def test_a_destination_that_is_not_there_is_called_once_for_all_batches(
+def test_an_unreachable_destination_is_called_once_for_all_batches(
     tmp_path: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieve_scp, "COUNT_MAX", 7)
@@ -117,7 +117,7 @@ def test_a_destination_that_is_not_there_is_called_once_for_all_batches(
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS, peers=(sink,)))
 
 
-def test_a_destination_with_a_url_alone_has_it_by_stow(tmp_path: Path, small_batches: None) -> None:
+def test_a_destination_with_only_a_url_gets_instances_by_stow(tmp_path: Path, small_batches: None) -> None:
     data = tmp_path / "data"
     with stow_sink() as sink:
         peers = (
@@ -154,7 +154,9 @@ def test_a_destination_with_a_url_alone_has_it_by_stow(tmp_path: Path, small_bat
 
 
 @pytest.mark.parametrize("destination", ["SINK", "NOBODY"])
-def test_who_may_not_retrieve_does_not_learn_whether_a_destination_is_known(tmp_path: Path, destination: str) -> None:
+def test_a_peer_that_may_not_retrieve_does_not_learn_whether_a_destination_is_known(
+    tmp_path: Path, destination: str
+) -> None:
     """It has its presentation context from before somebody took the permission away."""
     sink = KnownPeer(aet="SINK", host="127.0.0.1", port=1)
     config = Config(data=tmp_path / "data", limits=LIMITS, peers=(sink,))
@@ -187,7 +189,7 @@ def test_a_cancel_that_comes_after_the_last_answer_cancels_nothing(tmp_path: Pat
     serve(tmp_path / "data", script)
 
 
-def test_what_was_read_ahead_when_a_cancel_came_is_not_sent(tmp_path: Path) -> None:
+def test_data_read_ahead_of_a_cancel_is_not_sent(tmp_path: Path) -> None:
     def script(serving: Serving) -> None:
         fill(serving, [1000] * 3)
         with serving.call() as asker:
@@ -227,7 +229,7 @@ def test_a_peer_without_a_window_has_one_operation_at_a_time(tmp_path: Path) -> 
     serve(tmp_path / "data", script, config=config)
 
 
-def test_a_destination_of_others_is_an_unknown_one_and_hears_nothing(tmp_path: Path) -> None:
+def test_a_destination_not_allowed_to_the_peer_counts_as_unknown_and_is_not_called(tmp_path: Path) -> None:
     with Listener() as listener:
 
         def script(serving: Serving) -> None:
@@ -286,7 +288,7 @@ def test_a_cancel_ends_the_reading_of_a_long_list(
     serve(tmp_path / "data", script)
 
 
-def test_who_waits_for_a_long_list_hears_from_us(
+def test_a_peer_that_waits_for_a_long_list_gets_pending_responses(
     tmp_path: Path, small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retrieve_scp, "PENDING_INTERVAL_S", 0.0)

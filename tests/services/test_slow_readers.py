@@ -60,7 +60,7 @@ def test_slow_readers_share_a_budget_and_others_are_served(tmp_path: Path) -> No
     serve(tmp_path / "data", script, config=config)
 
 
-def test_a_retrieval_that_finds_no_memory_fails_and_a_store_does_not(tmp_path: Path) -> None:
+def test_without_memory_a_retrieval_fails_and_a_store_does_not(tmp_path: Path) -> None:
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=0.5, retrieval_bytes_max=16 * MIB)
     config = Config(data=tmp_path / "data", limits=limits)
 
@@ -96,7 +96,7 @@ def trickle(sock: socket.socket) -> None:
             threading.Event().wait(0.05)
 
 
-def test_an_asker_that_trickles_is_given_up_and_nothing_stays_held_for_it(tmp_path: Path) -> None:
+def test_a_peer_that_reads_too_slowly_is_aborted_and_its_memory_is_released(tmp_path: Path) -> None:
     def script(serving: Serving) -> None:
         fill(serving, [7 * MIB, 7 * MIB])
         with small_window(serving.port) as asker:
@@ -114,7 +114,9 @@ def test_an_asker_that_trickles_is_given_up_and_nothing_stays_held_for_it(tmp_pa
 
 
 @pytest.mark.parametrize("more", [{}, {"store_associations": 2}], ids=["one association", "two associations"])
-def test_a_c_move_to_a_destination_that_trickles_ends_and_counts_all(tmp_path: Path, more: dict[str, int]) -> None:
+def test_a_c_move_to_a_destination_that_reads_too_slowly_ends_and_counts_all(
+    tmp_path: Path, more: dict[str, int]
+) -> None:
     with Listener() as listener:
         listener.receive_little()
         sink = KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port, **more)  # type: ignore[arg-type]
@@ -148,7 +150,7 @@ def test_a_c_move_to_a_destination_that_trickles_ends_and_counts_all(tmp_path: P
         serve(tmp_path / "data", script, config=config)
 
 
-def test_a_peer_may_be_given_another_rate_and_another_timeout(tmp_path: Path) -> None:
+def test_a_peer_may_have_its_own_rate_and_timeout(tmp_path: Path) -> None:
     slow = KnownPeer(aet="SCRIPT", timeout_s=50.0, delivery_rate_bytes_per_s_min=1)
     config = Config(data=tmp_path / "data", limits=TRICKLES, peers=(slow,))
 
@@ -169,7 +171,7 @@ def test_a_peer_may_be_given_another_rate_and_another_timeout(tmp_path: Path) ->
 # Several operations on one association -----------------------------------------------------------
 
 
-def test_answers_of_other_operations_wait_for_the_end_of_an_object_that_goes_in_pieces(tmp_path: Path) -> None:
+def test_responses_of_other_operations_wait_for_the_end_of_a_streamed_object(tmp_path: Path) -> None:
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=30.0)
 
     def script(serving: Serving) -> None:
@@ -204,7 +206,7 @@ def test_answers_of_other_operations_wait_for_the_end_of_an_object_that_goes_in_
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=limits))
 
 
-def test_who_asks_and_never_reads_is_not_read_either(tmp_path: Path) -> None:
+def test_a_peer_that_never_reads_responses_is_not_read_either(tmp_path: Path) -> None:
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=30.0)
     count = 60_000
 

@@ -92,7 +92,7 @@ def test_a_refused_instance_does_not_stop_the_association_while_others_hold_memo
     serve(tmp_path / "data", script, config=config)
 
 
-def test_the_window_counts_what_is_to_be_answered_and_not_what_is_still_coming(tmp_path: Path) -> None:
+def test_the_window_counts_unanswered_operations_but_not_incomplete_ones(tmp_path: Path) -> None:
     config = Config(data=tmp_path / "data", limits=LIMITS, peers=(KnownPeer(aet="SCRIPT", asynchronous_window=1),))
 
     def script(serving: Serving) -> None:
@@ -113,7 +113,7 @@ def test_the_window_counts_what_is_to_be_answered_and_not_what_is_still_coming(t
     serve(tmp_path / "data", script, config=config)
 
 
-def test_a_release_waits_for_the_answers_that_are_due(tmp_path: Path) -> None:
+def test_a_release_waits_for_pending_responses(tmp_path: Path) -> None:
     def script(serving: Serving) -> None:
         with serving.call() as scripted:
             scripted.associate(STORE)
@@ -178,7 +178,7 @@ def test_a_disk_that_fails_under_a_large_object_ends_the_writer(tmp_path: Path) 
     assert len(serving.failures) == 1
 
 
-def test_a_full_disk_refuses_what_does_not_fit_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_refuses_what_does_not_fit_and_continues_when_there_is_space(tmp_path: Path) -> None:
     files = FaultyFiles()
 
     def script(serving: Serving) -> None:
@@ -213,7 +213,7 @@ def test_a_failed_sync_of_what_was_sent_again_ends_the_writer(tmp_path: Path) ->
     assert len(serving.failures) == 1
 
 
-def test_what_nobody_expected_while_a_large_object_is_written_is_answered(
+def test_an_unexpected_error_while_a_large_object_is_written_is_answered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from engine.storage.stream_appender import StreamAppender
@@ -233,7 +233,7 @@ def test_what_nobody_expected_while_a_large_object_is_written_is_answered(
     serve(tmp_path / "data", script)
 
 
-def test_who_may_not_store_is_refused_without_a_byte_kept(tmp_path: Path) -> None:
+def test_a_peer_that_may_not_store_is_refused_and_nothing_is_kept(tmp_path: Path) -> None:
     config = Config(data=tmp_path / "data", limits=LIMITS, peers=(KnownPeer(aet="SCRIPT", may=("retrieve",)),))
 
     def script(serving: Serving) -> None:

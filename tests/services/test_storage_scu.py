@@ -96,7 +96,7 @@ PATIENT = Limits(disk_reserve_bytes=0, dimse_timeout_s=TIMEOUT_S)
     [1 << 20, 7 << 20, 16 << 20],
     ids=["all of it in the kernel at once", "one frame", "piece by piece"],
 )
-def test_a_peer_that_reads_slowly_gets_what_takes_longer_than_the_timeout(tmp_path: Path, size: int) -> None:
+def test_a_slow_peer_gets_an_object_that_takes_longer_than_the_timeout(tmp_path: Path, size: int) -> None:
     """The limit is for silence. What the kernel has taken is no measure of it: it takes a megabyte at once."""
 
     def script(serving: Serving) -> None:
@@ -115,9 +115,7 @@ def test_a_peer_that_reads_slowly_gets_what_takes_longer_than_the_timeout(tmp_pa
 
 
 @pytest.mark.parametrize("size", [1 << 20, 16 << 20], ids=["one frame", "piece by piece"])
-def test_a_peer_that_stops_reading_is_given_up_and_what_it_took_before_does_not_help_it(
-    tmp_path: Path, size: int
-) -> None:
+def test_a_peer_that_stops_reading_is_aborted_despite_earlier_progress(tmp_path: Path, size: int) -> None:
     def script(serving: Serving) -> None:
         fill(serving, [size])
         with small_window(serving.port) as scripted:
@@ -132,7 +130,7 @@ def test_a_peer_that_stops_reading_is_given_up_and_what_it_took_before_does_not_
 
 
 @pytest.mark.parametrize("maximum_length", [1, 8, 100])
-def test_a_peer_that_takes_tiny_pdus_costs_no_more_memory(
+def test_a_peer_with_tiny_pdus_costs_no_more_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, maximum_length: int
 ) -> None:
     frames: list[int] = []
@@ -161,7 +159,7 @@ def test_a_peer_that_takes_tiny_pdus_costs_no_more_memory(
 
 
 @pytest.mark.parametrize("sender", ["in a batch", "one by one"])
-def test_after_a_mistake_of_ours_the_destination_is_not_left_waiting(
+def test_after_an_internal_error_the_destination_is_not_left_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sender: str
 ) -> None:
     async def broken(self: object, ready: object) -> None:

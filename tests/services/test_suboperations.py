@@ -10,14 +10,14 @@ from engine.services.suboperations import InstanceQueue, SendResult
 
 
 @dataclass
-class Named:
+class FakeInstance:
     sop_instance_uid: str
 
 
-ALL = [cast(Instance, Named(f"1.{number}")) for number in range(6)]
+ALL = [cast(Instance, FakeInstance(f"1.{number}")) for number in range(6)]
 
 
-def test_instances_come_in_order_and_what_is_put_back_comes_next() -> None:
+def test_instances_keep_their_order_and_returned_ones_come_next() -> None:
     queue = InstanceQueue(lambda: True, ALL)
     assert queue.take(2) == ALL[:2]
     assert next(queue) is ALL[2]
@@ -32,6 +32,6 @@ def test_instances_come_in_order_and_what_is_put_back_comes_next() -> None:
     assert (queue.remaining(), queue.take(5), next(queue, None)) == ([], [], None)
 
 
-def test_nothing_comes_that_is_not_wanted() -> None:
+def test_unneeded_instances_are_left_out() -> None:
     queue = InstanceQueue(lambda: False, ALL)
     assert (queue.take(3), next(queue, None), queue.remaining()) == ([], None, ALL)

@@ -36,7 +36,7 @@ _TEMPLATE = _template()
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedInstance:
     """One instance to send."""
 
     study: int
@@ -75,13 +75,13 @@ class Ledger:
     """Studies whose deletion was confirmed: nothing of them is there."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def note_sent(self, made: Made) -> None:
+    def note_sent(self, made: GeneratedInstance) -> None:
         """Before the first byte goes out."""
         with self._lock:
             self.sent.add(made.uid)
             self.studies.add(made.study)
 
-    def note_answer(self, made: Made, status: int) -> int:
+    def note_answer(self, made: GeneratedInstance, status: int) -> int:
         """An answer has come; how many were acknowledged so far."""
         with self._lock:
             if status == 0:
@@ -106,7 +106,7 @@ class Ledger:
             brought = get_study(port, study)
             assert brought.keys() == listed
             for uid, data_set in brought.items():
-                made = Made(study, int(uid.rpartition(".")[2]) - 10000000)
+                made = GeneratedInstance(study, int(uid.rpartition(".")[2]) - 10000000)
                 assert data_set == made.data_set(), f"{uid} came back with other bytes"
 
 
@@ -142,11 +142,11 @@ class Sender(threading.Thread):
 
     def _send(self, script: Peer) -> None:
         script.associate((1, CT, [EXPLICIT]), user_items=peer.asynchronous_window(WINDOW, 1))
-        outstanding: dict[int, Made] = {}
+        outstanding: dict[int, GeneratedInstance] = {}
         for count, number in enumerate(self._share):
             if self._stop_wanted.is_set():
                 break
-            made = Made(self._study, number)
+            made = GeneratedInstance(self._study, number)
             self._ledger.note_sent(made)
             message_id = count % 60_000 + 1
             outstanding[message_id] = made
@@ -156,7 +156,7 @@ class Sender(threading.Thread):
         while outstanding:
             self._take_answer(script, outstanding)
 
-    def _take_answer(self, script: Peer, outstanding: dict[int, Made]) -> None:
+    def _take_answer(self, script: Peer, outstanding: dict[int, GeneratedInstance]) -> None:
         answer = script.expect_message()
         made = outstanding.pop(answer.responded_to())
         self._on_answer(self._ledger.note_answer(made, answer.status()))

@@ -176,7 +176,7 @@ def test_a_replica_catches_up_is_read_meanwhile_and_takes_over(tmp_path: Path) -
 
 def refuse_a_store(port: int) -> None:
     """C-STORE to a replica: not authorized, and nothing is there afterwards."""
-    made = ingest.Made(ingest.study_number(7), 1)
+    made = ingest.GeneratedInstance(ingest.study_number(7), 1)
     with Peer(port) as script:
         script.associate((1, CT, [EXPLICIT]))
         script.send(peer.message(1, peer.c_store_rq(1, CT, made.uid), made.data_set()))

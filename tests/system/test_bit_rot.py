@@ -18,7 +18,7 @@ from engine.storage.record import Position
 from tests import peer
 from tests.archive.kept import PARTS, place_in, turn_byte
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, Peer
-from tests.system.ingest import Made, study_number
+from tests.system.ingest import GeneratedInstance, study_number
 from tests.system.server import ROOT, Server, running, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
@@ -33,11 +33,11 @@ def data(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path / "data"
 
 
-def made(count: int) -> list[Made]:
-    return [Made(STUDY, number) for number in range(count)]
+def made(count: int) -> list[GeneratedInstance]:
+    return [GeneratedInstance(STUDY, number) for number in range(count)]
 
 
-def store(server: Server, instances: list[Made]) -> list[int]:
+def store(server: Server, instances: list[GeneratedInstance]) -> list[int]:
     """The status of each, sent on one association."""
     statuses = []
     with Peer(server.port) as script:

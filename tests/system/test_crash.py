@@ -272,7 +272,7 @@ def refuses_connections(port: int) -> bool:
 
 
 def test_sigterm_lets_running_associations_finish_and_takes_no_new_ones(tmp_path: Path) -> None:
-    made = ingest.Made(ingest.study_number(0), 1)
+    made = ingest.GeneratedInstance(ingest.study_number(0), 1)
     with running(tmp_path / "data") as server:
         with Peer(server.port) as script:
             script.associate((1, CT, [EXPLICIT]), (3, VERIFICATION, [IMPLICIT]))
@@ -314,7 +314,7 @@ def test_a_stopped_worker_does_not_stop_the_others(tmp_path: Path) -> None:
             served = [script for script in held if answers_within(script, 2.0)]
             assert len(served) == 2
             for number, script in enumerate(served):
-                made = ingest.Made(ingest.study_number(0), number)
+                made = ingest.GeneratedInstance(ingest.study_number(0), number)
                 script.send(peer.message(1, peer.c_store_rq(1, CT, made.uid), made.data_set()))
                 assert script.expect_message().status() == 0
             os.kill(stopped, signal.SIGCONT)

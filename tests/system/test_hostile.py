@@ -257,9 +257,7 @@ def test_lengths_that_peers_claim_take_no_memory_in_any_state(server: Server, st
     ],
     ids=["http", "tls", "ssh", "garbage"],
 )
-def test_another_protocol_is_logged_once_and_counted_once(
-    server: Server, hello: bytes, reason: str
-) -> None:
+def test_another_protocol_is_logged_once_and_counted_once(server: Server, hello: bytes, reason: str) -> None:
     def lines() -> int:
         return sum(line["reason"] == reason for line in server.events("closed, not a DICOM peer"))
 
@@ -574,7 +572,7 @@ def test_a_response_on_a_context_of_another_service_ends_its_association(server:
         script.expect_closed()
 
 
-def test_a_wrong_group_length_is_overlooked(server: Server) -> None:
+def test_a_wrong_group_length_is_ignored(server: Server) -> None:
     command = bytearray(peer.c_echo_rq(3))
     command[8:12] = b"\1\2\3\4"
     with Peer(server.port) as script:

@@ -33,7 +33,7 @@ from tests import effort, samples
 from tests.faults import faulty_libc, short_life
 from tests.faults.faulty_libc import Call
 from tests.peer import EXPLICIT
-from tests.system.ingest import Made
+from tests.system.ingest import GeneratedInstance
 from tests.system.server import ROOT
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ OFFSET = effort.seed("INJECT")
 
 
 @dataclass
-class Told:
+class LifeReport:
     """What one life told the world, and how it ended."""
 
     sent: set[int] = field(default_factory=set)
@@ -105,14 +105,14 @@ class Lives:
         at: int = 0,
         action: str = "NOTHING",
         number: int = 0,
-    ) -> Told:
+    ) -> LifeReport:
         """One life; what it told."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         request = {"call": call.name, "at": at, "action": action, "number": number}
         self._process.stdin.write(orjson.dumps({**request, "data": str(data), "scenario": scenario}).decode() + "\n")
         self._process.stdin.flush()
-        told = Told()
+        told = LifeReport()
         while told.note(self._process.stdout.readline().rstrip("\n")):
             pass
         return told
@@ -127,15 +127,15 @@ class Lives:
             self._calls[scenario] = told.counts
         return self._calls[scenario]
 
-    def begin(self, scenario: str) -> tuple[Path, Told]:
+    def begin(self, scenario: str) -> tuple[Path, LifeReport]:
         """A folder to live in, and what was told of it before."""
         self._count += 1
         data = self.folder / f"life-{self._count}"
         if scenario == "ingest":
-            return data, Told()
+            return data, LifeReport()
         template, told = (self.crashed, self.before_crash) if scenario == "open" else (self.stored, self.before)
         shutil.copytree(template, data)
-        return data, Told(set(told.sent), set(told.acknowledged))
+        return data, LifeReport(set(told.sent), set(told.acknowledged))
 
     def close(self) -> None:
         """Ends the program."""
@@ -151,7 +151,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lives]:
     made.close()
 
 
-def verify(data: Path, before: Told, told: Told) -> None:
+def verify(data: Path, before: LifeReport, told: LifeReport) -> None:
     """The archive after a life."""
     acknowledged = before.acknowledged | told.acknowledged | told.late
     with Archive.open(data, role="keeper", create=True) as archive:
@@ -164,10 +164,12 @@ def verify(data: Path, before: Told, told: Told) -> None:
         assert listed <= before.sent | told.sent, "found and never sent"
         for instance in found:
             number = int(instance.sop_instance_uid.rpartition(".")[2]) - 10000000
-            assert archive.read(instance) == Made(short_life.STUDY, number).data_set(), f"{number} has other bytes"
+            assert archive.read(instance) == GeneratedInstance(short_life.STUDY, number).data_set(), (
+                f"{number} has other bytes"
+            )
         report = check(archive, payloads=True)
         assert not report.findings, list(map(str, report.findings))
-        payload = Made(short_life.STUDY, 99).data_set()
+        payload = GeneratedInstance(short_life.STUDY, 99).data_set()
         (answer,) = archive.ingest_batch([ReceivedInstance([payload], len(payload), crc32c(payload), EXPLICIT)])
         assert not isinstance(answer, Exception), repr(answer)
 
@@ -220,7 +222,7 @@ def hit(lives: Lives, fault: str, scenario: str, call: Call, at: int) -> bool:
     return told.fired
 
 
-def judge(told: Told, fault: str) -> None:
+def judge(told: LifeReport, fault: str) -> None:
     """What a life may say after its fault."""
     assert not any(word.startswith("unexpected") for word in told.words)
     if "EIO" in fault:

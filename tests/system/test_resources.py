@@ -99,7 +99,7 @@ def store_some(server: Server, ledger: ingest.Ledger, study: int, count: int = 5
 
 def resume(server: Server, ledger: ingest.Ledger, study: int) -> None:
     """Sends to both workers again and again: each finds by itself that there is room."""
-    made = [ingest.Made(study, 900_000 + number) for number in range(2)]
+    made = [ingest.GeneratedInstance(study, 900_000 + number) for number in range(2)]
     for each in made:
         ledger.note_sent(each)
 
@@ -111,7 +111,7 @@ def resume(server: Server, ledger: ingest.Ledger, study: int) -> None:
             statuses = [store(script, each) for script, each in zip((one, other), made, strict=True)]
         return statuses == [0, 0]
 
-    def store(script: Peer, each: ingest.Made) -> int:
+    def store(script: Peer, each: ingest.GeneratedInstance) -> int:
         script.send(peer.message(1, peer.c_store_rq(1, CT, each.uid), each.data_set()))
         status = script.expect_message().status()
         script.release()
@@ -161,7 +161,7 @@ def test_a_deletion_works_on_a_full_disk_and_compaction_makes_room(tmp_path: Pat
         with running(disk / "data", config=config, config_file=tmp_path / "filmroom.toml") as server:
             store_some(server, ledger, kept, 20)
             store_until_refused(server, ledger, deleted)
-            uid = ingest.Made(deleted, 0).uid.rpartition(".1.")[0]
+            uid = ingest.GeneratedInstance(deleted, 0).uid.rpartition(".1.")[0]
             run(server, "delete", "--study", uid, "--reason", "room", "--yes")
             ledger.deleting.add(deleted)
             ledger.deleted.add(deleted)
@@ -243,7 +243,7 @@ def test_large_instances_from_many_senders_fit_into_little_memory(tmp_path: Path
     with running(tmp_path / "data", prefix=prefix, config=config, workers=1) as server:
         before = server.worker_pids()
         scripts = [Peer(server.port, timeout_s=60.0) for _ in range(6)]
-        made = [ingest.Made(ingest.study_number(1), number) for number in range(len(scripts))]
+        made = [ingest.GeneratedInstance(ingest.study_number(1), number) for number in range(len(scripts))]
         heads = [each.data_set() for each in made]
         try:
             for script, each in zip(scripts, made, strict=True):

@@ -99,7 +99,7 @@ def test_a_stopped_supervisor_leaves_running_associations_alone(tmp_path: Path) 
         script.associate((1, CT, [EXPLICIT]))
         with stopped(server.process.pid):
             for number in range(20):
-                made = ingest.Made(ingest.study_number(0), number)
+                made = ingest.GeneratedInstance(ingest.study_number(0), number)
                 script.send(peer.message(1, peer.c_store_rq(number + 1, CT, made.uid), made.data_set()))
                 assert script.expect_message().status() == 0
         script.release()

@@ -12,7 +12,7 @@ import orjson
 from engine.dicom.part10 import write_file_meta
 from tests.peer import CT, EXPLICIT
 from tests.system import ingest
-from tests.system.ingest import Ledger, Made
+from tests.system.ingest import GeneratedInstance, Ledger
 from tests.system.server import Server, wait_for
 
 SEED = 20261129
@@ -44,7 +44,7 @@ class Sender(threading.Thread):
 
     def _store(self, connection: http.client.HTTPConnection) -> None:
         count = self._rng.randint(1, PARTS_MAX)
-        made = [Made(self._study, self._next + number) for number in range(count)]
+        made = [GeneratedInstance(self._study, self._next + number) for number in range(count)]
         self._next += count
         for each in made:
             self._ledger.note_sent(each)

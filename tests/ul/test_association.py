@@ -113,7 +113,7 @@ def test_a_requestor_proposes_and_releases() -> None:
     assert association.wants_close
 
 
-def test_output_is_given_once() -> None:
+def test_output_is_returned_once() -> None:
     association = requestor()
     assert association.data_to_send() != b""
     assert association.data_to_send() == b""
@@ -140,7 +140,7 @@ def test_a_rejecting_acceptor_leaves_closing_to_the_peer_until_artim() -> None:
     assert association.deadline is None
 
 
-def test_a_silent_connection_is_closed_by_artim_without_a_word() -> None:
+def test_a_silent_connection_is_closed_by_artim_without_a_pdu() -> None:
     association = acceptor()
     assert association.deadline == ARTIM_S
     assert association.timer_expired(ARTIM_S) == []
@@ -148,7 +148,7 @@ def test_a_silent_connection_is_closed_by_artim_without_a_word() -> None:
     assert association.data_to_send() == b""
 
 
-def test_a_port_scan_says_nothing_to_the_user() -> None:
+def test_a_port_scan_is_not_reported_to_the_user() -> None:
     association = acceptor()
     assert association.transport_closed(0.1) == []
     assert association.deadline is None
@@ -187,7 +187,7 @@ def test_release_collision_at_the_acceptor() -> None:
     assert association.deadline == 13.0
 
 
-def test_an_acceptor_that_answers_a_collision_at_once_is_heard_when_it_is_its_turn() -> None:
+def test_an_early_answer_to_a_release_collision_is_processed_in_order() -> None:
     association = established(Role.ACCEPTOR)
     association.request_release()
     receive(association, pdu.ReleaseRQ())
@@ -306,14 +306,14 @@ def test_data_after_the_release_request_is_refused() -> None:
     assert association.data_received(0.0) == [Aborted(2, 2, by_peer=False)]
 
 
-def test_data_while_releasing_is_taken() -> None:
+def test_data_while_releasing_is_accepted() -> None:
     association = established(Role.REQUESTOR)
     association.request_release()
     assert association.data_received(0.0) == []
     assert association.data_transfer_allowed
 
 
-def test_what_comes_while_closing_is_ignored_but_a_request_or_rubbish() -> None:
+def test_pdus_while_closing_are_ignored_except_requests_and_invalid_ones() -> None:
     association = established(Role.ACCEPTOR)
     association.abort(now=0.0)
     association.data_to_send()
@@ -330,7 +330,7 @@ def test_what_comes_while_closing_is_ignored_but_a_request_or_rubbish() -> None:
     assert association.wants_close
 
 
-def test_an_abort_before_the_request_closes_without_a_word() -> None:
+def test_an_abort_before_the_request_closes_silently() -> None:
     association = acceptor()
     assert receive(association, Abort()) == []
     assert association.wants_close
@@ -339,7 +339,7 @@ def test_an_abort_before_the_request_closes_without_a_word() -> None:
 # What we may get wrong ---------------------------------------------------------------------------
 
 
-def test_what_the_state_does_not_allow_is_our_own_mistake() -> None:
+def test_an_action_that_the_state_does_not_allow_raises() -> None:
     association = acceptor()
     for misuse in (
         lambda: association.accept(AC),

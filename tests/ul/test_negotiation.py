@@ -114,7 +114,7 @@ def test_only_bit_0_of_the_protocol_version_counts() -> None:
     accept(request((VERIFICATION, (IMPLICIT,)), protocol_version=0x8003))
 
 
-def test_known_titles_are_let_in() -> None:
+def test_known_titles_are_accepted() -> None:
     policy = replace(POLICY, called_ae_titles=frozenset({"FILMROOM"}), calling_ae_titles=frozenset({"STORESCU"}))
     accept(request((VERIFICATION, (IMPLICIT,))), policy)
 
@@ -122,7 +122,7 @@ def test_known_titles_are_let_in() -> None:
 # Presentation contexts ---------------------------------------------------------------------------
 
 
-def test_every_context_is_answered_in_its_place() -> None:
+def test_every_context_is_answered_in_order() -> None:
     answer = accept(
         request(
             (VERIFICATION, (IMPLICIT,)),
@@ -160,7 +160,7 @@ def test_every_context_is_answered_in_its_place() -> None:
         ((UNKNOWN_SYNTAX, JPEG), JPEG, JPEG, JPEG),
     ],
 )
-def test_storage_takes_a_native_form_and_a_compressed_one_when_nothing_else_is_offered_or_the_peer_holds_it(
+def test_storage_accepts_native_syntaxes_and_compressed_ones_only_if_needed(
     proposed: tuple[str, ...], chosen: str, compressed_first: str, to_get: str
 ) -> None:
     rq = request((CT, proposed))
@@ -177,7 +177,7 @@ def test_storage_takes_a_native_form_and_a_compressed_one_when_nothing_else_is_o
 
 
 @pytest.mark.parametrize("roles", [True, False])
-def test_who_fetches_may_propose_a_private_transfer_syntax_and_who_stores_may_not(roles: bool) -> None:
+def test_a_private_transfer_syntax_is_accepted_for_retrieval_but_not_for_storage(roles: bool) -> None:
     """What was imported in one can be sent as it is; whether the role was said or is assumed."""
     information = UserInformation(role_selections=(RoleSelection(CT, False, True),) if roles else ())
     contexts = (CT, (UNKNOWN_SYNTAX,)), (CT, (UNKNOWN_SYNTAX, EXPLICIT)), (CT, ("no UID",))
@@ -223,7 +223,7 @@ def test_objects_of_patients_beside_them_are_stored(leaf: str) -> None:
     assert results(accept(request((f"1.2.840.10008.5.1.4.1.1.{leaf}", (IMPLICIT,))))) == [0]
 
 
-def test_queries_take_our_order() -> None:
+def test_queries_use_our_order_of_syntaxes() -> None:
     answer = accept(request((FIND, (IMPLICIT, BIG_ENDIAN, EXPLICIT)), (FIND, (BIG_ENDIAN, IMPLICIT)), (FIND, (JPEG,))))
     assert [context.transfer_syntax for context in answer.contexts.values()] == [EXPLICIT, IMPLICIT]
     assert results(answer) == [0, 0, 4]
@@ -248,14 +248,14 @@ def test_unknown_classes_are_stored_when_they_can_be_storage(abstract_syntax: st
     assert results(accept(rq, replace(POLICY, promiscuous=False))) == [3]
 
 
-def test_a_class_that_declares_itself_as_storage_is_stored_by_the_strict_too() -> None:
+def test_a_class_declared_as_storage_is_accepted_even_if_strict() -> None:
     declared = SopClassCommonExtendedNegotiation(PRIVATE, negotiation.STORAGE_SERVICE_CLASS, (CT,))
     information = UserInformation(sop_class_common_extended_negotiations=(declared,))
     rq = request((PRIVATE, (IMPLICIT,)), ("1.3.12.2", (IMPLICIT,)), information=information)
     assert results(accept(rq, replace(POLICY, promiscuous=False))) == [0, 3]
 
 
-def test_a_peer_that_may_not_store_is_told_so_by_user_rejection() -> None:
+def test_a_peer_that_may_not_store_gets_user_rejection() -> None:
     rq = request((CT, (IMPLICIT,)), (VERIFICATION, (IMPLICIT,)), (WORKLIST, (IMPLICIT,)))
     assert results(accept(rq, replace(POLICY, accept_storage=False))) == [1, 0, 3]
 
@@ -269,7 +269,7 @@ def test_an_association_without_any_accepted_context_is_still_accepted() -> None
     assert accept(request((WORKLIST, (IMPLICIT,)))).contexts == {}
 
 
-def test_a_rejected_context_carries_a_transfer_syntax_all_the_same() -> None:
+def test_a_rejected_context_has_a_transfer_syntax_too() -> None:
     answer = accept(request((WORKLIST, (EXPLICIT,)), (WORKLIST, ())))
     assert [context.transfer_syntax for context in answer.ac.presentation_contexts] == [EXPLICIT, IMPLICIT]
 
@@ -290,7 +290,7 @@ def test_the_answer_names_us_and_echoes_the_titles() -> None:
     assert answer.ac.user_information == UserInformation(65536, "1.2.826.0.1.3680043.10.1599.1", "FILMROOM_0_1")
 
 
-def test_a_request_that_never_was_on_a_wire_is_answered_too() -> None:
+def test_a_request_built_in_memory_is_answered_too() -> None:
     rq = AssociateRQ("FILMROOM", "ME", (PresentationContextRQ(1, VERIFICATION, (IMPLICIT,)),))
     assert accept(rq).ac.titles == b"FILMROOM        ME              " + bytes(32)
 
@@ -348,7 +348,7 @@ def test_a_requestor_of_c_get_becomes_scp_of_storage_alone() -> None:
     assert not answer.get_roles_assumed
 
 
-def test_a_requestor_of_c_get_that_forgot_its_roles_is_taken_for_an_scp() -> None:
+def test_a_c_get_requestor_without_roles_is_treated_as_scp() -> None:
     rq = request((GET, (IMPLICIT,)), (CT, (IMPLICIT,)), (VERIFICATION, (IMPLICIT,)))
     answer = accept(rq)
     assert answer.get_roles_assumed
@@ -359,7 +359,7 @@ def test_a_requestor_of_c_get_that_forgot_its_roles_is_taken_for_an_scp() -> Non
     assert not any(context.we_are_scu for context in strict.contexts.values())
 
 
-def test_a_plain_sender_is_no_scp() -> None:
+def test_a_sender_without_roles_is_not_an_scp() -> None:
     answer = accept(request((CT, (IMPLICIT,)), (FIND, (IMPLICIT,))))
     assert not answer.get_roles_assumed
     assert not answer.contexts[1].we_are_scu
@@ -421,7 +421,7 @@ def test_the_requestor_uses_what_was_accepted_and_nothing_else() -> None:
         (None, (8, 8), (1, 1)),
     ],
 )
-def test_the_requestor_never_uses_more_of_the_window_than_both_said(
+def test_the_requestor_uses_at_most_the_negotiated_window(
     offered: tuple[int, int] | None, granted: tuple[int, int] | None, expected: tuple[int, int]
 ) -> None:
     def information(window: tuple[int, int] | None) -> UserInformation:

@@ -164,7 +164,7 @@ def context_rq(number: int, transfer_syntaxes: list[bytes]) -> bytes:
     return item(0x20, inner + b"".join(item(0x40, uid) for uid in transfer_syntaxes))
 
 
-def test_of_too_many_transfer_syntaxes_the_first_are_read() -> None:
+def test_only_the_first_of_too_many_transfer_syntaxes_are_read() -> None:
     """Nobody has proven anything yet, and each costs time."""
     many = [b"1.2.%d" % number for number in range(1, 300)]
     rq = pdu.decode(1, associate_rq(b"".join(context_rq(2 * number + 1, many) for number in range(100))))
@@ -238,7 +238,7 @@ def test_p_data_tf_is_its_golden_bytes_both_ways() -> None:
 
 @EXAMPLES
 @given(associate_rqs())
-def test_what_we_write_as_associate_rq_pynetdicom_reads_and_writes_alike(rq: AssociateRQ) -> None:
+def test_our_associate_rq_is_read_and_written_alike_by_pynetdicom(rq: AssociateRQ) -> None:
     data = pdu.encode(rq)
     theirs = oracle.A_ASSOCIATE_RQ()
     theirs.decode(data)
@@ -257,7 +257,7 @@ def test_what_we_write_as_associate_rq_pynetdicom_reads_and_writes_alike(rq: Ass
 
 @EXAMPLES
 @given(associate_acs())
-def test_what_we_write_as_associate_ac_pynetdicom_reads_and_writes_alike(ac: AssociateAC) -> None:
+def test_our_associate_ac_is_read_and_written_alike_by_pynetdicom(ac: AssociateAC) -> None:
     data = pdu.encode(ac)
     theirs = oracle.A_ASSOCIATE_AC()
     theirs.decode(data)
@@ -290,7 +290,7 @@ def test_a_round_trip_keeps_everything(unit: AssociateRQ | AssociateAC) -> None:
         max_size=5,
     )
 )
-def test_presentation_data_values_come_back_as_they_went(values: list[PresentationDataValue]) -> None:
+def test_presentation_data_values_survive_a_round_trip(values: list[PresentationDataValue]) -> None:
     unit = PDataTF(tuple(values))
     assert decode(pdu.encode(unit)) == unit
 
@@ -379,7 +379,7 @@ def test_all_128_presentation_contexts_are_read() -> None:
     assert len(rq.presentation_contexts) == 128
 
 
-def test_a_peer_without_a_maximum_length_is_sent_what_everyone_receives() -> None:
+def test_a_peer_without_a_maximum_length_gets_pdus_of_common_length() -> None:
     rq = pdu.decode(1, associate_rq())
     assert isinstance(rq, AssociateRQ)
     assert rq.user_information.maximum_length == 16384
@@ -460,7 +460,7 @@ def test_every_single_byte_set_to_extremes_is_decoded_or_refused() -> None:
                 decode_or_refuse(seed[0], seed[6:position] + bytes((value,)) + seed[position + 1 :])
 
 
-def test_the_most_tedious_associate_rq_is_read_in_a_moment() -> None:
+def test_the_most_expensive_associate_rq_is_read_quickly() -> None:
     rng = random.Random(7)
     contexts = [
         item(0x20, bytes((number, 0, 0, 0)) + item(0x30, b"1.2") + item(0x40, b"") * 1000)
@@ -476,6 +476,6 @@ def test_the_most_tedious_associate_rq_is_read_in_a_moment() -> None:
     assert len(rq.presentation_contexts) == 128
 
 
-def test_a_longer_associate_rq_than_anyone_needs_is_refused_unread() -> None:
+def test_an_oversized_associate_rq_is_refused_unread() -> None:
     with pytest.raises(RemoteProtocolError, match="the limit is"):
         pdu.decode(1, bytes(pdu.ASSOCIATE_LENGTH_MAX + 1))

@@ -35,7 +35,7 @@ def test_no_cell_is_beyond_the_table() -> None:
     assert len(TRANSITIONS) == len(TRANSITION_TABLE)
 
 
-def test_whatever_a_peer_can_bring_about_has_a_cell() -> None:
+def test_every_event_of_a_peer_has_a_cell() -> None:
     received = [event for event in Event if event.name.endswith("_RECEIVED")]
     for state in State:
         if state in (State.IDLE, State.CONNECTING):

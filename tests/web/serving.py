@@ -45,7 +45,7 @@ def serving(data: Path, **options: Any) -> Iterator[Hosting]:
     assert not failures and not thread.is_alive(), failures
 
 
-class Asking:
+class ApiClient:
     """One connection; answers as status and JSON."""
 
     def __init__(self, port: int) -> None:

@@ -69,7 +69,7 @@ JPEG_LS = "1.2.840.10008.1.2.4.80"
         (RENDERED, 'image/png; a="b, image/gif; q=1', Choice(PNG, "")),
     ],
 )
-def test_the_best_choice_is_the_one_that_was_meant(offers: tuple[Offer, ...], header: str, expected: Choice) -> None:
+def test_the_best_choice_is_negotiated(offers: tuple[Offer, ...], header: str, expected: Choice) -> None:
     assert negotiate(offers, header)[0] == expected
 
 
@@ -83,7 +83,7 @@ def test_several_transfer_syntaxes_come_in_their_order() -> None:
     assert found == ["1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.90"]
 
 
-def test_what_is_excluded_is_not_the_default_of_a_wildcard() -> None:
+def test_an_excluded_type_is_not_the_default_of_a_wildcard() -> None:
     assert negotiate(RENDERED, "image/jpeg;q=0, */*") == [Choice(PNG, "")]
     for header in ("image/jpeg;q=0", "*/*;q=0", "application/pdf"):
         with pytest.raises(NotAcceptable, match="image/jpeg, or image/png"):
@@ -124,7 +124,7 @@ def test_utf_8_is_accepted_unless_it_is_excluded(header: str | None, query: list
     assert accepts_utf_8(header, query) is expected
 
 
-def test_a_content_type_is_taken_apart() -> None:
+def test_a_content_type_is_parsed() -> None:
     found = parse_media_type('Multipart/Related; Boundary="a;b\\"c"; type=application/dicom;charset=utf-8')
     assert found is not None and found.name == "multipart/related"
     assert found.parameter("boundary") == 'a;b"c'
@@ -134,7 +134,7 @@ def test_a_content_type_is_taken_apart() -> None:
         assert parse_media_type(text) is None
 
 
-def test_a_long_header_costs_no_more_than_its_beginning() -> None:
+def test_only_the_beginning_of_a_long_header_is_parsed() -> None:
     assert negotiate(RENDERED, "image/png," + "x/y," * HEADER_CHARACTERS_MAX) == [Choice(PNG, "")]
 
 

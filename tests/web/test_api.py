@@ -15,7 +15,7 @@ from engine.config import Config
 from engine.web.api import routes
 from tests import samples
 from tests.web.hosting import Hosting
-from tests.web.serving import Asking, serving
+from tests.web.serving import ApiClient, serving
 
 
 def uid(study: int, series: int | None = None, number: int | None = None) -> str:
@@ -42,13 +42,13 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
 
 
 @pytest.fixture(scope="module")
-def api(hosting: Hosting) -> Iterator[Asking]:
-    asking = Asking(hosting.port)
+def api(hosting: Hosting) -> Iterator[ApiClient]:
+    asking = ApiClient(hosting.port)
     yield asking
     asking.close()
 
 
-def test_the_tree_of_an_instance_has_names_sequences_and_short_values(api: Asking) -> None:
+def test_the_tree_of_an_instance_has_names_sequences_and_short_values(api: ApiClient) -> None:
     tree = api.get(f"/api/instances/{uid(1, 1, 1)}/tags")
     assert (tree["study_instance_uid"], tree["truncated"]) == (uid(1), False)
     by_keyword: dict[str, Any] = {node["keyword"]: node for node in tree["elements"]}
@@ -60,7 +60,7 @@ def test_the_tree_of_an_instance_has_names_sequences_and_short_values(api: Askin
     assert api.get(f"/api/instances/{uid(9)}/tags", 404)["status"] == 404
 
 
-def test_a_hold_is_set_and_released_by_whoever_asked(api: Asking) -> None:
+def test_a_hold_is_set_and_released_and_the_actor_is_recorded(api: ApiClient) -> None:
     assert api.post("/api/holds", {"studies": [uid(9)]}, 404)["detail"].endswith("no hold was set")
     assert api.post("/api/holds", {"studies": [uid(1)], "reason": "court"}) == {"changed": [uid(1)]}
     (hold,) = api.get("/api/holds")["holds"]
@@ -69,7 +69,7 @@ def test_a_hold_is_set_and_released_by_whoever_asked(api: Asking) -> None:
     assert api.get("/api/holds") == {"holds": []}
 
 
-def test_a_correction_is_made_listed_and_undone(api: Asking) -> None:
+def test_a_correction_is_made_listed_and_undone(api: ApiClient) -> None:
     body = {"operation": "correct_study", "study": uid(2), "sets": {"StudyDescription": "Knee"}, "reason": "typo"}
     number = api.post("/api/corrections", body, 201)["number"]
     (row,) = api.get("/api/corrections")["corrections"]
@@ -83,7 +83,7 @@ def test_a_correction_is_made_listed_and_undone(api: Asking) -> None:
     assert api.get("/api/conflicts")["conflicts"] == []
 
 
-def test_quarantine_is_compared_and_dropped(api: Asking) -> None:
+def test_quarantine_is_compared_and_dropped(api: ApiClient) -> None:
     (kept,) = api.get("/api/quarantine")["quarantine"]
     found = api.get(f"/api/quarantine/{kept['id']}/differences")["differences"]
     assert "another text" in str(found)
@@ -94,7 +94,7 @@ def test_quarantine_is_compared_and_dropped(api: Asking) -> None:
     assert api.get("/api/quarantine")["quarantine"] == []
 
 
-def test_upkeep_and_settings_are_told(api: Asking) -> None:
+def test_upkeep_and_settings_are_listed(api: ApiClient) -> None:
     assert api.get("/api/retention") == {"rules": [], "due": [], "more": False}
     assert api.get("/api/retention?rule=none", 404)["status"] == 404
     assert api.get("/api/scrub")["damaged"] == 0
@@ -105,7 +105,7 @@ def test_upkeep_and_settings_are_told(api: Asking) -> None:
     assert settings["data"]["origin"] == "unknown" and settings["http.port"]["about"]
 
 
-def test_the_history_has_the_columns_that_it_says(api: Asking, hosting: Hosting) -> None:
+def test_the_history_has_its_documented_columns(api: ApiClient, hosting: Hosting) -> None:
     hosting.engine.archive.stats_history().add(1_700_000_000, {"instances": 7})
     for step in ("minute", "hour"):
         history = api.get(f"/api/stats/history?step={step}")
@@ -114,9 +114,7 @@ def test_the_history_has_the_columns_that_it_says(api: Asking, hosting: Hosting)
     assert api.get("/api/stats/history?step=day", 400)["detail"].startswith("step:")
 
 
-def test_backups_are_told_with_their_age_and_whether_they_were_verified(
-    api: Asking, hosting: Hosting, tmp_path: Path
-) -> None:
+def test_backups_are_listed_with_age_and_verification(api: ApiClient, hosting: Hosting, tmp_path: Path) -> None:
     assert api.get("/api/backups") == {"backups": []}
     config = Config(data=hosting.engine.config.data)
     copies.backup(config, tmp_path / "b", None, 0, lambda *_: None, join=False)
@@ -141,15 +139,15 @@ def test_backups_are_told_with_their_age_and_whether_they_were_verified(
         (b'{"studies": ["1.2"]}', 415, "text/plain"),
     ],
 )
-def test_a_body_that_says_something_else_is_refused(api: Asking, body: bytes, status: int, content_type: str) -> None:
+def test_an_invalid_body_is_refused(api: ApiClient, body: bytes, status: int, content_type: str) -> None:
     problem = api.post("/api/holds", body, status, content_type)
     assert problem["status"] == status and api.headers["Content-Type"].startswith("application/problem+json")
 
 
-def test_parameters_that_nobody_knows_are_refused(api: Asking) -> None:
+def test_unknown_parameters_are_refused(api: ApiClient) -> None:
     assert "unknown parameter" in api.get("/api/holds?since=1", 400)["detail"]
     assert "limit" in api.get("/api/quarantine?limit=-1", 400)["detail"]
 
 
-def test_every_route_asks_for_access() -> None:
+def test_every_route_checks_access() -> None:
     assert all(route.action is not None for route in routes.API_ROUTES)

@@ -23,7 +23,7 @@ from engine.exchange import arrival, runner
 from tests import certificates, samples
 from tests.sinks import NATIVE, Received, sink
 from tests.web.hosting import Hosting
-from tests.web.serving import Asking, serving
+from tests.web.serving import ApiClient, serving
 from tests.web.stow_sink import StowSink, stow_sink
 
 COUNT = 5
@@ -48,7 +48,7 @@ class Place:
     """The server that works, and whom it knows."""
 
     def __init__(
-        self, hosting: Hosting, there: Hosting, api: Asking, stow: StowSink, dicom: Received, secure: StowSink
+        self, hosting: Hosting, there: Hosting, api: ApiClient, stow: StowSink, dicom: Received, secure: StowSink
     ) -> None:
         self.hosting = hosting
         self.there = there
@@ -98,18 +98,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
                 Peer(aet="SENDER"),
             )
             with serving(folder / "here", peers=peers, jobs=Jobs(retry_s=0.01, attempts_max=3)) as hosting:
-                api = Asking(hosting.port)
+                api = ApiClient(hosting.port)
                 yield Place(hosting, there, api, stow, received, secure)
                 api.close()
 
 
-def test_peers_are_told_without_what_is_secret(place: Place) -> None:
+def test_peers_are_listed_without_secrets(place: Place) -> None:
     peers = {peer["aet"]: peer for peer in place.api.get("/api/peers")["peers"]}
     assert [peers[name]["protocol"] for name in ("SINK", "STOW", "SENDER")] == ["dicom", "dicomweb", None]
     assert "token" not in str(peers["STOW"])
 
 
-def test_a_peer_that_answers_is_told_from_one_that_does_not(place: Place) -> None:
+def test_echo_distinguishes_a_peer_that_answers(place: Place) -> None:
     assert "echo_ms" not in place.api.post("/api/peers/STOW/echo", {})
     assert place.stow.authorizations[-1] == "Bearer a secret"
     assert place.api.post("/api/peers/THERE/echo", {})["protocol"] == "dicomweb"
@@ -117,7 +117,7 @@ def test_a_peer_that_answers_is_told_from_one_that_does_not(place: Place) -> Non
     assert place.api.post("/api/peers/SENDER/echo", {}, 404)["status"] == 404
 
 
-def test_a_private_authority_is_trusted_where_its_file_is_named_and_the_name_of_the_server_counts(place: Place) -> None:
+def test_a_private_authority_is_trusted_by_its_file_and_the_server_name_is_checked(place: Place) -> None:
     place.api.post("/api/peers/SECURE/echo", {})
     job = place.ended({"kind": "send", "peer": "SECURE", "studies": [uid(1)]})
     assert (job["state"], set(place.secure.received)) == ("done", uids(1))
@@ -149,14 +149,14 @@ def test_instances_are_sent_by_stow_and_a_retry_sends_only_what_failed(place: Pl
     assert set(stow.received) == {uid(1, 1, 2)}
 
 
-def test_a_server_that_says_yes_and_names_nothing_has_taken_nothing(place: Place) -> None:
+def test_a_success_without_referenced_instances_counts_as_failure(place: Place) -> None:
     place.stow.status = 200
     job = place.ended({"kind": "send", "peer": "STOW", "instances": [uid(2, 1, 4)]})
     place.stow.status = None
     assert (job["state"], job["completed"], list(job["failed"])) == ("failed", 0, [uid(2, 1, 4)])
 
 
-def test_what_is_sent_is_what_is_stored_in_explicit_vr(place: Place) -> None:
+def test_sent_instances_are_as_stored_in_explicit_vr(place: Place) -> None:
     place.ended({"kind": "send", "peer": "STOW", "instances": [uid(2, 1, 3)]})
     syntax, data = place.stow.received[uid(2, 1, 3)]
     assert syntax == "1.2.840.10008.1.2.1"
@@ -170,7 +170,7 @@ def test_a_study_that_is_not_stored_fails_the_job_that_names_it(place: Place) ->
     assert (job["state"], job["completed"], job["error"]) == ("failed", COUNT, f"study {uid(77)} is not stored")
 
 
-def test_a_peer_that_is_not_there_is_tried_again_and_then_given_up(place: Place) -> None:
+def test_an_unreachable_peer_is_retried_and_then_given_up(place: Place) -> None:
     job = place.ended({"kind": "send", "peer": "NOBODY", "studies": [uid(1)]})
     assert (job["state"], job["attempts"]) == ("failed", 3) and "NOBODY" in job["error"]
     place.stow.status = 500
@@ -179,7 +179,7 @@ def test_a_peer_that_is_not_there_is_tried_again_and_then_given_up(place: Place)
     assert job["state"] == "failed" and "500" in str(job)
 
 
-def test_what_is_missing_is_pulled_from_a_dicomweb_server(place: Place) -> None:
+def test_missing_instances_are_pulled_from_a_dicomweb_server(place: Place) -> None:
     job = place.ended({"kind": "pull", "peer": "THERE", "studies": [uid(5)]})
     assert (job["state"], job["completed"], job["failed"]) == ("done", COUNT, {})
     archive = place.hosting.engine.archive
@@ -192,7 +192,7 @@ def test_what_is_missing_is_pulled_from_a_dicomweb_server(place: Place) -> None:
     assert (missing["state"], missing["error"]) == ("failed", f"THERE has no study {uid(99)}")
 
 
-def test_what_is_pulled_are_the_bytes_that_are_there(place: Place) -> None:
+def test_pulled_bytes_are_those_of_the_peer(place: Place) -> None:
     archive = place.hosting.engine.archive
     with_one = archive.instance(uid(6, 1, 1))
     assert with_one is None
@@ -223,7 +223,7 @@ def test_a_study_is_sent_to_another_filmroom(place: Place) -> None:
     assert all(archive.instance(each) is not None for each in uids(1))
 
 
-def test_a_job_that_was_running_when_its_server_died_goes_on(place: Place) -> None:
+def test_a_job_that_was_running_when_its_server_died_continues(place: Place) -> None:
     archive = place.hosting.engine.archive
     place.stow.received.clear()
     job = Job(
@@ -240,7 +240,7 @@ def test_a_job_that_was_running_when_its_server_died_goes_on(place: Place) -> No
     assert set(place.stow.received) == uids(2) - {uid(2, 1, 1), uid(2, 1, 2)}
 
 
-def test_a_job_that_waits_is_cancelled(place: Place) -> None:
+def test_a_waiting_job_is_cancelled(place: Place) -> None:
     archive = place.hosting.engine.archive
     job = Job(
         id=new_id(), kind=states.SEND, peer="STOW", work=Work(studies=(uid(2),)), by="test", created_ns=1, due_ns=2**62
@@ -252,7 +252,7 @@ def test_a_job_that_waits_is_cancelled(place: Place) -> None:
     assert place.api.post("/api/jobs/x/cancel", {}, 404)["status"] == 404
 
 
-def test_a_job_that_runs_is_cancelled_and_may_be_tried_again(place: Place) -> None:
+def test_a_running_job_is_cancelled_and_may_be_retried(place: Place) -> None:
     place.stow.goes_on.clear()
     identifier = place.api.post("/api/jobs", {"kind": "send", "peer": "STOW", "studies": [uid(1)]}, 201)["id"]
     place.until(identifier, "running")
@@ -290,11 +290,11 @@ def test_jobs_are_listed_the_latest_first_and_forgotten_in_time(place: Place) ->
         ({"kind": "pull", "peer": "THERE", "studies": ["1.2"], "series": ["1.2.3"]}, 400),
     ],
 )
-def test_a_job_that_makes_no_sense_is_refused(place: Place, body: dict[str, Any], status: int) -> None:
+def test_an_invalid_job_is_refused(place: Place, body: dict[str, Any], status: int) -> None:
     assert place.api.post("/api/jobs", body, status)["detail"]
 
 
-def test_an_idle_server_reads_no_jobs_until_one_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_server_reads_no_jobs_until_one_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "data", 1)
     calls: list[str] = []
     looked = threading.Event()
@@ -322,7 +322,7 @@ def test_an_idle_server_reads_no_jobs_until_one_is_asked_for(tmp_path: Path, mon
     with stow_sink() as stow, serving(tmp_path / "data", peers=(Peer(aet="STOW", url=stow.url),)) as hosting:
         assert looked.wait(20)
         assert calls.count("poll") == 1 and not (tmp_path / "data" / "jobs").exists()
-        api = Asking(hosting.port)
+        api = ApiClient(hosting.port)
         for _ in range(2):
             identifier = api.post("/api/jobs", {"kind": "send", "peer": "STOW", "studies": [uid(1)]}, 201)["id"]
             while api.get(f"/api/jobs/{identifier}")["state"] != "done":

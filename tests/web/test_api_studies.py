@@ -12,7 +12,7 @@ import pytest
 from engine.archive.archive import Archive
 from engine.index.query import ordering
 from tests import samples
-from tests.web.serving import Asking, serving
+from tests.web.serving import ApiClient, serving
 
 STUDIES = 60
 SEED = 20261129
@@ -30,7 +30,7 @@ def facts(number: int, chooser: random.Random) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiClient]:
     data: Path = tmp_path_factory.mktemp("windows") / "data"
     chooser = random.Random(SEED)
     with Archive.open(data, role="keeper", create=True) as archive:
@@ -38,7 +38,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
             archive.store(samples.part10(samples.instance(number, 1, 1, **facts(number, chooser))))
         archive.store(samples.part10(samples.instance(7, 2, 1, modality="SR")))
     with serving(data) as hosting:
-        asking = Asking(hosting.port)
+        asking = ApiClient(hosting.port)
         yield asking
         asking.close()
 
@@ -52,7 +52,7 @@ def uids(rows: list[dict[str, Any]]) -> list[str]:
     return [value(row, "0020000D") for row in rows]
 
 
-def all_windows(api: Asking, query: str, limit: int = 7) -> list[dict[str, Any]]:
+def all_windows(api: ApiClient, query: str, limit: int = 7) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     after = ""
     while True:
@@ -76,7 +76,7 @@ ORDERS = {
 @pytest.mark.parametrize("sign", ["", "-"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_windows_in_every_order_have_each_study_once_and_those_without_a_value_last(
-    api: Asking, order: str, sign: str
+    api: ApiClient, order: str, sign: str
 ) -> None:
     rows = all_windows(api, f"order={sign}{order}")
     assert len(set(uids(rows))) == len(rows) == STUDIES
@@ -86,16 +86,14 @@ def test_windows_in_every_order_have_each_study_once_and_those_without_a_value_l
     assert given == sorted(given, reverse=bool(sign))
 
 
-def test_windows_are_in_the_order_of_arrival(api: Asking) -> None:
+def test_windows_are_in_the_order_of_arrival(api: ApiClient) -> None:
     rows = uids(all_windows(api, "order=received"))
     assert rows == [f"{samples.ROOT}.{number}" for number in range(1, STUDIES + 1)]
     assert uids(all_windows(api, "")) == rows[::-1], "the latest first, where nobody says"
 
 
 @pytest.mark.parametrize("few", [0, ordering.FEW])
-def test_filters_hold_in_every_order_however_they_are_found(
-    api: Asking, few: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filters_apply_in_every_order(api: ApiClient, few: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ordering, "FEW", few)
     for query, wanted in (("PatientName=*ADAMS*", "ADAMS^ANN"), ("PatientName=adams^*", "ADAMS^ANN")):
         everything = [row for row in all_windows(api, "order=PatientID") if value(row, "00100010").upper() == wanted]
@@ -107,7 +105,7 @@ def test_filters_hold_in_every_order_however_they_are_found(
     assert api.get("/api/studies?count=true&limit=1")["total"] == {"count": STUDIES, "is_exact": True}
 
 
-def test_a_window_begins_at_a_text_or_at_a_position(api: Asking) -> None:
+def test_a_window_begins_at_a_text_or_at_a_position(api: ApiClient) -> None:
     rows = all_windows(api, "order=StudyDate")
     dates = [value(row, "00080020") for row in rows]
     window = api.get("/api/studies?order=StudyDate&from=20260102&limit=5")["studies"]
@@ -123,7 +121,7 @@ def test_a_window_begins_at_a_text_or_at_a_position(api: Asking) -> None:
             assert uids(window) == everything[position : position + 3], (order, position)
 
 
-def test_a_search_that_is_left_goes_on_where_it_was(api: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_search_continues_where_it_was(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     from engine.web.api import studies
 
     monkeypatch.setattr(ordering, "FEW", 0)
@@ -147,16 +145,16 @@ def test_a_search_that_is_left_goes_on_where_it_was(api: Asking, monkeypatch: py
         "order=StudyDate&order=PatientID", "PatientNmae=X", "after=AA&from=B", "from=A", "count=1", "StudyDate=2026x",
     ],
 )  # fmt: skip
-def test_what_makes_no_sense_is_refused(api: Asking, query: str) -> None:
+def test_invalid_parameters_are_refused(api: ApiClient, query: str) -> None:
     assert api.get(f"/api/studies?{query}", 400)["detail"]
 
 
-def test_a_cursor_of_another_order_is_refused(api: Asking) -> None:
+def test_a_cursor_of_another_order_is_refused(api: ApiClient) -> None:
     cursor = api.get("/api/studies?order=StudyDate&limit=1")["next"]
     assert "another order" in api.get(f"/api/studies?order=-StudyDate&after={cursor}", 400)["detail"]
 
 
-def test_too_many_to_be_sorted_are_refused_in_words(api: Asking, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_studies_to_sort_are_refused_with_a_reason(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ordering, "GATHERED_MAX", STUDIES - 1)
     detail = api.get("/api/studies?order=NumberOfStudyRelatedInstances", 400)["detail"]
     assert "narrow the search" in detail

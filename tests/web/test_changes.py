@@ -111,7 +111,7 @@ def test_pages_follow_each_other_by_their_cursors(tmp_path: Path) -> None:
     serve(tmp_path, script)
 
 
-def test_actions_are_chosen_and_what_is_wrong_is_said(tmp_path: Path) -> None:
+def test_actions_are_filtered_and_errors_are_reported(tmp_path: Path) -> None:
     def script(hosting: Hosting, writer: FeedWriter) -> None:
         fill(hosting, 1)
         hosting.engine.archive.set_holds([uid(1)], actor=actor(), reason="")
@@ -127,7 +127,7 @@ def test_actions_are_chosen_and_what_is_wrong_is_said(tmp_path: Path) -> None:
     serve(tmp_path, script)
 
 
-def test_an_archive_without_a_feed_says_so(tmp_path: Path) -> None:
+def test_an_archive_without_a_feed_is_reported(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         status, body = get(hosting, "/changes")
         assert status == 404
@@ -136,7 +136,7 @@ def test_an_archive_without_a_feed_says_so(tmp_path: Path) -> None:
     host(tmp_path, script)
 
 
-def test_a_stream_tells_what_was_and_what_comes(tmp_path: Path) -> None:
+def test_a_stream_sends_past_and_new_events(tmp_path: Path) -> None:
     def script(hosting: Hosting, writer: FeedWriter) -> None:
         fill(hosting, 1, 2)
         with stream(hosting) as events:
@@ -150,7 +150,7 @@ def test_a_stream_tells_what_was_and_what_comes(tmp_path: Path) -> None:
     serve(tmp_path, script)
 
 
-def test_a_stream_goes_on_behind_the_last_event_id(tmp_path: Path) -> None:
+def test_a_stream_continues_after_the_last_event_id(tmp_path: Path) -> None:
     def script(hosting: Hosting, writer: FeedWriter) -> None:
         fill(hosting, 1, 2, 3)
         with stream(hosting) as events:
@@ -166,7 +166,7 @@ def test_a_stream_goes_on_behind_the_last_event_id(tmp_path: Path) -> None:
     serve(tmp_path, script)
 
 
-def test_many_streams_see_the_same(tmp_path: Path) -> None:
+def test_many_streams_get_the_same_events(tmp_path: Path) -> None:
     def script(hosting: Hosting, writer: FeedWriter) -> None:
         fill(hosting, 1)
         with stream(hosting) as first, stream(hosting) as second, stream(hosting) as third:
@@ -192,7 +192,7 @@ def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
     serve(tmp_path, script)
 
 
-def test_a_follower_that_does_not_read_is_let_go_and_holds_nobody_up() -> None:
+def test_a_client_that_does_not_read_is_disconnected_and_does_not_block_others() -> None:
     follower = change_stream.Follower()
     frames = change_stream.Frames(1, [b"x"], ["stored"], None)  # type: ignore[arg-type]
     offered = [follower.offer(frames) for _ in range(change_stream.QUEUE_MAX + 2)]

@@ -69,7 +69,7 @@ def syntax_of(part: PartBegin) -> str:
 # dicomweb-client for Python, and who is built on it (3D Slicer, MONAI Label) ---------------------------
 
 
-def test_dicomweb_client_searches_and_pages_until_nothing_comes(hosting: Hosting) -> None:
+def test_dicomweb_client_searches_and_pages_to_the_end(hosting: Hosting) -> None:
     client = DICOMwebClient(f"{hosting.url}/dicom-web")
     assert len(client.search_for_studies(search_filters={"PatientName": "*"}, fuzzymatching=True)) == 2
     (row,) = client.search_for_studies(fields=["StudyDescription", "Modality"], search_filters={"PatientID": "P7"})
@@ -106,7 +106,7 @@ def test_dicomweb_client_retrieves_at_every_level(hosting: Hosting) -> None:
         assert rendered.startswith(b"\x89PNG")
 
 
-def test_dicomweb_client_is_told_of_what_is_not_there(hosting: Hosting) -> None:
+def test_dicomweb_client_gets_not_found(hosting: Hosting) -> None:
     client = DICOMwebClient(f"{hosting.url}/dicom-web")
     with pytest.raises(requests.HTTPError, match="404"):
         client.retrieve_study("1.2.3")
@@ -169,7 +169,7 @@ const at = { studyInstanceUID: study, seriesInstanceUID: series, sopInstanceUID:
 """
 
 
-def test_dcmjs_client_has_what_it_asks_for(hosting: Hosting, modules: Path) -> None:
+def test_dcmjs_client_gets_what_it_requests(hosting: Hosting, modules: Path) -> None:
     command = ["node", "-e", SCRIPT, f"{hosting.url}/dicom-web", STUDY, SERIES, UIDS[0]]
     environment = {"NODE_PATH": str(modules / "node_modules"), "PATH": str(Path(shutil.which("node") or "").parent)}
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)

@@ -45,7 +45,7 @@ def ask(hosting: Hosting, where: str, body: bytes, content_type: str = JSON, **h
     return post(hosting, body, content_type, where, **headers)
 
 
-def test_what_is_safe_is_committed_and_what_is_not_says_why(hosting: Hosting) -> None:
+def test_stored_instances_are_committed_and_others_have_a_reason(hosting: Hosting) -> None:
     good, where = stored(hosting), path()
     other_class = item_of(samples.MR, good["00081155"]["Value"][0])
     absent = item_of(samples.CT, "1.2.3.4.5")
@@ -66,7 +66,7 @@ def test_both_models_are_read_and_written(hosting: Hosting) -> None:
     assert xml_model.parse(answer.body)["00081199"]["Value"] == [good]
 
 
-def test_an_answer_that_takes_long_is_fetched_later(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_answer_is_fetched_later(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(commitments, "WAIT_S", 0.0)
     good, where = stored(hosting), path()
     first = ask(hosting, where, body_of(good))
@@ -89,7 +89,7 @@ def test_an_answer_that_takes_long_is_fetched_later(hosting: Hosting, monkeypatc
         ("", body_of(*[item_of("1.2", "1.3")] * 20_001)[: 1 << 20], JSON, 400),
     ],
 )
-def test_what_is_no_request_is_refused(
+def test_an_invalid_request_is_refused(
     hosting: Hosting, where: str, body: bytes, content_type: str, status: int
 ) -> None:
     where = where or path()

@@ -48,7 +48,7 @@ def test_if_none_match_compares_weakly(value: str | None, expected: bool) -> Non
         ("bytes=" + "9" * 50 + "-", None),
     ],
 )
-def test_a_range_is_what_it_says_or_all(value: str, expected: tuple[int, int] | None) -> None:
+def test_a_range_is_exact_or_the_whole(value: str, expected: tuple[int, int] | None) -> None:
     assert byte_range({"Range": value}, TAG, 100) == expected
     assert byte_range({"Range": value, "If-Range": TAG}, TAG, 100) == expected
     for other in ('"other"', f"W/{TAG}", "Sun, 29 Nov 2026 17:00:00 GMT"):

@@ -30,6 +30,6 @@ def request(agent: str, accept: str, *words: str) -> Any:
         ("Mozilla/5.0", "", ""),
     ],
 )
-def test_clients_that_are_named_get_what_is_stored_unless_they_ask(agent: str, asked: str, syntax: str) -> None:
+def test_listed_clients_get_stored_syntaxes_unless_they_request_others(agent: str, asked: str, syntax: str) -> None:
     given = request(agent, f"application/dicom{asked}", "OldViewer")
     assert choices_of(given, [Offer(DICOM)])[0].transfer_syntax == syntax

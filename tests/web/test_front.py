@@ -126,7 +126,7 @@ def test_a_path_is_found_with_any_slashes_and_head_is_get_without_a_body(tmp_pat
     host(tmp_path, script, routes=routes())
 
 
-def test_errors_have_a_status_and_what_is_our_fault_says_nothing_of_the_inside(tmp_path: Path) -> None:
+def test_errors_have_a_status_and_internal_ones_reveal_nothing(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         assert (get(hosting, "/fails/gone")[0], get(hosting, "/fails/unknown")[0]) == (410, 404)
         assert b"1.2.3" in get(hosting, "/fails/unknown")[2]
@@ -138,7 +138,7 @@ def test_errors_have_a_status_and_what_is_our_fault_says_nothing_of_the_inside(t
     host(tmp_path, script, routes=routes())
 
 
-def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_a_truncated_answer_is_never_taken_for_a_complete_one(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             get(hosting, "/breaks")
@@ -146,7 +146,7 @@ def test_an_answer_that_breaks_off_is_never_taken_for_a_whole_one(tmp_path: Path
     host(tmp_path, script, routes=routes())
 
 
-def test_only_addresses_that_are_allowed_get_anything_of_the_archive(tmp_path: Path) -> None:
+def test_only_allowed_addresses_get_data_of_the_archive(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         assert get(hosting, "/hello/x/now")[0] == 403
         assert get(hosting, "/metrics")[0] == 403
@@ -158,7 +158,7 @@ def test_only_addresses_that_are_allowed_get_anything_of_the_archive(tmp_path: P
     host(tmp_path, script, routes=routes(), http=Http(allow=("10.0.0.0/8",), trusted_proxies=("127.0.0.1",)))
 
 
-def test_a_name_that_is_not_ours_is_not_answered(tmp_path: Path) -> None:
+def test_a_foreign_host_name_is_refused(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         for name, status in (("evil.example", 421), ("pacs.example:99", 200), ("[::1]:8080", 200), ("localhost", 200)):
             assert get(hosting, "/hello/x/now", Host=name)[0] == status, name
@@ -168,7 +168,7 @@ def test_a_name_that_is_not_ours_is_not_answered(tmp_path: Path) -> None:
     host(tmp_path, script, routes=routes(), http=Http(host_names=("pacs.example",)))
 
 
-def test_pages_of_other_origins_may_read_nothing_and_change_nothing_unless_they_are_listed(tmp_path: Path) -> None:
+def test_pages_of_unlisted_origins_may_read_and_change_nothing(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         viewer, other = "https://viewer.example", "https://evil.example"
         _, headers, _ = get(hosting, "/hello/x/now", Origin=viewer)
@@ -187,7 +187,7 @@ def test_pages_of_other_origins_may_read_nothing_and_change_nothing_unless_they_
     host(tmp_path, script, routes=routes(), http=Http(cors_origins=("https://viewer.example",)))
 
 
-def test_options_tells_of_the_routes_as_wadl_and_as_json(tmp_path: Path) -> None:
+def test_options_describes_the_routes_as_wadl_and_json(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         for path in ("/", "/dicom-web/", "*"):
             status, headers, content = get(hosting, path, "OPTIONS")
@@ -199,7 +199,7 @@ def test_options_tells_of_the_routes_as_wadl_and_as_json(tmp_path: Path) -> None
     host(tmp_path, script)
 
 
-def test_bodies_that_are_too_large_encoded_or_not_wanted_are_refused_before_they_are_read(tmp_path: Path) -> None:
+def test_large_encoded_and_unexpected_bodies_are_refused_unread(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         assert get(hosting, "/echo", "POST", b"y" * 1024)[2] == b"y" * 1024
         assert get(hosting, "/echo", "POST", b"y" * 1025)[0] == 413
@@ -219,7 +219,7 @@ def test_bodies_that_are_too_large_encoded_or_not_wanted_are_refused_before_they
     host(tmp_path, script, routes=routes(), http=Http(body_bytes_max=1024))
 
 
-def test_too_many_requests_are_told_to_come_back(tmp_path: Path) -> None:
+def test_too_many_requests_get_retry_after(tmp_path: Path) -> None:
     gate = Gate()
 
     def script(hosting: Hosting) -> None:
@@ -270,7 +270,7 @@ QUICK = Http(
 )
 
 
-def test_who_sends_its_head_byte_by_byte_is_told_that_it_is_too_late(tmp_path: Path) -> None:
+def test_a_client_that_sends_its_head_too_slowly_gets_a_timeout(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         with hosting.connect() as sock:
             for byte in b"GET /hello/x/now HTTP/1.1\r\nX-A: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa":
@@ -297,7 +297,7 @@ def test_an_idle_connection_is_closed_and_one_that_is_used_is_kept(tmp_path: Pat
     host(tmp_path, script, http=QUICK)
 
 
-def test_who_sends_a_body_or_takes_an_answer_too_slowly_is_ended(tmp_path: Path) -> None:
+def test_a_client_that_sends_or_reads_too_slowly_is_disconnected(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         with hosting.connect() as sock:
             sock.sendall(b"POST /count HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n")
@@ -318,7 +318,7 @@ def test_who_sends_a_body_or_takes_an_answer_too_slowly_is_ended(tmp_path: Path)
     host(tmp_path, script, routes=routes(), http=QUICK)
 
 
-def test_who_is_quick_enough_gets_all_of_it(tmp_path: Path) -> None:
+def test_a_client_that_is_fast_enough_gets_everything(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         assert len(get(hosting, "/stream/1000")[2]) == 1000 * len(BLOCK)
         assert get(hosting, "/count", "POST", b"x" * (8 << 20))[2] == str(8 << 20).encode()
@@ -356,7 +356,7 @@ POST = b"POST /echo HTTP/1.1\r\nHost: localhost\r\n"
         b"\x01\x00\x00\x00\x00\xd0" + bytes(100),
     ],
 )
-def test_what_can_be_read_in_two_ways_or_in_none_is_400_and_the_end(tmp_path: Path, request_: bytes) -> None:
+def test_ambiguous_and_invalid_requests_get_400_and_a_close(tmp_path: Path, request_: bytes) -> None:
     def script(hosting: Hosting) -> None:
         answer = hosting.ask(request_ + b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert answer.startswith(b"HTTP/1.") and answer[9:12] == b"400", answer[:200]
@@ -382,7 +382,7 @@ def test_requests_in_one_piece_are_answered_in_their_order(tmp_path: Path) -> No
 # The end -----------------------------------------------------------------------------------------
 
 
-def test_draining_lets_requests_go_on_and_takes_no_new_ones(tmp_path: Path) -> None:
+def test_draining_finishes_requests_and_accepts_no_new_ones(tmp_path: Path) -> None:
     gate = Gate()
 
     def script(hosting: Hosting) -> None:

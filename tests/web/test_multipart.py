@@ -102,7 +102,7 @@ def test_any_split_in_two_or_three_gives_the_same_parts() -> None:
     st.lists(st.integers(0, 600), max_size=8),
     st.sampled_from([b"\r\n", b"\n"]),
 )
-def test_no_content_is_lost_or_taken_for_a_boundary(parts: list[bytes], cuts: list[int], end: bytes) -> None:
+def test_content_is_never_lost_or_taken_for_a_boundary(parts: list[bytes], cuts: list[int], end: bytes) -> None:
     boundary = b"b" * 12
     parts = [part.replace(boundary, b"") for part in parts]
     if end == b"\n":
@@ -113,7 +113,7 @@ def test_no_content_is_lost_or_taken_for_a_boundary(parts: list[bytes], cuts: li
     assert contents(chunks, boundary.decode()) == parts
 
 
-def test_what_is_written_is_read_by_us_and_by_python() -> None:
+def test_written_bodies_are_read_by_us_and_by_python() -> None:
     boundary = boundary_of(b"secret", b"etag")
     writer = Writer(boundary, "application/octet-stream")
     heads = [
@@ -135,7 +135,7 @@ def test_what_is_written_is_read_by_us_and_by_python() -> None:
     assert first.get_payload(decode=True) == PARTS[0]
 
 
-def test_the_form_is_the_one_that_strict_parsers_want() -> None:
+def test_bodies_have_the_form_that_strict_parsers_need() -> None:
     """`Content-Type:` spelt so, CRLF everywhere, nothing before the first boundary nor behind the last one."""
     writer = Writer("b", "application/dicom")
     first, second = writer.head(0, "application/dicom", "/x", 3), writer.head(1, "application/dicom")
@@ -152,7 +152,7 @@ def test_a_header_that_would_end_its_line_is_refused() -> None:
             Writer("b", "x/y").head(0, "x/y", text)
 
 
-def test_a_boundary_is_the_same_for_the_same_entity_and_not_to_be_guessed() -> None:
+def test_a_boundary_is_deterministic_but_unpredictable() -> None:
     first = boundary_of(b"secret", b"etag")
     assert first == boundary_of(b"secret", b"etag")
     assert len({first, boundary_of(b"secret", b"other"), boundary_of(b"another", b"etag")}) == 3
@@ -160,7 +160,7 @@ def test_a_boundary_is_the_same_for_the_same_entity_and_not_to_be_guessed() -> N
     assert boundary_of(b"x" * 1000, b"etag")
 
 
-def test_any_range_of_a_body_is_made_of_pieces_of_it() -> None:
+def test_any_range_of_a_body_consists_of_its_pieces() -> None:
     writer = Writer("bound", "a/b")
     parts = [b"12345", b"", b"678"]
     heads = [writer.head(i, "a/b") for i in range(3)]
@@ -188,7 +188,7 @@ def test_any_range_of_a_body_is_made_of_pieces_of_it() -> None:
     ],
     ids=["crlf", "preamble", "end", "epilogue", "bare-lf", "blanks", "no-headers", "folded"],
 )
-def test_what_real_clients_write_is_read(whole: bytes) -> None:
+def test_bodies_of_real_clients_are_read(whole: bytes) -> None:
     for size in (1, 7, len(whole)):
         assert contents(whole[i : i + size] for i in range(0, len(whole), size)) == [b"a", b"b"]
 
@@ -197,14 +197,14 @@ def test_an_empty_part_may_end_with_its_header_block() -> None:
     assert contents([b"--bound\r\nContent-Type: a/b\r\n\r\n--bound\r\n\r\nx\r\n--bound--"]) == [b"", b"x"]
 
 
-def test_a_longer_word_that_begins_like_the_boundary_is_content() -> None:
+def test_a_longer_line_that_begins_like_the_boundary_is_content() -> None:
     part = b"x\r\n--boundary\r\n--bound-\r\n--bound  !"
     for size in (1, 5, 1000):
         whole = body([part])
         assert contents(whole[i : i + size] for i in range(0, len(whole), size)) == [part]
 
 
-def test_no_part_at_all_is_a_body_too() -> None:
+def test_a_body_without_parts_is_valid() -> None:
     assert contents([b"--bound--"]) == []
 
 
@@ -244,7 +244,7 @@ def test_boundaries_may_be_quoted_and_long() -> None:
         (body([b"a"], head=b"Content-Transfer-Encoding: base64\r\n"), "Transfer-Encoding"),
     ],
 )
-def test_what_is_no_multipart_body_is_refused_with_the_reason(whole: bytes, message: str) -> None:
+def test_an_invalid_multipart_body_is_refused_with_a_reason(whole: bytes, message: str) -> None:
     for size in (11, len(whole) or 1):
         with pytest.raises(MultipartError, match=message):
             contents(whole[i : i + size] for i in range(0, len(whole), size))
@@ -279,7 +279,7 @@ def written(reader: Reader, data: bytes) -> list[Event]:
     return reader.events()
 
 
-def test_what_a_transport_writes_is_handed_out_where_it_lies_and_its_memory_comes_back() -> None:
+def test_bytes_written_by_a_transport_are_returned_in_place_and_released() -> None:
     """One view a part that lies in one block; the blocks are used again when the views are gone."""
     budget = Budget()
     blocks = BlockPool(budget, block_bytes=1 << 16, keep=2)
@@ -295,7 +295,7 @@ def test_what_a_transport_writes_is_handed_out_where_it_lies_and_its_memory_come
     assert budget.taken_bytes == 0
 
 
-def test_no_buffer_reaches_beyond_what_the_body_has_left() -> None:
+def test_no_buffer_is_longer_than_the_rest_of_the_body() -> None:
     reader = Reader("")
     reader.expect(100)
     assert len(reader.get_buffer(0)) == 100
@@ -309,7 +309,7 @@ def test_no_buffer_reaches_beyond_what_the_body_has_left() -> None:
 
 @pytest.mark.parametrize("boundary", ["", "bound"])
 @pytest.mark.parametrize("step", [1, 37, 70_000, 1 << 20])
-def test_the_checksum_is_of_the_data_set_where_group_0002_says_that_it_begins(boundary: str, step: int) -> None:
+def test_the_checksum_covers_the_data_set_after_group_0002(boundary: str, step: int) -> None:
     blocks = BlockPool(block_bytes=1 << 16)
     data_set = random.Random(20261129).randbytes(200_000)
     meta = bytes(200)
@@ -325,14 +325,14 @@ def test_the_checksum_is_of_the_data_set_where_group_0002_says_that_it_begins(bo
 
 
 @pytest.mark.parametrize("head", [b"", b"DICM", b"DICM\2\0\0\0UL\4\0\xff\xff\xff\xff", b"DICM\2\0\1\0OB\0\0"])
-def test_nothing_is_summed_up_where_group_0002_says_nothing(head: bytes) -> None:
+def test_without_group_0002_there_is_no_checksum(head: bytes) -> None:
     reader = Reader("")
     reader.feed(bytes(128) + head + bytes(500))
     events = reader.finish()
     assert [event.summed_from for event in events if isinstance(event, Piece)] == [-1]
 
 
-def test_the_memory_of_a_body_that_is_given_up_comes_back() -> None:
+def test_the_memory_of_a_dropped_body_is_released() -> None:
     budget = Budget()
     blocks = BlockPool(budget)
     reader = Reader("bound", blocks)
@@ -348,7 +348,7 @@ def test_the_memory_of_a_body_that_is_given_up_comes_back() -> None:
     assert budget.taken_bytes == 0
 
 
-def test_what_was_fed_is_let_go_with_its_reader_without_the_garbage_collector() -> None:
+def test_fed_bytes_are_released_with_their_reader_by_reference_counting() -> None:
     budget = Budget()
     reader = Reader("b", BlockPool(budget))
     reader.feed(b"--b\r\n\r\n" + bytes(4096) + b"\r\n--b--")

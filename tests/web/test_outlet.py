@@ -83,7 +83,7 @@ def counting(hosting: Hosting) -> Iterator[Callable[[], int]]:
 
 
 @pytest.mark.parametrize("accept", FORMS.values(), ids=list(FORMS))
-def test_an_answer_is_the_same_on_the_short_way_and_on_the_usual_one(hosting: Hosting, get: Get, accept: str) -> None:
+def test_the_fast_path_gives_the_same_answer(hosting: Hosting, get: Get, accept: str) -> None:
     paths = [*NATIVE, jpeg_url(1, 1), jpeg_url(2, 1), jpeg_url(2, 5), jpeg_url(3, 1)]
     headers = {"Accept": accept} if accept else {}
     quick_paths = []
@@ -106,7 +106,7 @@ def test_an_answer_is_the_same_on_the_short_way_and_on_the_usual_one(hosting: Ho
     assert quick_paths == (paths if accept else NATIVE)
 
 
-def test_frames_are_what_is_stored(hosting: Hosting, get: Get) -> None:
+def test_frames_are_as_stored(hosting: Hosting, get: Get) -> None:
     get(jpeg_url(2, 1), X_Request_ID="ours")
     with counting(hosting) as count:
         for number, path in enumerate(NATIVE):
@@ -120,7 +120,7 @@ def test_frames_are_what_is_stored(hosting: Hosting, get: Get) -> None:
         assert count() == len(NATIVE) + 6
 
 
-def test_what_asks_for_more_than_a_frame_goes_the_usual_way(hosting: Hosting, get: Get) -> None:
+def test_requests_for_more_than_a_frame_take_the_usual_path(hosting: Hosting, get: Get) -> None:
     whole = get(NATIVE[0], Accept=FRAMES_AS_STORED)
     with counting(hosting) as count:
         head = get(NATIVE[0], "HEAD", Accept=FRAMES_AS_STORED)
@@ -140,7 +140,7 @@ def test_what_asks_for_more_than_a_frame_goes_the_usual_way(hosting: Hosting, ge
         assert count() == 1
 
 
-def test_what_was_deleted_is_gone_at_once(hosting: Hosting, get: Get) -> None:
+def test_a_deleted_frame_is_gone_at_once(hosting: Hosting, get: Get) -> None:
     study = f"{samples.ROOT}.20"
     path = f"/studies/{study}/series/{study}.1/instances/{study}.1.1/frames/1"
     get(path, X_Request_ID="ours")
@@ -193,7 +193,7 @@ def read_answer(stream: BufferedIOBase) -> bytes:
     return stream.read(length)
 
 
-def test_a_client_that_takes_little_gets_all_of_it(hosting: Hosting) -> None:
+def test_a_slow_client_gets_everything(hosting: Hosting) -> None:
     expected = hosting.ask(request_of(NATIVE[0]).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -216,7 +216,7 @@ def configured(hosting: Hosting, **options: object) -> Iterator[None]:
         hosting.engine.config = before
 
 
-def test_a_client_that_takes_nothing_is_ended(hosting: Hosting) -> None:
+def test_a_client_that_does_not_read_is_disconnected(hosting: Hosting) -> None:
     with (
         configured(hosting, transfer_timeout_s=0.4, delivery_rate_bytes_per_s_min=8 << 20),
         socket.socket() as sock,
@@ -287,7 +287,7 @@ def sending(hosting: Hosting) -> Iterator[list[int]]:
         turning.result(10)
 
 
-def test_a_study_is_the_same_on_the_short_way_and_others_have_turns_between_its_instances(
+def test_a_study_is_the_same_on_the_fast_path_and_others_are_served_between_its_instances(
     hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with sending(hosting) as messages:
@@ -302,7 +302,7 @@ def test_a_study_is_the_same_on_the_short_way_and_others_have_turns_between_its_
     assert [len(content) > PIXELS for _, content in quick.parts] == [True] * len(NATIVE)
 
 
-def test_a_client_that_takes_little_gets_all_of_a_study(hosting: Hosting, get: Get) -> None:
+def test_a_slow_client_gets_a_whole_study(hosting: Hosting, get: Get) -> None:
     expected = get(f"/studies/{STUDY}", Accept=AS_STORED).body
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -314,7 +314,7 @@ def test_a_client_that_takes_little_gets_all_of_a_study(hosting: Hosting, get: G
             assert connection.getresponse().read() == expected
 
 
-def test_damage_cuts_a_study_that_goes_the_short_way(hosting: Hosting, data: Path) -> None:
+def test_damage_breaks_off_a_study_on_the_fast_path(hosting: Hosting, data: Path) -> None:
     study = f"{samples.ROOT}.30"
     payloads = [samples.encoded(samples.instance(30, 1, number, pixels=bytes(PIXELS))) for number in (1, 2)]
     archive = hosting.engine.archive

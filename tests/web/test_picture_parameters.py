@@ -15,7 +15,7 @@ def options(**query: str) -> PictureOptions:
     return rendered(query, "image/jpeg", frame=1)[0]
 
 
-def test_nothing_said_is_the_whole_image_as_it_is() -> None:
+def test_without_parameters_the_whole_image_is_shown_unchanged() -> None:
     assert options() == PictureOptions(media_type="image/jpeg", frame=1)
 
 
@@ -33,7 +33,7 @@ def test_a_window_is_center_width_function(text: str, window: tuple[float, float
 
 
 @pytest.mark.parametrize("text", ["40", "40,x", "40,400,cubic", "1,0.5,linear", "1,0,sigmoid", "nan,4", "1,2,linear,9"])
-def test_a_window_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_window_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="window"):
         options(window=text)
 
@@ -52,7 +52,7 @@ def test_a_viewport_has_a_size_and_maybe_a_region(text: str, viewport: Viewport)
 
 
 @pytest.mark.parametrize("text", ["100", "0,1", "1.5,2", "99999,2", "1,2,3", "1,2,-3,0,1,1", "1,,2", "1,1,1,1,1,x"])
-def test_a_viewport_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_viewport_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="viewport"):
         options(viewport=text)
 
@@ -94,7 +94,7 @@ def test_a_thumbnail_has_a_size_only() -> None:
         thumbnail({"viewport": "64,64,0,0,1,1"})
 
 
-def test_wado_uri_has_names_of_its_own() -> None:
+def test_wado_uri_has_its_own_parameter_names() -> None:
     there = wado_uri(
         {
             "windowCenter": "40",
@@ -134,13 +134,13 @@ def test_a_region_alone_is_not_scaled_up() -> None:
         {"imageQuality": "0"},
     ],
 )
-def test_what_wado_uri_does_not_allow_is_refused(query: dict[str, str]) -> None:
+def test_parameters_that_wado_uri_forbids_are_refused(query: dict[str, str]) -> None:
     with pytest.raises(RequestError, match=next(iter(query))):
         wado_uri(query, "image/jpeg")
 
 
 @given(st.dictionaries(st.sampled_from(["window", "viewport", "quality", "annotation", "iccprofile"]), st.text()))
-def test_any_query_is_understood_or_refused(query: dict[str, str]) -> None:
+def test_any_query_is_parsed_or_refused(query: dict[str, str]) -> None:
     try:
         rendered(query, "image/png", frame=None)
     except RequestError:

@@ -113,7 +113,7 @@ def test_retrieve_urls_lead_to_this_server_through_the_study(get: Callable[..., 
     assert of(bare_host, "00081190") == f"{root}/{uid(1)}"
 
 
-def test_a_uid_that_is_none_is_encoded_in_the_retrieve_url() -> None:
+def test_an_invalid_uid_is_encoded_in_the_retrieve_url() -> None:
     asked = search_request.parse("", Level.STUDY, {}, STANDARD)
     rows = Rows(asked, STANDARD, "http://a/dicom-web")
     row = json.loads(rows.encode(Match(Level.STUDY, {tags.StudyInstanceUID: b"1.2/../?x"})))
@@ -139,7 +139,7 @@ def test_six_resources(get: Callable[..., Answer], path: str, count: int, there:
     assert get(path + "/").rows == get(path.replace("/s", "//s")).rows == rows
 
 
-def test_what_is_known_only_of_some_is_told_only_of_these(get: Callable[..., Answer]) -> None:
+def test_optional_attributes_are_returned_only_with_a_value(get: Callable[..., Answer]) -> None:
     rows = get(f"/studies/{uid(1)}/instances").rows
     assert {of(row, "00280008") for row in rows if "00280008" in row} == {3}
     assert all(of(row, "00280010") == 16 for row in rows)
@@ -164,7 +164,7 @@ def test_ohif_lists_studies_and_series(get: Callable[..., Answer]) -> None:
     assert {of(row, "0008103E") for row in series} == {"Series 1", "Series 2"}
 
 
-def test_weasis_pages_instances_and_takes_the_one_in_the_middle(get: Callable[..., Answer]) -> None:
+def test_weasis_pages_instances_and_fetches_the_middle_one(get: Callable[..., Answer]) -> None:
     path = f"/studies/{uid(1)}/series/{uid(1, 1)}/instances"
     whole = get(f"{path}?limit=1000&offset=0&includefield=00080016%2C00080018%2C00200013").rows
     assert len(whole) == INSTANCES + 1
@@ -231,14 +231,14 @@ def test_matching_is_that_of_c_find(get: Callable[..., Answer], query: str, pati
     assert {of(row, "00100020") for row in get(f"/studies?{query}").rows} == patients
 
 
-def test_nothing_is_an_empty_list(get: Callable[..., Answer]) -> None:
+def test_no_match_is_an_empty_list(get: Callable[..., Answer]) -> None:
     for path in ("/studies?PatientID=nobody", "/studies/1.2.3/series", "/studies?offset=100000", "/studies?limit=0"):
         found = get(path)
         assert found.rows == [] and found.body == b"[]"
     assert get("/studies?limit=0").headers["X-Remaining-Count"] == str(STUDIES)
 
 
-def test_what_remains_is_in_two_headers(get: Callable[..., Answer], hosting: Hosting) -> None:
+def test_the_number_of_remaining_matches_is_in_two_headers(get: Callable[..., Answer], hosting: Hosting) -> None:
     found = get("/studies?limit=5&offset=1")
     assert found.headers["X-Remaining-Count"] == str(STUDIES - 6)
     text = f"299 {hosting.url}/dicom-web: There are {STUDIES - 6} additional results that can be requested"
@@ -246,7 +246,7 @@ def test_what_remains_is_in_two_headers(get: Callable[..., Answer], hosting: Hos
     assert get("/studies").headers.get_all("Warning") is None
 
 
-def test_what_is_passed_over_is_a_warning(get: Callable[..., Answer]) -> None:
+def test_an_ignored_parameter_is_a_warning(get: Callable[..., Answer]) -> None:
     found = get("/studies?colour=blue&PixelSpacing=1&PatientID=P3&includefield=Shape")
     assert len(found.rows) == 1
     warnings = found.headers.get_all("Warning")
@@ -261,7 +261,7 @@ def test_what_is_passed_over_is_a_warning(get: Callable[..., Answer]) -> None:
         ("/studies?PatientID=a&PatientID=b", "PatientID"), (f"/studies/{uid(1)}/series?StudyInstanceUID=1.2", "Study"),
     ],
 )  # fmt: skip
-def test_a_parameter_that_makes_no_sense_is_400_by_its_name(get: Callable[..., Answer], path: str, name: str) -> None:
+def test_an_invalid_parameter_is_400_with_its_name(get: Callable[..., Answer], path: str, name: str) -> None:
     found = get(path)
     assert found.status == 400 and name in json.loads(found.body)["detail"]
 
@@ -347,7 +347,7 @@ def test_a_search_that_takes_too_long_is_413(
     assert found.status == 413 and "narrow" in json.loads(found.body)["detail"]
 
 
-def test_the_maximum_of_the_server_holds_where_no_limit_is_asked(get: Callable[..., Answer], hosting: Hosting) -> None:
+def test_the_maximum_of_the_server_applies_without_a_limit(get: Callable[..., Answer], hosting: Hosting) -> None:
     config = hosting.engine.config
 
     def limited(most: int) -> None:
@@ -365,7 +365,7 @@ def test_the_maximum_of_the_server_holds_where_no_limit_is_asked(get: Callable[.
         hosting.on_loop(lambda: setattr(hosting.engine, "config", config))
 
 
-def test_nothing_goes_on_for_a_client_that_is_gone(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_of_a_disconnected_client_ends(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "SLICE_S", 0.0)
     begun, go_on = threading.Event(), threading.Event()
     slices = []

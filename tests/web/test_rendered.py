@@ -133,7 +133,7 @@ def shown(answer: Answer) -> Image.Image:
     ("name", "kind"),
     [("instance", "JPEG"), ("png", "PNG"), ("by query", "GIF"), ("any", "JPEG"), ("frame 3", "PNG")],
 )
-def test_a_picture_is_given_as_it_is_accepted(asked: dict[str, Answer], name: str, kind: str) -> None:
+def test_a_picture_has_an_accepted_type(asked: dict[str, Answer], name: str, kind: str) -> None:
     assert shown(asked[name]).format == kind
     assert asked[name].headers["Content-Type"] == f"image/{kind.lower()}"
     assert "Accept" in asked[name].headers["Vary"]
@@ -154,12 +154,12 @@ def test_a_presentation_state_shows_its_image(asked: dict[str, Answer]) -> None:
     assert asked["state as a report"].status == 406
 
 
-def test_a_series_and_a_study_are_shown_by_their_middle_image(asked: dict[str, Answer]) -> None:
+def test_the_picture_of_a_series_or_study_is_its_middle_image(asked: dict[str, Answer]) -> None:
     for name in ("series", "study", "study slash"):
         assert shown(asked[name]).getpixel((5, 5)) == 150, name
 
 
-def test_a_frame_is_shown_and_one_that_is_not_there_is_not_found(asked: dict[str, Answer]) -> None:
+def test_a_frame_is_rendered_and_a_missing_one_is_not_found(asked: dict[str, Answer]) -> None:
     assert shown(asked["frame 3"]).getpixel((5, 5)) == 80
     assert asked["frame 4"].status == 404
     assert asked["frames"].status == 400
@@ -176,12 +176,12 @@ def test_a_report_is_a_page_or_text_and_no_picture(asked: dict[str, Answer]) -> 
     assert asked["report picture"].status == 406
 
 
-def test_a_document_is_given_as_it_is(asked: dict[str, Answer]) -> None:
+def test_a_document_is_returned_unchanged(asked: dict[str, Answer]) -> None:
     assert asked["pdf"].body == b"%PDF-1.7 xy"
     assert asked["pdf"].headers["Content-Type"] == "application/pdf"
 
 
-def test_what_is_wrong_is_named(asked: dict[str, Answer]) -> None:
+def test_errors_name_the_parameter(asked: dict[str, Answer]) -> None:
     assert (asked["bad window"].status, asked["nowhere"].status) == (400, 404)
     assert b"window" in asked["bad window"].body
 
@@ -199,7 +199,7 @@ def test_thumbnails_are_small_at_every_level(asked: dict[str, Answer]) -> None:
     assert shown(asked["frame thumbnail"]).format == "JPEG"
 
 
-def test_what_may_show_a_name_and_what_shows_nothing_has_an_icon(asked: dict[str, Answer]) -> None:
+def test_images_that_may_show_a_name_or_nothing_have_an_icon(asked: dict[str, Answer]) -> None:
     for name in ("secondary thumbnail", "report thumbnail"):
         assert shown(asked[name]).size == (256, 256), name
         assert shown(asked[name]).getpixel((0, 0)) == 38, name
@@ -210,7 +210,7 @@ def test_unknown_annotations_are_warned_of(asked: dict[str, Answer]) -> None:
     assert "mood" in asked["annotation"].headers["Warning"]
 
 
-def test_thumbnails_are_made_ahead_when_a_series_comes_to_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_are_rendered_ahead_when_a_series_is_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(thumbnails, "PAUSE_S", 0.02)
     monkeypatch.setattr(thumbnails, "GATHER_S", 0.02)
     monkeypatch.setattr(thumbnails, "SAVE_S", 0.0)

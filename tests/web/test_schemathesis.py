@@ -77,7 +77,7 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
-def test_the_server_does_what_the_document_says(hosting: Hosting, operation: Any) -> None:
+def test_the_server_behaves_as_documented(hosting: Hosting, operation: Any) -> None:
     session = requests.Session()
 
     @hypothesis.seed(SEED)

@@ -18,7 +18,7 @@ FOLDERS = ("charset", "odd", "sr", "mr", "us")
 
 
 @needs_corpus(*FOLDERS)
-def test_instances_are_told_alike_by_search_and_metadata(tmp_path: Path) -> None:
+def test_search_and_metadata_describe_instances_alike(tmp_path: Path) -> None:
     models: dict[str, list[dict[str, object]]] = {}
     compared = 0
     with Archive.open(tmp_path / "data", role="keeper", create=True) as archive:

@@ -133,7 +133,7 @@ def test_the_path_narrows_the_search() -> None:
         ("&".join(f"a{i}=1" for i in range(PARAMETER_COUNT_MAX + 1)), "parameters"),
     ],
 )  # fmt: skip
-def test_a_value_that_makes_no_sense_is_refused_by_its_name(query: str, name: str) -> None:
+def test_an_invalid_value_is_refused_with_its_name(query: str, name: str) -> None:
     with pytest.raises((RequestError, QueryError)) as raised:
         asked(query)
     assert name in str(raised.value)
@@ -149,7 +149,7 @@ def test_unknown_parameters_are_ignored_with_a_warning(query: str) -> None:
     assert "ignored" in warning and warning.isascii()
 
 
-def test_a_warning_has_nothing_that_a_header_cannot_hold() -> None:
+def test_a_warning_has_only_characters_allowed_in_a_header() -> None:
     (warning,) = asked("a%0D%0ASet-Cookie:%20x%C3%A4" + "b" * 500 + "=1").warnings
     assert warning.isprintable() and warning.isascii() and len(warning) < 200
 
@@ -163,7 +163,7 @@ def test_a_private_attribute_comes_with_its_creator() -> None:
 
 
 @given(st.text(max_size=80), st.sampled_from([Level.STUDY, Level.SERIES, Level.IMAGE]))
-def test_any_query_string_is_a_request_or_an_error_of_ours(query: str, level: Level) -> None:
+def test_any_query_string_is_parsed_or_a_known_error(query: str, level: Level) -> None:
     try:
         found = asked(query, level)
     except (RequestError, QueryError):
@@ -177,7 +177,7 @@ NAMES = st.sampled_from(
 
 
 @given(st.lists(st.tuples(NAMES, st.text(st.sampled_from("0123456789.,-*?\\ ab%"), max_size=12)), max_size=5))
-def test_any_parameters_are_a_request_or_an_error_of_ours(pairs: list[tuple[str, str]]) -> None:
+def test_any_parameters_are_parsed_or_a_known_error(pairs: list[tuple[str, str]]) -> None:
     try:
         asked("&".join(f"{name}={value}" for name, value in pairs))
     except (RequestError, QueryError):

@@ -59,7 +59,7 @@ def payload_of(file: bytes) -> bytes:
     return file[144 + length :]
 
 
-def test_files_in_parts_are_stored_as_they_are_and_each_is_told(hosting: Hosting) -> None:
+def test_files_in_parts_are_stored_unchanged_and_listed_in_the_response(hosting: Hosting) -> None:
     study = next(_numbers)
     made = [samples.instance(study, 1, number) for number in range(1, 6)]
     files = [part10(ds) for ds in made]
@@ -82,7 +82,7 @@ def test_files_in_parts_are_stored_as_they_are_and_each_is_told(hosting: Hosting
     assert set(answer.module) == {"00081190", "00081199"}, "nothing failed, and nothing says so"
 
 
-def test_of_several_studies_the_answer_names_none(hosting: Hosting) -> None:
+def test_a_response_for_several_studies_names_no_study(hosting: Hosting) -> None:
     answer = post(hosting, body_of([part10(new()), part10(new())]))
     assert answer.status == 200 and answer.module["00081190"] == {"vr": "UR"}
 
@@ -92,7 +92,7 @@ def test_a_file_alone_is_stored_too(hosting: Hosting) -> None:
     assert post(hosting, part10(ds), "application/dicom").stored == [ds.SOPInstanceUID]
 
 
-def test_what_is_sent_again_is_a_success_and_other_bytes_are_a_warning(hosting: Hosting) -> None:
+def test_a_duplicate_is_a_success_and_different_bytes_are_a_warning(hosting: Hosting) -> None:
     ds = new()
     assert post(hosting, body_of([part10(ds)])).status == 200
     again = post(hosting, body_of([part10(ds)]))
@@ -104,7 +104,7 @@ def test_what_is_sent_again_is_a_success_and_other_bytes_are_a_warning(hosting: 
 
 @pytest.mark.parametrize("length", [STREAM_BYTES // 2, STREAM_BYTES * 2, STREAM_BYTES * 10])
 @pytest.mark.parametrize("step", [7, 1021, 1 << 20])
-def test_however_it_is_cut_on_the_way_and_however_long_the_same_bytes_are_stored(
+def test_the_same_bytes_are_stored_for_any_length_and_fragmentation(
     hosting: Hosting, length: int, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upload, "STREAM_PIECE_BYTES", STREAM_BYTES)
@@ -120,7 +120,7 @@ def test_however_it_is_cut_on_the_way_and_however_long_the_same_bytes_are_stored
         assert data_set_of(hosting, ds.SOPInstanceUID) == payload_of(file)
 
 
-def test_short_memory_makes_streams_and_loses_nothing(hosting: Hosting) -> None:
+def test_with_little_memory_files_are_streamed_and_nothing_is_lost(hosting: Hosting) -> None:
     budget = hosting.engine.ingest_budget
     before = hosting.counters["stores_streamed_for_memory"]
     made = [new(pixels=bytes(100_000)) for _ in range(3)]
@@ -133,7 +133,7 @@ def test_short_memory_makes_streams_and_loses_nothing(hosting: Hosting) -> None:
     assert hosting.counters["stores_streamed_for_memory"] > before
 
 
-def test_a_study_takes_only_its_own(hosting: Hosting) -> None:
+def test_a_study_resource_accepts_only_its_instances(hosting: Hosting) -> None:
     mine, other = new(), new()
     quarantined = hosting.engine.archive.parts.index.quarantined_bytes()
     answer = post(hosting, body_of([part10(mine), part10(other)]), path=f"/studies/{mine.StudyInstanceUID}/")
@@ -146,7 +146,7 @@ def test_a_study_takes_only_its_own(hosting: Hosting) -> None:
     assert alone.status == 409 and "00081199" not in alone.module
 
 
-def test_what_cannot_be_taken_is_told_by_its_reason_and_the_rest_is_stored(hosting: Hosting) -> None:
+def test_unacceptable_instances_are_listed_with_reasons_and_the_rest_is_stored(hosting: Hosting) -> None:
     good = new()
     unknown_syntax = new()
     directory = new(sop_class_uid="1.2.840.10008.1.3.10")
@@ -210,14 +210,14 @@ def written(ds: Dataset) -> bytes:
         ("", b"--b--", 415),
     ],
 )
-def test_what_is_no_request_is_answered_and_nothing_is_left(
+def test_invalid_requests_are_answered_and_leave_nothing_behind(
     hosting: Hosting, content_type: str, body: bytes, status: int
 ) -> None:
     assert post(hosting, body, content_type).status == status
     assert post(hosting, part10(new()), "application/dicom").status == 200
 
 
-def test_what_was_whole_before_the_body_went_wrong_is_stored_and_told(hosting: Hosting) -> None:
+def test_complete_instances_before_an_invalid_part_are_stored_and_listed(hosting: Hosting) -> None:
     first, second = new(), new()
     body = body_of([part10(first), part10(second)])
     answer = post(hosting, body[: -len(b"\r\n--b--\r\n")])
@@ -226,7 +226,7 @@ def test_what_was_whole_before_the_body_went_wrong_is_stored_and_told(hosting: H
 
 
 @pytest.mark.parametrize("pixels", [1024, STREAM_BYTES * 8], ids=["short", "streamed"])
-def test_of_a_client_that_goes_away_what_was_whole_is_stored_and_nothing_else(hosting: Hosting, pixels: int) -> None:
+def test_complete_instances_of_a_client_that_disconnects_are_stored(hosting: Hosting, pixels: int) -> None:
     first, second = new(), new(pixels=bytes(pixels))
     body = body_of([part10(first), part10(second)])
     with hosting.connect() as sock:
@@ -245,7 +245,7 @@ def test_the_answer_is_json_of_exactly_that_type(hosting: Hosting, accept: str) 
     assert post(hosting, body_of([part10(new())]), **headers).headers["Content-Type"] == JSON
 
 
-def test_the_answer_is_xml_for_who_asks_for_it(hosting: Hosting) -> None:
+def test_the_answer_is_xml_on_request(hosting: Hosting) -> None:
     ds, other = new(), new()
     body = body_of([part10(ds), part10(other), b"nothing"])
     answer = post(hosting, body, path=f"/studies/{ds.StudyInstanceUID}", Accept="application/dicom+xml")
@@ -257,7 +257,7 @@ def test_the_answer_is_xml_for_who_asks_for_it(hosting: Hosting) -> None:
     assert post(hosting, body, Accept="text/plain").status == 406
 
 
-def test_who_waits_for_an_invitation_gets_one(hosting: Hosting) -> None:
+def test_expect_100_continue_is_answered(hosting: Hosting) -> None:
     body = body_of([part10(new())])
     head = f"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nContent-Type: {PARTS}b\r\nConnection: close\r\n"
     with hosting.connect() as sock:
@@ -267,7 +267,7 @@ def test_who_waits_for_an_invitation_gets_one(hosting: Hosting) -> None:
         assert read_all(sock).startswith(b"HTTP/1.1 200 ")
 
 
-def test_while_nothing_is_taken_in_the_client_is_told_to_come_back_before_it_sends(hosting: Hosting) -> None:
+def test_while_ingest_is_refused_the_client_gets_retry_after_before_it_sends(hosting: Hosting) -> None:
     config, engine = hosting.engine.config, hosting.engine
     full = msgspec.structs.replace(config, limits=msgspec.structs.replace(config.limits, disk_reserve_bytes=1 << 60))
 
@@ -338,7 +338,7 @@ def test_dicomweb_client_stores_and_fetches(hosting: Hosting) -> None:
         ),
     ],
 )
-def test_bodies_as_clients_make_them_are_taken(
+def test_bodies_of_real_clients_are_accepted(
     hosting: Hosting, content_type: str, make: Callable[[bytes], bytes]
 ) -> None:
     ds = new()
@@ -347,7 +347,7 @@ def test_bodies_as_clients_make_them_are_taken(
 
 
 @pytest.mark.parametrize("path", corpus_files()[::7], ids=lambda path: path.name)
-def test_files_of_the_corpus_come_back_as_they_were(hosting: Hosting, path: Any) -> None:
+def test_files_of_the_corpus_are_returned_unchanged(hosting: Hosting, path: Any) -> None:
     file = path.read_bytes()
     answer = post(hosting, body_of([file], "corpus-boundary"), PARTS + "corpus-boundary")
     if answer.status != 200:
@@ -360,7 +360,7 @@ def test_files_of_the_corpus_come_back_as_they_were(hosting: Hosting, path: Any)
 # deleting ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_deleted_over_http_is_gone_and_says_so(hosting: Hosting) -> None:
+def test_instances_deleted_over_http_are_gone(hosting: Hosting) -> None:
     study = next(_numbers)
     made = [samples.instance(study, series, number) for series in (1, 2) for number in (1, 2)]
     assert post(hosting, body_of([part10(ds) for ds in made])).status == 200
@@ -395,7 +395,7 @@ def test_what_is_deleted_over_http_is_gone_and_says_so(hosting: Hosting) -> None
     assert statuses(other_series, "/metadata") == {404}, "it has not come again"
 
 
-def test_what_is_on_hold_stays(hosting: Hosting) -> None:
+def test_held_studies_cannot_be_deleted(hosting: Hosting) -> None:
     ds = new()
     assert post(hosting, body_of([part10(ds)])).status == 200
     hosting.engine.archive.set_holds([ds.StudyInstanceUID], actor=actor(), reason="a case")

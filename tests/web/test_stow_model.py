@@ -276,7 +276,7 @@ def test_metadata_alone_is_an_instance_and_bulk_data_may_lie_in_a_sequence(hosti
     assert stored(hosting, model).WaveformSequence[0].WaveformData == bytes(range(256)) * 100
 
 
-def test_one_that_cannot_be_put_together_fails_alone(hosting: Hosting) -> None:
+def test_an_instance_that_cannot_be_assembled_fails_alone(hosting: Hosting) -> None:
     good, lost, wrong, odd = model_of(), model_of(), model_of(), model_of()
     lost["7FE00010"] = {"vr": "OW", "BulkDataURI": "nowhere"}
     wrong["00280010"] = {"vr": "US", "Value": [70000]}
@@ -287,7 +287,7 @@ def test_one_that_cannot_be_put_together_fails_alone(hosting: Hosting) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[1]", b'[{"00080018": 1}]', b"[" * 100_000, b"\xff\xfe"])
-def test_what_is_no_metadata_is_answered(hosting: Hosting, text: bytes) -> None:
+def test_invalid_metadata_is_answered(hosting: Hosting, text: bytes) -> None:
     body = multipart([("application/dicom+json", "", text)])
     assert post(hosting, body, 'multipart/related; type="application/dicom+json"; boundary=m').status in (400, 409)
 

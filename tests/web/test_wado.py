@@ -105,7 +105,7 @@ def test_one_instance_alone_has_ranges_conditions_and_head(get: Get) -> None:
 # Frames ------------------------------------------------------------------------------------------
 
 
-def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
+def test_frames_are_encoded_if_an_image_type_is_requested(get: Get) -> None:
     native = get(f"{url_of(0)}/frames/1", Accept="application/octet-stream").body
     ((part, frame),) = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"').parts
     assert part.content_type is not None
@@ -139,13 +139,13 @@ def test_frames_are_encoded_for_who_asks_for_an_image_type(get: Get) -> None:
         (f"{url_of(0)}/metadata", "application/pdf", 406, "available as"),
     ],
 )
-def test_refusals_say_why(get: Get, path: str, accept: str | None, status: int, word: str) -> None:
+def test_refusals_have_a_reason(get: Get, path: str, accept: str | None, status: int, word: str) -> None:
     answer = get(path, **({"Accept": accept} if accept else {}))
     assert answer.status == status, answer.body
     assert word in json.loads(answer.body)["detail"]
 
 
-def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_too_long_for_memory_is_read_while_it_is_sent(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     held = get(f"{url_of(0)}/frames/1", Accept=FRAMES_AS_STORED)
     monkeypatch.setattr(wado_frames, "HELD_BYTES_MAX", 1000)
     monkeypatch.setattr(retrieve, "CACHED_BYTES_MAX", 1000)
@@ -155,14 +155,16 @@ def test_a_frame_too_long_to_be_held_is_read_while_it_is_sent(get: Get, monkeypa
     assert (refused.status, "4096 bytes" in json.loads(refused.body)["detail"]) == (413, True)
 
 
-def test_a_study_without_end_is_refused(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_with_too_many_instances_is_refused(get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stored_module, "INSTANCES_MAX", 3)
     monkeypatch.setattr(selection, "BATCH", 2)
     answer = get(f"/studies/{STUDY}", Accept=AS_STORED)
     assert (answer.status, "one by one" in json.loads(answer.body)["detail"]) == (413, True)
 
 
-def test_a_decode_storm_is_told_to_come_back(hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_decoding_requests_get_retry_after(
+    hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(instances_module, "CODECS_WAITING_MAX", 0)
     answer = get(f"{url_of(0)}/frames/1", Accept='multipart/related; type="image/jls"')
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
@@ -199,7 +201,7 @@ def test_pixel_data_is_native_little_endian_with_ranges(get: Get) -> None:
 # What goes wrong on the way ----------------------------------------------------------------------
 
 
-def test_what_was_deleted_is_gone(hosting: Hosting, get: Get) -> None:
+def test_a_deleted_instance_is_gone(hosting: Hosting, get: Get) -> None:
     assert get(other_url(20)).status == 200
     archive = hosting.engine.archive
     found = archive.instance(f"{samples.ROOT}.20.1.1")
@@ -209,7 +211,7 @@ def test_what_was_deleted_is_gone(hosting: Hosting, get: Get) -> None:
     assert (answer.status, json.loads(answer.body)["title"]) == (410, "Gone")
 
 
-def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_next_time(
+def test_damage_found_while_sending_breaks_the_answer_off_and_is_left_out_next_time(
     hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = hosting.engine.archive
@@ -235,7 +237,7 @@ def test_damage_that_is_found_on_the_way_cuts_the_answer_and_is_left_out_the_nex
     assert "1 instances cannot be read" in answer.headers["Warning"]
 
 
-def test_damage_that_is_found_before_anything_was_sent_is_an_answer(
+def test_damage_found_before_sending_is_an_error_response(
     hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(_reader: LogReader, position: Position, _crc: int) -> None:
@@ -248,7 +250,7 @@ def test_damage_that_is_found_before_anything_was_sent_is_an_answer(
     assert json.loads(answer.body)["status"] == 500
 
 
-def test_dicomweb_client_has_what_it_asks_for(hosting: Hosting) -> None:
+def test_dicomweb_client_gets_what_it_requests(hosting: Hosting) -> None:
     client = DICOMwebClient(f"{hosting.url}/dicom-web")
     files = client.retrieve_series(STUDY, SERIES)
     assert sorted(file.SOPInstanceUID for file in files) == [kept.uid_of(number) for number in range(COUNT)]

@@ -76,7 +76,7 @@ def file_of(hosting: Hosting, instance: Instance) -> bytes:
     return meta + bytes(hosting.engine.archive.read(instance))
 
 
-def test_every_instance_leaves_as_it_is_stored_unless_its_encoding_may_not(hosting: Hosting, get: Get) -> None:
+def test_every_instance_is_sent_as_stored_unless_its_encoding_is_not_allowed(hosting: Hosting, get: Get) -> None:
     for instance in all_instances(hosting):
         payload = hosting.engine.archive.read(instance)
         ((part, file),) = get(own_url(instance), Accept=AS_STORED).parts
@@ -95,7 +95,7 @@ def test_every_instance_leaves_as_it_is_stored_unless_its_encoding_may_not(hosti
         assert file[128:132] == b"DICM"
 
 
-def test_every_frame_leaves_as_pydicom_finds_it_stored(hosting: Hosting, get: Get) -> None:
+def test_every_frame_is_sent_as_pydicom_reads_it(hosting: Hosting, get: Get) -> None:
     outcomes: Counter[str] = Counter()
     syntaxes: Counter[str] = Counter()
     for instance in all_instances(hosting):
@@ -177,7 +177,7 @@ def test_every_compressed_frame_is_decoded_as_pydicom_decodes_it(hosting: Hostin
         assert len(syntaxes) >= 14 and syntaxes.total() > 200, syntaxes
 
 
-def test_metadata_says_of_every_instance_what_pydicom_says(hosting: Hosting, get: Get) -> None:
+def test_metadata_of_every_instance_agrees_with_pydicom(hosting: Hosting, get: Get) -> None:
     outcomes: Counter[str] = Counter()
     for instance in all_instances(hosting):
         answer = get(f"{own_url(instance)}/metadata")

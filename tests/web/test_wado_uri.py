@@ -70,9 +70,7 @@ def test_an_image_is_a_jpeg_unless_another_type_is_asked_for(asked: dict[str, An
 
 
 @pytest.mark.parametrize(("name", "syntax"), [("file", "1.2.840.10008.1.2.1"), ("any", "1.2.840.10008.1.2.4.80")])
-def test_a_file_comes_in_the_transfer_syntax_that_is_asked_for(
-    asked: dict[str, Answer], name: str, syntax: str
-) -> None:
+def test_a_file_has_the_requested_transfer_syntax(asked: dict[str, Answer], name: str, syntax: str) -> None:
     ds = pydicom.dcmread(io.BytesIO(asked[name].body))
     assert ds.file_meta.TransferSyntaxUID == syntax
     assert ds.SOPInstanceUID == f"{ROOT}.1.1.1"
@@ -98,7 +96,7 @@ def test_a_report_is_a_page(asked: dict[str, Answer]) -> None:
         ("no zip", 404),
     ],
 )
-def test_what_is_wrong_is_refused(asked: dict[str, Answer], name: str, status: int) -> None:
+def test_invalid_requests_are_refused(asked: dict[str, Answer], name: str, status: int) -> None:
     assert asked[name].status == status, asked[name].body
 
 

@@ -139,7 +139,7 @@ def test_events_are_delivered_in_order_and_signed(tmp_path: Path, receiver: Rece
     serve(tmp_path / "data", script, hook(receiver.url, secret_file=secret))
 
 
-def test_only_the_actions_that_are_asked_for_come(tmp_path: Path, receiver: Receiver) -> None:
+def test_only_the_configured_actions_are_delivered(tmp_path: Path, receiver: Receiver) -> None:
     def script(hosting: Hosting) -> None:
         fill(hosting, 1)
         hosting.engine.archive.set_holds([uid(1)], actor=actor(), reason="")
@@ -149,7 +149,7 @@ def test_only_the_actions_that_are_asked_for_come(tmp_path: Path, receiver: Rece
     serve(tmp_path / "data", script, hook(receiver.url, actions=("held",)))
 
 
-def test_what_is_not_taken_comes_again_and_nothing_overtakes_it(tmp_path: Path, receiver: Receiver) -> None:
+def test_failed_deliveries_are_repeated_in_order(tmp_path: Path, receiver: Receiver) -> None:
     receiver.answers = [500, 302, 404, 503]
     receiver.headers = {"Location": f"{receiver.url}/elsewhere"}
 
@@ -167,7 +167,7 @@ def test_what_is_not_taken_comes_again_and_nothing_overtakes_it(tmp_path: Path, 
     serve(tmp_path / "data", script, hook(receiver.url))
 
 
-def test_after_so_many_attempts_it_is_parked_and_goes_on_when_it_is_resumed(
+def test_after_too_many_attempts_it_is_parked_until_it_is_resumed(
     tmp_path: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]
 ) -> None:
     receiver.answers = [500] * 3
@@ -195,7 +195,7 @@ def test_after_so_many_attempts_it_is_parked_and_goes_on_when_it_is_resumed(
     serve(tmp_path / "data", script, hook(receiver.url, attempts_max=3))
 
 
-def test_a_restart_goes_on_behind_what_was_taken(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_restart_continues_after_the_delivered_events(tmp_path: Path, receiver: Receiver) -> None:
     one = hook(receiver.url)
 
     def first(hosting: Hosting) -> None:
@@ -211,7 +211,7 @@ def test_a_restart_goes_on_behind_what_was_taken(tmp_path: Path, receiver: Recei
     serve(tmp_path / "data", second, one)
 
 
-def test_a_receiver_that_hangs_costs_a_timeout_and_holds_nobody_up(tmp_path: Path, receiver: Receiver) -> None:
+def test_a_hanging_receiver_costs_a_timeout_and_does_not_block_others(tmp_path: Path, receiver: Receiver) -> None:
     healthy = Receiver()
     receiver.stall.clear()
 
@@ -240,7 +240,7 @@ def test_a_huge_answer_is_not_read(tmp_path: Path, receiver: Receiver) -> None:
     serve(tmp_path / "data", script, hook(receiver.url))
 
 
-def test_a_refused_connection_and_nonsense_are_failures_in_words(tmp_path: Path) -> None:
+def test_a_refused_connection_and_an_invalid_response_are_readable_failures(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
@@ -275,9 +275,7 @@ def closed_port() -> Iterator[int]:
         yield sock.getsockname()[1]
 
 
-def test_a_destination_whose_cursor_is_too_old_is_told_so_and_goes_on_from_now(
-    tmp_path: Path, receiver: Receiver
-) -> None:
+def test_a_destination_with_an_old_cursor_gets_a_reset_and_new_events(tmp_path: Path, receiver: Receiver) -> None:
     one = hook(receiver.url)
 
     def first(hosting: Hosting) -> None:

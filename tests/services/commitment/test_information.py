@@ -84,14 +84,14 @@ def item(**values: str) -> Dataset:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI", "ignore:The value length")
-def test_a_request_that_lacks_something_is_an_invalid_argument(changes: dict[str, object]) -> None:
+def test_an_incomplete_request_is_an_invalid_argument(changes: dict[str, object]) -> None:
     syntax = transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN
     with pytest.raises(MessageError) as found:
         decode_action(encoded(asked(**changes), syntax), syntax, 10)
     assert found.value.status == 0x0115
 
 
-def test_nothing_at_all_is_an_invalid_argument() -> None:
+def test_an_empty_request_is_an_invalid_argument() -> None:
     with pytest.raises(MessageError):
         decode_action(b"", transfer_syntax.IMPLICIT_VR_LITTLE_ENDIAN, 10)
 
@@ -119,7 +119,7 @@ def reported(data: bytes, syntax: TransferSyntax) -> Dataset:
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.uid)
-def test_a_report_says_what_is_committed_and_why_the_rest_is_not(syntax: TransferSyntax) -> None:
+def test_a_report_lists_committed_instances_and_failures_with_reasons(syntax: TransferSyntax) -> None:
     references = [(CT, f"1.2.{number}") for number in range(len(Verdict))]
     data = encode_event("1.9.9", references, list(Verdict), retrieve_ae_title="FILMROOM", transfer_syntax=syntax)
     ds = reported(data, syntax)
@@ -132,7 +132,7 @@ def test_a_report_says_what_is_committed_and_why_the_rest_is_not(syntax: Transfe
     assert [each.ReferencedSOPInstanceUID for each in ds.FailedSOPSequence] == [uid for _, uid in references[1:]]
 
 
-def test_a_report_names_neither_sequence_nor_title_where_nothing_is_in_it() -> None:
+def test_a_report_leaves_out_empty_sequences_and_titles() -> None:
     syntax = transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN
     all_well = [Verdict.COMMITTED] * 3
     ds = reported(encode_event("1.9", REFERENCES, all_well, retrieve_ae_title="A", transfer_syntax=syntax), syntax)

@@ -102,7 +102,7 @@ def end(scripted: Peer) -> None:
 
 
 @pytest.mark.parametrize("agrees", [True, None], ids=["agrees", "says nothing"])
-def test_all_that_is_due_goes_to_a_peer_on_one_association_on_which_we_are_scp(data: Path, agrees: bool | None) -> None:
+def test_all_due_reports_go_to_a_peer_on_one_association_as_scp(data: Path, agrees: bool | None) -> None:
     with Listener() as listener:
         ask(data, 1, 2, 3)
 
@@ -122,7 +122,7 @@ def test_all_that_is_due_goes_to_a_peer_on_one_association_on_which_we_are_scp(d
         reporting(data, configured(data, listener.port), script)
 
 
-def test_a_peer_that_wants_to_be_scp_itself_gets_nothing_and_is_asked_again(data: Path) -> None:
+def test_a_peer_that_rejects_our_scp_role_gets_nothing_and_is_retried(data: Path) -> None:
     with Listener() as listener:
         ask(data, 1)
 
@@ -137,7 +137,7 @@ def test_a_peer_that_wants_to_be_scp_itself_gets_nothing_and_is_asked_again(data
         reporting(data, configured(data, listener.port), script)
 
 
-def test_one_that_is_refused_waits_and_the_others_are_taken(data: Path) -> None:
+def test_a_refused_report_waits_and_the_others_are_delivered(data: Path) -> None:
     with Listener() as listener:
         _, second, _ = ask(data, 1, 2, 3)
 
@@ -158,7 +158,7 @@ def test_one_that_is_refused_waits_and_the_others_are_taken(data: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["cut", "rejected", "silent"])
-def test_a_visit_that_fails_leaves_what_was_not_taken_and_backs_off(data: Path, ending: str) -> None:
+def test_a_failed_attempt_keeps_undelivered_reports_and_backs_off(data: Path, ending: str) -> None:
     with Listener() as listener:
         first, second = ask(data, 1, 2)
 
@@ -189,7 +189,7 @@ def test_a_visit_that_fails_leaves_what_was_not_taken_and_backs_off(data: Path, 
         reporting(data, configured(data, listener.port), script)
 
 
-def test_what_nobody_foresaw_ends_neither_the_reporter_nor_the_report(
+def test_an_unexpected_error_ends_neither_the_reporter_nor_the_report(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     headings, judge = Transactions.headings, Commitments.verdicts
@@ -220,7 +220,7 @@ def test_what_nobody_foresaw_ends_neither_the_reporter_nor_the_report(
     assert not mistakes
 
 
-def test_without_an_address_it_waits_and_says_so_until_somebody_asks_for_a_retry(data: Path) -> None:
+def test_without_an_address_it_waits_with_a_warning_until_a_retry(data: Path) -> None:
     (identifier,) = ask(data, 1)
 
     def script(serving: Serving) -> None:
@@ -238,7 +238,7 @@ def test_without_an_address_it_waits_and_says_so_until_somebody_asks_for_a_retry
     reporting(data, configured(data, 0, retry_s=3600.0, retry_s_max=3600.0), script)
 
 
-def test_what_nobody_takes_is_given_up_in_the_end(data: Path) -> None:
+def test_undeliverable_reports_are_given_up_in_the_end(data: Path) -> None:
     ask(data, 1, received_ns=1)
 
     def script(serving: Serving) -> None:
@@ -248,7 +248,7 @@ def test_what_nobody_takes_is_given_up_in_the_end(data: Path) -> None:
     reporting(data, configured(data, 0), script)
 
 
-def test_a_clock_that_jumps_gives_nothing_up_and_one_that_is_set_back_keeps_nothing_waiting(data: Path) -> None:
+def test_clock_jumps_neither_give_up_reports_nor_delay_them(data: Path) -> None:
     (identifier,) = ask(data, 1, received_ns=1)
     far_ns = time.time_ns() + 365 * 86400 * 10**9
     Transactions(data, FaultyFiles()).save_attempts({identifier: Attempts(3, far_ns, "not there")})
@@ -264,7 +264,7 @@ def test_a_clock_that_jumps_gives_nothing_up_and_one_that_is_set_back_keeps_noth
         reporting(data, configured(data, listener.port), script)
 
 
-def test_while_another_process_reports_this_one_stands_by(data: Path) -> None:
+def test_only_one_process_reports(data: Path) -> None:
     ask(data, 1)
     with Listener() as listener, ExitStack() as held:
         held.enter_context(locks.commitments(layout.existing(data), Files()))
@@ -280,7 +280,7 @@ def test_while_another_process_reports_this_one_stands_by(data: Path) -> None:
         reporting(data, configured(data, listener.port), script)
 
 
-def test_a_damaged_one_stays_and_holds_nobody_up(data: Path) -> None:
+def test_a_damaged_report_is_kept_and_does_not_block_others(data: Path) -> None:
     with Listener() as listener:
         damaged, _ = ask(data, 1, 2)
         (data / "commitments" / f"{damaged}.json").write_bytes(b"{}")
@@ -294,7 +294,7 @@ def test_a_damaged_one_stays_and_holds_nobody_up(data: Path) -> None:
         reporting(data, configured(data, listener.port), script)
 
 
-def test_one_that_cannot_be_judged_does_not_hold_up_the_others(data: Path) -> None:
+def test_a_request_that_cannot_be_checked_does_not_block_the_others(data: Path) -> None:
     first = ask(data, 1, 2)[0]
     path = data / "commitments" / f"{first}.json"
     with Listener() as listener:

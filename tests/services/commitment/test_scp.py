@@ -160,9 +160,7 @@ def test_the_request_is_on_the_disk_before_the_answer_leaves(tmp_path: Path) -> 
     ("method", "number", "status"),
     [("pwritev", errno.ENOSPC, 0x0213), ("create", errno.ENOSPC, 0x0213), ("fdatasync", errno.EIO, 0x0110)],
 )
-def test_a_request_that_cannot_be_kept_is_answered_with_a_failure(
-    tmp_path: Path, method: str, number: int, status: int
-) -> None:
+def test_a_request_that_cannot_be_saved_gets_a_failure(tmp_path: Path, method: str, number: int, status: int) -> None:
     data, files = tmp_path / "data", FaultyFiles()
 
     def script(serving: Serving) -> None:
@@ -177,7 +175,7 @@ def test_a_request_that_cannot_be_kept_is_answered_with_a_failure(
     assert bool(serving.failures) == (number == errno.EIO), "a failed sync is final, a full disk is not"
 
 
-def test_what_was_written_behind_is_synced_before_the_report(tmp_path: Path) -> None:
+def test_unsynced_instances_are_synced_before_the_report(tmp_path: Path) -> None:
     data, files = tmp_path / "data", FaultyFiles()
     config = Config(data=data, limits=LIMITS, durability="write-behind")
 
@@ -210,7 +208,7 @@ def test_a_release_is_answered_at_once_and_the_report_stays(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("ending", ["refuses", "cuts", "is silent"])
-def test_a_report_that_is_not_taken_stays_for_later(tmp_path: Path, ending: str) -> None:
+def test_a_report_that_is_not_accepted_is_kept_for_later(tmp_path: Path, ending: str) -> None:
     data = tmp_path / "data"
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=0.3)
 
@@ -271,7 +269,7 @@ def test_a_long_request_comes_in_parts_and_is_one(tmp_path: Path) -> None:
     serve(data, script, config=configured(data, same_association=False))
 
 
-def test_a_request_without_end_is_cut_off(tmp_path: Path) -> None:
+def test_an_endless_request_is_aborted(tmp_path: Path) -> None:
     def script(serving: Serving) -> None:
         with serving.call() as scripted:
             scripted.associate(ASK)
@@ -284,7 +282,7 @@ def test_a_request_without_end_is_cut_off(tmp_path: Path) -> None:
     serve(tmp_path / "data", script)
 
 
-def test_what_is_no_data_set_and_what_is_missing_are_refused_and_the_association_goes_on(tmp_path: Path) -> None:
+def test_invalid_and_missing_data_sets_are_refused_and_the_association_continues(tmp_path: Path) -> None:
     def script(serving: Serving) -> None:
         with serving.call() as scripted:
             scripted.associate(ASK, (5, peer.VERIFICATION, [IMPLICIT]))
@@ -313,7 +311,7 @@ def test_a_replica_commits_to_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     serve(tmp_path / "data", script)
 
 
-def test_no_more_waits_than_is_allowed(tmp_path: Path) -> None:
+def test_the_number_of_waiting_requests_is_limited(tmp_path: Path) -> None:
     data = tmp_path / "data"
 
     def script(serving: Serving) -> None:
@@ -326,7 +324,7 @@ def test_no_more_waits_than_is_allowed(tmp_path: Path) -> None:
     serve(data, script, config=configured(data, same_association=False, transactions_max=1))
 
 
-def test_titles_that_nothing_can_be_reported_to_leave_room_for_those_that_have_an_address(tmp_path: Path) -> None:
+def test_titles_without_an_address_do_not_fill_the_queue(tmp_path: Path) -> None:
     data = tmp_path / "data"
     known = KnownPeer(aet="KNOWN", host="127.0.0.1", port=1)
     options = Commitment(same_association=False, transactions_max=300, retry_s=3600.0)
@@ -352,7 +350,7 @@ def test_titles_that_nothing_can_be_reported_to_leave_room_for_those_that_have_a
     serve(data, script, config=Config(data=data, limits=LIMITS, commitment=options, peers=(known,)))
 
 
-def test_a_peer_that_is_no_scu_of_it_gets_no_report_there(tmp_path: Path) -> None:
+def test_a_peer_without_the_scu_role_gets_no_report_on_its_association(tmp_path: Path) -> None:
     """It took the role of the SCP for itself, and so it may not even ask; whatever it says, nothing is sent to it."""
     data = tmp_path / "data"
 
@@ -416,7 +414,7 @@ def test_reports_go_out_one_at_a_time(tmp_path: Path) -> None:
     serve(data, script)
 
 
-def test_a_peer_that_does_not_answer_a_report_gets_no_other_one_there(tmp_path: Path) -> None:
+def test_a_peer_that_does_not_answer_a_report_gets_no_second_one_on_it(tmp_path: Path) -> None:
     data = tmp_path / "data"
 
     def script(serving: Serving) -> None:
@@ -434,9 +432,7 @@ def test_a_peer_that_does_not_answer_a_report_gets_no_other_one_there(tmp_path: 
     serve(data, script, config=Config(data=data, limits=Limits(disk_reserve_bytes=0, dimse_timeout_s=0.3)))
 
 
-def test_what_is_beyond_the_reports_that_may_wait_is_left_to_the_reporter(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reports_beyond_the_limit_are_left_to_the_reporter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = tmp_path / "data"
     monkeypatch.setattr(commitments, "REPORTS_WAITING_MAX", 1)
 
