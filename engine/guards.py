@@ -43,7 +43,7 @@ def start(name: str, work: Callable[[], None], on_crash: OnCrash | None = None) 
 
 
 def watch(task: Watched, name: str, on_crash: OnCrash | None = None) -> Watched:
-    """Returns the task; `on_crash` is called on the loop with its exception. Cancellation is no crash."""
+    """Returns the task; `on_crash` is called on the loop with its exception. Cancellation is not a crash."""
 
     def ended(task: asyncio.Future[Any]) -> None:
         error = None if task.cancelled() else task.exception()

@@ -1,4 +1,4 @@
-"""Structured logs: an event in fixed words and its fields, a line of JSON or a line for people each.
+"""Structured logs: each event has a fixed text and fields, and is one line of JSON or of readable text.
 
     log = get("net.server")
     log.info("association accepted", calling_ae_title=title, contexts=12)
@@ -6,7 +6,7 @@
     {"time":"2026-11-24T18:09:01.123Z","level":"info","logger":"net.server","event":"association accepted",...}
     18:09:01.123 info    net.server: association accepted calling_ae_title=STORESCU contexts=12
 
-This is no tracer (use log.wire_trace). Do not log at info for each instance. Four rules:
+This is not a tracer (use log.wire_trace). Do not log at info for each instance. Four rules:
 
 - Pass data of a patient through `patient()`: it is written as *** unless log.patient_data is set.
 - One event is one line: control characters, also those of Unicode that move the cursor or turn the writing

@@ -64,4 +64,4 @@ def test_the_history_is_bounded_by_the_window() -> None:
     delivery = Delivery(RATE, WINDOW_S)
     for now in range(100_000):
         delivery.is_too_slow(float(now), now * RATE, pending=now % 3 != 0)
-    assert len(delivery._seen) <= WINDOW_S + 2
+    assert len(delivery._samples) <= WINDOW_S + 2

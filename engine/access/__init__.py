@@ -1,7 +1,7 @@
-"""Who may do what: one question, asked in one way by every front end.
+"""Permissions: all front ends check them with the same call.
 
     access = PeerRules(config)                              the rules in force
-    access.allowed(principal, action, target) ──► Decision  true or false, and why not
+    access.allowed(principal, action, target) ──► Decision  true, or false with the reason
 
     principal   the requester: an application entity, a person at the command line, a background job
     action      the operation: store, query, retrieve, send, commit, associate

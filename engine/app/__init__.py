@@ -1,7 +1,7 @@
 """The composition root of `filmroom serve`: puts the server and its fronts together.
 
-Only this package connects the server with protocols: `ports` tells the supervisor where to listen and how to judge the
-first bytes of a connection; `worker` makes the fronts of a worker process.
+Only this package connects the server with protocols: `ports` has the addresses to listen on and the checks of the first
+bytes of connections; `worker` creates the fronts of a worker process.
 """
 
 from __future__ import annotations

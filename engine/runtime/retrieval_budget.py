@@ -36,7 +36,7 @@ class RetrievalBudget:
         self._metrics = metrics
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self.held_bytes = 0
-        """Bytes that were taken and not given back."""
+        """Bytes that are taken and not returned yet."""
 
     @property
     def bytes_max(self) -> int:

@@ -97,8 +97,8 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     associations at once leaves room for others."""
 
     ingest_during_retrieval_bytes_per_s_max: Annotated[int, Meta(ge=0, le=64 * GIB)] = 64 * MIB
-    """Bytes a second that a worker stores while it sends a retrieval as fast as it can: somebody waits for a retrieval,
-    nobody for a store. Half of a gigabit link, 120 CT instances a second; 0: no priority."""
+    """Bytes a second that a worker stores while it sends a retrieval as fast as it can: users wait for retrievals,
+    not for stores. Half of a gigabit link, 120 CT instances a second; 0: no priority."""
 
     retrieval_bytes_max: Annotated[int, Meta(ge=16 * MIB, le=64 * GIB)] = 256 * MIB
     """Bytes that all retrievals of one worker hold together for peers that have not received them yet, and never more

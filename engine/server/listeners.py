@@ -54,7 +54,7 @@ def _sockets(host: str, port: int, protocol: str) -> list[socket.socket]:
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
-        raise ConfigError(f"host {host!r} is no address to listen on for {protocol}: {error}") from error
+        raise ConfigError(f"host {host!r} is not an address to listen on for {protocol}: {error}") from error
     sockets: list[socket.socket] = []
     for family, kind, number, _, address in addresses:
         sock = socket.socket(family, kind, number)

@@ -23,7 +23,7 @@ class PullReport:
     duplicates: int = 0
     """Instances that arrived though they were here, with the same bytes."""
     versions: int = 0
-    """Instances that arrived with other bytes than the one that is here, and were kept aside."""
+    """Instances that arrived with other bytes than the stored ones, and were kept aside."""
     unwanted: int = 0
     """Instances that the peer sent without a request."""
     bytes: int = 0

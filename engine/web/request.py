@@ -127,7 +127,7 @@ class Request(web.BaseRequest):
     id: str
     """Of the request: the client's X-Request-ID, or one of our own."""
     connection: Connection
-    """The connection that it came on."""
+    """The connection of the request."""
     outlet: Outlet
     """Sends from the page cache, past the transport, while `connection.is_direct`."""
     answer_writer: Writer

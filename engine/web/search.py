@@ -1,6 +1,6 @@
 """A search, executed in slices, and the count of the matches behind its last row. Knows the archive, not sockets.
 
-A slice ends after SLICE_S, and no read transaction is open between two slices. After the last row the search goes on
+A slice ends after SLICE_S, and no read transaction is open between two slices. After the last row the search continues
 until it is known whether there are more matches, and then for COUNT_S to count them, up to COUNT_MAX.
 """
 

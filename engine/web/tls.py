@@ -9,12 +9,12 @@ from engine.errors import ConfigError
 
 
 def server_context(certificate: Path, key: Path | None) -> ssl.SSLContext:
-    """A context with a certificate as its files are now. Raises ConfigError."""
+    """A context with the current content of the certificate's files. Raises ConfigError."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     try:
-        # A passphrase would be asked for on a terminal that nobody watches.
+        # Without this, OpenSSL asks for a passphrase on the terminal.
         context.load_cert_chain(certificate, key, password=lambda: "")
     except FileNotFoundError as error:
         missing = certificate if not certificate.exists() else key

@@ -1,7 +1,7 @@
 """WADO-RS: metadata of studies, series and instances (PS3.18 10.4.1.2) as DICOM JSON.
 
-Of studies and series it is kept compressed (`archive.metadata`) and given out as it lies there to whoever takes gzip,
-which all do. The entity tag follows from the revision of the series, so that a viewer that asks again gets 304.
+Metadata of studies and series is stored compressed (`archive.metadata`), and sent unchanged to clients that accept
+gzip, as nearly all do. The entity tag depends on the revisions of the series, so that a repeated request gets 304.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ DICOM_XML: Final = "application/dicom+xml"
 OFFERS: Final = (Offer(DICOM_JSON), Offer("application/json"), Offer(DICOM_XML, is_multipart=True))
 
 INSTANCES_MAX: Final = 100_000
-"""Of one answer: some gigabyte of text."""
+"""The maximum of instances in one answer: about one gigabyte of text."""
 
 
 async def metadata(request: Request) -> web.StreamResponse:
