@@ -183,6 +183,14 @@ def test_disk_loop_and_sink_run() -> None:
     assert "sink ready" in run_program("sink", "--smoke")
 
 
+def test_the_bare_server_answers_every_sender(tmp_path: Path) -> None:
+    result = tmp_path / "bare.json"
+    run_program("bare_store", "--smoke", "--json", str(result))
+    runs = json.loads(result.read_text())["bare_store"]
+    assert [run["connection_count"] for run in runs] == [1, 8]
+    assert all(run["instances_per_s"] > 0 for run in runs)
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 def test_the_bare_sender_sends_what_the_sink_takes() -> None:
     shown = run_program("bare_retrieval", "--smoke")
