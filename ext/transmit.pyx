@@ -187,7 +187,8 @@ cdef class Outlet:
     It has its own descriptor, so it never writes to a reused number after the transport has closed the socket.
     """
 
-    cdef int fd
+    cdef readonly int fd
+    """The descriptor; -1 when it is closed."""
     cdef public bint is_free
     """Whether a message may be sent now, with nothing waiting before it; the connection sets it."""
 
@@ -407,6 +408,11 @@ cdef class StoreBatch:
         return SLOTS - (self.end - self.head)
 
     @property
+    def read_count(self):
+        """Read and not collected: the number of the one that is read next, among those that are not collected."""
+        return self.next_read - self.head
+
+    @property
     def unsent_count(self):
         """Number of instances added and not sent."""
         return self.end - self.next_send
@@ -499,8 +505,14 @@ cdef class StoreBatch:
 
     def halt(self):
         """Sends nothing more; outstanding instances may still be answered."""
-        if not self.stopped:
+        if not self.stopped or self.stopped == NOT_CACHED:
             self.stopped = HALTED
+
+    def resume(self):
+        """Goes on: what was not in the page cache is there now. Does nothing if it has stopped for another reason."""
+        if self.stopped == NOT_CACHED:
+            self.stopped = RUNNING
+            self.advance()
 
     def let_go(self):
         """Stops and releases its frames. The kernel must have taken everything that was sent."""

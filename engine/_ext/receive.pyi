@@ -48,6 +48,7 @@ class DataSet:
 class Receiver:
     data_allowed: bool
     quick_ack_fd: int
+    eager_fd: int
     on_command: Callable[[int, bytes], bool] | None
     def __init__(
         self,
@@ -64,6 +65,8 @@ class Receiver:
     def bytes_received(self) -> int: ...
     @property
     def quick_acks(self) -> int: ...
+    @property
+    def read_errno(self) -> int: ...
     @property
     def held_bytes(self) -> int: ...
     @property

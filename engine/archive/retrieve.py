@@ -133,6 +133,15 @@ class Retrieval:
         """The open segment file of an instance, for callers that read it with preadv2(2). Raises StorageError."""
         return self._reader.opened(instance.position)
 
+    def warm(self, instances: Sequence[Instance]) -> None:
+        """Reads the first of these into the page cache, and begins with the others. Blocks.
+
+        Raises CorruptRecord, or StorageError if one cannot be read.
+        """
+        for instance in instances:
+            self._reader.read_ahead(instance.position)
+        self.open(instances[0]).verify()
+
     def sweep(self) -> None:
         """Closes segment files that have been removed, which frees their space on the disk. Call it regularly."""
         self._reader.sweep()

@@ -63,6 +63,11 @@ class Selection:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def is_one_batch(self) -> bool:
+        """Whether all instances are in the first batch. Ask when `gather` has returned False."""
+        return self._file is None
+
     def __enter__(self) -> Selection:
         return self
 

@@ -13,6 +13,7 @@ writes.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -195,6 +196,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_exception(ConnectionResetError("the connection is closed"))
             self._resumed.exception()  # nobody may be waiting
+        if exc is None and self.receiver.read_errno:
+            exc = OSError(self.receiver.read_errno, os.strerror(self.receiver.read_errno))
         self._end(self._end_reason or (f"connection lost: {exc}" if exc else "connection closed by the peer"))
 
     def eof_received(self) -> bool:
@@ -316,12 +319,17 @@ class Connection(asyncio.BufferedProtocol):
     def close_outlet(self) -> None:
         """Closes the outlet, if it is open."""
         if self._outlet is not None:
+            self.receiver.eager_fd = -1
             self._outlet.close()
             self._outlet = None
 
     def _set_outlet(self) -> None:
         if self._outlet is not None:
-            self._outlet.is_free = self.is_open and self._resumed is None and not self._is_in_message
+            is_free = self.is_open and self._resumed is None and not self._is_in_message
+            self._outlet.is_free = is_free
+            # Answers to what leaves there are read as eagerly.
+            may_read = is_free and not self._pauses and not self._has_stopped_receiving
+            self.receiver.eager_fd = self._outlet.fd if may_read else -1
 
     def _send_part(self, data: Any) -> None:
         if self.is_open:
@@ -380,12 +388,14 @@ class Connection(asyncio.BufferedProtocol):
     def pause_reading(self) -> None:
         """Stops reading from the peer; calls nest."""
         self._pauses += 1
+        self._set_outlet()
         if self._pauses == 1 and self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Undoes one `pause_reading`."""
         self._pauses -= 1
+        self._set_outlet()
         if self._pauses == 0 and self._transport is not None and not self._transport.is_closing():
             self._progress_at = self._loop.time()
             self._transport.resume_reading()

@@ -289,6 +289,8 @@ async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[
     batch = next(batches, None)  # the first one is in memory
     while batch is not None and not retrieval.cancelled:
         yield batch
+        if selection.is_one_batch:
+            return  # as nearly all are: a thread need not say so
         batch = await retrieval.session.services.pools.index.run(lambda: next(batches, None))
 
 

@@ -3,8 +3,9 @@
 An instance costs no task, timer or future here: responses go directly from the receiver to the batch, which reads and
 sends by itself (`ext/transmit.pyx`). This module wakes up when the batch needs more instances or has all responses, and
 every tenth of a second to count, to send pending responses and to check the peer's progress. It ends at the first
-instance that needs more, and leaves it to the caller: one that is converted, large, damaged or not in the page cache;
-also when a peer answers early, memory is short, or the association is traced or used by another retrieval.
+instance that needs more, and leaves it to the caller: one that is converted, large, damaged or unreadable; also when a
+peer answers early, memory is short, or the association is traced or used by another retrieval. If an instance is not in
+the page cache, a thread reads it, the kernel begins to read the following ones, and then the batch continues.
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
-from engine.dimse.assembly import BATCH_SLOTS, Frame, StoreBatch
+from engine.dimse.assembly import BATCH_SLOTS, NOT_CACHED, Frame, StoreBatch
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.errors import AssociationFailed, StorageError, TranscodeError
 from engine.runtime.retrieval_budget import WHOLE_SHARE, RetrievalBudget
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from engine.index.format.types import Instance
     from engine.net.connection import Connection
     from engine.net.responses import Responses
+    from engine.runtime.pools import ThreadPool
     from engine.services.coercion import Coercer
     from engine.ul.negotiation import AcceptedContext
 
@@ -48,6 +52,12 @@ SEGMENTS_MAX = 4
 
 NEWS_BELOW = BATCH_SLOTS // 4
 """More instances are added when fewer remain to be sent."""
+
+FIRST_ADDED = 2
+"""Instances that are added before anything is sent: one to send, and one to read ahead."""
+
+READ_AHEAD_BYTES = 8 << 20
+"""How much the kernel begins to read when an instance is not in the page cache: some milliseconds of a disk's work."""
 
 TICK_S = 0.1
 
@@ -71,6 +81,7 @@ class SteadySender:
         window: int,
         timeout_s: float,
         coercer: Coercer | None,
+        reads: ThreadPool,
         drained: Callable[[], Awaitable[None]],
     ) -> None:
         """`fragment` in bytes; `window` ≥ 1 outstanding responses; `timeout_s`: how long a peer may be silent;
@@ -85,6 +96,7 @@ class SteadySender:
         self._window = window
         self._timeout_s = timeout_s
         self._coercer = coercer
+        self._reads = reads
         self._drained = drained
         self._loop = asyncio.get_running_loop()
         self._batch: StoreBatch | None = None
@@ -97,6 +109,8 @@ class SteadySender:
         self.unreported: list[SendResult] = []
         """Results that could not be reported, because the caller was cancelled at that moment."""
         self._news: asyncio.Future[None] | None = None
+        self._warmed: Instance | None = None
+        """The last instance that a thread read into the page cache."""
         self._may_continue = False
         """Whether the batch sent everything that was added to it: instances that did not fit may fit another batch."""
         self._end_reason = ""
@@ -134,11 +148,15 @@ class SteadySender:
         if batch is None:
             return
         try:
-            more = True
+            # The first one is on its way while the others are added.
+            more = self._add_from(batch, source, originator, FIRST_ADDED)
+            batch.advance()
             while not self._is_over(batch, more):
-                more = more and self._add_from(batch, source, originator)
+                more = more and self._add_from(batch, source, originator, batch.room)
                 batch.news_below = NEWS_BELOW if more else 0
                 batch.advance()
+                if batch.stopped == NOT_CACHED:
+                    await self._warm(batch)
                 await self._news_or_tick(batch, more)
                 if results := self._collect(batch):
                     yield results
@@ -209,10 +227,9 @@ class SteadySender:
             return []
         return frames
 
-    def _add_from(self, batch: StoreBatch, source: InstanceQueue, originator: Originator) -> bool:
-        """Fills the batch; returns whether the source may have more for it."""
-        room = batch.room
-        instances = source.take(room)
+    def _add_from(self, batch: StoreBatch, source: InstanceQueue, originator: Originator, count: int) -> bool:
+        """Adds `count` to the batch, which has room for them; returns whether the source may have more for it."""
+        instances = source.take(count)
         message_ids = self._responses.expect_by(self, len(instances))
         for number, (instance, message_id) in enumerate(zip(instances, message_ids, strict=True)):
             if not self._add(batch, instance, message_id, originator):
@@ -221,7 +238,7 @@ class SteadySender:
                     source.put_back(each)
                 return False
             self._pending.append((instance, message_id))
-        return len(instances) == room
+        return len(instances) == count
 
     def _add(self, batch: StoreBatch, instance: Instance, message_id: int, originator: Originator) -> bool:
         key = (instance.sop_class_uid, instance.transfer_syntax_uid)
@@ -287,11 +304,30 @@ class SteadySender:
     def _is_over(self, batch: StoreBatch, more: bool) -> bool:
         if self._end_reason or batch.error is not None:
             return True
+        if batch.stopped == NOT_CACHED:
+            return False
         return not batch.outstanding and bool(batch.stopped or not (more or batch.unsent_count))
+
+    async def _warm(self, batch: StoreBatch) -> None:
+        """Has a thread read the next instance into the page cache. The batch ends if that does not help."""
+        upcoming = [instance for instance, _ in islice(self._pending, batch.read_count, None)]
+        first, sizes = upcoming[0], accumulate(each.position.payload_length for each in upcoming)
+        count = max(sum(size <= READ_AHEAD_BYTES for size in sizes), 1)
+        if first is self._warmed:
+            batch.halt()
+            return
+        self._warmed = first
+        try:
+            await self._reads.run(partial(self._retrieval.warm, upcoming[:count]))
+        except StorageError:
+            batch.halt()  # the caller reads it in another way and gets the error
+            return
+        self._progress_at = self._loop.time()  # the disk's time is not the peer's silence
+        batch.resume()
 
     async def _news_or_tick(self, batch: StoreBatch, more: bool) -> None:
         """Waits until the batch calls `_wake`, or for a tick. Checks the peer's progress then."""
-        if self._is_over(batch, more):
+        if self._is_over(batch, more) or batch.stopped == NOT_CACHED:
             return
         news = self._news = self._loop.create_future()
         timer = self._loop.call_later(min(TICK_S, self._timeout_s / 4), self._wake)

@@ -59,8 +59,9 @@ PIECE_BYTES_MIN = 64 << 10
 GAPS_MAX = 4096
 """Fragments of one frame. A peer may require PDUs of a few bytes, which must not multiply our memory."""
 
-ONE_BY_ONE = 64
-"""Instances sent one by one before a batch is tried again: each change costs a moment in which nothing is read."""
+ONE_BY_ONE_MAX = 64
+"""Instances sent one by one before a batch is tried again: each change costs a moment in which nothing is read. Few
+at first, and twice as many each time, while batches send less than this."""
 
 PROGRESS_S = 1.0
 """The interval of progress checks: silence may last longer than its limit by so much."""
@@ -147,6 +148,7 @@ class InstanceSender:
             window=window,
             timeout_s=response_timeout_s,
             coercer=coercer,
+            reads=reads,
             drained=self._drained,
         )
 
@@ -158,12 +160,16 @@ class InstanceSender:
         An instance that cannot be sent (no context, corrupt, not decodable) has a result with the error, and the next
         one follows. Raises AssociationFailed when the association is lost.
         """
+        one_by_one = 1
         try:
             while True:
+                steady_count = 0
                 async for results in self._steady.run(source, originator, is_wanted, self.unanswered):
+                    steady_count += len(results)
                     yield results
+                one_by_one = 1 if steady_count >= ONE_BY_ONE_MAX else min(2 * one_by_one, ONE_BY_ONE_MAX)
                 is_finished = True
-                async for result in self._one_by_one(islice(source, ONE_BY_ONE), originator, is_wanted):
+                async for result in self._one_by_one(islice(source, one_by_one), originator, is_wanted):
                     is_finished = False
                     yield [result]
                 if is_finished:

@@ -281,6 +281,13 @@ class Files:
         except OSError:
             pass
 
+    def read_ahead(self, fd: int, offset: int, length: int) -> None:
+        """Begins to read these bytes into the page cache, and does not wait for them. Only a hint to the kernel."""
+        try:
+            os.posix_fadvise(fd, offset, length, os.POSIX_FADV_WILLNEED)
+        except OSError:
+            pass
+
     def drop_cache(self, fd: int) -> None:
         """Drops this file's clean pages from the page cache: the next read comes from the disk.
 

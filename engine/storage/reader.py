@@ -174,6 +174,10 @@ class LogReader:
         self.verify_payload(position)
         return record
 
+    def read_ahead(self, position: Position) -> None:
+        """A hint: this payload will be read soon. Does not wait for it. Raises as `read`."""
+        self._segment(position).data.read_ahead(position.payload_offset, position.payload_length)
+
     def forget(self, position: Position) -> None:
         """A hint: read this record from the disk next time, if it has been written there. Raises as `read`."""
         length = HEADER_BYTES + position.key_length + position.meta_length + position.payload_length

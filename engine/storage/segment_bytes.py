@@ -48,6 +48,9 @@ class SegmentBytes(Protocol):
     def expect_random(self) -> None:
         """A hint: do not read ahead."""
 
+    def read_ahead(self, offset: int, length: int) -> None:
+        """A hint: these bytes will be read soon. Does not wait for them."""
+
     def forget(self, offset: int, length: int) -> None:
         """A hint: read these bytes from their store next time, not from a cache."""
 
@@ -85,6 +88,10 @@ class FileBytes:
     def expect_random(self) -> None:
         """As `Files.expect_random`."""
         self._files.expect_random(self.fd)
+
+    def read_ahead(self, offset: int, length: int) -> None:
+        """As `Files.read_ahead`."""
+        self._files.read_ahead(self.fd, offset, length)
 
     def forget(self, offset: int, length: int) -> None:
         """As `Files.drop_cache_range`."""

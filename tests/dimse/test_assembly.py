@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
+import select
 import socket
 import struct
 from collections.abc import Iterator
@@ -290,6 +292,55 @@ def test_a_receiver_without_a_tcp_socket_requests_no_acknowledgement() -> None:
     receiver, _, _ = collect()
     feed(receiver, p_data(pdv(1, 3, command(False))), fixed(1))
     assert receiver.quick_acks == 0
+
+
+def test_an_eager_receiver_reads_what_has_come_meanwhile_but_not_for_ever() -> None:
+    near, far = socket.socketpair()
+    answer = p_data(pdv(1, 3, command(False)))
+    taken = 0
+
+    def take(events: list[tuple[object, ...]]) -> None:
+        nonlocal taken
+        taken += len(events)
+        far.sendall(answer)  # each answer causes another one, as in a retrieval
+
+    receiver = assembly.Receiver(assembly.ChunkPool(4096, 4), take)
+    receiver.data_allowed = True
+    feed(receiver, answer, fixed(1 << 30))
+    assert taken == 1, "it is not eager yet"
+    receiver.eager_fd = near.fileno()
+    feed(receiver, answer, fixed(1 << 30))
+    assert 2 < taken < 50
+    assert near.recv(1000, socket.MSG_DONTWAIT) == answer, "the event loop has its turn"
+    receiver.stop()
+    assert receiver.eager_fd == -1
+    near.close()
+    far.close()
+
+
+def test_an_eager_receiver_leaves_the_end_of_the_connection_to_the_event_loop(
+    tcp: tuple[socket.socket, socket.socket],
+) -> None:
+    receiver, events, _ = collect()
+    receiver.eager_fd = tcp[0].fileno()
+    tcp[1].sendall(p_data(pdv(1, 3, command(False))))
+    tcp[1].shutdown(socket.SHUT_WR)
+    feed(receiver, p_data(pdv(1, 3, command(False))), fixed(1 << 30))
+    assert len(events) == 2
+    assert receiver.read_errno == 0
+    assert tcp[0].recv(1) == b""
+
+
+def test_an_eager_read_that_fails_is_remembered_since_the_kernel_tells_once(
+    tcp: tuple[socket.socket, socket.socket],
+) -> None:
+    receiver, _, _ = collect()
+    receiver.eager_fd = tcp[0].fileno()
+    tcp[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    tcp[1].close()
+    select.select([tcp[0]], [], [], 5)
+    feed(receiver, p_data(pdv(1, 3, command(False))), fixed(1 << 30))
+    assert receiver.read_errno == errno.ECONNRESET
 
 
 def test_fragments_honour_the_peers_maximum_length() -> None:

@@ -151,6 +151,32 @@ def test_uncached_data_stops_it(bench: Bench) -> None:
     assert not bench.wire.sent
 
 
+def test_it_goes_on_when_what_could_not_be_read_can_be(bench: Bench) -> None:
+    assert bench.add(1, "1.2", bytes(100))
+    assert bench.add(2, "1.2", bytes(100))
+    os.ftruncate(bench.fd, 199)
+    bench.batch.advance()
+    assert bench.answer(1)
+    assert bench.batch.stopped == assembly.NOT_CACHED
+    assert bench.batch.read_count == 1, "the second one is read next"
+    os.ftruncate(bench.fd, 200)
+    bench.batch.resume()
+    assert not bench.batch.stopped
+    assert bench.answer(2)
+    assert bench.wire.sent == bench.expected
+
+
+def test_what_was_halted_does_not_go_on(bench: Bench) -> None:
+    assert bench.add(1, "1.2", bytes(100))
+    os.ftruncate(bench.fd, 99)
+    bench.batch.advance()
+    bench.batch.halt()
+    os.ftruncate(bench.fd, 100)
+    bench.batch.resume()
+    assert bench.batch.stopped == assembly.HALTED
+    assert not bench.wire.sent
+
+
 def test_an_early_answer_stops_it_and_its_frame_stays_as_it_is(bench: Bench) -> None:
     frames = [bench.add(number, "1.2", bytes([number]) * 100) for number in (1, 2, 3)]
     assert all(frames)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from engine.archive.retrieve import Retrieval
 from engine.config import Config, Limits
 from engine.config import Peer as KnownPeer
-from engine.dimse.assembly import Frame
+from engine.dimse.assembly import Frame, StoreBatch
+from engine.index.format.types import Instance
 from engine.net.connection import Connection
 from engine.services import steady
 from engine.services.frames import Frames
@@ -198,6 +203,48 @@ def test_after_an_internal_error_the_destination_is_not_left_waiting(
                 scripted.release()
 
         serve(tmp_path / "data", script, config=config, crashes=True)
+
+
+@pytest.mark.parametrize("helps", [True, False], ids=["and then is", "nor afterwards"])
+def test_what_is_not_in_the_page_cache_is_read_there_and_the_batch_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helps: bool
+) -> None:
+    """The batch reads from a copy in which a payload is only when it has been warmed."""
+    copy = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT)
+    warmed: list[str] = []
+    alone: list[str] = []
+    warm, transmit = Retrieval.warm, InstanceSender._transmit
+
+    class ColdBatch(StoreBatch):
+        def add(self, head: int, message_id: int, uid: str, fd: int, offset: int, length: int, crc: int) -> bool:
+            return super().add(head, message_id, uid, copy, offset, length, crc)
+
+    def watched_warm(self: Retrieval, instances: Sequence[Instance]) -> None:
+        warm(self, instances)
+        warmed.append(instances[0].sop_instance_uid)
+        if helps:
+            os.pwrite(copy, self.open(instances[0]).whole(), instances[0].position.payload_offset)
+
+    async def watched_transmit(self: InstanceSender, ready: Any) -> None:
+        alone.append(ready.instance.sop_instance_uid)
+        await transmit(self, ready)
+
+    def script(serving: Serving) -> None:
+        stored = fill(serving, [20_000] * 5)
+        monkeypatch.setattr(steady, "StoreBatch", ColdBatch)
+        monkeypatch.setattr(Retrieval, "warm", watched_warm)
+        monkeypatch.setattr(InstanceSender, "_transmit", watched_transmit)
+        with serving.call() as scripted:
+            get(scripted)
+            came, final = answers(scripted)
+            assert final.status() == 0
+            assert came == stored
+            scripted.release()
+        assert (warmed, alone) == ((list(stored), []) if helps else (warmed, list(stored)))
+        assert len(warmed) == len(set(warmed)), "a second attempt would be for nothing"
+
+    serve(tmp_path / "data", script)
+    os.close(copy)
 
 
 def test_thousands_of_failed_instances_are_named_in_the_final_response(tmp_path: Path) -> None:
