@@ -100,8 +100,8 @@ class DirectBody:
             self._connection.body_ended(self.length)
         else:
             self._since_asked += count
-            if self._since_asked > READ_AHEAD_BYTES and self._reader is not None:
-                self.pause()
+            if waiting and self._since_asked > READ_AHEAD_BYTES:
+                self.pause()  # without events the handler waits for us
         if (waiting or not self._remaining) and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

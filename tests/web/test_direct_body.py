@@ -1,0 +1,120 @@
+"""Bodies that a route takes past aiohttp, and what comes before, behind or instead of them. One server for all."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from engine.web import direct_body
+from tests import samples
+from tests.samples import part10
+from tests.system.server import wait_for
+from tests.web.hosting import Hosting, read_all
+from tests.web.stowing import PARTS, serving
+
+_numbers = iter(range(800_000, 1_000_000))
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    with serving(tmp_path_factory.mktemp("direct") / "data") as hosting:
+        yield hosting
+
+
+def request(body: bytes, *headers: str, path: str = "/dicom-web/studies", length: int = -1) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Content-Type: {PARTS}b", *headers,
+             f"Content-Length: {len(body) if length < 0 else length}"]  # fmt: skip
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def body_of(pixels: int = 512, count: int = 1) -> bytes:
+    files = [part10(samples.instance(next(_numbers), pixels=bytes(pixels))) for _ in range(count)]
+    parts = [b"--b\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n" for file in files]
+    return b"".join(parts) + b"--b--\r\n"
+
+
+def statuses(answer: bytes) -> list[str]:
+    return re.findall(r"HTTP/1\.[01] (\d+)", answer.decode("latin-1"))
+
+
+HEALTH = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n"
+
+
+@pytest.mark.parametrize("pixels", [512, 100_000])
+def test_requests_behind_a_body_are_answered_in_their_order(hosting: Hosting, pixels: int) -> None:
+    """Whether it came with the head or took many reads; also when the next ones have bodies themselves."""
+    asked = [request(body_of(pixels)), HEALTH + b"\r\n", request(body_of(pixels)), request(body_of(64)),
+             HEALTH + b"Connection: close\r\n\r\n"]  # fmt: skip
+    assert statuses(hosting.ask(b"".join(asked))) == ["200"] * 5
+
+
+@pytest.mark.parametrize("cut", [1, 30, -1, -2, -3, -4])
+def test_a_head_that_comes_in_two_pieces_is_read_the_usual_way(hosting: Hosting, cut: int) -> None:
+    whole = request(body_of(50_000), "Connection: close")
+    at = cut if cut > 0 else whole.index(b"\r\n\r\n") + 4 + cut
+    with hosting.connect() as sock:
+        sock.sendall(whole[:at])
+        wait_for(lambda: hosting.front.connections_count > 0, what="it has come")
+        sock.sendall(whole[at:])
+        assert statuses(read_all(sock)) == ["200"]
+
+
+def test_what_is_refused_is_read_and_dropped_so_that_the_client_sees_why(hosting: Hosting) -> None:
+    body = body_of(3 << 20)
+    for wrong in (
+        request(body).replace(PARTS.encode() + b"b", b"application/zip"),
+        request(body, "Accept: text/plain"),
+        request(body, "Content-Encoding: gzip"),
+        request(body).replace(b"Host: localhost", b"Host: elsewhere.example"),
+    ):
+        with hosting.connect() as sock:
+            sock.sendall(wrong)
+            answer = read_all(sock)
+        assert statuses(answer) in (["415"], ["406"], ["421"]), answer[:200]
+
+
+def test_a_refused_body_that_never_comes_is_not_waited_for(hosting: Hosting) -> None:
+    with hosting.connect() as sock:
+        sock.sendall(request(b"--b\r\n", "Accept: text/plain", length=1 << 30))
+        assert statuses(read_all(sock)) == ["406"]
+
+
+def test_a_route_that_takes_no_body_itself_gets_it_the_usual_way(hosting: Hosting) -> None:
+    wrong = request(b'{"a": 1}', "Connection: close", path="/api/jobs")
+    assert statuses(hosting.ask(wrong))[0] in ("400", "404", "405", "415")
+
+
+def test_a_length_that_can_be_read_in_two_ways_is_refused(hosting: Hosting) -> None:
+    body = body_of()
+    for header in ("Transfer-Encoding: chunked", "Content-Length: 5", "content-length: +5"):
+        assert statuses(hosting.ask(request(body, header))) == ["400"]
+
+
+def test_a_client_that_is_faster_than_the_disk_waits(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading stops while the handler has not asked again, and nothing is lost by it."""
+    monkeypatch.setattr(direct_body, "READ_AHEAD_BYTES", 100_000)
+    pauses: list[int] = []
+    pause = direct_body.DirectBody.pause
+
+    def counted(body: direct_body.DirectBody) -> None:
+        pauses.append(1)
+        pause(body)
+
+    monkeypatch.setattr(direct_body.DirectBody, "pause", counted)
+    answer = hosting.ask(request(body_of(300_000, count=10), "Connection: close"))
+    assert statuses(answer) == ["200"] and len(pauses) > 1
+
+
+def test_a_long_epilogue_is_read_to_its_end(hosting: Hosting) -> None:
+    epilogue = bytes(2 * direct_body.READ_AHEAD_BYTES)
+    assert statuses(hosting.ask(request(body_of() + epilogue, "Connection: close"))) == ["200"]
+
+
+def test_a_client_that_stops_sending_is_ended_and_its_memory_comes_back(hosting: Hosting) -> None:
+    body = body_of(400_000)
+    with hosting.connect() as sock:
+        sock.sendall(request(body)[:-1000])
+        wait_for(lambda: hosting.engine.ingest_budget.taken_bytes > 0, what="a part of it has come")
+    wait_for(lambda: hosting.engine.ingest_budget.taken_bytes == 0, what="its memory came back")
