@@ -2,15 +2,18 @@
 
     python -m perf.memory --peer filmroom --associations 64 --instances 20
     python -m perf.memory --peer filmroom --large-bytes 8000000000
+    python -m perf.memory --web-bytes 8000000000              by STOW-RS and WADO-RS, of a Filmroom that it starts
 
-The large object is one C-STORE of encapsulated fragments. The sender repeats one prebuilt megabyte and never holds
-more; the receiver takes it back by C-GET, keeps a checksum and nothing else.
+The large object is one C-STORE, or one STOW-RS request, of encapsulated fragments. The sender repeats one prebuilt
+megabyte and never holds more; the receiver takes it back by C-GET or WADO-RS, keeps a checksum and nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
 import random
+import socket
 import struct
 import threading
 import time
@@ -22,6 +25,7 @@ from perf import corpus, harness, load_store, peers, population, retrieval, wire
 from perf.association import Association, Target
 from perf.harness import Memory, PerfError, say
 from perf.load_store import StoreLoad
+from perf.stow import BOUNDARY, END, answer_status
 
 JPEG_2000_LOSSLESS = b"1.2.840.10008.1.2.4.90"
 LARGE_STUDY = 900_000_000
@@ -206,6 +210,77 @@ def measure_large(target: Target, server_pid: int, size: int) -> list[MemoryResu
     return results
 
 
+# the same over HTTP ------------------------------------------------------------------------------
+
+
+def stow_large(port: int, web_root: str, size: int) -> LargeObject:
+    """One request of one part, sent as `store_large` sends it."""
+    large = large_object(size, 1 << 17)
+    uid = corpus.instance_uid(LARGE_STUDY, 1, 1)
+    elements = [
+        (0x00020001, b"OB", b"\0\1"),
+        (0x00020002, b"UI", corpus.SOP_CLASS_OF_MODALITY["OT"]),
+        (0x00020003, b"UI", uid),
+        (0x00020010, b"UI", JPEG_2000_LOSSLESS),
+        (0x00020012, b"UI", corpus.UID_ROOT + b".1"),
+    ]
+    meta = b"".join(corpus.element_bytes(*element) for element in elements)
+    meta = corpus.element_bytes(0x00020000, b"UL", len(meta).to_bytes(4, "little")) + meta
+    first = b"--%s\r\nContent-Type: application/dicom\r\n\r\n" % BOUNDARY + bytes(128) + b"DICM" + meta + large.head
+    last = large.tail + b"\r\n" + END
+    length = len(first) + len(large.item) * large.item_count + len(last)
+    with socket.create_connection(("127.0.0.1", port)) as sock:
+        sock.sendall(
+            b"POST %s/studies HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/dicom+json\r\nContent-Type: "
+            b'multipart/related; type="application/dicom"; boundary=%s\r\nContent-Length: %d\r\n\r\n'
+            % (web_root.encode(), BOUNDARY, length) + first
+        )
+        for _ in range(large.item_count):
+            sock.sendall(large.item)
+        sock.sendall(last)
+        status = answer_status(sock)
+    if status != "200":
+        raise PerfError(f"the large object was answered with {status}")
+    return large
+
+
+def wado_large(port: int, web_root: str, data_set_bytes: int) -> tuple[int, int]:
+    """(bytes, crc32) of the data set at the end of the file that comes back."""
+    study, series = corpus.study_uid(LARGE_STUDY).decode(), corpus.series_uid(LARGE_STUDY, 1).decode()
+    uid = corpus.instance_uid(LARGE_STUDY, 1, 1).decode()
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    path = f"{web_root}/studies/{study}/series/{series}/instances/{uid}"
+    connection.request("GET", path, headers={"Accept": "application/dicom; transfer-syntax=*"})
+    response = connection.getresponse()
+    if response.status != 200 or response.length is None:
+        raise PerfError(f"the large object was answered with {response.status}")
+    response.read(response.length - data_set_bytes)
+    size = check = 0
+    while piece := response.read(MEGABYTE):
+        size, check = size + len(piece), zlib.crc32(piece, check)
+    connection.close()
+    return size, check
+
+
+def measure_web(size: int) -> list[MemoryResult]:
+    """8 GB in by STOW-RS and out by WADO-RS."""
+    with peers.running("filmroom", workers=1, http=True) as peer:
+        watch, started = MemoryWatch(peer.pid), time.perf_counter()
+        try:
+            large = stow_large(peer.http_port, peer.web_root, size)
+        finally:
+            seconds, processes = time.perf_counter() - started, watch.stop()
+        results = [MemoryResult("STOW-RS", round(seconds, 2), processes, f"{large.data_set_bytes} bytes sent")]
+        watch, started = MemoryWatch(peer.pid), time.perf_counter()
+        try:
+            received, check = wado_large(peer.http_port, peer.web_root, large.data_set_bytes)
+        finally:
+            seconds, processes = time.perf_counter() - started, watch.stop()
+    same = (received, check) == (large.data_set_bytes, large.crc32())
+    note = f"{received} bytes came back, {'the same' if same else 'NOT the same'} (crc32 {check:08x})"
+    return [*results, MemoryResult("WADO-RS", round(seconds, 2), processes, note, same)]
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     harness.target_options(parser)
@@ -213,7 +288,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--instances", type=int, default=20, help="of each association")
     parser.add_argument("--template", default="ct")
     parser.add_argument("--large-bytes", type=int, default=0, help="the large object instead of the associations")
+    parser.add_argument("--web-bytes", type=int, default=0, help="the large object over HTTP, and nothing else")
     options = parser.parse_args(arguments)
+    if options.web_bytes:
+        web_bytes = min(options.web_bytes, 20 * MEGABYTE) if options.smoke else options.web_bytes
+        return _report(options, measure_web(web_bytes))
     if options.smoke:
         options.associations, options.instances = 8, 5
         options.large_bytes = min(options.large_bytes, 20 * MEGABYTE)

@@ -108,7 +108,7 @@ def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
                 started_ns = time.perf_counter_ns()
                 try:
                     sock.sendall(request.buffer)
-                    status = _answer(sock)
+                    status = answer_status(sock)
                 except (OSError, PerfError) as error:
                     own_failures[str(error)] += 1
                     break
@@ -166,14 +166,14 @@ def run_parts(port: int, load: StowLoad, look: Callable[[], None]) -> float:
             if number % LOOK_EVERY == 0:
                 look()
         sock.sendall(END)
-        status = _answer(sock)
+        status = answer_status(sock)
         look()
     if status != "200":
         raise PerfError(f"a request of {load.instance_count} parts was answered with {status}")
     return time.perf_counter() - started
 
 
-def _answer(sock: socket.socket) -> str:
+def answer_status(sock: socket.socket) -> str:
     """The status of an answer, which is read to its end. Raises PerfError."""
     answer = b""
     while b"\r\n\r\n" not in answer:
