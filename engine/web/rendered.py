@@ -256,10 +256,11 @@ async def thumbnail(request: Request) -> web.StreamResponse:
     body = await request.engine.pools.reads.run(lambda: thumbnails.cached(instance, options))
     if body is None:
         try:
-            body = await thumbnails.draw(instance, options)
+            body = picture = await thumbnails.draw(instance, options)
         except TranscodeError as error:
             status = NotFound if "there is no frame" in str(error) else NotAcceptable
             raise status(str(error)) from error
+        await request.engine.pools.reads.run(lambda: thumbnails.cache(instance, picture, options))
     return web.Response(body=body, headers={**headers, "ETag": tag})
 
 

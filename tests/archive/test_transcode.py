@@ -707,6 +707,16 @@ def test_a_process_that_dies_costs_its_job_only(transcoder: Transcoder) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 200, 1 << 20])
+def test_what_does_not_come_with_a_job_is_asked_for(
+    transcoder: Transcoder, monkeypatch: pytest.MonkeyPatch, ahead: int
+) -> None:
+    data, native = lossless()
+    monkeypatch.setattr(process_pool, "AHEAD_BYTES_MAX", 0 if ahead < len(data) else ahead)
+    monkeypatch.setattr(process_pool, "AHEAD_BYTES", ahead)
+    assert native_bytes(read(asyncio.run(transcoder.transcode(data, LOSSLESS, EXPLICIT)))) == native
+
+
 def test_an_idle_process_that_died_is_replaced(transcoder: Transcoder) -> None:
     data, native = lossless()
 

@@ -195,9 +195,16 @@ def _mapped(samples: Samples, level: Callable[[Samples], Samples]) -> Samples:
         return level(samples.astype(np.float64))
     low, high = int(samples.min()), int(samples.max())
     table = level(np.arange(low, high + 1, dtype=np.float64))
-    if samples.dtype.itemsize == 1 and low == 0:
-        return table[samples]
-    return np.take(table, samples.astype(np.int32) - low)
+    if samples.dtype.itemsize == 1:
+        return np.take(_by_pattern(table, low, 1 << 8), samples.view(np.uint8))
+    return np.take(_by_pattern(table, low, 1 << 16), samples.view(np.uint16))
+
+
+def _by_pattern(table: Samples, low: int, count: int) -> Samples:
+    """The levels of the values from `low` on, by the bits of a value as an unsigned number: none is converted."""
+    levels = np.zeros(count, np.uint8)
+    levels[np.arange(low, low + len(table)) & (count - 1)] = table
+    return levels
 
 
 def _luts(head: Head, tag: int, is_signed: bool) -> Iterator[Lut]:

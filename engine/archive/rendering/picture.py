@@ -111,8 +111,12 @@ def viewed(picture: Image.Image, viewport: Viewport, aspect: float = 1.0) -> Ima
         scale = min(scale, 1.0)
     size = max(round(region_width * scale), 1), max(round(region_height * scale), 1)
     sampling = Image.Resampling
-    resample = sampling.BILINEAR if scale > 1 else sampling.BOX if scale < 0.5 else sampling.HAMMING
-    scaled = picture.resize(size, resample, box=box)
+    is_whole = box == (0.0, 0.0, float(width), float(height))
+    if scale <= 0.5 and is_whole and not (width % size[0] or height % size[1]):
+        scaled = picture.reduce((width // size[0], height // size[1]))  # the same as BOX, in a quarter of the time
+    else:
+        resample = sampling.BILINEAR if scale > 1 else sampling.BOX if scale <= 0.5 else sampling.HAMMING
+        scaled = picture.resize(size, resample, box=box)
     if across < 0:
         scaled = scaled.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if down < 0:

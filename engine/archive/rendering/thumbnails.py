@@ -75,11 +75,13 @@ class Thumbnails:
         return self._files.read(*_names(instance, options))
 
     async def draw(self, instance: Instance, options: PictureOptions = USUAL) -> bytes:
-        """Draws a thumbnail and caches it. Raises TranscodeError, CorruptRecord, SegmentGone."""
+        """Draws a thumbnail; give it to `cache` then. Raises TranscodeError, CorruptRecord, SegmentGone."""
         stored = self._archive.retrieval.open(instance)
-        picture = await self._renderer.picture(stored, stored.syntax, options)
+        return await self._renderer.picture(stored, stored.syntax, options)
+
+    def cache(self, instance: Instance, picture: bytes, options: PictureOptions = USUAL) -> None:
+        """Writes a thumbnail to its file. Blocks."""
         self._files.write(*_names(instance, options), picture)
-        return picture
 
 
 def _names(instance: Instance, options: PictureOptions) -> tuple[bytes, bytes]:
@@ -149,7 +151,8 @@ class ThumbnailsAhead:
                 return
             instance = representative(instances)
             if await self._run(lambda: self._thumbnails.cached(instance)) is None:
-                await self._thumbnails.draw(instance)
+                picture = await self._thumbnails.draw(instance)
+                await self._run(lambda: self._thumbnails.cache(instance, picture))
         except (TranscodeError, CorruptRecord, SegmentGone) as error:
             logger.debug("no thumbnail was made", series_instance_uid=series_instance_uid, reason=str(error))
         except EngineError as error:

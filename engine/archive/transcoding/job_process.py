@@ -60,9 +60,10 @@ def serve(jobs: Mapping[str, Job]) -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         while True:
-            options_length, length = JOB.unpack(read_exactly(orders, JOB.size))
+            options_length, length, ahead_length = JOB.unpack(read_exactly(orders, JOB.size))
             options = orjson.loads(read_exactly(orders, options_length))
-            _answer(RemoteSource(orders, answers, length), jobs[options["job"]], options, answers, bytes_max)
+            source = RemoteSource(orders, answers, length, read_exactly(orders, ahead_length))
+            _answer(source, jobs[options["job"]], options, answers, bytes_max)
     except (EOFError, BrokenPipeError):
         return
 
@@ -70,15 +71,17 @@ def serve(jobs: Mapping[str, Job]) -> None:
 class RemoteSource:
     """The input of a job, which each read requests from the parent (a `dicom.sources.Source`)."""
 
-    def __init__(self, orders: int, answers: int, length: int) -> None:
+    def __init__(self, orders: int, answers: int, length: int, ahead: bytearray) -> None:
+        """`ahead`: the first bytes of the input, sent with the job."""
         self._orders, self._answers = orders, answers
+        self._ahead = memoryview(ahead)
         self.length = length
 
-    def read(self, offset: int, count: int) -> bytearray:
+    def read(self, offset: int, count: int) -> Buffer:
         """See `Source`. Raises EOFError if the parent has ended."""
         count = max(min(count, self.length - offset), 0)
-        if not count:
-            return bytearray()
+        if offset + count <= len(self._ahead):
+            return self._ahead[offset : offset + count]
         write_all(self._answers, ANSWER.pack(READ, offset, count))
         return read_exactly(self._orders, count)
 
@@ -90,11 +93,9 @@ def _answer(source: RemoteSource, job: Job, options: Options, answers: int, byte
             view = memoryview(piece).cast("B")
             for at in range(0, len(view), PIECE_BYTES):
                 part = view[at : at + PIECE_BYTES]
-                write_all(answers, ANSWER.pack(PIECE, len(part), 0))
-                write_all(answers, part)
+                write_all(answers, part, ANSWER.pack(PIECE, len(part), 0))
     except TranscodeError as error:
         why = str(error).encode()[:PIECE_BYTES]
     except MemoryError:
         why = b"it needs more memory than is allowed"
-    write_all(answers, ANSWER.pack(NOT_POSSIBLE if why else DONE, len(why), 0))
-    write_all(answers, why)
+    write_all(answers, why, ANSWER.pack(NOT_POSSIBLE if why else DONE, len(why), 0))

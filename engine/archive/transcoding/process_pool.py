@@ -6,7 +6,8 @@ that has taken it. `job_process` is the other side of the pipes.
     run ─► an idle process, or a new one ─► job ─► answer ─► idle again ─► after `idle_s`: ended
                                              └─ late, dead, invalid answer: killed, TranscodeError; then a new one
 
-    job       length of the options u32 | length of the input u64, and the options in JSON          little endian
+    job       length of the options u32 | of the input u64 | of the bytes ahead u32                 little endian
+              the options in JSON, and the first bytes of the input: all of it if it is short
     answers   u8 | u64 | u64, any number of them, then the last:
               0 done | 0 | 0            1 not possible | length | 0, and a sentence in UTF-8
               2 read | offset | length: the bytes of the input there follow on the process's standard input
@@ -17,6 +18,7 @@ So neither side holds more of an object in memory than a piece and a frame.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 import subprocess
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 
     from engine.dicom.sources import Source
 
-JOB: Final = struct.Struct("<IQ")
+JOB: Final = struct.Struct("<IQI")
 ANSWER: Final = struct.Struct("<BQQ")
 DONE: Final = 0
 NOT_POSSIBLE: Final = 1
@@ -43,6 +45,17 @@ READ: Final = 2
 PIECE: Final = 3
 
 PIECE_BYTES: Final = 1 << 20
+
+AHEAD_BYTES_MAX: Final = 1 << 20
+"""An input up to this length is sent with its job: a request for each piece costs more than the piece."""
+AHEAD_BYTES: Final = 64 << 10
+"""The bytes of a longer input that are sent with its job: the head."""
+PIPE_BYTES: Final = 1 << 20
+"""The capacity of a pipe, where the system allows it: a usual image is then written and read at once."""
+LOOKS_PER_LIMIT: Final = 8
+"""How often a pool looks for late and idle processes within the shorter of the two limits."""
+LOOK_S_MAX: Final = 1.0
+"""The longest time between two looks."""
 
 Options: TypeAlias = dict[str, Any]
 """The options of a job: "job" names it, the others depend on it. Plain values only."""
@@ -65,9 +78,21 @@ def read_exactly(fd: int, length: int) -> bytearray:
     return data
 
 
-def write_all(fd: int, data: Buffer) -> None:
-    """Writes all of the data to a pipe."""
+def _widen(pipe: int) -> None:
+    try:
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except OSError:
+        pass  # more than this user may have: a pipe of the usual capacity is only slower
+
+
+def write_all(fd: int, data: Buffer, before: bytes = b"") -> None:
+    """Writes all of the data to a pipe, behind the bytes of `before`."""
     view = memoryview(data)
+    if before:
+        written = os.writev(fd, (before, view[:PIECE_BYTES]))
+        if written < len(before):
+            write_all(fd, before[written:])
+        view = view[max(written - len(before), 0) :]
     while view:
         view = view[os.write(fd, view[:PIECE_BYTES]) :]
 
@@ -82,7 +107,10 @@ class ProcessPool:
         self._decoded_bytes_max = decoded_bytes_max
         self._idle_s = idle_s
         self._lock = threading.Lock()
-        self._idle: dict[_Process, threading.Timer] = {}
+        self._changed = threading.Event()
+        self._looking: threading.Thread | None = None
+        self._idle: dict[_Process, float] = {}
+        """Each idle process, and the time since which it is idle."""
         self._working: set[_Process] = set()
         self._is_closed = False
 
@@ -103,43 +131,56 @@ class ProcessPool:
             if self._is_closed:
                 raise TranscodeError("the transcoder is closed")
             while self._idle:
-                process, timer = self._idle.popitem()
-                timer.cancel()
+                process, _ = self._idle.popitem()
                 if process.is_alive:
                     break
                 process.end()
             else:
                 process = _Process(self._module, self._decoded_bytes_max)
             self._working.add(process)
+            if self._looking is None:
+                self._looking = threading.Thread(target=self._look, name="pool", daemon=True)
+                self._looking.start()
             return process
 
     def _give_back(self, process: _Process, is_well: bool) -> None:
         with self._lock:
             self._working.discard(process)
             if is_well and not self._is_closed:
-                timer = threading.Timer(self._idle_s, self._retire, (process,))
-                timer.daemon = True
-                self._idle[process] = timer
-                timer.start()
+                self._idle[process] = time.monotonic()
                 return
         process.end()
 
-    def _retire(self, process: _Process) -> None:
-        with self._lock:
-            if self._idle.pop(process, None) is None:
+    def _look(self) -> None:
+        """Kills late processes and ends idle ones, until there are none left."""
+        pause_s = min(min(self._time_limit_s, self._idle_s) / LOOKS_PER_LIMIT, LOOK_S_MAX)
+        while True:
+            self._changed.wait(pause_s)
+            now = time.monotonic()
+            with self._lock:
+                for process in self._working:
+                    process.kill_if_late(now)
+                ending = [process for process, since in self._idle.items() if now - since >= self._idle_s]
+                for process in ending:
+                    del self._idle[process]
+                is_over = self._is_closed or not (self._working or self._idle)
+                if is_over:
+                    self._looking = None
+            for process in ending:
+                process.end()
+            if is_over:
                 return
-        process.end()
 
     def close(self) -> None:
         """Ends every process; a running job raises TranscodeError in its own thread."""
         with self._lock:
             self._is_closed = True
-            idle = list(self._idle.items())
+            idle = list(self._idle)
             self._idle.clear()
             for process in self._working:
                 process.kill()
-        for process, timer in idle:
-            timer.cancel()
+        self._changed.set()
+        for process in idle:
             process.end()
 
 
@@ -159,6 +200,12 @@ class _Process:
             )
         except OSError as error:
             raise TranscodeError(f"no process can be started: {error.strerror}") from error
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                _widen(pipe.fileno())
+        self._lock = threading.Lock()
+        self._late_at: float | None = None
+        self._is_late = False
 
     @property
     def is_alive(self) -> bool:
@@ -167,22 +214,32 @@ class _Process:
 
     def run(self, source: Source, options: Options, take: Callable[[Buffer], None], time_limit_s: float) -> str | None:
         """Runs a job. Returns the reason if it was not possible, else None. After an exception discard the process."""
-        watch = _Watch(time_limit_s, self.kill)
+        self._late_at = time.monotonic() + time_limit_s
         try:
-            return self._exchange(source, options, take, watch)
+            return self._exchange(source, options, take)
         except (BrokenPipeError, EOFError) as error:
-            how = f"took more than {time_limit_s:g} s" if watch.is_late else f"failed: its process {self._fate()}"
+            how = f"took more than {time_limit_s:g} s" if self._is_late else f"failed: its process {self._fate()}"
             subject = f" transfer syntax {options['syntax']}" if "syntax" in options else ""
             raise TranscodeError(f"{options['job']}{subject} {how}") from error
         finally:
-            watch.end()
+            with self._lock:
+                self._late_at = None
 
-    def _exchange(self, source: Source, options: Options, take: Callable[[Buffer], None], watch: _Watch) -> str | None:
+    def kill_if_late(self, now: float) -> None:
+        """Kills it if its job has exceeded its time. Call it from any thread."""
+        with self._lock:
+            if self._late_at is not None and now >= self._late_at:
+                self._is_late = True
+                self.kill()
+
+    def _exchange(self, source: Source, options: Options, take: Callable[[Buffer], None]) -> str | None:
         if self._process.stdin is None or self._process.stdout is None:
             raise EOFError
         jobs, answers = self._process.stdin.fileno(), self._process.stdout.fileno()
         words = orjson.dumps(options)
-        write_all(jobs, JOB.pack(len(words), source.length) + words)
+        ahead = source.read(0, source.length if source.length <= AHEAD_BYTES_MAX else AHEAD_BYTES)
+        ahead_length = memoryview(ahead).nbytes
+        write_all(jobs, ahead, JOB.pack(len(words), source.length, ahead_length) + words)
         while True:
             kind, first, second = ANSWER.unpack(read_exactly(answers, ANSWER.size))
             if kind == READ and first + second <= source.length:
@@ -190,13 +247,18 @@ class _Process:
                     write_all(jobs, source.read(at, min(PIECE_BYTES, first + second - at)))
             elif kind == PIECE and first <= PIECE_BYTES:
                 take(read_exactly(answers, first))
-                watch.grant(first / SLOWEST_BYTES_PER_S)
+                self._grant(first / SLOWEST_BYTES_PER_S)
             elif kind == DONE:
                 return None
             elif kind == NOT_POSSIBLE and first <= PIECE_BYTES:
                 return read_exactly(answers, first).decode("utf-8", "replace")
             else:
                 raise EOFError
+
+    def _grant(self, more_s: float) -> None:
+        with self._lock:
+            if self._late_at is not None:
+                self._late_at += more_s
 
     def _fate(self) -> str:
         self.kill()
@@ -214,42 +276,3 @@ class _Process:
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
-
-
-class _Watch:
-    """Calls `kill` when a job is late; `grant` gives it more time."""
-
-    def __init__(self, limit_s: float, kill: Callable[[], None]) -> None:
-        self._until = time.monotonic() + limit_s
-        self._kill = kill
-        self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
-        self.is_late = False
-        self._look()
-
-    def grant(self, more_s: float) -> None:
-        """Adds this much time."""
-        self._until += more_s
-
-    def end(self) -> None:
-        """Ends the watch after the job."""
-        with self._lock:
-            timer, self._timer = self._timer, None
-        if timer is not None:
-            timer.cancel()
-
-    def _look(self) -> None:
-        left_s = self._until - time.monotonic()
-        if left_s <= 0:
-            self.is_late = True
-            self._kill()
-            return
-        timer = threading.Timer(left_s, self._again)
-        timer.daemon = True
-        self._timer = timer
-        timer.start()
-
-    def _again(self) -> None:
-        with self._lock:
-            if self._timer is not None:
-                self._look()

@@ -126,3 +126,13 @@ def test_single_bits_are_black_and_white_in_every_frame() -> None:
 def test_a_window_without_width_is_refused(width: float, function: str) -> None:
     with pytest.raises(TranscodeError, match="shows nothing"):
         Window(0, width, function)
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i2"])
+def test_every_value_of_an_integer_has_its_level(kind: str) -> None:
+    info = np.iinfo(kind)
+    values = np.arange(info.min, info.max + 1).astype(kind).reshape(16, -1)
+    for part in (values, values[3:5]):
+        picture = drawn(dataset(part), PictureOptions(media_type=PNG, window=(10.0, info.max / 2, "LINEAR_EXACT")))
+        levels = Window(10.0, info.max / 2, "LINEAR_EXACT").apply(part.astype(np.float64))
+        assert np.array_equal(picture, (levels * 255 + 0.5).astype(np.uint8))

@@ -89,6 +89,14 @@ def levels(rows: int = 20, columns: int = 40) -> np.ndarray:
     return np.linspace(0, 255, rows * columns).astype(np.uint8).reshape(rows, columns)
 
 
+def test_a_whole_fraction_of_the_size_is_the_mean_of_its_pixels() -> None:
+    values = np.random.default_rng(SEED).integers(0, 256, (30, 40), np.uint8)
+    there = drawn(dataset(values), PictureOptions(media_type=PNG, viewport=Viewport(20, 15)))
+    means = values.reshape(15, 2, 20, 2).mean(axis=(1, 3))
+    assert np.abs(there - means).max() <= 0.5
+    assert drawn(dataset(values), PictureOptions(media_type=PNG, viewport=Viewport(13, 10))).shape == (10, 13)
+
+
 @pytest.mark.parametrize(
     ("viewport", "size"),
     [
