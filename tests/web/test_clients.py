@@ -183,6 +183,34 @@ def test_dcmjs_client_gets_what_it_requests(hosting: Hosting, modules: Path) -> 
     assert said["rendered"] == "PNG"
 
 
+STORE_SCRIPT = """
+globalThis.XMLHttpRequest = require('xhr2');
+const { api } = require('dicomweb-client');
+const { readFileSync } = require('fs');
+const [url, study, ...files] = process.argv.slice(1);
+const client = new api.DICOMwebClient({ url });
+const datasets = files.map((name) => { const file = readFileSync(name); return new Uint8Array(file).buffer; });
+(async () => { await client.storeInstances({ datasets, studyInstanceUID: study }); })()
+  .catch((error) => { console.error(error.stack || error); process.exit(1); });
+"""
+
+
+def test_dcmjs_client_stores(hosting: Hosting, modules: Path, tmp_path: Path) -> None:
+    """It does not look at the answer: what is stored is compared."""
+    stored = [samples.instance(77, 1, number, pixels=bytes([number]) * 70_000) for number in (1, 2)]
+    files = [tmp_path / f"{number}.dcm" for number in range(2)]
+    for file, ds in zip(files, stored, strict=True):
+        file.write_bytes(samples.part10(ds))
+    command = ["node", "-e", STORE_SCRIPT, f"{hosting.url}/dicom-web", stored[0].StudyInstanceUID, *map(str, files)]
+    environment = {"NODE_PATH": str(modules / "node_modules"), "PATH": str(Path(shutil.which("node") or "").parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for ds in stored:
+        assert pixels_of(hosting, ds.SOPInstanceUID) == ds.PixelData
+    url = f"{hosting.url}/dicom-web/studies/{stored[0].StudyInstanceUID}"
+    assert requests.delete(url, timeout=20).status_code == 204, "other tests count studies"
+
+
 def pixels_of(hosting: Hosting, uid: str) -> bytes:
     instance = hosting.engine.archive.instance(uid)
     assert instance is not None
