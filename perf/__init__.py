@@ -1,4 +1,4 @@
-"""What shows the figures: load generators, a sink, the installed peers and the runner. Imports nothing of the engine.
+"""Measures performance: load generators, a sink, the installed peers and the runner. Most import nothing of the engine.
 
 Run a program as `python -m perf.<name>`; each explains itself with `--help` and runs in a moment with `--smoke`.
 """

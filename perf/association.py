@@ -1,7 +1,7 @@
-"""A blocking association over a loopback socket: what the loads send and read with.
+"""A blocking association over a loopback socket, for the loads.
 
-It is quick because it does little: one `sendall` a request, one `recv` an answer that comes in one piece, and data
-sets that nobody looks at are dropped inside the kernel (MSG_TRUNC discards TCP payload without copying it).
+It is fast because it does little: one `sendall` a request, one `recv` for an answer in one piece. Unneeded data sets
+are dropped inside the kernel (MSG_TRUNC discards TCP payload without copying it).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ class Target:
     nagle: bool = False
     """Send as most modalities do: Nagle's algorithm on, each PDU written by itself."""
     quick_acks: bool = False
-    """Acknowledge answers at once: for a server that leaves Nagle's algorithm on, which would wait for our delayed
-    acknowledgement otherwise, and be measured with it."""
+    """Acknowledge answers at once: for a server with Nagle's algorithm, whose figures would otherwise include the wait
+    for our delayed acknowledgement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A command that has been read; its data set, if it has one, still waits on the socket."""
+    """A received command; its data set, if it has one, is still on the socket."""
 
     context_id: int
     command: dict[int, bytes]
@@ -77,7 +77,7 @@ class Connection:
         self.sock.close()
 
     def send_pdus(self, *pdus: bytes | memoryview) -> None:
-        """Sends whole PDUs, in one write or, with Nagle's algorithm on, in one each as others do."""
+        """Sends whole PDUs in one write, or, with Nagle's algorithm, in one each as modalities do."""
         if self.nagle:
             for pdu in pdus:
                 self.sock.sendall(pdu)
@@ -133,7 +133,7 @@ class Connection:
         return length - 2, head[4], head[5]
 
     def read_message(self) -> Message | None:
-        """The next command; None when the peer asked for release, which is answered here."""
+        """The next command; None after the peer's release request, which is answered here."""
         payload = b""
         while True:
             length, context_id, control = self.next_pdv()
@@ -149,7 +149,7 @@ class Connection:
                 return Message(context_id, wire.parse_command(payload))
 
     def discard_data_set(self) -> int:
-        """Drops the fragments up to the last one without copying them; their bytes."""
+        """Drops the fragments up to the last one without copying them. Returns the number of their bytes."""
         total, left = 0, self._pdu_left
         while True:
             if left:
@@ -169,7 +169,7 @@ class Connection:
                 return total
 
     def read_data_set(self) -> bytes:
-        """A data set's bytes, gathered: for the little ones of C-FIND."""
+        """The bytes of a whole data set: for the small ones of C-FIND."""
         payload = b""
         while True:
             length, context_id, control = self.next_pdv()
@@ -180,7 +180,7 @@ class Connection:
                 return payload
 
     def read_status(self) -> int:
-        """The status of a response without a data set: one system call when it comes in one piece, as it should."""
+        """The status of a response without a data set: one system call if it comes in one piece, as it should."""
         try:
             reply = self.sock.recv(4096)
         except BlockingIOError:
@@ -196,7 +196,7 @@ class Connection:
         return wire.status_of(reply)
 
     def read_responses(self, pending: Container[int]) -> tuple[int, int, int]:
-        """(pending responses, when the first one was here by perf_counter_ns, final status); nothing is decoded."""
+        """(pending responses, arrival of the first one in perf_counter_ns, final status); decodes nothing."""
         data, count, first_ns = b"", 0, 0
         while True:
             data += self._receive_some(1 << 18)
@@ -216,7 +216,7 @@ class Connection:
 
 
 def _connected(target: Target) -> socket.socket:
-    """Raises PerfError that names the address."""
+    """Connects. Raises PerfError with the address."""
     try:
         return socket.create_connection((target.host, target.port), timeout=10)
     except OSError as error:
@@ -248,7 +248,7 @@ class Association(Connection):
         self.window = min(window, granted)
         peer_max = self.accepted.pdu_length_max or pdu_length_max
         self.pdu_length_max = min(pdu_length_max, peer_max)
-        """What we send: our wish within the peer's limit."""
+        """The length of the PDUs that we send: our choice within the peer's limit."""
         missing = [c.context_id for c in contexts if c.context_id not in self.accepted.transfer_syntaxes]
         if len(missing) == len(contexts):
             self.close()
@@ -265,7 +265,7 @@ class Association(Connection):
         return self.read_status()
 
     def release(self) -> None:
-        """Releases, waits for the answer and closes; a peer that has gone is no error at this point."""
+        """Releases, waits for the answer and closes; a lost connection is no error here."""
         try:
             self.sock.sendall(wire.RELEASE_RQ_PDU)
             self.read_pdu()

@@ -1,11 +1,11 @@
-"""What a retrieval could reach on this machine: a bare sender in C and the receiver of the loads, and nothing else.
+"""The upper limit of a retrieval on this machine: a minimal sender in C with the receiver of the loads.
 
     python -m perf.bare_retrieval                                CT and MR, one association and four, on one core
     python -m perf.bare_retrieval --template mr --associations 1
 
 The sender reads each data set from the page cache into the message, writes that with one call and waits for the answer,
-one outstanding an association; it parses nothing, sums nothing, looks nothing up.
-No server of one event loop is faster with the same receiver.
+one outstanding an association; it parses nothing, computes no checksum, looks nothing up. No server with one event loop
+is faster with the same receiver.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from perf.harness import NotInstalled, PerfError, say
 from perf.sink import Sink
 
 FILE_INSTANCES = 64
-"""Data sets in the file that is read: bare.c goes round them."""
+"""Data sets in the file, which bare.c reads in turn."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""Two results of `perf.run` in one table.
+"""Compares two results of `perf.run` in one table.
 
     python -m perf.compare perf/results/before.json perf/results/after.json
 
-A change within the spread of the rounds is marked as noise: it says nothing. Differing machines are named first.
+A change within the spread of the rounds is marked as noise. Differences of the machines are listed first.
 """
 
 from __future__ import annotations

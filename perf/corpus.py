@@ -1,14 +1,14 @@
 """Deterministic synthetic instances: CT 512x512x16, MR 256x256x16 and tiny ones, as raw Explicit VR Little Endian.
 
-A `Template` is one data set with the places of its patchable values. Every patchable value has a fixed length, so a
-sender writes the next instance by overwriting a few bytes; nothing is encoded again. UIDs are ordered numbers:
+A `Template` is one data set with the offsets of its patchable values. Every patchable value has a fixed length, so a
+sender makes the next instance by overwriting a few bytes and encodes nothing again. UIDs are ordered numbers:
 
     1.2.826.0.1.3680043.10.1599.9 .1SSSSSSSSS     study     40 bytes
     ...                           .1RRRR          series    46 bytes
     ...                           .1IIIIII        instance  54 bytes
 
-Pixel data is seeded noise of 12 bits that does not compress away. No pixel differs between instances of one template:
-servers that compress or deduplicate by content are outside of what these loads measure.
+Pixel data is seeded noise of 12 bits, which does not compress. All instances of a template have the same pixels, so
+these loads do not measure servers that compress or deduplicate by content.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Template:
     """Name of a patchable value → (offset in the data set, length)."""
     element_count: int
     pixel_data_offset: int
-    """Where the tag (7FE0,0010) stands."""
+    """Offset of the tag (7FE0,0010)."""
 
 
 @cache
@@ -163,7 +163,7 @@ def _blank(key: str, uid: bool = False) -> bytes:
 
 
 def _header(modality: str, sop_class_uid: bytes, rows: int, columns: int) -> list[tuple[int, bytes, bytes]]:
-    """What every instance has: identification, and how to read its pixels."""
+    """The elements of every instance: identification, and the description of its pixels."""
     return [
         (0x00080005, b"CS", b"ISO_IR 100"),
         (0x00080008, b"CS", b"ORIGINAL\\PRIMARY\\AXIAL"),
@@ -198,7 +198,7 @@ def _header(modality: str, sop_class_uid: bytes, rows: int, columns: int) -> lis
 
 
 def _acquisition(modality: str) -> list[tuple[int, bytes, bytes]]:
-    """What a scanner adds."""
+    """The elements that a scanner adds."""
     day, time = b"20240229", b"101112.123456"
     elements = [
         (0x00080012, b"DA", day),

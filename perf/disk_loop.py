@@ -1,9 +1,9 @@
-"""What the disk itself can do: the bytes of an instance written to one file, with one fdatasync every so many.
+"""The upper limit of the disk: writes the bytes of instances to one file, with one fdatasync for each group.
 
     python -m perf.disk_loop --directory /var/lib/filmroom --instances 400 --group 8
 
-Three ways: `append` grows the file, `preallocated` writes into blocks that fallocate reserved, `prewritten` writes
-over old contents. Each instance is one pwrite of half a megabyte, so the interpreter costs nothing that shows.
+Three variants: `append` grows the file, `preallocated` writes into blocks that fallocate has reserved, `prewritten`
+overwrites old contents. Each instance is one pwrite of half a megabyte, so the cost of the interpreter is negligible.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class DiskResult:
     instances_per_s: float
     megabytes_per_s: float
     group: Latencies
-    """Of one group: its writes and its fdatasync."""
+    """Time of one group: its writes and its fdatasync."""
     check: int
     """Bytes found in the file afterwards."""
 
@@ -67,9 +67,11 @@ def run(
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="on the disk meant")
+    parser.add_argument(
+        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure"
+    )
     parser.add_argument("--instances", type=int, default=400)
-    parser.add_argument("--group", type=int, default=8, help="instances to one fdatasync")
+    parser.add_argument("--group", type=int, default=8, help="instances for each fdatasync")
     options = parser.parse_args(arguments)
     if options.smoke:
         options.instances = 16

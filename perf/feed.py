@@ -1,9 +1,9 @@
-"""The change feed: events a second for a subscriber that catches up, for its writer, and how soon an event is told.
+"""The change feed: events a second for a subscriber that catches up and for its writer, and the delay of an event.
 
     python -m perf.feed --events 300000
 
 No server runs: the archive and the feed's writer are in this process. `read` is a subscriber in Python (events as
-objects), `lines` one that passes the JSON on, as HTTP does. `write` is what the writer does of a log that it finds.
+objects), `lines` one that passes the JSON on, as HTTP does. `write` is the writer's rate on an existing log.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from perf.harness import say
 
 BLOCK_EVENTS = 2000
 STORED = 4000
-"""Instances that the writer finds in the log, small ones."""
+"""Small instances in the log for the writer."""
 UID = "1.2.826.0.1.3680043.10.1599.7"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measures and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=300_000, help="to catch up with")
+    parser.add_argument("--events", type=int, default=300_000, help="events to catch up with")
     parser.add_argument("--smoke", action="store_true", help="tiny parameters: shows in a second or two that it runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the result there")
     options = parser.parse_args(arguments)
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"catching up: {result['read_events_per_s']:.0f} events/s as objects,"
         f" {result['lines_events_per_s']:.0f} as lines;"
         f" written from the log: {result['written_events_per_s']:.0f}/s;"
-        f" told after {result['told_ms_p50']:.1f} ms; {result['memory_mb']:.0f} MB"
+        f" delay {result['told_ms_p50']:.1f} ms; {result['memory_mb']:.0f} MB"
     )
     if options.json:
         harness.write_json(options.json, {"feed": result, "smoke": options.smoke})
@@ -84,7 +84,7 @@ def measure(data: Path, count: int) -> dict[str, float]:
 
 
 def fill(archive: Archive, count: int) -> None:
-    """Writes a journal as a writer would of so many instances."""
+    """Writes a journal as a writer would for this many instances."""
     epoch = archive.feed().newest().epoch
     journal = JournalWriter(str(archive.parts.layout.data / "feed"), archive.parts.files, epoch)
     list(journal.recover(0))
@@ -113,7 +113,7 @@ def _event(number: int, now_ns: int) -> Event:
 
 
 def caught_up(archive: Archive, count: int, *, as_objects: bool) -> float:
-    """Seconds in which a subscriber reads all of it."""
+    """Seconds in which a subscriber reads all events."""
     feed = archive.feed()
     began = time.perf_counter()
     cursor, seen = feed.oldest(), 0
@@ -125,7 +125,7 @@ def caught_up(archive: Archive, count: int, *, as_objects: bool) -> float:
 
 
 def received() -> Iterator[ReceivedInstance]:
-    """Small instances as a front end hands them over."""
+    """Small instances as a front end passes them."""
     for sop_class_uid, sop_instance_uid, data_set in population_fill.instances(population.studies(1, 1 << 20)):
         yield ReceivedInstance(
             [data_set],

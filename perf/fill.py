@@ -4,8 +4,8 @@
     python -m perf.fill --peer filmroom --studies 1000 --associations 4
     python -m perf.fill --direct DATA --studies 100000 --shape long        10 million instances, without a network
 
-Studies are those of `perf.population`, so `perf.load_find` knows what to ask for. Studies are dealt out to the
-associations in turn, one context a modality on each.
+Studies are those of `perf.population`, so `perf.load_find` knows the values to query. Associations take studies in
+turn, and each has one context for every modality.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def run(
     shape: str = "short",
     long_series_count: int = 0,
 ) -> FillResult:
-    """By C-STORE; the studies may be there already (the server then answers success without storing twice)."""
+    """Stores by C-STORE; the studies may be stored already (the server then answers success without storing twice)."""
     progress = _Progress(_studies(first_study, study_count, shape, long_series_count))
     threads = [threading.Thread(target=_fill, args=(target, progress), daemon=True) for _ in range(association_count)]
     started = time.perf_counter()
@@ -130,14 +130,14 @@ def contexts() -> list[wire.Context]:
 
 
 def _studies(first_study: int, study_count: int, shape: str, long_series_count: int) -> Iterator[StudyFacts]:
-    """Those of the population, then one of a single long series if there shall be one."""
+    """The studies of the population, then one of a single long series if requested."""
     yield from population.studies(first_study, study_count, shape)
     if long_series_count:
         yield population.long_study(long_series_count)
 
 
 def instances(studies: Iterable[StudyFacts]) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """(SOP Class UID, SOP Instance UID, data set) of the same population, for a writer that is not a network peer."""
+    """(SOP Class UID, SOP Instance UID, data set) of the same population, for a writer without a network."""
     messages = {
         modality: wire.StoreMessage(corpus.template(f"tiny-{modality.lower()}"), 1, 0)
         for modality in population.MODALITIES
@@ -156,7 +156,7 @@ def instances(studies: Iterable[StudyFacts]) -> Iterator[tuple[bytes, bytes, byt
 def fill_directly(
     data: Path, *, first_study: int, study_count: int, shape: str = "short", long_series_count: int = 0
 ) -> FillResult:
-    """Through the archive's own ingest in this process, without a network: some five times as fast as C-STORE."""
+    """Stores by the archive's own ingest in this process, without a network: some five times as fast as C-STORE."""
     from engine.archive.archive import Archive
     from engine.archive.ingest.request import ReceivedInstance
     from engine.errors import EngineError
@@ -197,7 +197,7 @@ def fill_directly(
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     harness.target_options(parser)
-    parser.add_argument("--studies", type=int, default=1000, help="of the shape's number of instances each")
+    parser.add_argument("--studies", type=int, default=1000, help="number of studies")
     parser.add_argument("--shape", choices=population.SHAPES, default="short", help="10, 100 or 1 instance a study")
     parser.add_argument("--first-study", type=int, default=1)
     parser.add_argument(

@@ -1,7 +1,7 @@
-"""What every program here shares: percentiles, CPU accounting of a process tree, machine facts, JSON, plain tables.
+"""Shared by all programs here: percentiles, CPU accounting of a process tree, machine facts, JSON, plain tables.
 
-It neither speaks DICOM nor starts peers. CPU time of a live process is read from its CPU clock, in nanoseconds and
-with its finished threads; children that have ended count by the 10 ms ticks that /proc keeps of them.
+It neither speaks DICOM nor starts peers. CPU time of a live process is that of its CPU clock, in nanoseconds and with
+its finished threads; ended children count by the 10 ms ticks of /proc.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ Json = Mapping[str, object]
 
 
 class PerfError(Exception):
-    """A measurement that cannot be taken: the message says why."""
+    """A measurement cannot be taken; the message has the reason."""
 
 
 class NotInstalled(PerfError):
-    """A program that is not on this machine, or the engine while it cannot be started yet."""
+    """A program is not installed, or the engine cannot be started."""
 
 
 def say(text: str = "") -> None:
-    """One line for the person at the terminal."""
+    """Prints one line."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
@@ -43,7 +43,7 @@ def say(text: str = "") -> None:
 
 
 def percentile(ordered: Sequence[float], share: float) -> float:
-    """The value that `share` (0 to 1) of the ascending values do not exceed; nearest rank, 0.0 of nothing."""
+    """The value that `share` (0 to 1) of the ascending values do not exceed; nearest rank, 0.0 without values."""
     if not ordered:
         return 0.0
     return ordered[min(len(ordered) - 1, max(0, int(share * len(ordered) + 0.999999) - 1))]
@@ -83,7 +83,7 @@ class Latencies:
 
 
 def delayed_by_acknowledgements(latencies: Latencies) -> str:
-    """A warning where half of the requests took what Linux delays an acknowledgement by; "" otherwise."""
+    """A warning if half of the requests took as long as a delayed acknowledgement of Linux; "" otherwise."""
     if not latencies.count or not 39.0 <= latencies.p50_ms <= 46.0:
         return ""
     return (
@@ -96,7 +96,7 @@ def delayed_by_acknowledgements(latencies: Latencies) -> str:
 
 
 def descendants(root_pid: int) -> list[int]:
-    """`root_pid` and every process below it that lives now."""
+    """`root_pid` and its living descendants."""
     children: dict[int, list[int]] = {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -121,7 +121,7 @@ def _stat_fields(pid: int) -> list[str]:
 
 
 def cpu_s(root_pid: int) -> float:
-    """User + system time so far of a process tree, its reaped children included."""
+    """User + system time of a process tree, with its reaped children."""
     total = 0.0
     for pid in descendants(root_pid):
         fields = _stat_fields(pid)
@@ -189,7 +189,7 @@ def mount_of(path: Path) -> tuple[str, str]:
 
 
 def disk_flush_count(path: Path) -> int:
-    """Cache flushes that the disk below `path` has finished: what fdatasync and journal commits cost. -1: not known."""
+    """Finished cache flushes of the disk with `path`, which fdatasync and journal commits cause. -1: unknown."""
     device, _ = mount_of(path)
     try:
         fields = (Path("/sys/class/block") / Path(device).name / "stat").read_text().split()
@@ -202,7 +202,7 @@ def disk_flush_count(path: Path) -> int:
 
 
 def machine_facts(data: Path) -> dict[str, object]:
-    """What a reader must know to compare two results."""
+    """The facts that are needed to compare two results."""
     cpu_model = ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
@@ -223,7 +223,7 @@ def machine_facts(data: Path) -> dict[str, object]:
 
 
 def _commit() -> str:
-    """The checked-out commit, with a plus when files differ from it."""
+    """The checked-out commit, with a plus if files differ from it."""
     try:
         commit = subprocess.run(
             ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -270,7 +270,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Runs a program; what cannot be measured is one line on standard error: 3 not installed, 2 anything else."""
+    """Runs a program. A PerfError becomes one line on standard error: exit code 3 if not installed, else 2."""
     try:
         return main()
     except NotInstalled as error:

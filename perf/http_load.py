@@ -1,8 +1,8 @@
-"""HTTP load: N kept connections that each ask for the next of a list of requests; the loop is compiled (`http_load.c`).
+"""HTTP load: N persistent connections that take requests from a list in turn; the loop is compiled (`http_load.c`).
 
     python -m perf.http_load --port 8080 --connections 6 --total 1000 --path /health/live
 
-Costs less than any server: an answer's body is dropped in the kernel. `perf.web` measures DICOMweb with it.
+Costs less than any server: the kernel drops the body of an answer. `perf.web` measures DICOMweb with it.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class HttpResult:
     latency: Latencies
     first_byte: Latencies
     server_cpu_ms: float
-    """User + system of the server's processes, a request; 0 when no process was named."""
+    """User + system time of the server's processes, a request; 0 if no process was named."""
     generator_cpu_ms: float
     request_count: int
     failed_count: int
     repeated_count: int
-    """Requests that were sent again since the server had closed the connection."""
+    """Requests that were repeated because the server had closed the connection."""
     last_failure: str
     body_bytes: int
     elapsed_s: float
@@ -73,9 +73,9 @@ def run(
     server_pid: int = 0,
     host: str = "127.0.0.1",
 ) -> HttpResult:
-    """Sends `total` requests (0: each once), taking turns in the list, or as many as begin within `seconds`.
+    """Sends `total` requests (0: each once) from the list in turn, or as many as begin within `seconds`.
 
-    Raises PerfError when no connection can be had, NotInstalled without a C compiler.
+    Raises PerfError if a connection fails, NotInstalled without a C compiler.
     """
     library = native.compiled("http_load")
     if library is None:

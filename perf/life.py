@@ -1,13 +1,13 @@
-"""The life of data: what deletion, compaction and backup cost, and what they cost those who store meanwhile.
+"""The life cycle of data: the cost of deletion, compaction and backup, and their effect on concurrent ingest.
 
     python -m perf.life --instances 4000 --directory /var/tmp
 
-One server, driven as an administrator would, from its command line. CT instances in studies of a hundred; then:
+One server, controlled by its command line like an administrator's. CT instances in studies of a hundred; then:
 
-    backup     a full one, one per cent more instances, an incremental one: bytes copied of the second and the first
+    backup     a full one, one per cent more instances, an incremental one: bytes copied by the second and the first
     deletion   every second study, one command each; and one study of 5 000 small instances: time of the deletion itself
-    ingest     the same load alone and beside a compaction, in turns
-    compaction of what is left half empty: bytes of segments before and after
+    ingest     the same load alone and beside a compaction, in turn
+    compaction of the half-empty segments: bytes of segments before and after
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class LifeResult:
     backup_full_bytes: int = 0
     backup_more_bytes: int = 0
     backup_share: float = 0.0
-    """Of the second backup in the first, by bytes."""
+    """Bytes of the second backup divided by those of the first."""
     more_share: float = 0.0
-    """Of what was stored between them, by instances."""
+    """Instances stored between the backups, divided by those before."""
     delete_small_ms: float = 0.0
-    """Of one study of `small_count` instances, without the process that asks."""
+    """Time for one study of `small_count` instances, without the start of the command."""
     small_count: int = 0
     deleted_studies: int = 0
     segment_bytes_before: int = 0
@@ -54,11 +54,11 @@ class LifeResult:
     ingest_during: list[float] = field(default_factory=list)
     ingest_ratio: float = 0.0
     compactions: int = 0
-    """In how many rounds compaction was still at work when the load ended."""
+    """Number of rounds in which compaction still ran when the load ended."""
 
 
 def filmroom(peer: Peer, *arguments: str) -> dict[str, object]:
-    """Runs a command on the server's archive; its JSON, the last line of it. Raises PerfError."""
+    """Runs a command on the server's archive. Returns the last line of its JSON. Raises PerfError."""
     done = subprocess.run(
         [sys.executable, "-m", "engine", *arguments, "--data", str(peer.data), "--json"],
         cwd=ROOT,
@@ -73,7 +73,7 @@ def filmroom(peer: Peer, *arguments: str) -> dict[str, object]:
 
 
 def settled_bytes(peer: Peer) -> int:
-    """What the segments take on the disk; after a stop, which gives up what was allocated ahead, and a new start."""
+    """Bytes of the segments on the disk, after a stop, which frees preallocated space, and a new start."""
     peer.stop()
     taken = sum(path.stat().st_blocks * 512 for path in (peer.data / "segments").iterdir())
     peer.start()
@@ -81,7 +81,7 @@ def settled_bytes(peer: Peer) -> int:
 
 
 def number(answer: dict[str, object], name: str) -> float:
-    """A figure out of a command's answer."""
+    """A figure from a command's answer."""
     value = answer.get(name)
     if not isinstance(value, int | float):
         raise PerfError(f"the answer has no figure {name}: {answer}")
@@ -89,7 +89,7 @@ def number(answer: dict[str, object], name: str) -> float:
 
 
 def store(peer: Peer, first_study: int, instance_count: int, *, template: str = "ct", associations: int = 8) -> float:
-    """Instances a second; `instance_count` in all."""
+    """Stores `instance_count` instances. Returns instances a second."""
     load = StoreLoad(
         template=template,
         association_count=associations,
@@ -107,7 +107,7 @@ def store(peer: Peer, first_study: int, instance_count: int, *, template: str = 
 def run(
     peer: Peer, backup: Path, *, instance_count: int, small_count: int, load_count: int, round_count: int
 ) -> LifeResult:
-    """The whole life; the server is empty at the beginning."""
+    """Measures everything, beginning with an empty server."""
     result = LifeResult(small_count=small_count)
     say(f"storing {instance_count} CT instances")
     store(peer, 1, instance_count)
@@ -149,7 +149,7 @@ _WHY = ("--reason", "perf.life", "--yes")
 
 
 def _compact(peer: Peer, result: LifeResult, load_count: int, round_count: int) -> None:
-    """In turns: the load alone, the load beside a compaction at its usual rate; then the rest of it at full speed."""
+    """In turn: the load alone, the load beside a compaction at its usual rate; then the rest of it at full speed."""
     for turn in range(round_count):
         first_study = LOAD_STUDY + turn * 2000
         result.ingest_alone.append(store(peer, first_study, load_count))
@@ -164,7 +164,7 @@ def _compact(peer: Peer, result: LifeResult, load_count: int, round_count: int) 
             result.compactions += compaction.poll() is None
             compaction.terminate()
     filmroom(peer, "compact", "--all")
-    # What the loads have stored since is not what compaction should give back.
+    # Exclude the segments of the loads, which compaction should not free.
     stored_bytes = 2 * round_count * (load_count // 8) * 8 * len(corpus.template("ct").data_set)
     result.segment_bytes_after = settled_bytes(peer) - stored_bytes
     result.given_back = 1 - result.segment_bytes_after / result.segment_bytes_before
@@ -174,7 +174,7 @@ def _compact(peer: Peer, result: LifeResult, load_count: int, round_count: int) 
 
 
 def _until_copying(peer: Peer, compaction: subprocess.Popen[bytes]) -> None:
-    """Until it has a segment of its own, or has nothing to do."""
+    """Waits until compaction has its own segment, or nothing to do."""
     before = set((peer.data / "segments").iterdir())
     pause = threading.Event()
     while compaction.poll() is None and set((peer.data / "segments").iterdir()) <= before:
@@ -183,8 +183,10 @@ def _until_copying(peer: Peer, compaction: subprocess.Popen[bytes]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="on the disk meant")
-    parser.add_argument("--instances", type=int, default=4000, help="CT instances to begin with")
+    parser.add_argument(
+        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure"
+    )
+    parser.add_argument("--instances", type=int, default=4000, help="CT instances at the beginning")
     parser.add_argument("--small", type=int, default=5000, help="instances of the study that is deleted at once")
     parser.add_argument("--load", type=int, default=2000, help="instances of a load beside compaction")
     parser.add_argument("--rounds", type=int, default=5, help="loads alone and beside compaction")

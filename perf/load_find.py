@@ -3,9 +3,9 @@
     python -m perf.fill --port 11112 --studies 100000
     python -m perf.load_find --port 11112 --studies 100000 --queries 200
 
-A query's clock runs from the request to the final response, all matches read. Values come from `perf.population`, so
-each query has at least one match; the counts of matches are printed, for an answer that finds nothing is quick.
-Server CPU is that of all its processes; a response of a query with hundreds of them says what one costs.
+A query's time runs from the request to the final response, with all matches read. Values come from `perf.population`,
+so each query has at least one match; the counts of matches are printed, since an answer without matches is quick.
+Server CPU is that of all its processes; queries with hundreds of responses show the cost of one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ VRS = {
     INSTANCE_NUMBER: b"IS", INSTANCES: b"IS",
 }  # fmt: skip
 
-# What a worklist asks back with each query at study level.
+# Return keys of a worklist with each query at study level.
 STUDY_RETURN = dict.fromkeys((DATE, TIME, ACCESSION, NAME, ID, STUDY, STUDY_ID, MODALITIES, INSTANCES), b"")
 
 Keys = dict[int, bytes]
@@ -96,7 +96,7 @@ QUERIES: dict[str, Callable[[StudyFacts], Keys]] = {
     },
 }
 LONG_SERIES = "image: the long series"
-"""What `perf.fill --long-series` stores."""
+"""Queries the series of `perf.fill --long-series`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +104,15 @@ class FindResult:
     query: str
     latency: Latencies
     first: Latencies
-    """To the first response, the final one where there is no other."""
+    """Time to the first response, the final one if there is no other."""
     queries_per_s: float
     matches_mean: float
     responses_per_s: float
     server_cpu_ms: float
-    """A query."""
+    """CPU time for each query."""
     responses_per_cpu_s: float
     empty_count: int
-    """Queries without a match: there should be none."""
+    """Number of queries without a match; should be 0."""
     failures: dict[str, int]
 
 
@@ -121,7 +121,7 @@ class FindLoad:
     first_study: int = 1
     study_count: int = 1000
     query_count: int = 100
-    """Of each kind."""
+    """Number of queries of each kind."""
     names: tuple[str, ...] = tuple(QUERIES)
     seed: int = 7
 
@@ -180,7 +180,7 @@ def _measure(target: Target, name: str, load: FindLoad, server_pid: int) -> Find
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     harness.target_options(parser)
-    parser.add_argument("--studies", type=int, default=1000, help="how many perf.fill stored")
+    parser.add_argument("--studies", type=int, default=1000, help="studies that perf.fill has stored")
     parser.add_argument("--first-study", type=int, default=1)
     parser.add_argument("--queries", type=int, default=100, help="of each kind")
     parser.add_argument("--only", action="append", metavar="NAME", help=f"one of: {', '.join(QUERIES)}")

@@ -2,7 +2,7 @@
 
     python -m perf.load_get --peer orthanc --studies 3 --study-instances 200
 
-Each C-STORE-RQ is answered at once; its data set is dropped inside the kernel.
+Answers each C-STORE-RQ at once; the kernel drops its data set.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run(target: Target, study_uids: Sequence[bytes], load: RetrievalLoad, *, ser
 
 
 def _receive(association: Association) -> StudyRetrieval:
-    """The instances of one study, compiled; the responses between them are read here."""
+    """Receives the instances of one study by the compiled receiver; reads the responses between them here."""
     receiver = native.Receiver(fd=association.sock.fileno())
     responses = 0
     while (outcome := receiver.receive()) == native.COMMAND:

@@ -4,7 +4,7 @@
     python -m perf.load_move --port 11112 --sink-port 11113     (the server knows SINK at that port)
     python -m perf.load_move --host PACS --port 104 --sink-host 0.0.0.0 --sink-port 11113
 
-The clock of a study runs from sending the C-MOVE-RQ to its final response.
+The time of a study runs from sending the C-MOVE-RQ to its final response.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python -m perf.load_store --peer storescp --associations 1 --instances 400
 
 An instance is a prebuilt framed message with a few bytes overwritten and one `sendall`; the answer is one `recv`.
-Latency runs from before the send until the answer has been read. All associations are open and warm before the clock
-starts, and stay open until it has stopped.
+Latency runs from before the send until the answer has been read. All associations are open and warm before the
+measurement starts, and stay open until it has ended.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ REMOVAL = "what was stored has Patient IDs L…; to remove it: filmroom delete '
 
 @dataclass(frozen=True, slots=True)
 class StoreLoad:
-    """What to send."""
+    """The load to send."""
 
     template: str = "ct"
     association_count: int = 1
     instance_count: int = 200
-    """Of each association."""
+    """Instances of each association."""
     series_instance_count: int = 200
-    """A series ends, and a study with it, after so many instances."""
+    """Instances of a series, which is a whole study."""
     pdu_length_max: int = 131072
     window: int = 1
-    """Operations to have outstanding; more than 1 is negotiated."""
+    """Outstanding operations; more than 1 is negotiated."""
     warm_up_count: int = 5
     first_study: int = 1
 
@@ -48,9 +48,9 @@ class StoreResult:
     megabytes_per_s: float
     latency: Latencies
     server_cpu_ms: float
-    """User + system of the server's processes, an instance; 0 when no process was named."""
+    """User + system time of the server's processes, an instance; 0 if no process was named."""
     generator_cpu_ms: float
-    """Our own, an instance."""
+    """The generator's own, an instance."""
     disk_flushes: float
     """Disk cache flushes an instance, of the whole machine."""
     sent_count: int
@@ -64,7 +64,7 @@ class StoreResult:
 
 @dataclass(slots=True)
 class _Sender:
-    """One association's own counts; read by the main thread when the thread has ended."""
+    """The counts of one association; the main thread reads them after its end."""
 
     latencies_ns: list[int] = field(default_factory=list)
     failures: dict[str, int] = field(default_factory=dict)
@@ -73,12 +73,12 @@ class _Sender:
 
 
 def study_count(load: StoreLoad) -> int:
-    """How many study numbers a load uses up, warm-up studies included."""
+    """The number of study numbers that a load uses, with warm-up studies."""
     return load.association_count * (1 + -(-load.instance_count // load.series_instance_count))
 
 
 def run(target: Target, load: StoreLoad, *, server_pid: int = 0, data: Path | None = None) -> StoreResult:
-    """Sends the load; raises PerfError when an association could not be opened."""
+    """Sends the load; raises PerfError if an association cannot be opened."""
     template = corpus.template(load.template)
     ready = threading.Barrier(load.association_count + 1)
     go, done = threading.Event(), threading.Barrier(load.association_count + 1)

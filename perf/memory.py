@@ -5,7 +5,7 @@
     python -m perf.memory --web-bytes 8000000000              by STOW-RS and WADO-RS, of a Filmroom that it starts
 
 The large object is one C-STORE, or one STOW-RS request, of encapsulated fragments. The sender repeats one prebuilt
-megabyte and never holds more; the receiver takes it back by C-GET or WADO-RS, keeps a checksum and nothing else.
+megabyte and never holds more; the receiver gets it back by C-GET or WADO-RS and keeps only a checksum.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEGABYTE = 1_000_000
 
 
 class MemoryWatch:
-    """Samples the processes of a tree until it is stopped; keeps the largest values of each."""
+    """Samples the processes of a tree until `stop`; keeps the largest values of each."""
 
     def __init__(self, root_pid: int, period_s: float = 0.1) -> None:
         self._root_pid, self._period_s = root_pid, period_s
@@ -111,7 +111,7 @@ class LargeObject:
 
 
 def large_object(size: int, fragment_bytes: int, study: int = LARGE_STUDY) -> LargeObject:
-    """About `size` bytes; an item fills eight whole PDV fragments, so that its framing repeats as well."""
+    """About `size` bytes; an item fills eight whole PDV fragments, so its framing repeats too."""
     template = corpus.template("tiny-ot")
     head = bytearray(template.data_set[: template.pixel_data_offset])
     facts = population.plain_study(study, "OT", (1,))
@@ -161,7 +161,7 @@ def store_large(target: Target, size: int) -> LargeObject:
 
 
 def get_large(target: Target) -> tuple[int, int]:
-    """(bytes, crc32) of the data set as it comes back by C-GET."""
+    """(bytes, crc32) of the data set from a C-GET."""
     context = wire.Context(3, corpus.SOP_CLASS_OF_MODALITY["OT"], (JPEG_2000_LOSSLESS,), scp_role=True)
     association = Association(target, [wire.Context(1, wire.STUDY_ROOT_GET), context])
     syntax = association.accepted.transfer_syntaxes[1]

@@ -1,6 +1,6 @@
 """The compiled parts of the loads: built by the C compiler on first use, called without the interpreter lock.
 
-A load that has no compiler says so and goes on in Python: the server is then measured by a slower receiver.
+Without a compiler a load says so and continues in Python: a slower receiver then measures the server.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SOURCES = Path(__file__).parent
 BUFFER_BYTES = 65536
 
 CLOSED, COMMAND, OTHER_PDU, FAILED = range(4)
-"""What `receive` ends with."""
+"""Results of `receive`."""
 
 
 class Receiver(ctypes.Structure):
@@ -43,25 +43,25 @@ class Receiver(ctypes.Structure):
     )
 
     def receive(self) -> int:
-        """Receives and answers instances until something else comes: one of the constants above."""
+        """Receives and answers instances until something else comes. Returns one of the constants above."""
         library = compiled("receiver")
         assert library is not None, "whoever makes a Receiver has asked `is_available`"
         return int(library.receive(ctypes.byref(self)))
 
     @property
     def other_bytes(self) -> bytes:
-        """What came instead of an instance: a command, or the body of a PDU."""
+        """The bytes that came instead of an instance: a command, or the body of a PDU."""
         return bytes(memoryview(self.other)[: self.other_length])
 
 
 def is_available() -> bool:
-    """Whether loads may use what is here."""
+    """Whether the compiled parts can be used."""
     return compiled("receiver") is not None
 
 
 @functools.cache
 def compiled(name: str) -> ctypes.CDLL | None:
-    """`name`.c as a library; None without a compiler. What was built once is kept in the folder for temporary files."""
+    """`name`.c as a library; None without a compiler. Cached in the folder for temporary files."""
     source = SOURCES / f"{name}.c"
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:

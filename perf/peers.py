@@ -1,14 +1,13 @@
-"""The servers that are compared: started in a folder of their own, with the sink as a move destination, and stopped.
+"""The compared servers: starts each in its own folder, with the sink as a move destination, and stops it.
 
     filmroom, filmroom-write-behind     this engine, durable and not
     storescp                            DCMTK storescp --fork: no index, no fsync
     dcmqrscp                            DCMTK dcmqrscp: an index file, no fsync
-    orthanc, orthanc-nosync             Orthanc with SQLite: as it comes (fsync each file), and without
-    sink                                perf.sink in this process: what the generator can do at most
+    orthanc, orthanc-nosync             Orthanc with SQLite: with its defaults (fsync each file), and without fsync
+    sink                                perf.sink in this process: the upper limit of the generator
 
-Each gets TCP_NODELAY=1 (DCMTK's library, which Orthanc uses too, leaves Nagle's algorithm on without it) unless it is
-asked for as it comes (`stock`), 128 KiB PDUs and a free port of 127.0.0.1. A peer that is not installed raises
-`NotInstalled`; nothing here measures.
+Each gets TCP_NODELAY=1 (without it DCMTK's library, which Orthanc uses too, leaves Nagle's algorithm on) unless `stock`
+is set, 128 KiB PDUs and a free port of 127.0.0.1. A peer that is not installed raises `NotInstalled`. Measures nothing.
 """
 
 from __future__ import annotations
@@ -63,21 +62,21 @@ class Peer:
         self.name = name
         self.directory = directory
         self.data = directory / "data"
-        """Where it stores; set it before the start to use a folder that outlives the peer's own."""
+        """Its data folder; set it before the start to use a folder that outlives the peer's own."""
         self.sink_port = sink_port or free_port()
         self.workers = workers or (os.cpu_count() or 1)
         self.extra_config = config
         self.port = free_port()
         self.http_port = 0
-        """Where it speaks HTTP, if `http` was asked for."""
+        """Its HTTP port, with `http`."""
         self.aet = "ANY"
         self._process: subprocess.Popen[bytes] | None = None
         self.store_associations = 1
-        """On how many at once it may send to the sink, where that can be said."""
+        """The most associations to the sink at once, if that can be configured."""
         self.stock = False
-        """Whether it runs without TCP_NODELAY, as its package brings it."""
+        """Whether it runs without TCP_NODELAY, with the defaults of its package."""
         self.ready_s = 0.0
-        """From exec to ready, of the last start."""
+        """Time from exec to ready of the last start."""
 
     web_root = "/dicom-web"
     extra_http = ""
@@ -134,7 +133,7 @@ class Peer:
         return (self.directory / "log.txt").read_bytes()[start:].decode(errors="replace")
 
     def _is_ready(self, log_start: int) -> bool:
-        """Foreign servers say nothing: ready when they answer a C-ECHO."""
+        """Foreign servers print nothing: they are ready when they answer a C-ECHO."""
         return self.answers_echo()
 
     def answers_echo(self) -> bool:
@@ -150,7 +149,7 @@ class Peer:
             association.release()
 
     def stop(self) -> None:
-        """SIGTERM to the first process; whatever is left of its group is killed."""
+        """Sends SIGTERM to the first process, and kills the rest of its group."""
         if self._process is None:
             return
         self._process.terminate()
@@ -161,7 +160,7 @@ class Peer:
         self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to every process of the group that this object started."""
+        """Sends SIGKILL to every process of its group."""
         if self._process is None:
             return
         below = descendants(self._process.pid)[1:] if self._process.poll() is None else []
@@ -277,7 +276,7 @@ class OrthancNoSync(Orthanc):
 
 
 class SinkPeer(Peer):
-    """The sink in the measuring process: no server CPU of its own to see."""
+    """The sink in the measuring process, without separate server CPU."""
 
     _sink: Sink | None = None
 
@@ -339,9 +338,9 @@ def running(
     http: bool = False,
     extra_http: str = "",
 ) -> Iterator[Peer]:
-    """A started peer in a temporary folder, which is removed afterwards; `parent` chooses the disk, `data` is kept.
+    """A running peer in a temporary folder, which is removed afterwards; `parent` chooses the disk, `data` is kept.
 
-    `stock`: as its package brings it, without TCP_NODELAY.
+    `stock`: with the defaults of its package, without TCP_NODELAY.
     """
     directory = Path(tempfile.mkdtemp(prefix=f"perf-{name}-", dir=parent))
     peer = make(name, directory, sink_port=sink_port, workers=workers, config=config)
@@ -362,9 +361,9 @@ def running(
 def with_target(
     options: argparse.Namespace, measure: Callable[[Target, int], int], *, sink_port: int = 0, stock: bool = False
 ) -> int:
-    """Calls `measure` with the server that the options name: a running one, or a peer started for the occasion.
+    """Calls `measure` with the server of the options: a running one, or a peer that it starts.
 
-    A running one may leave Nagle's algorithm on: it is acknowledged at once.
+    A running one may use Nagle's algorithm, so its answers are acknowledged at once.
     """
     if not options.peer:
         target = Target(options.port, options.aet, options.host, options.calling_aet, options.nagle, quick_acks=True)

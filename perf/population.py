@@ -1,8 +1,8 @@
-"""Who is in the archive: deterministic patients and studies, each computed from its number alone.
+"""The patients and studies of a filled archive: deterministic, each computed from its number alone.
 
-A filler stores study n, a query program asks for study n years later; nothing is kept in between. In the `short` shape
-ten studies in a row have 100 instances in 28 series, so 100 000 studies are 1 000 000 instances; in the `long` one each
-series has ten times as many; in the `single` one a study is one instance. A patient has three studies on average.
+A filler stores study n, and a query program queries study n later, without stored state. In the `short` shape ten
+consecutive studies have 100 instances in 28 series, so 100 000 studies are 1 000 000 instances; in `long` each series
+has ten times as many; in `single` a study is one instance. A patient has three studies on average.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _GIVEN = (
 
 @dataclass(frozen=True, slots=True)
 class StudyFacts:
-    """The values of one study that a query can ask for; patching pads each to its fixed length."""
+    """The values of one study that a query can use; patching pads each to its fixed length."""
 
     number: int
     patient_name: bytes
@@ -62,7 +62,7 @@ class StudyFacts:
     referring_physician: bytes
     modality: str
     series_instance_counts: tuple[int, ...]
-    """How many instances each series of this study has."""
+    """Number of instances of each series."""
 
     @property
     def study_uid(self) -> bytes:
@@ -101,7 +101,7 @@ def study(number: int, shape: str = "short") -> StudyFacts:
 
 
 def _patient_of(number: int) -> int:
-    """Three studies a patient, far apart in time of arrival within blocks of 300."""
+    """The patient of a study: three studies each, which arrive far apart within blocks of 300."""
     block, place = divmod(number, 300)
     return block * 100 + place % 100
 
@@ -120,7 +120,7 @@ def long_study(instance_count: int) -> StudyFacts:
 
 
 def plain_study(number: int, modality: str, series_instance_counts: tuple[int, ...]) -> StudyFacts:
-    """One study of a load: of a wanted shape, its patient its own."""
+    """One study of a load, with this shape and its own patient."""
     return StudyFacts(
         number=number,
         patient_name=b"Load^%06d" % number,

@@ -1,4 +1,4 @@
-"""Where the processor time of Filmroom's workers goes: the shares of kernel, interpreter, event loop and our own code.
+"""Profiles the processor time of Filmroom's workers: the shares of kernel, interpreter, event loop and our own code.
 
     python -m perf.profile --case get                       C-GET of CT, in its steady state
     python -m perf.profile --case move --template mr
@@ -28,7 +28,7 @@ from perf.sink import Sink
 
 SAMPLES_PER_S = 5000
 SECONDS_MIN = 2.0
-"""For so long samples are taken at least: the load is repeated."""
+"""The shortest sampling time: the load is repeated until then."""
 _ROW = re.compile(r"\s*([0-9.]+)%\s+(\S+)")
 
 
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--case", choices=("get", "move", "store"), default="get")
     parser.add_argument("--peer", default="filmroom", help="filmroom or filmroom-write-behind")
     parser.add_argument("--template", default="ct")
-    parser.add_argument("--repeats", type=int, default=10, help="of three studies of 200 instances")
+    parser.add_argument("--repeats", type=int, default=10, help="repetitions of three studies of 200 instances")
     options = parser.parse_args(arguments)
     if not options.peer.startswith("filmroom"):
         raise PerfError("only Filmroom's libraries are known by their names here")
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _load(case: str, peer: Peer, sink: Sink, shape: RetrievalLoad, repeats: int) -> Callable[[], object]:
-    """What runs while samples are taken; what comes before it is done here."""
+    """Prepares the load. Returns the function to run while samples are taken."""
     if case == "store":
         count = shape.study_count * shape.study_instance_count * repeats
         studies = itertools.count(1, count)  # others each time, so that all of them are stored

@@ -1,12 +1,11 @@
-"""The same queries to several servers, and to archives of several sizes, in one table.
+"""Sends the same queries to several servers, and to archives of several sizes, and prints one table.
 
     python -m perf.fill --direct BIG --studies 100000 --shape long --long-series 1000
     python -m perf.queries --archive BIG:100000 --peers filmroom,orthanc,dcmqrscp --studies 5000
 
-An archive is one that `perf.fill` has filled with so many studies; Filmroom is started on it and asked everything
-twice: the first time the pages of the index are new to the process that answers, the second time they are not. The
-peers are each filled with one-instance studies by C-STORE first, which bounds what they are asked at: dcmqrscp keeps
-500.
+Each --archive names a folder that `perf.fill` filled and its number of studies. Filmroom is started on it and gets
+every query twice: the first time the process that answers has not read those pages of the index yet. The other peers
+are first filled with one-instance studies by C-STORE, which limits their size: dcmqrscp keeps 500.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from perf.harness import NotInstalled, PerfError, say
 from perf.load_find import FindLoad, FindResult
 
 DCMQRSCP_STUDIES_MAX = 450
-"""Beyond 500 it drops the oldest, or the connection."""
+"""Beyond 500, dcmqrscp drops the oldest study, or the connection."""
 ONLY_FILMROOM = ("PatientName fuzzy",)
-"""What the others do not do: they would be asked for an exact name."""
+"""Queries that the others do not support: they would match the exact name."""
 
 
 def of_archive(
     data: Path, study_count: int, query_count: int, *, long_series: bool
 ) -> tuple[list[FindResult], list[FindResult]]:
-    """Filmroom's answers on a filled archive, and the same ones once more."""
+    """Filmroom's results on a filled archive, and those of a repetition."""
     names = (*load_find.QUERIES, *([load_find.LONG_SERIES] if long_series else []))
     load = FindLoad(study_count=study_count, query_count=query_count, names=names)
     with peers.running("filmroom", parent=data.parent, data=data) as peer:
@@ -36,10 +35,10 @@ def of_archive(
 
 
 def of_peer(name: str, parent: Path, study_count: int, query_count: int) -> list[FindResult]:
-    """A peer's answers once it is filled. Raises NotInstalled."""
+    """Fills a peer. Returns its results. Raises NotInstalled."""
     names = tuple(each for each in load_find.QUERIES if name == "filmroom" or each not in ONLY_FILMROOM)
     with peers.running(name, parent=parent) as peer:
-        # dcmqrscp refuses instances when two associations store at once.
+        # dcmqrscp refuses instances if two associations store at once.
         association_count = 1 if name == "dcmqrscp" else 4
         filled = fill.run(peer.target, study_count=study_count, association_count=association_count, shape="single")
         say(f"{name}: {filled.instance_count} studies of one instance at {filled.instances_per_s:.0f}/s")
@@ -49,7 +48,7 @@ def of_peer(name: str, parent: Path, study_count: int, query_count: int) -> list
 
 
 def table(results: dict[str, list[FindResult]]) -> str:
-    """A row a query: p50 and p99 of each server, in milliseconds."""
+    """One row for each query: p50 and p99 of each server, in milliseconds."""
     by_query: dict[str, dict[str, FindResult]] = {}
     for label, of_server in results.items():
         for result in of_server:
@@ -67,7 +66,7 @@ def table(results: dict[str, list[FindResult]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--archive", action="append", default=[], metavar="DIR:STUDIES")
-    parser.add_argument("--peers", default="", help="filmroom,orthanc,dcmqrscp: each is filled first")
+    parser.add_argument("--peers", default="", help="filmroom,orthanc,dcmqrscp; each is filled first")
     parser.add_argument("--studies", type=int, default=5000, help="to fill a peer with")
     parser.add_argument("--queries", type=int, default=200, help="of each kind")
     parser.add_argument(
@@ -83,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     for archive in options.archive:
         folder, _, number = archive.rpartition(":")
         if not number.isdigit():
-            raise PerfError(f"{archive}: an archive is given as DIR:STUDIES")
+            raise PerfError(f"{archive}: write an archive as DIR:STUDIES")
         label = f"filmroom, {int(number):,} studies of {Path(folder).name}"
         both = of_archive(Path(folder), int(number), options.queries, long_series=options.long_series)
         for each, found in zip((label, f"{label}, again"), both, strict=True):

@@ -1,8 +1,8 @@
-"""A result of `perf.run` or `perf.soak` as a page for those who decide: what was wanted, reached, and on what machine.
+"""Writes a result of `perf.run` or `perf.soak` as a page for decisions: targets, measured figures, and the machine.
 
     python -m perf.report RESULT.json --targets targets.toml --out report.html
 
-One file without scripts or links; a browser prints it to PDF. Targets are the reader's own:
+One file without scripts or links; a browser prints it to PDF. Write your own targets:
 
     [[target]]
     text = "eight scanners at once, durable"
@@ -11,7 +11,7 @@ One file without scripts or links; a browser prints it to PDF. Targets are the r
     figure = "rate"                    # any figure of the result, such as p99_ms or server_cpu_ms
     at_least = 100                     # or at_most
 
-Exit code 1 when a target is missed.
+Exit code 1: a target is missed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CASES = {"move": "C-MOVE of whole studies", "get": "C-GET of whole studies", "so
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One thing wanted. Exactly one of `at_least` and `at_most` is there."""
+    """One target. Has exactly one of `at_least` and `at_most`."""
 
     text: str
     case: str
@@ -62,7 +62,7 @@ class Target:
 
 
 def targets_of(path: Path) -> list[Target]:
-    """Raises PerfError that names the first mistake."""
+    """Reads targets. Raises PerfError with the first mistake."""
     try:
         tables = tomllib.loads(path.read_text()).get("target", [])
     except (OSError, ValueError) as error:
@@ -82,7 +82,7 @@ def targets_of(path: Path) -> list[Target]:
 
 
 def figures_of(document: Document) -> dict[tuple[str, str], dict[str, float]]:
-    """(case, peer) → figure → median of the rounds. Raises PerfError when it is no result that can be shown."""
+    """(case, peer) → figure → median of the rounds. Raises PerfError for another document."""
     if "samples" in document:
         return {
             (case, peer): {name: median([float(sample[name]) for sample in samples]) for name in samples[0]}
@@ -105,7 +105,7 @@ def figures_of(document: Document) -> dict[tuple[str, str], dict[str, float]]:
 
 
 def case_name(case: str) -> str:
-    """A case in words."""
+    """The title of a case."""
     count = case.removeprefix("store-")
     if count != case:
         return f"C-STORE, {count} association" + ("s" if count != "1" else "")
@@ -124,7 +124,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums } .met { colo
 
 
 def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
-    """A table; columns from `numbers` on are set to the right."""
+    """A table; columns from `numbers` on are right-aligned."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         return "".join(
@@ -136,7 +136,7 @@ def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[str]], n
 
 
 def page(document: Document, targets: Sequence[Target]) -> tuple[str, int]:
-    """(the page, how many targets are missed). Raises PerfError when a target names what the result does not have."""
+    """(the page, the number of missed targets). Raises PerfError if a target's figure is not in the result."""
     figures, rows, missed = figures_of(document), [], 0
     for target in targets:
         value = figures.get((target.case, target.peer), {}).get(target.figure)
@@ -152,7 +152,7 @@ def page(document: Document, targets: Sequence[Target]) -> tuple[str, int]:
         kind = "missed" if missed else "met"
         words = f"{missed} of {len(targets)} targets missed." if missed else f"All {len(targets)} targets met."
         body.append(f'<p class="verdict {kind}">{words}</p>\n<h2>Targets</h2>\n')
-        body.append(_table("", ("What was wanted", "", "Wanted", "Measured"), rows, 2))
+        body.append(_table("", ("Target", "", "Limit", "Measured"), rows, 2))
     body.append("<h2>Measured</h2>\n" + _measured(figures))
     machine = document.get("machine", {})
     if machine:
@@ -180,7 +180,7 @@ def _measured(figures: Mapping[tuple[str, str], Mapping[str, float]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("result", type=Path)
-    parser.add_argument("--targets", type=Path, help="TOML file of [[target]] tables; without it nothing is judged")
+    parser.add_argument("--targets", type=Path, help="TOML file with [[target]] tables; without it there is no verdict")
     parser.add_argument("--out", type=Path, default=Path("report.html"))
     options = parser.parse_args(arguments)
     try:

@@ -1,4 +1,4 @@
-"""What C-MOVE and C-GET loads share: the studies to ask for, the clock around a request, and the result."""
+"""Shared by C-MOVE and C-GET loads: the studies, the measurement of a request, and the result."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class RetrievalResult:
     instances_per_s: float
     megabytes_per_s: float
     first_command: Latencies
-    """From sending the request to having read the first C-STORE-RQ command."""
+    """Time from the request to the first C-STORE-RQ command."""
     first_instance: Latencies
-    """... to the last byte of the first data set."""
+    """Time from the request to the last byte of the first data set."""
     server_cpu_ms: float
     generator_cpu_ms: float
     instance_count: int
@@ -56,7 +56,7 @@ class RetrievalResult:
 
 
 def prepare(target: Target, load: RetrievalLoad) -> list[bytes]:
-    """Stores the studies; their UIDs."""
+    """Stores the studies. Returns their UIDs."""
     result = load_store.run(
         target,
         StoreLoad(
@@ -84,7 +84,7 @@ def study_identifier(study_uid: bytes, transfer_syntax: bytes) -> bytes:
 def measure(
     retrieve: Callable[[bytes], StudyRetrieval], study_uids: Sequence[bytes], load: RetrievalLoad, server_pid: int
 ) -> RetrievalResult:
-    """Retrieves the first study once unmeasured, then each in turn."""
+    """Retrieves the first study once without measuring, then each in turn."""
     retrieve(study_uids[0])
     cpu_before = harness.cpu_s(server_pid) if server_pid else 0.0
     own_before, elapsed_s = time.process_time(), 0.0
@@ -126,7 +126,7 @@ def options_of(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--study-instances", type=int, default=200)
     parser.add_argument("--template", default="ct", help="ct, mr or tiny")
     parser.add_argument("--first-study", type=int, default=500_000)
-    parser.add_argument("--stored", action="store_true", help="the studies are there from an earlier run")
+    parser.add_argument("--stored", action="store_true", help="the studies are stored from an earlier run")
     return parser
 
 
@@ -142,7 +142,7 @@ def load_of(options: argparse.Namespace) -> RetrievalLoad:
 
 
 def report(name: str, options: argparse.Namespace, result: RetrievalResult, advice: str = "") -> int:
-    """`advice`: one more line, what to do about a failure."""
+    """Prints a result. `advice`: one more line, on how to resolve a failure."""
     say(f"{result.instances_per_s:.0f} instances/s  {result.megabytes_per_s:.0f} MB/s")
     say(f"first C-STORE-RQ after {result.first_command}; first instance whole after {result.first_instance}")
     say(

@@ -1,12 +1,12 @@
-"""The runner: starts every installed peer in turn, in interleaved rounds, and prints one table and the aims.
+"""The runner: starts every installed peer in turn, in interleaved rounds, and prints one table and the targets.
 
     python -m perf.run                                       all peers and cases, five rounds, some minutes
     python -m perf.run --peers filmroom,orthanc --cases store-8 --rounds 3
     python -m perf.run --smoke
 
-A round takes every case with every peer once, in an order that turns by one each round, each on a fresh peer in a
-fresh folder of the same disk, after a sync. A ratio is the median of the ratios within the rounds, so a slow minute of
-the machine hits both sides. Results go to perf/results/ as JSON.
+A round runs every case with every peer once, in an order that rotates by one each round, each on a new peer in a new
+folder of the same disk, after a sync. A ratio is the median of the ratios within the rounds, so a slow minute of the
+machine affects both sides. Results go to perf/results/ as JSON.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from perf.sink import Sink
 WRITE_BEHIND = "filmroom-write-behind"
 DISK = "disk-loop"
 DISK_WAYS = ((DISK, "append", 8), ("disk-prewritten-1", "prewritten", 1), ("disk-prewritten-8", "prewritten", 8))
-"""Of the loops beside each store case: name, file, instances to one fdatasync. They write the same bytes."""
+"""The disk loops with each store case: name, variant, instances for each fdatasync. They write the same bytes."""
 STOCK = "stock-senders"
 STOCK_INSTANCE_COUNT = 100
 RETRIEVALS = {"move": 1, "get": 1, "move-mr": 1, "get-mr": 1, "move-4": 4}
-"""Case → store associations that a C-MOVE may use."""
+"""Case → number of store associations for a C-MOVE."""
 CASES = ("store-1", "store-8", *RETRIEVALS, STOCK)
 DEFAULT_PEERS = (WRITE_BEHIND, "filmroom", "storescp", "dcmqrscp", "orthanc")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One case with one peer in one round; what does not apply is 0."""
+    """One case with one peer in one round; figures that do not apply are 0."""
 
     rate: float
     """Instances a second."""
@@ -50,7 +50,7 @@ class Sample:
     server_cpu_ms: float
     generator_cpu_ms: float
     first_ms: float
-    """Retrieval: from the request to the first C-STORE-RQ at the sink, median of the studies."""
+    """Retrieval: time from the request to the first C-STORE-RQ at the sink, median of the studies."""
     disk_flushes: float
     failed_count: int
 
@@ -65,7 +65,7 @@ class Plan:
     cases: tuple[str, ...]
     round_count: int
     store_instance_count: int
-    """Of a store case, over all associations."""
+    """Instances of a store case, over all associations."""
     study_count: int
     study_instance_count: int
     directory: Path
@@ -78,7 +78,7 @@ class Plan:
 
 
 def measure(plan: Plan) -> tuple[Samples, dict[str, str]]:
-    """(samples, version of each peer). A peer that is not installed is left out with a word."""
+    """(samples, version of each peer). Skips a peer that is not installed, with a message."""
     samples: Samples = {}
     versions: dict[str, str] = {}
     missing: set[str] = set()
@@ -103,7 +103,7 @@ def measure(plan: Plan) -> tuple[Samples, dict[str, str]]:
 
 
 def _is_for(case: str, name: str) -> bool:
-    """Whether a peer can do what a case asks for; only ours has a setting for more than one store association."""
+    """Whether a peer supports a case; only ours has a setting for more than one store association."""
     if case not in RETRIEVALS:
         return True
     return name in peers.RETRIEVING and (RETRIEVALS[case] == 1 or name.startswith("filmroom"))
@@ -153,7 +153,7 @@ def _store(plan: Plan, peer: Peer, association_count: int) -> Sample:
 
 
 def _stock(plan: Plan, peer: Peer) -> Sample:
-    """DCMTK's storescu as it comes, a hundred small instances."""
+    """DCMTK's storescu with its defaults: a hundred small instances."""
     os.sync()
     count = min(STOCK_INSTANCE_COUNT, plan.store_instance_count)
     result = stock.run(peer.target, count, server_pid=peer.pid)
@@ -193,7 +193,7 @@ def _retrieve(plan: Plan, peer: Peer, case: str, sink: Sink) -> Sample:
 
 
 def _measure_disk(plan: Plan, into: dict[str, list[Sample]]) -> None:
-    """The C-like loops beside each store case."""
+    """Runs the disk loops with each store case."""
     for name, variant, group in DISK_WAYS:
         os.sync()
         result = disk_loop.run(
@@ -226,7 +226,7 @@ def of(samples: Sequence[Sample], name: str) -> float:
 
 
 def spread(samples: Sequence[Sample]) -> float:
-    """(largest - smallest) / median of the rates: how far the rounds disagree."""
+    """(largest - smallest) / median of the rates of the rounds."""
     rates = [sample.rate for sample in samples]
     return (max(rates) - min(rates)) / median(rates) if median(rates) else 0.0
 
@@ -258,7 +258,7 @@ def rows_of(samples: Samples) -> list[list[object]]:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A figure that must be reached: `case`'s `figure` of `peer`, over that of `against` if it names one.
+    """A target for `case`'s `figure` of `peer`, or for its ratio to that of `against`.
 
     `against` is of the same case unless `against_case` names another.
     """
@@ -299,7 +299,7 @@ AIMS = (
 
 
 def reached(samples: Samples, aim: Aim) -> float | None:
-    """The figure as measured: the median over the rounds of the value, or of the ratio within the round."""
+    """The measured figure: the median over the rounds of the value, or of the ratio within the round."""
     ours = samples.get(aim.case, {}).get(aim.peer)
     if not ours:
         return None
@@ -383,9 +383,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--template", default="ct")
     parser.add_argument("--pdu", type=int, default=131072)
     parser.add_argument("--workers", type=int, default=0, help="of filmroom; 0: one a core")
-    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="on the disk meant")
+    parser.add_argument(
+        "--directory", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to measure"
+    )
     options = parser.parse_args(arguments)
-    _plan(options)  # what is wrong with the options as they were given
+    _plan(options)  # raises errors in the given options
     if options.smoke:
         options.rounds, options.instances, options.studies, options.study_instances = 1, 16, 1, 10
         if options.peers == parser.get_default("peers"):

@@ -1,9 +1,9 @@
-"""One million instances: does ingest keep its rate, are queries quick, is the start quick?
+"""Measures ingest, queries and start with one million instances.
 
     python -m perf.scale --data /var/tmp/archive --studies 100000 --rounds 5
 
-Fills the archive once (a filled folder is used again: say --filled), then alternates: the same CT load into an empty
-archive and into the filled one; then queries by each key; then starts, clean and after kill -9.
+Fills the archive once (--filled: use a filled folder again), then alternates the same CT load between an empty archive
+and the filled one. Then come queries by each key, and starts: clean and after kill -9.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def compare_ingest(name: str, filled: Path, load: StoreLoad, round_count: int) -
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--peer", default="filmroom")
-    parser.add_argument("--data", type=Path, help="where the filled archive lies or shall lie")
-    parser.add_argument("--filled", action="store_true", help="it is filled already with so many --studies")
+    parser.add_argument("--data", type=Path, help="folder of the filled archive, or for it")
+    parser.add_argument("--filled", action="store_true", help="the folder is filled already, with --studies studies")
     parser.add_argument("--studies", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--associations", type=int, default=8)

@@ -1,11 +1,11 @@
-"""A storage SCP that keeps nothing: the destination of C-MOVE loads, and a server that shows what the generator can do.
+"""A storage SCP that keeps nothing: the destination of C-MOVE loads, and a server to measure the generator.
 
     python -m perf.sink --port 11113 [--host 0.0.0.0]
 
-It listens on 127.0.0.1 unless told otherwise: name the address at which a server on another machine finds it. It
-accepts every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in
-threads of the program that measures, so that the first byte of an instance is seen on the same clock as the request.
-What follows the negotiation is compiled where there is a C compiler (`native`).
+It listens on 127.0.0.1 by default; set --host to an address that a server on another machine can reach. It accepts
+every presentation context, drops data sets inside the kernel and answers each instance at once. It runs in threads of
+the measuring program, so that arrival and request have the same clock. After the negotiation, compiled code runs if
+there is a C compiler (`native`).
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from perf.harness import PerfError, say
 
 @dataclass(slots=True)
 class SinkCounts:
-    """What has arrived since the last reset."""
+    """Counts since the last reset."""
 
     instance_count: int = 0
     data_set_bytes: int = 0
     association_count: int = 0
     first_command_ns: int = 0
-    """perf_counter_ns when the first C-STORE-RQ had been read; 0: none yet."""
+    """perf_counter_ns of the first C-STORE-RQ; 0: none yet."""
     first_instance_ns: int = 0
     """The same for the last byte of the first data set."""
 
     def add(self, receiver: native.Receiver) -> None:
-        """What a receiver has counted."""
+        """Adds the counts of a receiver."""
         self.instance_count += receiver.instance_count
         self.data_set_bytes += receiver.data_set_bytes
         self.first_command_ns = _earlier(self.first_command_ns, receiver.first_command_ns)
@@ -42,7 +42,7 @@ class SinkCounts:
 
 
 def _earlier(one_ns: int, other_ns: int) -> int:
-    """Of two times, of which 0 is none."""
+    """The earlier of two times; 0 is none."""
     return min(filter(None, (one_ns, other_ns)), default=0)
 
 
@@ -50,10 +50,10 @@ class Sink:
     """Listens from construction on; one thread an association."""
 
     def __init__(self, port: int = 0, aet: str = "SINK", host: str = "127.0.0.1") -> None:
-        """Raises PerfError when `host`:`port` cannot be listened on."""
+        """Raises PerfError if it cannot listen on `host`:`port`."""
         self.aet = aet
         self._counts = SinkCounts()
-        """Of associations that have ended, and of all where nothing is compiled."""
+        """Counts of ended associations, and of all without compiled code."""
         self._receivers: list[native.Receiver] = []
         self._lock = threading.Lock()
         try:
@@ -66,7 +66,7 @@ class Sink:
 
     @property
     def counts(self) -> SinkCounts:
-        """What has arrived up to now."""
+        """The counts up to now."""
         with self._lock:
             counts = dataclasses.replace(self._counts)
             for receiver in self._receivers:
@@ -74,7 +74,7 @@ class Sink:
         return counts
 
     def reset(self) -> None:
-        """Counts from nothing. What is under way must have been answered."""
+        """Resets the counts. Everything must have been answered."""
         with self._lock:
             self._counts = SinkCounts()
             for receiver in self._receivers:
@@ -95,7 +95,7 @@ class Sink:
             threading.Thread(target=self._serve, args=(Connection(sock),), daemon=True).start()
 
     def _serve(self, connection: Connection) -> None:
-        """One association from its request to its end; a peer that breaks off ends its own thread only."""
+        """Serves one association from its request to its end; an error ends only its own thread."""
         try:
             kind, body = connection.read_pdu()
             if kind != wire.ASSOCIATE_RQ:
@@ -120,7 +120,7 @@ class Sink:
             connection.close()
 
     def _receive(self, connection: Connection) -> None:
-        """The same, compiled: until the peer releases. Other commands than C-STORE-RQ get no answer."""
+        """Receives by compiled code until the peer releases. Commands other than C-STORE-RQ get no answer."""
         receiver = native.Receiver(fd=connection.sock.fileno())
         with self._lock:
             self._receivers.append(receiver)
@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: all of this machine's")
     parser.add_argument("--port", type=int, default=0, help="0: any free one")
-    parser.add_argument("--seconds", type=float, default=3600.0, help="ends after so long")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="time after which it ends")
     options = parser.parse_args(arguments)
     sink = Sink(options.port, host=options.host)
     say(f"sink ready on port {sink.port}")

@@ -1,20 +1,20 @@
-"""Open-loop load for hours: modalities that send at a rate of their own, queries and retrievals beside them.
+"""Open-loop load for hours: modalities that send at a fixed rate, with queries and retrievals.
 
     python -m perf.soak --port 11112 --minutes 480 --store-rate 40 --find-rate 5 --move-rate 0.05
     python -m perf.soak --peer filmroom --ramp 100:2000:100 --step-seconds 30
     python -m perf.soak --peer filmroom --smoke
 
-A closed loop (`perf.load_store`) waits for each answer before it sends again, so a slow server is asked less. A scanner
-does not wait: here each request has a time at which it is due, and its latency runs from that time. A server that falls
-behind is seen as latency that grows, never as a load that shrinks.
+A closed loop (`perf.load_store`) waits for each answer before it sends again, so a slow server gets less load. A
+scanner does not wait: here each request has a due time, and its latency runs from that time. A server that falls behind
+shows growing latency, never a shrinking load.
 
     --store-rate    instances/s, over --associations modalities; each sends studies of --series-instances
-    --find-rate     C-FINDs/s of studies that were sent
-    --move-rate     C-MOVEs/s of whole studies that were sent, to the sink of this process
+    --find-rate     C-FINDs/s of sent studies
+    --move-rate     C-MOVEs/s of whole sent studies, to the sink of this process
     --ramp A:B:S    instances/s from A to B in steps of S, each --step-seconds long; ends where the server falls behind
 
-One line an interval. The last line says whether the server kept up: everything sent, nothing failed, p99 within
---latency-ms-max, and the last request no later than LATE_S_MAX. Exit code 1 when it did not (a ramp is meant to end).
+Prints one line an interval. The last line says whether the server kept up: everything sent, nothing failed, p99 within
+--latency-ms-max, and the last request no later than LATE_S_MAX. Exit code 1: it did not (not for a ramp).
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from perf.sink import Sink
 
 CONTEXT_ID = 1
 LATE_S_MAX = 1.0
-"""A request that is sent so long after it was due: the server does not keep up."""
+"""If a request is sent this long after its due time, the server does not keep up."""
 
 KINDS = ("store", "find", "move")
 
 
 @dataclass(frozen=True, slots=True)
 class SoakLoad:
-    """What arrives. Rates are arrivals a second, over all associations of a kind."""
+    """The load. Rates are arrivals a second, over all associations of a kind."""
 
     store_rate: float = 20.0
     association_count: int = 4
@@ -58,35 +58,35 @@ class SoakLoad:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What one interval, or the whole run, has shown."""
+    """The figures of one interval, or of the whole run."""
 
     at_s: float
-    """From the start to its end."""
+    """Time from the start to its end."""
     store_rate: float
-    """Instances a second that were answered."""
+    """Answered instances a second."""
     store: Latencies
-    """From when each was due."""
+    """Latencies from the due times."""
     find: Latencies
     move: Latencies
     late_s: float
-    """How long after it was due the latest request was sent."""
+    """The longest delay of a request after its due time."""
     failures: dict[str, int]
     server_cpu_ms: float
-    """An instance."""
+    """CPU time of the server for each instance."""
     memory_bytes: int
-    """PSS of the server's processes at its end; 0: not known."""
+    """PSS of the server's processes at its end; 0: unknown."""
 
 
 @dataclass(slots=True)
 class _Counts:
-    """What all threads note, under `lock`; taken out once an interval."""
+    """The counts of all threads, under `lock`; taken once an interval."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     latencies_ns: dict[str, list[int]] = field(default_factory=lambda: {kind: [] for kind in KINDS})
     failures: dict[str, int] = field(default_factory=dict)
     late_ns: int = 0
     sent_studies: list[int] = field(default_factory=list)
-    """Studies that are stored whole; the newest last."""
+    """Completely stored studies, the newest last."""
 
     def note(self, kind: str, latency_ns: int, late_ns: int, failure: str) -> None:
         with self.lock:
@@ -103,14 +103,14 @@ class _Counts:
 
 
 class _Clock:
-    """When each request of one association is due: random gaps with the mean of the rate, from a seed."""
+    """The due times of one association's requests: random gaps with the mean of the rate, from a seed."""
 
     def __init__(self, rate: float, seed: str, stop: threading.Event) -> None:
         self._rate, self._rng, self._stop = rate, random.Random(seed), stop
         self._due_ns = time.perf_counter_ns() + int(self._rng.random() / rate * 1e9)
 
     def wait(self) -> tuple[int, int] | None:
-        """Waits until the next request is due: (when it was due, how late it is), both in ns; None: the run is over."""
+        """Waits for the next request: (due time, delay), both in ns; None: the run is over."""
         due_ns = self._due_ns
         pause_s = (due_ns - time.perf_counter_ns()) / 1e9
         if self._stop.wait(pause_s) if pause_s > 0 else self._stop.is_set():
@@ -120,7 +120,7 @@ class _Clock:
 
 
 def _store(target: Target, load: SoakLoad, index: int, counts: _Counts, stop: threading.Event) -> None:
-    """One modality: study after study on one association."""
+    """Runs one modality: study after study on one association."""
     template = corpus.template(load.template)
     context = wire.Context(CONTEXT_ID, template.sop_class_uid, (corpus.EXPLICIT_LITTLE_ENDIAN,))
     association = Association(target, [context])
@@ -145,7 +145,7 @@ def _store(target: Target, load: SoakLoad, index: int, counts: _Counts, stop: th
 
 
 def _find(target: Target, load: SoakLoad, counts: _Counts, stop: threading.Event) -> None:
-    """Asks for one study that was sent."""
+    """Queries sent studies."""
     association = Association(target, [wire.Context(CONTEXT_ID, wire.STUDY_ROOT_FIND)])
     syntax = association.accepted.transfer_syntaxes[CONTEXT_ID]
     clock, rng = _Clock(load.find_rate, f"{load.seed} find", stop), random.Random(load.seed)
@@ -167,7 +167,7 @@ def _find(target: Target, load: SoakLoad, counts: _Counts, stop: threading.Event
 
 
 def _move(target: Target, load: SoakLoad, sink: Sink, counts: _Counts, stop: threading.Event) -> None:
-    """Fetches one whole study that was sent, and counts what arrives."""
+    """Retrieves whole sent studies, and counts the arriving instances."""
     association = Association(target, [wire.Context(CONTEXT_ID, wire.STUDY_ROOT_MOVE)])
     syntax = association.accepted.transfer_syntaxes[CONTEXT_ID]
     clock, rng = _Clock(load.move_rate, f"{load.seed} move", stop), random.Random(load.seed)
@@ -194,7 +194,7 @@ def run(
     server_pid: int = 0,
     shown: Callable[[Interval], None] = lambda interval: None,
 ) -> list[Interval]:
-    """Loads for `load.seconds`; `shown` gets each interval as it ends. Raises PerfError where nothing can be sent."""
+    """Runs the load for `load.seconds`; calls `shown` with each ended interval. Raises PerfError if it cannot send."""
     counts, stop = _Counts(), threading.Event()
     work: list[Callable[[], None]] = []
     if load.store_rate:
@@ -250,7 +250,7 @@ def _interval(counts: _Counts, started_s: float, before_s: float, cpu_before_s: 
 
 
 def fell_behind(load: SoakLoad, intervals: list[Interval]) -> str:
-    """Why the server did not keep up with `load`; "" when it did."""
+    """Why the server did not keep up with `load`; "" if it did."""
     failures: dict[str, int] = {}
     for interval in intervals:
         for name, count in interval.failures.items():
@@ -260,10 +260,10 @@ def fell_behind(load: SoakLoad, intervals: list[Interval]) -> str:
     if not intervals or (load.store_rate and not any(interval.store.count for interval in intervals)):
         return "nothing was stored"
     if intervals[-1].late_s > LATE_S_MAX:
-        return f"the last requests were sent {intervals[-1].late_s:.1f} s after they were due"
+        return f"the last requests were sent {intervals[-1].late_s:.1f} s late"
     worst = max(interval.store.p99_ms for interval in intervals)
     if worst > load.latency_ms_max:
-        return f"p99 of C-STORE came to {worst:.0f} ms, {load.latency_ms_max:.0f} are allowed"
+        return f"p99 of C-STORE was {worst:.0f} ms, the limit is {load.latency_ms_max:.0f}"
     return ""
 
 
@@ -314,10 +314,10 @@ def steps_of(text: str) -> list[float]:
 
 
 def ramp(target: Target, sink: Sink, loads: list[SoakLoad], *, server_pid: int = 0) -> tuple[float, list[Interval]]:
-    """Runs each load in turn until the server falls behind; the last rate that it kept up with, 0.0: none."""
+    """Runs each load in turn until the server falls behind. Returns the last rate that it kept up with, 0.0: none."""
     kept, intervals = 0.0, list[Interval]()
     for load in loads:
-        say(f"-- {load.store_rate:g} instances/s wanted")
+        say(f"-- {load.store_rate:g} instances/s")
         measured = run(target, sink, load, server_pid=server_pid, shown=_show)
         intervals += measured
         why = fell_behind(load, measured)
@@ -332,14 +332,14 @@ def _options() -> argparse.ArgumentParser:
     parser = harness.parser(__doc__)
     harness.target_options(parser)
     parser.add_argument("--minutes", type=float, default=1.0)
-    parser.add_argument("--interval", type=float, default=10.0, help="seconds to a line")
+    parser.add_argument("--interval", type=float, default=10.0, help="seconds for each line")
     parser.add_argument("--store-rate", type=float, default=20.0, help="instances/s; 0: none")
-    parser.add_argument("--associations", type=int, default=4, help="modalities that send")
+    parser.add_argument("--associations", type=int, default=4, help="number of sending modalities")
     parser.add_argument("--find-rate", type=float, default=0.0, help="C-FINDs/s")
     parser.add_argument("--move-rate", type=float, default=0.0, help="C-MOVEs/s, each of a whole study")
     parser.add_argument("--ramp", default="", metavar="A:B:S", help="instances/s from A to B in steps of S")
-    parser.add_argument("--step-seconds", type=float, default=30.0, help="of each step of --ramp")
-    parser.add_argument("--latency-ms-max", type=float, default=1000.0, help="p99 of C-STORE that counts as kept up")
+    parser.add_argument("--step-seconds", type=float, default=30.0, help="length of each step of --ramp")
+    parser.add_argument("--latency-ms-max", type=float, default=1000.0, help="highest p99 of C-STORE that keeps up")
     parser.add_argument("--template", default="ct", help="ct, mr or tiny")
     parser.add_argument("--series-instances", type=int, default=200)
     parser.add_argument("--first-study", type=int, default=300_000_000, help="so that a second load has other UIDs")
@@ -358,7 +358,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise PerfError("--associations is 1 or more, and no rate is below 0")
     rates = steps_of(options.ramp) if options.ramp else [options.store_rate]
     seconds = options.step_seconds if options.ramp else options.minutes * 60
-    # Each step has studies of its own: as many numbers as it can use up, many times over.
+    # Each step has its own studies: many times as many numbers as it can use.
     loads = [
         SoakLoad(
             store_rate=rate,

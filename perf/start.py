@@ -1,10 +1,10 @@
-"""How long a start takes: from exec to the ready line and to the first answered C-ECHO.
+"""The time of a start: from exec to the ready line and to the first answered C-ECHO.
 
     python -m perf.start --peer filmroom --data /var/tmp/archive --rounds 5
     python -m perf.start --peer filmroom --data /var/tmp/archive --kill
 
-With --kill each start follows a kill -9 of all the server's processes in the middle of an ingest; otherwise a clean
-stop. Without --data a small archive is made for the occasion.
+With --kill each start follows a kill -9 of all the server's processes during an ingest; otherwise a clean stop. Without
+--data a small temporary archive is made.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ KILL_STUDY = 700_000_000
 @dataclass(frozen=True, slots=True)
 class StartResult:
     after: str
-    """`clean` or `kill`: how the server ended before."""
+    """`clean` or `kill`: the previous end of the server."""
     ready_s: float
     echo_s: float
     stop_s: float
-    """What the end took: SIGTERM to exit."""
+    """Time of the end: from SIGTERM to exit."""
 
 
 def measure_start(peer: Peer, after: str) -> StartResult:
-    """Starts, waits for a C-ECHO, and ends the server in that way for the next start."""
+    """Starts the server and waits for a C-ECHO. `after`: the previous end."""
     started = time.perf_counter()
     peer.start()
     if not peer.answers_echo():
-        raise PerfError(f"{peer.name} said that it is ready and answers no C-ECHO")
+        raise PerfError(f"{peer.name} printed that it is ready, but answers no C-ECHO")
     echo_s = time.perf_counter() - started
     return StartResult(after, round(peer.ready_s, 4), round(echo_s, 4), 0.0)
 
@@ -74,7 +74,7 @@ def run(name: str, data: Path, *, round_count: int, kill: bool, workers: int = 0
     peer.data = data
     results = []
     try:
-        peer.start()  # brings an unfinished recovery of earlier runs to an end
+        peer.start()  # finishes a recovery after earlier runs
         for number in range(round_count):
             if kill:
                 end_by_kill(peer, number)
@@ -91,7 +91,7 @@ def run(name: str, data: Path, *, round_count: int, kill: bool, workers: int = 0
 
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
-    parser.add_argument("--peer", default="filmroom", help="which server, see perf.peers")
+    parser.add_argument("--peer", default="filmroom", help="the server, see perf.peers")
     parser.add_argument("--data", type=Path, help="its data folder, from perf.scale or perf.fill")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--kill", action="store_true", help="kill -9 during ingest before each start")

@@ -1,10 +1,10 @@
-"""A stock sender: DCMTK's storescu as the package brings it, Nagle's algorithm on, sending small instances.
+"""A stock sender: DCMTK's storescu with its defaults, Nagle's algorithm on, sending small instances.
 
     python -m perf.stock --port 11112
     python -m perf.stock --peer orthanc --instances 100
 
-Most modalities send like it: command and data set in separate writes, the second held back until the first has been
-acknowledged. The clock runs around the whole process; sender and server have no TCP_NODELAY in their environment.
+Most modalities send like this: command and data set in separate writes, the second held back until the first has been
+acknowledged. The time is that of the whole process; sender and server have no TCP_NODELAY in their environment.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ class StockResult:
     megabytes_per_s: float
     elapsed_s: float
     server_cpu_ms: float
-    """User + system of the server's processes, an instance; 0 when no process was named."""
+    """User + system time of the server's processes, an instance; 0 if no process was named."""
     sent_count: int
     failed_count: int
 
 
 def environment(*, nodelay: bool = False) -> dict[str, str]:
-    """The environment of a process whose DCMTK leaves Nagle's algorithm on, as it does by itself, or has it off."""
+    """The environment of a process whose DCMTK has Nagle's algorithm on, its default, or off."""
     plain = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
     return plain | ({"TCP_NODELAY": "1"} if nodelay else {})
 
 
 def storescu() -> str:
-    """DCMTK's; pynetdicom has a program of that name, which comes first in an activated environment."""
+    """The path of DCMTK's storescu; pynetdicom's program of that name comes first in an activated environment."""
     for folder in ("/usr/bin", "/usr/local/bin", *os.environ.get("PATH", "").split(":")):
         found = shutil.which("storescu", path=folder)
         if found:
@@ -56,7 +56,7 @@ def storescu() -> str:
 
 
 def write_files(folder: Path, count: int, template: str = "tiny", first_study: int = 900_000) -> int:
-    """`count` instances of one series as Part 10 files; bytes of all data sets."""
+    """Writes `count` instances of one series as Part 10 files. Returns the bytes of all data sets."""
     made = corpus.template(template)
     message = wire.StoreMessage(made, 1, 131072)
     message.set_study(population.plain_study(first_study, "CT", (count,)))
@@ -83,7 +83,7 @@ def _meta(sop_class_uid: bytes, sop_instance_uid: bytes) -> Iterator[bytes]:
 def run(
     target: Target, count: int, *, template: str = "tiny", nodelay: bool = False, server_pid: int = 0
 ) -> StockResult:
-    """Sends `count` instances; raises PerfError when storescu does not get to its end."""
+    """Sends `count` instances; raises PerfError if storescu fails."""
     program = storescu()
     with tempfile.TemporaryDirectory(prefix="perf-stock-") as name:
         size = write_files(Path(name), count, template)
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> int:
     harness.target_options(parser)
     parser.add_argument("--instances", type=int, default=100)
     parser.add_argument("--template", default="tiny", help="ct, mr, tiny or tiny-<modality>")
-    parser.add_argument("--nodelay", action="store_true", help="the sender with TCP_NODELAY=1: what it could reach")
+    parser.add_argument("--nodelay", action="store_true", help="the sender with TCP_NODELAY=1: its upper limit")
     options = parser.parse_args(arguments)
     if options.smoke:
         options.instances = 10

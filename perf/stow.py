@@ -1,7 +1,7 @@
 """STOW-RS load: C connections, each in its own thread, each sending N instances, one a request.
 
-As `load_store`: the request is built once, patched in place, sent with one call; its answer is read and its status
-looked at. `perf.web` runs it.
+As in `load_store`, the request is built once, patched in place and sent with one call; only the status of the answer is
+checked. `perf.web` runs it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ STUDY_VALUES = (
     "study_date", "study_time", "accession_number", "referring_physician", "description", "patient_name", "patient_id",
     "birth_date", "sex", "study_id", "study_uid",
 )  # fmt: skip
-"""Of `population.StudyFacts`, under the names by which a template is patched."""
+"""Fields of `population.StudyFacts`, by the names of a template's patchable values."""
 
 
 @dataclass(frozen=True, slots=True)
 class StowLoad:
-    """What to send."""
+    """The load to send."""
 
     connection_count: int
     instance_count: int
-    """Of each connection: one series."""
+    """Instances of each connection: one series."""
     first_study: int
     web_root: str
     template: str = "ct"
 
 
 class _Request:
-    """A POST with one instance in it, which is patched in place; or one part of a POST of many."""
+    """A POST with one instance, which is patched in place; or one part of a POST of many."""
 
     def __init__(self, port: int, load: StowLoad, study: int, part_count: int = 1) -> None:
         template = corpus.template(load.template)
@@ -91,7 +91,7 @@ def _file_meta(sop_class_uid: bytes) -> bytes:
 
 
 def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
-    """Sends the load; connections are open before the clock starts. Raises PerfError when one could not be opened."""
+    """Sends the load; connections are opened before the measurement. Raises PerfError if one cannot be opened."""
     latencies: list[int] = []
     failures: Counter[str] = Counter()
     ready, lock = threading.Barrier(load.connection_count + 1), threading.Lock()
@@ -152,7 +152,7 @@ def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
 
 
 def run_parts(port: int, load: StowLoad, look: Callable[[], None]) -> float:
-    """Sends all instances as parts of one request; the seconds that it takes. Calls `look` now and then.
+    """Sends all instances as parts of one request. Returns the seconds. Calls `look` now and then.
 
     Raises PerfError unless all were stored.
     """
@@ -174,7 +174,7 @@ def run_parts(port: int, load: StowLoad, look: Callable[[], None]) -> float:
 
 
 def answer_status(sock: socket.socket) -> str:
-    """The status of an answer, which is read to its end. Raises PerfError."""
+    """Reads a whole answer. Returns its status. Raises PerfError."""
     answer = b""
     while b"\r\n\r\n" not in answer:
         piece = sock.recv(65536)

@@ -1,9 +1,9 @@
-"""DICOMweb: the same studies and the same requests to Filmroom and to Orthanc with its DICOMweb plugin, in one table.
+"""DICOMweb: sends the same requests to Filmroom and to Orthanc with its DICOMweb plugin, and prints one table.
 
     python -m perf.web                                       all cases, three interleaved rounds (some minutes)
     python -m perf.web --peers filmroom --cases frames-100,get --rounds 5
 
-    frames-1, -6, -100    frames of 0.5 MB on so many connections
+    frames-1, -6, -100    frames of 0.5 MB on 1, 6 and 100 connections
     get, study            the same study by C-GET and as application/dicom; CPU an instance
     metadata              of 200, 1 000 and 5 000 instances; `cold`: the first request after they were stored
     studies, instances    QIDO-RS: 101 studies, 1 000 instances of one
@@ -11,10 +11,10 @@
     thumbnail             of each instance, after all have been asked for; `first`: each for the first time
     stow, store           0.5 MB each on 1 and 8 connections, by STOW-RS and by C-STORE
     beside                frames while C-STORE runs at half its rate, and C-STORE while studies are read without pause
-    stow-parts            what one request of 50 000 instances costs
-    slow-readers          what a hundred clients cost that take a study at 64 KiB/s
+    stow-parts            the cost of one request of 50 000 instances
+    slow-readers          the cost of a hundred clients that read a study at 64 KiB/s
 
-A case that a peer does not serve is left out and named. Rates are requests, instances for get, store and stow.
+A case that a peer does not support is left out and named. Rates are requests; instances for get, store and stow.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from perf.stow import run as run_stow
 
 PEERS = ("filmroom", "orthanc")
 EXTRA_HTTP = "requests_per_client_max = 1000\n"
-"""One address is all the clients there are."""
+"""All clients have one address."""
 FRAMES = {"Accept": 'multipart/related; type="application/octet-stream"; transfer-syntax=*'}
 FILES = {"Accept": 'multipart/related; type="application/dicom"; transfer-syntax=*'}
 JSON = {"Accept": "application/dicom+json", "Accept-Encoding": "gzip"}
 JPEG = {"Accept": "image/jpeg"}
 IMAGES, HEADS, STORES = 500_000, 600_000, 700_000
-"""First study numbers: of images, of instances with few pixels, of what cases store."""
+"""First study numbers: of images, of instances with few pixels, of the studies that cases store."""
 SLOW_BYTES_PER_S = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much of everything."""
+    """The sizes of all cases."""
 
     images: int = 200
     frame_requests: int = 1500
@@ -78,13 +78,13 @@ class Row:
     first_byte_ms: float = 0.0
     """Median."""
     server_cpu_ms: float = 0.0
-    """User + system, a request or an instance."""
+    """User + system time, a request or an instance."""
     generator_cpu_ms: float = 0.0
     memory_bytes: int = 0
 
 
 class NotServed(PerfError):
-    """The peer answers that it has no such thing."""
+    """The peer does not support the request."""
 
 
 class Bench:
@@ -107,7 +107,7 @@ class Bench:
             raise PerfError(f"storing failed: {failures}")
 
     def study(self, number: int = IMAGES) -> str:
-        """The path of a study that was stored with this first number."""
+        """The path of the study with this first number."""
         return f"{self.peer.web_root}/studies/{corpus.study_uid(number + 1).decode()}"
 
     def instance(self, place: int) -> str:
@@ -136,7 +136,7 @@ class Bench:
         )  # fmt: skip
 
     def fresh_studies(self, count: int) -> int:
-        """The first number of so many that nothing has used."""
+        """The first of `count` unused study numbers."""
         self.next_study += count + 1
         return self.next_study - count - 1
 
@@ -236,7 +236,7 @@ def _stored_row(case: str, bench: Bench, result: load_store.StoreResult) -> Row:
 
 
 def _beside(bench: Bench) -> Iterable[Row]:
-    """Frames on six connections alone and while C-STORE runs; C-STORE alone and while studies are read."""
+    """Measures frames on six connections alone and during C-STORE; C-STORE alone and while studies are read."""
     paths = [f"{bench.instance(place)}/frames/1" for place in range(1, bench.sizes.images + 1)]
     seconds, many = bench.sizes.beside_s, 1_000_000
     yield bench.get("beside: frames alone", paths, FRAMES, connections=6, total=many, seconds=seconds)
@@ -263,7 +263,7 @@ def _beside(bench: Bench) -> Iterable[Row]:
 
 
 def _store_at(bench: Bench, rate: float, done: threading.Event) -> None:
-    """C-STOREs at a rate, in bursts of ten, until `done`."""
+    """Sends C-STOREs at a rate, in bursts of ten, until `done`."""
     while not done.is_set():
         began = time.perf_counter()
         load = load_store.StoreLoad(instance_count=10, warm_up_count=0, first_study=bench.fresh_studies(3))
@@ -272,7 +272,7 @@ def _store_at(bench: Bench, rate: float, done: threading.Event) -> None:
 
 
 def _slow_readers(bench: Bench) -> Iterable[Row]:
-    """Memory of all processes, beyond what they had before, while slow clients read."""
+    """Additional memory of all processes while slow clients read."""
     before = _memory_bytes(bench.peer)
     request = http_load.get(bench.study(), bench.peer.http_port, FILES)
     most, pause = before, threading.Event()
@@ -294,7 +294,7 @@ def _slow_readers(bench: Bench) -> Iterable[Row]:
 
 
 def _stow_parts(bench: Bench) -> Iterable[Row]:
-    """Memory of all processes, beyond what they had before, while one request is stored."""
+    """Additional memory of all processes while one request is stored."""
     before = _memory_bytes(bench.peer)
     looks = [before]
     load = StowLoad(1, bench.sizes.parts, bench.fresh_studies(1), bench.peer.web_root, "ct-head")
@@ -334,14 +334,14 @@ CASES: dict[str, Callable[[Bench], Iterable[Row]]] = {
     "stow-parts": _stow_parts,
 }
 ONLY_FILMROOM = ("beside", "slow-readers", "stow-parts")
-"""Cases that say something of ourselves only."""
+"""Cases for Filmroom only."""
 
 
 # the run -----------------------------------------------------------------------------------------
 
 
 def measure(names: Iterable[str], cases: Iterable[str], sizes: Sizes, rounds: int, workers: int) -> dict[str, object]:
-    """All cases of all peers, peers in turn inside a round. Rows are medians of the rounds."""
+    """Runs all cases with all peers, peers in turn within a round. Rows are medians of the rounds."""
     names, cases = list(names), list(cases)
     rows: list[Row] = []
     left_out: dict[str, str] = {}
@@ -415,7 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--workers", type=int, default=1, help="of Filmroom")
+    parser.add_argument("--workers", type=int, default=1, help="Filmroom's workers")
     options = parser.parse_args(arguments)
     if unknown := set(options.cases.split(",")) - set(CASES):
         raise PerfError(f"no case is called {', '.join(sorted(unknown))}; there are {', '.join(CASES)}")

@@ -1,6 +1,6 @@
-"""PDUs and DIMSE commands as bytes: built by hand, read by hand. No sockets, nothing of the engine, no dictionary.
+"""Encodes and decodes PDUs and DIMSE commands. No sockets, nothing of the engine, no dictionary.
 
-What is sent often is built once. `StoreMessage` is a whole C-STORE-RQ, command and data set, framed in P-DATA-TF PDUs
+Frequent messages are built once. `StoreMessage` is a whole C-STORE-RQ, command and data set, framed in P-DATA-TF PDUs
 of the peer's maximum length; the next instance is the same buffer with a few values overwritten.
 
     A-ASSOCIATE PS3.8 9.3.2 and 9.3.3, P-DATA-TF 9.3.5, commands PS3.7 9.3 and E.1.
@@ -38,7 +38,7 @@ PATIENT_ROOT_FIND = b"1.2.840.10008.5.1.4.1.2.1.1"
 _APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 _IMPLEMENTATION_CLASS_UID = b"1.2.826.0.1.3680043.10.1599.9.2"
 
-# (0000,0900) as it stands in Implicit VR Little Endian: tag, length 2.
+# (0000,0900) in Implicit VR Little Endian: tag, length 2.
 _STATUS_TAG = b"\0\0\0\x09\x02\0\0\0"
 
 
@@ -53,21 +53,21 @@ class Context:
     abstract_syntax: bytes
     transfer_syntaxes: tuple[bytes, ...] = (EXPLICIT_LITTLE_ENDIAN, IMPLICIT_LITTLE_ENDIAN)
     scp_role: bool = False
-    """Also propose to be the SCP of it, as a C-GET requestor must."""
+    """Also propose the SCP role, as a C-GET requestor must."""
     options: bytes = b""
     """SOP class extended negotiation: the service class application information."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """What the acceptor granted."""
+    """The acceptor's parameters."""
 
     transfer_syntaxes: Mapping[int, bytes]
     """Accepted presentation context ID → transfer syntax."""
     pdu_length_max: int
-    """The longest PDU that the peer takes; 0: no limit."""
+    """The longest PDU that the peer accepts; 0: no limit."""
     window: int
-    """Operations that may be outstanding; 0: no limit."""
+    """The most outstanding operations; 0: no limit."""
 
 
 def _item(kind: int, value: bytes) -> bytes:
@@ -128,9 +128,9 @@ def parse_associate_ac(body: bytes) -> Accepted:
 
 
 def answer_associate_rq(body: bytes, pdu_length_max: int) -> tuple[bytes, int]:
-    """Accepts everything, Explicit VR Little Endian where proposed: (A-ASSOCIATE-AC PDU, the requestor's maximum).
+    """Accepts everything, Explicit VR Little Endian if proposed: (A-ASSOCIATE-AC PDU, the requestor's maximum).
 
-    Any window is granted: who answers in the order of arrival needs no limit.
+    Grants any window, since answers in the order of arrival need no limit.
     """
     items, peer_length_max, window = _item(0x10, _APPLICATION_CONTEXT), 0, 1
     for kind, value in _items(body, 68):
@@ -241,7 +241,7 @@ def number(command: Mapping[int, bytes], element: int, absent: int = -1) -> int:
 
 def status_of(reply: bytes) -> int:
     """The Status of a response that is one whole PDU."""
-    at = reply.rfind(_STATUS_TAG)  # from the end: a Message ID may look like this tag, the UID behind it cannot
+    at = reply.rfind(_STATUS_TAG)  # from the end: a Message ID may look like this tag, the UID after it cannot
     if at < 0:
         raise PerfError(f"an answer without a status: {reply[:64].hex()}")
     return reply[at + 8] | reply[at + 9] << 8
@@ -251,9 +251,9 @@ def status_of(reply: bytes) -> int:
 
 
 def statuses(data: bytes) -> tuple[list[int], int]:
-    """The statuses of the responses whose whole PDUs `data` holds, and how many bytes those take.
+    """The statuses of the responses whose whole PDUs are in `data`, and the bytes of those.
 
-    For streams of small responses: only commands in one fragment are looked at, which is how everybody sends them.
+    For streams of small responses: handles only commands in one fragment, which is the usual form.
     """
     found, at, end = [], 0, len(data)
     while end - at >= 12:
@@ -310,7 +310,7 @@ def frames(context_id: int, payload: bytes, *, command: bool, pdu_length_max: in
 
 
 def fragment_bytes(pdu_length_max: int) -> int:
-    """The longest even fragment in a PDU of that length; an unlimited peer gets 128 KiB PDUs."""
+    """The longest even fragment in a PDU of this length; an unlimited peer gets 128 KiB PDUs."""
     return ((pdu_length_max or 131072) - PDV_HEADER_BYTES) & ~1
 
 
@@ -366,7 +366,7 @@ class StoreMessage:
         buffer[self._message_id + 1] = message_id >> 8 & 0xFF
 
     def pdus(self) -> list[memoryview]:
-        """The buffer's PDUs: views that show what is overwritten later too."""
+        """The buffer's PDUs: views, which show later overwrites too."""
         whole, at, found = memoryview(self.buffer), 0, []
         while at < len(whole):
             end = at + PDU_HEADER_BYTES + int.from_bytes(whole[at + 2 : at + 6], "big")
@@ -375,7 +375,7 @@ class StoreMessage:
         return found
 
     def data_set(self) -> bytes:
-        """The data set as it is patched now, without its framing: for what is not sent over a network."""
+        """The current data set without its framing, for use without a network."""
         step, headers = self._fragment_bytes, PDU_HEADER_BYTES + PDV_HEADER_BYTES
         framed = memoryview(self.buffer)[self._framed_command_bytes :]
         return b"".join(

@@ -2,8 +2,8 @@
 
     python tools/gen_dictionary.py [folder]
 
-pydicom is needed here and in the tests only: the engine itself reads what this tool wrote.
-The hand-written functions at the end of both modules live here as templates.
+Only this tool and the tests need pydicom: the engine reads the output of this tool. The hand-written functions at the
+end of both modules are templates here.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ UID_KINDS = {
     "Well-known frame of reference",
 }
 
-# Named "... Storage ..." and yet no class whose instances a Storage SCP takes (PS3.4 B.5).
+# Named "... Storage ...", but not classes whose instances a Storage SCP accepts (PS3.4 B.5).
 NOT_STORAGE = ("Storage Commitment", "Media Storage Directory")
 
-# In PS3.6 since, and not in the pydicom that this ran with: (name, kind, keyword) by UID.
+# In PS3.6, but not in the pydicom version that this ran with: (name, kind, keyword) by UID.
 NEWER_UIDS = {
     "1.2.840.10008.5.1.4.1.1.9.100.1": (
         "Waveform Presentation State Storage",
@@ -169,7 +169,7 @@ def is_storage_sop_class(uid: str) -> bool:
 
 
 def wrapped(opening: str, items: list[str], closing: str) -> str:
-    """One tuple or set literal, its items filling lines of the house's length."""
+    """One tuple or set literal, with items filling lines of LINE_LENGTH."""
     lines, line = [opening], " " * 7
     for item in items:
         if len(line) + len(item) + 2 > LINE_LENGTH:

@@ -1,9 +1,9 @@
-"""Captured bytes of one direction of an association → its PDUs and messages, as text.
+"""Prints the PDUs and messages in captured bytes of one direction of an association.
 
     python tools/pdudump.py capture.bin            # "-" reads standard input
     python tools/pdudump.py capture.bin --bytes 64 # with the first bytes of each fragment
 
-What cannot be decoded is shown with its error, and the dump goes on behind it; passcodes are not shown.
+Undecodable bytes are shown with their error, and the dump continues after them; passcodes are not shown.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def dump(data: bytes, shown_bytes: int = 0) -> Iterator[str]:
         name = NAMES.get(pdu_type, f"unknown PDU type {pdu_type:02X}H")
         yield f"{position:08x}  {name}  {pdu.HEADER_BYTES + length} bytes"
         if len(body) < length:
-            yield f"{'':10}cut off: {len(body)} of {length} bytes of its body are there"
+            yield f"{'':10}truncated: {len(body)} of {length} bytes of its body"
             return
         try:
             unit = pdu.decode(pdu_type, body)
@@ -59,7 +59,7 @@ def dump(data: bytes, shown_bytes: int = 0) -> Iterator[str]:
                 yield from _unit(unit)
         position = start + length
     if position < len(data):
-        yield f"{position:08x}  cut off: {len(data) - position} bytes of a PDU header"
+        yield f"{position:08x}  truncated: {len(data) - position} bytes of a PDU header"
 
 
 def _value(

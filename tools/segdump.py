@@ -1,11 +1,10 @@
-"""Annotated dump of a segment file: header, records and what they say, damage, the end, the footer.
+"""Annotated dump of a segment file: header, records with their contents, damage, the end, the footer.
 
     .venv/bin/python tools/segdump.py DATA/segments/0000000000000000.seg
     .venv/bin/python tools/segdump.py --verify --records 3 --payload 64 FILE
 
-Reads only, and may be used on a segment that is being written. What is wrong is shown and walked over; the exit code is
-1 then. The formats are drawn in engine/storage/segment.py, record.py and hints.py, and in
-engine/index/format/entry.py.
+Reads only, and may be used on a segment that is being written. Damage is shown and skipped; the exit code is then 1.
+The formats are drawn in engine/storage/segment.py, record.py and hints.py, and in engine/index/format/entry.py.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def hex_lines(data: bytes, offset: int) -> Iterator[str]:
 
 
 def shown(value: object) -> str:
-    """A field's value: numbers in both bases, bytes as text where they are text."""
+    """A field's value: numbers in both bases, bytes as text if they are text."""
     if isinstance(value, int):
         return str(value) if value < 10 else f"{value} (0x{value:x})"
     if isinstance(value, bytes):
@@ -52,7 +51,7 @@ def shown(value: object) -> str:
 
 
 def field_lines(data: bytes, offset: int, fields: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """One line a field: where it is, its bytes, its name, its value."""
+    """One line for each field: offset, bytes, name, value."""
     at = 0
     for name, code in fields:
         size = struct.calcsize("<" + code)
@@ -88,7 +87,7 @@ def record_lines(files: Files, fd: int, record: Record, head: bytes, payload_byt
 
 
 def said_lines(record: Record) -> Iterator[str]:
-    """What a tombstone, a hold, a quarantined record or a correction says, in words."""
+    """The contents of a tombstone, a hold, a quarantined record or a correction, as text."""
     try:
         item = unpack_record(record)
     except IndexError_ as error:
@@ -109,7 +108,7 @@ def damage_line(damage: Damage) -> str:
 
 
 def footer_lines(summary: hints.Summary, data: bytes) -> Iterator[str]:
-    """The trailer's fields, and what it says of damage."""
+    """The trailer's fields, and its damage entries."""
     trailer = summary.trailer
     yield f"footer at {trailer.tail}: {len(summary.records)} records, {len(summary.damage)} damaged places known"
     yield from field_lines(data, trailer.hint_end, hints.TRAILER_FIELDS)
@@ -118,7 +117,7 @@ def footer_lines(summary: hints.Summary, data: bytes) -> Iterator[str]:
 
 
 class Dump:
-    """The dump of one open segment; `faults` counts what was wrong once all lines were taken."""
+    """The dump of one open segment; `faults` counts the faults after all lines were read."""
 
     def __init__(self, files: Files, fd: int, segment_id: int, *, verify: bool, records: int, payload: int) -> None:
         self.faults = 0

@@ -43,8 +43,8 @@ def test_a_run_in_which_all_is_well_was_kept_up_with() -> None:
     ("interval", "why"),
     [
         (replace(GOOD, failures={"store A700": 3}), "3 × store A700"),
-        (replace(GOOD, late_s=2.5), "2.5 s after they were due"),
-        (replace(GOOD, store=Latencies(200, 900.0, 1000.0, 1500.0, 1600.0)), "p99 of C-STORE came to 1500 ms"),
+        (replace(GOOD, late_s=2.5), "sent 2.5 s late"),
+        (replace(GOOD, store=Latencies(200, 900.0, 1000.0, 1500.0, 1600.0)), "p99 of C-STORE was 1500 ms"),
     ],
 )
 def test_failures_lateness_and_latency_are_each_a_reason(interval: Interval, why: str) -> None:
