@@ -402,7 +402,7 @@ def main(arguments: list[str] | None = None) -> int:
     aims = aim_rows(samples)
     if aims:
         say()
-        say(harness.table(("aim", "reached", "wanted", "met"), aims))
+        say(harness.table(("aim", "measured", "limit", "met"), aims))
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     path = options.json or (None if options.smoke else harness.RESULTS / f"run-{stamp}.local.json")
     if path is not None:

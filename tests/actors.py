@@ -1,4 +1,4 @@
-"""Who does what in tests."""
+"""Actors for records and permissions in tests."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from engine.access.principal import Kind, Principal
 
 
 def actor(name: str = "test") -> Principal:
-    """Somebody who is recorded under this name."""
+    """A principal that is recorded under this name."""
     return Principal(Kind.JOB, name)

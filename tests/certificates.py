@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS, made by openssl: signed by themselves, or by an authority of the test."""
+"""Certificates for tests of TLS, made by openssl: self-signed, or signed by an authority of the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "
 
 
 def self_signed(folder: Path, name: str) -> tuple[Path, Path]:
-    """Certificate and key, in the same files each time."""
+    """Certificate and key, always in the same two files."""
     certificate, key = folder / "cert.pem", folder / "key.pem"
     _openssl("req", "-x509", *_KEY, "-subj", f"/CN={name}", "-keyout", key, "-out", certificate)
     return certificate, key

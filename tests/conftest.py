@@ -1,4 +1,4 @@
-"""For the whole run: how much it does, slow files first, one garbage collection, a race of pynetdicom, memory."""
+"""For the whole run: rotating tests, slow files first, one garbage collection, a race of pynetdicom, memory."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from pynetdicom.association import Association
 from engine.runtime.admission import Admission
 from tests import effort
 
-# Servers of the tests serve HTTP where it is tested: it costs memory and time at each start, and a fixed port.
+# Only tests of HTTP enable it: it costs memory and time at each start, and a fixed port.
 os.environ.setdefault("FILMROOM_HTTP_ENABLED", "false")
 
 
-def _stands_still(association: Association) -> bool:
-    """Whether pynetdicom's own thread takes no message now. Its flag says so a moment too early, and then, once in some
-    thousand requests, that thread takes the answer that the caller waits for ("Received unexpected … message")."""
+def _is_idle(association: Association) -> bool:
+    """Whether pynetdicom's own thread takes no message now. Its flag is set a moment too early. Then, about once in a
+    thousand requests, that thread takes the answer for which the caller waits ("Received unexpected … message")."""
     if association._kill or not association.is_alive() or threading.current_thread() is association:
         return True
     return bool(association._reactor_checkpoint._cond._waiters)  # type: ignore[attr-defined]
 
 
-Association._is_paused = property(_stands_still, lambda association, value: None)
+Association._is_paused = property(_is_idle, lambda association, value: None)
 
 
-# A front that runs in a test's process would refuse instances for the memory that a thousand other tests have used.
-# Processes of their own are measured as they are (tests/system/test_admission.py).
+# A front inside the test process would refuse instances because of the memory of a thousand other tests. Server
+# processes are measured unchanged (tests/system/test_admission.py).
 assert Admission.__init__.__kwdefaults__["resident"] is not None
 Admission.__init__.__kwdefaults__["resident"] = lambda: 50 << 20
 
@@ -38,21 +38,21 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    left_out = [item for item in items if not _is_its_turn(item)]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+    skipped = [item for item in items if not _is_its_turn(item)]
+    if skipped:
+        config.hook.pytest_deselected(items=skipped)
         items[:] = [item for item in items if _is_its_turn(item)]
-    # Files are dealt out to the processes in this order: one that takes a minute must not be the last to begin.
+    # The processes take files in this order: a file that takes a minute must not begin last.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def _is_its_turn(item: pytest.Item) -> bool:
-    """Whether this run does a test that is marked `rotating(n)`, or any other one."""
+    """Whether this run includes the test: always, unless the test is marked `rotating(n)`."""
     marker = item.get_closest_marker("rotating")
     return marker is None or effort.is_its_turn(item.nodeid, marker.args[0])
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    # Some hundred thousand objects of modules and tests: each full collection would walk them, thousands of times.
+    # Modules and tests have about a hundred thousand objects: thousands of full collections would walk them.
     gc.collect()
     gc.freeze()

@@ -1,7 +1,7 @@
 """Finds the DICOM corpus, which is no part of the repository.
 
-The folder named by FILMROOM_CORPUS, else `shared/corpus` beside the checkout. Where there is none the lists are empty,
-and `needs_corpus` skips the tests that live on them and says where the files were looked for.
+It is in the folder of FILMROOM_CORPUS, else in `shared/corpus` beside the checkout. Without a corpus the lists are
+empty, and `needs_corpus` skips the tests that need them and names the folder.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
-def _looked_for() -> Path:
-    named = os.environ.get("FILMROOM_CORPUS")
-    # Resolved, as what the code under test reports is.
-    return (Path(named) if named else CHECKOUT.parent / "shared" / "corpus").resolve()
+def _corpus_path() -> Path:
+    setting = os.environ.get("FILMROOM_CORPUS")
+    # Resolved, like the paths that the code under test reports.
+    return (Path(setting) if setting else CHECKOUT.parent / "shared" / "corpus").resolve()
 
 
 def corpus_root() -> Path | None:
     """The corpus folder, or None."""
-    root = _looked_for()
+    root = _corpus_path()
     return root if root.is_dir() else None
 
 
@@ -46,7 +46,7 @@ def corpus_files(*folders: str) -> list[Path]:
 
 
 def needs_corpus(*folders: str) -> pytest.MarkDecorator:
-    """Skips a test where the corpus, or each of these folders of it, has no file."""
-    what = f" in {' or '.join(folders)}" if folders else ""
-    reason = f"no corpus: {_looked_for()} has no DICOM file{what} (FILMROOM_CORPUS names another folder)"
+    """Skips a test if the corpus, or all of these folders, have no file."""
+    place = f" in {' or '.join(folders)}" if folders else ""
+    reason = f"no corpus: {_corpus_path()} has no DICOM file{place} (FILMROOM_CORPUS names another folder)"
     return pytest.mark.skipif(not corpus_files(*folders), reason=reason)

@@ -1,19 +1,18 @@
-"""Twins of engine.storage.files.Files that fail on purpose.
+"""Replacements of engine.storage.files.Files that fail on purpose.
 
-FaultyFiles     the real file system, with a fault at the n-th call of a kind, a bound on every single read or write,
+FaultyFiles     the real file system, with a fault at the n-th call of a kind, a limit on every single read or write,
                 and a count of all calls
 SimulatedDisk   a disk in memory that forgets: nothing is durable before its sync. `after_power_cut(seed)` is the disk
-                as the next boot finds it, one of the many states that a real one may be left in
+                as the next boot finds it, in one of its many possible states
 
-What the simulated disk may lose or reorder, per file: each 512-byte sector written since the last fdatasync is there or
-not, on its own; a change of size is there or not, in order, and bytes after the size are gone. Per directory:
-creations, removals and renames since the last sync of this directory are kept up to some point, and what lies in a
-directory that is not kept is gone with it. A sync that fails is the kernel's (Rebello et al., ATC'20): some of the
-pages reach the platter, all are clean from then on, the cache shows what the platter has not, the next sync says OK.
+The simulated disk may lose or reorder changes. Per file: each 512-byte sector written since the last fdatasync may be
+lost by itself; changes of size are kept in order up to some point, and bytes after the size are lost. Per directory:
+creations, removals and renames since the last sync of this directory are kept up to some point, and a lost directory
+loses its contents. A sync fails as in the kernel (Rebello et al., ATC'20): some of the pages reach the platter, all are
+clean from then on, the cache shows bytes that the platter does not have, and the next sync succeeds.
 
-Faults by number: every call is counted; `fail_at` makes the n-th one fail, with EIO, ENOSPC (and from then on there is
-no room, until `make_room`), EMFILE, or after half of a write. What it does not do by itself: damage bytes that were
-synced (`flip` does).
+Faults by number: every call is counted; `fail_at` makes the n-th one fail, with EIO, ENOSPC (from then on the disk is
+full, until `make_room`), EMFILE, or after half of a write. Bytes that were synced are damaged only by `flip`.
 """
 
 from __future__ import annotations
@@ -43,17 +42,17 @@ READING = ("open", "pread", "preadv", "preadv_cached", "list_directory", "free_b
 
 
 class PowerCut(BaseException):
-    """The machine is gone; not an error of the engine, so nothing may swallow it."""
+    """The machine lost its power. This is no error of the engine, so no code may catch it."""
 
 
 @dataclass
 class Fault:
-    """What happens at one call."""
+    """The failure of one call."""
 
     number: int
     """The errno that the call fails with."""
     partial_bytes: int = 0
-    """How much a pwritev writes before it fails."""
+    """The number of bytes that a pwritev writes before it fails."""
     repeat: bool = False
     """Whether every later call fails as well."""
 
@@ -104,7 +103,7 @@ class SyncTwin(SyncThread):
 
 
 class SyncAtOnce(SyncThread):
-    """The same without a thread: the disk is fast, or has not ended when it is asked first."""
+    """The same without a thread: the sync has ended at once, or only after the first question."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
@@ -132,7 +131,7 @@ class SyncAtOnce(SyncThread):
 
 
 class AheadTwin:
-    """A `WriteAhead` on files that are not the kernel's; its pages are sectors and its pieces are whatever comes."""
+    """A `WriteAhead` on simulated files; its pages are sectors, and its pieces may have any length."""
 
     def __init__(self, files: Files, fd: int, offset: int, limit: int) -> None:
         self._files = files
@@ -159,19 +158,19 @@ class AheadTwin:
 
 
 class FaultyFiles(Files):
-    """The real thing until told otherwise. Faults count calls from 1."""
+    """The real file system until a test sets a fault. Faults count calls from 1."""
 
     __slots__ = ("_faults", "before", "calls", "read_bytes_max", "write_bytes_max")
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
-        """How often each method has been called."""
+        """The number of calls of each method."""
         self.read_bytes_max = 0
-        """A bound on one system call's read, 0 for none: short reads."""
+        """A limit of one system call's read, 0 for none: short reads."""
         self.write_bytes_max = 0
-        """A bound on one system call's write: short writes."""
+        """A limit of one system call's write: short writes."""
         self.before: Callable[[str], None] | None = None
-        """Called with the method's name before each call, on its thread: a place to wait in."""
+        """Called with the method's name before each call, on its thread; it may wait."""
         self._faults: dict[tuple[str, int], Fault] = {}
 
     def fail(self, method: str, number: int, *, at: int = 1, partial_bytes: int = 0, repeat: bool = False) -> None:
@@ -179,7 +178,7 @@ class FaultyFiles(Files):
         self._faults[method, self.calls[method] + at] = Fault(number, partial_bytes, repeat)
 
     def heal(self) -> None:
-        """No more faults."""
+        """Removes all faults."""
         self._faults.clear()
 
     def _enter(self, method: str) -> Fault | None:
@@ -291,7 +290,7 @@ class FaultyFiles(Files):
 
 
 _descriptors = itertools.count(1_000_000)
-"""Of all disks: what a dead process lets go late is nobody else's."""
+"""Common to all disks, so that a late close by a dead process affects no other file."""
 
 
 def _write(target: bytearray, offset: int, data: bytes) -> None:
@@ -320,7 +319,7 @@ def _apply(target: bytearray, change: Change) -> None:
 
 @dataclass(eq=False)
 class SimulatedFile:
-    """One inode: what is on the platter, what the page cache shows, and what happened since the last sync, in order."""
+    """One inode: the bytes on the platter, those in the page cache, and the changes since the last sync, in order."""
 
     durable: bytearray = field(default_factory=bytearray)
     now: bytearray = field(default_factory=bytearray)
@@ -329,10 +328,10 @@ class SimulatedFile:
     owner: int = 0
     """The descriptor that has the lock, 0 for none."""
     version: int = 0
-    """How often it has been changed."""
+    """The number of its changes."""
     is_directory: bool = False
     suspected_by: set[str] = field(default_factory=set)
-    """The processes that a failed sync of it was told to."""
+    """The processes that saw a sync of it fail."""
 
     def size(self) -> int:
         return len(self.now)
@@ -346,7 +345,7 @@ class SimulatedFile:
         self.note_written(offset, data)
 
     def note_written(self, offset: int, data: bytes) -> None:
-        """Sector by sector: each may reach the platter alone."""
+        """Records each sector separately: each may reach the platter alone."""
         at = 0
         while at < len(data):
             length = min(SECTOR_BYTES - (offset + at) % SECTOR_BYTES, len(data) - at)
@@ -364,7 +363,7 @@ class SimulatedFile:
         self.pending.clear()
 
     def sync_badly(self, rng: random.Random, kept_share: float) -> None:
-        """The disk failed: some of it is there, and the kernel takes all of it for written."""
+        """A failed sync: the platter has part of the changes, and the kernel regards all as written."""
         for change in self.pending:
             if rng.random() < kept_share:
                 _apply(self.durable, change)
@@ -376,7 +375,7 @@ class SimulatedFile:
             _apply(self.now, change)
 
     def survivor(self, rng: random.Random, kept_share: float) -> SimulatedFile:
-        """What is left of it after a power cut."""
+        """Its state after a power cut."""
         left = SimulatedFile(is_directory=self.is_directory)
         left.durable[:] = self.durable
         resizes = [index for index, change in enumerate(self.pending) if isinstance(change, int)]
@@ -399,7 +398,7 @@ class SimulatedFile:
 
 @dataclass(frozen=True)
 class _Renaming:
-    """What one call did to the names of a directory; empty names for neither."""
+    """The change that one call made to the names of a directory; an empty name: none."""
 
     removed: str
     added: str = ""
@@ -412,14 +411,14 @@ class _Renaming:
 
 
 TAKES_ROOM = frozenset({"create", "allocate", "write_zeros", "link", "make_directory"})
-"""Calls that a full disk refuses; and pwritev, where the file grows."""
+"""Calls that a full disk refuses; also pwritev, if the file grows."""
 TAKES_DESCRIPTOR = frozenset({"open", "create", "sync_directory", "list_directory", "write_zeros"})
 READS = frozenset({"open", "pread", "preadv", "preadv_cached", "list_directory", "free_bytes", "size"})
 CHANGES = TAKES_ROOM | {"pwritev", "fdatasync", "truncate", "rename", "unlink", "sync_directory"}
 
 
 class SimulatedDisk(Files):
-    """Files and directories in memory. A directory that nobody made with make_directory has always been there."""
+    """Files and directories in memory. A directory that was not made with make_directory has always existed."""
 
     __slots__ = (
         "_directories",
@@ -452,28 +451,28 @@ class SimulatedDisk(Files):
         self.calls_all = 0
         """Calls that could fail, so far."""
         self.cut_at = cut_at
-        """The power goes at this changing call: it may happen half, then it and all later ones raise PowerCut.
+        """The power fails at this changing call: it may take effect in part, then it and all later ones raise PowerCut.
         0: never."""
         self.capacity_bytes = capacity_bytes
         self.is_full = False
         self.fault_hit = ""
-        """The method that the fault of `fail_at` has hit."""
+        """The method in which the fault of `fail_at` occurred."""
         self.trace: list[tuple[str, str]] | None = None
-        """Method and name of each call, if somebody wants to know."""
+        """Method and name of each call, if a test sets a list."""
         self.violations: list[str] = []
-        """What no engine may do: a second sync after a failed one."""
+        """Forbidden calls of the engine: a second sync after a failed one."""
         self.process = ""
-        """Who is calling, where several processes share the disk."""
+        """The calling process, if several share the disk."""
         self.loses_syncs = False
-        """A control: fdatasync says OK and does nothing."""
+        """A control: fdatasync succeeds and does nothing."""
         self.loses_directories = False
-        """A control: sync_directory says OK and does nothing."""
+        """A control: sync_directory succeeds and does nothing."""
         self._fault_at = 0
         self._fault_kind = ""
         self._fault_method = ""
         self._fault_name = ""
         self.kept_share_badly = 0.5
-        """How much of what a failed sync was about reaches the platter."""
+        """The share of a failed sync's changes that reaches the platter."""
         self._names_durable: dict[str, SimulatedFile] = {}
         self._names_now: dict[str, SimulatedFile] = {}
         self._journals: dict[str, list[_Renaming]] = {}
@@ -484,9 +483,9 @@ class SimulatedDisk(Files):
     # -- faults ---------------------------------------------------------------------------------
 
     def fail_at(self, number: int, kind: str) -> None:
-        """The call with this number (of `calls_all`) fails: EIO, ENOSPC, EMFILE, or "short" with half of it done.
+        """The call with this number (of `calls_all`) fails: EIO, ENOSPC, EMFILE, or "short" after half of it.
 
-        A kind that cannot befall that call does nothing; `fault_hit` says whether it did.
+        A kind that this call cannot have does nothing; `fault_hit` shows whether the fault occurred.
         """
         self._fault_at = number
         self._fault_kind = kind
@@ -500,13 +499,13 @@ class SimulatedDisk(Files):
         self.fault_hit = ""
 
     def make_room(self) -> None:
-        """The end of ENOSPC, and of every other fault."""
+        """Ends ENOSPC and every other fault."""
         self.is_full = False
         self._fault_method = ""
         self._fault_at = 0
 
     def flip(self, path: str, offset: int, bit: int) -> None:
-        """Damages a byte that lies on the platter."""
+        """Damages a byte on the platter."""
         file = self._names_now[self._key(path)]
         for target in (file.durable, file.now):
             if offset < len(target):
@@ -534,7 +533,7 @@ class SimulatedDisk(Files):
         disk.loses_syncs, disk.loses_directories = self.loses_syncs, self.loses_directories
 
     def after_kill(self) -> SimulatedDisk:
-        """The disk as the next process finds it when only this one was killed: nothing is lost, no lock is held."""
+        """The disk for the next process after only this one was killed: nothing is lost, no lock is held."""
         disk = SimulatedDisk(capacity_bytes=self.capacity_bytes)
         self._kill_into(disk)
         return disk
@@ -550,7 +549,7 @@ class SimulatedDisk(Files):
         disk.loses_syncs, disk.loses_directories = self.loses_syncs, self.loses_directories
 
     def content(self, path: str) -> bytes:
-        """What a reader sees now."""
+        """The contents that a reader sees now."""
         file = self._names_now[self._key(path)]
         return file.read(0, file.size())
 
@@ -559,14 +558,14 @@ class SimulatedDisk(Files):
         return path
 
     def _changing(self) -> bool:
-        """Counts a call; False when the power goes during it."""
+        """Counts a call; False if the power fails during it."""
         self.calls += 1
         if self.cut_at and self.calls > self.cut_at:
             raise PowerCut(f"call {self.calls}")
         return self.calls != self.cut_at
 
     def enter(self, method: str, name: str, *, grows: bool = True) -> str:
-        """Counts a call and fails it if it is its turn; "short" when half of it shall be done first."""
+        """Counts a call and fails it if the fault is for it; "short" if half of it must be done first."""
         if self.cut_at and self.calls >= self.cut_at:
             raise PowerCut(f"{method} after call {self.calls}")
         self.calls_all += 1
@@ -619,20 +618,20 @@ class SimulatedDisk(Files):
         return self._fds[fd]
 
     def durable(self, path: str) -> bytes:
-        """What lies on the platter."""
+        """The contents on the platter."""
         return bytes(self._names_now[self._key(path)].durable)
 
     def files(self) -> list[tuple[str, SimulatedFile]]:
-        """Every file that has a name now."""
+        """All files with a name now."""
         return [(path, file) for path, file in self._names_now.items() if not file.is_directory]
 
     @property
     def fault_armed(self) -> bool:
-        """Whether something is to go wrong soon."""
+        """Whether a fault is set."""
         return bool(self.cut_at or self._fault_at or self.is_full)
 
     def name_of(self, file: SimulatedFile) -> str:
-        """A name of an inode, for people."""
+        """A name of an inode, for messages."""
         return next((path for path, found in self._names_now.items() if found is file), "(no name)")
 
     def open(self, path: str, flags: int, mode: int = 0o640) -> int:
@@ -688,7 +687,7 @@ class SimulatedDisk(Files):
         return key in self._names_now or (key not in self._directories and self._is_old(key))
 
     def _is_old(self, key: str) -> bool:
-        """Whether something lies below a directory that nobody made."""
+        """Whether a directory that was not made has entries."""
         return any(name.startswith(key + "/") for name in self._names_now)
 
     def identity(self, path: str) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""A foreign archive (pynetdicom's Query/Retrieve SCP) in this process, that may misbehave as a test wants it to."""
+"""A foreign archive (pynetdicom's Query/Retrieve SCP) in this process; a test can make it misbehave."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def _model(root: int, operation: int) -> str:
 
 @dataclass
 class Archive:
-    """What it holds, how it behaves, and what it was asked."""
+    """Its instances, its behaviour, and the requests that it received."""
 
     instances: list[Dataset]
     roots: Sequence[int] = (STUDY_ROOT,)
     classes: Sequence[str] = (samples.CT, samples.MR)
     counts: bool = True
-    """Whether it says how many instances studies and series have."""
+    """Whether it returns the number of instances of studies and series."""
     knows_roles: bool = True
     """Whether it answers SCP/SCU Role Selection."""
     names_classes: bool = True
@@ -42,15 +42,15 @@ class Archive:
     before_find: Callable[[Any, Dataset], list[tuple[int, Dataset | None]] | None] = lambda event, asked: None
     """Answers of a C-FIND instead of its own."""
     sent: Callable[[Any, list[Dataset]], list[Dataset]] = lambda event, chosen: chosen
-    """What a C-GET or C-MOVE sends of what was asked for."""
+    """The instances that a C-GET or C-MOVE sends, from the requested ones."""
     destination: tuple[str | None, int | None] = (None, None)
-    """Host and port to which a C-MOVE sends, whatever its destination; with None it is unknown."""
+    """Host and port for every C-MOVE, whatever its destination; None: the destination is unknown."""
     asked: list[tuple[str, Dataset]] = field(default_factory=list)
     """("find", identifier), ("get", identifier), ("move", identifier)"""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def matching(self, asked: Dataset) -> list[Dataset]:
-        """By unique keys, and by Patient ID."""
+        """The instances that match by unique keys and Patient ID."""
         found = self.instances
         for name in (*UNIQUE.values(), "PatientID"):
             value = asked.get(name)
@@ -110,7 +110,7 @@ class Archive:
 
 @contextmanager
 def serving(archive: Archive) -> Iterator[Peer]:
-    """The archive, on a port."""
+    """Serves the archive on a free port."""
     entity = AE(ae_title="OTHER")
     for root in archive.roots:
         for operation in (FIND, GET, MOVE):
@@ -118,7 +118,7 @@ def serving(archive: Archive) -> Iterator[Peer]:
     for uid in archive.classes:
         role = True if archive.knows_roles else None
         entity.add_supported_context(uid, NATIVE, scu_role=role, scp_role=role)
-        entity.add_requested_context(uid, NATIVE)  # for what a C-MOVE sends
+        entity.add_requested_context(uid, NATIVE)  # for C-MOVE
     handlers: list[Any] = [(evt.EVT_C_FIND, archive.find), (evt.EVT_C_GET, archive.get)]
     handlers.append((evt.EVT_C_MOVE, archive.move))
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)

@@ -1,8 +1,8 @@
 """A scripted DICOM peer on a plain blocking socket: send, expect, wait, cut.
 
-Builds and reads its bytes itself, with `struct` alone, so that it is a second opinion on what the engine writes and can
-say things that no library would. `Peer` calls a server; `Listener` is called by one. Every wait has a limit, and what
-came instead of what was expected is in the failure.
+Builds and reads its bytes with `struct` alone: it checks the engine independently, and can send messages that no
+library would. `Peer` calls a server; a server calls `Listener`. Every wait has a limit, and a failure shows what came
+instead of the expected message.
 
     P-DATA-TF   04 | 00 | length (4) | PDV …            PDV   length (4) | context id | control: 1 command, 2 last | …
 """
@@ -45,7 +45,7 @@ Context = tuple[int, str, Sequence[str]]
 
 
 def pdu(pdu_type: int, body: bytes = b"", *, length: int | None = None) -> bytes:
-    """A PDU; `length` overrides what its header says."""
+    """A PDU; `length` overrides the length in its header."""
     return struct.pack(">BBI", pdu_type, 0, len(body) if length is None else length) + body
 
 
@@ -65,7 +65,7 @@ def associate_rq(
     protocol_version: int = 1,
     relational: bool = True,
 ) -> bytes:
-    """An A-ASSOCIATE-RQ; `user_items` are more sub-items of the user information.
+    """An A-ASSOCIATE-RQ; `user_items` are further sub-items of the user information.
 
     `relational`: where C-FIND is proposed, queries that need no unique keys of the levels above are negotiated.
     """
@@ -134,7 +134,7 @@ def message_pdus(context_id: int, command: bytes, data_set: bytes | None, *, fra
 
 
 def command_set(elements: Mapping[int, int | str | bytes]) -> bytes:
-    """A command set; numbers are US, text is padded with NUL. The group length is put in front."""
+    """A command set; numbers are US, text is padded with NUL. The group length is added."""
     body = b""
     for element, value in sorted(elements.items()):
         if isinstance(value, int):
@@ -202,7 +202,7 @@ def c_store_rsp(rq: Mapping[int, bytes], status: int = 0) -> bytes:
 
 
 def decode_command(data: bytes) -> dict[int, bytes]:
-    """Element number → value as it lies there."""
+    """Element number → value, unchanged."""
     values: dict[int, bytes] = {}
     at = 0
     while at < len(data):
@@ -243,7 +243,7 @@ def identifier(values: Mapping[int, str | bytes], *, explicit: bool = False) -> 
 
 
 class Closed(AssertionError):
-    """The other side closed the connection where the script wanted something."""
+    """The other side closed the connection while the script waited for a message."""
 
 
 @dataclass
@@ -259,13 +259,13 @@ class Message:
         return number(self.command, STATUS)
 
     def responded_to(self) -> int:
-        """Which request a response answers."""
+        """The Message ID of the request that a response answers."""
         return number(self.command, RESPONDED_TO)
 
 
 @dataclass
 class Negotiated:
-    """An A-ASSOCIATE-AC as far as scripts look at it."""
+    """The parts of an A-ASSOCIATE-AC that scripts use."""
 
     contexts: dict[int, tuple[int, str]]
     """Presentation context id → result and transfer syntax."""
@@ -299,7 +299,7 @@ class Peer:
     # send
 
     def send(self, data: bytes, *, pieces: int = 0) -> None:
-        """Sends bytes, in separate writes of `pieces` bytes where given."""
+        """Sends bytes, with `pieces` in separate writes of that length."""
         if not pieces:
             self.socket.sendall(data)
             return
@@ -316,7 +316,7 @@ class Peer:
     # expect
 
     def receive(self) -> tuple[int, bytes] | None:
-        """The next PDU; None when the other side has closed."""
+        """The next PDU; None if the other side has closed."""
         header = self._take(6)
         if header is None:
             return None
@@ -328,14 +328,14 @@ class Peer:
         return pdu_type, body
 
     def next_type(self) -> int | None:
-        """The type of the next PDU, which stays to be read; None when the other side has closed."""
+        """The type of the next PDU, which stays unread; None if the other side has closed."""
         header = self._take(6)
         if header is not None:
             self._buffer[:0] = header
         return None if header is None else header[0]
 
     def expect(self, pdu_type: int) -> bytes:
-        """The body of the next PDU, which is of that type."""
+        """The body of the next PDU, which must have that type."""
         received = self.receive()
         if received is None:
             raise Closed(f"closed instead of a PDU of type {pdu_type:02X}")
@@ -343,35 +343,35 @@ class Peer:
         return received[1]
 
     def expect_abort(self) -> tuple[int, int]:
-        """Source and reason of the A-ABORT that comes next."""
+        """Source and reason of the next PDU, an A-ABORT."""
         body = self.expect(ABORT)
         return body[2], body[3]
 
     def expect_reject(self) -> tuple[int, int, int]:
-        """Result, source and reason of the A-ASSOCIATE-RJ that comes next."""
+        """Result, source and reason of the next PDU, an A-ASSOCIATE-RJ."""
         body = self.expect(ASSOCIATE_RJ)
         return body[1], body[2], body[3]
 
     def expect_closed(self) -> None:
-        """Nothing more comes and the other side closes (or resets)."""
+        """Checks that the other side sends nothing more and closes (or resets)."""
         received = self.receive()
         assert received is None, f"PDU type {received[0]:02X} {received[1][:40].hex()} instead of an end"
 
     def last_word(self) -> int | None:
-        """The type of the PDU that comes next, then this side closes; None when the other side closes without one."""
+        """The type of the next PDU, after which this side closes; None if the other side closes without one."""
         received = self.receive()
         self.socket.close()
         return None if received is None else received[0]
 
     def wait_closed(self) -> list[int]:
-        """Reads until the other side closes; the types of the PDUs that came."""
+        """Reads until the other side closes; the types of the received PDUs."""
         types = []
         while (received := self.receive()) is not None:
             types.append(received[0])
         return types
 
     def is_closed_within(self, seconds: float) -> bool:
-        """Whether the other side closes, or sends its last word, within that time."""
+        """Whether the other side closes, or sends its last PDU, within that time."""
         self.socket.settimeout(seconds)
         try:
             return self.receive() is None or self.wait_closed() is not None
@@ -379,11 +379,11 @@ class Peer:
             return False
 
     def socket_has_more(self, seconds: float) -> bool:
-        """Whether anything comes within that time; it stays to be read."""
+        """Whether bytes come within that time; they stay unread."""
         return bool(self._pending or self._buffer or select.select([self.socket], [], [], seconds)[0])
 
     def expect_message(self) -> Message:
-        """The next message, with its data set if it announces one."""
+        """The next message, with its data set if it has one."""
         context_id, command = self._gather(is_command=True)
         received = Message(context_id, decode_command(command))
         if number(received.command, DATA_SET_TYPE) != NO_DATA_SET:
@@ -392,15 +392,15 @@ class Peer:
         return received
 
     def expect_command(self) -> dict[int, bytes]:
-        """The next message's command; what follows of the message is left."""
+        """The next message's command; its data set stays unread."""
         return decode_command(self._gather(is_command=True)[1])
 
     def expect_data_set(self) -> bytes:
-        """What `expect_command` has left."""
+        """The data set after `expect_command`."""
         return self._gather(is_command=False)[1]
 
     def read_ahead(self, count: int) -> None:
-        """Takes so many bytes from the socket, for later."""
+        """Takes that number of bytes from the socket, for later."""
         while count:
             received = self.socket.recv(min(count, 1 << 16))
             if not received:
@@ -411,14 +411,14 @@ class Peer:
     # associations
 
     def associate(self, *contexts: Context, **options: object) -> Negotiated:
-        """Requests an association, which must be accepted."""
+        """Requests an association; the other side must accept it."""
         self.send(associate_rq(contexts, **options))  # type: ignore[arg-type]
         return decode_associate_ac(self.expect(ASSOCIATE_AC))
 
     def accept(
         self, *, maximum_length: int = 16384, transfer_syntaxes: Sequence[str] = (), user_items: bytes = b""
     ) -> dict[int, tuple[str, str]]:
-        """Answers an A-ASSOCIATE-RQ; takes each context with its first transfer syntax (of those given).
+        """Answers an A-ASSOCIATE-RQ; accepts each context with its first transfer syntax (of those given).
 
         Context id → abstract syntax and transfer syntax of those accepted.
         """
@@ -446,7 +446,7 @@ class Peer:
         assert answer.status() == 0
 
     def release(self) -> None:
-        """An orderly end by this side."""
+        """Releases the association."""
         self.send(pdu(RELEASE_RQ, bytes(4)))
         self.expect(RELEASE_RP)
         self.socket.close()
@@ -454,7 +454,7 @@ class Peer:
     # cut
 
     def cut(self) -> None:
-        """The cable is pulled: a reset, no goodbye."""
+        """Resets the connection, like a pulled cable."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -505,11 +505,11 @@ class Listener:
         self._socket.close()
 
     def receive_little(self) -> None:
-        """The kernel takes little for connections from now on that is not read."""
+        """From now on the kernel buffers little unread data for new connections."""
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
 
     def close(self) -> None:
-        """Takes no more; who waits in `accept` gets an OSError."""
+        """Accepts no more; a caller that waits in `accept` gets an OSError."""
         self._socket.shutdown(socket.SHUT_RDWR)
 
     def accept(self) -> Peer:
@@ -519,7 +519,7 @@ class Listener:
 
 
 def decode_associate_ac(body: bytes) -> Negotiated:
-    """What an A-ASSOCIATE-AC says."""
+    """Parses an A-ASSOCIATE-AC."""
     contexts: dict[int, tuple[int, str]] = {}
     maximum_length, user_items = 0, []
     for kind, content in _items(body[68:]):

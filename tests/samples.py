@@ -27,7 +27,7 @@ def instance(
     transfer_syntax: str = ExplicitVRLittleEndian,
     **more: object,
 ) -> Dataset:
-    """One instance with file meta; UIDs follow from study, series and number."""
+    """One instance with file meta; study, series and number give its UIDs."""
     ds = Dataset()
     if not patient_name.isascii():
         ds.SpecificCharacterSet = "ISO_IR 192"
@@ -92,7 +92,7 @@ def part10(ds: Dataset) -> bytes:
 
 
 def write(folder: Path, *data_sets: Dataset) -> list[Path]:
-    """Files of those instances."""
+    """Writes a file for each of these instances."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, ds in enumerate(data_sets):

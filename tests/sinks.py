@@ -1,4 +1,4 @@
-"""A foreign Storage SCP (pynetdicom) that keeps what it is sent, in this process."""
+"""A foreign Storage SCP (pynetdicom) in this process that keeps all instances it receives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sink(
     pdu_length_max: int = 16382,
     answer: Callable[[Any], int] | None = None,
 ) -> Iterator[tuple[Peer, Received]]:
-    """A Storage SCP and what it has got. `answer` says what it does with each, else every one is kept."""
+    """A Storage SCP and the instances that it received. `answer` gives the status of each, else it is `status`."""
     received: Received = {}
     lock = threading.Lock()
 

@@ -1,6 +1,6 @@
 """pynetdicom as foreign SCU and SCP, and DICOM files read without any library, for the system tests.
 
-Data sets go out and come in as bytes: nothing here decodes and encodes them on the way.
+Data sets are sent and received as bytes: no code here decodes or encodes them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ FIND_CLASSES = frozenset(model(root, "find") for root in MODELS)
 
 @dataclass(frozen=True)
 class Stored:
-    """An instance as bytes: what is sent, and what must come back."""
+    """An instance as bytes, which are sent and must come back."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -65,7 +65,7 @@ def read_file(path: Path) -> tuple[dict[int, bytes], bytes]:
 
 
 def split_file(data: bytes) -> tuple[dict[int, bytes], bytes]:
-    """The same of the bytes of such a file."""
+    """The same from the bytes of such a file."""
     at, meta = 132, {}
     while data[at : at + 2] == b"\2\0":
         element, vr, length = struct.unpack_from("<H2sH", data, at + 2)
@@ -128,7 +128,7 @@ def request(
     maximum_length: int = 16382,
     options: bytes = b"\1",
 ) -> Association:
-    """Requests an association, whatever the answer is.
+    """Requests an association; the answer may be any.
 
     `options`: extended negotiation of every C-FIND class that is proposed, relational queries by default; empty: none.
     """
@@ -154,7 +154,7 @@ def request(
 
 
 def context_id(assoc: Association, sop_class_uid: str, transfer_syntax_uid: str) -> int:
-    """The accepted presentation context of that class and syntax."""
+    """The id of the accepted presentation context of that class and syntax."""
     for context in assoc.accepted_contexts:
         if context.abstract_syntax == sop_class_uid and context.transfer_syntax[0] == transfer_syntax_uid:
             return int(context.context_id)
@@ -162,14 +162,14 @@ def context_id(assoc: Association, sop_class_uid: str, transfer_syntax_uid: str)
 
 
 def send(assoc: Association, stored: Stored, message_id: int = 1) -> C_STORE:
-    """C-STORE of exactly these bytes; the response."""
+    """Sends exactly these bytes by C-STORE; returns the response."""
     rq = C_STORE()
     rq.MessageID = message_id
     rq.AffectedSOPClassUID = stored.sop_class_uid
     rq.AffectedSOPInstanceUID = stored.sop_instance_uid
     rq.Priority = 0
     rq.DataSet = io.BytesIO(stored.data_set)
-    # As pynetdicom's send_c_store does: its own thread must not take the answer.
+    # Like pynetdicom's send_c_store: its own thread must not take the answer.
     assoc._reactor_checkpoint.clear()
     while not assoc._is_paused:
         threading.Event().wait(0.0002)
@@ -183,7 +183,7 @@ def send(assoc: Association, stored: Stored, message_id: int = 1) -> C_STORE:
 
 
 def store(port: int, instances: Iterable[Stored], *, calling: str = "FOREIGN") -> list[int]:
-    """Stores instances on one association; the statuses."""
+    """Stores instances on one association; returns the statuses."""
     instances = list(instances)
     contexts = dict.fromkeys((stored.sop_class_uid, stored.transfer_syntax_uid) for stored in instances)
     with association(port, contexts, calling=calling) as assoc:
@@ -251,7 +251,7 @@ def identifier(keys: Mapping[str, object]) -> Dataset:
 
 @dataclass
 class Retrieved:
-    """What a C-GET or C-MOVE brought, and its responses."""
+    """The instances and responses of a C-GET or C-MOVE."""
 
     statuses: list[int] = field(default_factory=list)
     counts: list[tuple[int | None, int, int, int]] = field(default_factory=list)
@@ -261,7 +261,7 @@ class Retrieved:
     """SOP Instance UID → transfer syntax and data set, for C-GET."""
 
     def note(self, status: Dataset, found: Dataset | None) -> None:
-        """One response."""
+        """Adds one response."""
         self.statuses.append(int(status.Status))
         self.counts.append(
             (
@@ -286,7 +286,7 @@ def get(
     answer: Callable[[str], int] = lambda uid: 0,
     maximum_length: int = 16382,
 ) -> Retrieved:
-    """C-GET; `kinds` are the (SOP class, transfer syntax) pairs to take, `answer` gives our status for a UID."""
+    """C-GET; `kinds` are the (SOP class, transfer syntax) pairs to accept, `answer` gives our status for a UID."""
     result = Retrieved()
 
     def received(event: evt.Event) -> int:
@@ -335,7 +335,7 @@ class Receipt:
     originator: tuple[str | None, int | None]
     priority: int
     association: int
-    """Which association it came on: a number without meaning."""
+    """An arbitrary number that identifies its association."""
 
 
 class Receiver:
@@ -349,7 +349,7 @@ class Receiver:
         maximum_length: int = 16382,
         aet: str = "SINK",
     ) -> None:
-        """`kinds`: the (SOP class, transfer syntax) pairs that it takes; `answer`: its status for a UID."""
+        """`kinds`: the (SOP class, transfer syntax) pairs that it accepts; `answer`: its status for a UID."""
         self.receipts: list[Receipt] = []
         self._lock = threading.Lock()
         self._answer = answer
@@ -393,6 +393,6 @@ class Receiver:
 
 
 def _make_known(sop_class_uid: str) -> None:
-    """pynetdicom serves storage only for SOP classes that it has heard of."""
+    """Registers a SOP class with pynetdicom, which stores only instances of classes that it knows."""
     if uid_to_service_class(sop_class_uid) is ServiceClass:
         register_uid(sop_class_uid, "Storage" + sop_class_uid.replace(".", "_"), StorageServiceClass)

@@ -1,9 +1,9 @@
-"""Senders whose ledger is the oracle of the crash tests: what was acknowledged must be there afterwards, byte for byte.
+"""Senders with a ledger for the crash tests: every acknowledged instance must be there afterwards, byte for byte.
 
-Everything about one instance follows from its number, so that the ledger keeps numbers and checksums and no bytes.
+The number of an instance gives all of its content, so that the ledger keeps numbers and checksums and no bytes.
 
     Sender (a thread, one association) ── C-STORE ──► server
-       └─ acknowledged? ─► Ledger ─► verify(): C-FIND lists it, C-GET brings the same bytes
+       └─ acknowledged? ─► Ledger ─► verify(): C-FIND lists it, C-GET returns the same bytes
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests import peer, samples
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_FIND, STUDY_ROOT_GET, Peer
 
 WINDOW = 4
-"""Stores that a sender has outstanding."""
+"""Outstanding C-STORE requests of a sender."""
 
 SIZES_BYTES = (512, 2048, 2048, 16 << 10, 64 << 10, 300 << 10)
 
@@ -48,7 +48,7 @@ class GeneratedInstance:
         return f"{samples.ROOT}.{self.study}.1.{10000000 + self.number}"
 
     def data_set(self) -> bytes:
-        """Its bytes: a head of a fixed length and pixels of a length and content that follow from the numbers."""
+        """Its bytes: a head of fixed length, and pixels whose length and content depend on the numbers."""
         rng = random.Random(self.study * 1_000_003 + self.number)
         size = rng.choice(SIZES_BYTES)
         head = _TEMPLATE.replace(_MARK.encode(), self.uid.encode()).replace(b".77777777", f".{self.study}".encode())
@@ -56,13 +56,13 @@ class GeneratedInstance:
 
 
 def study_number(index: int) -> int:
-    """A study number with the digits that the template has room for."""
+    """A study number with as many digits as in the template."""
     return 10000000 + index
 
 
 @dataclass
 class Ledger:
-    """What was sent, and what of it was acknowledged."""
+    """The sent and the acknowledged instances."""
 
     sent: set[str] = field(default_factory=set)
     acknowledged: dict[str, str] = field(default_factory=dict)
@@ -70,19 +70,19 @@ class Ledger:
     studies: set[int] = field(default_factory=set)
     refused: list[tuple[str, int]] = field(default_factory=list)
     deleting: set[int] = field(default_factory=set)
-    """Studies whose deletion was asked for: their instances may be there or not."""
+    """Studies with a requested deletion: their instances may be there or not."""
     deleted: set[int] = field(default_factory=set)
-    """Studies whose deletion was confirmed: nothing of them is there."""
+    """Studies with a confirmed deletion: none of their instances is there."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def note_sent(self, made: GeneratedInstance) -> None:
-        """Before the first byte goes out."""
+        """Call it before the first byte is sent."""
         with self._lock:
             self.sent.add(made.uid)
             self.studies.add(made.study)
 
     def note_answer(self, made: GeneratedInstance, status: int) -> int:
-        """An answer has come; how many were acknowledged so far."""
+        """Records an answer; returns the number of acknowledged instances so far."""
         with self._lock:
             if status == 0:
                 self.acknowledged[made.uid] = hashlib.sha256(made.data_set()).hexdigest()
@@ -91,7 +91,7 @@ class Ledger:
             return len(self.acknowledged)
 
     def verify(self, port: int, *, studies: set[int] | None = None) -> None:
-        """Every acknowledged instance is found and comes back as it was sent; nothing else is listed."""
+        """Checks that every acknowledged instance is found and comes back unchanged, and that no other is listed."""
         for study in sorted(self.studies if studies is None else studies):
             prefix = f"{samples.ROOT}.{study}."
             expected = {uid: digest for uid, digest in self.acknowledged.items() if uid.startswith(prefix)}
@@ -111,12 +111,12 @@ class Ledger:
 
 
 class Sender(threading.Thread):
-    """Stores instances of one study on one association until it is told to stop or the server is gone."""
+    """Stores instances of one study on one association until `stop` or the end of the server."""
 
     def __init__(
         self, port: int, ledger: Ledger, study: int, share: range, on_answer: Callable[[int], None] | None = None
     ) -> None:
-        """`share`: the numbers of its instances; `on_answer` is told how many all senders have had acknowledged."""
+        """`share`: the numbers of its instances; `on_answer` gets the count of acknowledged instances of all."""
         super().__init__(daemon=True)
         self._port = port
         self._ledger = ledger
@@ -128,11 +128,11 @@ class Sender(threading.Thread):
         """Whether the association ended before it was released."""
 
     def stop(self) -> None:
-        """Sends no more, waits for the answers that are due, releases."""
+        """Stops sending; the thread waits for outstanding answers and releases."""
         self._stop_wanted.set()
 
     def run(self) -> None:
-        """The association's whole life."""
+        """Runs the association from request to release."""
         try:
             with Peer(self._port, timeout_s=30.0) as script:
                 self._send(script)
@@ -165,7 +165,7 @@ class Sender(threading.Thread):
 def start_senders(
     port: int, ledger: Ledger, study: int, count: int, on_answer: Callable[[int], None] | None = None
 ) -> list[Sender]:
-    """`count` senders of one study, each with numbers of its own."""
+    """Starts `count` senders of one study, each with its own numbers."""
     senders = [
         Sender(port, ledger, study, range(which * 100_000, (which + 1) * 100_000), on_answer) for which in range(count)
     ]
@@ -192,7 +192,7 @@ def find_instances(port: int, study: int) -> set[str]:
 
 
 def get_study(port: int, study: int) -> dict[str, bytes]:
-    """SOP Instance UID → data set of everything that C-GET of a study brings."""
+    """SOP Instance UID → data set of all instances that C-GET of a study returns."""
     brought: dict[str, bytes] = {}
     with Peer(port, timeout_s=30.0) as script:
         script.associate(

@@ -1,4 +1,4 @@
-"""File systems for a test: loop-mounted images and tmpfs, taken apart again whatever happens. Needs root.
+"""File systems for a test: loop-mounted images and tmpfs, always unmounted afterwards. Needs root.
 
 The loop devices free themselves when they are unmounted (`mount -o loop`).
 """
@@ -18,11 +18,11 @@ MAKE = {
     "ext4": ("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1"),
     "xfs": ("mkfs.xfs", "-q", "-K", "-f"),
 }
-"""File system → the command that makes it in an image whose zeros are known."""
+"""File system → the command that makes it in an image of zeros."""
 
 
 def missing_for(file_system: str, *, fuse: bool = False) -> str:
-    """Why such a mount cannot be made here; "" if it can."""
+    """The reason why this machine cannot make such a mount; "" if it can."""
     if os.geteuid() != 0:
         return "mounting needs root"
     if fuse and not Path("/dev/fuse").exists():
@@ -39,12 +39,12 @@ def missing_for(file_system: str, *, fuse: bool = False) -> str:
 
 
 def _can_mount() -> bool:
-    tried = ("unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt")
-    return subprocess.run(tried, capture_output=True).returncode == 0
+    command = ("unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt")
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def make_image(image: Path, size_bytes: int, file_system: str, *options: str) -> None:
-    """A file with an empty file system in it."""
+    """Makes a file with an empty file system."""
     image.unlink(missing_ok=True)
     with image.open("wb") as file:
         file.truncate(size_bytes)
@@ -52,12 +52,12 @@ def make_image(image: Path, size_bytes: int, file_system: str, *options: str) ->
 
 
 def mount(kind: str, source: str, point: Path, options: str) -> None:
-    """mount(8) on a folder that is there; a failure has its words."""
+    """mount(8) on an existing folder; a failure has its message."""
     _run("mount", "-t", kind, "-o", options, source, str(point))
 
 
 def unmount(point: Path, timeout_s: float = 20.0) -> None:
-    """umount(8), once those that still have files open there are gone."""
+    """umount(8), after the last process has closed its files there."""
     deadline = time.monotonic() + timeout_s
     while True:
         done = subprocess.run(["umount", str(point)], capture_output=True, text=True)
@@ -71,7 +71,7 @@ def unmount(point: Path, timeout_s: float = 20.0) -> None:
 
 @contextmanager
 def mounted(kind: str, source: str, point: Path, options: str = "rw") -> Iterator[Path]:
-    """The mount for the length of a block."""
+    """A mount during a `with` block."""
     point.mkdir(parents=True, exist_ok=True)
     mount(kind, source, point, options)
     try:

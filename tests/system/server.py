@@ -1,4 +1,4 @@
-"""A whole server as a user starts it, for the system tests: a process, its folder, its port."""
+"""A server started like a user's, for the system tests: a process, its folder, its port."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Server:
     ) -> None:
         """`http`: whether it serves HTTP too, on a free port (`url`).
 
-        `prefix`: the words of a program that runs the server. Without `await_ready` say `wait_ready` yourself.
+        `prefix`: the command of a program that runs the server. Without `await_ready` call `wait_ready` yourself.
         """
         self.data = data
         if config_file is None:
@@ -56,7 +56,7 @@ class Server:
                 *arguments,
             ],
             cwd=ROOT,
-            env={**self._unhurried(config), **os.environ, **self._http(http), **(environment or {})},
+            env={**self._light_settings(config), **os.environ, **self._http(http), **(environment or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -67,30 +67,30 @@ class Server:
         self.ready_line = ""
         self.port = 0
         self.url = ""
-        """Of HTTP, without a slash at the end."""
+        """The HTTP URL, without a slash at the end."""
         if await_ready:
             self.wait_ready()
 
     @staticmethod
-    def _unhurried(config: str) -> dict[str, str]:
-        """Half a gigabyte of zeros a worker and start would make the tests slow and the disk hot; nobody is in a hurry
-        beside the caretaker."""
+    def _light_settings(config: str) -> dict[str, str]:
+        """No prewriting, since half a gigabyte of zeros per worker and start would slow the tests; no pauses of the
+        caretaker, since no other process needs the disk."""
         settings = {"FILMROOM_CARETAKER_PAUSE_S": "0"}
         return settings if "prewrite_bytes" in config else {**settings, "FILMROOM_STORAGE_PREWRITE_BYTES": "0"}
 
     @staticmethod
     def _http(enabled: bool) -> dict[str, str]:
-        """Off unless it is tested: it costs memory and time at each start."""
+        """HTTP is off unless a test needs it: it costs memory and time at each start."""
         return {"FILMROOM_HTTP_ENABLED": str(enabled).lower(), **({"FILMROOM_HTTP_PORT": "0"} if enabled else {})}
 
     def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Until it has said that it is ready."""
+        """Waits for the ready line."""
         if not self.is_ready_within(timeout_s):
             self.kill_all()
             raise AssertionError(f"not ready: {self.ready_line!r}\n" + "".join(self.log[-40:]))
 
     def is_ready_within(self, seconds: float) -> bool:
-        """Whether it says in that time that it is ready; false too when it has ended."""
+        """Whether its ready line comes in that time; also false if it has ended."""
         assert self.process.stdout is not None
         if not self.ready_line and select.select([self.process.stdout], [], [], seconds)[0]:
             self.ready_line = self.process.stdout.readline()
@@ -112,14 +112,14 @@ class Server:
         return [line for line in lines if line.get("event") == event]
 
     def stats(self) -> dict[str, object]:
-        """What the control socket says."""
+        """The statistics from the control socket."""
         try:
             return control.request(self.data, {"command": "stats"})
         except control.ControlUnavailable as error:
             raise AssertionError(f"{error}\n" + "".join(self.log[-40:])) from error
 
     def reload(self, config: str) -> None:
-        """Another configuration; it holds for every association that is requested afterwards."""
+        """Loads another configuration, which applies to every later association."""
         self.config_file.write_text(config)
         control.request(self.data, {"command": "reload"})
 
@@ -128,7 +128,7 @@ class Server:
         return [int(worker["pid"]) for worker in self.stats()["workers"]]  # type: ignore[attr-defined]
 
     def kill_all(self) -> None:
-        """kill -9 of supervisor and workers at once."""
+        """Kills supervisor and workers at once with SIGKILL."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -136,27 +136,27 @@ class Server:
         self.wait()
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, or the control socket's word where another program started the server."""
+        """Sends SIGTERM, or `drain` to the control socket if another program started the server."""
         if self.prefixed:
             control.request(self.data, {"command": "drain"})
         else:
             self.process.send_signal(signal.SIGTERM)
 
     def stop(self, timeout_s: float = 30.0) -> int:
-        """Asks it to stop; its exit code."""
+        """Asks it to stop; returns its exit code."""
         if self.process.poll() is None:
             self.ask_to_stop()
         return self.wait(timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> int:
-        """Until it has ended; its exit code."""
+        """Waits for its end; returns its exit code."""
         assert self.process.stdout is not None
         code = self.process.wait(timeout_s)
         self.process.stdout.close()
         return code
 
     def close(self) -> None:
-        """Whatever happened, nothing stays."""
+        """Stops the server in any case."""
         if self.process.poll() is None:
             try:
                 self.stop()
@@ -168,7 +168,7 @@ class Server:
 
 @contextmanager
 def running(data: Path, *arguments: str, **options: object) -> Iterator[Server]:
-    """A server for the length of a block."""
+    """A server during a `with` block."""
     server = Server(data, *arguments, **options)  # type: ignore[arg-type]
     try:
         yield server
@@ -184,7 +184,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: object, timeout_s: float = 20.0, what: str = "condition") -> None:
-    """Polls until `condition()` is true; a failure names `what`."""
+    """Polls until `condition()` is true; a failure contains `what`."""
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, f"{what} not reached within {timeout_s} s"
@@ -192,7 +192,7 @@ def wait_for(condition: object, timeout_s: float = 20.0, what: str = "condition"
 
 
 def filmroom(server: Server, *arguments: str) -> dict[str, object]:
-    """A command beside the server; what it says in JSON."""
+    """Runs a command beside the server; returns its last line of JSON."""
     done = subprocess.run(
         [sys.executable, "-m", "engine", *arguments, "--data", str(server.data), "--json"],
         cwd=ROOT,
