@@ -32,6 +32,8 @@ OPEN_SEGMENTS_MAX = 256
 
 PINNED_SEGMENTS_MAX = 256
 """Further descriptors for pins; a retrieval of more segments looks the rest up again if they move."""
+ALLOCATION_BYTES_MAX = 64 << 20
+"""A longer payload is compared with the segment's size before memory is allocated for it: its length may be damaged."""
 
 _CHUNK_BYTES = 1 << 20
 
@@ -103,6 +105,10 @@ class LogReader:
         """The whole payload. Raises CorruptRecord."""
         segment = self._segment(position)
         try:
+            if position.payload_length > ALLOCATION_BYTES_MAX:
+                count = max(0, min(segment.data.size() - position.payload_offset, position.payload_length))
+                if count < position.payload_length:
+                    raise _too_short(count, position.payload_length, position)
             data = segment.data.read(position.payload_length, position.payload_offset)
         except OSError as error:
             raise _unreadable(error, position) from error

@@ -231,6 +231,12 @@ def test_a_lost_header_block_costs_nothing_in_a_sealed_segment(bench: Bench) -> 
     assert bench.reader.read_record(bench.position).position == bench.position
 
 
+@pytest.mark.parametrize("length", [1 << 35, 1 << 62])
+def test_no_memory_is_allocated_for_a_length_that_the_segment_does_not_have(bench: Bench, length: int) -> None:
+    with pytest.raises(CorruptRecord, match="the file ends after"):
+        bench.reader.read(bench.position._replace(payload_length=length))
+
+
 @pytest.mark.parametrize("keep", [0, 4096, 4200])
 def test_a_file_that_ends_too_early_is_corrupt(bench: Bench, keep: int) -> None:
     os.truncate(segment_path(bench.directory, bench.position.segment_id), keep)
