@@ -278,8 +278,10 @@ class Facts:
         orders = [data[at + i * keys.ORDER_BYTES :][: keys.ORDER_BYTES] for i in range(order_count)]
         conflicts = struct.unpack_from(f"<{conflict_count}I", data, at + order_count * keys.ORDER_BYTES)
         values, at = fact_values(data, at - _HEAD.size)
-        providers = iter(data[at:])
         single = orders[0] if order_count == 1 else b""
+        if not single and len(data) - at < sum(map(len, values)):
+            raise ValueError("facts end within the numbers of their orders")
+        providers = iter(data[at:])
         parts = [{tag: (single or orders[next(providers)], value) for tag, value in part.items()} for part in values]
         return cls(parts, conflicts)
 

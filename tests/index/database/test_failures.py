@@ -104,15 +104,16 @@ def test_any_damage_of_a_row_raises_only_errors_of_the_engine(filled: Path, tmp_
     for number in range(ROUNDS):
         data = tmp_path / str(number)
         shutil.copytree(filled, data)
-        with opened(data) as archive:
-            damage = spoil(archive, rng)
-            for use in uses(archive):
-                try:
-                    use()
-                except EngineError:
-                    errors += 1
-                except Exception as error:
-                    raise AssertionError(f"FILMROOM_ROT_SEED={SEED}, round {number}: {damage}") from error
+        archive = opened(data)
+        damage = spoil(archive, rng)
+        # A clean end reads the rows of the segments, too.
+        for use in (*uses(archive), archive.close):
+            try:
+                use()
+            except EngineError:
+                errors += 1
+            except Exception as error:
+                raise AssertionError(f"FILMROOM_ROT_SEED={SEED}, round {number}: {damage}") from error
         shutil.rmtree(data)
     assert errors > ROUNDS / 4, f"FILMROOM_ROT_SEED={SEED}: the rot does no harm"
 
