@@ -76,7 +76,7 @@ def test_the_load_of_dicomweb_runs(tmp_path: Path) -> None:
     found = json.loads(result.read_text())
     assert found["left_out"] == {}
     rates = {row["case"]: row["rate"] for row in found["rows"]}
-    assert len(rates) == len(cases.split(",")) + 1, "metadata has a row for the first request"
+    assert len(rates) == len(cases.split(",")) + 2, "metadata and thumbnail have a row for the first request"
     assert min(rates.values()) > 0
 
 
