@@ -138,7 +138,7 @@ export function Grid({ windows, version, columns, head, cells, keyOf, selected, 
     const row = windows.row(index);
     const isSelected = row !== undefined && keyOf(row) === selected;
     rows.push(html`<div
-      key=${index} role="row" id=${`row-${index}`} aria-rowindex=${index + 2} aria-selected=${isSelected}
+      key=${index} role="row" id=${`row-${index}`} aria-rowindex=${index + 2} aria-selected=${isSelected} tabindex=${index === cursor ? 0 : undefined}
       class=${`row${isSelected ? " selected" : ""}${index === cursor ? " cursor" : ""}`}
       style=${{ transform: `translateY(${isScaled ? top + (index - first) * rowHeight : index * rowHeight}px)`, height: `${rowHeight}px` }}
       onClick=${() => row && (setCursor(index), select(row))} onDblClick=${() => row && open(row)}>
