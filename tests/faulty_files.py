@@ -160,7 +160,7 @@ class AheadTwin:
 class FaultyFiles(Files):
     """The real file system until a test sets a fault. Faults count calls from 1."""
 
-    __slots__ = ("_faults", "before", "calls", "read_bytes_max", "write_bytes_max")
+    __slots__ = ("_faults", "_next_here", "before", "calls", "read_bytes_max", "write_bytes_max")
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -172,6 +172,11 @@ class FaultyFiles(Files):
         self.before: Callable[[str], None] | None = None
         """Called with the method's name before each call, on its thread; it may wait."""
         self._faults: dict[tuple[str, int], Fault] = {}
+        self._next_here: dict[tuple[str, int], int] = {}
+
+    def fail_here(self, method: str, number: int) -> None:
+        """The next call of `method` on this thread fails with this errno; background threads have no part in it."""
+        self._next_here[method, threading.get_ident()] = number
 
     def fail(self, method: str, number: int, *, at: int = 1, partial_bytes: int = 0, repeat: bool = False) -> None:
         """The `at`-th call of `method` from now on fails with this errno."""
@@ -185,7 +190,10 @@ class FaultyFiles(Files):
         self.calls[method] += 1
         if self.before is not None:
             self.before(method)
-        for (name, at), fault in self._faults.items():
+        faults = list(self._faults.items())
+        if (here := self._next_here.pop((method, threading.get_ident()), 0)) != 0:
+            faults.append(((method, self.calls[method]), Fault(here, 0, False)))
+        for (name, at), fault in faults:
             if name == method and (self.calls[method] == at or (fault.repeat and self.calls[method] > at)):
                 error = OSError(fault.number, os.strerror(fault.number))
                 if method in SYNCING:

@@ -341,7 +341,7 @@ def test_without_room_nothing_changes(tmp_path: Path) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
-        files.fail("create", 28)
+        files.fail_here("create", 28)
         with pytest.raises(StorageFull):
             correction.merge(archive, P1, P2, **WHO)
         assert patients(archive) == BEFORE

@@ -302,7 +302,7 @@ def test_on_a_full_disk_the_reserve_file_makes_room(tmp_path: Path) -> None:
         assert reserve_file.make(archive.parts.layout, files)
         path = Path(reserve_file.path_of(archive.parts.layout))
         assert path.stat().st_blocks * 512 >= reserve_file.BLOCK_BYTES
-        files.fail("create", 28)  # ENOSPC for the ledger's first segment
+        files.fail_here("create", 28)  # ENOSPC for the ledger's first segment
         archive.delete(study_query(1), actor=actor(""), reason="")
         assert left(archive) == uids(without={(1,)})
         assert not path.exists()
@@ -313,11 +313,11 @@ def test_without_a_reserve_file_a_full_disk_refuses_and_nothing_changes(tmp_path
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
         fill(archive)
-        files.fail("create", 28)
+        files.fail_here("create", 28)
         with pytest.raises(StorageFull):
             archive.delete(study_query(1), actor=actor(""), reason="")
         with pytest.raises(StorageFull):
-            files.fail("create", 28)
+            files.fail_here("create", 28)
             archive.set_holds([uid(1)], actor=actor(""), reason="")
         assert left(archive) == uids(without=set())
         assert archive.parts.index.holds() == []
