@@ -6,6 +6,7 @@ retrieved meanwhile, and once there is room again the server takes instances wit
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -173,6 +174,19 @@ def test_a_deletion_works_on_a_full_disk_and_compaction_makes_room(tmp_path: Pat
         check(disk / "data")
 
 
+def take_inodes(disk: Path) -> list[Path]:
+    """Files that take every inode; the server takes some meanwhile, too."""
+    taken: list[Path] = []
+    while True:
+        path = disk / f"taken-{len(taken)}"
+        try:
+            path.touch()
+        except OSError as error:
+            assert error.errno == errno.ENOSPC
+            return taken
+        taken.append(path)
+
+
 def test_without_inodes_stores_are_refused_until_there_are_some(tmp_path: Path) -> None:
     ledger = ingest.Ledger()
     with small_disk(tmp_path, "tmpfs", "nr_inodes=60") as disk:
@@ -180,13 +194,11 @@ def test_without_inodes_stores_are_refused_until_there_are_some(tmp_path: Path) 
             disk / "data", config=CONFIG.format(0), config_file=tmp_path / "filmroom.toml", workers=1
         ) as server:
             store_some(server, ledger, ingest.study_number(1), 10)
-            wanted = os.statvfs(disk).f_ffree
-            for number in range(wanted):
-                (disk / f"taken-{number}").touch()
+            taken = take_inodes(disk)
             store_until_refused(server, ledger, ingest.study_number(2))
             ledger.verify(server.port)
-            for number in range(wanted):
-                (disk / f"taken-{number}").unlink()
+            for path in taken:
+                path.unlink()
             resume(server, ledger, ingest.study_number(3))
             store_some(server, ledger, ingest.study_number(3))
             ledger.verify(server.port)
