@@ -1,16 +1,15 @@
-"""Two Linux file calls that the `os` module lacks, sync_file_range(2) and fallocate(2), a thread that syncs, and writing ahead.
+"""Two Linux file calls that the `os` module lacks, sync_file_range(2) and fallocate(2), and a thread that syncs.
 
 Their door is engine.storage.files. The calls release the GIL, take plain ints and raise OSError with errno. The kernel
 checks offsets and lengths.
 
     SyncThread      loop: begin(fd) ──► thread: fdatasync(fd), never the GIL ──► eventfd ──► loop: finish()
-    WriteAhead      receiver: more bytes of a payload ──► whole pages of them to the file (write_ahead.h)
 """
 
 import os
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 
 
@@ -18,18 +17,6 @@ cdef extern from "<fcntl.h>" nogil:
     int c_sync_file_range "sync_file_range"(int fd, int64_t offset, int64_t length, unsigned int flags)
     int c_fallocate "fallocate"(int fd, int mode, int64_t offset, int64_t length)
     unsigned int SYNC_FILE_RANGE_WRITE
-
-cdef extern from "write_ahead.h" nogil:
-    enum: WRITE_AHEAD_PAGE
-    struct write_ahead:
-        int fd
-        bint is_over
-        const uint8_t* data
-        int64_t offset
-        int64_t limit
-        int64_t first
-        int64_t written
-    void write_ahead_received(write_ahead* ahead, const uint8_t* data, int64_t count)
 
 cdef extern from "<unistd.h>" nogil:
     int c_fdatasync "fdatasync"(int fd)
@@ -246,38 +233,3 @@ cdef class SyncThread:
         if not self.is_running:
             raise ValueError("no sync has begun")
         return 0
-
-
-cdef class WriteAhead:
-    """Writes a payload to its file while it comes, until `stop`: see write_ahead.h."""
-
-    cdef write_ahead state
-
-    def __cinit__(self, int fd, int64_t offset, int64_t limit):
-        """The payload will lie at `offset` and may have `limit` bytes. `fd` stays open until `stop`."""
-        self.state.fd = fd
-        self.state.is_over = False
-        self.state.data = NULL
-        self.state.offset = offset
-        self.state.limit = limit
-        self.state.first = self.state.written = -offset & (WRITE_AHEAD_PAGE - 1)
-
-    @property
-    def address(self):
-        """Of the state, a `struct write_ahead`, for a compiled receiver that keeps this object."""
-        return <uintptr_t>&self.state
-
-    def receive(self, const uint8_t[::1] payload):
-        """All that has come of the payload so far; each call with the same memory and more of it."""
-        if payload.shape[0]:
-            write_ahead_received(&self.state, &payload[0], payload.shape[0])
-
-    @property
-    def is_over(self):
-        """Whether nothing is written any more."""
-        return bool(self.state.is_over)
-
-    def stop(self):
-        """Writes nothing any more. Returns which bytes of the payload are in the file: (first, end)."""
-        self.state.is_over = True
-        return self.state.first, self.state.written

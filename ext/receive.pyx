@@ -38,7 +38,7 @@ from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 
@@ -49,11 +49,6 @@ cdef extern from "<sys/socket.h>" nogil:
     int setsockopt(int fd, int level, int name, const void* value, unsigned int length)
     ssize_t c_recv "recv"(int fd, void* data, size_t length, int flags)
     int MSG_DONTWAIT
-
-cdef extern from "write_ahead.h" nogil:
-    struct write_ahead:
-        pass
-    void write_ahead_received(write_ahead* ahead, const uint8_t* data, int64_t count)
 
 cdef extern from "<netinet/in.h>" nogil:
     int IPPROTO_TCP
@@ -177,8 +172,6 @@ cdef class DataSet:
     """Bytes of the same data set in earlier parts."""
     cdef readonly uint32_t crc
     """crc32c of the data set from its start to the end of this part."""
-    cdef readonly object ahead
-    """What was given to `Receiver.write_ahead` for it, or None; `release` stops it."""
 
     @property
     def buffers(self):
@@ -195,9 +188,6 @@ cdef class DataSet:
     def release(self):
         """Returns the chunks to the pool; no view of them may exist. A second call does nothing."""
         cdef Chunk chunk
-        if self.ahead is not None:
-            self.ahead.stop()
-            self.ahead = None
         for chunk in self.chunks:
             self.pool.give(chunk)
         self.chunks = []
@@ -213,12 +203,8 @@ cdef class _Context:
     cdef uint64_t part_length
     cdef uint64_t total_length
     cdef uint32_t crc
-    cdef object ahead
-    cdef write_ahead* ahead_state
 
     def __cinit__(self):
-        self.ahead = None
-        self.ahead_state = NULL
         self.command = None
         self.awaits_data = False
         self.chunks = []
@@ -388,23 +374,6 @@ cdef class Receiver:
             self.on_events(events)
         return 0
 
-    def write_ahead(self, int presentation_context_id, ahead):
-        """Gives a `WriteAhead` the data set that is coming on this context, as it comes, and the `DataSet` has it then.
-
-        Stops it where no data set is due, or more than a chunk of one is there already.
-        """
-        entry = self.contexts.get(presentation_context_id)
-        cdef _Context context
-        if entry is None or not (<_Context>entry).awaits_data or len((<_Context>entry).chunks) > 1:
-            ahead.stop()
-            return
-        context = <_Context>entry
-        if context.ahead is not None or context.total_length != context.part_length:
-            ahead.stop()
-            return
-        context.ahead = ahead
-        context.ahead_state = <write_ahead*><uintptr_t>ahead.address
-
     def stop(self):
         """Ignores all further input (Sta13, or an abort has been sent) and frees incomplete messages.
 
@@ -422,10 +391,6 @@ cdef class Receiver:
         self.share_control()
         for entry in self.contexts.values():
             context = <_Context>entry
-            if context.ahead is not None:
-                context.ahead.stop()
-                context.ahead = None
-                context.ahead_state = NULL
             for chunk in context.chunks:
                 self.pool.give(chunk)
             context.chunks = []
@@ -594,9 +559,6 @@ cdef class Receiver:
         context.total_length += count
         self.pdv_left -= count
         self.pdu_left -= count
-        if context.ahead_state != NULL:
-            with nogil:
-                write_ahead_received(context.ahead_state, tail.data, tail.used)
         return 0
 
     cdef Chunk chunk_with_room(self):
@@ -636,9 +598,6 @@ cdef class Receiver:
         data_set.length = context.part_length
         data_set.offset = context.total_length - context.part_length
         data_set.crc = context.crc
-        data_set.ahead = context.ahead
-        context.ahead = None
-        context.ahead_state = NULL
         context.chunks = []
         context.tail = None
         context.part_length = 0

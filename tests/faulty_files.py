@@ -130,33 +130,6 @@ class SyncAtOnce(SyncThread):
             raise self._error
 
 
-class AheadTwin:
-    """A `WriteAhead` on simulated files; its pages are sectors, and its pieces may have any length."""
-
-    def __init__(self, files: Files, fd: int, offset: int, limit: int) -> None:
-        self._files = files
-        self._fd = fd
-        self._offset = offset
-        self._limit = limit
-        self._first = self._written = -offset % SECTOR_BYTES
-        self.is_over = False
-
-    def receive(self, payload: bytes) -> None:
-        end = (self._offset + min(len(payload), self._limit)) // SECTOR_BYTES * SECTOR_BYTES - self._offset
-        if self.is_over or end <= self._written:
-            return
-        try:
-            self._files.pwritev(self._fd, [payload[self._written : end]], self._offset + self._written)
-            self._written = end
-        except StorageError:
-            self.is_over = True
-            self._written = self._first
-
-    def stop(self) -> tuple[int, int]:
-        self.is_over = True
-        return self._first, self._written
-
-
 class FaultyFiles(Files):
     """The real file system until a test sets a fault. Faults count calls from 1."""
 

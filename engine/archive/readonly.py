@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from engine.archive.keeper import Progress
-    from engine.storage.files import WriteAhead
 
 logger = logs.get("archive.readonly")
 
@@ -106,15 +105,7 @@ class RefusingWriter(Writer):
         self._layout = layout
 
     def append(
-        self,
-        entry: Entry,
-        payload: Sequence[Buffer],
-        length: int,
-        crc: int,
-        flags: int,
-        *,
-        sync_soon: bool = True,
-        ahead: WriteAhead | None = None,
+        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, flags: int, *, sync_soon: bool = True
     ) -> None:
         """Raises ArchiveReadOnly."""
         refuse(self._layout)

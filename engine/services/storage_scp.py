@@ -78,10 +78,6 @@ class StorageProvider:
             return
         self._session.operation_began()
         self._services.engine.flow.wake()
-        if self._durable and self._allowed:
-            ahead = self._services.engine.ingestor.write_ahead(rq.affected_sop_instance_uid)
-            if ahead is not None:
-                self._connection.receiver.write_ahead(presentation_context_id, ahead)
 
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
         """Stores a whole data set, or the last part of a large one."""

@@ -156,11 +156,6 @@ class GroupCommit(Generic[Item, Result]):
         if self._background is not None:
             self._loop.add_reader(self._background.fileno(), self._synced)
 
-    @property
-    def is_prompt(self) -> bool:
-        """Whether the next one that is submitted is alone, and the disk is quick."""
-        return self._is_prompt and not self.depth
-
     def submit(self, item: Item, done: Done[Result]) -> None:
         """Answers `done` when `item` is on stable storage and visible."""
         if self._closed:

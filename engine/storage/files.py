@@ -25,7 +25,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from engine._ext import disk
-from engine._ext.disk import WriteAhead as WriteAhead
 from engine.errors import StorageError, StorageFailed, StorageFull
 
 if TYPE_CHECKING:
@@ -196,10 +195,6 @@ class Files:
             os.fdatasync(fd)
         except OSError as error:
             raise_sync_error(error, "fdatasync")
-
-    def write_ahead(self, fd: int, offset: int, limit: int) -> WriteAhead:
-        """What writes a payload of at most `limit` bytes at an offset while it comes, if a compiled receiver has it."""
-        return WriteAhead(fd, offset, limit)
 
     def sync_thread(self) -> SyncThread:
         """A thread for `fdatasync`. Raises OSError."""

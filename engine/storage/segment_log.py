@@ -26,11 +26,11 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from engine.errors import StorageError, StorageFailed, StorageFull
 from engine.storage import hints
-from engine.storage.files import Files, WriteAhead
+from engine.storage.files import Files
 from engine.storage.growing_segment import GrowingSegment
 from engine.storage.log_health import LogHealth
 from engine.storage.record import HEADER_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, Position, encode_head, padded
@@ -42,21 +42,10 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 SEGMENT_BYTES = 1 << 30
-UNUSED_BYTES_MAX = 1 << 10
-"""What a record that was written ahead may have too much for its meta; else it is written once more."""
 
 _PAGE_BYTES = 4096
 _PAGE_MASK = ~(_PAGE_BYTES - 1)
 _ZEROS = bytes(_PAGE_BYTES + 8)
-
-
-class _Ahead(NamedTuple):
-    """A payload that is written behind the last record while it comes."""
-
-    writing: WriteAhead
-    segment: GrowingSegment
-    room_bytes: int
-    """What key and meta may take together."""
 
 
 class SegmentLog:
@@ -103,9 +92,6 @@ class SegmentLog:
         self._spare: GrowingSegment | None = None
         self._rolled: list[GrowingSegment] = []
         self._streams: set[StreamAppender] = set()
-        self._ahead: _Ahead | None = None
-        self._meta_room = 0
-        """What the meta of a record that is written ahead may take; 0: not known yet."""
 
     # -- appending ------------------------------------------------------------------------------
 
@@ -121,7 +107,6 @@ class SegmentLog:
         payload_crc: int,
         *,
         write_back: bool = False,
-        ahead: WriteAhead | None = None,
     ) -> Position:
         """Writes one record to the page cache; `sync` makes it durable. Raises StorageFull or StorageFailed.
 
@@ -134,15 +119,11 @@ class SegmentLog:
         meta_length = len(meta)
         if key_length > KEY_BYTES_MAX or meta_length > META_BYTES_MAX:
             raise StorageError(f"a key of {key_length} and a meta block of {meta_length} bytes are no valid record")
-        meta_unused = first = end = 0
-        if self._ahead is not None:
-            meta_unused, first, end = self._end_ahead(ahead, key_length, meta_length)
-        head_bytes = HEADER_BYTES + key_length + meta_length + meta_unused
+        head_bytes = HEADER_BYTES + key_length + meta_length
         record_bytes = padded(head_bytes + payload_length)
         segment = self._active
         if segment is None or not segment.has_room(record_bytes, head_bytes):
             segment = self._roll(record_bytes, head_bytes)
-            end = 0
         if not segment.is_allocated and self._factory.reserve_bytes:
             self._factory.check_reserve(record_bytes)
         offset = segment.written
@@ -155,17 +136,19 @@ class SegmentLog:
             segment.sequence,
             segment.synced,
             key,
-            meta + bytes(meta_unused) if meta_unused else meta,
+            meta,
             payload_length,
             payload_crc,
-            meta_unused,
         )
         padding = record_bytes - head_bytes - payload_length
         if offset + record_bytes <= segment.prewritten:
-            # Whole pages over written blocks: else the kernel would have to read the rest of the last one first.
+            # Write whole pages over written blocks: else the kernel must read the rest of the last one first.
             padding += -(offset + record_bytes) % _PAGE_BYTES
+        buffers: list[Buffer] = [head, *payload]
+        if padding:
+            buffers.append(_ZEROS[:padding])
         try:
-            self._write(segment.fd, offset, head, payload, payload_length, padding, first, end)
+            self.files.pwritev(segment.fd, buffers, offset, head_bytes + payload_length + padding)
         except StorageFailed as error:
             self._health.fail(error)
             raise
@@ -178,31 +161,8 @@ class SegmentLog:
         segment.sequence += 1
         segment.written = offset + record_bytes
         if write_back:
-            self._meta_room = (meta_length | 63) + 65
-            if not end:
-                self._start_write_back(segment.fd, offset & _PAGE_MASK, offset + record_bytes)
-        return Position(segment.segment_id, offset, key_length, meta_length + meta_unused, payload_length, payload_crc)
-
-    def write_ahead(self, key_length: int) -> WriteAhead | None:
-        """Returns what writes the payload of the next record while it comes; hand it to `append` with the rest.
-
-        What is written lies behind the last record, where a head will say what it is; until then, and when another
-        record takes its place, it is a torn tail. None where it is not known where the payload will lie.
-        """
-        segment = self._active
-        if (
-            segment is None
-            or not self._meta_room
-            or not segment.is_allocated
-            or segment.is_prewriting
-            or self._health.is_over
-            or (self._ahead is not None and not self._ahead.writing.is_over)
-        ):
-            return None
-        payload_offset = segment.written + HEADER_BYTES + key_length + self._meta_room
-        writing = self.files.write_ahead(segment.fd, payload_offset, segment.limit - payload_offset)
-        self._ahead = _Ahead(writing, segment, key_length + self._meta_room)
-        return writing
+            self._start_write_back(segment.fd, offset & _PAGE_MASK, offset + record_bytes)
+        return Position(segment.segment_id, offset, key_length, meta_length, payload_length, payload_crc)
 
     def keep_free(self, reserve_bytes: int) -> None:
         """Sets how many bytes of the disk stay free."""
@@ -357,8 +317,6 @@ class SegmentLog:
         """
         if self._health.is_closed:
             return []
-        if self._ahead is not None:
-            self._ahead.writing.stop()
         with self._state:
             streams = list(self._streams)
         for stream in streams:
@@ -392,8 +350,6 @@ class SegmentLog:
         handles those that cannot be removed. No other call may be running.
         """
         self._health.close()
-        if self._ahead is not None:
-            self._ahead.writing.stop()
         with self._sealing, self._state:
             segments = [*self._rolled, *filter(None, (self._active, self._spare))]
             self._rolled = []
@@ -442,43 +398,6 @@ class SegmentLog:
             self._health.fail(error)
             raise StorageFailed(f"the remains of a refused append cannot be removed: {error}") from error
         segment.is_allocated = False
-
-    def _end_ahead(self, ahead: WriteAhead | None, key_length: int, meta_length: int) -> tuple[int, int, int]:
-        """Ends what is written ahead: no byte of it may come when a record lies there. What the meta area has too much
-        for `ahead` to be that record's, and the bytes of the payload that are in the file: (unused, first, end)."""
-        begun, self._ahead = self._ahead, None
-        assert begun is not None
-        first, end = begun.writing.stop()
-        unused = begun.room_bytes - key_length - meta_length
-        is_its = begun.writing is ahead and begun.segment is self._active
-        if not is_its or not 0 <= unused <= UNUSED_BYTES_MAX or end <= first:
-            return 0, 0, 0
-        return unused, first, end
-
-    def _write(
-        self,
-        fd: int,
-        offset: int,
-        head: bytearray,
-        payload: Sequence[Buffer],
-        payload_length: int,
-        padding: int,
-        first: int,
-        end: int,
-    ) -> None:
-        """Writes a record, but for the bytes of its payload from `first` to `end`, which are there."""
-        buffers: list[Buffer] = [head, *payload]
-        if padding:
-            buffers.append(_ZEROS[:padding])
-        if not end:
-            self.files.pwritev(fd, buffers, offset, len(head) + payload_length + padding)
-            return
-        beginning = memoryview(payload[0])
-        buffers[1] = beginning[end:]
-        rest = buffers[1:] if end < len(beginning) else buffers[2:]
-        if rest:
-            self.files.pwritev(fd, rest, offset + len(head) + end, payload_length + padding - end)
-        self.files.pwritev(fd, [head, beginning[:first]], offset, len(head) + first)
 
     def _start_write_back(self, fd: int, offset: int, end: int) -> None:
         try:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import errno
 import gc
-import os
 import random
 import select
 import socket
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from engine.dimse import assembly
-from engine.storage.files import WriteAhead
 from engine.storage.record import crc32c
 
 SEEDS = range(40)
@@ -348,53 +345,3 @@ def test_fragments_honour_the_peers_maximum_length() -> None:
     assert assembly.fragment_bytes(0, 131072) == 131066
     assert assembly.fragment_bytes(1 << 31, 131072) == 131066
     assert assembly.fragment_bytes(8, 131072) == 2
-
-
-def test_a_data_set_is_written_to_a_file_while_it_comes_and_knows_that(tmp_path: Path) -> None:
-    pool = assembly.ChunkPool(1 << 20)
-    sets: list[tuple[bytes, WriteAhead | None]] = []
-    payload = random.Random(7).randbytes(300_000)
-    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    ahead = WriteAhead(fd, 0, 1 << 30)
-
-    def on_events(events: list[tuple[object, ...]]) -> None:
-        for event in events:
-            if event[0] == assembly.COMMAND:
-                receiver.write_ahead(1, ahead)
-            elif event[0] == assembly.DATA_SET:
-                data_set = event[2]
-                assert isinstance(data_set, assembly.DataSet)
-                sets.append((data_set.to_bytes(), data_set.ahead))
-                assert not ahead.is_over
-                data_set.release()
-
-    receiver = assembly.Receiver(pool, on_events)
-    receiver.data_allowed = True
-    fragments = [payload[at : at + 60_000] for at in range(0, len(payload), 60_000)]
-    data = p_data(pdv(1, 3, command(True))) + b"".join(
-        p_data(pdv(1, 2 if fragment is fragments[-1] else 0, fragment)) for fragment in fragments
-    )
-    feed(receiver, data, fixed(16_384))
-    assert sets == [(payload, ahead)]
-    assert ahead.is_over
-    first, end = ahead.stop()
-    assert (first, end % 4096) == (0, 0) and end > 131_072
-    assert os.pread(fd, 1 << 20, 0) == payload[:end]
-    os.close(fd)
-
-
-def test_what_is_written_ahead_ends_with_the_association_and_where_no_data_set_is_due(tmp_path: Path) -> None:
-    fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
-    receiver = assembly.Receiver(assembly.ChunkPool(), lambda events: None)
-    receiver.data_allowed = True
-    early = WriteAhead(fd, 0, 1 << 30)
-    receiver.write_ahead(1, early)
-    assert early.is_over
-    feed(receiver, p_data(pdv(1, 3, command(True))), fixed(4096))
-    ahead, second = WriteAhead(fd, 0, 1 << 30), WriteAhead(fd, 0, 1 << 30)
-    receiver.write_ahead(1, ahead)
-    receiver.write_ahead(1, second)
-    assert not ahead.is_over and second.is_over
-    receiver.stop()
-    assert ahead.is_over
-    os.close(fd)

@@ -52,7 +52,6 @@ class Received:
         self.length = len(data)
         self.offset = offset
         self.crc = crc32c(data, crc)
-        self.ahead = None
         self.head = memoryview(data)
         self._data = data
 

@@ -42,7 +42,7 @@ from engine.index.database.environment import Environment
 from engine.storage.commit import GroupCommit, _Group
 from engine.storage.record import crc32c
 from tests.faults.model import Shown
-from tests.faulty_files import AheadTwin, PowerCut, SimulatedDisk, SimulatedFile, SyncAtOnce, _Renaming
+from tests.faulty_files import PowerCut, SimulatedDisk, SimulatedFile, SyncAtOnce, _Renaming
 
 PAGE_BYTES = 4096
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -204,9 +204,6 @@ class ProcessFiles:
     def sync_thread(self) -> SyncAtOnce:
         return SyncAtOnce(self)  # type: ignore[arg-type]
 
-    def write_ahead(self, fd: int, offset: int, limit: int) -> AheadTwin:
-        return AheadTwin(self, fd, offset, limit)  # type: ignore[arg-type]
-
     def end(self) -> None:
         """The process is gone."""
         for fd in self._fds:
@@ -357,8 +354,6 @@ class DataSetInMemory:
     """A received data set, whole."""
 
     data: bytes
-    ahead: Any = None
-    """What has written some of it already."""
 
     @property
     def buffers(self) -> Sequence[bytes]:
@@ -409,11 +404,7 @@ class Worker:
     ) -> None:
         """A C-STORE-RQ; `run` brings the answers."""
         request = StoreRequest(EXPLICIT, "FAULTS", sop_class, sop_instance, durable, POLICIES[policy])
-        ahead = self.ingestor.write_ahead(sop_instance) if durable else None
-        if ahead is not None:
-            for end in range(300, len(data) + 1, 300):
-                ahead.receive(data[:end])
-        self.ingestor.store(DataSetInMemory(data, ahead), request, done)
+        self.ingestor.store(DataSetInMemory(data), request, done)
 
     def run(self) -> None:
         """Until nothing is left to do."""

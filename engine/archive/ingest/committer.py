@@ -19,7 +19,6 @@ from engine.index.format.entry import Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.background_sync import BackgroundSync
 from engine.storage.commit import GroupCommit
-from engine.storage.files import WriteAhead
 
 PREWRITE_AFTER_S = 30.0
 """The delay of the first step after a start: each worker writes half a gigabyte, whatever the others do then."""
@@ -62,10 +61,6 @@ class Committer:
         """Raises StorageError while a submitted instance would not be answered in time."""
         if self.group.late:
             raise StorageError(f"out of resources: {self.group.late}")
-
-    def write_ahead(self, key_length: int) -> WriteAhead | None:
-        """Has the payload of the next record written while it comes, while one sender stores alone."""
-        return self._writer.log.write_ahead(key_length) if self.group.is_prompt else None
 
     def submit(self, entry: Entry, durable: bool, done: Done) -> None:
         """Commits an appended entry with the next group, then calls `done`."""

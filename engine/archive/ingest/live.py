@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from engine.archive.ingest.request import Answer, Done, ReceivedDataSet, StoreRequest
     from engine.archive.ingest.unparseable import Unparseable
     from engine.archive.ingest.writer import Writer
-    from engine.storage.files import WriteAhead
 
 logger = log.get("archive.ingest")
 
@@ -81,13 +80,6 @@ class Ingestor:
     def keep_free(self, reserve_bytes: int) -> None:
         """Sets how many bytes of the disk stay free."""
         self._writer.log.keep_free(reserve_bytes)
-
-    def write_ahead(self, sop_instance_uid: str) -> WriteAhead | None:
-        """Returns what writes an instance to the log while it comes, for its receiver; None if that would be of no use.
-
-        Call it for an instance that is durable when it is answered. Its data set has the result (`ahead`).
-        """
-        return self._committer.write_ahead(len(sop_instance_uid))
 
     def store(self, data_set: ReceivedDataSet, request: StoreRequest, done: Done) -> None:
         """Stores a whole data set; calls `done` exactly once, possibly before this returns."""
@@ -190,9 +182,7 @@ class Ingestor:
                 decision = duplicate.decide()
             if duplicate is None or decision is not None:
                 flags = request.policy if decision is None else decision.flags
-                self._writer.append(
-                    entry, data_set.buffers, length, crc, flags, sync_soon=durable, ahead=data_set.ahead
-                )
+                self._writer.append(entry, data_set.buffers, length, crc, flags, sync_soon=durable)
         except EngineError as error:
             self._refuse(error, data_set, request, done)
             return

@@ -18,8 +18,6 @@ from engine.storage.record import crc32c as crc32c
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from engine.storage.files import WriteAhead
-
 POLICIES = {"keep-first": POLICY_KEEP_FIRST, "replace": POLICY_REPLACE, "keep-both-versions": POLICY_KEEP_BOTH}
 """Value of the setting → flag in the record."""
 
@@ -38,10 +36,6 @@ class ReceivedDataSet(Protocol):
     def crc(self) -> int:
         """crc32c of the data set from its first byte to the end of this part."""
 
-    @property
-    def ahead(self) -> WriteAhead | None:
-        """What writes it to the log already: see `Ingestor.write_ahead`. Ended by `release`."""
-
     def release(self) -> None: ...
 
 
@@ -49,7 +43,6 @@ class Payload:
     """A data set, or a part of one, in the front end's own memory."""
 
     __slots__ = ("_on_release", "buffers", "crc", "length")
-    ahead = None
 
     def __init__(
         self, buffers: Sequence[Buffer], length: int, crc: int, on_release: Callable[[], None] | None = None

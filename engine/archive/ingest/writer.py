@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from engine.index.catalog import Catalog
-    from engine.storage.files import WriteAhead
     from engine.storage.reader import LogReader
     from engine.storage.segment_log import SegmentLog
 
@@ -54,15 +53,7 @@ class Writer:
         return self._clock.next(after)
 
     def append(
-        self,
-        entry: Entry,
-        payload: Sequence[Buffer],
-        length: int,
-        crc: int,
-        flags: int,
-        *,
-        sync_soon: bool = True,
-        ahead: WriteAhead | None = None,
+        self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, flags: int, *, sync_soon: bool = True
     ) -> None:
         """Writes the record to the page cache, and fills the entry's position, stamp and flags.
 
@@ -81,7 +72,6 @@ class Writer:
             length,
             crc,
             write_back=sync_soon,
-            ahead=ahead,
         )
 
     def quarantine(self, claim: Quarantined, payload: Sequence[Buffer], length: int, crc: int) -> None:

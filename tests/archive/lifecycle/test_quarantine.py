@@ -50,7 +50,6 @@ class Borrowed:
         self.crc = crc32c(payload) if crc is None else crc
         self.head = memoryview(payload)
         self.released = 0
-        self.ahead = None
 
     def to_bytes(self) -> bytes:
         return b"".join(self.buffers)
