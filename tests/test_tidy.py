@@ -21,6 +21,7 @@ LEAVES = {"errors", "config", "metrics", "log", "guards", "sizes", "interpreter"
     "titles",
     "rate_limiter",
     "delivery",
+    "sole_worker",
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -37,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stops": set(),
     "rate_limiter": set(),
     "delivery": set(),
+    "sole_worker": {"errors", "log"},
     "totals": set(),
     "prometheus": {"totals"},
     "config": {"errors", "setting", "titles", "log_settings"},

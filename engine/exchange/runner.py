@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Final
 from engine import guards, log
 from engine.archive.jobs import job as states
 from engine.dimse.assembly import ChunkPool
-from engine.errors import ArchiveInUse, AssociationFailed, EngineError, NotStored
+from engine.errors import AssociationFailed, EngineError, NotStored
 from engine.exchange.echo import echo
 from engine.exchange.job_work import pull_job, send_job
 from engine.services.shared import Services
+from engine.sole_worker import run_alone
 
 if TYPE_CHECKING:
     from engine.archive.jobs.job import Job
@@ -63,16 +64,14 @@ class Runner:
 
     async def _wait_for_lock(self) -> None:
         archive = self._engine.archive
-        while True:
-            try:
-                if not archive.is_read_only:
-                    with archive.running_jobs():
-                        await self._run_jobs()
-            except ArchiveInUse:
-                pass  # another worker runs the jobs
-            except EngineError as error:
-                logger.warning("jobs cannot be run", error=str(error))
-            await asyncio.sleep(CHECK_S)
+        await run_alone(
+            archive.running_jobs,
+            self._run_jobs,
+            is_needed=lambda: not archive.is_read_only,
+            check_s=CHECK_S,
+            logger=logger,
+            failure="jobs cannot be run",
+        )
 
     async def _run_jobs(self) -> None:
         """Runs jobs until this is cancelled."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from engine import guards, log
 from engine.archive.stats_history import COUNTS, MINUTE_S
-from engine.errors import ArchiveInUse, EngineError
+from engine.sole_worker import run_alone
 from engine.totals import Distribution, totals
 
 if TYPE_CHECKING:
@@ -32,24 +32,22 @@ class HistorySampler:
     def __init__(self, engine: Engine, server_stats: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self._engine = engine
         self._server_stats = server_stats
-        self._task = guards.watch(engine.loop.create_task(self._wait_for_lock()), "history")
+        self._task = guards.watch(engine.loop.create_task(self._run()), "history")
 
     def close(self) -> None:
         """Ends sampling."""
         self._task.cancel()
 
-    async def _wait_for_lock(self) -> None:
+    async def _run(self) -> None:
         archive = self._engine.archive
-        while True:
-            try:
-                if not archive.is_read_only:
-                    with archive.keeping_history():
-                        await self._sample_forever()
-            except ArchiveInUse:
-                pass  # another worker samples
-            except (EngineError, OSError) as error:
-                logger.warning("the history cannot be written", error=str(error))
-            await asyncio.sleep(CHECK_S)
+        await run_alone(
+            archive.keeping_history,
+            self._sample_forever,
+            is_needed=lambda: not archive.is_read_only,
+            check_s=CHECK_S,
+            logger=logger,
+            failure="the history cannot be written",
+        )
 
     async def _sample_forever(self) -> None:
         history, reads = self._engine.archive.stats_history(), self._engine.pools.reads

@@ -30,7 +30,8 @@ from engine import guards, log
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.destinations import DELIVERING, PARKED, WAITING, Standing
 from engine.archive.feed.event import action_of, time_text
-from engine.errors import ArchiveInUse, CursorRefused, EngineError
+from engine.errors import CursorRefused, EngineError
+from engine.sole_worker import run_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,16 +67,14 @@ class Webhooks:
 
     async def _run(self) -> None:
         archive = self._engine.archive
-        while True:
-            try:
-                if self._engine.config.webhooks and not archive.is_read_only:
-                    with archive.delivering():
-                        await self._run_deliveries()
-            except ArchiveInUse:
-                pass  # another worker delivers
-            except EngineError as error:
-                logger.warning("nothing is delivered to webhooks", error=str(error))
-            await asyncio.sleep(CHECK_S)
+        await run_alone(
+            archive.delivering,
+            self._run_deliveries,
+            is_needed=lambda: bool(self._engine.config.webhooks) and not archive.is_read_only,
+            check_s=CHECK_S,
+            logger=logger,
+            failure="nothing is delivered to webhooks",
+        )
 
     async def _run_deliveries(self) -> None:
         """Runs a task for each [[webhook]] table of the configuration in force, until it is cancelled."""

@@ -21,7 +21,6 @@ from engine.archive.rendering.options import PictureOptions, Viewport
 from engine.archive.rendering.representative import representative
 from engine.dicom import tags
 from engine.errors import (
-    ArchiveInUse,
     CorruptRecord,
     CursorRefused,
     EngineError,
@@ -31,6 +30,7 @@ from engine.errors import (
     TranscodeError,
 )
 from engine.index.format.types import KeyValue, Level, Query
+from engine.sole_worker import run_alone
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -101,19 +101,22 @@ class ThumbnailsAhead:
 
     async def run(self) -> None:
         """Follows the feed until it is cancelled."""
-        while True:
-            try:
-                await self._follow()
-            except ArchiveInUse:
-                pass  # another worker draws them
-            except (FeedError, StorageError) as error:
-                logger.info("thumbnails are not drawn ahead at the moment", reason=str(error))
-            await asyncio.sleep(PAUSE_S)
+        parts = self._archive.parts
+        await run_alone(
+            lambda: locks.thumbnails(parts.layout, parts.files),
+            self._follow,
+            is_needed=lambda: True,
+            check_s=PAUSE_S,
+            logger=logger,
+            failure="thumbnails are not drawn ahead",
+        )
 
     async def _follow(self) -> None:
-        parts = self._archive.parts
-        with locks.thumbnails(parts.layout, parts.files):
-            await self._draw_ahead(self._archive.feed(), Watch(parts.layout, asyncio.get_running_loop()))
+        try:
+            feed = self._archive.feed()
+            await self._draw_ahead(feed, Watch(self._archive.parts.layout, asyncio.get_running_loop()))
+        except (FeedError, StorageError) as error:
+            logger.info("thumbnails are not drawn ahead at the moment", reason=str(error))
 
     async def _draw_ahead(self, feed: Feed, watch: Watch) -> None:
         clock = asyncio.get_running_loop().time

@@ -25,9 +25,10 @@ import msgspec
 
 from engine import log
 from engine.archive.commitment.transactions import Attempts, Claim, Heading
-from engine.errors import ArchiveInUse, AssociationFailed, EngineError, StorageFailed, StorageFull
+from engine.errors import AssociationFailed, EngineError, StorageFailed, StorageFull
 from engine.net.client import PLAIN, Address, Requestor, open_association
 from engine.services.commitment import report
+from engine.sole_worker import run_alone
 from engine.titles import readable
 from engine.ul.pdu import PresentationContextRQ, RoleSelection
 
@@ -82,19 +83,14 @@ class Reporter:
             self._commitments.spawn(self._run())
 
     async def _run(self) -> None:
-        while True:
-            try:
-                if self._transactions.exist:
-                    with self._archive.reporting():
-                        await self._report_forever()
-            except ArchiveInUse:
-                pass  # another worker is the reporter
-            except EngineError as error:
-                logger.warning("storage commitments cannot be reported", error=str(error))
-            except Exception as error:
-                # Peers depend on their reports: start again.
-                logger.error("storage commitments cannot be reported", error=repr(error))
-            await asyncio.sleep(CHECK_S)
+        await run_alone(
+            self._archive.reporting,
+            self._report_forever,
+            is_needed=lambda: self._transactions.exist,
+            check_s=CHECK_S,
+            logger=logger,
+            failure="storage commitments cannot be reported",
+        )
 
     async def _report_forever(self) -> None:
         await self._run_in_file_thread(partial(self._transactions.sweep, time.time_ns()))
