@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 from engine.dicom.sources import Source, Whole
 from engine.errors import TranscodeError
@@ -28,7 +28,7 @@ class Spool:
         self._directory = directory
         self._reserve_bytes = reserve_bytes
         self._memory = bytearray()
-        self._file: IO[bytes] | None = None
+        self._file: _NamelessFile | None = None
         self._length = 0
 
     def write(self, piece: Buffer) -> None:
@@ -46,10 +46,10 @@ class Spool:
 
     def _to_file(self) -> None:
         try:
-            self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
+            self._file = _NamelessFile(self._directory)
         except OSError:
             try:
-                self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115
+                self._file = _NamelessFile(None)
             except OSError as error:
                 raise TranscodeError(f"there is no room to decode into: {error.strerror}") from error
         memory, self._memory = self._memory, bytearray()
@@ -57,7 +57,7 @@ class Spool:
 
     def _append(self, piece: Buffer) -> None:
         assert self._file is not None
-        fd, view = self._file.fileno(), memoryview(piece)
+        fd, view = self._file.fd, memoryview(piece)
         try:
             disk = os.fstatvfs(fd)
             if disk.f_bavail * disk.f_frsize < self._reserve_bytes + len(view):
@@ -70,16 +70,31 @@ class Spool:
             raise TranscodeError(f"there is no room to decode into: {error.strerror}") from error
 
 
-class _FileSource:
-    """A file as a `dicom.sources.Source`; closed with its last reference."""
+class _NamelessFile:
+    """A file that disappears with the last reference to this object."""
 
-    def __init__(self, file: IO[bytes], length: int) -> None:
+    __slots__ = ("fd",)
+
+    def __init__(self, directory: str | None) -> None:
+        """Raises OSError."""
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+            self.fd = os.dup(file.fileno())
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+class _FileSource:
+    """Such a file as a `dicom.sources.Source`."""
+
+    def __init__(self, file: _NamelessFile, length: int) -> None:
         self._file = file
         self.length = length
 
     def read(self, offset: int, count: int) -> bytes:
         """See `Source`. Raises TranscodeError."""
         try:
-            return os.pread(self._file.fileno(), max(count, 0), offset)
+            return os.pread(self._file.fd, max(count, 0), offset)
         except OSError as error:
             raise TranscodeError(f"the decoded data set cannot be read back: {error.strerror}") from error
