@@ -137,7 +137,10 @@ class HttpConnection(RequestHandler):
         self._received_bytes += count
 
     def data_received(self, data: bytes) -> None:
-        """Passes received bytes to the parser."""
+        """Passes received bytes to the parser; no bytes: aiohttp lets it go on with those that it holds back."""
+        if not data:
+            super().data_received(data)
+            return
         is_free = self._waiter is not None or self._is_answered
         is_first = self.is_idle and self._head_since is None
         if is_first and data.startswith(b"POST ") and (end := self._head_end(data)):
@@ -176,8 +179,12 @@ class HttpConnection(RequestHandler):
 
     # -- bodies past the parser -----------------------------------------------------------------
 
-    def take_held_body(self) -> DirectBody | None:
-        """The body of the request that begins, if it is not read by the parser."""
+    def begin_request(self, request: BaseRequest) -> DirectBody | None:
+        """Called before the request's task starts; returns its body if the parser does not read it.
+
+        From now on the connection is busy: bytes that arrive before the task starts wait for this request's answer.
+        """
+        self._request, self._is_answered = request, False
         body, self._held_body = self._held_body, None
         return body
 
@@ -309,8 +316,6 @@ class HttpConnection(RequestHandler):
     async def _handle_request(
         self, request: BaseRequest, start_time: float | None, request_handler: Any
     ) -> tuple[StreamResponse, bool]:
-        self._request = request
-        self._is_answered = False
         response: StreamResponse | None = None
         try:
             response, reset = await super()._handle_request(request, start_time, request_handler)

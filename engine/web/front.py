@@ -94,7 +94,7 @@ class WebFront:
         self.routes = tuple(routes)
         self.is_draining = False
         self._router = Router(self.routes)
-        self._server = Server(self._handle, request_factory=self._request, handler_cancellation=True)
+        self._server = Server(self._handle, request_factory=self._begin_request, handler_cancellation=True)
         self._limits = RequestLimits(lambda: self._settings, engine.metrics, engine.loop.time)
         self.outlet = Outlet()
         self.quick = QuickFrames(self, self._limits, self.routes)
@@ -240,6 +240,12 @@ class WebFront:
         """The request of a message that is answered without a task."""
         return self._request(message, EMPTY_PAYLOAD, connection, None, None)
 
+    def _begin_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Request:
+        """The request that a handler will answer."""
+        request = self._request(message, payload, protocol, writer, task)
+        request.direct_body = protocol.begin_request(request)
+        return request
+
     def next_request_id(self) -> str:
         """A request id of our own."""
         self._request_number += 1
@@ -253,7 +259,7 @@ class WebFront:
         request.connection, request.outlet = protocol, self.outlet
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
         request.commitments = self._commitments
-        request.direct_body, request.blocks = protocol.take_held_body(), self._blocks
+        request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at = perf_counter()
         client_id = message.headers.get("X-Request-ID", "")

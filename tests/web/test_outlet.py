@@ -18,6 +18,7 @@ import pytest
 from engine.archive.ingest.request import ReceivedInstance
 from engine.index.format.types import Level, Outcome
 from engine.storage.record import Position, crc32c
+from engine.web.connection import HttpConnection
 from engine.web.outlet import Outlet
 from engine.web.settings import Http
 from tests import samples
@@ -182,6 +183,35 @@ def test_requests_in_one_piece_and_in_pieces_are_answered_in_their_order(hosting
             wait_for(lambda: not hosting.front.is_busy, what="a look")
             sock.sendall(requests[0][cut:])
             assert read_answer(stream) == contents[0]
+
+
+@pytest.mark.parametrize("turns", range(4))
+def test_a_request_that_arrives_before_the_task_of_the_previous_one_starts_waits_for_its_answer(
+    hosting: Hosting, turns: int
+) -> None:
+    """`turns`: how many turns of the loop lie between the arrival of the two."""
+    health = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    body = b"--b--"
+    store = (
+        b"POST /dicom-web/studies HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: ours\r\nContent-Length: %d\r\n"
+        b"Content-Type: multipart/related; boundary=b\r\n\r\n%s" % (len(body), body)
+    )
+    loop = hosting.engine.loop
+
+    def arrive(connection: HttpConnection, requests: list[bytes], turns_left: int) -> None:
+        if turns_left == 0:
+            connection.data_received(requests.pop(0))
+        if requests:
+            loop.call_soon(arrive, connection, requests, turns if turns_left == 0 else turns_left - 1)
+
+    known = set(hosting.front._connections)
+    with hosting.connect() as sock, sock.makefile("rb") as stream:
+        sock.sendall(health)
+        assert b"live" in read_answer(stream)
+        (connection,) = set(hosting.front._connections) - known
+        hosting.on_loop(lambda: arrive(connection, [store, request_of(NATIVE[0]), store, health], 0))
+        lengths = [len(read_answer(stream)) for _ in range(4)]
+    assert lengths[0] == lengths[2] < PIXELS < lengths[1] and lengths[3] < lengths[0], lengths
 
 
 def read_answer(stream: BufferedIOBase) -> bytes:
