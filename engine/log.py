@@ -61,6 +61,25 @@ PEERS_MAX = 1024
 """Addresses counted separately in one second; all further ones share one limit."""
 
 
+class Keeper(Protocol):
+    """Keeps lines for people who search them later."""
+
+    def append(self, line: str) -> None:
+        """Keeps a line of JSON."""
+
+
+class _PatientValue:
+    """A value of a patient: its text depends on the configuration, but the lines that are kept never have it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __str__(self) -> str:
+        return str(self.value) if _output.patient_data else HIDDEN
+
+
 class _Throttle:
     """Counts the lines that each peer has caused in this second."""
 
@@ -102,6 +121,7 @@ class _Output:
         self.coloured = False
         self.stream: TextIO | None = None
         """None: not configured."""
+        self.keeper: Keeper | None = None
         self.now: Callable[[], float] = time.time
         self.context: dict[str, object] = {}
 
@@ -121,10 +141,19 @@ _throttle = _Throttle()
 
 
 def configure(
-    settings: Settings, *, stream: TextIO | None = None, now: Callable[[], float] = time.time, **context: object
+    settings: Settings,
+    *,
+    stream: TextIO | None = None,
+    now: Callable[[], float] = time.time,
+    keeper: Keeper | None = None,
+    **context: object,
 ) -> None:
-    """Sets what this process writes, and where; `context` (such as worker=2) is added to every event."""
+    """Sets what this process writes, and where; `context` (such as worker=2) is added to every event.
+
+    `keeper` gets every line as JSON too, always without patient data.
+    """
     out = _output
+    out.keeper = keeper
     out.stream = stream or sys.stderr
     terminal = out.stream.isatty()
     out.as_json = settings.format == "json" or (settings.format == "auto" and not terminal)
@@ -151,7 +180,7 @@ def flush() -> None:
 
 def patient(value: object) -> object:
     """A value that belongs to a patient: shown if the configuration allows it, else ***."""
-    return value if _output.patient_data else HIDDEN
+    return _PatientValue(value)
 
 
 class Logger:
@@ -212,10 +241,14 @@ def _emit(level: int, name: str, event: str, fields: dict[str, object]) -> None:
     if out.context:
         fields = {**out.context, **fields}
     word = next(word for word, number in LEVELS.items() if number == level)
-    if out.as_json:
-        out.write(_json_line(moment, word, name, event, fields))
-    else:
-        out.write(_console_line(moment, word, name, event, fields, _COLOURS[level] if out.coloured else ""))
+    line = _json_line(moment, word, name, event, fields) if out.as_json else ""
+    out.write(line or _console_line(moment, word, name, event, fields, _COLOURS[level] if out.coloured else ""))
+    if out.keeper is None:
+        return
+    hidden = {key: HIDDEN for key, value in fields.items() if isinstance(value, _PatientValue)}
+    if hidden or not line:
+        line = _json_line(moment, word, name, event, {**fields, **hidden})
+    out.keeper.append(line)
 
 
 def _json_line(moment: float, level: str, name: str, event: str, fields: dict[str, object]) -> str:

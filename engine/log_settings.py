@@ -24,6 +24,10 @@ class Log(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Lines a second that one network address can cause in one process; one further line gives the number of lines
     left out. Enough for a busy modality, too few to fill a disk."""
 
+    kept_bytes: Annotated[int, Meta(ge=0, le=1 << 32)] = 16 << 20
+    """Bytes of the newest events (some 80,000) that DATA/log keeps for searches on the page, always without patient
+    data; 0: none. The whole log goes to standard error."""
+
     patient_data: bool = False
     """Whether names, identifiers and dates of patients are written as they are; otherwise as ***."""
 

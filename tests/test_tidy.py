@@ -22,12 +22,14 @@ LEAVES = {"errors", "config", "metrics", "log", "guards", "sizes", "interpreter"
     "rate_limiter",
     "delivery",
     "sole_worker",
+    "kept_log",
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "metrics": set(),
     "log": set(),
+    "kept_log": set(),
     "guards": {"log"},
     "sizes": set(),
     "setting": set(),

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from engine import log
+from engine import kept_log, log
 from engine.app.ports import FilmroomComposition
 from engine.config import Reading
 from engine.server.supervisor import Supervisor
@@ -22,7 +22,7 @@ def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
 
     Raises ConfigError (port taken), ArchiveInUse, StorageError.
     """
-    log.configure(reading.config.log)
+    log.configure(reading.config.log, keeper=kept_log.keeper(reading.config))
 
     async def run() -> int:
         return await Supervisor(reading, reread, _announce, FilmroomComposition()).run()

@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from traceback import format_exc
 from typing import Any
 
-from engine import guards, log
+from engine import guards, kept_log, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
@@ -191,7 +191,7 @@ def main(fd: int) -> int:
     channel.set_blocking(False)
     message, _ = delivery
     config = Config.from_json(message["config"].encode())
-    log.configure(config.log, process="caretaker")
+    log.configure(config.log, keeper=kept_log.keeper(config), process="caretaker")
     try:
         return Caretaker(channel, config, message["version"]).run()
     except EngineError as error:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from engine import guards, log
+from engine import guards, kept_log, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import EngineError
@@ -255,7 +255,7 @@ def serve(fd: int, make_fronts: MakeFronts) -> int:
     assert memory_fd is not None
     number = start_message["number"]
     config = Config.from_json(message["config"].encode())
-    log.configure(config.log, worker=number)
+    log.configure(config.log, keeper=kept_log.keeper(config), worker=number)
     memory = WorkerMemory(memory_fd, number)
 
     async def run() -> int:

@@ -12,6 +12,7 @@ from pydicom.dataset import Dataset
 from engine.archive.archive import Archive
 from engine.cli import copies
 from engine.config import Config
+from engine.kept_log import KeptLog
 from engine.web.api import routes
 from tests import samples
 from tests.web.hosting import Hosting
@@ -112,6 +113,21 @@ def test_the_history_has_its_documented_columns(api: ApiClient, hosting: Hosting
         (row,) = history["rows"]
         assert row[history["columns"].index("instances")] == 7 and row[0] % history["step_s"] == 0
     assert api.get("/api/stats/history?step=day", 400)["detail"].startswith("step:")
+
+
+def test_the_log_is_searched_by_level_peer_and_text(api: ApiClient, hosting: Hosting) -> None:
+    kept = KeptLog(hosting.engine.config.data, 1 << 20)
+    for number, level in enumerate(("info", "warning", "error")):
+        kept.append(
+            f'{{"time":"2026-01-0{number + 1}T00:00:00.000Z","level":"{level}","event":"e{number}","peer":"P"}}'
+        )
+    answer = api.get("/api/log?limit=2")
+    assert [event["event"] for event in answer["events"]] == ["e2", "e1"] and answer["is_kept"]
+    assert [event["event"] for event in api.get(f"/api/log?before={answer['older']}")["events"]] == ["e0"]
+    assert api.get(f"/api/log?after={answer['newest']}")["events"] == []
+    assert [event["event"] for event in api.get("/api/log?level=warning&peer=P&until=2026-01-03")["events"]] == ["e1"]
+    for wrong in ("level=loud", "since=yesterday", "before=x", "text=" + "x" * 201, "offset=1"):
+        assert api.get(f"/api/log?{wrong}", 400)["status"] == 400
 
 
 def test_backups_are_listed_with_age_and_verification(api: ApiClient, hosting: Hosting, tmp_path: Path) -> None:

@@ -5,7 +5,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 from engine.access import Action
-from engine.web.api import configuration, corrections, holds, jobs, peers, quarantine, stats, studies, tag_tree, upkeep
+from engine.web.api import (
+    configuration,
+    corrections,
+    holds,
+    jobs,
+    log,
+    peers,
+    quarantine,
+    stats,
+    studies,
+    tag_tree,
+    upkeep,
+)
 from engine.web.api.bodies import Correction, Hold, Job, ReasonBody, Release
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.route import API, Handler, Parameter, Route
@@ -81,5 +93,6 @@ API_ROUTES: Final = (
         (Parameter("step", "minute or hour", options=("minute", "hour")), Parameter("since", "Seconds since 1970")),
     ),
     _read("/stats", stats.now, "Statistics of all processes", Action.OBSERVE),
+    _read("/log", log.listed, "The newest events of the log", Action.MANAGE, log.PARAMETERS),
     _read("/settings", configuration.listed, "The configuration in force", Action.OBSERVE),
 )
