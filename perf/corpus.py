@@ -3,9 +3,12 @@
 A `Template` is one data set with the offsets of its patchable values. Every patchable value has a fixed length, so a
 sender makes the next instance by overwriting a few bytes and encodes nothing again. UIDs are ordered numbers:
 
-    1.2.826.0.1.3680043.10.1599.9 .1SSSSSSSSS     study     40 bytes
-    ...                           .1RRRR          series    46 bytes
-    ...                           .1IIIIII        instance  54 bytes
+    1.2.826.0.1.3680043.10.1599.9 .1SSSSSSSSSSS     study     42 bytes
+    ...                           .1RRRR            series    48 bytes
+    ...                           .1IIIIII          instance  56 bytes
+
+Everything stored by these programs can be found again: its UIDs begin with UID_ROOT, and its Issuer of Patient ID is
+ISSUER.
 
 Pixel data is seeded noise of 12 bits, which does not compress. All instances of a template have the same pixels, so
 these loads do not measure servers that compress or deduplicate by content.
@@ -20,12 +23,13 @@ from dataclasses import dataclass
 from functools import cache
 
 UID_ROOT = b"1.2.826.0.1.3680043.10.1599.9"
+ISSUER = b"FILMROOM BENCH"
 SEED = 20240229
 
 EXPLICIT_LITTLE_ENDIAN = b"1.2.840.10008.1.2.1"
 IMPLICIT_LITTLE_ENDIAN = b"1.2.840.10008.1.2"
 
-STUDY_UID_BYTES, SERIES_UID_BYTES, INSTANCE_UID_BYTES = 40, 46, 54
+STUDY_UID_BYTES, SERIES_UID_BYTES, INSTANCE_UID_BYTES = 42, 48, 56
 
 SOP_CLASS_OF_MODALITY = {
     "CT": b"1.2.840.10008.5.1.4.1.1.2",
@@ -41,15 +45,15 @@ SOP_CLASS_OF_MODALITY = {
 
 
 def study_uid(study: int) -> bytes:
-    return b"%s.1%09d" % (UID_ROOT, study)
+    return b"%s.1%011d" % (UID_ROOT, study)
 
 
 def series_uid(study: int, series: int) -> bytes:
-    return b"%s.1%09d.1%04d" % (UID_ROOT, study, series)
+    return b"%s.1%011d.1%04d" % (UID_ROOT, study, series)
 
 
 def instance_uid(study: int, series: int, instance: int) -> bytes:
-    return b"%s.1%09d.1%04d.1%06d" % (UID_ROOT, study, series, instance)
+    return b"%s.1%011d.1%04d.1%06d" % (UID_ROOT, study, series, instance)
 
 
 # template ----------------------------------------------------------------------------------------
@@ -63,7 +67,7 @@ PATCHABLE: dict[str, tuple[int, int]] = {
     "referring_physician": (0x00080090, 24),
     "description": (0x00081030, 24),
     "patient_name": (0x00100010, 32),
-    "patient_id": (0x00100020, 12),
+    "patient_id": (0x00100020, 18),
     "birth_date": (0x00100030, 8),
     "sex": (0x00100040, 2),
     "study_uid": (0x0020000D, STUDY_UID_BYTES),
@@ -179,6 +183,7 @@ def _header(modality: str, sop_class_uid: bytes, rows: int, columns: int) -> lis
         (0x0008103E, b"LO", b"Axial 1.0 soft tissue"),
         (0x00100010, b"PN", _blank("patient_name")),
         (0x00100020, b"LO", _blank("patient_id")),
+        (0x00100021, b"LO", ISSUER),
         (0x00100030, b"DA", _blank("birth_date")),
         (0x00100040, b"CS", _blank("sex")),
         (0x0020000D, b"UI", _blank("study_uid", uid=True)),

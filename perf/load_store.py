@@ -22,7 +22,7 @@ from perf.association import Association, Target
 from perf.harness import Latencies, PerfError, say
 
 CONTEXT_ID = 1
-REMOVAL = "what was stored has Patient IDs L…; to remove it: filmroom delete 'PatientID=L*' 'PatientName=Load^*'"
+REMOVAL = "to delete the stored studies: filmroom delete 'PatientID=BENCH-*' 'PatientName=Bench^*'"
 
 
 @dataclass(frozen=True, slots=True)

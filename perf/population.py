@@ -110,6 +110,9 @@ def studies(first: int, count: int, shape: str = "short") -> Iterator[StudyFacts
     return (study(number, shape) for number in range(first, first + count))
 
 
+PATIENT_ID_PREFIX = b"BENCH-"
+"""Of the patients of loads, one a study."""
+
 LONG_STUDY = 900_000_000
 """The number of the study that is one long series."""
 
@@ -123,16 +126,16 @@ def plain_study(number: int, modality: str, series_instance_counts: tuple[int, .
     """One study of a load, with this shape and its own patient."""
     return StudyFacts(
         number=number,
-        patient_name=b"Load^%06d" % number,
-        patient_id=b"L%08d" % number,
+        patient_name=b"Bench^%011d" % number,
+        patient_id=PATIENT_ID_PREFIX + b"%011d" % number,
         birth_date=b"19600101",
         sex=b"O",
-        accession_number=b"B%010d" % number,
+        accession_number=b"B%011d" % number,
         study_id=b"S%07d" % (number % 10_000_000),
         study_date=b"20240229",
         study_time=b"101112",
-        description=b"Load",
-        referring_physician=b"Load^Dr",
+        description=b"Load test",
+        referring_physician=b"Bench^Dr",
         modality=modality,
         series_instance_counts=series_instance_counts,
     )

@@ -48,7 +48,7 @@ def run(*command: str | Path, cwd: Path) -> str:
 def packed(checkout: Path) -> Path:
     """The wheel, made in a copy of the checkout: nothing of it is left behind there."""
     ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
-    for folder in ("engine", "ext"):
+    for folder in ("engine", "ext", "perf"):
         shutil.copytree(ROOT / folder, checkout / folder, ignore=ignored)
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", *project_files()):
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
@@ -98,13 +98,14 @@ def store(port: int, ds: samples.Dataset) -> None:
         script.release()
 
 
-def test_the_wheel_holds_the_engine_and_nothing_else_and_it_serves_imports_and_finds(tmp_path: Path) -> None:
+def test_the_wheel_holds_the_engine_and_the_loads_and_it_serves_imports_and_finds(tmp_path: Path) -> None:
     wheel = packed(tmp_path / "checkout")
     names = zipfile.ZipFile(wheel).namelist()
-    assert {name.split("/")[0] for name in names} == {"engine", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
+    packages = {name.split("/")[0] for name in names}
+    assert packages == {"engine", "perf", f"{'-'.join(wheel.name.split('-')[:2])}.dist-info"}
     modules = {Path(name).name.split(".")[0] for name in names if name.endswith(".so")}
     assert modules == set(EXTENSIONS)
-    assert {"engine/py.typed", "engine/_ext/elements.pyi", "engine/docs/operation.md"} <= set(names)
+    assert {"engine/py.typed", "engine/_ext/elements.pyi", "engine/docs/operation.md", "perf/receiver.c"} <= set(names)
 
     filmroom = installed(wheel, tmp_path / "environment")
     shutil.rmtree(tmp_path / "checkout")
