@@ -11,64 +11,36 @@ The Content-Security-Policy allows no foreign and no inline resources, so that D
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
-from engine.web import conditional
 from engine.web.errors import NotFound
 from engine.web.route import Parameter, Route
+from engine.web.static_file import TYPES, StaticFile
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from engine.web.request import Request
 
 FOLDER: Final = Path(__file__).parent / "page"
 INDEX: Final = "index.html"
-TYPES: Final = {
-    ".html": "text/html",
-    ".css": "text/css",
-    ".js": "text/javascript",
-    ".mjs": "text/javascript",
-    ".svg": "image/svg+xml",
-    ".txt": "text/plain",
-}
-HEADERS: Final = {
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; media-src 'self'; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    # Checked each time, and mostly answered with 304: a new release is used at once.
-    "Cache-Control": "no-cache",
-    "Vary": "Accept-Encoding",
-}
-
-
-class _File:
-    """One file in its encodings, with its entity tag and type."""
-
-    def __init__(self, path: Path) -> None:
-        self.body = path.read_bytes()
-        self.gzipped = gzip.compress(self.body, 9, mtime=0)
-        self.digest = hashlib.sha256(self.body).hexdigest()[:20]
-        self.content_type = TYPES[path.suffix]
 
 
 @cache
-def _files() -> dict[str, _File]:
+def _files() -> dict[str, StaticFile]:
     """The files by name; a request's name is only looked up here, and never used as a path."""
-    return {path.name: _File(path) for path in FOLDER.iterdir() if path.suffix in TYPES}
+    return {
+        path.name: StaticFile(path.read_bytes(), TYPES[path.suffix])
+        for path in FOLDER.iterdir()
+        if path.suffix in TYPES
+    }
 
 
 async def index(request: Request) -> web.Response:
     """The page itself."""
-    return _answer(request, _files()[INDEX])
+    return _files()[INDEX].answer(request)
 
 
 async def file(request: Request) -> web.Response:
@@ -76,19 +48,7 @@ async def file(request: Request) -> web.Response:
     page_file = _files().get(request.path_values["file"])
     if page_file is None:
         raise NotFound("the page has no such file")
-    return _answer(request, page_file)
-
-
-def _answer(request: Request, page_file: _File) -> web.Response:
-    is_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
-    etag = f'"{page_file.digest}{"-gzip" if is_gzip else ""}"'
-    headers = {**HEADERS, "ETag": etag}
-    if conditional.is_unchanged(request.headers, etag):
-        return web.Response(status=304, headers=headers)
-    if is_gzip:
-        headers["Content-Encoding"] = "gzip"
-    body = page_file.gzipped if is_gzip else page_file.body
-    return web.Response(body=body, content_type=page_file.content_type, charset="utf-8", headers=headers)
+    return page_file.answer(request)
 
 
 _PRODUCES = tuple(dict.fromkeys(TYPES.values()))

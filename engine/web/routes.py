@@ -7,7 +7,7 @@ has the resource, else with API.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import changes, health, metrics, openapi, page_files, qido, rendered, wado_uri
+from engine.web import changes, docs, health, metrics, openapi, page_files, qido, rendered, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.commitment import ROUTES as COMMITMENT_ROUTES
@@ -45,6 +45,7 @@ _RESOURCES: tuple[Route, ...] = (
     *DELETION_ROUTES,
     *COMMITMENT_ROUTES,
     *page_files.ROUTES,
+    *docs.ROUTES,
 )
 
 _DOCUMENTED: tuple[Route, ...] = (

@@ -83,7 +83,7 @@ function Page() {
       </span>
     </header>
     <main id="view" tabindex="-1" class=${isOver ? "over" : ""}><${View} key=${language()} place=${place} /></main>
-    ${isHelp && html`<${Dialog} title=${t("keys")} close=${() => setHelp(false)}><${Table} label=${t("keys")} columns=${[t("key"), t("meaning")]} rows=${KEYS.map(([key, name]) => [html`<kbd>${key}</kbd>`, t(name)])} /><//>`}
+    ${isHelp && html`<${Dialog} title=${t("keys")} close=${() => setHelp(false)}><${Table} label=${t("keys")} columns=${[t("key"), t("meaning")]} rows=${KEYS.map(([key, name]) => [html`<kbd>${key}</kbd>`, t(name)])} /><p><a href="docs/" target="_blank">${t("documentation")}</a></p><//>`}
   </div>`;
 }
 

@@ -33,7 +33,7 @@ const EN = {
   quarantine: "Quarantine", "quarantine.none": "Nothing is in quarantine.", differences: "Differences", "differences.none": "No element differs.", readmit: "Store", "readmit.sure": "Store this version as the current one?", drop: "Drop", "drop.sure": "Drop this version for good?",
   conflicts: "Conflicts", "conflicts.none": "No study contradicts itself.", "conflicts.about": "Studies and series whose images disagree.", corrections: "Corrections", "corrections.none": "No corrections.", undo: "Undo", undone: "undone",
   holds: "Holds", "holds.none": "No study is on hold.", rules: "Rule", retention: "Retention", "retention.none": "No rules.", "retention.about": "What the rules would delete now. Nothing is deleted by looking.", "retention.due": "Due now", settings: "Settings", origin: "Origin",
-  "key.search": "Search", "key.move": "Move in a list", "key.open": "Open", "key.close": "Close, back", "key.help": "This help", "key.scroll": "Viewer: scroll", "key.series": "Viewer: other series", "key.preset": "Viewer: window presets", "key.cine": "Viewer: play and pause", "key.invert": "Viewer: invert", "key.zoom": "Viewer: zoom", "key.reset": "Viewer: reset",
+  "key.search": "Search", "key.move": "Move in a list", "key.open": "Open", "key.close": "Close, back", "key.help": "This help", documentation: "Documentation (new tab)", "key.scroll": "Viewer: scroll", "key.series": "Viewer: other series", "key.preset": "Viewer: window presets", "key.cine": "Viewer: play and pause", "key.invert": "Viewer: invert", "key.zoom": "Viewer: zoom", "key.reset": "Viewer: reset",
 };
 
 const DE = {
@@ -69,7 +69,7 @@ const DE = {
   quarantine: "Quarantäne", "quarantine.none": "Nichts ist in Quarantäne.", differences: "Unterschiede", "differences.none": "Kein Element ist anders.", readmit: "Speichern", "readmit.sure": "Diese Fassung als aktuelle speichern?", drop: "Verwerfen", "drop.sure": "Diese Fassung endgültig verwerfen?",
   conflicts: "Widersprüche", "conflicts.none": "Keine Studie widerspricht sich.", "conflicts.about": "Studien und Serien, deren Bilder sich widersprechen.", corrections: "Korrekturen", "corrections.none": "Keine Korrekturen.", undo: "Rückgängig", undone: "rückgängig gemacht",
   holds: "Sperren", "holds.none": "Keine Studie ist gesperrt.", rules: "Regel", retention: "Aufbewahrung", "retention.none": "Keine Regeln.", "retention.about": "Was die Regeln jetzt löschen würden. Hinsehen löscht nichts.", "retention.due": "Jetzt fällig", settings: "Einstellungen", origin: "Herkunft",
-  "key.search": "Suchen", "key.move": "In einer Liste bewegen", "key.open": "Öffnen", "key.close": "Schließen, zurück", "key.help": "Diese Hilfe", "key.scroll": "Betrachter: blättern", "key.series": "Betrachter: andere Serie", "key.preset": "Betrachter: Fenster", "key.cine": "Betrachter: abspielen und anhalten", "key.invert": "Betrachter: invertieren", "key.zoom": "Betrachter: vergrößern", "key.reset": "Betrachter: zurücksetzen",
+  "key.search": "Suchen", "key.move": "In einer Liste bewegen", "key.open": "Öffnen", "key.close": "Schließen, zurück", "key.help": "Diese Hilfe", documentation: "Dokumentation (englisch, neuer Tab)", "key.scroll": "Betrachter: blättern", "key.series": "Betrachter: andere Serie", "key.preset": "Betrachter: Fenster", "key.cine": "Betrachter: abspielen und anhalten", "key.invert": "Betrachter: invertieren", "key.zoom": "Betrachter: vergrößern", "key.reset": "Betrachter: zurücksetzen",
 };
 
 export const LANGUAGES = { en: EN, de: DE };
