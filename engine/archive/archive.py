@@ -61,7 +61,7 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index.catalog import Catalog, Conflict
+from engine.index.catalog import Catalog, Conflict, SeriesArrival
 from engine.index.format.types import (
     Bookmark,
     Instance,
@@ -364,6 +364,14 @@ class Archive:
         """A bookmark before the first study whose value is `text` or begins with it. Raises QueryError."""
         return self.parts.index.bookmark_at(order, text)
 
+    def sizes(self, study_instance_uids: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Instances and bytes of each of these studies that is stored."""
+        return self.parts.index.sizes(study_instance_uids)
+
+    def arrivals(self, study_instance_uid: str, *, whole: bool = False) -> list[SeriesArrival]:
+        """How the series of a study arrived: counts, senders, times; see `index.query.arrivals`."""
+        return self.parts.index.arrivals(study_instance_uid.encode(), whole=whole)
+
     def instances(self, query: Query) -> list[Instance]:
         """The instances that a retrieval names, by series and instance number. Raises QueryError."""
         return self.parts.index.instances(query)
@@ -498,6 +506,10 @@ class Archive:
     def conflicts(self) -> Iterator[Conflict]:
         """Studies and series whose instances disagree."""
         return self.parts.index.conflicts()
+
+    def conflicts_of(self, study_instance_uid: str) -> list[Conflict]:
+        """The conflicts of one study and of its series."""
+        return self.parts.index.conflicts_of(study_instance_uid.encode())
 
     def losses(self) -> list[Loss]:
         """Losses that nobody has acknowledged. Raises StorageError."""

@@ -44,8 +44,18 @@ from engine.index.format.types import (
     SegmentMark,
     SeriesRevision,
 )
-from engine.index.query import conflicts, corrections, ledger_records, listing, ordering, selection, visibility
+from engine.index.query import (
+    arrivals,
+    conflicts,
+    corrections,
+    ledger_records,
+    listing,
+    ordering,
+    selection,
+    visibility,
+)
 from engine.index.query import search as searching
+from engine.index.query.arrivals import SeriesArrival as SeriesArrival
 from engine.index.query.conflicts import Conflict as Conflict
 from engine.index.query.corrections import CorrectionStatus as CorrectionStatus
 from engine.index.query.explanation import Explanation
@@ -301,6 +311,14 @@ class Catalog:
         """The revision of each series of a study, or of one series; empty if there is none."""
         return read_revisions(self._environment, study_instance_uid, series_instance_uid)
 
+    def sizes(self, study_instance_uids: Sequence[bytes]) -> list[tuple[int, int]]:
+        """Instances and bytes of each of these studies that is stored."""
+        return list(arrivals.read_sizes(self._environment, study_instance_uids))
+
+    def arrivals(self, study_instance_uid: bytes, *, whole: bool = False) -> list[SeriesArrival]:
+        """How the series of a study arrived; `whole`: by every instance, not only the first and the last."""
+        return arrivals.read_arrivals(self._environment, study_instance_uid, whole=whole)
+
     # -- everything that is not a current instance ------------------------------------------------
 
     def kept_versions(self) -> Iterator[Instance]:
@@ -340,6 +358,10 @@ class Catalog:
     def conflicts(self) -> Iterator[Conflict]:
         """The studies and series whose instances disagree, and on which attributes; page by page."""
         return conflicts.read_conflicts(self._environment)
+
+    def conflicts_of(self, study_instance_uid: bytes) -> list[Conflict]:
+        """The conflicts of one study and of its series."""
+        return conflicts.read_conflicts_of(self._environment, study_instance_uid)
 
     def quarantined(self) -> Iterator[Quarantined]:
         """The records in quarantine, page by page."""

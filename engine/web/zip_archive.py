@@ -32,13 +32,13 @@ async def zipped(request: Request) -> web.StreamResponse:
     return await send_zip(request, await instances_of(request))
 
 
-async def send_zip(request: Request, instances: Sequence[Instance]) -> web.StreamResponse:
-    """Sends these instances. The file name is the UID, without characters that could form a path."""
+async def send_zip(request: Request, instances: Sequence[Instance], name: str = "") -> web.StreamResponse:
+    """Sends these instances. `name` of the file; "": the UID, without characters that could form a path."""
     first = instances[0]
-    uid = first.series_instance_uid if "series" in request.path_values else first.study_instance_uid
+    name = name or (first.series_instance_uid if "series" in request.path_values else first.study_instance_uid)
     headers = {
         "Content-Type": ZIP,
-        "Content-Disposition": f'attachment; filename="{_NOT_IN_NAMES.sub("_", uid).strip(".")}.zip"',
+        "Content-Disposition": f'attachment; filename="{_NOT_IN_NAMES.sub("_", name).strip(".")}.zip"',
         "Cache-Control": MUTABLE,
         "Vary": VARY,
     }

@@ -8,6 +8,7 @@ from engine.access import Action
 from engine.web.api import (
     configuration,
     corrections,
+    downloads,
     holds,
     jobs,
     log,
@@ -15,12 +16,17 @@ from engine.web.api import (
     quarantine,
     stats,
     studies,
+    study,
+    study_table,
+    study_totals,
     tag_tree,
     upkeep,
 )
 from engine.web.api.bodies import Correction, Hold, Job, ReasonBody, Release
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
+from engine.web.api.study_table import CSV
 from engine.web.route import API, Handler, Parameter, Route
+from engine.web.zip_archive import ZIP
 
 _VALUES: Final = Parameter("values", "Whether to include values, which may identify patients", schema="boolean")
 
@@ -29,6 +35,15 @@ def _read(path: str, handler: Handler, summary: str, action: Action, parameters:
     names_an_item = "{" in path or any(parameter.name == "rule" for parameter in parameters)
     errors = (404, 409, 410) if names_an_item else ()
     return Route("GET", API + path, handler, summary, action, parameters, errors=errors, tag="archive API")
+
+
+def _file(
+    path: str, handler: Handler, summary: str, action: Action, parameters: tuple[Parameter, ...], media_type: str
+) -> Route:
+    produces = (media_type,)
+    return Route(
+        "GET", API + path, handler, summary, action, parameters, produces=produces, errors=(404,), tag="archive API"
+    )
 
 
 def _write(
@@ -50,6 +65,10 @@ def _write(
 
 API_ROUTES: Final = (
     _read("/studies", studies.window, "A sorted window of studies", Action.QUERY, studies.PARAMETERS),
+    _read("/studies/totals", study_totals.totals, "Studies, instances and bytes that match", Action.QUERY),
+    _read("/studies/{study}", study.one, "Size, senders, hold, conflicts and corrections of a study", Action.QUERY),
+    _file("/studies.csv", study_table.table, "A table of studies", Action.QUERY, study_table.PARAMETERS, CSV),
+    _file("/download", downloads.download, "Any choice as a zip archive", Action.RETRIEVE, downloads.PARAMETERS, ZIP),
     _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
     _read("/peers", peers.listed, "The configured archives and devices", Action.OBSERVE),
     _write("/peers/{title}/echo", peers.echo, "Whether a peer answers", Action.OBSERVE),

@@ -8,9 +8,11 @@
                         counted (a name with several groups then counts several times)
     limit=N             rows, WINDOW_MAX at most
     count=true          `total` too: exact without filters, else as far as COUNT_S of work allow
+    arrivals=true       `arrivals` too: size, senders and times of each row
     others              filters and includefield, as in QIDO-RS
 
-    {"studies": [{…DICOM JSON…}, …], "next": CURSOR or null, "total": {"count": 17, "is_exact": true}}
+    {"studies": [{…DICOM JSON…}, …], "next": CURSOR or null, "total": {"count": 17, "is_exact": true},
+     "arrivals": [{"instances": …, "bytes": …, "senders": […], "institutions": […], "first_received": …, …}, …]}
 
 With an order for which the index has keys (`index.query.ordering`) the cost depends on the window, not on the number of
 studies. Other orders are sorted, up to a maximum; beyond it the request is 400. A window ends after WINDOW_S of work,
@@ -25,7 +27,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -35,7 +37,9 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
+from engine.archive.admin import studies as facts_of_studies
 from engine.archive.questions import Bookmark, Explanation, Level, Order, PlacedMatch, path_of
+from engine.dicom import tags
 from engine.errors import QueryError, RequestError
 from engine.web import search_request
 from engine.web.api.json_bodies import JSON, NO_STORE, number_of, switch_of
@@ -57,7 +61,7 @@ SLICE_S: Final = 0.01
 POSITION_MAX: Final = 1 << 32
 EPOCH_BYTES: Final = 8
 
-_WINDOW_PARAMETERS: Final = ("order", "after", "from", "position", "limit", "count")
+_WINDOW_PARAMETERS: Final = ("order", "after", "from", "position", "limit", "count", "arrivals")
 _RECEIVED: Final = "received"
 
 PARAMETERS: Final = (
@@ -67,6 +71,7 @@ PARAMETERS: Final = (
     Parameter("position", "Rows to skip", schema="integer"),
     Parameter("limit", f"Maximum number of rows, up to {WINDOW_MAX}", schema="integer"),
     Parameter("count", "Whether to count all matches", schema="boolean"),
+    Parameter("arrivals", "Whether to add size, senders and times of each study", schema="boolean"),
     Parameter("includefield", "Additional attributes to return"),
     Parameter("{attribute}", "A value that an attribute must have, as in QIDO-RS"),
 )
@@ -82,6 +87,7 @@ class _WindowSearch:
     limit: int
     rows: Rows
     objects: list[bytes]
+    uids: list[str]
     last: Bookmark | None = None
     has_more: bool = False
     is_over: bool = False
@@ -96,6 +102,7 @@ class _WindowSearch:
                     self.has_more = self.is_over = True
                     return
                 self.objects.append(self.rows.encode(step.match))
+                self.uids.append(step.match.attributes[tags.StudyInstanceUID].decode("utf-8", "replace"))
                 self.last = step.place
                 continue
             self.last = step or self.last
@@ -107,22 +114,16 @@ class _WindowSearch:
 
 async def window(request: Request) -> web.Response:
     """Answers with one window. Raises RequestError, QueryError, Gone."""
-    for name in _WINDOW_PARAMETERS:
-        if len(request.query.getall(name, [])) > 1:
-            raise RequestError(f"{name}: occurs twice")
     archive, pools = request.engine.archive, request.engine.pools
-    search_query = _search_query(request, archive)
-    order = _order(request, archive)
+    search_query = search_of(request, _WINDOW_PARAMETERS)
+    order, search_query = order_of(request, search_query)
     epoch = archive.epoch_id()[:EPOCH_BYTES]
     after = _after(request, archive, order, epoch)
     limit = number_of(request, "limit", WINDOW_MAX, WINDOW_MAX)
     position = number_of(request, "position", 0, POSITION_MAX)
-    if order.tag is not None:
-        keys = {order.tag: b"", **search_query.query.keys}
-        search_query = replace(search_query, query=replace(search_query.query, keys=keys))
     steps = archive.ordered_steps(search_query.query, order, after, Explanation(), skip=position)
     rows = Rows(search_query, archive.schema, request.root + DICOMWEB)
-    search = _WindowSearch(archive, order, steps, limit, rows, [])
+    search = _WindowSearch(archive, order, steps, limit, rows, [], [])
     timeout_s = request.config.limits.query_timeout_s
     while not search.is_over and (search.last is None or search.work_s < WINDOW_S):
         await pools.index.run(search.slice)
@@ -131,30 +132,41 @@ async def window(request: Request) -> web.Response:
     facts: dict[str, Any] = {"next": _cursor(search, order, after, epoch)}
     if switch_of(request, "count"):
         facts["total"] = await _total(request, archive, search_query)
+    if switch_of(request, "arrivals"):
+        facts["arrivals"] = await pools.index.run(partial(_arrivals, archive, search.uids))
     body = b'{"studies":[%b],%b' % (b",".join(search.objects), orjson.dumps(facts)[1:])
     return web.Response(body=body, content_type=JSON, headers=NO_STORE)
 
 
-def _search_query(request: Request, archive: Archive) -> SearchRequest:
-    """The filters, as in QIDO-RS; parameters that QIDO-RS would ignore are refused."""
-    filters = [(name, value) for name, value in request.query.items() if name not in _WINDOW_PARAMETERS]
-    search_query = search_request.parse(urlencode(filters), Level.STUDY, {}, archive.schema)
+def _arrivals(archive: Archive, uids: list[str]) -> list[dict[str, Any]]:
+    return [facts_of_studies.summary(archive, uid) for uid in uids]
+
+
+def search_of(request: Request, others: Collection[str]) -> SearchRequest:
+    """The filters, as in QIDO-RS, without limit. Refuses what QIDO-RS would ignore; `others`: no filters, once each."""
+    for name in others:
+        if len(request.query.getall(name, [])) > 1:
+            raise RequestError(f"{name}: occurs twice")
+    filters = [(name, value) for name, value in request.query.items() if name not in others]
+    search_query = search_request.parse(urlencode(filters), Level.STUDY, {}, request.engine.archive.schema)
     if search_query.warnings:
         raise RequestError(search_query.warnings[0])
     return replace(search_query, query=replace(search_query.query, limit=None, offset=0))
 
 
-def _order(request: Request, archive: Archive) -> Order:
+def order_of(request: Request, search_query: SearchRequest) -> tuple[Order, SearchRequest]:
+    """The order, and the search with its attribute among the keys. Raises RequestError."""
     text = request.query.get("order", f"-{_RECEIVED}")
     name = text.removeprefix("-")
     is_descending = text != name
     if name == _RECEIVED:
-        return Order(None, is_descending)
+        return Order(None, is_descending), search_query
     try:
-        (tag,) = path_of(name, archive.schema)
+        (tag,) = path_of(name, request.engine.archive.schema)
     except (QueryError, ValueError):
         raise RequestError("order: must be `received` or an attribute of patient or study") from None
-    return Order(tag, is_descending)
+    keys = {tag: b"", **search_query.query.keys}
+    return Order(tag, is_descending), replace(search_query, query=replace(search_query.query, keys=keys))
 
 
 def _after(request: Request, archive: Archive, order: Order, epoch: bytes) -> Bookmark | None:
