@@ -1,34 +1,145 @@
-"""The list of studies in a browser."""
+"""The list of studies in a browser: filters, live arrival, rows that stay where they are while others come and go."""
 
 from __future__ import annotations
 
 import re
 
-from playwright.sync_api import Page, expect
+import pytest
+import requests
+from playwright.sync_api import Page, Route, expect
 
 from tests import samples
 from tests.browser import browsing
+from tests.browser.browsing import Watch
+from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
+STUDIES = 230
+"""More than two windows of the list."""
 DATA_SETS = [
-    samples.instance(number, patient_id=f"P{number}", patient_name=f"{family}^Jane", study_date=f"202601{number:02d}")
-    for number, family in enumerate(("Alpha", "Beta", "Gamma"), 1)
+    samples.instance(number, patient_id=f"P{number}", patient_name=f"Family{number:03d}^Jane", pixels=b"")
+    for number in range(1, STUDIES + 1)
 ]
+BY_NAME = "#/studies?order=PatientName"
+
+RECORD_PLACEHOLDERS = """() => {
+    window.placeholders = 0;
+    new MutationObserver(() => {
+        const texts = [...document.querySelectorAll(".grid-body [role=row]")].map((row) => row.textContent.trim());
+        if (!texts.length || texts.includes("…")) window.placeholders += 1;
+    }).observe(document.querySelector(".grid-body"), { childList: true, subtree: true, characterData: true });
+}"""
+
+
+def send(serve: Server, number: int, name: str) -> None:
+    """A modality sends a study of one instance."""
+    browsing.send(serve.port, samples.instance(number, patient_id=f"P{number}", patient_name=name, pixels=b""))
+
+
+def names_of(serve: Server) -> list[str]:
+    """All patients by name, as the list shows them."""
+    names: list[str] = []
+    for position in (0, 200):
+        answer = requests.get(f"{serve.url}/api/studies?order=PatientName&limit=200&position={position}", timeout=30)
+        names += [row["00100010"]["Value"][0]["Alphabetic"].replace("^", ", ") for row in answer.json()["studies"]]
+    return names
+
+
+def scroll_to(page: Page, row: int) -> None:
+    """Puts a row at the upper edge of the list."""
+    page.locator(".grid-body").evaluate("(element, row) => { element.scrollTop = row * 34; }", row)
+
+
+def top_of(page: Page, name: str) -> float:
+    """Pixels from the upper edge of the window to the row of a patient."""
+    box = page.get_by_role("row", name=name).bounding_box()
+    assert box is not None
+    return box["y"]
 
 
 def test_typing_in_a_filter_finds_a_study_and_the_address_keeps_it(page: Page) -> None:
-    expect(page.get_by_role("row", name="Alpha, Jane")).to_be_visible()
+    expect(browsing.rows(page).nth(2)).to_be_visible()
     page.keyboard.press("/")
-    page.keyboard.type("bet")
+    page.keyboard.type("family017")
     expect(browsing.rows(page)).to_have_count(1)
-    expect(browsing.rows(page)).to_contain_text("Beta, Jane")
-    expect(page).to_have_url(re.compile("[?]PatientName=bet$"))
+    expect(browsing.rows(page)).to_contain_text("Family017, Jane")
+    expect(page).to_have_url(re.compile("[?]PatientName=family017$"))
     page.reload()
     expect(browsing.rows(page)).to_have_count(1)
 
 
-def test_a_study_that_a_modality_sends_appears_by_itself(page: Page, serve: Server) -> None:
-    expect(page.get_by_role("row", name="Alpha, Jane")).to_be_visible()
-    browsing.send(serve.port, samples.instance(4, patient_id="P4", patient_name="Delta^Dan"))
+def test_a_study_that_a_modality_sends_appears_and_no_row_flickers(page: Page, serve: Server) -> None:
+    expect(browsing.rows(page).nth(2)).to_be_visible()
+    page.evaluate(RECORD_PLACEHOLDERS)
+    send(serve, 1001, "Delta^Dan")
     expect(browsing.rows(page).first).to_contain_text("Delta, Dan")
-    expect(page.get_by_role("row", name="Alpha, Jane")).to_be_visible()
+    assert page.evaluate("window.placeholders") == 0
+
+
+def test_rows_stay_in_place_and_the_cursor_on_its_row_while_others_arrive_above(
+    open_page: OpenPage, serve: Server
+) -> None:
+    page = open_page(BY_NAME)
+    expect(browsing.rows(page).first).to_be_visible()
+    scroll_to(page, 150)
+    page.get_by_role("row", name="Family155, Jane").click()
+    before = top_of(page, "Family155, Jane")
+    send(serve, 1002, "Aaron^Ann")
+    expect(page.get_by_role("status")).to_contain_text(re.compile(r"23[1-9]"))
+    expect(page.get_by_role("row", name="Family155, Jane")).to_have_attribute("aria-selected", "true")
+    page.wait_for_function("() => document.querySelector('.row.cursor')?.textContent.includes('Family155')")
+    assert top_of(page, "Family155, Jane") == pytest.approx(before, abs=1)
+    page.locator(".grid").press("ArrowDown")
+    expect(page.get_by_role("row", name="Family156, Jane")).to_have_attribute("aria-selected", "true")
+
+
+def test_rows_that_were_scrolled_past_are_fetched_again_after_a_change(open_page: OpenPage, serve: Server) -> None:
+    page = open_page(BY_NAME)
+    for row, name in ((0, "Family003, Jane"), (200, "Family203, Jane"), (100, "Family105, Jane")):
+        scroll_to(page, row)
+        expect(page.get_by_role("row", name=name)).to_be_visible()
+    before = page.get_by_role("status").inner_text()
+    send(serve, 1003, "Abel^Abe")
+    expect(page.get_by_role("status")).not_to_have_text(before)
+    names = names_of(serve)
+    assert "Abel, Abe" in names[:4]
+    for row in (0, 200, 100):
+        scroll_to(page, row)
+        page.wait_for_function(
+            """([row, names]) => {
+                const rows = [...document.querySelectorAll(".grid-body [role=row]")];
+                const places = rows.map((one) => Number(one.getAttribute("aria-rowindex")) - 3);
+                return places.includes(row + 5) &&
+                    rows.every((one, at) => one.firstElementChild.textContent === names[places[at]]);
+            }""",
+            arg=[row, names],
+        )
+
+
+def test_a_server_that_fails_leaves_the_rows_and_the_list_recovers(page: Page, serve: Server, watch: Watch) -> None:
+    watch.allow("503")
+    expect(browsing.rows(page).nth(2)).to_be_visible()
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503, body="the server is busy")
+
+    page.route("**/api/studies?*", refuse)
+    page.evaluate(RECORD_PLACEHOLDERS)
+    send(serve, 1004, "Echo^Eve")
+    expect(page.get_by_role("alert")).to_contain_text("503: the server is busy")
+    assert page.evaluate("window.placeholders") == 0
+    assert len(asked) <= 2, "a failed request is not repeated at once"
+    page.unroute("**/api/studies?*")
+    expect(browsing.rows(page).first).to_contain_text("Echo, Eve")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_end_key_selects_the_last_row_once_it_is_there(open_page: OpenPage) -> None:
+    page = open_page(BY_NAME)
+    expect(page.get_by_role("row", name="Family003, Jane")).to_be_visible()
+    page.locator(".grid").press("End")
+    expect(page.get_by_role("row", name="Family230, Jane")).to_have_attribute("aria-selected", "true")
+    page.locator(".grid").press("Home")
+    expect(browsing.rows(page).first).to_have_attribute("aria-selected", "true")

@@ -6,10 +6,13 @@ import { TAGS, dateOf, dateRange, daysAgo, text, texts, timeOf } from "./dicom.j
 import { go, here } from "./location.js";
 import { follow, get } from "./server.js";
 import { Summary } from "./study.js";
-import { Grid, Windows } from "./windows.js";
+import { Grid } from "./grid.js";
+import { Windows } from "./windows.js";
 import { language, t } from "./words.js";
 
 const KEYSTROKE_MS = 120;
+
+const keyOf = (row) => text(row, TAGS.study);
 
 /** Filter, sort key, and what a row shows. */
 const COLUMNS = [
@@ -56,20 +59,23 @@ export function Studies({ query }) {
   const [selected, setSelected] = useState(null);
   const firstFilter = useRef(null);
   const windows = useMemo(() => {
-    const fetchWindow = async (position, limit, isFirst) => {
-      const place = new URLSearchParams({ position, limit, ...(isFirst ? { count: "true" } : {}) });
-      const answer = await get(`api/studies?${asked}&${place}`);
-      const { total } = answer;
-      return { rows: answer.studies, total: total?.count, isExact: total?.is_exact, isLast: answer.next === null };
+    const ask = async ({ position, after, limit, isCounted }, signal) => {
+      const place = new URLSearchParams({ ...(after ? { after } : { position }), limit, ...(isCounted ? { count: "true" } : {}) });
+      const { studies, next, total } = await get(`api/studies?${asked}&${place}`, signal);
+      return { rows: studies, next, total: total?.count, isExact: total?.is_exact };
     };
-    return new Windows(fetchWindow, () => setVersion((before) => before + 1));
+    return new Windows(ask, keyOf, () => setVersion((before) => before + 1));
   }, [asked]);
   const shown = useRef(windows);
   if (!windows.isLoading) shown.current = windows;
   useEffect(() => {
-    windows.row(0);
+    windows.look(0, 0);
+    const end = follow(["stored", "deleted", "corrected", "study_quiet"], () => windows.refresh());
+    return () => {
+      end();
+      windows.close();
+    };
   }, [windows]);
-  useEffect(() => follow(["stored", "deleted", "corrected", "study_quiet"], () => windows.refresh()), [windows]);
   useEffect(() => {
     const pressed = (event) => {
       if (event.key === "/" && !isTyping(event)) {
@@ -95,19 +101,18 @@ export function Studies({ query }) {
   const save = (wanted) => go(["studies"], new URLSearchParams(wanted));
 
   const head = html`
-    <div class="row head" role="row">${COLUMNS.map((column) => {
+    <div class="row head" role="row" aria-rowindex="1">${COLUMNS.map((column) => {
       const direction = order === column.order ? "ascending" : order === `-${column.order}` ? "descending" : undefined;
       return html`<span role="columnheader" aria-sort=${direction} class=${column.kind ?? ""}>${column.order
         ? html`<button type="button" onClick=${() => sort(column)}>${t(column.name)}${direction ? (direction === "ascending" ? " ▲" : " ▼") : ""}</button>`
         : t(column.name)}</span>`;
     })}</div>
-    <div class="row filters" role="row">${COLUMNS.map((column, place) => html`<span role="gridcell">${column.isFixed
+    <div class="row filters" role="row" aria-rowindex="2">${COLUMNS.map((column, place) => html`<span role="gridcell">${column.isFixed
       ? null
       : html`<${FilterInput} key=${column.name} column=${column} value=${filters[column.name]} changed=${filter}
           element=${place === 0 ? firstFilter : undefined} />`}</span>`)}</div>`;
   const current = shown.current;
   const total = current.isLoading ? "" : `${current.isExact ? "" : "> "}${current.total.toLocaleString(language())}`;
-  const uid = (row) => text(row, TAGS.study);
   return html`<div class="studies">
     <div class="bar">
       <nav aria-label=${t("saved")}>${SAVED.map(([name, wanted]) => html`<button type="button" onClick=${() => save(wanted())}>${t(name)}</button>`)}</nav>
@@ -115,10 +120,10 @@ export function Studies({ query }) {
       <${Failure} error=${windows.error} />
     </div>
     <div class=${selected ? "split" : "split alone"}>
-      <${Grid} windows=${current} version=${version} label=${t("studies")} columns=${COLUMNS} head=${head} selected=${selected && uid(selected)}
-        cells=${(row) => COLUMNS.map((column) => column.of(row))} keyOf=${uid} select=${setSelected}
-        open=${(row) => go(["study", uid(row)])} />
-      ${selected && html`<${Summary} key=${uid(selected)} row=${selected} close=${() => setSelected(null)} />`}
+      <${Grid} windows=${current} version=${version} label=${t("studies")} columns=${COLUMNS} head=${head} selected=${selected && keyOf(selected)}
+        cells=${(row) => COLUMNS.map((column) => column.of(row))} select=${setSelected}
+        open=${(row) => go(["study", keyOf(row)])} />
+      ${selected && html`<${Summary} key=${keyOf(selected)} row=${selected} close=${() => setSelected(null)} />`}
     </div>
   </div>`;
 }

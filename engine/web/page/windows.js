@@ -1,159 +1,200 @@
-// A list of any length of which the rows in sight are fetched, by position, in windows.
-
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./preact.mjs";
-import { isTyping } from "./parts.js";
+// A list of any length, of which only the rows in sight are fetched, by position, in windows.
+//
+//     positions   0 ........ 100 ........ 200 ........ 300 ........ 400
+//     windows     [ current  ] [  stale   ] [ unknown  ] [ current  ]
+//                                                 └ in sight: "…", and asked for
+//
+// A window is stale once the archive has changed. Its rows stay on the screen until the new ones are here.
 
 const WINDOW_ROWS = 100;
 const WINDOWS_MAX = 40;
-/** Browsers clip elements of some 17 million pixels; a longer list is scrolled in proportion. */
-const HEIGHT_MAX = 8_000_000;
+/** Requests at once: with more, those for rows that have been scrolled past would delay the ones in sight. */
+const PARALLEL = 2;
+/** After a failure. The server may be restarting. */
+const RETRY_MS = 4000;
 
-/** Rows by position, fetched as they come in sight. `fetchWindow(position, count)` gives {rows, total, isExact}. */
+/**
+ * Rows by position. `ask({position, limit, after, isCounted}, signal)` gives {rows, next, total, isExact}: `next` continues
+ * behind these rows, null: there are no more; `total` if it was counted. `keyOf(row)` identifies a row.
+ */
 export class Windows {
-  constructor(fetchWindow, changed) {
-    this.fetchWindow = fetchWindow;
+  constructor(ask, keyOf, changed) {
+    this.ask = ask;
+    this.keyOf = keyOf;
     this.changed = changed;
-    this.parts = new Map();
     this.total = 0;
     this.isExact = true;
     this.error = null;
+    /** Nothing has been answered yet. */
     this.isLoading = true;
-    this.turn = 0;
+    /** How far the rows in sight have moved since the list looked: see `takeShift`. */
+    this.shift = 0;
+    this.parts = new Map();
+    this.generation = 0;
+    this.sight = { first: 0, last: 0 };
+    this.loading = new Set();
+    this.failed = new Set();
+    this.isRefreshing = false;
+    this.isChangedAgain = false;
+    this.timer = 0;
+    this.abort = new AbortController();
   }
 
-  /** The row at a position; undefined: it is not here yet, and asked for. */
+  /** The row at a position; undefined: it is not here yet. */
   row(position) {
-    const number = Math.floor(position / WINDOW_ROWS);
-    const part = this.parts.get(number);
-    if (!part) this.load(number);
-    return part?.rows?.[position % WINDOW_ROWS];
+    return this.parts.get(Math.floor(position / WINDOW_ROWS))?.rows[position % WINDOW_ROWS];
+  }
+
+  /** Where a row is now, as far as that is known. */
+  positionOf(key) {
+    for (const [number, { rows, generation }] of this.parts) {
+      const place = generation === this.generation ? rows.findIndex((row) => this.keyOf(row) === key) : -1;
+      if (place >= 0) return number * WINDOW_ROWS + place;
+    }
+    return undefined;
+  }
+
+  /** Says which rows are in sight: what is missing or stale of them is fetched. */
+  look(first, last) {
+    this.sight = { first, last };
+    this.fetchMissing();
+  }
+
+  /** Rows arrived or went: fetches the windows in sight again and replaces them together. */
+  async refresh() {
+    if (this.isRefreshing) {
+      this.isChangedAgain = true;
+      return;
+    }
+    this.isRefreshing = true;
+    clearTimeout(this.timer);
+    this.timer = 0;
+    this.failed.clear();
+    const generation = (this.generation += 1);
+    const old = this.parts;
+    try {
+      const numbers = [...new Set([0, ...this.numbersInSight()])];
+      const answers = new Map(await Promise.all(numbers.map(async (number) => [number, await this.read(number)])));
+      const shift = await this.shiftOf(old, answers);
+      for (const [number, answer] of answers) this.take(number, answer, generation);
+      this.shift += shift;
+      this.error = null;
+    } catch (error) {
+      this.fail(error);
+    }
+    this.isRefreshing = false;
+    this.isLoading = false;
+    this.tell();
+    if (this.isChangedAgain) {
+      this.isChangedAgain = false;
+      this.refresh();
+    } else this.fetchMissing();
+  }
+
+  /** By how many rows what is in sight has moved, once; the list scrolls as far, and nothing seems to move. */
+  takeShift() {
+    const { shift } = this;
+    this.shift = 0;
+    return shift;
+  }
+
+  /** Ends all requests; nothing changes any more. */
+  close() {
+    clearTimeout(this.timer);
+    this.abort.abort();
+  }
+
+  numbersInSight() {
+    const first = Math.floor(this.sight.first / WINDOW_ROWS);
+    const last = Math.floor(this.sight.last / WINDOW_ROWS);
+    return Array.from({ length: last - first + 1 }, (_, place) => first + place);
+  }
+
+  fetchMissing() {
+    if (this.isRefreshing) return;
+    for (const number of this.numbersInSight()) {
+      if (this.loading.size >= PARALLEL) return;
+      const isCurrent = this.parts.get(number)?.generation === this.generation;
+      if (!isCurrent && !this.loading.has(number) && !this.failed.has(number)) this.load(number);
+    }
   }
 
   async load(number) {
-    const { turn } = this;
-    this.parts.set(number, { rows: null });
+    const { generation } = this;
+    this.loading.add(number);
     try {
-      const answer = await this.fetchWindow(number * WINDOW_ROWS, WINDOW_ROWS, number === 0);
-      if (turn !== this.turn) return;
-      this.parts.delete(number);
-      this.parts.set(number, { rows: answer.rows });
-      const end = number * WINDOW_ROWS + answer.rows.length;
-      if (answer.total !== undefined) {
-        this.total = Math.max(answer.total, end);
-        this.isExact = answer.isExact;
-      }
-      if (answer.isLast) [this.total, this.isExact] = [end, true];
-      else this.total = Math.max(this.total, end + 1);
+      this.take(number, await this.read(number), generation);
       this.error = null;
     } catch (error) {
-      if (turn !== this.turn) return;
-      this.parts.delete(number);
-      this.error = error;
+      this.failed.add(number);
+      this.fail(error);
     }
+    this.loading.delete(number);
     this.isLoading = false;
-    for (const old of this.parts.keys()) {
-      if (this.parts.size <= WINDOWS_MAX) break;
-      this.parts.delete(old);
+    this.tell();
+    this.fetchMissing();
+  }
+
+  /** Reads a window. The server may answer with fewer rows, when a search is slow: it is asked on. */
+  async read(number) {
+    const position = number * WINDOW_ROWS;
+    const answer = await this.ask({ position, limit: WINDOW_ROWS, isCounted: number === 0 }, this.abort.signal);
+    while (answer.rows.length < WINDOW_ROWS && answer.next !== null) {
+      const more = await this.ask({ after: answer.next, limit: WINDOW_ROWS - answer.rows.length }, this.abort.signal);
+      answer.rows.push(...more.rows);
+      answer.next = more.next;
     }
-    this.changed();
+    return answer;
   }
 
-  /** Fetches again what is here; what is shown stays until then. */
-  async refresh() {
-    const numbers = [...this.parts.keys()];
-    const before = this.parts;
-    this.turn += 1;
-    this.parts = new Map(before);
-    await Promise.all([...new Set([0, ...numbers.slice(-3)])].map((number) => this.reload(number, before.get(number))));
+  take(number, { rows, next, total, isExact }, generation) {
+    const start = number * WINDOW_ROWS;
+    const end = start + rows.length;
+    if (total !== undefined) [this.total, this.isExact] = [total, isExact];
+    if (next !== null) {
+      if (this.total <= end) [this.total, this.isExact] = [end + 1, false];
+    } else if (rows.length || !start) [this.total, this.isExact] = [end, true];
+    else this.total = Math.min(this.total, start);
+    this.parts.delete(number);
+    this.parts.set(number, { rows, generation });
+    const inSight = this.numbersInSight();
+    for (const one of this.parts.keys()) {
+      if (this.parts.size <= WINDOWS_MAX) break;
+      if (!inSight.includes(one)) this.parts.delete(one);
+    }
   }
 
-  async reload(number, old) {
-    await this.load(number);
-    if (this.parts.get(number)?.rows === null && old) this.parts.set(number, old);
+  /** Where the first row in sight that still exists is now, compared with where it was. */
+  async shiftOf(old, answers) {
+    const { first, last } = this.sight;
+    if (first === 0 || !old.has(Math.floor(first / WINDOW_ROWS))) return 0;
+    const search = () => {
+      const places = new Map();
+      for (const [number, { rows }] of answers) rows.forEach((row, place) => places.set(this.keyOf(row), number * WINDOW_ROWS + place));
+      for (let position = first; position <= last; position += 1) {
+        const row = old.get(Math.floor(position / WINDOW_ROWS))?.rows[position % WINDOW_ROWS];
+        const place = row && places.get(this.keyOf(row));
+        if (place !== undefined) return place - position;
+      }
+      return undefined;
+    };
+    const shift = search();
+    if (shift !== undefined) return shift;
+    for (const number of [Math.floor(last / WINDOW_ROWS) + 1, Math.floor(first / WINDOW_ROWS) - 1]) {
+      if (number > 0 && !answers.has(number)) answers.set(number, await this.read(number));
+    }
+    return search() ?? 0;
   }
-}
 
-/**
- * A grid (WAI-ARIA) with one row selected. `cells(row)` gives the cells of a row, `keyOf(row)` what it is.
- */
-export function Grid({ windows, version, columns, head, cells, keyOf, selected, select, open, label, rowHeight = 34 }) {
-  const scroller = useRef(null);
-  const [top, setTop] = useState(0);
-  const [height, setHeight] = useState(600);
-  const [cursor, setCursor] = useState(0);
-  const { total } = windows;
-  const inner = Math.min(total * rowHeight, HEIGHT_MAX);
-  const isScaled = total * rowHeight > HEIGHT_MAX;
-  const inSight = Math.max(1, Math.ceil(height / rowHeight));
-  const lastTop = Math.max(1, inner - height);
-  const first = isScaled
-    ? Math.floor((Math.min(top, lastTop) / lastTop) * Math.max(0, total - inSight + 1))
-    : Math.floor(top / rowHeight);
-  const from = Math.max(0, first - (isScaled ? 0 : 4));
-  const to = Math.min(total, first + inSight + 5);
-
-  useLayoutEffect(() => {
-    const observer = new ResizeObserver(([entry]) => setHeight(entry.contentRect.height));
-    observer.observe(scroller.current);
-    return () => observer.disconnect();
-  }, []);
-
-  const topOf = (index) => (isScaled ? (index / Math.max(1, total - inSight + 1)) * lastTop : index * rowHeight);
-  const show = (index) => {
-    const element = scroller.current;
-    if (isScaled) {
-      if (index < first || index >= first + inSight - 1) element.scrollTop = topOf(Math.max(0, index - (inSight >> 1)));
-    } else if (index * rowHeight < element.scrollTop) element.scrollTop = index * rowHeight;
-    else if ((index + 1) * rowHeight > element.scrollTop + height) element.scrollTop = (index + 1) * rowHeight - height;
-  };
-  const move = (index) => {
-    const next = Math.max(0, Math.min(total - 1, index));
-    setCursor(next);
-    show(next);
-    const row = windows.row(next);
-    if (row) select(row);
-  };
-  const keys = {
-    ArrowDown: () => move(cursor + 1),
-    ArrowUp: () => move(cursor - 1),
-    PageDown: () => move(cursor + inSight - 1),
-    PageUp: () => move(cursor - inSight + 1),
-    Home: () => move(0),
-    End: () => move(total - 1),
-    Enter: () => windows.row(cursor) && open(windows.row(cursor)),
-  };
-  const pressed = (event) => {
-    const work = keys[event.key];
-    if (!work || isTyping(event) || event.ctrlKey || event.target.tagName === "BUTTON") return;
-    event.preventDefault();
-    work();
-  };
-  useEffect(() => {
-    setCursor(0);
-    scroller.current.scrollTop = 0;
-  }, [windows]);
-
-  const rows = [];
-  for (let index = from; index < to; index += 1) {
-    const row = windows.row(index);
-    const isSelected = row !== undefined && keyOf(row) === selected;
-    rows.push(html`<div
-      key=${index} role="row" id=${`row-${index}`} aria-rowindex=${index + 2} aria-selected=${isSelected} tabindex=${index === cursor ? 0 : undefined}
-      class=${`row${isSelected ? " selected" : ""}${index === cursor ? " cursor" : ""}`}
-      style=${{ transform: `translateY(${isScaled ? top + (index - first) * rowHeight : index * rowHeight}px)`, height: `${rowHeight}px` }}
-      onClick=${() => row && (setCursor(index), select(row))} onDblClick=${() => row && open(row)}>
-      ${row === undefined
-        ? html`<span role="gridcell" class="quiet">…</span>`
-        : cells(row).map((cell, place) => html`<span role="gridcell" class=${columns[place].kind ?? ""} title=${typeof cell === "string" ? cell : undefined}>${cell}</span>`)}
-    </div>`);
+  fail(error) {
+    if (error.name === "AbortError") return;
+    this.error = error;
+    // A request that was refused would be refused again.
+    if (error.status >= 400 && error.status < 500) return;
+    this.timer ||= setTimeout(() => this.refresh(), RETRY_MS);
   }
-  const template = columns.map((column) => `minmax(0, ${column.wide}fr)`).join(" ");
-  return html`<div class="grid" role="grid" aria-label=${label} aria-rowcount=${total + 1} data-version=${version}
-    style=${{ "--columns": template }} tabindex="0" onKeyDown=${pressed} aria-activedescendant=${rows.length ? `row-${cursor}` : undefined}>
-    <div class="grid-head" role="rowgroup">${head}</div>
-    <div class="grid-body" role="rowgroup" ref=${scroller} tabindex="-1"
-      onScroll=${(event) => setTop(event.currentTarget.scrollTop)}>
-      <div style=${{ height: `${inner}px` }} role="presentation">${rows}</div>
-    </div>
-  </div>`;
+
+  tell() {
+    if (!this.abort.signal.aborted) this.changed();
+  }
 }

@@ -1,0 +1,163 @@
+// A grid (WAI-ARIA) that shows the rows of `Windows` in sight, of which one is selected. Works by mouse, keys and touch.
+
+import { html, useEffect, useLayoutEffect, useRef, useState } from "./preact.mjs";
+import { isTyping } from "./parts.js";
+
+/** Browsers clip elements of some 17 million pixels. A longer list has this height, and its scroll bar is in proportion. */
+const HEIGHT_MAX = 8_000_000;
+const LINE_PX = 40;
+/** Rows that are drawn above and below those in sight. */
+const MARGIN = 4;
+
+/**
+ * The place in a list, `y`, in pixels of its whole length. A list that is too long for its element scrolls exactly by wheel,
+ * keys and touch, and in proportion by the scroll bar: a scroll of less than a screen counts as it is, a longer one is a jump.
+ */
+class Place {
+  constructor() {
+    this.y = 0;
+    this.top = 0;
+    this.length = 0;
+    this.height = 1;
+  }
+
+  measure(length, height) {
+    [this.length, this.height] = [length, height];
+  }
+
+  get inner() {
+    return Math.min(this.length, HEIGHT_MAX);
+  }
+
+  /** Pixels of the list for one of the element. */
+  get ratio() {
+    return this.length > HEIGHT_MAX ? (this.length - this.height) / (HEIGHT_MAX - this.height) : 1;
+  }
+
+  /** Goes to a pixel of the list. */
+  go(y, element) {
+    this.y = Math.max(0, Math.min(this.length - this.height, y));
+    element.scrollTop = this.y / this.ratio;
+    this.top = element.scrollTop;
+  }
+
+  /** The element has been scrolled. */
+  follow(element) {
+    const delta = element.scrollTop - this.top;
+    this.top = element.scrollTop;
+    if (this.ratio === 1) this.y = this.top;
+    else if (Math.abs(delta) >= this.height) this.y = this.top * this.ratio;
+    else this.y = Math.max(0, Math.min(this.length - this.height, this.y + delta));
+  }
+}
+
+/** `cells(row)` gives the cells of a row. */
+export function Grid({ windows, version, columns, head, cells, selected, select, open, label, rowHeight = 34 }) {
+  const scroller = useRef(null);
+  const { current: place } = useRef(new Place());
+  const [, draw] = useState(0);
+  const [height, setHeight] = useState(600);
+  const [cursor, setCursor] = useState(0);
+  /** Key of the row at the cursor, which it follows when rows arrive above. */
+  const chosen = useRef(null);
+  /** The cursor went to a row that is not here yet: it is selected when it is. */
+  const isAwaited = useRef(false);
+  const { total, keyOf } = windows;
+  place.measure(total * rowHeight, height);
+  const first = Math.max(0, Math.min(total - 1, Math.floor(place.y / rowHeight)));
+  const last = Math.min(total - 1, Math.floor((place.y + height - 1) / rowHeight));
+  const go = (y) => {
+    place.go(y, scroller.current);
+    draw((turn) => turn + 1);
+  };
+  const choose = (index, row) => {
+    setCursor(index);
+    chosen.current = row ? keyOf(row) : null;
+    isAwaited.current = !row;
+    if (row) select(row);
+  };
+
+  useLayoutEffect(() => {
+    const observer = new ResizeObserver(([entry]) => setHeight(entry.contentRect.height));
+    observer.observe(scroller.current);
+    return () => observer.disconnect();
+  }, []);
+  useLayoutEffect(() => {
+    setCursor(0);
+    chosen.current = null;
+    isAwaited.current = false;
+    go(0);
+  }, [windows]);
+  useLayoutEffect(() => {
+    const shift = windows.takeShift();
+    if (shift) go(place.y + shift * rowHeight);
+    const row = windows.row(cursor);
+    if (isAwaited.current && row) choose(cursor, row);
+    else if (chosen.current !== null && (!row || keyOf(row) !== chosen.current)) setCursor(windows.positionOf(chosen.current) ?? cursor);
+  }, [windows, version]);
+  useEffect(() => windows.look(first, Math.max(first, last)));
+  useEffect(() => {
+    const element = scroller.current;
+    const wheel = (event) => {
+      if (place.ratio === 1 || event.ctrlKey || !event.deltaY) return;
+      event.preventDefault();
+      go(place.y + event.deltaY * (event.deltaMode === 1 ? LINE_PX : event.deltaMode === 2 ? place.height : 1));
+    };
+    // The scroll bar is put where it belongs once nobody holds it.
+    const ended = () => place.ratio === 1 || go(place.y);
+    element.addEventListener("wheel", wheel, { passive: false });
+    element.addEventListener("scrollend", ended);
+    return () => {
+      element.removeEventListener("wheel", wheel);
+      element.removeEventListener("scrollend", ended);
+    };
+  }, []);
+
+  const move = (index) => {
+    const next = Math.max(0, Math.min(total - 1, index));
+    if (next * rowHeight < place.y) go(next * rowHeight);
+    else if ((next + 1) * rowHeight > place.y + height) go((next + 1) * rowHeight - height);
+    choose(next, windows.row(next));
+  };
+  const onePage = Math.max(1, Math.floor(height / rowHeight) - 1);
+  const keys = {
+    ArrowDown: () => move(cursor + 1),
+    ArrowUp: () => move(cursor - 1),
+    PageDown: () => move(cursor + onePage),
+    PageUp: () => move(cursor - onePage),
+    Home: () => move(0),
+    End: () => move(total - 1),
+    Enter: () => windows.row(cursor) && open(windows.row(cursor)),
+  };
+  const pressed = (event) => {
+    const work = keys[event.key];
+    if (!work || isTyping(event) || event.ctrlKey || event.target.tagName === "BUTTON") return;
+    event.preventDefault();
+    work();
+  };
+
+  const rows = [];
+  for (let index = Math.max(0, first - MARGIN); index < Math.min(total, last + 1 + MARGIN); index += 1) {
+    const row = windows.row(index);
+    const isSelected = row !== undefined && keyOf(row) === selected;
+    rows.push(html`<div
+      key=${index} role="row" id=${`row-${index}`} aria-rowindex=${index + 3} aria-selected=${isSelected} tabindex=${index === cursor ? 0 : undefined}
+      class=${`row${isSelected ? " selected" : ""}${index === cursor ? " cursor" : ""}`}
+      style=${{ transform: `translateY(${place.top + index * rowHeight - place.y}px)`, height: `${rowHeight}px` }}
+      onClick=${() => row && choose(index, row)} onDblClick=${() => row && open(row)}>
+      ${row === undefined
+        ? html`<span role="gridcell" class="quiet">…</span>`
+        : cells(row).map((cell, column) => html`<span role="gridcell" class=${columns[column].kind ?? ""} title=${typeof cell === "string" ? cell : undefined}>${cell}</span>`)}
+    </div>`);
+  }
+  const template = columns.map((column) => `minmax(0, ${column.wide}fr)`).join(" ");
+  const isCursorDrawn = cursor >= first - MARGIN && cursor <= last + MARGIN && cursor < total;
+  return html`<div class="grid" role="grid" aria-label=${label} aria-rowcount=${windows.isExact ? total + 2 : -1}
+    style=${{ "--columns": template }} tabindex="0" onKeyDown=${pressed} aria-activedescendant=${isCursorDrawn ? `row-${cursor}` : undefined}>
+    <div class="grid-head" role="rowgroup">${head}</div>
+    <div class="grid-body" role="rowgroup" ref=${scroller} tabindex="-1"
+      onScroll=${(event) => { place.follow(event.currentTarget); draw((turn) => turn + 1); }}>
+      <div style=${{ height: `${place.inner}px` }} role="presentation">${rows}</div>
+    </div>
+  </div>`;
+}
