@@ -43,7 +43,7 @@ ERRORS_OF_BODIES: Final = (
 )
 """Statuses of routes that accept a body."""
 
-_WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)
+_WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED, HTTPStatus.PERMANENT_REDIRECT)
 _MEANINGS: Final = {
     HTTPStatus.GONE: "It existed and was deleted",
     HTTPStatus.NOT_ACCEPTABLE: "It is not available in any accepted media type or transfer syntax",
