@@ -28,6 +28,8 @@ class Action(Enum):
     """Set and end legal holds."""
     MANAGE = auto()
     """Manage the quarantine and jobs."""
+    CONFIGURE = auto()
+    """Change settings while the server runs: peers."""
     OBSERVE = auto()
     """See the state and the use of the server: metrics, jobs, peers."""
 

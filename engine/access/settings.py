@@ -22,7 +22,7 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Its AE title, as calling and as called title (PS3.5 VR AE: 16 characters, no backslash). A title beyond ASCII is
     recognized by its bytes in Latin-1 and in UTF-8, and sent in Latin-1 if that has all its letters."""
 
-    host: str = ""
+    host: Annotated[str, Meta(pattern=r"^[^\s/@\x00-\x1f\x7f]*$", max_length=253)] = ""
     """Name or address to connect to; this or url is needed for a destination."""
 
     port: Port = 0

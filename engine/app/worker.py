@@ -25,7 +25,7 @@ def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
         from engine.exchange.runner import Runner
         from engine.web.front import WebFront
 
-        fronts.append(WebFront(engine, process.server_stats, outbound=Runner(engine)))
+        fronts.append(WebFront(engine, process, outbound=Runner(engine)))
     return fronts
 
 

@@ -76,7 +76,7 @@ from engine.index.format.types import (
 from engine.index.query.keywords import query_of_names
 from engine.index.query.plan import UNIQUE
 from engine.index.upkeep import rebuild
-from engine.storage.files import Files
+from engine.storage.files import Files, replace_file
 from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
@@ -578,6 +578,11 @@ class Archive:
     def backup_states(self) -> list[dict[str, Any]]:
         """Where the backups of this archive are, and how old; see `copies.backup_notes`."""
         return backup_notes.states(self.parts.layout.data)
+
+    def save_file(self, name: str, content: bytes) -> None:
+        """Replaces a small file of DATA, durably. Raises ArchiveReadOnly, StorageFull, StorageFailed."""
+        self.parts.refuse_writing()
+        replace_file(self.parts.files, str(self.parts.layout.data / name), content)
 
     def reporting(self) -> AbstractContextManager[None]:
         """The right to send pending commitment reports. Raises ArchiveInUse when another process has it."""

@@ -13,6 +13,8 @@ comes from the first of these that has one:
     host = "10.0.0.7"
     port = 104
 
+Peers that were added on the page are in a file of their own (`managed_peers`).
+
 An unknown key is an error that names the most similar key. Keys with a unit end in it. Relative paths in a file start
 at the file's folder, others at the working directory.
 """
@@ -33,6 +35,7 @@ from engine.archive.settings import (
     Scrub,
 )
 from engine.config.composition import Config
+from engine.config.managed_peers import load, origins
 from engine.config.peers import PeerBook, PeerSettings
 from engine.config.reader import (
     DEFAULT_FILE,
@@ -40,8 +43,6 @@ from engine.config.reader import (
     Reading,
     environment_variable,
     find_file,
-    load,
-    origins,
     parse_peer,
     places,
 )

@@ -23,8 +23,8 @@ from engine.services.settings import Coercion
 from engine.setting import bare
 from engine.web.settings import Webhook
 
-Origin = Literal["flag", "environment", "file", "default"]
-"""The source of a value."""
+Origin = Literal["flag", "environment", "file", "page", "default"]
+"""The source of a value; page: a peer that was added there (`managed_peers`)."""
 
 DEFAULT_FILE = "filmroom.toml"
 """The name of the file when no flag names one."""
@@ -143,6 +143,13 @@ def parse_peer(config: Config, text: str) -> Peer:
         reason, _, where = str(error).partition(" - at `$.")
         key = where.rstrip("`")
         raise ConfigError(f"{prefix}{_reason(key, reason, {'aet': aet, 'host': host}.get(key, text))}") from error
+
+
+def parse_peers(values: dict[str, Any], path: Path) -> tuple[Peer, ...]:
+    """The peers of a file that has nothing else. Raises ConfigError, which names every mistake."""
+    mistakes: list[str] = []
+    _check_keys(values, path, mistakes)
+    return _build(values, {}, path, mistakes).peers
 
 
 def _gather(
@@ -387,6 +394,8 @@ def _reason(key: str, message: str, value: object) -> str:
         return f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}"
     if name in ("aet", "aets", "destinations") and "regex" in message:
         return f"{value!r} is not an AE title: 1 to 16 characters, no backslash, no space at either end"
+    if name == "host" and "regex" in message:
+        return f"{value!r} is not the name or the address of a host"
     if name == "transfer_syntaxes" and ("regex" in message or "length" in message):
         return f"{value!r} is not a UID"
     text = message if message.startswith("AE title") else message[:1].lower() + message[1:]

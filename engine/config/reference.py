@@ -60,7 +60,7 @@ def example() -> str:
         lines += _comment(entry.about)
         # A key without a default shows its type instead.
         has_value = entry.default is not msgspec.UNSET and entry.default is not None
-        lines += [f"#{name} = {_toml(entry.default)}" if has_value else f"#{name} =    # {entry.type}", ""]
+        lines += [f"#{name} = {toml_of(entry.default)}" if has_value else f"#{name} =    # {entry.type}", ""]
     return "\n".join(lines)
 
 
@@ -105,14 +105,15 @@ def _comment(text: str) -> list[str]:
     return [f"# {line}" for line in textwrap.wrap(" ".join(text.split()), WIDTH)]
 
 
-def _toml(value: object) -> str:
+def toml_of(value: object) -> str:
+    """A value as TOML."""
     match value:
         case bool():
             return str(value).lower()
         case int() | float():
             return str(value)
         case tuple() | list() | frozenset():
-            return "[" + ", ".join(map(_toml, value)) + "]"
+            return "[" + ", ".join(map(toml_of, value)) + "]"
         case dict():
-            return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+            return "{" + ", ".join(f"{key} = {toml_of(item)}" for key, item in value.items()) + "}"
     return msgspec.json.encode(str(value)).decode()

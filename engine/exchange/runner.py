@@ -52,7 +52,14 @@ class Runner:
 
     async def echo(self, peer: Peer) -> dict[str, object]:
         """Verifies a peer. Raises AssociationFailed."""
-        return await echo(peer, self._engine.config)
+        sightings, place = self._engine.sightings, peer.url or f"{peer.host}:{peer.port}"
+        try:
+            times = await echo(peer, self._engine.config)
+        except AssociationFailed as error:
+            sightings.unreachable(peer.aet, place, str(error))
+            raise
+        sightings.answered(peer.aet, place)
+        return times
 
     def stats(self) -> dict[str, object]:
         """Its state, as plain data."""

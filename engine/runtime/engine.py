@@ -9,6 +9,7 @@
     associations          the number of open associations on all workers
     pools, transcoder     threads and processes for blocking work
     renderer, thumbnails  pictures of stored instances
+    sightings             when each peer was seen last, and what it took
     config, metrics       the current configuration, and the counters
 
 An engine knows no protocol. A front gets the engine when it is made and calls it; the engine never calls a front.
@@ -33,6 +34,7 @@ from engine.runtime.flow_control import FlowControl
 from engine.runtime.ingest_budget import IngestBudget
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
+from engine.runtime.sightings import Sightings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +58,7 @@ class Engine:
     renderer: Renderer = field(default_factory=Renderer)
     associations: AssociationsCount = field(default_factory=AssociationsCount.alone)
     pools: Pools = field(default_factory=Pools)
+    sightings: Sightings = field(default_factory=Sightings)
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each key of the configuration gets its value from, as far as that is known here."""
     access: Access = field(init=False)

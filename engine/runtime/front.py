@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import socket
@@ -48,6 +48,13 @@ class Front(Protocol):
 
     def close(self) -> None:
         """Frees its resources. Call this after its last connection has ended."""
+
+
+class ServerLink(Protocol):
+    """How a front asks the other processes of its server."""
+
+    async def ask(self, topic: str, **fields: object) -> dict[str, Any]:
+        """The answer; empty when the supervisor does not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)

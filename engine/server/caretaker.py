@@ -160,8 +160,8 @@ class Caretaker:
 
     def _handle(self, message: dict[str, Any]) -> None:
         match message["kind"]:
-            case "stats":
-                self._channel.send("stats", request=message["request"], stats=self._stats())
+            case "ask":
+                self._channel.send("answer", request=message["request"], answer=self._stats())
             case "config":
                 config = Config.from_json(message["config"].encode())
                 for job in self._jobs:

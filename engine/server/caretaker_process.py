@@ -92,7 +92,7 @@ class CaretakerProcess:
             "restarts": self._restarts_total,
             "not_started": self._error,
         }
-        return {**facts, **(await child.ask(STATS_TIMEOUT_S) if child is not None else {})}
+        return {**facts, **(await child.ask("stats", STATS_TIMEOUT_S) if child is not None else {})}
 
     def _on_lost(self, child: Child) -> None:
         self._starting = guards.watch(self._loop.create_task(self._replace(child)), "replace caretaker")

@@ -2,9 +2,9 @@
 
 supervisor → worker   start {number} + the descriptor of the workers' memory   config {config, version, origins}
                       accept {front, host, serial} + the connection's descriptor   drain {limit_s}
-                      stats {request}   server_stats {request, stats}
+                      ask {request, topic}   answer {request, answer}
 worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed {front}   failed {error}
-                      stats {request, stats}   server_stats {request}
+                      answer {request, answer}   ask {request, topic, …}
 
 A message may have any length: one that is longer than INLINE_BYTES_MAX lies in a memory file whose descriptor the
 datagram carries. Messages arrive in order, and none is lost: when the kernel's buffer is full, they wait here until

@@ -82,10 +82,10 @@ class Child:
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         match message["kind"]:
-            case "stats":
+            case "answer":
                 answer = self._answers.pop(message["request"], None)
                 if answer is not None and not answer.done():
-                    answer.set_result(message["stats"])
+                    answer.set_result(message["answer"])
             case "configured":
                 self.version = message["version"]
             case _:
@@ -111,13 +111,13 @@ class Child:
         late_s = self._loop.time() - self._sent_at
         return self.version < version and not self.channel.backlog and late_s > RESEND_S
 
-    async def ask(self, timeout_s: float) -> dict[str, Any]:
-        """Asks for its statistics; empty when it does not answer in that time."""
+    async def ask(self, topic: str, timeout_s: float) -> dict[str, Any]:
+        """Asks for its facts on a topic, such as "stats"; empty when it does not answer in that time."""
         self._request = request = self._request + 1
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._answers[request] = answer
         try:
-            if not self.channel.offer("stats", request=request):
+            if not self.channel.offer("ask", request=request, topic=topic):
                 return {}
             return await asyncio.wait_for(answer, timeout_s)
         except (ChannelClosed, TimeoutError, asyncio.CancelledError):

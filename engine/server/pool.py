@@ -102,8 +102,8 @@ class Pool:
         self._loop = asyncio.get_running_loop()
         self._module = module
         self._memory = WorkerMemory.create(config.workers)
-        self.server_stats: Callable[[], Awaitable[dict[str, object]]] = self._no_stats
-        """Returns the statistics of the whole server, for a worker that asks for them."""
+        self.answer: Callable[[str, dict[str, Any]], Awaitable[dict[str, object]]] = self._no_answer
+        """Answers a worker that asks the server about a topic, with the fields of its question."""
         self._workers: list[WorkerProcess] = []
         self._restarts = [Restarts(RESTART_PAUSE_S, RESTART_PAUSE_MAX_S) for _ in range(config.workers)]
         self._missing: dict[int, str] = {}
@@ -172,10 +172,10 @@ class Pool:
         for worker in list(self._workers):
             worker.send("drain", limit_s=limit_s)
 
-    async def stats(self) -> list[dict[str, object]]:
-        """The statistics of each running worker."""
+    async def ask(self, topic: str) -> list[dict[str, object]]:
+        """The facts of each running worker on a topic."""
         workers = list(self._workers)
-        answers = await asyncio.gather(*(worker.ask(STATS_TIMEOUT_S) for worker in workers))
+        answers = await asyncio.gather(*(worker.ask(topic, STATS_TIMEOUT_S) for worker in workers))
         rows: list[dict[str, object]] = [
             {"number": worker.number, "pid": worker.process.pid, "connections": worker.connections_count,
              "is_configured": worker.version == self._version, **answer}
@@ -213,15 +213,15 @@ class Pool:
                     worker.connections[connection.front] -= 1
             case "closed":
                 worker.connections[message["front"]] -= 1
-            case "server_stats":
-                self._run(self._answer(worker, message["request"]), "server statistics")
+            case "ask":
+                self._run(self._answer(worker, message), "answer")
             case "failed":
                 logger.error("worker stopped writing", worker=worker.number, error=message["error"])
 
-    async def _answer(self, worker: WorkerProcess, request: int) -> None:
-        worker.send("server_stats", request=request, stats=await self.server_stats())
+    async def _answer(self, worker: WorkerProcess, question: dict[str, Any]) -> None:
+        worker.send("answer", request=question["request"], answer=await self.answer(question["topic"], question))
 
-    async def _no_stats(self) -> dict[str, object]:
+    async def _no_answer(self, topic: str, question: dict[str, Any]) -> dict[str, object]:
         return {}
 
     def _end_handover(self, worker: WorkerProcess, serial: int) -> Connection | None:

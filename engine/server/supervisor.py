@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import __version__, log
 from engine.archive import extras
@@ -27,7 +27,7 @@ from engine.archive.archive import Archive
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions, FeedWriter
 from engine.archive.writer_watch import WriterWatch
-from engine.config import Reading
+from engine.config import Reading, managed_peers
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
 from engine.runtime.pools import ThreadPool
@@ -35,11 +35,12 @@ from engine.server.caretaker_process import CaretakerProcess
 from engine.server.child import spawn
 from engine.server.control_server import Commands, ControlServer
 from engine.server.listeners import Listener, listen, notify_systemd, raise_descriptor_limit
+from engine.server.peer_changes import PeerChanges
 from engine.server.pending import PendingConnections
 from engine.server.pool import Pool
 
 if TYPE_CHECKING:
-    from engine.config import Config
+    from engine.config import Config, Origin
     from engine.runtime.front import Port
 
 logger = log.get("server.supervisor")
@@ -100,7 +101,7 @@ class Supervisor:
             fail=self._fail,
             origins=self._origins,
         )
-        self._pool.server_stats = self._stats
+        self._pool.answer = self._answer_worker
         self._pending = PendingConnections(self._loop, lambda: self._config, self._metrics, self._pool.hand_over)
         self._archive_thread = ThreadPool("archive", 2)
         """Opens and closes the archive, and recovers the log of dead processes. Two threads, since one may be stuck."""
@@ -108,6 +109,7 @@ class Supervisor:
         self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         """Closed for a moment when no descriptor is free, so that a connection can be accepted and closed."""
         self._caretaker = CaretakerProcess(config, spawn, self._recover)
+        self._peer_changes = PeerChanges(lambda: (self._config, self._origins), self._save_peers, self._apply_peers)
         commands: Commands = {
             "ping": self._ping,
             "stats": self._stats,
@@ -314,7 +316,7 @@ class Supervisor:
             ),
             "counters": counters,
             "waiting": len(self._pending),
-            "workers": await self._pool.stats(),
+            "workers": await self._pool.ask("stats"),
             "workers_missing": self._pool.missing,
             "caretaker": await self._caretaker.stats(),
             "archive": self._archive.stats(),
@@ -322,6 +324,19 @@ class Supervisor:
             "webhooks": [standing.as_dict() for standing in self._archive.feed_destinations().all()],
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
+
+    async def _answer_worker(self, topic: str, question: dict[str, Any]) -> dict[str, object]:
+        """Answers what a worker asks for a client of its fronts."""
+        match topic:
+            case "stats":
+                return await self._stats()
+            case "peers":
+                return {"workers": await self._pool.ask("peers")}
+            case "change_peer":
+                return await self._peer_changes.change(
+                    question["title"], question["table"], actor=question["actor"], reason=question["reason"]
+                )
+        return {}
 
     async def _reload_command(self) -> dict[str, object]:
         try:
@@ -351,6 +366,16 @@ class Supervisor:
         logger.info("reloaded", configuration=reading.source, changed=changed, restart_needed=restart_needed)
         file = str(reading.path) if reading.path is not None else None
         return {"file": file, "source": reading.source, "changed": changed, "restart_needed": restart_needed}
+
+    async def _save_peers(self, text: str) -> None:
+        assert self._archive is not None
+        await self._archive_thread.run(partial(self._archive.save_file, managed_peers.FILE, text.encode()))
+
+    async def _apply_peers(self, config: Config, origins: dict[str, Origin]) -> None:
+        self._config, self._origins = config, origins
+        self._pool.reload(config, origins)
+        self._caretaker.reload(config)
+        await self._pool.wait_until_configured()
 
     # -- the end --------------------------------------------------------------------------------
 

@@ -40,8 +40,9 @@ EXIT_STORAGE_FAILED = 3
 BEAT_S = 0.1
 """The interval of the heartbeat; after a second without one the supervisor calls the worker silent."""
 
-CLUSTER_TIMEOUT_S = 3.0
-"""How long the supervisor may take to collect the statistics of all processes: longer than it waits for each."""
+CLUSTER_TIMEOUT_S = 5.0
+"""How long the supervisor may take to collect facts of all processes, or to have all of them apply a configuration:
+longer than it waits for each."""
 
 DRAIN_CHECK_S = 0.02
 
@@ -59,24 +60,24 @@ class Process:
         self._request = 0
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
 
-    async def server_stats(self) -> dict[str, Any]:
-        """The statistics of the whole server, all its processes; empty when the supervisor does not answer in time."""
+    async def ask(self, topic: str, **fields: object) -> dict[str, Any]:
+        """Asks the supervisor, as "stats" for the statistics of all processes; empty without an answer in time."""
         self._request = request = self._request + 1
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._answers[request] = answer
         try:
-            self._channel.send("server_stats", request=request)
+            self._channel.send("ask", request=request, fd=None, topic=topic, **fields)
             return await asyncio.wait_for(answer, CLUSTER_TIMEOUT_S)
         except (ChannelClosed, TimeoutError):
             return {}
         finally:
             self._answers.pop(request, None)
 
-    def on_server_stats(self, request: int, stats: dict[str, Any]) -> None:
+    def on_answer(self, request: int, facts: dict[str, Any]) -> None:
         """Handles the supervisor's answer."""
         answer = self._answers.get(request)
         if answer is not None and not answer.done():
-            answer.set_result(stats)
+            answer.set_result(facts)
 
 
 class Worker:
@@ -182,10 +183,10 @@ class Worker:
                     front.configure(config)
                 self._version = message["version"]
                 self._send("configured", version=self._version)
-            case "stats":
-                self._send("stats", request=message["request"], stats=self._stats())
-            case "server_stats":
-                self._process.on_server_stats(message["request"], message["stats"])
+            case "ask":
+                self._send("answer", request=message["request"], answer=self._facts(message["topic"]))
+            case "answer":
+                self._process.on_answer(message["request"], message["answer"])
             case "drain":
                 self._run_task("drain", self._drain(message["limit_s"]), lambda _: self._ended.set())
 
@@ -217,7 +218,9 @@ class Worker:
         except ChannelClosed:
             pass  # _on_channel gets the same error and ends the worker
 
-    def _stats(self) -> dict[str, object]:
+    def _facts(self, topic: str) -> dict[str, object]:
+        if topic == "peers":
+            return {"peers": self._engine.sightings.snapshot()}
         stats = self._engine.stats()
         for front in self._fronts.values():
             stats |= front.stats()

@@ -88,6 +88,7 @@ class Acceptor:
             answer = LOCAL_LIMIT_EXCEEDED if why else answer
         if not isinstance(answer, Accepted):
             counters["associations_rejected"] += 1
+            self._note_rejection(principal, why or str(answer))
             self._log.warning("association rejected", **who, rj=str(answer), why=why)
             return answer
         counters["associations"] += 1
@@ -100,9 +101,21 @@ class Acceptor:
                 delivery_rate_bytes_per_s_min=session.settings.delivery_rate_bytes_per_s_min,
             )
         self.services.engine.metrics.peer(session.caller).associations += 1
+        self.services.engine.sightings.associated(
+            session.caller,
+            host,
+            readable(rq.called_ae_title),
+            session.contexts.values(),
+            is_known=session.settings.peer is not None,
+        )
         called = readable(rq.called_ae_title)
         self._log.info("association accepted", **who, called=called, contexts=len(session.contexts))
         return answer.ac
+
+    def _note_rejection(self, principal: Principal, reason: str) -> None:
+        title = readable(principal.name)
+        is_known = self.services.config.peer(principal.name) is not None
+        self.services.engine.sightings.rejected(title, principal.address, reason, is_known=is_known)
 
     def _enter(self, principal: Principal, accepted: Accepted) -> str:
         """Counts the association and returns "", or returns why it exceeds a limit now."""

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from engine.net.trace import TraceFolder
     from engine.runtime.pools import Pools
     from engine.runtime.retrieval_budget import RetrievalBudget
+    from engine.runtime.sightings import Sightings
 
 
 class Resources(Protocol):
@@ -50,6 +51,8 @@ class Resources(Protocol):
     def retrieval_budget(self) -> RetrievalBudget: ...
     @property
     def pools(self) -> Pools: ...
+    @property
+    def sightings(self) -> Sightings: ...
 
 
 class Results(Protocol):
@@ -161,7 +164,16 @@ class Destination:
 
     async def _open(self, instances: list[Instance]) -> Requestor:
         contexts = propose(instances, self._peer.transfer_syntaxes)
-        return await open_association(self._address, contexts, self._resources.pool, self._resources.trace)
+        address, sightings = self._address, self._resources.sightings
+        place = f"{address.host}:{address.port}"
+        try:
+            requestor = await open_association(address, contexts, self._resources.pool, self._resources.trace)
+        except AssociationFailed as error:
+            sightings.unreachable(self._peer.aet, place, str(error))
+            raise
+        accepted = requestor.accepted
+        sightings.reached(self._peer.aet, place, accepted.contexts.values() if accepted is not None else ())
+        return requestor
 
     async def _send_on(self, requestor: Requestor, share: list[Instance]) -> list[Instance]:
         """Sends until all are done or the association is lost; returns the instances that were not tried."""

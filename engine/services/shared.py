@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from engine.runtime.engine import Engine
     from engine.runtime.pools import Pools
     from engine.runtime.retrieval_budget import RetrievalBudget
+    from engine.runtime.sightings import Sightings
     from engine.services.destination import OpenWebPeer
 
 
@@ -64,6 +65,11 @@ class Services:
     def retrieval_budget(self) -> RetrievalBudget:
         """The memory budget of retrievals."""
         return self.engine.retrieval_budget
+
+    @property
+    def sightings(self) -> Sightings:
+        """When each peer was seen last."""
+        return self.engine.sightings
 
     @property
     def pools(self) -> Pools:

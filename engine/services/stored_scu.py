@@ -22,6 +22,7 @@ from engine.errors import AssociationFailed, StorageError
 from engine.metrics import Metrics
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
+from engine.runtime.sightings import Sightings
 from engine.services.destination import Destination, Results, Sender
 from engine.services.destination import Resources as SendResources
 from engine.services.suboperations import Originator, SendResult
@@ -78,6 +79,7 @@ class Resources:
         self.trace: TraceFolder | None = None
         self.retrieval_budget = RetrievalBudget(lambda: config, Metrics())
         self.pools = Pools()
+        self.sightings = Sightings()
 
     def close(self) -> None:
         """Ends decoders and threads."""

@@ -29,6 +29,7 @@ from engine.access import Action, Kind, Principal
 from engine.access.networks import networks
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
+from engine.runtime.sightings import merged
 from engine.web import cors, urls
 from engine.web.change_stream import ChangeStream
 from engine.web.commitments import Commitments
@@ -49,12 +50,13 @@ from engine.web.webhooks import Webhooks
 if TYPE_CHECKING:
     import asyncio
     import socket
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from aiohttp.http_parser import RawRequestMessage
 
     from engine.config import Config
     from engine.runtime.engine import Engine
+    from engine.runtime.front import ServerLink
     from engine.runtime.outbound import Outbound
     from engine.web.route import Match, Route
     from engine.web.settings import Http
@@ -80,16 +82,16 @@ class WebFront:
     def __init__(
         self,
         engine: Engine,
-        server_stats: Callable[[], Awaitable[dict[str, Any]]] | None = None,
+        server: ServerLink | None = None,
         routes: Iterable[Route] = ROUTES,
         outbound: Outbound | None = None,
     ) -> None:
-        """`server_stats` asks for the statistics of all processes of the server; `outbound` reaches other archives.
+        """`server` reaches the other processes of the server, if there are any; `outbound` reaches other archives.
 
         Raises ConfigError.
         """
         self.engine = engine
-        self._server_stats = server_stats
+        self._server_link = server
         self.outbound = outbound
         self.routes = tuple(routes)
         self.is_draining = False
@@ -404,9 +406,22 @@ class WebFront:
 
     async def server_stats(self) -> dict[str, Any]:
         """The statistics of all processes; only of this one if there is no supervisor."""
-        if self._server_stats is None:
+        if self._server_link is None:
             return {"workers": [{**self.engine.stats(), **self.stats()}], "archive": self.engine.archive.stats()}
-        return await self._server_stats()
+        return await self._server_link.ask("stats")
+
+    async def peer_sightings(self) -> dict[str, dict[str, Any]]:
+        """When each peer was seen last by any worker."""
+        if self._server_link is None:
+            return self.engine.sightings.snapshot()
+        answer = await self._server_link.ask("peers")
+        return merged(worker.get("peers", {}) for worker in answer.get("workers", []))
+
+    async def change_peer(self, title: str, table: dict[str, Any] | None, actor: str, reason: str) -> dict[str, Any]:
+        """Adds, replaces or removes (None) a managed peer; see `server.peer_changes`. Empty: nobody answers."""
+        if self._server_link is None:
+            return {}
+        return await self._server_link.ask("change_peer", title=title, table=table, actor=actor, reason=reason)
 
 
 def _is_address(name: str) -> bool:

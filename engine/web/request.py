@@ -107,6 +107,12 @@ class Host(Protocol):
     async def server_stats(self) -> dict[str, Any]:
         """The statistics of all processes of the server; empty if they are not available."""
 
+    async def peer_sightings(self) -> dict[str, dict[str, Any]]:
+        """When each peer was seen last by any worker."""
+
+    async def change_peer(self, title: str, table: dict[str, Any] | None, actor: str, reason: str) -> dict[str, Any]:
+        """Adds, replaces or removes a managed peer."""
+
     def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
         """Adds the headers that every answer has."""
 

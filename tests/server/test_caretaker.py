@@ -101,13 +101,13 @@ class CaretakerThread:
         self.code = self.caretaker.run()
 
     def stats(self) -> dict[str, object]:
-        self.channel.send("stats", request=7)
+        self.channel.send("ask", request=7, topic="stats")
         self.channel.set_blocking(True)
         while True:
             received = self.channel.receive()
             assert received is not None
-            if received[0]["kind"] == "stats":
-                return received[0]["stats"]  # type: ignore[no-any-return]
+            if received[0]["kind"] == "answer":
+                return received[0]["answer"]  # type: ignore[no-any-return]
 
     def end(self) -> int | None:
         try:

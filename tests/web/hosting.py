@@ -17,6 +17,7 @@ from engine.config import Config, Limits, Peer
 from engine.errors import EngineError
 from engine.exchange.runner import Runner
 from engine.runtime.engine import Engine
+from engine.runtime.front import ServerLink
 from engine.web.front import WebFront
 from engine.web.route import Route
 from engine.web.routes import ROUTES
@@ -85,8 +86,12 @@ def host(
     webhooks: tuple[Webhook, ...] = (),
     peers: tuple[Peer, ...] = (),
     jobs: Jobs | None = None,
+    link: Callable[[Engine], ServerLink] | None = None,
 ) -> Hosting:
-    """Runs `script` while the front serves; checks that nothing is left behind."""
+    """Runs `script` while the front serves; checks that nothing is left behind.
+
+    `link` makes the front's way to the other processes of its server.
+    """
 
     async def run() -> Hosting:
         loop = asyncio.get_running_loop()
@@ -96,7 +101,9 @@ def host(
         )
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)
-        front = WebFront(engine, routes=(*ROUTES, *routes), outbound=Runner(engine) if peers else None)
+        front = WebFront(
+            engine, routes=(*ROUTES, *routes), outbound=Runner(engine) if peers else None, server=link and link(engine)
+        )
         unhandled: list[str] = []
         loop.set_exception_handler(lambda _, context: unhandled.append(repr(context)))
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -62,6 +62,14 @@ class ApiClient:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return self._ask("POST", path, data, status, {"Content-Type": content_type})
 
+    def put(self, path: str, body: object, status: int = 200) -> Any:
+        """The answer to PUT."""
+        return self._ask("PUT", path, json.dumps(body).encode(), status, {"Content-Type": "application/json"})
+
+    def delete(self, path: str, status: int = 200) -> Any:
+        """The answer to DELETE."""
+        return self._ask("DELETE", path, None, status)
+
     def close(self) -> None:
         """Ends the connection."""
         self._connection.close()

@@ -47,7 +47,8 @@ def check(settings: Settings, changed: bool, as_json: bool) -> None:
         table, _, name = key.partition(".")
         in_a_list = table in LISTS
         is_default = in_a_list and value == defaults.get(f"{table}.{name.rpartition('.')[2]}", key)
-        origin = origins.get(key, "default" if is_default else "file")
+        owner = f"{table}.{name.rpartition('.')[0]}" if in_a_list and not is_default else key
+        origin = origins.get(owner, "default" if is_default else "file")
         if not changed or origin != "default":
             rows.append((key, _shown(value), origin))
     output.write_table(["key", "value", "from"], rows)

@@ -107,3 +107,29 @@ class PullJob(ReasonBody, frozen=True, kw_only=True, tag_field="kind", tag="pull
 
 
 Job = SendJob | PullJob
+
+
+class PeerTable(ReasonBody, frozen=True, kw_only=True, omit_defaults=True):
+    """A managed peer: the keys of a [[peer]], but those that name files or users. `config.managed_peers` checks it."""
+
+    host: Annotated[str, Meta(max_length=253)] = ""
+    port: int = 0
+    url: Annotated[str, Meta(max_length=4096)] = ""
+    may: Annotated[tuple[Name, ...], Meta(max_length=10)] | None = None
+    destinations: Annotated[tuple[Name, ...], Meta(max_length=1000)] | None = None
+    transfer_syntaxes: Annotated[tuple[Name, ...], Meta(max_length=100)] = ()
+    prefer_compressed: bool = False
+    accept_truncated: bool = False
+    durability: Name | None = None
+    duplicates: Name | None = None
+    query_options: Annotated[tuple[Name, ...], Meta(max_length=10)] | None = None
+    pdu_length_max: int | None = None
+    store_associations: int = 1
+    asynchronous_window: int | None = None
+    timeout_s: float | None = None
+    delivery_rate_bytes_per_s_min: int | None = None
+    associations_max: int | None = None
+    associations_per_address_max: int | None = None
+    bandwidth_bytes_per_s_max: int | None = None
+    query_results_max: int | None = None
+    query_timeout_s: float | None = None

@@ -6,6 +6,7 @@ Secrets are in separate files, whose paths are the only values here. A user name
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,12 +39,19 @@ async def listed(request: Request) -> web.Response:
             {
                 "key": key,
                 "value": _shown(key, value),
-                "origin": "file" if table in LISTS else origins.get(key, "default" if value == default else "unknown"),
+                "origin": _origin(key, value == default, origins),
                 "type": entry.type,
                 "about": entry.about,
             }
         )
     return answer({"settings": rows})
+
+
+def _origin(key: str, is_default: bool, origins: Mapping[str, str]) -> str:
+    table, _, name = key.partition(".")
+    if table in LISTS:
+        return origins.get(f"{table}.{name.rpartition('.')[0]}", "file")
+    return origins.get(key, "default" if is_default else "unknown")
 
 
 @cache

@@ -22,7 +22,7 @@ from engine.web.api import (
     tag_tree,
     upkeep,
 )
-from engine.web.api.bodies import Correction, Hold, Job, ReasonBody, Release
+from engine.web.api.bodies import Correction, Hold, Job, PeerTable, ReasonBody, Release
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.api.study_table import CSV
 from engine.web.route import API, Handler, Parameter, Route
@@ -47,16 +47,23 @@ def _file(
 
 
 def _write(
-    path: str, handler: Handler, summary: str, action: Action, status: int = 200, body: Any = ReasonBody
+    path: str,
+    handler: Handler,
+    summary: str,
+    action: Action,
+    status: int = 200,
+    body: Any = ReasonBody,
+    *,
+    method: str = "POST",
 ) -> Route:
     return Route(
-        "POST",
+        method,
         API + path,
         handler,
         summary,
         action,
         consumes=(JSON,),
-        statuses=(status,),
+        statuses=(200, 201) if method == "PUT" else (status,),
         errors=(404, 409, 410),
         tag="archive API",
         body=body,
@@ -72,6 +79,16 @@ API_ROUTES: Final = (
     _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
     _read("/peers", peers.listed, "The configured archives and devices", Action.OBSERVE),
     _write("/peers/{title}/echo", peers.echo, "Whether a peer answers", Action.OBSERVE),
+    _write("/peers/{title}", peers.put, "Add or replace a peer", Action.CONFIGURE, 200, PeerTable, method="PUT"),
+    Route(
+        "DELETE",
+        API + "/peers/{title}",
+        peers.remove,
+        "Remove a peer that was added here",
+        Action.CONFIGURE,
+        errors=(404, 409),
+        tag="archive API",
+    ),
     _read("/jobs", jobs.listed, "Send and pull jobs", Action.OBSERVE, jobs.PARAMETERS),
     _write("/jobs", jobs.create, "Send or pull in the background", Action.MANAGE, 201, Job),
     _read("/jobs/{id}", jobs.one, "One job, with its failed instances", Action.OBSERVE),
