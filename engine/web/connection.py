@@ -17,13 +17,16 @@ from __future__ import annotations
 import re
 import socket
 import struct
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp.http import HttpRequestParser, RawRequestMessage
+from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
+from engine.errors import RequestError
 from engine.web.direct_body import DirectBody
 from engine.web.errors import problem, problem_response
 from engine.web.outlet import UNSENT_BYTES_MAX
@@ -99,6 +102,8 @@ class HttpConnection(RequestHandler):
         self._upload = Delivery(max(settings.upload_rate_bytes_per_s_min, 1), window_s)
         self._delivery = Delivery(max(settings.delivery_rate_bytes_per_s_min, 1), window_s)
         self._request: BaseRequest | None = None
+        self._has_failed = False
+        """Whether the parser has found an error, after which nothing can be told from its bytes."""
         self._is_answered = False
         """Whether the last request was answered but aiohttp's task does not wait for the next one yet."""
         self.direct_body: DirectBody | None = None
@@ -139,22 +144,22 @@ class HttpConnection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Passes received bytes to the parser; no bytes: aiohttp lets it go on with those that it holds back."""
         if not data:
-            super().data_received(data)
+            self._parse(data)
             return
         is_free = self._waiter is not None or self._is_answered
         is_first = self.is_idle and self._head_since is None
         if is_first and data.startswith(b"POST ") and (end := self._head_end(data)):
-            super().data_received(data[:end])
+            self._parse(data[:end])
             if length := self._direct_length():
                 self._hold_body(length, data[end:])
             elif end < len(data):
-                super().data_received(data[end:])
+                self._parse(data[end:])
         elif is_free and self._head_since is None and data.endswith(_HEAD_END):
             if self._answer_at_once(data):
                 self._idle_since = self._loop.time()
                 return
         else:
-            super().data_received(data)
+            self._parse(data)
         if self.is_idle:
             if self._head_since is None:
                 self._head_since = self._loop.time()
@@ -164,7 +169,7 @@ class HttpConnection(RequestHandler):
     def _answer_at_once(self, data: bytes) -> bool:
         """Parses bytes from an idle connection, probably a request without a body; True: it was answered."""
         waiter, self._waiter = self._waiter, None  # so that aiohttp's task is not woken if the request is answered here
-        super().data_received(data)
+        self._parse(data)
         self._waiter = waiter
         if len(self._messages) == 1:
             message = self._messages[0][0]
@@ -176,6 +181,26 @@ class HttpConnection(RequestHandler):
         if self._messages and waiter is not None and not waiter.done():
             waiter.set_result(None)
         return False
+
+    def _parse(self, data: bytes) -> None:
+        """Passes bytes to aiohttp's parser, up to the first error."""
+        if self._has_failed:
+            return
+        super().data_received(data)
+        if self._messages and not isinstance(self._messages[-1][0], RawRequestMessage):
+            self._has_failed = True
+            self._fail_body()
+
+    def _fail_body(self) -> None:
+        """Passes an error of the parser to the handler if it lies in a body: aiohttp would let the handler wait."""
+        payloads = [payload for message, payload in self._messages if isinstance(message, RawRequestMessage)]
+        if not payloads and self._request is not None:
+            payloads = [self._request.content]
+        if payloads and not payloads[-1].is_eof():
+            error = self._messages.pop()[0]
+            reason = self._not_understood(getattr(error, "exc", None))
+            payloads[-1].set_exception(RequestError(f"the body is not valid HTTP: {reason}"))
+            self._lingering_time = 0.0  # the rest of the body cannot be told from the next request
 
     # -- bodies past the parser -----------------------------------------------------------------
 
@@ -340,14 +365,25 @@ class HttpConnection(RequestHandler):
             logger.error("request crashed", peer=self.peer_host, error=repr(exc))
             response = problem(exc or RuntimeError("unknown"), getattr(request, "id", ""))
         else:
-            counters["http_requests_not_understood"] += 1
-            reason = (message or "").partition("\n")[0].strip().rstrip(":")
-            logger.about(self.peer_host).warning("invalid HTTP request", peer=self.peer_host, error=reason)
-            response = problem_response(status, f"this is not a valid HTTP request: {reason}", "")
+            if isinstance(exc, LineTooLong):
+                status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+            response = problem_response(status, f"this is not a valid HTTP request: {self._not_understood(exc)}", "")
         response.force_close()
         return response
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _not_understood(self, error: BaseException | None) -> str:
+        """Counts and logs bytes that are not a request; returns the reason, without a URL, which may name a patient."""
+        self._front.engine.metrics.counters["http_requests_not_understood"] += 1
+        if isinstance(error, LineTooLong):
+            reason = "its first line or a header is too long"
+        elif isinstance(error, InvalidURLError):
+            reason = "invalid URL"
+        else:
+            reason = str(getattr(error, "message", "")).partition("\n")[0].strip().rstrip(":")
+        logger.about(self.peer_host).warning("invalid HTTP request", peer=self.peer_host, error=reason)
+        return reason
 
     def _is_undelivered_too_long(self, now: float) -> bool:
         assert self.transport is not None

@@ -263,7 +263,7 @@ class WebFront:
         request.commitments = self._commitments
         request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
-        request.began_at = perf_counter()
+        request.began_at, request.is_last = perf_counter(), message.upgrade
         client_id = message.headers.get("X-Request-ID", "")
         request.id = client_id if _REQUEST_ID.match(client_id) else self.next_request_id()
         settings = self._settings
@@ -365,7 +365,7 @@ class WebFront:
         headers["Server"] = SERVER
         headers["X-Request-ID"] = request.id
         headers["X-Content-Type-Options"] = "nosniff"
-        if self.is_draining:
+        if self.is_draining or request.is_last:
             response.force_close()
             headers["Connection"] = "close"
         cors.add_headers(request, response, self._settings)

@@ -146,6 +146,8 @@ class Request(web.BaseRequest):
     """The parameters in the path, percent-decoded."""
     began_at: float
     """By the loop's clock."""
+    is_last: bool
+    """Whether the connection is closed after it: aiohttp's parser may drop bytes behind a request to upgrade (h2c)."""
     is_counted: bool
     """Whether it counts as one of the requests in progress."""
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from engine.access import Action
-from engine.errors import ArchiveReadOnly, DataSetError, MultipartError
+from engine.errors import ArchiveReadOnly, DataSetError, MultipartError, RequestError
 from engine.web.accept import MULTIPART, MediaType, parse_media_type
 from engine.web.errors import UnsupportedMediaType
 from engine.web.forms import DICOM, OCTET_STREAM, choices_of
@@ -113,7 +113,7 @@ async def _store_one(body: _Body, uploads: Uploads) -> None:
 async def _store_parts(
     request: Request, content_type: MediaType, body: _Body, uploads: Uploads, response: StoreResponse
 ) -> None:
-    """Each part is a file, or metadata, or bulk data. Raises MultipartError if an invalid body has no instance."""
+    """Each part is a file, or metadata, or bulk data. Raises RequestError if an invalid body has no instance."""
     default_type = parse_media_type(content_type.parameter("type"))
     models: Models | None = None
     sink: Uploads | Models | None = None
@@ -141,10 +141,11 @@ async def _store_parts(
             raise MultipartError("the multipart body has no part")
         if models is not None:
             await models.store(uploads)
-    except (MultipartError, DataSetError):
+    except (RequestError, DataSetError) as error:
         await uploads.settle()
         if not response.stored_count and not response.failed_count:
             raise
+        error.without_frames()
         response.failed("", "", Reason.CANNOT_UNDERSTAND)
 
 

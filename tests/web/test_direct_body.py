@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
@@ -118,3 +119,56 @@ def test_a_client_that_stops_sending_is_ended_and_its_memory_comes_back(hosting:
         sock.sendall(request(body)[:-1000])
         wait_for(lambda: hosting.engine.ingest_budget.taken_bytes > 0, what="a part of it has come")
     wait_for(lambda: hosting.engine.ingest_budget.taken_bytes == 0, what="its memory came back")
+
+
+def stored_count(hosting: Hosting) -> int:
+    return sum(peer.instances for peer in hosting.engine.metrics.peers.values())
+
+
+def has_stored(hosting: Hosting, count: int) -> bool:
+    return stored_count(hosting) == count
+
+
+def chunks(*contents: bytes) -> bytes:
+    return b"".join(b"%x\r\n%s\r\n" % (len(content), content) for content in contents)
+
+
+@pytest.mark.parametrize("broken", [b"zz\r\n", b"-5\r\n\r\n", b"f" * 20 + b"\r\n", b"5\nabcde\n0\n\n"])
+def test_a_body_whose_chunks_are_broken_later_is_answered_at_once(hosting: Hosting, broken: bytes) -> None:
+    """What was whole before is stored; the handler does not wait for the transfer's timeout."""
+
+    whole = body_of(64, count=2)
+    for path, begun, stored, expected in (
+        ("/dicom-web/studies", whole[:-20], 1, "202"),
+        ("/dicom-web/studies", whole[:100], 0, "400"),
+        ("/api/jobs", b'{"kind":', 0, "400"),
+    ):
+        head = request(b"", "Transfer-Encoding: chunked", path=path).replace(b"Content-Length: 0\r\n", b"")
+        if path == "/api/jobs":
+            head = head.replace(PARTS.encode() + b"b", b"application/json")
+        misunderstood, all_stored = hosting.counters["http_requests_not_understood"], stored_count(hosting)
+        with hosting.connect() as sock:
+            sock.sendall(head + chunks(begun))
+            wait_for(lambda: hosting.front.is_busy, what="its handler reads")
+            wait_for(partial(has_stored, hosting, all_stored + stored), what="the whole instance is stored")
+            sock.sendall(broken)
+            assert statuses(read_all(sock)) == [expected]
+        assert hosting.counters["http_requests_not_understood"] == misunderstood + 1
+
+
+def test_a_request_behind_one_to_upgrade_is_answered_or_the_connection_closed(hosting: Hosting) -> None:
+    """curl --http2 sends such a request first; aiohttp drops what comes with it."""
+    upgrade = HEALTH + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+    answer = hosting.ask(upgrade + HEALTH + b"\r\n")
+    assert statuses(answer) == ["200"] and b"Connection: close" in answer
+
+
+def test_a_request_that_cannot_be_read_is_logged_without_its_url(
+    hosting: Hosting, caplog: pytest.LogCaptureFixture
+) -> None:
+    target = "/dicom-web/studies?PatientName=DOE^JANE"
+    for wrong, expected in ((target + "a" * 40_000, "431"), ("http://[::1" + target, "400"), (target + "\xff", "400")):
+        head = f"GET {wrong} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode("latin-1")
+        assert statuses(hosting.ask(head)) == [expected]
+    assert statuses(hosting.ask(HEALTH + b"Cookie: JANE" + b"e" * 20_000 + b"\r\n\r\n")) == ["431"]
+    assert "invalid HTTP request" in caplog.text and "JANE" not in caplog.text
