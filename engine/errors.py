@@ -87,6 +87,13 @@ class NotAcceptable(EngineError):
     """The request accepts none of the media types in which a resource is available; the message names these."""
 
 
+# viewer ------------------------------------------------------------------------------------------
+
+
+class ViewerError(EngineError):
+    """The viewer cannot be installed or read; the message says what was tried and why it failed."""
+
+
 # storage -----------------------------------------------------------------------------------------
 
 

@@ -54,7 +54,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "net": LEAVES | {"dimse", "ul"},
     "runtime": LEAVES | {"access", "archive"},
     "services": LEAVES | {"access", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"},
-    "web": LEAVES | {"access", "runtime", "archive", "dicom", "prometheus", "totals"},
+    "viewer": {"errors"},
+    "web": LEAVES | {"viewer", "access", "runtime", "archive", "dicom", "prometheus", "totals"},
     "exchange": LEAVES | {"access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "control": LEAVES,
     "server": LEAVES | {"access", "control", "runtime", "archive"},
@@ -62,7 +63,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "app": LEAVES | {"server", "control", "runtime", "services", "web", "net", "exchange"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"exchange"},
+    | {"exchange", "viewer"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

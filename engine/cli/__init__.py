@@ -51,6 +51,7 @@ COMMANDS = {
     "quarantine": "List quarantined instances; compare, export, readmit or drop them.",
     "commitments": "List undelivered storage commitment reports; retry or drop them.",
     "webhooks": "List the webhooks of the change feed; resume a parked one.",
+    "viewer": "Install the viewer (OHIF) that the page opens studies with.",
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
     "config": "Check and explain the configuration.",
     "reload": "Make the running server reload peers and limits.",

@@ -41,6 +41,7 @@ _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.CorruptRecord, FAILED),
     (errors.StorageError, UNAVAILABLE),
     (errors.IndexError_, UNAVAILABLE),
+    (errors.ViewerError, UNAVAILABLE),
 )
 
 

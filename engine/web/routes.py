@@ -7,7 +7,7 @@ has the resource, else with API.
 from __future__ import annotations
 
 from engine.access import Action
-from engine.web import changes, docs, health, metrics, openapi, page_files, qido, rendered, wado_uri
+from engine.web import changes, docs, health, metrics, openapi, page_files, qido, rendered, viewer_files, wado_uri
 from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.commitment import ROUTES as COMMITMENT_ROUTES
@@ -46,6 +46,7 @@ _RESOURCES: tuple[Route, ...] = (
     *COMMITMENT_ROUTES,
     *page_files.ROUTES,
     *docs.ROUTES,
+    *viewer_files.ROUTES,
 )
 
 _DOCUMENTED: tuple[Route, ...] = (

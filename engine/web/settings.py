@@ -57,6 +57,10 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Addresses and networks of proxies whose Forwarded and X-Forwarded-* headers are trusted. They are ignored from
     anybody else, who could pretend to have any address."""
 
+    viewer_directory: Path | None = None
+    """The directory of the viewer at /ohif (`filmroom viewer install`). Unset: filmroom/ohif in ~/.local/share, or in
+    /usr/local/share or /usr/share, where root installs it for all users."""
+
     cors_origins: tuple[Origin, ...] = ()
     """Origins (https://viewer.example.org) whose pages may use this server from a browser; `*`: every page. None: a
     viewer that this server itself delivers needs none."""

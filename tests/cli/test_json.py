@@ -73,6 +73,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "commitments list": (LIST, ()),
     "commitments retry": (ONE, ()),
     "webhooks list": (LIST, ()),
+    "viewer status": (ONE, ()),
+    "viewer remove": (ONE, ()),
     "doctor": (LIST, ("--quick",)),
     "config check": (ONE, ()),
     "config explain": (LIST, ()),
@@ -86,6 +88,7 @@ ELSEWHERE = {
     "config example": "writes TOML",
     "webhooks resume": "needs one that was delivered to; see tests/web/test_webhooks.py",
     "help": "writes for people",
+    "viewer install": "needs npm; see tests/viewer/test_viewer_command.py",
     "reload": "needs a server; its error is looked at below",
     "commitments drop": "needs a request; see test_commitments",
     "scrub acknowledge": "needs damage; see test_scrub_quarantine",
@@ -169,6 +172,7 @@ COUNTED = re.compile(r"(^|_)(bytes|instances|studies|segments|records|count|atte
 def test_every_command_keeps_the_convention(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    monkeypatch.setenv("FILMROOM_HTTP_VIEWER_DIRECTORY", "no-viewer")
     monkeypatch.setattr(backend, "echo", lambda peer, config: {"association_ms": 1.5, "echo_ms": 0.5})
     monkeypatch.setattr(backend, "send", lambda *rest: SimpleNamespace(sent=1, failed=[("x.dcm", "status A700")]))
     monkeypatch.setattr(

@@ -144,7 +144,7 @@ def host(
 
 
 @contextmanager
-def hosted(data: Path, limits: Limits = LIMITS) -> Iterator[Hosting]:
+def hosted(data: Path, limits: Limits = LIMITS, http: Http | None = None) -> Iterator[Hosting]:
     """The front in a thread of its own, for tests that share it; nothing is left behind when it ends."""
     started, done = threading.Event(), threading.Event()
     hostings: list[Hosting] = []
@@ -157,7 +157,7 @@ def hosted(data: Path, limits: Limits = LIMITS) -> Iterator[Hosting]:
 
     def serve() -> None:
         try:
-            host(data, script, limits=limits)
+            host(data, script, limits=limits, http=http)
         except BaseException as error:
             failures.append(error)
         finally:

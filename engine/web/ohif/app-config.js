@@ -1,0 +1,54 @@
+// OHIF's configuration for this server. Every address follows from where this script was loaded, so that a proxy may put
+// the server under any prefix.
+
+(() => {
+  const script = document.currentScript;
+  const root = new URL(".", script.src).pathname;
+  const dicomweb = new URL("../dicom-web", script.src).pathname;
+
+  /** Where OHIF finds its own files. */
+  window.PUBLIC_URL = new URL(script.dataset.files, document.baseURI).pathname;
+  /** OHIF imports what this installation leaves out, the whole-slide viewer, through this function. */
+  window.browserImportFunction = () => Promise.reject(new Error("this part of OHIF is not installed here"));
+
+  window.config = {
+    name: "filmroom",
+    routerBasename: root.replace(/\/$/, ""),
+    extensions: [],
+    modes: [],
+    customizationService: {},
+    showStudyList: true,
+    maxNumberOfWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
+    showWarningMessageForCrossOrigin: false,
+    showCPUFallbackMessage: true,
+    showLoadingIndicator: true,
+    strictZSpacingForVolumeViewport: true,
+    groupEnabledModesFirst: true,
+    maxNumRequests: { interaction: 100, thumbnail: 5, prefetch: 25 },
+    showErrorDetails: "always",
+    defaultDataSourceName: "filmroom",
+    dataSources: [
+      {
+        namespace: "@ohif/extension-default.dataSourcesModule.dicomweb",
+        sourceName: "filmroom",
+        configuration: {
+          friendlyName: "Filmroom",
+          name: "filmroom",
+          qidoRoot: dicomweb,
+          wadoRoot: dicomweb,
+          qidoSupportsIncludeField: true,
+          imageRendering: "wadors",
+          thumbnailRendering: "thumbnail",
+          thumbnailRequestStrategy: "fetch",
+          enableStudyLazyLoad: true,
+          supportsFuzzyMatching: true,
+          supportsWildcard: true,
+          dicomUploadEnabled: true,
+          singlepart: "bulkdata,video,pdf",
+          bulkDataURI: { enabled: true },
+          omitQuotationForMultipartRequest: true,
+        },
+      },
+    ],
+  };
+})();

@@ -1,0 +1,66 @@
+"""A small package in the form of OHIF's, and an npm that is not asked."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from engine.errors import ViewerError
+from engine.viewer import npm, package, recipe
+
+LOADER = b'/*! a licence */\n__webpack_require__.p = "/";\n'
+ENTRY = "app.bundle.0123456789abcdef.js"
+FILES = {
+    "package/LICENSE": b"MIT",
+    "package/package.json": b"{}",
+    f"package/dist/{ENTRY}": LOADER + b"// an application\n" * 100,
+    "package/dist/app.bundle.css": b"@font-face{src:url(/0123456789abcdef.woff2)}",
+    "package/dist/0123456789abcdef.woff2": b"\0\1",
+    "package/dist/0123456789abcdef.wasm": b"\0asm" * 100,
+    "package/dist/index.html": b"<html>",
+    "package/dist/sw.js": b"left out",
+    "package/dist/ort/model.wasm": b"left out",
+    "package/dist/assets/favicon.ico": b"icon" * 10,
+    "package/dist/assets/apple-touch-icon.png": b"left out",
+    "package/dist/assets/images/CT.png": b"\x89PNG",
+    **{
+        f"package/dist/{number}.bundle.0123456789abcdef.js": LOADER
+        for number in range(recipe.SCRIPTS_WITH_PUBLIC_PATH - 1)
+    },
+}
+KEPT = {
+    recipe.LICENSE, ENTRY, "app.bundle.css", "0123456789abcdef.woff2", "0123456789abcdef.wasm",
+    "assets/favicon.ico", "assets/images/CT.png",
+    *(f"{number}.bundle.0123456789abcdef.js" for number in range(recipe.SCRIPTS_WITH_PUBLIC_PATH - 1)),
+}  # fmt: skip
+
+
+def tarball(path: Path, files: dict[str, bytes] = FILES) -> str:
+    """Writes a package; its integrity."""
+    with tarfile.open(path, "w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return integrity_of(path)
+
+
+def integrity_of(path: Path) -> str:
+    return f"sha512-{base64.b64encode(hashlib.sha512(path.read_bytes()).digest()).decode()}"
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A package that the installer takes for OHIF's, without a minifier; its tarball."""
+    path = folder / "package.tgz"
+    monkeypatch.setattr(package, "INTEGRITY", tarball(path))
+
+    def find(work: Path) -> npm.Npm:
+        raise ViewerError("there is no npm")
+
+    monkeypatch.setattr(npm, "find", find)
+    return path
