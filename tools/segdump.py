@@ -77,7 +77,7 @@ def record_lines(files: Files, fd: int, record: Record, head: bytes, payload_byt
     if record.meta:
         yield " meta"
         yield from hex_lines(record.meta, key_offset + position.key_length)
-    if record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.QUARANTINED, Kind.CORRECTION):
+    if record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.QUARANTINED, Kind.CORRECTION, Kind.TRASH):
         yield " says"
         yield from said_lines(record)
     if payload_bytes and position.payload_length:
@@ -87,7 +87,7 @@ def record_lines(files: Files, fd: int, record: Record, head: bytes, payload_byt
 
 
 def said_lines(record: Record) -> Iterator[str]:
-    """The contents of a tombstone, a hold, a quarantined record or a correction, as text."""
+    """The contents of a tombstone, a hold, a quarantined record, a correction or the trash, as text."""
     try:
         item = unpack_record(record)
     except IndexError_ as error:

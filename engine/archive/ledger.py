@@ -1,4 +1,4 @@
-"""The ledger: this process's log of tombstones, holds and corrections, and the one way to write to it.
+"""The ledger: this process's log of tombstones, holds, corrections and the trash, and the one way to write to it.
 
     with ledger.locked():                    one process at a time decides and writes
         stamp = ledger.next_stamp(newest)    above the stamps of all records that this one is about
@@ -13,16 +13,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
 from engine.archive import locks
 from engine.archive.ingest.writer import Writer
 from engine.archive.lifecycle import reserve_file
-from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, commit
+from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, apply, commit, parts_of
 from engine.errors import StorageFailed, StorageFull
-from engine.index.format.entry import Correction, Hold, Tombstone
-from engine.storage.record import Kind
+from engine.index.format.entry import LedgerItem
 from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 logger = log.get("archive.ledger")
 
 Result = TypeVar("Result")
-
-LedgerRecord: TypeAlias = Tombstone | Hold | Correction
 
 
 class Ledger:
@@ -77,36 +74,26 @@ class Ledger:
         return self._writer
 
     def locked(self) -> AbstractContextManager[None]:
-        """The right to decide on a deletion, a hold or a correction. Raises ArchiveInUse when that takes too long."""
+        """The right to decide what is deleted, held, corrected or restored. Raises ArchiveInUse when that takes too
+        long."""
         return locks.ledger(self._layout, self._files)
 
     def next_stamp(self, after: int) -> int:
         """A stamp above `after` and above all stamps that this ledger has given. Raises ArchiveReadOnly."""
         return self.writer().next_stamp(after)
 
-    def write(self, records: Sequence[LedgerRecord]) -> None:
+    def write(self, records: Sequence[LedgerItem]) -> None:
         """Appends records, makes them durable, then visible to every process, all or none. Call it while `locked`.
 
         Fills in their positions. Raises StorageFull, StorageFailed or IndexError_; the records may still be in the log,
         and then take effect at the next start.
         """
         writer = self.writer()
-        tombstones: list[Tombstone] = []
-        holds: list[Hold] = []
-        corrections: list[Correction] = []
         for record in records:
-            if isinstance(record, Tombstone):
-                kind, key = Kind.TOMBSTONE, record.uid
-                tombstones.append(record)
-            elif isinstance(record, Hold):
-                kind, key = Kind.HOLD, record.study_instance_uid
-                holds.append(record)
-            else:
-                kind, key = Kind.CORRECTION, record.key
-                corrections.append(record)
-            record.position = writer.log.append(kind, 0, record.stamp, key, record.pack_meta(), [], 0, 0)
+            kind, key, meta = parts_of(record)
+            record.position = writer.log.append(kind, 0, record.stamp, key, meta, [], 0, 0)
         commit(writer.log, LedgerCopy(self._layout, self._files), records)
-        self._index.apply([], tombstones, holds=holds, corrections=corrections)
+        apply(self._index, records)
         writer.seal_rolled()
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:

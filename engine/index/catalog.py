@@ -29,6 +29,7 @@ from engine.index.database.turn import turn_path
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
+from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import (
     Bookmark,
     DamageRow,
@@ -150,6 +151,7 @@ class Catalog:
         holds: Sequence[Hold] = (),
         quarantined: Sequence[Quarantined] = (),
         corrections: Sequence[Correction] = (),
+        trash: Sequence[TrashRecord] = (),
     ) -> list[Outcome]:
         """Makes records of the log visible, all or none, in one transaction. Returns one outcome for each entry.
 
@@ -157,7 +159,7 @@ class Catalog:
         the records of a segment end (`indexed_bytes`). `covered` gives, by segment, an offset below which every record
         has been applied or does not exist. Raises StorageFull, StorageFailed (final) or IndexError_.
         """
-        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrections)
+        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrections, trash)
 
     def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
         """Applies instances for a caller that must not wait. Returns None when another thread or process has been
@@ -467,15 +469,15 @@ class Catalog:
         return audit.tables_by_offset(self._environment, segment_id)
 
     def knows(self, item: LedgerItem) -> bool:
-        """Whether a tombstone, hold or correction has been applied, at any place."""
+        """Whether a record of the ledger has been applied, at any place."""
         return ledger_records.is_known(self._environment, item)
 
     def would_change(self, item: LedgerItem) -> bool:
-        """Whether a tombstone, hold or correction that the index does not know would change anything now."""
+        """Whether a record of the ledger that the index does not know would change anything now."""
         return ledger_records.is_needed(self._environment, item)
 
     def ledger_places(self) -> Iterator[Position]:
-        """The position of each tombstone, hold and correction, of every copy too."""
+        """The position of each record of the ledger, of every copy too."""
         return ledger_records.places(self._environment)
 
     # -- state and upkeep -------------------------------------------------------------------------
@@ -523,6 +525,8 @@ class Catalog:
                 "held_studies": read_count(txn, environment, keys.META_HELD),
                 "corrections": read_count(txn, environment, keys.META_CORRECTIONS),
                 "quarantined": read_count(txn, environment, keys.META_QUARANTINED),
+                "trashed": read_count(txn, environment, keys.META_TRASHED),
+                "trashed_bytes": read_count(txn, environment, keys.META_TRASHED_BYTES),
                 "damaged": txn.stat(environment.damage)["entries"],
                 "segments": txn.stat(environment.segments)["entries"],
                 "live_bytes": sum(mark.live_bytes for mark in marks),

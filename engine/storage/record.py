@@ -107,6 +107,8 @@ class Kind(IntEnum):
     """The payload was sent as the key's data set and could not be stored as an instance."""
     CORRECTION = 5
     """Changed attributes of the key's patient, study or series, which replace those of its instances."""
+    TRASH = 6
+    """Puts instances into the trash, restores them, or empties it; the key is the UID of the study or series."""
 
 
 class Position(NamedTuple):

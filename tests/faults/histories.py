@@ -40,7 +40,7 @@ from tests.faulty_files import READS, PowerCut
 
 STEPS = 30
 INSTANCE, TOMBSTONE = Kind.INSTANCE, Kind.TOMBSTONE
-LEDGER = (Kind.TOMBSTONE, Kind.HOLD, Kind.CORRECTION)
+LEDGER = (Kind.TOMBSTONE, Kind.HOLD, Kind.CORRECTION, Kind.TRASH)
 
 
 @dataclass

@@ -17,6 +17,7 @@ from engine.index.format import keys
 from engine.index.format.entry import HEAL, Correction, Entry, Hold, Item, Operation, Quarantined, Tombstone
 from engine.index.format.rows import read_name, scan_prefix, unpack_tail
 from engine.index.format.statements import Facts, canonical
+from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.index.format.types import Level
 from engine.storage.record import HEADER_BYTES, Kind, Position, Record, padded
 
@@ -161,6 +162,26 @@ def correction(
     )
 
 
+def trash(
+    tail: Tail,
+    operation: TrashOperation,
+    *uids: bytes,
+    settles: int = 0,
+    level: Level = Level.IMAGE,
+    uid: bytes = b"",
+    made_ns: int = 1,
+    segment_id: int = 1,
+    stamp: int | None = None,
+) -> TrashRecord:
+    study = f"{ROOT}.1".encode()
+    stamp = tail.next_stamp() if stamp is None else stamp
+    uid = uid or study
+    place = tail.place(segment_id, 0, 0, len(uid))
+    return TrashRecord(
+        place, stamp, operation, level, uid, study, uids, settles, 1, 10, blob({}), made_ns, b"operator", b"by mistake"
+    )
+
+
 # random histories ----------------------------------------------------------------------------------
 
 _NAMES = [
@@ -211,6 +232,9 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
         if other < 0.32:
             records.append(random_correction(rng, tail, records, segment_id, stamp))
             continue
+        if other < 0.40:
+            records.append(random_trash(rng, tail, records, segment_id, stamp + ties * rng.randrange(3)))
+            continue
         odd = rng.random()
         patient = {tags.PatientID: b"P%d" % (study % 3)}
         study_items: dict[int, bytes] = {}
@@ -243,6 +267,21 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
             )
         )
     return records
+
+
+def random_trash(rng: random.Random, tail: Tail, records: Iterable[Item], segment_id: int, stamp: int) -> TrashRecord:
+    """A random record of the trash: entries in it may be restored and emptied, both, in part, and more than once."""
+    puts = [record for record in records if isinstance(record, TrashRecord) and record.is_put]
+    if puts and rng.random() < 0.55:
+        put = rng.choice(puts[-4:])
+        operation = rng.choice((TrashOperation.RESTORE, TrashOperation.RESTORE, TrashOperation.EMPTY))
+        uids = put.sop_instance_uids
+        uids = uids if rng.random() < 0.6 else tuple(rng.sample(uids, rng.randrange(1, len(uids) + 1)))
+        return trash(tail, operation, *uids, settles=put.stamp, segment_id=segment_id, stamp=stamp)
+    study, series = rng.randrange(5), rng.randrange(3)
+    uids = tuple(f"{ROOT}.{study}.{series}.{i}".encode() for i in rng.sample(range(6), rng.choice((1, 3, 6, 6))))
+    level = rng.choice((Level.STUDY, Level.SERIES, Level.IMAGE))
+    return trash(tail, TrashOperation.PUT, *uids, level=level, segment_id=segment_id, stamp=stamp)
 
 
 def random_correction(
@@ -293,6 +332,7 @@ def apply(index: Catalog, records: list[Item]) -> None:
         holds=[record for record in records if isinstance(record, Hold)],
         quarantined=[record for record in records if isinstance(record, Quarantined)],
         corrections=[record for record in records if isinstance(record, Correction)],
+        trash=[record for record in records if isinstance(record, TrashRecord)],
     )
 
 
@@ -396,10 +436,21 @@ def meaning(index: Catalog) -> dict[str, Any]:
                     uid_record.state,
                     uid_record.kind,
                     uid_record.flags,
+                    uid_record.put_stamp,
                     blobs,
                     rest,
                 )
-        for table in ("versions", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections", "damage"):
+        for table in (
+            "versions",
+            "drops",
+            "tombstones",
+            "deletions",
+            "holds",
+            "quarantine",
+            "corrections",
+            "trash",
+            "damage",
+        ):
             facts_by_table[table] = rows(table)
     return facts_by_table
 
@@ -414,6 +465,8 @@ def record_of(item: Item) -> Record:
         kind, flags, key = Kind.HOLD, 0, item.study_instance_uid
     elif isinstance(item, Correction):
         kind, flags, key = Kind.CORRECTION, 0, item.key
+    elif isinstance(item, TrashRecord):
+        kind, flags, key = Kind.TRASH, 0, item.uid
     else:
         kind, flags, key = Kind.QUARANTINED, 0, item.sop_instance_uid
     return Record(item.position, kind, flags, item.stamp, 0, 0, key, item.pack_meta())
@@ -437,20 +490,30 @@ def recount(index: Catalog, items: Iterable[Item]) -> dict[int, tuple[int, int, 
         holds = states(environment.holds)
         tombstones = states(environment.tombstones)
         corrections = states(environment.corrections)
+        trash_records = {
+            place(key): value[0] for key, value in scan_prefix(txn, environment.trash_table, keys.TRASH_RECORD)
+        }
+        trashed_places = {
+            place(key)
+            for key, value in scan_prefix(txn, environment.history, b"")
+            if value[0] == State.TRASHED and value[1] == Kind.INSTANCE
+        }
     for item in items:
         where = item.position[:2]
         if isinstance(item, Entry):
-            live = where in current or where in version_places
+            live = where in current or where in version_places or where in trashed_places
         elif isinstance(item, Quarantined):
             live = in_quarantine[where] == State.QUARANTINED
         elif isinstance(item, Correction):
             live = bool(corrections[where])
+        elif isinstance(item, TrashRecord):
+            live = bool(trash_records[where])
         else:
             live = bool((holds if isinstance(item, Hold) else tombstones)[where])
         count, live_bytes, dead_bytes = counts.get(where[0], (0, 0, 0))
         record_bytes = item.position.record_bytes
         counts[where[0]] = (
-            count + (live and not isinstance(item, Tombstone)),
+            count + (live and not isinstance(item, Tombstone | TrashRecord)),
             live_bytes + live * record_bytes,
             dead_bytes + (not live) * record_bytes,
         )

@@ -1,4 +1,5 @@
-"""A second copy of all tombstones, holds and corrections: DATA/ledger.copy. They survive the loss of their segment.
+"""A second copy of the ledger (tombstones, holds, corrections, the trash): DATA/ledger.copy. It survives the loss of a
+segment.
 
 A lost instance is one instance less. A lost tombstone brings deleted images back, and a lost hold allows the deletion
 of images that must stay. These records are small, so each is kept twice: in the log, which is the truth, and here.
@@ -39,6 +40,7 @@ from engine.errors import (
 )
 from engine.index.catalog import Catalog
 from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, LedgerItem, Tombstone, unpack_record
+from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
@@ -136,7 +138,7 @@ class LedgerCopy:
                 except (CorruptRecord, IndexError_) as error:
                     logger.error("a record of the ledger cannot be copied", reason=str(error))
                     continue
-                if isinstance(item, Tombstone | Hold | Correction) and _identity(item) not in identities:
+                if isinstance(item, LedgerItem) and _identity(item) not in identities:
                     notes.append(Note(position.segment_id, item))
         finally:
             reader.close()
@@ -156,16 +158,14 @@ class LedgerCopy:
         items = [note.item for note in notes]
         try:
             for item in items:
-                kind, key, meta = _parts(item)
+                kind, key, meta = parts_of(item)
                 item.position = segment_log.append(kind, 0, item.stamp, key, meta, [], 0, 0)
             segment_log.sync()
             apply(index, items)
         finally:
             sealed = segment_log.close()
         index.apply([], marks={number: SegmentMark(length, True) for number, length in sealed})
-        logger.error(
-            "the log had lost tombstones, holds or corrections: written again from their copy", count=len(items)
-        )
+        logger.error("the log had lost records of the ledger: written again from their copy", count=len(items))
         return [Note(item.position.segment_id, item) for item in items]
 
     def _append(self, lines: Sequence[Sequence[object]]) -> None:
@@ -197,14 +197,17 @@ def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
     tombstones: list[Tombstone] = []
     holds: list[Hold] = []
     corrections: list[Correction] = []
+    trash: list[TrashRecord] = []
     for item in items:
         if isinstance(item, Tombstone):
             tombstones.append(item)
         elif isinstance(item, Hold):
             holds.append(item)
+        elif isinstance(item, TrashRecord):
+            trash.append(item)
         else:
             corrections.append(item)
-    index.apply([], tombstones, holds=holds, corrections=corrections)
+    index.apply([], tombstones, holds=holds, corrections=corrections, trash=trash)
 
 
 def _sorted_out(index: Catalog, notes: Sequence[Note]) -> tuple[list[Note], list[Note], int]:
@@ -216,28 +219,37 @@ def _sorted_out(index: Catalog, notes: Sequence[Note]) -> tuple[list[Note], list
         item = note.item
         if index.knows(item):
             indexed.append(note)
-        elif (isinstance(item, Tombstone) and item.deleted_ns > young_ns) or index.would_change(item):
+        elif _deleted_ns(item) > young_ns or index.would_change(item):
             unknown[_identity(item)] = note
         else:
             superfluous += 1
     return indexed, list(unknown.values()), superfluous
 
 
+def _deleted_ns(item: LedgerItem) -> int:
+    """When the record deleted something; 0 if it is of another kind."""
+    if isinstance(item, TrashRecord):
+        return item.made_ns
+    return item.deleted_ns if isinstance(item, Tombstone) else 0
+
+
 def _identity(item: LedgerItem) -> tuple[object, ...]:
-    return (item.stamp, *_parts(item))
+    return (item.stamp, *parts_of(item))
 
 
-def _parts(item: LedgerItem) -> tuple[Kind, bytes, bytes]:
+def parts_of(item: LedgerItem) -> tuple[Kind, bytes, bytes]:
     """Kind, key and meta block of its record."""
     if isinstance(item, Tombstone):
         return Kind.TOMBSTONE, item.uid, item.pack_meta()
     if isinstance(item, Hold):
         return Kind.HOLD, item.study_instance_uid, item.pack_meta()
+    if isinstance(item, TrashRecord):
+        return Kind.TRASH, item.uid, item.pack_meta()
     return Kind.CORRECTION, item.key, item.pack_meta()
 
 
 def _line_of(note: Note) -> list[object]:
-    kind, key, meta = _parts(note.item)
+    kind, key, meta = parts_of(note.item)
     text = [base64.b64encode(part).decode("ascii") for part in (key, meta)]
     return ["record", int(kind), note.item.stamp, note.segment_id, *text]
 
@@ -254,7 +266,7 @@ def _note_of(line: list[object]) -> Note | None:
         item = unpack_record(Record(position, kind, 0, stamp, 0, 0, key, meta))
     except (binascii.Error, EngineError):
         return None
-    return Note(segment_id, item) if isinstance(item, Tombstone | Hold | Correction) else None
+    return Note(segment_id, item) if isinstance(item, LedgerItem) else None
 
 
 def commit(archive_log: SegmentLog, copy: LedgerCopy, items: Sequence[LedgerItem]) -> None:

@@ -18,8 +18,9 @@ from engine._ext.heads import Counter, Gatherer, HeadGroup, texts_of
 from engine.errors import CorruptRecord, IndexError_
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone, unpack_record
 from engine.index.format.rows import Counts
+from engine.index.format.trash_record import TrashRecord
 from engine.storage.hints import Heads
 from engine.storage.record import HEADER_BYTES, Record, unpack_head
 from engine.storage.segment import Damage
@@ -116,7 +117,7 @@ class _Batch:
         self._gatherer = Gatherer()
         self._counters: dict[bytes, tuple[Counter, Counts]] = {}
         self._late: list[Entry] = []
-        self._others: list[Tombstone | Hold | Quarantined | Correction] = []
+        self._others: list[LedgerItem | Quarantined] = []
         self.findings = []
         self._gather(txn)
         self._write(txn)
@@ -234,3 +235,5 @@ class _Batch:
                 writer.other_records.quarantine(txn, item)
             elif isinstance(item, Correction):
                 writer.corrections.apply(txn, item)
+            elif isinstance(item, TrashRecord):
+                writer.trash.apply(txn, item)

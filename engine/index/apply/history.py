@@ -15,6 +15,7 @@ from engine.index.database.transactions import ReadTxn, Table
 from engine.index.format import keys
 from engine.index.format.entry import Entry, Tombstone
 from engine.index.format.rows import scan_prefix
+from engine.index.format.trash_record import TrashRecord
 from engine.storage.record import Kind, Position
 
 
@@ -39,14 +40,24 @@ def record_of_tombstone(tombstone: Tombstone) -> UidRecord:
     return UidRecord(key, None, Kind.TOMBSTONE, 0, position)
 
 
+def record_of_trash(item: TrashRecord) -> UidRecord:
+    """A record of the trash, as one of the records of its UIDs."""
+    position = item.position
+    key = keys.ORDER_PLACE.pack(item.stamp, item.settles, position.segment_id, position.offset)
+    return UidRecord(key, None, Kind.TRASH, item.operation, position, target_stamp=item.settles)
+
+
 def order_and_place(stamp: int, position: Position) -> bytes:
     """Order and place of a record."""
     segment_id, offset, _, _, payload_length, payload_crc = position
     return keys.ORDER_PLACE.pack(stamp, keys.tie_of(payload_length, payload_crc), segment_id, offset)
 
 
-def pack_history(record: UidRecord, state: State) -> bytes:
-    """The row of `history` for a record. Leaves out the meta block of a deleted record: it is never needed again."""
+def pack_history(record: UidRecord, state: State, put_stamp: int = 0) -> bytes:
+    """The row of `history` for a record. Leaves out the meta block of a deleted record: it is never needed again.
+
+    `put_stamp`: for a record in the trash.
+    """
     position = record.position
     head = keys.HISTORY.pack(
         state,
@@ -57,7 +68,9 @@ def pack_history(record: UidRecord, state: State) -> bytes:
         position.meta_length,
         position.key_length,
     )
-    return head if state == State.DELETED else head + record.meta
+    if state == State.DELETED:
+        return head
+    return head + record.meta + (keys.U64.pack(put_stamp) if state == State.TRASHED else b"")
 
 
 def unpack_history(key: bytes, value: bytes) -> UidRecord:
@@ -65,9 +78,15 @@ def unpack_history(key: bytes, value: bytes) -> UidRecord:
     segment_id, offset = keys.PLACE.unpack_from(key, keys.ORDER_BYTES)
     state, kind, flags, payload_length, payload_crc, meta_length, key_length = keys.HISTORY.unpack_from(value)
     position = Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc)
+    if kind == Kind.TRASH:
+        (target_stamp,) = keys.U64_KEY.unpack_from(key, 8)
+        return UidRecord(key, State(state), kind, flags, position, target_stamp=target_stamp)
     meta = value[keys.HISTORY.size :]
+    put_stamp = 0
+    if state == State.TRASHED:
+        meta, put_stamp = meta[: -keys.U64.size], keys.U64.unpack(meta[-keys.U64.size :])[0]
     syntax = Entry.unpack_meta(position, flags, 0, b"", meta).transfer_syntax_uid if meta else b""
-    return UidRecord(key, State(state), kind, flags, position, syntax, meta)
+    return UidRecord(key, State(state), kind, flags, position, syntax, meta, put_stamp=put_stamp)
 
 
 def read_history(txn: ReadTxn, environment: Environment, sop_key: bytes) -> list[UidRecord]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import IndexError_
 from engine.index.apply.history import order_and_place
+from engine.index.apply.versions import State
 from engine.index.database.transactions import WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Entry
@@ -60,7 +61,8 @@ def _restate(writer: Writer, txn: WriteTxn, entry: Entry) -> bool:
     value = txn.get(key, db=environment.history)
     if value is None or len(value) == keys.HISTORY.size:
         return False
-    new = value[: keys.HISTORY.size] + entry.pack_meta()
+    end = value[-keys.U64.size :] if value[0] == State.TRASHED else b""
+    new = value[: keys.HISTORY.size] + entry.pack_meta() + end
     txn.put(key, new, db=environment.history)
     return bool(new != value)
 

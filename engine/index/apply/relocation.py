@@ -19,14 +19,16 @@ from typing import TYPE_CHECKING
 
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
-from engine.index.apply.history import order_and_place, pack_history, record_of, record_of_tombstone
+from engine.index.apply.history import order_and_place, pack_history, record_of, record_of_tombstone, record_of_trash
 from engine.index.apply.other_records import deletion_key, drop_key, hold_key, quarantine_key, tombstone_key
+from engine.index.apply.trash import put_deletion_key, trash_key
 from engine.index.apply.versions import KILLED, State, UidRecord
 from engine.index.database.environment import Environment
-from engine.index.database.transactions import ReadTxn, WriteTxn
+from engine.index.database.transactions import ReadTxn, WriteTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
 from engine.index.format.rows import Segment, scan_prefix
+from engine.index.format.trash_record import TrashRecord
 from engine.index.upkeep.liveness import is_copied, killed_by
 from engine.storage.record import Kind, Position, Record
 
@@ -57,6 +59,8 @@ def relocate(writer: Writer, txn: WriteTxn, moves: Sequence[tuple[Record, Positi
             writer.other_records.quarantine(txn, item)
         elif isinstance(item, Correction):
             writer.corrections.apply(txn, item)
+        elif isinstance(item, TrashRecord):
+            writer.trash.apply(txn, item)
         count += 1
     writer.tombstones.apply(txn, tombstones)
     return count
@@ -97,7 +101,7 @@ def check_dead(environment: Environment, segment_id: int) -> None:
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
-    """The rows of records; instances before tombstones, since these may depend on them."""
+    """The rows of records; instances before tombstones and the trash, since these may depend on them."""
     rows: list[Row] = []
     last: list[Row] = []
     for record in records:
@@ -124,6 +128,12 @@ def rows_of(records: Iterable[Record]) -> list[Row]:
                     last.append(("drops", drop_key(item, sop_key)))
                 else:
                     last.append(("history", sop_key + b"\0" + record_of_tombstone(item).key))
+        elif isinstance(item, TrashRecord):
+            last.append(("trash", trash_key(item)))
+            if (key := put_deletion_key(item)) is not None:
+                last.append(("deletions", key))
+            end = b"\0" + record_of_trash(item).key
+            last += [("history", keys.bounded(uid) + end) for uid in item.sop_instance_uids]
     return rows + last
 
 
@@ -132,7 +142,7 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
     rows: list[Row] = []
     last: list[Row] = []
     ends = segment_id.to_bytes(8, "big")
-    for table in ("history", "holds", "quarantine", "corrections", "tombstones", "deletions", "drops"):
+    for table in ("history", "holds", "quarantine", "corrections", "tombstones", "deletions", "drops", "trash"):
         after = b""
         while True:
             with environment.reading() as txn, txn.cursor(db=getattr(environment, table)) as cursor:
@@ -141,12 +151,12 @@ def rows_in(environment: Environment, segment_id: int) -> list[Row]:
                     if not has_row:
                         break
                     after = cursor.key()
-                    if table == "corrections" and not after.startswith(keys.CORRECTION_RECORD):
+                    if table in ("corrections", "trash") and not after.startswith(keys.CORRECTION_RECORD):
                         has_row = False
                         break  # the remaining rows have no place
                     if after[-keys.PLACE.size : -8] == ends:
-                        is_killer = table in ("tombstones", "deletions", "drops") or (
-                            table == "history" and cursor.value()[1] == Kind.TOMBSTONE
+                        is_killer = table in ("tombstones", "deletions", "drops", "trash") or (
+                            table == "history" and cursor.value()[1] != Kind.INSTANCE
                         )
                         (last if is_killer else rows).append((table, after))
                     has_row = cursor.next()
@@ -171,6 +181,8 @@ def forget_rows(writer: Writer, rows: Sequence[Row], txn: WriteTxn) -> None:
             touched.setdefault(sop_key, False)
         elif table == "corrections":
             writer.corrections.forget(txn, key)
+        elif table == "trash":
+            writer.trash.forget(txn, key)
         else:
             value = txn.pop(key, db=getattr(environment, table))
             if table == "tombstones":
@@ -204,15 +216,23 @@ def _forget_history(writer: Writer, txn: WriteTxn, key: bytes, touched: dict[byt
     elif state in KILLED:
         writer.accounts.count(keys.META_DELETED, -1)
     txn.delete(key, db=environment.history)
-    is_plain = state in (State.DELETED, State.TOMBSTONE) or is_copied(
-        txn, environment, sop_key, key[-keys.ORDER_PLACE.size :]
+    is_plain = (
+        state == State.DELETED
+        or (state == State.TOMBSTONE and value[1] == Kind.TOMBSTONE)
+        or is_copied(txn, environment, sop_key, key[-keys.ORDER_PLACE.size :])
     )
     touched[sop_key] = touched.get(sop_key, False) or not is_plain
 
 
 def _others_kill(txn: ReadTxn, environment: Environment, key: bytes, stamp: int) -> bool:
-    """Whether another tombstone deletes the same instances."""
+    """Whether another tombstone, or a copy of this record of the trash, does the same to the same instances."""
     prefix = key[: -keys.ORDER_PLACE.size]
+    kind = present(txn.get(key, db=environment.history))[1]
+    if kind == Kind.TRASH:
+        prefix = key[: -keys.PLACE.size]
+        return any(
+            other != key and value[1] == Kind.TRASH for other, value in scan_prefix(txn, environment.history, prefix)
+        )
     return any(
         other != key and value[1] == Kind.TOMBSTONE and keys.ORDER_PLACE.unpack(other[len(prefix) :])[0] >= stamp
         for other, value in scan_prefix(txn, environment.history, prefix)

@@ -131,15 +131,18 @@ class Tombstones:
 
     def _delete_history(self, txn: WriteTxn, sop_key: bytes, history: Sequence[tuple[bytes, bytes]]) -> None:
         environment = self._environment
+        records: list[UidRecord] = []
         for key, value in history:
             if value[0] in (State.DELETED, State.TOMBSTONE):
                 continue
             record = unpack_history(key, value)
+            records.append(record)
             row_key = sop_key + b"\0" + key
             txn.put(row_key, pack_history(record, State.DELETED), db=environment.history)
             if record.state == State.VERSION:
                 txn.delete(row_key, db=environment.versions)
             self._accounts.change(txn, record.position, record.state, State.DELETED)
+        self._accounts.count_trash(records, {})
 
     def _delete_current(
         self, current: dict[bytes, bytes], instances: dict[bytes, _Fields], rows: list[tuple[bytes, bytes]]

@@ -12,10 +12,16 @@ In the order of their stamps:
     a tombstone                                              all before it are dead; the next one is the first again
     a tombstone with a target                                the one with that stamp is dead; if it was the current one
                                                              the oldest version is current
+    put into the trash (PUT)                                 the current one and the versions wait under its stamp; the
+                                                             next record is the first again
+    RESTORE of a PUT                                         what waits is as it was, if no current one has come since.
+                                                             If one has, it stays current, and other bytes are versions
+    EMPTY of a PUT, without a RESTORE of it                  what waits, and what was dead before the PUT, is deleted
 
-Records with one stamp: tombstones come first, so that an instance stored at the moment of a deletion is not lost; then
-by checksum and length. Of *copies* (one stamp, checksum and length; compaction makes them) the one at the last place
-counts, since the others will be removed. Apart from that no order depends on the place of a record.
+Records with one stamp: tombstones come first, then the trash, so that an instance stored at the moment of a deletion is
+not lost; then by checksum and length. A tombstone without a target also ends what waits in the trash. Of *copies* (one
+stamp, checksum and length; compaction makes them) the one at the last place counts, since the others will be removed.
+Apart from that no order depends on the place of a record.
 
 The index keeps the records of a UID until their segment is gone. So the rule can be applied again when a record arrives
 out of order, and applying a record twice changes nothing. That is why a live index and a rebuilt one agree.
@@ -31,6 +37,7 @@ from typing import TypeAlias
 
 from engine.index.format import keys
 from engine.index.format.entry import HEAL, POLICY_KEEP_FIRST, POLICY_MASK, POLICY_REPLACE, Entry
+from engine.index.format.trash_record import TrashOperation
 from engine.index.format.types import Outcome
 from engine.storage.record import Kind, Position
 
@@ -45,14 +52,19 @@ class State(IntEnum):
     DELETED = 4
     """A tombstone came after it."""
     TOMBSTONE = 5
+    """A tombstone without a target, or a record of the trash."""
     QUARANTINED = 6
     """Set by `other_records`, not by this rule."""
     DROPPED = 7
     """A tombstone with a target named its stamp."""
+    TRASHED = 8
+    """It waits in the trash: hidden like a deleted one, and kept like a version."""
+    EMPTIED = 9
+    """The trash was emptied of it. Its meta block stays, since a record that arrives late may bring it back."""
 
 
-LIVE = frozenset((State.CURRENT, State.VERSION, State.QUARANTINED))
-KILLED = frozenset((State.DELETED, State.DROPPED))
+LIVE = frozenset((State.CURRENT, State.VERSION, State.QUARANTINED, State.TRASHED))
+KILLED = frozenset((State.DELETED, State.DROPPED, State.EMPTIED))
 
 OUTCOMES = {
     State.CURRENT: Outcome.STORED,
@@ -62,6 +74,8 @@ OUTCOMES = {
     State.DELETED: Outcome.STORED,
     State.TOMBSTONE: Outcome.STORED,
     State.DROPPED: Outcome.STORED,
+    State.TRASHED: Outcome.STORED,
+    State.EMPTIED: Outcome.STORED,
 }
 
 
@@ -80,7 +94,9 @@ class UidRecord:
     meta: bytes = b""
     """The record's meta block; text may have become UTF-8. Empty for tombstones and what they have deleted."""
     target_stamp: int = 0
-    """For a tombstone: the stamp of the one record that it kills; 0: all."""
+    """For a tombstone: the stamp of the one record that it kills; 0: all. For RESTORE and EMPTY: of their PUT."""
+    put_stamp: int = 0
+    """For a record in the trash: the stamp of the PUT under which it waits."""
 
     @property
     def order(self) -> bytes:
@@ -93,10 +109,11 @@ class UidRecord:
         return int.from_bytes(self.key[:8], "big")
 
     @property
-    def rank(self) -> tuple[bytes, bool, bytes, int, int]:
+    def rank(self) -> tuple[bytes, int, bytes, int, int]:
         """Where the record comes in the order of the fold rule."""
         key = self.key
-        return key[:8], self.kind != Kind.TOMBSTONE, key[8:16], -self.position.segment_id, -self.position.offset
+        turn = 0 if self.kind == Kind.TOMBSTONE else self.flags if self.kind == Kind.TRASH else 1 << 16
+        return key[:8], turn, key[8:16], -self.position.segment_id, -self.position.offset
 
     @property
     def bytes_key(self) -> tuple[int, int, bytes]:
@@ -114,18 +131,21 @@ class UidRecord:
 
 
 class LiveRecords:
-    """The live records of a UID. Apply records to it in rank order; plain tombstones are left to the caller.
+    """The live records of a UID, and those in the trash. Apply records to it in rank order; plain tombstones are left
+    to the caller, and so is an EMPTY beside a RESTORE.
 
     Each record costs the same, however many versions there are.
     """
 
-    __slots__ = ("_next", "_slots", "current", "versions")
+    __slots__ = ("_next", "_slots", "current", "trash", "versions")
 
     def __init__(self, current: UidRecord | None = None, versions: Iterable[UidRecord] = ()) -> None:
         """`versions`: in the order in which they were kept aside. To apply one record, pass those with its bytes."""
         self.current = current
         self.versions = dict(enumerate(versions))
         """The versions kept aside, by slot; the slots are in the order in which they were kept aside."""
+        self.trash: dict[int, list[UidRecord]] = {}
+        """By the stamp of a PUT: the records that wait, first the one that was current."""
         self._next = len(self.versions)
         self._slots: dict[tuple[int, int, bytes], tuple[int, ...]] = {}
         for slot, version in self.versions.items():
@@ -135,6 +155,7 @@ class LiveRecords:
         """A copy that can take other records."""
         other = LiveRecords(self.current)
         other.versions = dict(self.versions)
+        other.trash = {stamp: list(records) for stamp, records in self.trash.items()}
         other._next = self._next
         other._slots = dict(self._slots)
         return other
@@ -144,6 +165,48 @@ class LiveRecords:
         if self.current is not None:
             yield self.current
         yield from self.versions.values()
+
+    def identity(self) -> Members:
+        """The keys of all records that are alive or in the trash; equal if the same records do the same."""
+        lanes = [tuple([each.key for each in self.members()])]
+        for stamp, records in sorted(self.trash.items()):
+            lanes.append((stamp.to_bytes(8, "big"), *[each.key for each in records]))
+        return tuple(lanes)
+
+    def take_any(self, record: UidRecord) -> None:
+        """Applies a record of any kind but a plain tombstone."""
+        if record.kind != Kind.TRASH:
+            self.take(record)
+        elif record.flags == TrashOperation.PUT:
+            self.put(record.stamp)
+        elif record.flags == TrashOperation.RESTORE:
+            self.restore(record.target_stamp)
+        elif record.flags == TrashOperation.EMPTY:
+            self.trash.pop(record.target_stamp, None)
+
+    def put(self, stamp: int) -> None:
+        """Puts everything into the trash, under the stamp of a PUT."""
+        if self.current is not None:
+            self.trash[stamp] = [*self.trash.get(stamp, ()), *self.members()]
+        self.current = None
+        self.versions = {}
+        self._slots = {}
+
+    def restore(self, stamp: int) -> list[UidRecord]:
+        """Brings back what waits under the stamp of a PUT. Returns the duplicates of records that have come since."""
+        records = self.trash.pop(stamp, [])
+        duplicates: list[UidRecord] = []
+        for record in records:
+            if self.current is None:
+                self.current = record
+            elif records[0] is self.current or not (record.same_bytes(self.current) or self._has(record)):
+                self._keep(record)
+            else:
+                duplicates.append(record)
+        return duplicates
+
+    def _has(self, record: UidRecord) -> bool:
+        return bool(self._slots.get(record.bytes_key))
 
     def take(self, record: UidRecord) -> tuple[bool, UidRecord | None]:
         """Applies a record. Returns whether it is alive now, and the record that it displaces."""
@@ -199,35 +262,87 @@ class LiveRecords:
             self.current = self._forget(next(iter(self.versions))) if self.versions else None
 
 
-def fold(records: Sequence[UidRecord]) -> dict[bytes, State]:
-    """Key → state, for all records of one UID, given in the order of their ranks."""
+@dataclass(slots=True)
+class Fold:
+    """The result of the fold rule."""
+
+    states: dict[bytes, State]
+    """By key."""
+    put_stamps: dict[bytes, int]
+    """Key of a record in the trash → stamp of the PUT under which it waits."""
+
+
+def fold(records: Sequence[UidRecord]) -> Fold:
+    """Applies the rule to all records of one UID, given in the order of their ranks."""
     states: dict[bytes, State] = {}
     live = LiveRecords()
-    since: dict[bytes, list[bytes]] = {}
-    """Stamp → keys of the instances since the last plain tombstone; earlier ones stay DELETED."""
-    for record in records:
-        if record.kind == Kind.TOMBSTONE:
-            if record.target_stamp:
-                live.take(record)
-                for key in since.get(record.target_stamp.to_bytes(8, "big"), ()):
-                    states[key] = State.DROPPED
-            else:
-                for key in chain.from_iterable(since.values()):
-                    states[key] = State.DELETED
-                since = {}
-                live = LiveRecords()
-            states[record.key] = State.TOMBSTONE
-            continue
-        is_alive, displaced = live.take(record)
-        states[record.key] = State.VERSION if is_alive else State.DUPLICATE
-        if displaced is not None:
-            states[displaced.key] = State.SUPERSEDED
-        since.setdefault(record.key[:8], []).append(record.key)
-    for version in live.versions.values():
-        states[version.key] = State.VERSION
+    since: _Keys = {}
+    """The instances since the last plain tombstone or PUT; earlier ones stay as they are."""
+    waiting: dict[int, _Keys] = {}
+    """By the stamp of a PUT: the instances that were in `since`."""
+    for record in without_void(records):
+        if record.kind == Kind.INSTANCE:
+            is_alive, displaced = live.take(record)
+            states[record.key] = State.VERSION if is_alive else State.DUPLICATE
+            if displaced is not None:
+                states[displaced.key] = State.SUPERSEDED
+            since.setdefault(record.key[:8], []).append(record.key)
+        elif record.kind == Kind.TRASH:
+            since = _fold_trash(record, live, states, since, waiting)
+        elif record.target_stamp:
+            live.take(record)
+            for key in since.get(record.target_stamp.to_bytes(8, "big"), ()):
+                states[key] = State.DROPPED
+        else:
+            for keys_ in (since, *waiting.values()):
+                states |= dict.fromkeys(chain.from_iterable(keys_.values()), State.DELETED)
+            since, waiting = {}, {}
+            live = LiveRecords()
+    states |= dict.fromkeys((one.key for one in records if one.kind != Kind.INSTANCE), State.TOMBSTONE)
+    states |= dict.fromkeys((version.key for version in live.versions.values()), State.VERSION)
     if live.current is not None:
         states[live.current.key] = State.CURRENT
-    return states
+    put_stamps = {one.key: stamp for stamp, trashed in live.trash.items() for one in trashed}
+    states |= dict.fromkeys(put_stamps, State.TRASHED)
+    return Fold(states, put_stamps)
+
+
+_Keys: TypeAlias = dict[bytes, list[bytes]]
+"""Stamp → keys of the instances with this stamp."""
+
+
+def _fold_trash(
+    record: UidRecord, live: LiveRecords, states: dict[bytes, State], since: _Keys, waiting: dict[int, _Keys]
+) -> _Keys:
+    """Applies a record of the trash. Returns the instances since then."""
+    if record.flags == TrashOperation.PUT:
+        live.put(record.stamp)
+        waiting[record.stamp] = _joined(waiting.pop(record.stamp, {}), since)
+        return {}
+    if record.flags == TrashOperation.RESTORE:
+        states |= dict.fromkeys((one.key for one in live.restore(record.target_stamp)), State.DUPLICATE)
+        return _joined(since, waiting.pop(record.target_stamp, {}))
+    if record.flags == TrashOperation.EMPTY:
+        live.take_any(record)
+        ended = waiting.get(record.target_stamp, {})
+        states |= dict.fromkeys(chain.from_iterable(ended.values()), State.EMPTIED)
+    return since
+
+
+def _joined(one: _Keys, other: _Keys) -> _Keys:
+    return {stamp: [*one.get(stamp, ()), *other.get(stamp, ())] for stamp in one.keys() | other.keys()}
+
+
+def without_void(records: Sequence[UidRecord]) -> Sequence[UidRecord]:
+    """The records without those that empty the trash of what another record restores."""
+    restored = {one.target_stamp for one in records if one.kind == Kind.TRASH and one.flags == TrashOperation.RESTORE}
+    if not restored:
+        return records
+    return [
+        one
+        for one in records
+        if one.kind != Kind.TRASH or one.flags != TrashOperation.EMPTY or one.target_stamp not in restored
+    ]
 
 
 FOLDS_MAX = 64
@@ -248,10 +363,12 @@ def is_needed(records: Sequence[UidRecord], segment_id: int) -> bool:
         return False
     if len(records) > RECORDS_MAX:
         return True
-    pairs: _Pairs = {((), ()): (LiveRecords(), LiveRecords())}
-    for record in records:
+    pairs: _Pairs = {}
+    _put(pairs, LiveRecords(), LiveRecords())
+    for record in without_void(records):
         if record.kind == Kind.TOMBSTONE and not record.target_stamp:
-            pairs = {((), ()): (LiveRecords(), LiveRecords())}
+            pairs = {}
+            _put(pairs, LiveRecords(), LiveRecords())
             continue
         is_dead = record.state not in LIVE and record.state != State.TOMBSTONE
         is_in_segment = is_dead and record.position.segment_id == segment_id
@@ -265,22 +382,29 @@ def is_needed(records: Sequence[UidRecord], segment_id: int) -> bool:
         if len(after) > FOLDS_MAX:
             return True
         pairs = after
-    return any((one[:1], frozenset(one[1:])) != (other[:1], frozenset(other[1:])) for one, other in pairs)
+    return any(_unordered(one) != _unordered(other) for one, other in pairs)
 
 
-_Members: TypeAlias = tuple[bytes, ...]
-_Pairs: TypeAlias = "dict[tuple[_Members, _Members], tuple[LiveRecords, LiveRecords]]"
+Members: TypeAlias = tuple[tuple[bytes, ...], ...]
+"""The keys of the live records, then for each PUT its stamp and the keys of the records that wait."""
+_Pairs: TypeAlias = "dict[tuple[Members, Members], tuple[LiveRecords, LiveRecords]]"
 """By their members: the live records with all records applied, and without some of them."""
+
+
+def _unordered(members: Members) -> list[tuple[tuple[bytes, ...], frozenset[bytes]]]:
+    """The members without the order of the versions; the current one comes first."""
+    live, *trash = members
+    return [(live[:1], frozenset(live[1:])), *((one[:2], frozenset(one[2:])) for one in trash)]
 
 
 def _with(live: LiveRecords, record: UidRecord) -> LiveRecords:
     after = live.copy()
-    after.take(record)
+    after.take_any(record)
     return after
 
 
 def _put(pairs: _Pairs, one: LiveRecords, other: LiveRecords) -> None:
-    pairs[tuple([each.key for each in one.members()]), tuple([each.key for each in other.members()])] = one, other
+    pairs[one.identity(), other.identity()] = one, other
 
 
 def _is_replaced_only(records: Sequence[UidRecord]) -> bool:
@@ -288,8 +412,8 @@ def _is_replaced_only(records: Sequence[UidRecord]) -> bool:
     last: UidRecord | None = None
     others: list[UidRecord] = []
     for record in records:
-        if record.kind == Kind.TOMBSTONE:
-            if record.target_stamp:
+        if record.kind != Kind.INSTANCE:
+            if record.kind == Kind.TRASH or record.target_stamp:
                 return False
             last, others = None, []
         elif record.flags & POLICY_MASK != POLICY_REPLACE:

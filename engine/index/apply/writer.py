@@ -2,8 +2,8 @@
 
 There are two paths. The steady one: the UID is new, and this process has seen its series with the same statement; it
 takes four puts. All other records go through `versions` (a known UID), `entities` (a new series or statement),
-`tombstones`, `other_records` (holds, the quarantine), `corrections` or `relocation` (copies). A process's cache of
-series stays valid until the epoch changes; every removal of an instance changes it.
+`tombstones`, `trash`, `other_records` (holds, the quarantine), `corrections` or `relocation` (copies). A process's
+cache of series stays valid until the epoch changes; every removal of an instance changes it.
 
 `keys` draws the format of the tables. Call `apply` for a durable instance only after the log has been synced.
 """
@@ -30,13 +30,15 @@ from engine.index.apply.history import (
 )
 from engine.index.apply.other_records import OtherRecords
 from engine.index.apply.tombstones import Tombstones
-from engine.index.apply.versions import OUTCOMES, LiveRecords, State, UidRecord, fold, in_order
+from engine.index.apply.trash import Trash
+from engine.index.apply.versions import OUTCOMES, Fold, LiveRecords, State, UidRecord, fold, in_order
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn, present
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone
 from engine.index.format.rows import Counts, pack_tail, read_name, unpack_tail
 from engine.index.format.statements import canonical
+from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import Outcome, SegmentMark
 from engine.storage.record import HEADER_BYTES, Kind, Position
 from engine.storage.segment import FIRST_RECORD
@@ -75,6 +77,7 @@ class Writer:
         self.other_records = OtherRecords(environment, self.accounts)
         self.corrections = Corrections(environment, self.accounts, self.entities)
         self.tombstones = Tombstones(environment, self.entities, self.accounts, self.other_records, self.apply_record)
+        self.trash = Trash(environment, self.accounts, self.apply_record)
         self._lock = threading.Lock()
         self._series: dict[tuple[bytes, bytes, bytes, bytes], CachedSeries] = {}
         self._names: dict[bytes, int] = {}
@@ -91,6 +94,7 @@ class Writer:
         holds: Sequence[Hold],
         quarantined: Sequence[Quarantined],
         corrections: Sequence[Correction],
+        trash: Sequence[TrashRecord],
     ) -> list[Outcome]:
         """See `Catalog.apply`."""
 
@@ -104,6 +108,8 @@ class Writer:
                 self.other_records.quarantine(txn, one)
             for correction in corrections:
                 self.corrections.apply(txn, correction)
+            for item in trash:
+                self.trash.apply(txn, item)
             accounts = self.accounts
             for segment_id, end in (covered or {}).items():
                 accounts.segment(txn, segment_id).cover(FIRST_RECORD, end)
@@ -275,7 +281,7 @@ class Writer:
         if record.kind == Kind.INSTANCE and self._is_newest(txn, sop_key, current, record):
             state = self._take(txn, sop_key, where or b"", current, record)
         else:
-            state = self._fold(txn, sop_key, where or b"", current, [record])[record.key]
+            state = self._fold(txn, sop_key, where or b"", current, [record]).states[record.key]
         if state != State.CURRENT or current is None:
             return OUTCOMES[state]
         # The same bytes with an earlier stamp, from another process: only the place changes.
@@ -322,20 +328,20 @@ class Writer:
         states |= dict.fromkeys((each.key for each in live.versions.values()), State.VERSION)
         if live.current is not None:
             states[live.current.key] = State.CURRENT
-        self._move(txn, sop_key, where, records, states)
+        self._move(txn, sop_key, where, records, Fold(states, {}))
         return states[record.key]
 
     def _fold(
         self, txn: WriteTxn, sop_key: bytes, where: bytes, current: UidRecord | None, new_records: Sequence[UidRecord]
-    ) -> dict[bytes, State]:
+    ) -> Fold:
         """Applies the rule to every record of a UID, in any order of arrival."""
         records = read_history(txn, self.environment, sop_key)
         if current is not None:
             records.append(current)
         records = in_order([*records, *new_records])
-        states = fold(records)
-        self._move(txn, sop_key, where, records, states)
-        return states
+        result = fold(records)
+        self._move(txn, sop_key, where, records, result)
+        return result
 
     def apply_copy(self, txn: WriteTxn, sop_key: bytes, record: UidRecord) -> bool:
         """Does the same for a copy of a record. Returns whether it is new and alive."""
@@ -348,13 +354,11 @@ class Writer:
             return False
         self.apply_record(txn, sop_key, record)
         value = txn.get(row_key, db=self.environment.history)
-        return value is None or value[0] == State.VERSION
+        return value is None or value[0] in (State.VERSION, State.TRASHED)
 
-    def _move(
-        self, txn: WriteTxn, sop_key: bytes, where: bytes, records: Sequence[UidRecord], states: dict[bytes, State]
-    ) -> None:
+    def _move(self, txn: WriteTxn, sop_key: bytes, where: bytes, records: Sequence[UidRecord], result: Fold) -> None:
         """Updates the tables where records change their states."""
-        environment = self.environment
+        environment, states, put_stamps = self.environment, result.states, result.put_stamps
         current = next((record for record in records if states[record.key] == State.CURRENT), None)
         for record in records:
             if record.state == State.CURRENT and record is not current:
@@ -367,14 +371,16 @@ class Writer:
                 txn.delete(history_key, db=environment.history)
                 txn.delete(history_key, db=environment.versions)
                 where = where or self._promote(txn, record.entry(sop_key))
-            elif state != record.state:
-                txn.put(history_key, pack_history(record, state), db=environment.history)
+            elif state != record.state or put_stamps.get(record.key, 0) != record.put_stamp:
+                value = pack_history(record, state, put_stamps.get(record.key, 0))
+                txn.put(history_key, value, db=environment.history)
                 if state == State.VERSION:
                     txn.put(history_key, b"", db=environment.versions)
                 elif record.state == State.VERSION:
                     txn.delete(history_key, db=environment.versions)
-            if record.kind != Kind.TOMBSTONE:
+            if record.kind == Kind.INSTANCE:
                 self.accounts.change(txn, record.position, record.state, state)
+        self.accounts.count_trash(records, put_stamps)
         txn.put(sop_key, where, db=environment.sop_uids)
 
     def relocate_current(self, txn: WriteTxn, where: bytes, position: Position) -> None:

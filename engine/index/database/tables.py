@@ -37,16 +37,24 @@ class Tables:
     search: Table
     texts: Table
     corrections: Table
+    trash: Table | None
     amended: Table
     names: Table
     segments: Table
     meta: Table
 
+    @property
+    def trash_table(self) -> Table:
+        """The table of the trash. Every index that may be written has it."""
+        if self.trash is None:
+            raise IndexError_("this index was made before there was a trash, and is open for reading only")
+        return self.trash
+
 
 TABLES = tuple(Tables.__annotations__)
 
-_ADDED = "deletions"
-"""A table that an index of this format may lack. A read-only handle of such an index has None."""
+_ADDED = ("deletions", "trash")
+"""Tables that an index of this format may lack. A read-only handle of such an index has None."""
 
 _SEVERAL = frozenset(("search",))
 """Tables with several values for each key, all ids of four bytes: `dupsort` and `dupfixed`."""
@@ -65,8 +73,8 @@ def open_tables(environment: Any, tables: Tables, directory: str, *, read_only: 
             handle = environment.open_db(name.encode(), create=False, dupsort=several, dupfixed=several)
             setattr(tables, name, handle)
         except lmdb.NotFoundError:
-            if name == _ADDED and read_only:
-                tables.deletions = None
+            if name in _ADDED and read_only:
+                setattr(tables, name, None)
             else:
                 is_missing = True
     if hasattr(tables, "meta"):

@@ -52,6 +52,8 @@ CORRECTION: key: the first of its names, "-" for an UNDO; no payload; no flags
     | n names, items |
     +----------------+
 
+TRASH: see `trash_record`.
+
 op: an `Operation`. level: the kind of names. 0: Patient ID and issuer of one patient; 1: Study Instance UIDs; 2: Study
 and Series Instance UID of one series. items: u32, length of the attributes to set, a level blob in UTF-8 (for a move or
 a merge: the new patient). undoes: u64, the stamp of the correction that an UNDO cancels.
@@ -66,6 +68,15 @@ from itertools import accumulate, pairwise
 from typing import TypeAlias
 
 from engine.errors import IndexError_
+from engine.index.format.meta_block import (
+    META_VERSION,
+    TEXT_BYTES_MAX,
+    check_version,
+    read_texts,
+    too_short,
+    unpack_head,
+)
+from engine.index.format.trash_record import TrashRecord
 from engine.storage.record import META_BYTES_MAX, Kind, Position, Record
 
 TOMBSTONE_KEEP_S = 30 * 86_400
@@ -86,15 +97,12 @@ HEAL = 4
 NO_UID = b"-"
 """The key of a quarantined record that claims no SOP Instance UID."""
 
-META_VERSION = 1
 _META = struct.Struct("<BxHHHHHQqIIII")
 _pack_meta = _META.pack
 _TOMBSTONE = struct.Struct("<BBxxIQQHH")
 _CORRECTION = struct.Struct("<BBBxIIQQHH")
 _HOLD = struct.Struct("<BBxxQHH")
 _QUARANTINED = struct.Struct("<BxHHHQHxx")
-_TEXT_BYTES_MAX = 4096
-"""Longer texts in `by` and `reason` are cut."""
 
 
 @dataclass(slots=True)
@@ -226,8 +234,8 @@ class Tombstone:
     def pack_meta(self) -> bytes:
         """The record's meta block. Raises IndexError_ when it is too large: use several tombstones with one stamp."""
         uids = self.sop_instance_uids
-        by = self.by[:_TEXT_BYTES_MAX]
-        reason = self.reason[:_TEXT_BYTES_MAX]
+        by = self.by[:TEXT_BYTES_MAX]
+        reason = self.reason[:TEXT_BYTES_MAX]
         lengths = struct.pack(f"<{len(uids)}H", *map(len, uids))
         head = _TOMBSTONE.pack(
             META_VERSION, self.level, len(uids), self.target_stamp, self.deleted_ns, len(by), len(reason)
@@ -241,14 +249,14 @@ class Tombstone:
     def unpack(cls, record: Record) -> Tombstone:
         """The tombstone of a TOMBSTONE record. Raises IndexError_ when the meta block is of another version."""
         meta = record.meta
-        version, level, count, target_stamp, deleted_ns, by_length, reason_length = _unpack_head(_TOMBSTONE, record)
-        _check_version(version, record)
+        version, level, count, target_stamp, deleted_ns, by_length, reason_length = unpack_head(_TOMBSTONE, record)
+        check_version(version, record)
         at = _TOMBSTONE.size + 2 * count
         if at > len(meta):
-            raise _too_short(record)
+            raise too_short(record)
         lengths = struct.unpack_from(f"<{count}H", meta, _TOMBSTONE.size)
         if at + by_length + reason_length + sum(lengths) > len(meta):
-            raise _too_short(record)
+            raise too_short(record)
         by = meta[at : at + by_length]
         reason = meta[at + by_length : at + by_length + reason_length]
         ends = list(accumulate(lengths, initial=at + by_length + reason_length))
@@ -272,16 +280,16 @@ class Hold:
 
     def pack_meta(self) -> bytes:
         """The record's meta block."""
-        by = self.by[:_TEXT_BYTES_MAX]
-        reason = self.reason[:_TEXT_BYTES_MAX]
+        by = self.by[:TEXT_BYTES_MAX]
+        reason = self.reason[:TEXT_BYTES_MAX]
         return _HOLD.pack(META_VERSION, self.is_set, self.set_ns, len(by), len(reason)) + by + reason
 
     @classmethod
     def unpack(cls, record: Record) -> Hold:
         """The hold of a HOLD record. Raises IndexError_ when the meta block is of another version."""
-        version, is_set, set_ns, by_length, reason_length = _unpack_head(_HOLD, record)
-        _check_version(version, record)
-        by, reason = _texts(record, _HOLD.size, by_length, reason_length)
+        version, is_set, set_ns, by_length, reason_length = unpack_head(_HOLD, record)
+        check_version(version, record)
+        by, reason = read_texts(record, _HOLD.size, by_length, reason_length)
         return cls(record.position, record.stamp, record.key, bool(is_set), set_ns, by, reason)
 
 
@@ -302,7 +310,7 @@ class Quarantined:
 
     def pack_meta(self) -> bytes:
         """The record's meta block."""
-        reason = self.reason[:_TEXT_BYTES_MAX]
+        reason = self.reason[:TEXT_BYTES_MAX]
         texts = (self.sop_class_uid, self.transfer_syntax_uid, self.calling_ae_title, reason)
         class_length, syntax_length, title_length, reason_length = map(len, texts)
         head = _QUARANTINED.pack(
@@ -313,11 +321,11 @@ class Quarantined:
     @classmethod
     def unpack(cls, record: Record) -> Quarantined:
         """The content of a QUARANTINED record. Raises IndexError_ when the meta block is of another version."""
-        version, class_length, syntax_length, title_length, received_ns, reason_length = _unpack_head(
+        version, class_length, syntax_length, title_length, received_ns, reason_length = unpack_head(
             _QUARANTINED, record
         )
-        _check_version(version, record)
-        sop_class_uid, syntax, title, reason = _texts(
+        check_version(version, record)
+        sop_class_uid, syntax, title, reason = read_texts(
             record, _QUARANTINED.size, class_length, syntax_length, title_length, reason_length
         )
         return cls(record.position, record.stamp, record.key, sop_class_uid, syntax, title, received_ns, reason)
@@ -364,8 +372,8 @@ class Correction:
 
     def pack_meta(self) -> bytes:
         """The record's meta block. Raises IndexError_ when it is too large."""
-        by = self.by[:_TEXT_BYTES_MAX]
-        reason = self.reason[:_TEXT_BYTES_MAX]
+        by = self.by[:TEXT_BYTES_MAX]
+        reason = self.reason[:TEXT_BYTES_MAX]
         names = self.names
         head = _CORRECTION.pack(
             META_VERSION,
@@ -387,21 +395,21 @@ class Correction:
     @classmethod
     def unpack(cls, record: Record) -> Correction:
         """The correction of a CORRECTION record. Raises IndexError_ when the meta block is of another version."""
-        version, operation, level, count, items_length, made_ns, undoes, by_length, reason_length = _unpack_head(
+        version, operation, level, count, items_length, made_ns, undoes, by_length, reason_length = unpack_head(
             _CORRECTION, record
         )
-        _check_version(version, record)
+        check_version(version, record)
         at = _CORRECTION.size + 2 * count
         if at > len(record.meta):
-            raise _too_short(record)
+            raise too_short(record)
         lengths = struct.unpack_from(f"<{count}H", record.meta, _CORRECTION.size)
-        by, reason, *names, items = _texts(record, at, by_length, reason_length, *lengths, items_length)
+        by, reason, *names, items = read_texts(record, at, by_length, reason_length, *lengths, items_length)
         return cls(record.position, record.stamp, operation, level, tuple(names), items, undoes, made_ns, by, reason)
 
 
-LedgerItem: TypeAlias = Tombstone | Hold | Correction
+LedgerItem: TypeAlias = Tombstone | Hold | Correction | TrashRecord
 """The kinds of records in the ledger."""
-Item: TypeAlias = Entry | Tombstone | Hold | Quarantined | Correction
+Item: TypeAlias = Entry | Quarantined | LedgerItem
 
 
 def unpack_record(record: Record) -> Item:
@@ -416,33 +424,6 @@ def unpack_record(record: Record) -> Item:
         return Quarantined.unpack(record)
     if record.kind == Kind.CORRECTION:
         return Correction.unpack(record)
+    if record.kind == Kind.TRASH:
+        return TrashRecord.unpack(record)
     raise IndexError_(f"{record.position} is a record of kind {record.kind}, which this engine does not know")
-
-
-def _unpack_head(fields: struct.Struct, record: Record) -> tuple[int, ...]:
-    try:
-        return fields.unpack_from(record.meta)
-    except struct.error as error:
-        raise _too_short(record) from error
-
-
-def _check_version(version: int, record: Record) -> None:
-    if version != META_VERSION:
-        raise IndexError_(
-            f"the meta block of {record.position} has version {version}; this engine reads {META_VERSION}"
-        )
-
-
-def _too_short(record: Record) -> IndexError_:
-    return IndexError_(f"the meta block of {record.position} is too short")
-
-
-def _texts(record: Record, at: int, *lengths: int) -> list[bytes]:
-    """The values of a meta block, which are end to end from `at` on."""
-    texts = []
-    for length in lengths:
-        texts.append(record.meta[at : at + length])
-        at += length
-    if at > len(record.meta):
-        raise _too_short(record)
-    return texts

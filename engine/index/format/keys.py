@@ -11,8 +11,10 @@ Values are little endian. Named databases:
 
     instances           series id, instance id            INSTANCE, then the instance level's blob
     sop_uids            SOP Instance UID                  series id, instance id; empty: no current instance
-    history             SOP Instance UID, 0, order, place HISTORY, then the record's meta block unless it is deleted:
-                                                          every record of the UID but its current one
+    history             SOP Instance UID, 0, order, place HISTORY, then the record's meta block unless it is deleted,
+                                                          and u64, the stamp of the PUT, if it is in the trash: every
+                                                          record of the UID but its current one. In the order of a
+                                                          record of the trash the tie is the stamp that it settles
     versions            as in history                     nothing: the records of history that are kept versions
     drops               SOP Instance UID, 0, target stamp nothing: tombstones with a target
                         u64, stamp u64, place
@@ -29,6 +31,12 @@ Values are little endian. Named databases:
                         2, level u8, name, 0, stamp u64,  operation u8, items: corrections in force, by each name. Name:
                         digest                            patient key; Study Instance UID; Series Instance UID, "/",
                                                           Study Instance UID
+    trash               0, stamp u64, digest, place       APART, then key and meta block: every record; the last of its
+                                                          copies has the state 1
+                        1, stamp u64 of a PUT, stamp u64, operation u8: every RESTORE and EMPTY
+                        digest
+                        2, stamp u64 of a PUT             TRASH: the PUTs under which instances wait. An index older
+                                                          than this table has nothing in the trash
     damage              place                             DAMAGE, then SOP Instance UID and the reason
     counts              study id, series id               COUNTS, Modality (length u8, text), SOP classes (name ids u32)
     series              series id                         study id, statements u32, uid length u16, uid, facts
@@ -82,6 +90,10 @@ META_QUARANTINED = b"quarantined"
 """u64; records in quarantine."""
 META_QUARANTINED_BYTES = b"quarantined bytes"
 """u64; their bytes."""
+META_TRASHED = b"trashed"
+"""u64; records in the trash."""
+META_TRASHED_BYTES = b"trashed bytes"
+"""u64; their bytes."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
 """u32; the next free id."""
 
@@ -98,6 +110,10 @@ CORRECTION_END = struct.Struct(">Q8s")
 CORRECTION_RECORD = b"\0"
 CORRECTION_UNDO = b"\1"
 CORRECTION_NAME = b"\2"
+TRASH_RECORD = b"\0"
+TRASH_SETTLED = b"\1"
+TRASH_ENTRY = b"\2"
+TRASH_END = CORRECTION_END
 FIRST_STATED = ORDER.pack(1, 0)
 """Lower orders are those of corrections: stamps of records begin with 1."""
 DIGEST_BYTES = 8
@@ -125,6 +141,8 @@ DAMAGE = struct.Struct("<QH")
 """found_ns, length of the SOP Instance UID."""
 SEGMENT = struct.Struct("<QQQQQ")
 """indexed_bytes, end (of the records once sealed, else 0), live_count, live_bytes, dead_bytes."""
+TRASH = struct.Struct("<IQ")
+"""SOP Instance UIDs that wait under a PUT, and the bytes of their data sets."""
 AMENDED = struct.Struct("<8sQ")
 """digest of a set (`dicom.extra`), offset before which all records of the segment have its attributes."""
 EXTENT = struct.Struct("<QQ")

@@ -1,4 +1,4 @@
-"""Compares records of the ledger (tombstones, holds, corrections) with the index, by content and not by place.
+"""Compares records of the ledger (tombstones, holds, corrections, the trash) with the index, by content, not by place.
 
 Reads only; for the second copy of these records (`archive.lifecycle.ledger_copy`).
 """
@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import newest_stamp
 from engine.index.apply.other_records import hold_key, tombstone_key, unpack_apart
+from engine.index.apply.trash import trash_key
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.entry import Correction, Hold, LedgerItem, Tombstone
 from engine.index.format.rows import scan_prefix
+from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.index.query.instances import read_versions
 from engine.index.query.listing import read_quarantined, read_rows
 from engine.storage.record import Position
@@ -27,6 +29,8 @@ def is_known(environment: Environment, item: LedgerItem) -> bool:
             table, row_key = environment.tombstones, tombstone_key(item)
         elif isinstance(item, Hold):
             table, row_key = environment.holds, hold_key(item)
+        elif isinstance(item, TrashRecord):
+            table, row_key = environment.trash_table, trash_key(item)
         else:
             table, row_key = environment.corrections, correction_key(item)
         return any(True for _ in scan_prefix(txn, table, row_key[: -keys.PLACE.size]))
@@ -35,8 +39,8 @@ def is_known(environment: Environment, item: LedgerItem) -> bool:
 def is_needed(environment: Environment, item: LedgerItem) -> bool:
     """Whether a record that the index does not know would change anything now.
 
-    A tombstone would if a record that it names is alive; a hold if the index has no later record of its study; a
-    correction always would.
+    A tombstone would if a record that it names is alive, and so would a PUT; a hold if the index has no later record of
+    its study; an EMPTY if its PUT is known. A correction and a RESTORE always would.
     """
     if isinstance(item, Hold):
         with environment.reading() as txn:
@@ -44,6 +48,16 @@ def is_needed(environment: Environment, item: LedgerItem) -> bool:
         return item.stamp > newest
     if isinstance(item, Correction):
         return True
+    if isinstance(item, TrashRecord):
+        if item.operation == TrashOperation.EMPTY:
+            with environment.reading() as txn:
+                prefix = keys.TRASH_RECORD + keys.U64_KEY.pack(item.settles)
+                return any(True for _ in scan_prefix(txn, environment.trash_table, prefix))
+        if not item.is_put:
+            return True
+        return any(
+            version.stamp < item.stamp for uid in item.sop_instance_uids for version in read_versions(environment, uid)
+        )
     return any(_would_kill(environment, item, uid) for uid in item.sop_instance_uids)
 
 
@@ -73,3 +87,5 @@ def places(environment: Environment) -> Iterator[Position]:
     yield from read_rows(environment, environment.tombstones, tombstone)
     yield from read_rows(environment, environment.holds, apart)
     yield from read_rows(environment, environment.corrections, apart, keys.CORRECTION_RECORD)
+    if environment.trash is not None:
+        yield from read_rows(environment, environment.trash, apart, keys.TRASH_RECORD)

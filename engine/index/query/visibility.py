@@ -14,6 +14,7 @@ from engine.index.format import keys
 from engine.index.format.entry import Entry
 from engine.index.format.rows import decode_mark
 from engine.index.format.types import SegmentMark
+from engine.storage.record import Kind
 
 _START = struct.Struct("<QQQ")
 """The start of an instance's row: stamp and place (`format.keys.INSTANCE`)."""
@@ -74,7 +75,8 @@ def places_of_later(environment: Environment, sop_instance_uid: bytes, stamp: in
         current = current_of(txn, environment, sop_key)
         places = [] if current is None or current.stamp <= stamp else [(current.segment_id, current.offset)]
         for record in read_history(txn, environment, sop_key):
-            if record.target_stamp == stamp or (not record.target_stamp and record.stamp > stamp):
+            is_aimed = record.target_stamp != 0 and record.kind == Kind.TOMBSTONE
+            if record.target_stamp == stamp if is_aimed else not record.target_stamp and record.stamp > stamp:
                 places.append((record.position.segment_id, record.position.offset))
     return places
 

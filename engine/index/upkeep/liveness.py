@@ -1,8 +1,11 @@
 """Decides which records of a segment must survive its compaction. Reads only.
 
-    instance      the current one and kept versions. A dead one too, as long as other records might be alive without it
-                  (`versions.is_needed`): the remaining log must give the same index as the whole log
+    instance      the current one, kept versions, and those in the trash. A dead one too, as long as other records might
+                  be alive without it (`versions.is_needed`): the remaining log must give the same index as the whole
+                  log
     tombstone     as long as a record that it killed is in another segment, and always for TOMBSTONE_KEEP_S
+    trash         a PUT while instances wait under it, or if any were restored; else as a tombstone, whose time is that
+                  of the EMPTY. An EMPTY while its PUT is in the log, and for TOMBSTONE_KEEP_S. A RESTORE: forever
     hold          the one that counts, of each study
     quarantined   until a tombstone names it
     correction    forever, undone or not: it is the audit trail
@@ -21,12 +24,14 @@ from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import order_and_place, read_history
 from engine.index.apply.other_records import hold_key, quarantine_key, tombstone_key, unpack_apart
+from engine.index.apply.trash import trash_key, trash_of_row
 from engine.index.apply.versions import State, UidRecord, in_order, is_needed
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, Quarantined, Tombstone
 from engine.index.format.rows import read_name, scan_prefix
+from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.storage.record import Kind, Position, Record
 
 
@@ -55,6 +60,8 @@ def _is_alive(
         if record.kind == Kind.CORRECTION:
             value = txn.get(correction_key(Correction.unpack(record)), db=environment.corrections)
             return value is None or bool(value[0])
+        if record.kind == Kind.TRASH:
+            return _is_trash_alive(txn, environment, TrashRecord.unpack(record), now_ns)
     except IndexError_:
         return True  # from a later version of this engine
     return True
@@ -74,9 +81,9 @@ def _is_instance_alive(
         return True
     key = order_and_place(record.stamp, position)
     value = txn.get(sop_key + b"\0" + key, db=environment.history)
-    if value is None or value[0] == State.VERSION:
+    if value is None or value[0] in (State.VERSION, State.TRASHED):
         return True
-    if value[0] == State.DELETED:
+    if value[0] in (State.DELETED, State.EMPTIED):
         return False
     if current is not None and current.order == key[: keys.ORDER_BYTES]:
         return False  # see `is_copied`
@@ -116,6 +123,37 @@ def _is_tombstone_alive(txn: ReadTxn, environment: Environment, tombstone: Tombs
         segment_id != tombstone.position.segment_id
         for uid in tombstone.sop_instance_uids
         for segment_id in killed_by(txn, environment, keys.bounded(uid), tombstone.stamp, tombstone.target_stamp)
+    )
+
+
+def _is_trash_alive(txn: ReadTxn, environment: Environment, item: TrashRecord, now_ns: int) -> bool:
+    table = environment.trash_table
+    value = txn.get(trash_key(item), db=table)
+    if value is None:
+        return True
+    if not value[0]:
+        return False
+    if item.operation not in (TrashOperation.PUT, TrashOperation.EMPTY):
+        return True
+    young_ns = now_ns - TOMBSTONE_KEEP_S * 1_000_000_000
+    if item.made_ns > young_ns:
+        return True
+    if item.operation == TrashOperation.EMPTY:
+        puts = scan_prefix(txn, table, keys.TRASH_RECORD + keys.U64_KEY.pack(item.settles))
+        return any(trash_of_row(*row).is_put for row in puts)
+    stamp = keys.U64_KEY.pack(item.stamp)
+    if txn.get(keys.TRASH_ENTRY + stamp, db=table) is not None:
+        return True
+    for key, operation in scan_prefix(txn, table, keys.TRASH_SETTLED + stamp):
+        if operation[0] != TrashOperation.EMPTY:
+            return True
+        records = scan_prefix(txn, table, keys.TRASH_RECORD + key[-keys.TRASH_END.size :])
+        if any(trash_of_row(*row).made_ns > young_ns for row in records):
+            return True
+    return any(
+        segment_id != item.position.segment_id
+        for uid in item.sop_instance_uids
+        for segment_id in killed_by(txn, environment, keys.bounded(uid), item.stamp, 0)
     )
 
 

@@ -35,6 +35,7 @@ from engine.errors import (
 )
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.hints import read_heads
@@ -266,6 +267,7 @@ def _apply(index: Catalog, records: list[Record], report: Report) -> None:
     holds: list[Hold] = []
     quarantined: list[Quarantined] = []
     corrections: list[Correction] = []
+    trash: list[TrashRecord] = []
     for record in records:
         try:
             item = unpack_record(record)
@@ -281,10 +283,12 @@ def _apply(index: Catalog, records: list[Record], report: Report) -> None:
             holds.append(item)
         elif isinstance(item, Quarantined):
             quarantined.append(item)
+        elif isinstance(item, TrashRecord):
+            trash.append(item)
         else:
             corrections.append(item)
-    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrections=corrections)
-    report.records += len(entries) + len(tombstones) + len(holds) + len(quarantined) + len(corrections)
+        report.records += 1
+    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrections=corrections, trash=trash)
 
 
 def rebuild(

@@ -48,7 +48,7 @@ def _ledger_segments(data: Path) -> list[int]:
         fd = files.open(segment_path(segments, number), os.O_RDONLY)
         records = hints.read_hints(FileBytes(files, fd), number) or []
         files.close(fd)
-        if any(record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.CORRECTION) for record in records):
+        if any(record.kind in (Kind.TOMBSTONE, Kind.HOLD, Kind.CORRECTION, Kind.TRASH) for record in records):
             found.append(number)
     return found
 

@@ -27,6 +27,7 @@ from engine.dicom.schema import STANDARD
 from engine.errors import ArchiveInUse, EngineError, StorageError
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import Level, Query, SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
@@ -120,6 +121,7 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
                     holds=[item] if isinstance(item, Hold) else [],
                     quarantined=[item] if isinstance(item, Quarantined) else [],
                     corrections=[item] if isinstance(item, Correction) else [],
+                    trash=[item] if isinstance(item, TrashRecord) else [],
                 )
         if marks[segment_id].sealed:
             index.apply([], marks={segment_id: SegmentMark(marks[segment_id].indexed_bytes, True)})

@@ -270,7 +270,7 @@ def test_a_tombstone_lost_with_its_segment_still_keeps_its_instances_deleted(ind
 # random histories ----------------------------------------------------------------------------------
 
 
-BOOKS = ("marks", "stats", "history", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections")
+BOOKS = ("marks", "stats", "history", "drops", "tombstones", "deletions", "holds", "quarantine", "corrections", "trash")
 """The faults that an index may report for a file that is gone and not forgotten."""
 
 

@@ -9,6 +9,7 @@ import pytest
 from engine.dicom import tags
 from engine.errors import IndexError_
 from engine.index.format.entry import NO_UID, Correction, Entry, Hold, Operation, Quarantined, Tombstone, unpack_record
+from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.storage.record import Kind, Position, Record
 from tests.index.entries import Tail, blob, entry
 
@@ -84,23 +85,45 @@ CORRECTIONS = [
 ]
 
 
-def _other(item: Tombstone | Hold | Quarantined | Correction, meta: bytes | None = None) -> Record:
+TRASH = [
+    TrashRecord(
+        Position(1, 4096, 3, 99, 0, 0),
+        7,
+        TrashOperation.PUT,
+        1,
+        b"1.2",
+        b"1.2",
+        (b"1.2.3", b"1.2.34"),
+        series=2,
+        data_bytes=1 << 40,
+        items=blob({tags.PatientName: "Müller".encode()}),
+        made_ns=99,
+        by=b"me",
+        reason=b"by mistake",
+    ),
+    TrashRecord(Position(1, 4096, 3, 99, 0, 0), 8, TrashOperation.RESTORE, 3, b"1.2", b"1.2", (b"1.2.3",), 1 << 63),
+]
+
+
+def _other(item: Tombstone | Hold | Quarantined | Correction | TrashRecord, meta: bytes | None = None) -> Record:
     if isinstance(item, Tombstone):
         kind, key = Kind.TOMBSTONE, item.uid
     elif isinstance(item, Hold):
         kind, key = Kind.HOLD, item.study_instance_uid
     elif isinstance(item, Correction):
         kind, key = Kind.CORRECTION, item.key
+    elif isinstance(item, TrashRecord):
+        kind, key = Kind.TRASH, item.uid
     else:
         kind, key = Kind.QUARANTINED, item.sop_instance_uid
     return Record(item.position, kind, 0, item.stamp, 0, 0, key, item.pack_meta() if meta is None else meta)
 
 
 @pytest.mark.parametrize(
-    "item", [*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS], ids=lambda item: type(item).__name__
+    "item", [*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS, *TRASH], ids=lambda item: type(item).__name__
 )
 def test_other_kinds_come_back_from_their_records_and_cut_or_newer_ones_are_refused(
-    item: Tombstone | Hold | Quarantined | Correction,
+    item: Tombstone | Hold | Quarantined | Correction | TrashRecord,
 ) -> None:
     assert unpack_record(_other(item)) == item
     meta = item.pack_meta()
@@ -113,7 +136,7 @@ def test_other_kinds_come_back_from_their_records_and_cut_or_newer_ones_are_refu
 
 def test_mutated_meta_blocks_of_other_kinds_parse_or_are_refused() -> None:
     rng = random.Random(7)
-    for item in (*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS):
+    for item in (*TOMBSTONES, *HOLDS, *QUARANTINED, *CORRECTIONS, *TRASH):
         for _ in range(200):
             mutated = bytearray(item.pack_meta())
             mutated[rng.randrange(min(len(mutated), 28))] = rng.randrange(256)
