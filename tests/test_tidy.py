@@ -89,6 +89,7 @@ OPEN_INDEX = {
     # Values that go in and come out.
     "engine.index.format.entry",
     "engine.index.format.statements",
+    "engine.index.format.trash_record",
     "engine.index.format.types",
     # Queries as people and identifiers write them.
     "engine.index.query.explanation",
