@@ -8,7 +8,8 @@ import { Dialog, Table, isTyping } from "./parts.js";
 import { Queues } from "./queues.js";
 import { Studies } from "./studies.js";
 import { Study } from "./study.js";
-import { Upload, filesOf, uploads } from "./upload.js";
+import { Upload } from "./upload.js";
+import { uploads } from "./uploads.js";
 import { Viewer } from "./viewer.js";
 import { LANGUAGES, language, setLanguage, t } from "./words.js";
 
@@ -45,12 +46,11 @@ function Page() {
     };
   }, []);
   // Files may be dropped wherever one is.
-  const dropped = async (event) => {
+  const dropped = (event) => {
     event.preventDefault();
     setOver(false);
-    const files = await filesOf(event.dataTransfer);
-    if (!files.length) return;
-    uploads.add(files);
+    if (![...event.dataTransfer.types].includes("Files")) return;
+    uploads.addDropped(event.dataTransfer);
     go(["upload"]);
   };
   const over = (event) => {
