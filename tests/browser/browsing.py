@@ -139,6 +139,17 @@ def focused(page: Page) -> str:
     return text
 
 
+def tab_to(page: Page, text: str) -> None:
+    """Presses the tabulator until something with this text has the focus."""
+    stops: list[str] = []
+    while len(stops) < 100:
+        page.keyboard.press("Tab")
+        stops.append(focused(page))
+        if text in stops[-1]:
+            return
+    raise AssertionError(f"{text} is not reached by Tab: {stops}")
+
+
 def accessibility_problems(page: Page, rules: Iterable[str] = ()) -> list[str]:
     """What axe-core finds against WCAG 2.2 AA and its own best practices; `rules` are left out."""
     options = {"resultTypes": ["violations"], "rules": {rule: {"enabled": False} for rule in rules}}

@@ -53,6 +53,7 @@ class Place {
 
 /** `cells(row)` gives the cells of a row. */
 export function Grid({ windows, version, columns, head, cells, selected, select, open, label, rowHeight = 34 }) {
+  const grid = useRef(null);
   const scroller = useRef(null);
   const { current: place } = useRef(new Place());
   const [, draw] = useState(0);
@@ -82,19 +83,27 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     observer.observe(scroller.current);
     return () => observer.disconnect();
   }, []);
+  // Who comes back to a list finds it where it was left.
+  const latest = useRef(cursor);
+  latest.current = cursor;
   useLayoutEffect(() => {
-    setCursor(0);
-    chosen.current = null;
-    isAwaited.current = false;
-    go(0);
+    const left = windows.place ?? { y: 0, cursor: 0, chosen: null };
+    setCursor(left.cursor);
+    chosen.current = left.chosen;
+    isAwaited.current = left.chosen !== null;
+    go(left.y);
+    if (windows.place) grid.current.focus();
+    return () => {
+      windows.place = { y: place.y, cursor: latest.current, chosen: chosen.current };
+    };
   }, [windows]);
   useLayoutEffect(() => {
     const shift = windows.takeShift();
     if (shift) go(place.y + shift * rowHeight);
     const row = windows.row(cursor);
-    if (isAwaited.current && row) choose(cursor, row);
-    else if (chosen.current !== null && (!row || keyOf(row) !== chosen.current)) setCursor(windows.positionOf(chosen.current) ?? cursor);
-  }, [windows, version]);
+    if (chosen.current !== null && (!row || keyOf(row) !== chosen.current)) setCursor(windows.positionOf(chosen.current) ?? cursor);
+    else if (isAwaited.current && row) choose(cursor, row);
+  }, [windows, version, cursor]);
   useEffect(() => windows.look(first, Math.max(first, last)));
   useEffect(() => {
     const element = scroller.current;
@@ -121,7 +130,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
   };
   const onePage = Math.max(1, Math.floor(height / rowHeight) - 1);
   const keys = {
-    ArrowDown: () => move(cursor + 1),
+    ArrowDown: () => move(chosen.current === null && !isAwaited.current ? cursor : cursor + 1),
     ArrowUp: () => move(cursor - 1),
     PageDown: () => move(cursor + onePage),
     PageUp: () => move(cursor - onePage),
@@ -130,6 +139,12 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     Enter: () => windows.row(cursor) && open(windows.row(cursor)),
   };
   const pressed = (event) => {
+    // From a filter down into the rows.
+    if (event.target.tagName === "INPUT" && (event.key === "ArrowDown" || event.key === "Enter")) {
+      event.preventDefault();
+      grid.current.focus();
+      return;
+    }
     const work = keys[event.key];
     if (!work || isTyping(event) || event.ctrlKey || event.target.tagName === "BUTTON") return;
     event.preventDefault();
@@ -152,7 +167,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
   }
   const template = columns.map((column) => `minmax(0, ${column.wide}fr)`).join(" ");
   const isCursorDrawn = cursor >= first - MARGIN && cursor <= last + MARGIN && cursor < total;
-  return html`<div class="grid" role="grid" aria-label=${label} aria-rowcount=${windows.isExact ? total + 2 : -1}
+  return html`<div class="grid" role="grid" ref=${grid} aria-label=${label} aria-rowcount=${windows.isExact ? total + 2 : -1}
     style=${{ "--columns": template }} tabindex="0" onKeyDown=${pressed} aria-activedescendant=${isCursorDrawn ? `row-${cursor}` : undefined}>
     <div class="grid-head" role="rowgroup">${head}</div>
     <div class="grid-body" role="rowgroup" ref=${scroller} tabindex="-1"

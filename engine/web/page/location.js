@@ -23,3 +23,14 @@ export function go(path, query, replace = false) {
     location.hash = hash;
   }
 }
+
+let list = "#/studies";
+
+/** The address of the list of studies as it was left, with its filters. */
+export const listHash = () => list;
+
+function remember() {
+  if ((here().path[0] ?? "studies") === "studies") list = location.hash || "#/studies";
+}
+addEventListener("hashchange", remember);
+remember();

@@ -3,7 +3,7 @@
 import { html, render, useEffect, useState } from "./preact.mjs";
 import { Administration } from "./administration.js";
 import { Health } from "./health.js";
-import { go, hashOf, here } from "./location.js";
+import { go, hashOf, here, listHash } from "./location.js";
 import { Dialog, Table, isTyping } from "./parts.js";
 import { Queues } from "./queues.js";
 import { Studies } from "./studies.js";
@@ -36,8 +36,20 @@ function Page() {
   const [, setTurn] = useState(0);
   const [isOver, setOver] = useState(false);
   useEffect(() => {
-    const moved = () => setPlace(here());
-    const pressed = (event) => event.key === "?" && !isTyping(event) && setHelp(true);
+    const nameOf = ({ path }) => path.join("/") || "studies";
+    let view = nameOf(here());
+    const moved = () => {
+      const next = here();
+      setPlace(next);
+      // A new view begins at its beginning, for keys and for screen readers.
+      if (view !== nameOf(next)) document.getElementById("view").focus();
+      view = nameOf(next);
+    };
+    const pressed = (event) => {
+      if (isTyping(event) || event.defaultPrevented || document.querySelector("dialog[open]")) return;
+      if (event.key === "?") setHelp(true);
+      if (event.key === "Escape" && here().path[0] === "study") location.hash = listHash();
+    };
     addEventListener("hashchange", moved);
     addEventListener("keydown", pressed);
     return () => {

@@ -12,6 +12,9 @@ import { language, t } from "./words.js";
 
 const KEYSTROKE_MS = 120;
 
+/** The list that was left last: {asked, windows}. */
+let left = null;
+
 const keyOf = (row) => text(row, TAGS.study);
 
 /** Filter, sort key, and what a row shows. */
@@ -64,16 +67,18 @@ export function Studies({ query }) {
       const { studies, next, total } = await get(`api/studies?${asked}&${place}`, signal);
       return { rows: studies, next, total: total?.count, isExact: total?.is_exact };
     };
-    return new Windows(ask, keyOf, () => setVersion((before) => before + 1));
+    const changed = () => setVersion((before) => before + 1);
+    return left?.asked === asked ? left.windows.reopen(ask, changed) : new Windows(ask, keyOf, changed);
   }, [asked]);
   const shown = useRef(windows);
   if (!windows.isLoading) shown.current = windows;
   useEffect(() => {
-    windows.look(0, 0);
+    windows.refresh();
     const end = follow(["stored", "deleted", "corrected", "study_quiet"], () => windows.refresh());
     return () => {
       end();
       windows.close();
+      left = { asked, windows };
     };
   }, [windows]);
   useEffect(() => {

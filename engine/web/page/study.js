@@ -3,7 +3,7 @@
 import { html, useEffect, useMemo, useState } from "./preact.mjs";
 import { Action, Dialog, Failure, Loading, Table, useAnswer } from "./parts.js";
 import { TAGS, dateOf, number, pathOf, text, texts, timeOf } from "./dicom.js";
-import { go, hashOf } from "./location.js";
+import { go, hashOf, listHash } from "./location.js";
 import { get, getDicom, post, remove, urlOf } from "./server.js";
 import { t } from "./words.js";
 
@@ -71,7 +71,7 @@ export function Study({ study }) {
     [t("ReferringPhysicianName"), text(row, TAGS.referring)], [t("StudyID"), text(row, TAGS.studyId)], ["Study Instance UID", study],
   ];
   return html`<article class="study">
-    <p><a href=${hashOf(["studies"])} onClick=${(event) => { if (history.length > 1) { event.preventDefault(); history.back(); } }}>← ${t("studies")}</a></p>
+    <p><a href=${listHash()}>← ${t("studies")}</a></p>
     <${Failure} error=${found.error} />
     ${row && html`
       <h1>${text(row, TAGS.patientName) || t("unnamed")} <small>${text(row, TAGS.description)}</small></h1>

@@ -27,6 +27,8 @@ export class Windows {
     this.error = null;
     /** Nothing has been answered yet. */
     this.isLoading = true;
+    /** Where the list was scrolled to when it was left: see `Grid`. */
+    this.place = null;
     /** How far the rows in sight have moved since the list looked: see `takeShift`. */
     this.shift = 0;
     this.parts = new Map();
@@ -71,6 +73,7 @@ export class Windows {
     this.timer = 0;
     this.failed.clear();
     const generation = (this.generation += 1);
+    const { abort } = this;
     const old = this.parts;
     try {
       const numbers = [...new Set([0, ...this.numbersInSight()])];
@@ -82,6 +85,7 @@ export class Windows {
     } catch (error) {
       this.fail(error);
     }
+    if (abort !== this.abort) return;
     this.isRefreshing = false;
     this.isLoading = false;
     this.tell();
@@ -104,6 +108,16 @@ export class Windows {
     this.abort.abort();
   }
 
+  /** Goes on with the rows that were there when it was closed. */
+  reopen(ask, changed) {
+    [this.ask, this.changed] = [ask, changed];
+    this.abort = new AbortController();
+    this.failed.clear();
+    this.loading.clear();
+    [this.timer, this.isRefreshing, this.isChangedAgain] = [0, false, false];
+    return this;
+  }
+
   numbersInSight() {
     const first = Math.floor(this.sight.first / WINDOW_ROWS);
     const last = Math.floor(this.sight.last / WINDOW_ROWS);
@@ -120,15 +134,16 @@ export class Windows {
   }
 
   async load(number) {
-    const { generation } = this;
+    const { generation, abort } = this;
     this.loading.add(number);
     try {
       this.take(number, await this.read(number), generation);
       this.error = null;
     } catch (error) {
-      this.failed.add(number);
+      if (abort === this.abort) this.failed.add(number);
       this.fail(error);
     }
+    if (abort !== this.abort) return;
     this.loading.delete(number);
     this.isLoading = false;
     this.tell();

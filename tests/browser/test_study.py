@@ -1,0 +1,87 @@
+"""From an upload to the image on the screen, by mouse and by keys."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import Page, Route, expect
+
+from tests import samples
+from tests.browser import browsing, pictures
+from tests.browser.browsing import Watch
+from tests.browser.conftest import OpenPage
+
+SLICES = pictures.slices(1, 4, patient_name="Stack^Stan", patient_id="STACK")
+DATA_SETS = [*SLICES, samples.instance(2, patient_name="Other^Olga", patient_id="OTHER")]
+VIEW = f"#/view/{SLICES[0].StudyInstanceUID}/{SLICES[0].SeriesInstanceUID}"
+ORDERED = SLICES[::-1]
+"""As one scrolls: along the normal of the images, from feet to head."""
+LEVELS_MAX = 3.0
+
+
+def test_a_dropped_file_is_stored_with_progress_and_another_refused_with_its_reason(
+    open_page: OpenPage, watch: Watch
+) -> None:
+    watch.allow("409")  # the status of a STOW-RS answer in which nothing is stored
+    page = open_page()
+    new = pictures.slices(11, 2, patient_name="Dropped^Dora", patient_id="DROP")
+    waiting: list[Route] = []
+    page.route("**/dicom-web/studies", lambda route: waiting.append(route))
+    browsing.drop(page, {"1.dcm": samples.part10(new[0]), "2.dcm": samples.part10(new[1]), "notes.txt": b"no DICOM"})
+    expect(page.get_by_role("heading", name="Upload")).to_be_visible()
+    expect(page.get_by_role("row", name="1.dcm").get_by_role("progressbar")).to_be_visible()
+    page.wait_for_function("() => document.querySelectorAll('tbody progress').length === 3")
+    for route in waiting:
+        route.continue_()
+    expect(page.get_by_role("status")).to_contain_text("3 of 3: 2 stored, 0 with a warning, 1 refused")
+    expect(page.get_by_role("row", name="notes.txt")).to_contain_text("C000: is no DICOM file")
+
+    page.get_by_role("link", name="Studies").click()
+    page.keyboard.press("/")
+    page.keyboard.type("dropp")
+    expect(browsing.rows(page)).to_have_count(1)
+    browsing.rows(page).dblclick()
+    expect(page.get_by_role("heading", name="Dropped, Dora")).to_be_visible()
+    page.locator("a.card").click()
+    expect(page.locator(".corner.lower")).to_contain_text("1 / 2")
+    assert pictures.difference(page.locator("img.picture"), new[1], 40, 1200) < LEVELS_MAX
+
+
+def test_the_image_on_the_screen_is_the_instance_in_its_window(open_page: OpenPage) -> None:
+    page = open_page(VIEW)
+    picture = page.locator("img.picture")
+    for place in range(len(ORDERED)):
+        expect(page.locator(".corner.lower")).to_contain_text(f"{place + 1} / 4")
+        differences = [pictures.difference(picture, ds, 40, 1200) for ds in ORDERED]
+        assert [level < LEVELS_MAX for level in differences] == [at == place for at in range(len(ORDERED))]
+        page.keyboard.press("ArrowDown")
+    page.keyboard.press("Home")
+    page.keyboard.press("4")
+    expect(page.locator(".corner.lower")).to_contain_text("W 1800 L 400")
+    page.wait_for_function("() => document.querySelector('img.picture').src.includes('window=')")
+    assert pictures.difference(picture, ORDERED[0], 400, 1800) < LEVELS_MAX
+
+
+def test_keys_alone_lead_from_the_list_to_the_viewer_and_back(page: Page) -> None:
+    expect(browsing.rows(page).nth(1)).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("stack")
+    expect(browsing.rows(page)).to_have_count(1)
+    page.keyboard.press("ArrowDown")
+    assert browsing.focused(page).startswith("grid")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("complementary")).to_contain_text("Stack, Stan")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Stack, Stan")).to_be_visible()
+    expect(page.locator("a.card")).to_be_visible()
+    browsing.tab_to(page, "Series 1")
+    page.keyboard.press("Enter")
+    expect(page.locator(".corner.lower")).to_contain_text("1 / 4")
+    page.keyboard.press("End")
+    expect(page.locator(".corner.lower")).to_contain_text("4 / 4")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("heading", name="Stack, Stan")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page).to_have_url(re.compile("PatientName=stack$"))
+    expect(browsing.rows(page).first).to_have_attribute("aria-selected", "true")
+    assert browsing.focused(page).startswith("grid")
