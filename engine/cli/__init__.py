@@ -55,6 +55,8 @@ COMMANDS = {
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
     "config": "Check and explain the configuration.",
     "reload": "Make the running server reload peers and limits.",
+    "completion": "Write the completion script of a shell.",
+    "man": "Write the manual pages of all commands.",
     "version": "Show the version.",
     "help": "Show the help of a command.",
 }

@@ -1,18 +1,4 @@
-"""The exit codes of the command line, and the error that leads to each.
-
-| code | name          | meaning                                                                                |
-|------|---------------|----------------------------------------------------------------------------------------|
-| 0    | OK            | everything was done;            `import`: every DICOM file is in the archive (files that |
-|      |               | are not DICOM are listed, not counted as a failure); `find`: also when nothing matched  |
-| 1    | FAILED        | something was not done: an instance was refused, a path held no instance, some         |
-|      |               | instances could not be sent, `check` has findings                                      |
-| 2    | USAGE         | the command line, or the query in it, is wrong                                         |
-| 3    | CONFIGURATION | the configuration file, an environment variable or a flag has a wrong value            |
-| 4    | UNAVAILABLE   | the archive is in use, missing, full or unreadable; no server answers                  |
-| 5    | PEER          | the peer cannot be reached, or refused or aborted the association                      |
-| 130  | INTERRUPTED   | ended by Ctrl-C; what was done until then stays done                                   |
-| 141  | READER_GONE   | nobody reads standard output any more (`| head`)                                       |
-"""
+"""The exit codes of the command line, their meanings, and the error that leads to each."""
 
 from __future__ import annotations
 
@@ -26,6 +12,19 @@ UNAVAILABLE = 4
 PEER = 5
 INTERRUPTED = 130
 READER_GONE = 141
+
+MEANINGS = {
+    OK: "Everything was done. import: every DICOM file is in the archive; files that are not DICOM are listed, and do "
+    "not count as a failure. find: also when nothing matched.",
+    FAILED: "Something was not done: an instance was refused, a path held no instance, some instances could not be "
+    "sent, check has findings.",
+    USAGE: "The command line, or the query in it, is wrong.",
+    CONFIGURATION: "The configuration file, an environment variable or an option has a wrong value.",
+    UNAVAILABLE: "The archive is in use, missing, full or unreadable, or no server answers.",
+    PEER: "The peer cannot be reached, or refused or aborted the association.",
+    INTERRUPTED: "Ended by Ctrl-C. What was done until then stays done.",
+    READER_GONE: "Nobody reads standard output any more (| head).",
+}
 
 _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.ConfigError, CONFIGURATION),

@@ -52,11 +52,12 @@ _TEMPLATE: Final = """<!doctype html>
 <a class="skip" href="#text">Skip to the text</a>
 <header class="top">
 <a class="brand" href="../">Filmroom</a>
+<a class="to-menu" href="#menu">Contents</a>
 <form role="search" action="./"><input type="search" name="q" value="{query}" maxlength="200" \
 aria-label="Search the documentation" placeholder="Search"></form>
 </header>
 <div class="columns">
-<nav aria-label="Documentation" class="menu">{menu}</nav>
+<nav aria-label="Documentation" class="menu" id="menu" tabindex="-1">{menu}</nav>
 <main id="text" tabindex="-1">
 {body}
 <footer class="quiet">Filmroom {version}</footer>
@@ -197,7 +198,7 @@ def _excerpt(match: Match) -> str:
     text = " ".join(match.section.text.split())
     lower = text.lower()
     first = min((lower.find(word) for word in match.words if word in lower), default=0)
-    start = max(0, first - EXCERPT // 3)
+    start = text.rfind(" ", 0, max(0, first - EXCERPT // 3)) + 1
     part = text[start : start + EXCERPT]
     marked = re.split(f"({'|'.join(map(re.escape, match.words))})", part, flags=re.IGNORECASE)
     # Every second part is a word of the query.

@@ -89,6 +89,8 @@ ELSEWHERE = {
     "webhooks resume": "needs one that was delivered to; see tests/web/test_webhooks.py",
     "help": "writes for people",
     "viewer install": "needs npm; see tests/viewer/test_viewer_command.py",
+    "completion": "writes for shells; see test_manual",
+    "man": "writes for people; see test_manual",
     "reload": "needs a server; its error is looked at below",
     "commitments drop": "needs a request; see test_commitments",
     "scrub acknowledge": "needs damage; see test_scrub_quarantine",
