@@ -37,9 +37,11 @@ class Histogram:
 class PeerCounters:
     """The counters of one calling AE title."""
 
-    __slots__ = ("associations", "bytes", "failures", "instances")
+    __slots__ = ("associations", "bytes", "failures", "instances", "sent_bytes", "sent_instances")
 
     def __init__(self) -> None:
+        self.sent_instances = 0
+        self.sent_bytes = 0
         self.instances = 0
         self.bytes = 0
         self.failures = 0
@@ -92,6 +94,8 @@ class Metrics:
         self.peers: dict[str, PeerCounters] = {}
         self.operations: dict[str, OperationCounters] = {}
         """By front and name, from a table of ours: there are as many as there are services and routes."""
+        self.http_clients: dict[str, int] = {}
+        """Requests by network address."""
         self.store_latency_s = Histogram(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
     def peer(self, aet: str) -> PeerCounters:
@@ -102,6 +106,13 @@ class Metrics:
                 aet = OTHER_PEERS
             counters = self.peers.setdefault(aet, PeerCounters())
         return counters
+
+    def http_request(self, client: str) -> None:
+        """Counts a request of a network address."""
+        counts = self.http_clients
+        if client not in counts and len(counts) >= PEERS_MAX:
+            client = OTHER_PEERS
+        counts[client] = counts.get(client, 0) + 1
 
     def operation(self, front: str, name: str) -> OperationCounters:
         """The counters of one kind of operation. Never pass a name that a peer sent."""
@@ -116,6 +127,7 @@ class Metrics:
         return {
             "counters": dict(self.counters),
             "peers": {aet: counters.snapshot() for aet, counters in self.peers.items()},
+            "http_clients": self.http_clients,
             "operations": {name: counters.snapshot() for name, counters in self.operations.items()},
             "store_latency_s": self.store_latency_s.snapshot(),
         }

@@ -50,7 +50,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     for name, count in sorted(now.counters.items()):
         events.add_metric([name], count)
     yield events
-    for name in ("instances", "bytes", "failures", "associations"):
+    for name in ("instances", "bytes", "failures", "associations", "sent_instances", "sent_bytes"):
         family = CounterMetricFamily(f"filmroom_peer_{name}", f"By calling AE title: {name}.", labels=["aet"])
         for aet, counts in sorted(now.peers.items()):
             family.add_metric([aet], counts[name])

@@ -15,6 +15,7 @@ import itertools
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -27,7 +28,7 @@ from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.commitment.answers import Answers
 from engine.archive.commitment.transactions import Transactions
-from engine.archive.copies import backup_notes
+from engine.archive.copies import backup_notes, lag
 from engine.archive.feed.destinations import Destinations
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
@@ -567,9 +568,9 @@ class Archive:
         """The right to run jobs. Raises ArchiveInUse when another process has it."""
         return locks.jobs(self.parts.layout, self.parts.files)
 
-    def stats_history(self) -> StatsHistory:
+    def stats_history(self, now: Callable[[], float] = time.time) -> StatsHistory:
         """Statistics of this archive's servers over the last days."""
-        return StatsHistory(self.parts.layout, self.parts.files)
+        return StatsHistory(self.parts.layout, self.parts.files, now)
 
     def keeping_history(self) -> AbstractContextManager[None]:
         """The right to write it. Raises ArchiveInUse when another process has it."""
@@ -578,6 +579,10 @@ class Archive:
     def backup_states(self) -> list[dict[str, Any]]:
         """Where the backups of this archive are, and how old; see `copies.backup_notes`."""
         return backup_notes.states(self.parts.layout.data)
+
+    def replication_states(self) -> list[dict[str, Any]]:
+        """The replications of this archive with their present lag; of a replica, the last status from its source."""
+        return lag.states(self.parts.layout)
 
     def save_file(self, name: str, content: bytes) -> None:
         """Replaces a small file of DATA, durably. Raises ArchiveReadOnly, StorageFull, StorageFailed."""

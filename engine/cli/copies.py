@@ -181,37 +181,10 @@ def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[s
 
 def replication_status(config: Config, target: str | None) -> list[dict[str, Any]]:
     """The replications of an archive with their present lag; of a replica, the last status from its source."""
-    import time
-
     from engine.archive.copies import lag
-    from engine.archive.copies.replica import read_status
-    from engine.archive.layout import REPLICA
 
     layout = _layout(config)
-    if target is not None:
-        paths = [_status_path(layout.data, target)]
-    else:
-        names = sorted(os.listdir(layout.data))
-        paths = [str(layout.data / name) for name in names if re.fullmatch(r"replica(tion-[0-9a-f]{16})?\.json", name)]
-    rows = []
-    for path in paths:
-        status = read_status(path)
-        if status is None:
-            continue
-        is_source = not path.endswith("replica.json")
-        status["running"] = lag.is_alive(status) if is_source else layout.role == REPLICA and lag.is_written(layout)
-        if is_source:
-            status["lag_bytes"] = lag.now_bytes(layout, status)
-        if not status["running"]:
-            is_behind = status["lag_bytes"] != 0 if is_source else status.get("state") != "caught up"
-            status["state"] = "behind, not running" if is_behind else "caught up, not running"
-        caught_up = status.get("caught_up")
-        if isinstance(caught_up, str) and (status["lag_bytes"] != 0 or not is_source):
-            status["lag_s"] = round(max(0.0, time.time() - datetime.fromisoformat(caught_up).timestamp()), 1)
-        elif isinstance(caught_up, str):
-            status["lag_s"] = 0.0
-        rows.append({key: value for key, value in status.items() if key not in ("seen", "process")})
-    return rows
+    return lag.states(layout, [_status_path(layout.data, target)] if target is not None else None)
 
 
 def is_troubled(status: dict[str, Any]) -> bool:

@@ -40,6 +40,7 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
     missing: list[str] = []
     before = len(peer_instances.uids)
     unflushed = 0
+    counters, counted, counted_bytes = services.engine.metrics.peer(peer.aet), 0, 0
 
     def select() -> Selection:
         return Selection(peer_instances.unsent(_instances(archive, job.work, missing)), archive.scratch_folder)
@@ -52,6 +53,10 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
             peer_instances.flush()
 
     def show_progress(step: str, done: int, total: int) -> None:
+        nonlocal counted, counted_bytes
+        counters.sent_instances += report.sent - counted
+        counters.sent_bytes += report.bytes - counted_bytes
+        counted, counted_bytes = report.sent, report.bytes
         job.total = before + report.total
         job.completed = before + report.sent
         job.bytes = report.bytes

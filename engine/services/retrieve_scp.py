@@ -66,6 +66,8 @@ class Retrieval:
         self.unreachable = ""
         """Why nothing more is sent to the destination; "" while it answers."""
         self._pending_at = 0.0
+        receiver = session.caller if isinstance(rq, CGetRQ) else readable(rq.move_destination)
+        self._receiver = session.services.engine.metrics.peer(receiver)
 
     @property
     def cancelled(self) -> bool:
@@ -84,7 +86,7 @@ class Retrieval:
 
     def note(self, results: Sequence[SendResult]) -> None:
         """Counts the results of sub-operations."""
-        sent_bytes = 0
+        sent_bytes, sent_before = 0, self.sent_count
         for result in results:
             if result.error is None:
                 sent_bytes += result.instance.position.payload_length
@@ -96,6 +98,8 @@ class Retrieval:
                     continue
             self.fail(result.instance, str(result.error or f"status {result.status:04X}"))
         if sent_bytes:
+            self._receiver.sent_bytes += sent_bytes
+            self._receiver.sent_instances += self.sent_count - sent_before
             self.session.services.engine.flow.sent(sent_bytes)
         self.send_pending()
 

@@ -17,7 +17,7 @@ import socket as sockets
 import ssl
 from functools import partial
 from http import HTTPStatus
-from time import perf_counter
+from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -38,6 +38,7 @@ from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.history_sampler import HistorySampler
 from engine.web.intake import Intake, Scratch
 from engine.web.limits import RequestLimits
+from engine.web.live_status import LiveStatus
 from engine.web.multipart import BlockPool
 from engine.web.outlet import Outlet
 from engine.web.quick_frames import QuickFrames
@@ -111,6 +112,7 @@ class WebFront:
         self._webhooks = Webhooks(engine)
         self._commitments = Commitments(engine)
         self._history = HistorySampler(engine, self.server_stats)
+        self.live_status = LiveStatus(engine, self.server_stats)
         self._load_tls(engine.config.http)
         self._looking = engine.loop.call_later(self._look_s, self._look)
         ahead = ThumbnailsAhead(engine.archive, engine.thumbnails, engine.pools.slow.run)
@@ -150,6 +152,7 @@ class WebFront:
         """Closes idle connections, and others after their request."""
         self.is_draining = True
         self._changes.end()
+        self.live_status.end()
         self._webhooks.close()
         self._commitments.close()
         self._history.close()
@@ -375,6 +378,7 @@ class WebFront:
         if not isinstance(request, Request) or not request.is_counted:
             return
         self._limits.leave(request.origin.client)
+        self.engine.metrics.http_request(request.origin.client)
         status = response.status if response is not None else 499
         seconds = perf_counter() - request.began_at
         sent = request.writer.output_size
@@ -407,7 +411,11 @@ class WebFront:
     async def server_stats(self) -> dict[str, Any]:
         """The statistics of all processes; only of this one if there is no supervisor."""
         if self._server_link is None:
-            return {"workers": [{**self.engine.stats(), **self.stats()}], "archive": self.engine.archive.stats()}
+            return {
+                "time": time(),
+                "workers": [{**self.engine.stats(), **self.stats()}],
+                "archive": self.engine.archive.stats(),
+            }
         return await self._server_link.ask("stats")
 
     async def peer_sightings(self) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from engine import guards, log
 from engine.archive.stats_history import COUNTS, MINUTE_S
 from engine.sole_worker import run_alone
-from engine.totals import Distribution, totals
+from engine.totals import Distribution, Totals, totals
 
 if TYPE_CHECKING:
     from engine.runtime.engine import Engine
@@ -62,23 +63,42 @@ class HistorySampler:
                 before = now
 
 
+_SEARCH: Final = re.compile(r"dicom C-FIND|http GET (/api/studies|/dicom-web/(.*/)?(studies|series|instances))")
+_WEB: Final = "http GET /dicom-web/"
+
+
+def latencies(total: Totals) -> dict[str, Distribution]:
+    """The latencies of each kind of operation that the history has."""
+    query, web = Distribution(), Distribution()
+    for name, operation in total.operations.items():
+        if _SEARCH.fullmatch(name):
+            query.merge(operation.latency_s)
+        elif name.startswith(_WEB):
+            web.merge(operation.latency_s)
+    return {"store": total.store_latency_s, "query": query, "web": web, "sync": total.sync_latency_s}
+
+
 def sample(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float]:
     """The values of one answer to `stats`, with the differences from an earlier one."""
-    counts, earlier_counts = _counts(now), _counts(before)
     total, earlier_total = totals(now), totals(before)
+    counts, earlier_counts = _counts(total), _counts(earlier_total)
     workers = now.get("workers", [])
     archive = now.get("archive", {})
     free = [worker["admission"]["free_bytes"] for worker in workers if worker.get("admission", {}).get("free_bytes")]
+    since, earlier = latencies(total), latencies(earlier_total)
     return {
         **{
             name: counts[name] - (earlier_counts[name] if counts[name] >= earlier_counts[name] else 0)
             for name in COUNTS
         },
+        **{
+            f"{kind}_p{percent}_s": _percentile(distribution.since(earlier[kind]), percent / 100)
+            for kind, distribution in since.items()
+            for percent in (50, 95, 99)
+        },
         "associations": total.associations,
         "connections": sum(worker.get("http", {}).get("connections", 0) for worker in workers),
         "queue_depth": total.queue_depth,
-        "store_p99_s": _percentile(total.store_latency_s.since(earlier_total.store_latency_s)),
-        "sync_p99_s": _percentile(total.sync_latency_s.since(earlier_total.sync_latency_s)),
         "free_bytes": min(free, default=0),
         "archive_studies": archive.get("studies", 0),
         "archive_instances": archive.get("instances", 0),
@@ -86,17 +106,18 @@ def sample(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float
     }
 
 
-def _percentile(distribution: Distribution) -> float:
-    bound = distribution.percentile(0.99)
+def _percentile(distribution: Distribution, fraction: float) -> float:
+    bound = distribution.percentile(fraction)
     return 0.0 if bound is None else bound if math.isfinite(bound) else distribution.bounds[-1]
 
 
-def _counts(answer: Mapping[str, Any]) -> dict[str, float]:
-    total = totals(answer)
-    operations = [each for worker in answer.get("workers", []) for each in worker.get("operations", {}).values()]
+def _counts(total: Totals) -> dict[str, float]:
+    operations = total.operations.values()
     return {
         "instances": total.instances,
         "instance_bytes": total.bytes,
-        "operations": sum(each["latency_s"]["count"] for each in operations),
-        **{name: sum(each[name] for each in operations) for name in ("failures", "received_bytes", "sent_bytes")},
+        "operations": sum(operation.latency_s.count for operation in operations),
+        "failures": sum(operation.failures for operation in operations),
+        "received_bytes": sum(operation.received_bytes for operation in operations),
+        "sent_bytes": total.sent_bytes,
     }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from engine.web.change_stream import ChangeStream
     from engine.web.commitments import Commitments
     from engine.web.direct_body import DirectBody
+    from engine.web.live_status import LiveStatus
     from engine.web.multipart import BlockPool
     from engine.web.outlet import Connection, Outlet
     from engine.web.urls import Origin
@@ -103,6 +104,10 @@ class Host(Protocol):
     @property
     def outbound(self) -> Outbound | None:
         """Connections to other archives; None: this process has none."""
+
+    @property
+    def live_status(self) -> LiveStatus:
+        """What the server does now."""
 
     async def server_stats(self) -> dict[str, Any]:
         """The statistics of all processes of the server; empty if they are not available."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from pydicom.dataset import Dataset
 
 from engine.archive.archive import Archive
+from engine.archive.commitment.transactions import Transaction, Transactions
+from engine.archive.feed.destinations import Standing
 from engine.cli import copies
 from engine.config import Config
 from engine.kept_log import KeptLog
@@ -107,12 +110,35 @@ def test_upkeep_and_settings_are_listed(api: ApiClient) -> None:
 
 
 def test_the_history_has_its_documented_columns(api: ApiClient, hosting: Hosting) -> None:
-    hosting.engine.archive.stats_history().add(1_700_000_000, {"instances": 7})
+    hosting.engine.archive.stats_history().add(time.time(), {"instances": 7})
     for step in ("minute", "hour"):
         history = api.get(f"/api/stats/history?step={step}")
         (row,) = history["rows"]
         assert row[history["columns"].index("instances")] == 7 and row[0] % history["step_s"] == 0
     assert api.get("/api/stats/history?step=day", 400)["detail"].startswith("step:")
+
+
+def test_a_waiting_commitment_report_is_listed_retried_and_dropped(api: ApiClient, hosting: Hosting) -> None:
+    data = hosting.engine.config.data
+    assert api.get("/api/commitments")["commitments"] == []
+    transaction = Transaction.of("1.2.3", "CT1", 1, [("1.2.840.10008.5.1.4.1.1.2", uid(1, 1, 1))])
+    Transactions(data, hosting.engine.archive.parts.files).add(transaction, count_max=9, reserve_bytes=0).close()
+    (row,) = api.get("/api/commitments")["commitments"]
+    assert (row["calling_ae_title"], row["instances"], row["attempts"]) == ("CT1", 1, 0)
+    assert api.post("/api/commitments/retry", {}, 202) == {"count": 1}
+    assert api.post("/api/commitments/retry", {"ids": [row["id"]]}, 202) == {"count": 1}
+    assert api.post("/api/commitments/retry", {"ids": ["nothing"]}, 404)["status"] == 404
+    assert api.post(f"/api/commitments/{row['id']}/drop", {}) == {"dropped": row["id"]}
+    assert api.post(f"/api/commitments/{row['id']}/drop", {}, 404)["status"] == 404
+
+
+def test_a_parked_webhook_is_resumed(api: ApiClient, hosting: Hosting) -> None:
+    assert api.get("/api/webhooks") == {"webhooks": []}
+    assert api.post("/api/webhooks/none/resume", {}, 404)["status"] == 404
+    (hosting.engine.config.data / "feed").mkdir(exist_ok=True)  # in the test's process nobody writes the feed
+    hosting.engine.archive.feed_destinations().save(Standing(name="ris", state="parked", error="503"))
+    for _ in range(2):
+        assert api.post("/api/webhooks/ris/resume", {}, 202)["name"] == "ris"
 
 
 def test_the_log_is_searched_by_level_peer_and_text(api: ApiClient, hosting: Hosting) -> None:

@@ -179,6 +179,21 @@ def test_an_unreachable_peer_is_retried_and_then_given_up(place: Place) -> None:
     assert job["state"] == "failed" and "500" in str(job)
 
 
+def test_many_jobs_are_retried_and_cancelled_at_once_and_counted_by_state(place: Place) -> None:
+    place.stow.status = 500
+    ids = [
+        place.ended({"kind": "send", "peer": "STOW", "instances": [uid(2, 1, number)]})["id"] for number in range(1, 4)
+    ]
+    place.stow.status = None
+    listing = place.api.get("/api/jobs?state=failed&limit=1")
+    assert listing["counts"]["failed"] >= 3 and listing["more"]
+    assert place.api.post("/api/jobs/retry", {"ids": [*ids, "0" * 24]}, 202)["count"] == 3
+    assert {place.until(identifier, "done")["state"] for identifier in ids} == {"done"}
+    assert place.api.post("/api/jobs/cancel", {"state": "running"}, 202)["asked"] == "cancel"
+    for wrong in ({}, {"state": "lost"}, {"ids": ids, "state": "failed"}):
+        assert place.api.post("/api/jobs/retry", wrong, 400)["status"] == 400
+
+
 def test_missing_instances_are_pulled_from_a_dicomweb_server(place: Place) -> None:
     job = place.ended({"kind": "pull", "peer": "THERE", "studies": [uid(5)]})
     assert (job["state"], job["completed"], job["failed"]) == ("done", COUNT, {})

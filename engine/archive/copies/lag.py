@@ -11,19 +11,53 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
+import time
 from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, Final
 
 from engine.archive.copies import extent
-from engine.archive.layout import Layout
+from engine.archive.copies.replica import read_status
+from engine.archive.layout import REPLICA, Layout
 from engine.errors import CorruptRecord
 from engine.storage.files import Files
 from engine.storage.segment import FIRST_RECORD, segment_path
 from engine.storage.segment_bytes import FileBytes
 
+_STATUS_FILE: Final = re.compile(r"replica(tion-[0-9a-f]{16})?\.json")
+
 
 def seen(present: Iterable[int], ends: dict[int, int]) -> dict[str, object]:
     """The present state of the log, for a status file; `ends` are those of the segments that can still grow."""
     return {"last": max(present, default=-1), "open": [[segment_id, end] for segment_id, end in ends.items()]}
+
+
+def states(layout: Layout, paths: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The replications of an archive with their present lag; of a replica, the last status from its source.
+
+    `paths`: of the status files; None: all of the archive.
+    """
+    if paths is None:
+        paths = [f"{layout.data}/{name}" for name in sorted(os.listdir(layout.data)) if _STATUS_FILE.fullmatch(name)]
+    statuses = ((path, read_status(path)) for path in paths)
+    return [_state(layout, status, path) for path, status in statuses if status is not None]
+
+
+def _state(layout: Layout, status: dict[str, Any], path: str) -> dict[str, Any]:
+    is_source = not path.endswith("replica.json")
+    status["running"] = is_alive(status) if is_source else layout.role == REPLICA and is_written(layout)
+    if is_source:
+        status["lag_bytes"] = now_bytes(layout, status)
+    if not status["running"]:
+        is_behind = status["lag_bytes"] != 0 if is_source else status.get("state") != "caught up"
+        status["state"] = "behind, not running" if is_behind else "caught up, not running"
+    caught_up = status.get("caught_up")
+    if isinstance(caught_up, str) and (status["lag_bytes"] != 0 or not is_source):
+        status["lag_s"] = round(max(0.0, time.time() - datetime.fromisoformat(caught_up).timestamp()), 1)
+    elif isinstance(caught_up, str):
+        status["lag_s"] = 0.0
+    return {key: value for key, value in status.items() if key not in ("seen", "process")}
 
 
 def now_bytes(layout: Layout, status: dict[str, object]) -> int | None:

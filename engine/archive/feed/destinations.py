@@ -86,7 +86,10 @@ class Destinations:
         """Requests another try for a parked destination. Raises FeedError if there is none of that name."""
         if self.load(name) is None:
             raise FeedError(f"nothing was ever delivered to a webhook {name!r}")
-        self._files.close(self._files.create(f"{self._path(name)}.resume"))
+        try:
+            self._files.close(self._files.create(f"{self._path(name)}.resume"))
+        except FileExistsError:
+            pass  # asked before; nobody has looked yet
 
     def take_resume(self, name: str) -> bool:
         """Takes the request. Returns whether there was one."""

@@ -109,6 +109,19 @@ class PullJob(ReasonBody, frozen=True, kw_only=True, tag_field="kind", tag="pull
 Job = SendJob | PullJob
 
 
+class ManyJobs(ReasonBody, frozen=True, kw_only=True):
+    """Jobs to cancel or to retry: these, or all in one state."""
+
+    ids: Annotated[tuple[Name, ...], Meta(max_length=10_000)] = ()
+    state: Name = ""
+
+
+class Identifiers(ReasonBody, frozen=True, kw_only=True):
+    """Some items of a list; none: all of them."""
+
+    ids: Annotated[tuple[Name, ...], Meta(max_length=10_000)] = ()
+
+
 class PeerTable(ReasonBody, frozen=True, kw_only=True, omit_defaults=True):
     """A managed peer: the keys of a [[peer]], but those that name files or users. `config.managed_peers` checks it."""
 

@@ -1,12 +1,14 @@
 """/api/jobs: sends to peers and pulls from peers in the background. Created here, run by `exchange.runner`.
 
-A list of jobs leaves out the failed instances; a single job has them. Cancel and retry are asynchronous: the answer is
-202, and the job's state changes shortly after.
+A list of jobs leaves out the failed instances; a single job has them; `counts` has the number of jobs in each state.
+Cancel and retry take one job, many, or all in one state. They are asynchronous: the answer is 202, and the job's state
+changes shortly after.
 """
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +20,7 @@ from engine.archive.jobs import job as states
 from engine.archive.jobs.job import Job, Work
 from engine.archive.jobs.job_files import CANCEL, RETRY, new_id
 from engine.archive.questions import path_of
-from engine.errors import RequestError
+from engine.errors import JobError, RequestError
 from engine.web.api import bodies
 from engine.web.api.json_bodies import PAGE_PARAMETERS, answer, body_of, check_parameters, page, page_of
 from engine.web.api.peers import peer_of
@@ -43,8 +45,9 @@ async def listed(request: Request) -> web.Response:
     files = request.engine.archive.job_files()
 
     def read() -> dict[str, Any]:
-        rows = (_facts(job, is_whole=False) for job in files.all() if state in (None, job.state))
-        return page("jobs", rows, limit, offset)
+        jobs = files.all()
+        rows = (_facts(job, is_whole=False) for job in jobs if state in (None, job.state))
+        return {**page("jobs", rows, limit, offset), "counts": Counter(job.state for job in jobs)}
 
     return answer(await request.engine.pools.reads.run(read))
 
@@ -107,6 +110,38 @@ async def _request_change(request: Request, change: str) -> web.Response:
     files, identifier = request.engine.archive.job_files(), request.path_values["id"]
     await request.engine.pools.slow.run(partial(files.request, identifier, change))
     return answer({"id": identifier, "asked": change}, 202)
+
+
+async def cancel_many(request: Request) -> web.Response:
+    """Requests the end of several jobs."""
+    return await _request_changes(request, CANCEL)
+
+
+async def retry_many(request: Request) -> web.Response:
+    """Requests another attempt of several jobs."""
+    return await _request_changes(request, RETRY)
+
+
+async def _request_changes(request: Request, change: str) -> web.Response:
+    body = await body_of(request, bodies.ManyJobs)
+    if bool(body.ids) == bool(body.state):
+        raise RequestError("name the jobs: either ids or a state")
+    if body.state and body.state not in STATES:
+        raise RequestError(f"state: is not one of {', '.join(STATES)}")
+    files = request.engine.archive.job_files()
+
+    def ask() -> int:
+        ids = body.ids or [job.id for job in files.all() if job.state == body.state]
+        count = 0
+        for identifier in ids:
+            try:
+                files.request(identifier, change)
+            except JobError:
+                continue  # it has been removed since the client has seen it
+            count += 1
+        return count
+
+    return answer({"count": await request.engine.pools.slow.run(ask), "asked": change}, 202)
 
 
 def _facts(job: Job, *, is_whole: bool) -> dict[str, Any]:

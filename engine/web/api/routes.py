@@ -8,9 +8,11 @@ from engine.access import Action
 from engine.web.api import (
     configuration,
     corrections,
+    deliveries,
     downloads,
     holds,
     jobs,
+    live,
     log,
     peers,
     quarantine,
@@ -22,7 +24,7 @@ from engine.web.api import (
     tag_tree,
     upkeep,
 )
-from engine.web.api.bodies import Correction, Hold, Job, PeerTable, ReasonBody, Release
+from engine.web.api.bodies import Correction, Hold, Identifiers, Job, ManyJobs, PeerTable, ReasonBody, Release
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.api.study_table import CSV
 from engine.web.route import API, Handler, Parameter, Route
@@ -94,6 +96,13 @@ API_ROUTES: Final = (
     _read("/jobs/{id}", jobs.one, "One job, with its failed instances", Action.OBSERVE),
     _write("/jobs/{id}/cancel", jobs.cancel, "End a job", Action.MANAGE, 202),
     _write("/jobs/{id}/retry", jobs.retry, "Retry a failed job", Action.MANAGE, 202),
+    _write("/jobs/cancel", jobs.cancel_many, "End several jobs", Action.MANAGE, 202, ManyJobs),
+    _write("/jobs/retry", jobs.retry_many, "Retry several jobs", Action.MANAGE, 202, ManyJobs),
+    _read("/commitments", deliveries.commitments, "Commitment reports that wait", Action.OBSERVE, PAGE_PARAMETERS),
+    _write("/commitments/retry", deliveries.commitments_retry, "Send reports now", Action.MANAGE, 202, Identifiers),
+    _write("/commitments/{id}/drop", deliveries.commitment_drop, "Drop a report", Action.MANAGE),
+    _read("/webhooks", deliveries.webhooks, "The webhooks and their progress", Action.OBSERVE),
+    _write("/webhooks/{id}/resume", deliveries.webhook_resume, "Resume a webhook", Action.MANAGE, 202),
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
     _write("/holds", holds.hold, "Hold studies", Action.HOLD, body=Hold),
     _write("/holds/release", holds.release, "End holds", Action.HOLD, body=Release),
@@ -127,6 +136,15 @@ API_ROUTES: Final = (
         "Statistics of the last days",
         Action.OBSERVE,
         (Parameter("step", "minute or hour", options=("minute", "hour")), Parameter("since", "Seconds since 1970")),
+    ),
+    Route(
+        "GET",
+        API + "/live",
+        live.live,
+        "What the server does now, and whether all is well",
+        Action.OBSERVE,
+        produces=(JSON, live.EVENT_STREAM),
+        tag="archive API",
     ),
     _read("/stats", stats.now, "Statistics of all processes", Action.OBSERVE),
     _read("/log", log.listed, "The newest events of the log", Action.MANAGE, log.PARAMETERS),

@@ -1,0 +1,69 @@
+"""/api/live: what the server does now, and whether all is well.
+
+    application/json     once
+    text/event-stream    every two seconds, a message each, until the client leaves; for EventSource
+
+`state` is good, attention or bad; `findings` has the reasons (`web.verdict`). Rates are of the last seconds;
+operations, peers, clients, errors and latencies of the last `window_s` seconds, up to a minute (`web.live_summary`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from engine.web.api.json_bodies import JSON, NO_STORE, check_parameters
+from engine.web.errors import Unavailable
+
+if TYPE_CHECKING:
+    from engine.web.live_status import LiveStatus
+    from engine.web.request import Request
+
+EVENT_STREAM: Final = "text/event-stream"
+WATCHERS_MAX: Final = 100
+"""Streams of one worker. A browser has one for all its tabs."""
+ALIVE_S: Final = 15.0
+RECONNECT_MS: Final = 2000
+
+
+async def live(request: Request) -> web.StreamResponse:
+    """Sends the status, once or as a stream."""
+    check_parameters(request)
+    status = request.host_front.live_status
+    accept = ",".join(request.headers.getall("Accept", ())).lower()
+    if EVENT_STREAM in accept and JSON not in accept:
+        return await _stream(request, status)
+    frame = await status.frame()
+    if not frame:
+        raise Unavailable("the supervisor does not answer")
+    return web.Response(body=frame, content_type=JSON, headers=NO_STORE)
+
+
+async def _stream(request: Request, status: LiveStatus) -> web.StreamResponse:
+    if status.count >= WATCHERS_MAX:
+        raise Unavailable(f"{WATCHERS_MAX} clients already watch this server")
+    response = web.StreamResponse(
+        status=HTTPStatus.OK, headers={"Content-Type": EVENT_STREAM, **NO_STORE, "X-Accel-Buffering": "no"}
+    )
+    await response.prepare(request)
+    if request.is_head:
+        return response
+    await response.write(b"retry: %d\n\n" % RECONNECT_MS)
+    queue = status.join()
+    try:
+        while not status.is_ended:
+            try:
+                frame = await asyncio.wait_for(queue.get(), ALIVE_S)
+            except TimeoutError:
+                await response.write(b": alive\n\n")
+                continue
+            if frame is None:
+                break
+            if frame:
+                await response.write(b"data: %b\n\n" % frame)
+    finally:
+        status.leave(queue)
+    return response
