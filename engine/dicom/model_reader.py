@@ -37,6 +37,8 @@ NESTING_MAX: Final = 128
 """Sequences within sequences, as for stored data sets (`elements.ScanLimits`)."""
 ATTRIBUTE_COUNT_MAX: Final = 200_000
 """Attributes and items of one data set; each takes several Python objects."""
+VALUE_COUNT_MAX: Final = 10 * ATTRIBUTE_COUNT_MAX
+"""Values of one text: 2 MB of text become 100 MB of Python objects."""
 
 Model: TypeAlias = "dict[str, Any]"
 """Tag as 8 hexadecimal digits → attribute as JSON."""
@@ -105,6 +107,9 @@ class Draft:
 
 def parse(text: bytes | bytearray | memoryview) -> list[Model]:
     """The data sets of a JSON text: an array of objects, or one object. Raises DataSetError."""
+    text = bytes(text)
+    if sum(map(text.count, (b",", b"[", b"{"))) > VALUE_COUNT_MAX:
+        raise DataSetError(f"the JSON text has more than {VALUE_COUNT_MAX} values")
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -22,10 +22,9 @@ from xml.sax.saxutils import escape, quoteattr
 from engine.errors import DataSetError
 
 from . import tags
-from .model_reader import ATTRIBUTE_COUNT_MAX, NESTING_MAX, Model
+from .model_reader import NESTING_MAX, VALUE_COUNT_MAX, Model
 
 NAMESPACE: Final = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
-_VALUE_COUNT_MAX: Final = 10 * ATTRIBUTE_COUNT_MAX
 _DEPTH_MAX: Final = 2 * NESTING_MAX + 8
 _STEP_BYTES: Final = 64 << 10
 _COMPONENTS: Final = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
@@ -157,7 +156,7 @@ class _Reader:
         name = name.rpartition(" ")[2]
         parent = self._open[-1] if self._open else ""
         self._count += 1
-        if len(self._open) >= _DEPTH_MAX or self._count > _VALUE_COUNT_MAX:
+        if len(self._open) >= _DEPTH_MAX or self._count > VALUE_COUNT_MAX:
             raise DataSetError("the XML document has too many elements, or nests them too deeply")
         if parent not in _PARENTS.get(name, ()):
             raise DataSetError(f"the XML document has <{name[:40]}> where PS3.19 does not allow it")
@@ -219,7 +218,7 @@ class _Reader:
         if missing < 0:
             raise DataSetError("the XML document has values out of order")
         self._count += missing
-        if self._count > _VALUE_COUNT_MAX:
+        if self._count > VALUE_COUNT_MAX:
             raise DataSetError("the XML document has too many values")
         items.extend([None] * missing)
         return items

@@ -216,6 +216,12 @@ def test_depth_and_number_of_attributes_are_limited() -> None:
         draft({"0040A730": {"vr": "SQ", "Value": [{}] * (ATTRIBUTE_COUNT_MAX + 1)}})
 
 
+def test_a_text_of_too_many_values_is_refused_before_they_are_objects() -> None:
+    for value in (b"{}", b"[]", b"0"):
+        with pytest.raises(DataSetError, match="more than"):
+            parse(b"[" + b",".join([value] * (model_reader.VALUE_COUNT_MAX + 1)) + b"]")
+
+
 def test_an_invalid_json_model_is_refused() -> None:
     for text in (b"", b"nonsense", b"5", b'["x"]', b"[" * 100_000, b"\xff", b'{"a":NaN}', b'{"a":1e999999}x'):
         with pytest.raises(DataSetError):
