@@ -9,6 +9,7 @@ A client that is behind reads the feed by itself until it has caught up, then jo
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -16,9 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 from engine import guards
 from engine.archive.feed.event import action_of
 from engine.errors import EngineError
+from engine.web.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from engine.archive.feed.cursor import Cursor
     from engine.archive.feed.subscription import Feed, Page
@@ -83,14 +85,21 @@ class ChangeStream:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._open_count = 0
         self._followers: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
         self.is_ended = False
 
-    @property
-    def count(self) -> int:
-        """The number of followers."""
-        return len(self._followers)
+    @contextmanager
+    def opened(self, count_max: int) -> Iterator[None]:
+        """Counts the stream of one client, from its request on. Raises Unavailable if there are `count_max` already."""
+        if self._open_count >= count_max:
+            raise Unavailable(f"{count_max} clients already follow the changes")
+        self._open_count += 1
+        try:
+            yield
+        finally:
+            self._open_count -= 1
 
     def feed(self) -> Feed:
         """The feed, for one reader at a time."""

@@ -27,7 +27,6 @@ from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.event import ACTIONS, action_of
 from engine.errors import CursorRefused, RequestError
 from engine.web.change_stream import PAGE_EVENTS, Frames
-from engine.web.errors import Unavailable
 from engine.web.route import Parameter, Route
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 LIMIT_MAX = 10_000
 """Events in one page: some 4 MB."""
-FOLLOWERS_MAX = 100
+STREAMS_MAX = 100
 """Event streams of one worker: each takes one of its 256 requests without a time limit."""
 ALIVE_S = 15.0
 """After so long without an event a comment is sent, so that proxies do not close the connection."""
@@ -106,9 +105,12 @@ def _cursor(feed: Feed, text: str) -> Cursor:
 
 
 async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.StreamResponse:
+    with request.changes.opened(STREAMS_MAX):
+        return await _send_stream(request, since, actions)
+
+
+async def _send_stream(request: Request, since: str, actions: frozenset[str]) -> web.StreamResponse:
     stream = request.changes
-    if stream.count >= FOLLOWERS_MAX:
-        raise Unavailable(f"{FOLLOWERS_MAX} clients already follow the changes")
     feed = stream.feed()
     cursor = await stream.in_thread(partial(_cursor, feed, since))
     page = await stream.read(feed, cursor)  # before the head of the answer, so that a refused cursor gets its status

@@ -6,15 +6,18 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engine.archive.feed.writer import FeedWriter
-from engine.web import change_stream
+from engine.web import change_stream, changes
 from tests.actors import actor
 from tests.archive.feed.followed import writer_of
 from tests.archive.filled import payload_of, store, uid
+from tests.system.server import wait_for
 from tests.web.hosting import Hosting, host
 
 EVENTS = {"Accept": "text/event-stream"}
@@ -176,6 +179,25 @@ def test_many_streams_get_the_same_events(tmp_path: Path) -> None:
             seen = [[*before, *each.messages(38)] for before, each in zip(seen, streams, strict=True)]
             assert seen[0] == seen[1] == seen[2]
             assert [event["sequence"] for _, event in seen[0]] == list(range(1, 40))
+
+    serve(tmp_path, script)
+
+
+def test_streams_are_limited_also_while_they_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many requests at once: none of them follows the feed yet when the next one comes."""
+    monkeypatch.setattr(changes, "STREAMS_MAX", 3)
+    question = b"GET /changes HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
+
+    def script(hosting: Hosting, writer: FeedWriter) -> None:
+        with ExitStack() as stack:
+            socks = [stack.enter_context(hosting.connect()) for _ in range(8)]
+            for sock in socks:
+                sock.sendall(question)
+            statuses = sorted(sock.recv(12)[9:] for sock in socks)
+        assert statuses == [b"200"] * 3 + [b"503"] * 5
+        wait_for(lambda: not hosting.front.is_busy, what="they are closed")
+        with stream(hosting) as events:
+            assert b" 200 " in events.head
 
     serve(tmp_path, script)
 

@@ -75,7 +75,7 @@ def test_a_page_is_sent_once_and_then_known(hosting: Hosting) -> None:
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
     assert answer.headers["Content-Encoding"] == "gzip"
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
-    assert "<h1 id=\"operation\">" in answer.text and f"Filmroom {__version__}" in answer.text
+    assert '<h1 id="operation">' in answer.text and f"Filmroom {__version__}" in answer.text
     assert '<a href="operation" aria-current="page">' in answer.text
     again = get(hosting, "/docs/operation", headers={"If-None-Match": answer.headers["ETag"]})
     assert (again.status_code, again.content) == (304, b"")
