@@ -25,9 +25,10 @@ _PREFIX: Final = "package/dist/"
 _LICENSE: Final = "package/LICENSE"
 LICENSE: Final = "LICENSE.txt"
 
+_ENTRY: Final = re.compile(r"app\.bundle\.[0-9a-f]+\.js")
 _PUBLIC_PATH: Final = b'__webpack_require__.p = "/";'
 _OWN_PUBLIC_PATH: Final = b'__webpack_require__.p = self.PUBLIC_URL || new URL(".", self.location.href).pathname;'
-SCRIPTS_WITH_PUBLIC_PATH: Final = 8
+SCRIPTS_WITH_LOADER: Final = 8
 """The application and its workers; each has a loader of its own."""
 
 _FONT_URL: Final = b"url(/"
@@ -62,14 +63,19 @@ def rewritten(path: str, content: bytes) -> bytes:
     return content
 
 
-def has_own_public_path(content: bytes) -> bool:
-    """Whether a script was rewritten."""
-    return _OWN_PUBLIC_PATH in content
+def has_loader(path: str, content: bytes) -> bool:
+    """Whether a rewritten file is a script with a loader: the application or a worker."""
+    return path.endswith(".js") and _OWN_PUBLIC_PATH in content
+
+
+def is_entry(path: str) -> bool:
+    """Whether it is the script with which the application begins."""
+    return _ENTRY.fullmatch(path) is not None
 
 
 def entry_of(paths: list[str]) -> str:
     """The script with which the application begins. Raises ViewerError."""
-    entries = [path for path in paths if re.fullmatch(r"app\.bundle\.[0-9a-f]+\.js", path)]
+    entries = [path for path in paths if _ENTRY.fullmatch(path)]
     if len(entries) != 1:
         raise ViewerError(f"the package has {len(entries)} scripts app.bundle.*.js, not one")
     return entries[0]

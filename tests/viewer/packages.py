@@ -30,13 +30,13 @@ FILES = {
     "package/dist/assets/images/CT.png": b"\x89PNG",
     **{
         f"package/dist/{number}.bundle.0123456789abcdef.js": LOADER
-        for number in range(recipe.SCRIPTS_WITH_PUBLIC_PATH - 1)
+        for number in range(recipe.SCRIPTS_WITH_LOADER - 1)
     },
 }
 KEPT = {
     recipe.LICENSE, ENTRY, "app.bundle.css", "0123456789abcdef.woff2", "0123456789abcdef.wasm",
     "assets/favicon.ico", "assets/images/CT.png",
-    *(f"{number}.bundle.0123456789abcdef.js" for number in range(recipe.SCRIPTS_WITH_PUBLIC_PATH - 1)),
+    *(f"{number}.bundle.0123456789abcdef.js" for number in range(recipe.SCRIPTS_WITH_LOADER - 1)),
 }  # fmt: skip
 
 

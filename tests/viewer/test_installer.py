@@ -143,7 +143,7 @@ def test_a_tarball_that_was_fetched_is_not_fetched_again(
 
     monkeypatch.setattr(npm, "find", lambda work: Fake([]))
     with monkeypatch.context() as broken:
-        broken.setattr(recipe, "SCRIPTS_WITH_PUBLIC_PATH", -1)
+        broken.setattr(recipe, "SCRIPTS_WITH_LOADER", -1)
         with pytest.raises(ViewerError, match="scripts"):
             installer.install(tmp_path / "ohif", quiet)
     assert installer.install(tmp_path / "ohif", quiet).is_new

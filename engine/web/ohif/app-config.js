@@ -16,7 +16,9 @@
     routerBasename: root.replace(/\/$/, ""),
     extensions: [],
     modes: [],
-    customizationService: {},
+    // No tour over the first image.
+    customizationService: { "ohif.tours": { $set: [] } },
+    investigationalUseDialog: { option: "configure", days: 90 },
     showStudyList: true,
     maxNumberOfWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
     showWarningMessageForCrossOrigin: false,
@@ -26,6 +28,7 @@
     groupEnabledModesFirst: true,
     maxNumRequests: { interaction: 100, thumbnail: 5, prefetch: 25 },
     showErrorDetails: "always",
+    httpErrorHandler: (error) => console.warn(`the server answered with ${error?.status ?? error}`),
     defaultDataSourceName: "filmroom",
     dataSources: [
       {
