@@ -124,6 +124,7 @@ def test_without_an_installation_the_page_says_what_to_do(hosting: Hosting, dire
     target = link.readlink()
     link.unlink()
     try:
+        assert requests.get(f"{hosting.url}/api/viewer", timeout=10).json() == {"is_installed": False}
         url = f"{hosting.url}/ohif/viewer/filmroom?StudyInstanceUIDs=1.2.3"
         page = requests.get(url, headers=HTML, timeout=10)
         assert page.status_code == 404
@@ -137,3 +138,21 @@ def test_without_an_installation_the_page_says_what_to_do(hosting: Hosting, dire
     finally:
         link.symlink_to(target)
     assert files_of(f"{hosting.url}/ohif/viewer")
+
+
+def test_the_page_learns_what_is_installed(hosting: Hosting) -> None:
+    state = requests.get(f"{hosting.url}/api/viewer", timeout=10).json()
+    assert state == {
+        "is_installed": True, "name": NAME, "version": package.VERSION, "is_minified": False, "is_current": True,
+    }  # fmt: skip
+    licence = requests.get(f"{hosting.url}/ohif/files/{NAME}/LICENSE.txt", timeout=10)
+    assert (licence.status_code, licence.text) == (200, "MIT")
+
+
+def test_only_the_scripts_of_workers_may_evaluate_text(hosting: Hosting) -> None:
+    files = f"{hosting.url}/ohif/files/{NAME}"
+    policies = {
+        name: requests.get(f"{files}/{name}", timeout=10).headers["Content-Security-Policy"]
+        for name in (packages.ENTRY, "0.bundle.0123456789abcdef.js")
+    }
+    assert ["'unsafe-eval'" in policy for policy in policies.values()] == [False, True]

@@ -23,6 +23,7 @@ from engine.web.api import (
     study_totals,
     tag_tree,
     upkeep,
+    viewer,
 )
 from engine.web.api.bodies import Correction, Hold, Identifiers, Job, ManyJobs, PeerTable, ReasonBody, Release
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
@@ -148,5 +149,6 @@ API_ROUTES: Final = (
     ),
     _read("/stats", stats.now, "Statistics of all processes", Action.OBSERVE),
     _read("/log", log.listed, "The newest events of the log", Action.MANAGE, log.PARAMETERS),
+    _read("/viewer", viewer.state, "Whether the viewer OHIF is installed", Action.QUERY),
     _read("/settings", configuration.listed, "The configuration in force", Action.OBSERVE),
 )

@@ -4,10 +4,10 @@ import { html, useState } from "./preact.mjs";
 import { Action, Dialog, Failure, Loading, Table, useAnswer } from "./parts.js";
 import { bytesOf } from "./dicom.js";
 import { hashOf } from "./location.js";
-import { get, post } from "./server.js";
+import { get, post, urlOf } from "./server.js";
 import { moment, t } from "./words.js";
 
-const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, retention: Retention, settings: Settings };
+const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, retention: Retention, viewer: InstalledViewer, settings: Settings };
 
 export function Administration({ view }) {
   const name = view in VIEWS ? view : "peers";
@@ -85,6 +85,15 @@ function Retention() {
     <${Table} label=${t("rules")} empty=${t("retention.none")} columns=${[t("rules"), t("state"), ""]} rows=${rules.map((rule) => [rule.name, rule.enabled ? t("on") : t("off"), JSON.stringify(rule)])} />
     <h2>${t("retention.due")}</h2>
     <${Table} label=${t("retention.due")} columns=${[t("study"), t("rules")]} rows=${due.map((one) => [html`<code>${one.study_instance_uid}</code>`, one.rule ?? ""])} />`}<//>`;
+}
+
+function InstalledViewer() {
+  return html`<${Listed} path="api/viewer">${(state) => html`<p class="quiet">${t("viewer.about")}</p>
+    <p>${state.is_installed ? t("viewer.installed", { version: state.version }) : t("viewer.missing")}</p>
+    ${state.is_installed && !state.is_minified && html`<p>${t("viewer.whole")}</p>`}
+    ${state.is_installed && !state.is_current && html`<p>${t("viewer.outdated")}</p>`}
+    ${!(state.is_installed && state.is_current && state.is_minified) && html`<p><code>filmroom viewer install</code></p><p class="quiet">${t("viewer.how")}</p>`}
+    ${state.is_installed && html`<p><a href=${urlOf("ohif/files/" + state.name + "/LICENSE.txt")}>${t("viewer.license")}</a></p>`}`}<//>`;
 }
 
 function Settings() {

@@ -15,14 +15,14 @@ import { LANGUAGES, language, setLanguage, t } from "./words.js";
 
 const PLACES = ["studies", "upload", "queues", "health", "administration"];
 const KEYS = [
-  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["Esc", "key.close"], ["?", "key.help"],
+  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["o", "key.view"], ["Esc", "key.close"], ["?", "key.help"],
   ["↑ ↓", "key.scroll"], ["PgUp PgDn", "key.series"], ["1 – 5", "key.preset"], ["c", "key.cine"], ["i", "key.invert"], ["+ –", "key.zoom"], ["Space", "key.reset"],
 ];
 
 function View({ place }) {
   const [name = "studies", ...rest] = place.path;
   if (name === "study" && rest[0]) return html`<${Study} key=${rest[0]} study=${rest[0]} />`;
-  if (name === "view" && rest[1]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
+  if (name === "view" && rest[0]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
   if (name === "upload") return html`<${Upload} />`;
   if (name === "queues") return html`<${Queues} />`;
   if (name === "health") return html`<${Health} />`;

@@ -4,6 +4,7 @@ import { html, useEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, isTyping } from "./parts.js";
 import { TAGS, dateOf, dateRange, daysAgo, text, texts, timeOf } from "./dicom.js";
 import { go, here } from "./location.js";
+import { openViewer } from "./ohif.js";
 import { follow, get } from "./server.js";
 import { Summary } from "./study.js";
 import { Grid } from "./grid.js";
@@ -87,10 +88,13 @@ export function Studies({ query }) {
         event.preventDefault();
         firstFilter.current?.focus();
       }
+      if (event.key === "o" && selected && !event.ctrlKey && !event.metaKey && !isTyping(event) && !document.querySelector("dialog[open]")) {
+        openViewer(keyOf(selected), texts(selected, TAGS.modalities));
+      }
     };
     addEventListener("keydown", pressed);
     return () => removeEventListener("keydown", pressed);
-  }, []);
+  }, [selected]);
 
   const visit = (changes) => {
     const next = new URLSearchParams();

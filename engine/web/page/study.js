@@ -1,9 +1,10 @@
 // A study: what it is, its series with thumbnails, its instances and their tags, and what can be done with it.
 
 import { html, useEffect, useMemo, useState } from "./preact.mjs";
-import { Action, Dialog, Failure, Loading, Table, useAnswer } from "./parts.js";
+import { Action, Dialog, Failure, Loading, Table, isTyping, useAnswer } from "./parts.js";
 import { TAGS, dateOf, number, pathOf, text, texts, timeOf } from "./dicom.js";
 import { go, hashOf, listHash } from "./location.js";
+import { openViewer, useViewer, viewerHref } from "./ohif.js";
 import { get, getDicom, post, remove, urlOf } from "./server.js";
 import { t } from "./words.js";
 
@@ -25,6 +26,7 @@ const seriesOf = async (study, signal) => inOrder(await getDicom(`${pathOf(study
 export function Summary({ row, close }) {
   const study = text(row, TAGS.study);
   const [isSettled, setSettled] = useState(false);
+  const viewer = useViewer();
   useEffect(() => {
     const timer = setTimeout(() => setSettled(true), 150);
     return () => clearTimeout(timer);
@@ -33,7 +35,8 @@ export function Summary({ row, close }) {
     <header><h2>${text(row, TAGS.patientName) || t("unnamed")}</h2><button type="button" onClick=${close}>${t("close")}</button></header>
     <p>${text(row, TAGS.description) || t("no.description")}</p>
     <p class="quiet">${dateOf(text(row, TAGS.studyDate))} ${timeOf(text(row, TAGS.studyTime))} · ${texts(row, TAGS.modalities)}</p>
-    <p><a class="button main" href=${hashOf(["study", study])}>${t("open")}</a></p>
+    <p><a class="button main" href=${viewerHref(viewer, study, texts(row, TAGS.modalities))}>${t("view")}</a>
+      <a class="button" href=${hashOf(["study", study])}>${t("open")}</a></p>
     ${isSettled && html`<${SeriesList} study=${study} />`}
   </aside>`;
 }
@@ -62,7 +65,17 @@ export function Study({ study }) {
   }, [study]);
   const series = useAnswer((signal) => seriesOf(study, signal), [study]);
   const [dialog, setDialog] = useState(null);
+  const viewer = useViewer();
   const row = found.value;
+  const modalities = row ? texts(row, TAGS.modalities) : "";
+  useEffect(() => {
+    const pressed = (event) => {
+      if (event.key !== "o" || event.ctrlKey || event.metaKey || isTyping(event) || document.querySelector("dialog[open]")) return;
+      openViewer(study, modalities);
+    };
+    addEventListener("keydown", pressed);
+    return () => removeEventListener("keydown", pressed);
+  }, [study, modalities]);
   if (row === null) return html`<p class="failure" role="alert">${t("study.gone")}</p>`;
   const patient = text(row, TAGS.patientId);
   const facts = [
@@ -77,6 +90,7 @@ export function Study({ study }) {
       <h1>${text(row, TAGS.patientName) || t("unnamed")} <small>${text(row, TAGS.description)}</small></h1>
       <dl class="facts">${facts.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value || "–"}</dd></div>`)}</dl>
       <p class="buttons">
+        <a class="button main" href=${viewerHref(viewer, study, modalities)}>${t("view")}</a>
         <a class="button" href=${urlOf(`${pathOf(study)}?accept=application/zip`)} download>${t("download")}</a>
         <button type="button" onClick=${() => setDialog("send")}>${t("send")}</button>
         <button type="button" onClick=${() => setDialog("hold")}>${t("hold")}</button>

@@ -35,7 +35,21 @@ function alongNormal(instance) {
   return (b * f - c * e) * place[0] + (c * d - a * f) * place[1] + (a * e - b * d) * place[2];
 }
 
+/** A study without the name of a series is shown from its first one. */
 export function Viewer({ study, series, query }) {
+  return series ? html`<${Series} study=${study} series=${series} query=${query} />` : html`<${FirstSeries} study=${study} />`;
+}
+
+function FirstSeries({ study }) {
+  const { value, error, isLoading } = useAnswer((signal) => getDicom(`${pathOf(study)}/series`, signal), [study]);
+  const first = [...(value ?? [])].sort((one, other) => (number(one, TAGS.seriesNumber) || 0) - (number(other, TAGS.seriesNumber) || 0))[0];
+  useEffect(() => {
+    if (first) go(["view", study, text(first, TAGS.series)], null, true);
+  }, [value]);
+  return html`<${Failure} error=${error} /><${Loading} isLoading=${isLoading} />${value && !first && html`<p>${t("nothing")}</p>`}`;
+}
+
+function Series({ study, series, query }) {
   const { value, error, isLoading } = useAnswer((signal) => getDicom(`${pathOf(study, series)}/metadata`, signal), [study, series]);
   const others = useAnswer((signal) => getDicom(`${pathOf(study)}/series?includefield=SeriesDescription`, signal), [study]);
   const frames = useMemo(() => framesOf(value ?? []), [value]);
