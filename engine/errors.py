@@ -30,6 +30,10 @@ class ConfigError(EngineError):
     """The configuration is wrong; the message names the key and the values that are allowed."""
 
 
+class CertificateError(EngineError):
+    """A certificate, key or revocation list cannot be made, read or used; the message names the file."""
+
+
 # dicom -------------------------------------------------------------------------------------------
 
 

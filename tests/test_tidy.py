@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "delivery": set(),
     "sole_worker": {"errors", "log"},
     "totals": set(),
+    "certificates": {"errors"},
     "prometheus": {"totals"},
     "config": {"errors", "setting", "titles", "log_settings"},
     "access": {"config", "setting", "titles"},
@@ -59,11 +60,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": LEAVES | {"access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "control": LEAVES,
     "server": LEAVES | {"access", "control", "runtime", "archive"},
-    "doctor": LEAVES | {"control", "archive", "net", "web"},
+    "doctor": LEAVES | {"control", "access", "archive", "net", "web", "certificates"},
     "app": LEAVES | {"server", "control", "runtime", "services", "web", "net", "exchange"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"exchange", "viewer"},
+    | {"exchange", "viewer", "certificates"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

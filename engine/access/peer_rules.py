@@ -2,6 +2,7 @@
 
     [[peer]] may = [...]            store, query, retrieve; destination: receive instances that another peer requests
     [[peer]] destinations = [...]   where it may have instances sent; unset: to every destination
+    [[peer]] tls, certificates, networks    the connection that it must come on
     accept_unknown_peers            whether a title without a [[peer]] may store, query and retrieve
 
     ASSOCIATE   every known title, even one without permissions; an unknown one if unknown peers are accepted
@@ -26,6 +27,7 @@ from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destinati
 from engine.titles import names
 
 if TYPE_CHECKING:
+    from engine.access.settings import Peer
     from engine.config import Config, Permission
 
 _PERMISSIONS: dict[Action, Permission] = {
@@ -56,6 +58,8 @@ class PeerRules:
         peer = config.peer(principal.name)
         if peer is None and not config.accept_unknown_peers:
             return Decision(False, "an unknown peer")
+        if peer is not None and peer.is_bound and (mismatch := _mismatch(peer, principal)):
+            return Decision(False, mismatch, is_alarming=True)
         if action is Action.ASSOCIATE:
             return ALLOWED
         permission = _PERMISSIONS.get(action)
@@ -79,3 +83,18 @@ class PeerRules:
         if own is not None and not names(own, destination.aet):
             return Decision(False, "a destination of others")
         return ALLOWED
+
+
+def _mismatch(peer: Peer, principal: Principal) -> str:
+    """Why a connection is not that of the peer whose title it uses; "": it is."""
+    if peer.networks and not is_in_any(principal.address, peer.networks):
+        return "an address that is not in the peer's networks"
+    if peer.tls == "required" and principal.certificate_names is None:
+        return "a connection without TLS"
+    if (
+        peer.certificates
+        and principal.certificate_names is not None
+        and principal.certificate_names.isdisjoint(peer.certificates)
+    ):
+        return "a certificate that is not the peer's"
+    return ""

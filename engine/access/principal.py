@@ -32,6 +32,9 @@ class Principal:
     """A received AE title, a user name, or the name of a job; "" for an HTTP client that is not authenticated."""
     address: str = ""
     """The network address that it comes from."""
+    certificate_names: frozenset[str] | None = None
+    """What its verified certificate says of it, in the form of a [[peer]]'s `certificates`: empty if it showed none;
+    None without TLS."""
     roles: frozenset[str] = frozenset()
     """Roles from authentication. No rule reads them yet."""
 

@@ -60,6 +60,9 @@ class Decision:
     reason: str = ""
     """The reason for a refusal, for the log only: it reveals more than the requester may know."""
 
+    is_alarming: bool = False
+    """Whether somebody seems to pretend to be somebody else: a security alert."""
+
     def __bool__(self) -> bool:
         return self.is_allowed
 

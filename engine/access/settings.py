@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from engine.archive.settings import Duplicates, Durability
 from engine.services.settings import QueryOption
 from engine.setting import GIB, KIB, MIB, UID, AETitle, Port, Seconds
 from engine.titles import check_title
+
+Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
+CertificateName = Annotated[str, Meta(pattern=r"^(sha256:[0-9A-Fa-f:]{64,95}|san:[^\s]+|cn:.+)$", max_length=300)]
 
 Permission = Literal["store", "query", "retrieve", "destination"]
 
@@ -44,6 +49,21 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     password_file: Path | None = None
     """A file with the password of that user."""
+
+    tls: Literal["off", "required"] = "off"
+    """required: it is called over TLS, and served only over TLS. off: it is called without; it may come either way."""
+
+    tls_name: str = ""
+    """The name that its certificate must have when we call it; unset: its host. Not checked where certificates has a
+    fingerprint."""
+
+    certificates: tuple[CertificateName, ...] = ()
+    """How its certificate must identify itself, one of them: sha256:FINGERPRINT of the certificate (`openssl x509
+    -fingerprint -sha256`), san:NAME of its subject alternative names, cn:NAME of its subject. Anybody else who uses its
+    AE title is rejected, and a security alert is written. Unset: every certificate that tls.trust verifies."""
+
+    networks: tuple[Network, ...] = ()
+    """Addresses and networks that it may come from, with TLS or without. Unset: any."""
 
     may: tuple[Permission, ...] = ("store", "query", "retrieve", "destination")
     """Its permissions: store instances here, query, retrieve, receive instances that another peer requests. Without
@@ -110,8 +130,18 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     def __post_init__(self) -> None:
         check_title(self.aet)
+        for network in self.networks:
+            ip_network(network, strict=False)  # raises ValueError with the reason
+        force_setattr(self, "certificates", tuple(_canonical(name) for name in self.certificates))
+        if self.certificates and self.tls != "required":
+            raise ValueError('certificates need tls = "required": without TLS nobody shows one')
         for title in self.destinations or ():
             check_title(title)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether its title is bound to TLS, a certificate or a network."""
+        return self.tls == "required" or bool(self.networks)
 
     @property
     def has_address(self) -> bool:
@@ -127,3 +157,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def send_window(self) -> int:
         """Outstanding operations that we may propose to it."""
         return max(1, self.asynchronous_window or 1)
+
+
+def _canonical(name: str) -> str:
+    """The name of a certificate as `net.tls` writes it."""
+    kind, _, value = name.partition(":")
+    return f"{kind}:{value.replace(':', '') if kind == 'sha256' else value}".lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.net.tls import server_context
 from engine.net.trace import make_folder
 from engine.runtime.front import Port, Verdict
 from engine.services import first_pdu
@@ -21,7 +22,10 @@ class FilmroomComposition:
     worker_module = "engine.app.worker"
 
     def ports(self, config: Callable[[], Config]) -> list[Port]:
-        """The DICOM port and, where it is enabled, the HTTP port."""
+        """The DICOM port and, where they are enabled, those of DICOM over TLS and of HTTP.
+
+        Raises ConfigError when the files of [tls] cannot be used.
+        """
 
         def judge(head: bytes) -> Verdict:
             return first_pdu.judge(head, config().limits.associate_pdu_length_max)
@@ -38,6 +42,19 @@ class FilmroomComposition:
                 silence_s_max=lambda: config().limits.artim_timeout_s,
             )
         ]
+        if initial.tls.enabled:
+            server_context(initial.tls)  # the files must be usable
+            ports.append(
+                Port(
+                    front="dicom-tls",
+                    protocol="DICOM over TLS",
+                    host=initial.tls.host,
+                    number=initial.tls.port,
+                    judge=first_pdu.judge_secure,
+                    silence_s_max=lambda: config().limits.artim_timeout_s,
+                    scheme="dicom-tls",
+                )
+            )
         if initial.http.enabled:
             ports.append(
                 Port(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from engine.server import worker
 from engine.services.front import DimseFront
+from engine.services.secure_front import SecureFront
 
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
@@ -19,7 +20,10 @@ if TYPE_CHECKING:
 
 def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
     """The fronts of one process."""
-    fronts: list[Front] = [DimseFront(engine, process.number, _open_web_peer)]
+    dimse = DimseFront(engine, process.number, _open_web_peer)
+    fronts: list[Front] = [dimse]
+    if engine.config.tls.enabled:
+        fronts.append(SecureFront(engine, dimse))
     if engine.config.http.enabled:
         # Import only where needed: aiohttp takes some memory and a tenth of a second.
         from engine.exchange.runner import Runner

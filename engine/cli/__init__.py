@@ -53,6 +53,7 @@ COMMANDS = {
     "webhooks": "List the webhooks of the change feed; resume a parked one.",
     "viewer": "Install the viewer (OHIF) that the page opens studies with.",
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
+    "cert": "Make certificates for TLS, revoke and show them.",
     "config": "Check and explain the configuration.",
     "reload": "Make the running server reload peers and limits.",
     "completion": "Write the completion script of a shell.",

@@ -345,11 +345,15 @@ def is_reindexing(config: Config, request: query.Keys) -> bool:
         return asks and bool(Reindexer(archive, bytes_per_s=0).lacking())
 
 
-def examine(config: Config, *, measure: bool, progress: Progress) -> list[dict[str, Any]]:
+def examine(config: Config, *, measure: bool, only_security: bool, progress: Progress) -> list[dict[str, Any]]:
     """The doctor's findings as plain data."""
     from engine.doctor import examination
 
-    findings = examination.examine(config, measure_bytes=examination.MEASURE_BYTES if measure else 0, progress=progress)
+    if only_security:
+        findings = examination.examine_security(config)
+    else:
+        measure_bytes = examination.MEASURE_BYTES if measure else 0
+        findings = examination.examine(config, measure_bytes=measure_bytes, progress=progress)
     return [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
 
 

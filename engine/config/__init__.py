@@ -49,7 +49,7 @@ from engine.config.reader import (
 from engine.doctor.settings import Target
 from engine.log_settings import Log, LogFormat, LogLevel
 from engine.runtime.settings import Limits
-from engine.services.settings import Coercion, Queries, QueryOption
+from engine.services.settings import Coercion, Queries, QueryOption, Tls
 from engine.storage.settings import Storage
 from engine.web.settings import Http
 
@@ -82,6 +82,7 @@ __all__ = [
     "Scrub",
     "Storage",
     "Target",
+    "Tls",
     "environment_variable",
     "find_file",
     "load",

@@ -33,7 +33,7 @@ from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
 from engine.log_settings import Log
 from engine.runtime.settings import Limits
-from engine.services.settings import Coercion, Queries
+from engine.services.settings import Coercion, Queries, Tls
 from engine.setting import FIXED, AETitle, Port, bare, is_fixed
 from engine.storage.settings import Storage
 from engine.titles import check_title
@@ -95,6 +95,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     takes a third of a second of processor time, which clients that waited for the restart need more."""
 
     limits: Limits = Limits()
+    tls: Tls = Tls()
     http: Http = Http()
     storage: Annotated[Storage, FIXED] = Storage()
     log: Annotated[Log, FIXED] = Log()

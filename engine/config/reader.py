@@ -199,6 +199,8 @@ def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
         value = _get(values, key)
         if isinstance(value, str) and value:
             _set(values, key, str(path.parent / value))
+        elif isinstance(value, list):
+            _set(values, key, [str(path.parent / each) if isinstance(each, str) else each for each in value])
     return values
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from engine.config import Config
-from engine.doctor import archive_state, disk, host, peers
+from engine.doctor import archive_state, disk, host, peers, security
 from engine.doctor.finding import Finding, fault
 from engine.errors import EngineError
 
@@ -17,14 +17,29 @@ MEASURE_BYTES = 256 << 20
 Progress = Callable[[str, int, int], None]
 
 
+Examination = tuple[str, Callable[[], Iterator[Finding]]]
+
+
 def examine(config: Config, *, measure_bytes: int = MEASURE_BYTES, progress: Progress | None = None) -> list[Finding]:
     """Examines everything; writes and reads `measure_bytes` to measure the disk, 0: does not measure it."""
-    examinations: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("disk", lambda: disk.examine(config, measure_bytes=measure_bytes)),
-        ("machine", lambda: host.examine(config)),
-        ("archive", lambda: archive_state.examine(config)),
-        ("peers", lambda: peers.examine(config)),
-    ]
+    return _run(
+        [
+            ("disk", lambda: disk.examine(config, measure_bytes=measure_bytes)),
+            ("machine", lambda: host.examine(config)),
+            ("archive", lambda: archive_state.examine(config)),
+            ("peers", lambda: peers.examine(config)),
+            ("security", lambda: security.examine(config)),
+        ],
+        progress,
+    )
+
+
+def examine_security(config: Config) -> list[Finding]:
+    """Examines only what protects the archive from others."""
+    return _run([("security", lambda: security.examine(config))], None)
+
+
+def _run(examinations: list[Examination], progress: Progress | None) -> list[Finding]:
     findings: list[Finding] = []
     for done, (subject, examination) in enumerate(examinations):
         if progress is not None:

@@ -6,6 +6,7 @@ It knows no services: C-STORE, C-ECHO and others use `request_message`, or `conn
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.dimse.status import GeneralStatus
-from engine.errors import AssociationFailed, MessageError
+from engine.errors import AssociationFailed, ConfigError, MessageError
+from engine.net import tls
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.responses import Responses, ResponseStream
 from engine.titles import on_the_wire, readable
@@ -33,7 +35,7 @@ from engine.ul.pdu import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from engine.config import Config, Peer
+    from engine.config import Config, Peer, Tls
     from engine.net.trace import TraceFolder
 
 VERIFICATION = "1.2.840.10008.1.1"
@@ -46,6 +48,26 @@ SENT_PDU_BYTES_MAX = 128 << 10
 
 IDENTIFIER_BYTES_MAX = 4 << 20
 """Limit for the identifier of a response: a list of failed UIDs has 65 bytes for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """How to call a peer over TLS."""
+
+    settings: Tls
+    server_name: str
+    """The name in the ClientHello, and in the peer's certificate unless `certificates` has a fingerprint."""
+    certificates: tuple[str, ...] = ()
+    """The names of which the certificate must have one, as in its [[peer]]; empty: `server_name` is enough."""
+
+    def context(self) -> ssl.SSLContext:
+        """A new context, from the current content of the files. Raises ConfigError."""
+        has_fingerprint = any(name.startswith("sha256:") for name in self.certificates)
+        return tls.client_context(self.settings, checks_name=not has_fingerprint)
+
+    def trusts(self, names: frozenset[str]) -> bool:
+        """Whether a certificate with these names is the peer's."""
+        return not self.certificates or not names.isdisjoint(self.certificates)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +85,8 @@ class Address:
     connect_timeout_s: float = 10.0
     message_timeout_s: float = 30.0
     delivery_rate_bytes_per_s_min: int = 0
+    security: Security | None = None
+    """TLS; None: without."""
 
     @classmethod
     def of(cls, peer: Peer, config: Config, title: str = "") -> Address:
@@ -78,6 +102,7 @@ class Address:
             config.limits.connect_timeout_s,
             settings.timeout_s,
             settings.delivery_rate_bytes_per_s_min,
+            Security(config.tls, peer.tls_name or peer.host, peer.certificates) if peer.tls == "required" else None,
         )
 
 
@@ -255,6 +280,19 @@ async def open_association(
         idle_timeout_s=0,
     )
     pool = pool or ChunkPool(64 << 10, 1)
+    security = address.security
+    secured: dict[str, Any] = {}
+    if security is not None:
+        try:
+            context = security.context()
+        except ConfigError as error:
+            raise AssociationFailed(f"{where} must be called over TLS: {error}") from error
+        secured = {
+            "ssl": context,
+            "server_hostname": security.server_name,
+            "ssl_handshake_timeout": address.connect_timeout_s,
+            "ssl_shutdown_timeout": tls.SHUTDOWN_TIMEOUT_S,
+        }
     try:
         async with asyncio.timeout(address.connect_timeout_s):
             _, connection = await loop.create_connection(
@@ -265,9 +303,11 @@ async def open_association(
                     limits,
                     trace.association(address.host) if trace else None,
                     request=rq,
+                    trusts=None if security is None else security.trusts,
                 ),
                 address.host,
                 address.port,
+                **secured,
             )
             requestor = connection.user
             assert isinstance(requestor, Requestor)
@@ -278,6 +318,10 @@ async def open_association(
                 raise
     except TimeoutError:
         raise AssociationFailed(f"{where} did not answer within {address.connect_timeout_s:g} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise AssociationFailed(f"{where} has a certificate that is not trusted: {error.verify_message}") from error
+    except ssl.SSLError as error:
+        raise AssociationFailed(f"{where} and we agree on no TLS: {error.reason or error}") from error
     except OSError as error:
         raise AssociationFailed(f"{where} cannot be reached: {error.strerror or error}") from error
     except AssociationFailed as error:

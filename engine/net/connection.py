@@ -25,6 +25,7 @@ from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.dimse import assembly
 from engine.errors import LocalProtocolError, RemoteProtocolError
+from engine.net.tls import names_of
 from engine.net.trace import Trace
 from engine.ul import events as ul_events
 from engine.ul.association import Association, Role
@@ -111,8 +112,12 @@ class Connection(asyncio.BufferedProtocol):
         limits: ConnectionLimits,
         trace: Trace | None = None,
         request: AssociateRQ | None = None,
+        trusts: Callable[[frozenset[str]], bool] | None = None,
     ) -> None:
-        """`request`: the proposal that a requestor sends as soon as it is connected."""
+        """`request`: the proposal that a requestor sends as soon as it is connected.
+
+        `trusts`: the connection is over TLS; judges the names in the peer's certificate before anything is sent.
+        """
         self._limits = limits
         self._loop = asyncio.get_running_loop()
         self._association = Association(role, artim_timeout_s=limits.artim_timeout_s)
@@ -128,6 +133,10 @@ class Connection(asyncio.BufferedProtocol):
         # The event loop looks these up on the protocol once, when the transport is made.
         self.get_buffer = self.receiver.get_buffer  # type: ignore[method-assign]
         self.buffer_updated = self.receiver.buffer_updated  # type: ignore[assignment, method-assign]
+        self._trusts = trusts
+        if trusts is not None:
+            self.get_buffer = self._get_view  # type: ignore[method-assign]
+        self._made_at = self._loop.time()
         self._transport: asyncio.Transport | None = None
         self._trace = trace
         self._pauses = 0
@@ -160,6 +169,8 @@ class Connection(asyncio.BufferedProtocol):
         self._tick: asyncio.TimerHandle | None = None
         self.peer_host = ""
         self.peer_port = 0
+        self.certificate_names: frozenset[str] | None = None
+        """The names in the peer's verified certificate (`net.tls.names_of`); None without TLS."""
         self.user = user_factory(self)
 
     # -- asyncio's side -------------------------------------------------------------------------
@@ -178,12 +189,31 @@ class Connection(asyncio.BufferedProtocol):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self.receiver.quick_ack_fd = sock.fileno()
         # With a high-water mark of 0, writes go out at once and `drained` means that the kernel has everything.
-        transport.set_write_buffer_limits(high=0)  # type: ignore[attr-defined]
-        now = self._loop.time()
+        high_bytes = 0
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self.certificate_names = names_of(ssl_object)
+            # A TLS transport pauses at `size >= high` and resumes at `size <= low`: with 0 it would do both at 0 bytes.
+            high_bytes = 1
+            if self._trusts is not None and not self._trusts(self.certificate_names):
+                self._end_reason = "its certificate is not the one of this peer"
+                self._transport.abort()
+                return
+        transport.set_write_buffer_limits(high=high_bytes)  # type: ignore[attr-defined]
         if self._request is not None:
             self._association.request(self._request)
-        self._dispatch(self._association.transport_connected(now))
+        # ARTIM counts a TLS handshake too.
+        self._dispatch(self._association.transport_connected(self._made_at))
         self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
+
+    def _get_view(self, sizehint: int) -> memoryview:
+        """`get_buffer` for a TLS transport, which slices its buffers."""
+        return memoryview(self.receiver.get_buffer(sizehint))
+
+    def _write(self, data: Any) -> None:
+        if self.certificate_names is not None and not isinstance(data, bytes):
+            data = memoryview(data)  # a TLS transport takes no other buffers
+        self._transport.write(data)  # type: ignore[union-attr]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The TCP connection was closed by either side."""
@@ -199,6 +229,11 @@ class Connection(asyncio.BufferedProtocol):
         if exc is None and self.receiver.read_errno:
             exc = OSError(self.receiver.read_errno, os.strerror(self.receiver.read_errno))
         self._end(self._end_reason or (f"connection lost: {exc}" if exc else "connection closed by the peer"))
+
+    def drop(self, reason: str) -> None:
+        """Ends a connection that was never open, such as one whose TLS handshake failed."""
+        self._stop_receiving()
+        self._end(reason)
 
     def eof_received(self) -> bool:
         """The peer closed its side: closes ours too, since DICOM has no half-closed associations."""
@@ -276,7 +311,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._is_in_message:
                 self._behind.append(data)
             else:
-                self._transport.write(data)  # type: ignore[union-attr]
+                self._write(data)
 
     @asynccontextmanager
     async def message(self) -> AsyncIterator[Callable[[Any], None]]:
@@ -333,7 +368,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_part(self, data: Any) -> None:
         if self.is_open:
-            self._transport.write(data)  # type: ignore[union-attr]
+            self._write(data)
 
     def send_message(self, presentation_context_id: int, command: bytes, data_set: bytes | None, fragment: int) -> None:
         """Sends a small message: its command, and its data set if there is one, in fragments of `fragment` bytes."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from engine import log
-from engine.access import Kind, Principal
+from engine.access import Action, Kind, Principal
 from engine.dimse import messages
 from engine.errors import MessageError
 from engine.services import registry
@@ -76,13 +76,18 @@ class Acceptor:
         """Answers an A-ASSOCIATE-RQ."""
         host, counters = self.connection.peer_host, self.services.engine.metrics.counters
         self._log = logger.about(host)
-        principal = Principal(Kind.PEER, rq.calling_ae_title, host)
+        names = self.connection.certificate_names
+        principal = Principal(Kind.PEER, rq.calling_ae_title, host, certificate_names=names)
         who = {"calling": readable(rq.calling_ae_title), "host": host}
         answer: AssociateAC | AssociateRJ | Accepted | None
-        answer = refusal(self.services.engine.access, principal, busy=self._refuse)
+        decision = self.services.engine.access.allowed(principal, Action.ASSOCIATE)
+        if decision.is_alarming:
+            counters["security_alerts"] += 1
+            self._log.warning("security alert: the title of another peer", **who, reason=decision.reason)
+        answer = refusal(decision, busy=self._refuse)
         if answer is None:
             answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))
-        why = ""
+        why = decision.reason
         if isinstance(answer, Accepted):
             why = self._enter(principal, answer)
             answer = LOCAL_LIMIT_EXCEEDED if why else answer

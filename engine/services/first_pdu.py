@@ -2,6 +2,7 @@
 
     A-ASSOCIATE-RQ                       complete when it is whole, or ENOUGH_BYTES of it have arrived
     TLS, HTTP, SSH                       closed without an answer, which these peers would not understand
+    on the TLS port: a TLS hello         complete when its record is whole; anything else is closed
     another PDU (PS3.8 9.3.1), or none   A-ABORT, source 2, reason 2 unexpected, 1 unrecognized PDU or 6 (length)
     A-ABORT                              closed
 
@@ -19,8 +20,13 @@ ENOUGH_BYTES = 16 << 10
 
 _HEADER_BYTES = 6
 
+_TLS_HANDSHAKE = b"\x16\x03"
+"""Content type handshake, and the version's first byte."""
+
+_RECORD_HEADER_BYTES = 5
+
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (b"\x16\x03", "TLS hello"),
+    (_TLS_HANDSHAKE, "TLS hello"),
     (b"SSH-", "SSH banner"),
     *((method + b" ", "HTTP request") for method in (b"GET", b"PUT", b"HEAD", b"POST", b"OPTIONS", b"CONNECT")),
     *((method + b" ", "HTTP request") for method in (b"DELETE", b"PATCH", b"TRACE", b"PRI")),
@@ -50,6 +56,19 @@ def judge(head: bytes, request_bytes_max: int) -> Verdict:
     if request_bytes <= ENOUGH_BYTES:
         return Verdict(is_complete=True, needed_bytes=request_bytes)
     return Verdict(is_complete=True, needed_bytes=ENOUGH_BYTES, rationed_bytes=request_bytes)
+
+
+def judge_secure(head: bytes) -> Verdict:
+    """The same for a connection to the TLS port: a ClientHello in a record of TLS (RFC 8446 5.1)."""
+    if not _TLS_HANDSHAKE.startswith(head[:2]):
+        is_plain = head[:1] == bytes([pdu.PduType.ASSOCIATE_RQ])
+        return Verdict("DICOM without TLS" if is_plain else "no TLS hello")
+    if len(head) < _RECORD_HEADER_BYTES:
+        return Verdict(needed_bytes=_RECORD_HEADER_BYTES)
+    length = int.from_bytes(head[3:_RECORD_HEADER_BYTES], "big")
+    if not 0 < length <= ENOUGH_BYTES:
+        return Verdict("a TLS hello of a wrong length")
+    return Verdict(is_complete=True, needed_bytes=_RECORD_HEADER_BYTES + length)
 
 
 def _abort(reason: int) -> bytes:

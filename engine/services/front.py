@@ -7,11 +7,13 @@ draining    closes connections without an association at once; associations cont
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from engine import guards, log
 from engine.dimse.assembly import ChunkPool
 from engine.net.connection import Connection, ConnectionLimits
+from engine.net.tls import SHUTDOWN_TIMEOUT_S
 from engine.net.trace import TraceFolder
 from engine.services.acceptor import Acceptor
 from engine.services.commitment.reporter import Reporter
@@ -19,8 +21,8 @@ from engine.services.shared import Services
 from engine.ul.association import Role
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
+    import ssl
     from collections.abc import Callable
 
     from engine.config import Config, Limits
@@ -60,10 +62,24 @@ class DimseFront:
 
     def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
         """Takes a connection over."""
+        self.open(sock, host, on_end, None)
+
+    def open(
+        self, sock: socket.socket, host: str, on_end: Callable[[], None], context: ssl.SSLContext | None
+    ) -> asyncio.Task[None]:
+        """Takes a connection over, after a TLS handshake if there is a `context`. The task ends when it is open."""
         self._make_room()
-        task = guards.watch(self._engine.loop.create_task(self._connect(sock, host, on_end)), "connect")
+        task = guards.watch(self._engine.loop.create_task(self._connect(sock, host, on_end, context)), "connect")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+        def done(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if task.cancelled():  # before its first step, so `_connect` has done nothing
+                sock.close()
+                on_end()
+
+        task.add_done_callback(done)
+        return task
 
     def configure(self, config: Config) -> None:
         """Does nothing: new associations read the configuration from the engine."""
@@ -100,7 +116,9 @@ class DimseFront:
                 connection.abort("made room for others", 2, 0)
                 return
 
-    async def _connect(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
+    async def _connect(
+        self, sock: socket.socket, host: str, on_end: Callable[[], None], context: ssl.SSLContext | None
+    ) -> None:
         is_draining = self._is_draining
 
         def end(connection: Connection) -> None:
@@ -112,19 +130,32 @@ class DimseFront:
             self._connections[connection] = acceptor
             return acceptor
 
-        def protocol() -> Connection:
-            limits = connection_limits(self._engine.config.limits)
-            trace = self._trace.association(host) if self._trace else None
-            return Connection(user, Role.ACCEPTOR, self._pool, limits, trace)
-
+        limits = connection_limits(self._engine.config.limits)
+        trace = self._trace.association(host) if self._trace else None
+        trusts = None if context is None else _any_names
+        connection = Connection(user, Role.ACCEPTOR, self._pool, limits, trace, trusts=trusts)
+        timeouts = {}
+        if context is not None:
+            timeouts["ssl_handshake_timeout"] = limits.artim_timeout_s
+            timeouts["ssl_shutdown_timeout"] = SHUTDOWN_TIMEOUT_S
         try:
-            await self._engine.loop.connect_accepted_socket(protocol, sock)
-        except Exception as error:
-            # Usually an OSError: the peer closed the connection before the loop could use the socket.
-            write = logger.info if isinstance(error, OSError) else logger.error
-            write("connection lost before it began", peer=host, error=str(error))
+            await self._engine.loop.connect_accepted_socket(lambda: connection, sock, ssl=context, **timeouts)
+        except asyncio.CancelledError:
+            self._failed(connection, host, "made room for others, or the server is stopping")
             sock.close()
-            on_end()
+        except (OSError, ConnectionError) as error:
+            # The peer closed the connection before the loop could use the socket, or the handshake failed.
+            self._failed(connection, host, str(error), is_handshake=context is not None)
+            sock.close()
+
+    def _failed(self, connection: Connection, host: str, reason: str, *, is_handshake: bool = False) -> None:
+        """Drops a connection that was never open."""
+        if is_handshake:
+            self._engine.metrics.counters["tls_handshakes_failed"] += 1
+            logger.about(host).warning("TLS handshake failed", peer=host, error=reason)
+        else:
+            logger.info("connection lost before it began", peer=host, error=reason)
+        connection.drop(reason)
 
 
 def connection_limits(limits: Limits) -> ConnectionLimits:
@@ -140,3 +171,8 @@ def connection_limits(limits: Limits) -> ConnectionLimits:
         pdv_count_max=limits.pdvs_per_pdu_max,
         idle_timeout_s=limits.idle_timeout_s,
     )
+
+
+def _any_names(names: frozenset[str]) -> bool:
+    """The acceptor judges a requestor's certificate together with its title."""
+    return True

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.access import Access, Action, Principal
+from engine.access import Access, Action, Decision, Principal
 from engine.dicom import transfer_syntax, uids
 from engine.services import registry
 from engine.titles import wire_forms
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 _STORAGE_TRANSFER_SYNTAXES = frozenset(syntax.uid for syntax in transfer_syntax.ALL)
 
 
-def refusal(access: Access, principal: Principal, *, busy: bool) -> AssociateRJ | None:
-    """The rejection of an association, independent of its proposal; None: it may be negotiated."""
+def refusal(decision: Decision, *, busy: bool) -> AssociateRJ | None:
+    """The rejection of an association, independent of its proposal; None: it may be negotiated.
+
+    `decision`: whether the requestor may associate."""
     if busy:
         return negotiation.LOCAL_LIMIT_EXCEEDED
-    if not access.allowed(principal, Action.ASSOCIATE):
+    if not decision:
         return negotiation.CALLING_AE_TITLE_NOT_RECOGNIZED
     return None
 

@@ -1,14 +1,72 @@
-"""The settings of DIMSE services: queries, and the coercion of sent instances."""
+"""The settings of DIMSE services: TLS, queries, and the coercion of sent instances."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import AETitle
+from engine.setting import FIXED, AETitle, Port
 
 QueryOption = Literal["relational", "date-time", "fuzzy", "timezone", "empty-values", "multiple-values"]
+
+
+TlsProfile = Literal["b12", "b13-aead", "legacy"]
+
+
+class Tls(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """DICOM over TLS (PS3.15 B.12): a port of its own, and associations that we request from a [[peer]] with tls.
+
+    A reload reads the files again for new associations; open ones continue. `filmroom cert` makes certificates for a
+    site that has no authority."""
+
+    enabled: Annotated[bool, FIXED] = False
+    """Whether to listen on `port`. Associations that we request use the certificates in either case."""
+
+    host: Annotated[str, FIXED] = "0.0.0.0"
+    """Address to listen on. All interfaces, since modalities are other machines."""
+
+    port: Annotated[Port, FIXED] = 2762
+    """Registered for DICOM over TLS (dicom-tls); 0: any free one."""
+
+    certificates: tuple[Path, ...] = ()
+    """PEM files, each with a certificate of ours and its intermediate certificates. With one of an RSA and one of an
+    elliptic key every peer finds one that it can use: some know only RSA."""
+
+    keys: tuple[Path, ...] = ()
+    """PEM files with the private keys, without a passphrase, in the order of `certificates`; none: each key is in its
+    certificate's file."""
+
+    trust: tuple[Path, ...] = ()
+    """PEM files with the authorities that sign peers' certificates, or with certificates of peers that signed their
+    own."""
+
+    crls: tuple[Path, ...] = ()
+    """PEM files with revocation lists; none: revocation is not checked. With one, the list of every authority that
+    signs a peer's certificate must be there and must not have expired, else that peer is refused."""
+
+    profile: TlsProfile = "b12"
+    """The versions and cipher suites. b12: TLS 1.2 and 1.3 with ECDHE and AES-GCM or ChaCha20 (PS3.15 B.12, BCP 195).
+    b13-aead: of PS3.15 B.13 all suites that OpenSSL has, DHE and CCM too; it lacks Camellia. legacy: also RSA key
+    exchange and CBC, for modalities that nothing else works with; a recording of their traffic can be read by whoever
+    gets the private key later."""
+
+    client_certificates: Literal["required", "wanted", "off"] = "required"
+    """Whether a peer must show a certificate that `trust` verifies. wanted: it may; off: it is not asked, and only its
+    title and address say who it is."""
+
+    handshakes_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    """Handshakes in progress in one worker. When there are more, the oldest of the address that has most is ended, so
+    that half-open ones cannot keep anybody out."""
+
+    def __post_init__(self) -> None:
+        if self.keys and len(self.keys) != len(self.certificates):
+            raise ValueError("tls.keys must have one file for each of tls.certificates, or none")
+        if self.enabled and not self.certificates:
+            raise ValueError("tls.enabled needs tls.certificates")
+        if self.enabled and self.client_certificates != "off" and not self.trust:
+            raise ValueError("tls.client_certificates needs tls.trust, to verify them")
 
 
 class Queries(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,6 +6,7 @@ Data sets are sent and received as bytes: no code here decodes or encodes them.
 from __future__ import annotations
 
 import io
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -97,6 +98,7 @@ def association(
     roles: Iterable[str] = (),
     maximum_length: int = 16382,
     options: bytes = b"\1",
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Association]:
     """An association of pynetdicom with (abstract syntax, transfer syntax or syntaxes) contexts; must be accepted."""
     assoc = request(
@@ -108,6 +110,7 @@ def association(
         roles=roles,
         maximum_length=maximum_length,
         options=options,
+        tls=tls,
     )
     assert assoc.is_established, "the association was not accepted"
     try:
@@ -127,6 +130,7 @@ def request(
     roles: Iterable[str] = (),
     maximum_length: int = 16382,
     options: bytes = b"\1",
+    tls: ssl.SSLContext | None = None,
 ) -> Association:
     """Requests an association; the answer may be any.
 
@@ -150,6 +154,7 @@ def request(
         + [extended_negotiation(uid, options) for uid, _ in contexts if options and uid in FIND_CLASSES],
         evt_handlers=list(handlers),
         max_pdu=maximum_length,
+        tls_args=None if tls is None else (tls, "127.0.0.1"),
     )
 
 
@@ -285,6 +290,7 @@ def get(
     calling: str = "FOREIGN",
     answer: Callable[[str], int] = lambda uid: 0,
     maximum_length: int = 16382,
+    tls: ssl.SSLContext | None = None,
 ) -> Retrieved:
     """C-GET; `kinds` are the (SOP class, transfer syntax) pairs to accept, `answer` gives our status for a UID."""
     result = Retrieved()
@@ -303,6 +309,7 @@ def get(
         handlers=[(evt.EVT_C_STORE, received)],
         roles=[sop_class_uid for sop_class_uid, _ in kinds],
         maximum_length=maximum_length,
+        tls=tls,
     ) as assoc:
         for status, found in assoc.send_c_get(identifier(keys), uid):
             result.note(status, found)
@@ -348,6 +355,7 @@ class Receiver:
         answer: Callable[[str], int] = lambda uid: 0,
         maximum_length: int = 16382,
         aet: str = "SINK",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """`kinds`: the (SOP class, transfer syntax) pairs that it accepts; `answer`: its status for a UID."""
         self.receipts: list[Receipt] = []
@@ -359,7 +367,8 @@ class Receiver:
         for sop_class_uid, transfer_syntax_uid in kinds:
             _make_known(sop_class_uid)
             ae.add_supported_context(sop_class_uid, transfer_syntax_uid)
-        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+        handlers = [(evt.EVT_C_STORE, self._store)]
+        self._server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers, ssl_context=tls)
         self.port: int = self._server.server_address[1]
 
     def _store(self, event: evt.Event) -> int:

@@ -13,11 +13,12 @@ COLUMNS = (whole("subject"), whole("verdict"), wrapped("what"), wrapped("advice"
 
 @options.command("doctor")
 @click.option("--quick", is_flag=True, help="Do not measure the disk (this writes and reads 256 MB).")
+@click.option("--security", "only_security", is_flag=True, help="Examine only certificates, ports, peers and networks.")
 @with_settings("aet", "host", "dicom_port", "workers")
-def command(quick: bool, settings: Settings) -> int:
+def command(quick: bool, only_security: bool, settings: Settings) -> int:
     """Examine everything a server needs and give advice. Exit code 1: there is a fault."""
     config = settings.load()
     with output.progress_bar() as progress:
-        findings = backend.examine(config, measure=not quick, progress=progress)
+        findings = backend.examine(config, measure=not quick, only_security=only_security, progress=progress)
     output.write_list(findings, COLUMNS)
     return exit_codes.FAILED if any(finding["verdict"] == "fault" for finding in findings) else exit_codes.OK

@@ -1,0 +1,114 @@
+"""TLS contexts of DICOM associations (PS3.15 B.12), and the names in a peer's certificate.
+
+    profile     versions     cipher suites of TLS 1.2 (those of TLS 1.3 are OpenSSL's)
+    b12         1.2, 1.3     ECDHE with AES-GCM or ChaCha20
+    b13-aead    1.2, 1.3     DHE and CCM too; B.13 also demands Camellia-GCM, which OpenSSL does not have
+    legacy      1.2, 1.3     RSA key exchange and CBC too
+
+A context never changes: a reload makes a new one, and open associations keep theirs. There are no session tickets,
+since a resumed session would skip the revocation lists of a newer context.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ssl
+from typing import TYPE_CHECKING, cast
+
+from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from engine.config import Tls
+
+_SUITES = {
+    "b12": "ECDHE+AESGCM:ECDHE+CHACHA20",
+    "b13-aead": "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:DHE+AESGCM:DHE+CHACHA20:DHE+AESCCM:!aDSS",
+    "legacy": "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:DHE+AES:RSA+AESGCM:RSA+AES"
+    ":!aNULL:!eNULL:!aDSS:!PSK:!SRP",
+}
+
+SHUTDOWN_TIMEOUT_S = 2.0
+"""Seconds for the peer's close_notify, which some never send."""
+
+_VERIFY_MODES = {"required": ssl.CERT_REQUIRED, "wanted": ssl.CERT_OPTIONAL, "off": ssl.CERT_NONE}
+
+
+def server_context(settings: Tls) -> ssl.SSLContext:
+    """A context for associations that peers request. Raises ConfigError, which names the file."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, settings)
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    context.verify_mode = _VERIFY_MODES[settings.client_certificates]
+    return context
+
+
+def client_context(settings: Tls, *, checks_name: bool) -> ssl.SSLContext:
+    """A context for associations that we request; `checks_name`: the peer's certificate must have its host's name.
+
+    Raises ConfigError.
+    """
+    if not settings.trust:
+        raise ConfigError("tls.trust is empty: a called peer's certificate cannot be verified")
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, settings)
+    context.check_hostname = checks_name
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _context(protocol: ssl._SSLMethod, settings: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_SUITES[settings.profile])
+    # A trusted certificate may be one that the peer signed itself, or an intermediate one.
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    keys: Sequence[Path | None] = settings.keys or [None] * len(settings.certificates)
+    for certificate, key in zip(settings.certificates, keys, strict=True):
+        try:
+            # Without the password OpenSSL asks for a passphrase on the terminal.
+            context.load_cert_chain(certificate, key, password=lambda: "")
+        except FileNotFoundError as error:
+            missing = certificate if not certificate.exists() else key
+            raise ConfigError(f"tls.certificates: there is no file {missing}") from error
+        except (ssl.SSLError, OSError, ValueError) as error:
+            raise ConfigError(f"tls.certificates: {certificate} with its key cannot be used: {error}") from error
+    for path in settings.trust:
+        _load(context, path, "tls.trust")
+    for path in settings.crls:
+        _load(context, path, "tls.crls")
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
+
+
+def _load(context: ssl.SSLContext, path: Path, setting: str) -> None:
+    before = context.cert_store_stats()
+    try:
+        context.load_verify_locations(path)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{setting}: there is no file {path}") from error
+    except (ssl.SSLError, OSError) as error:
+        raise ConfigError(f"{setting}: {path} cannot be used: {error}") from error
+    kind = "crl" if setting.endswith("crls") else "x509"
+    if context.cert_store_stats()[kind] == before[kind]:
+        what = "revocation list" if kind == "crl" else "certificate"
+        raise ConfigError(f"{setting}: {path} has no new {what}")
+
+
+def names_of(connection: ssl.SSLObject) -> frozenset[str]:
+    """The names of the verified certificate of the other side, as in a [[peer]]'s `certificates`, in lower case.
+
+    Empty if it showed none.
+    """
+    certificate = connection.getpeercert(binary_form=True)
+    if not certificate:
+        return frozenset()
+    names = {f"sha256:{hashlib.sha256(certificate).hexdigest()}"}
+    fields = connection.getpeercert() or {}
+    alternatives = cast("tuple[tuple[str, str], ...]", fields.get("subjectAltName", ()))
+    names |= {f"san:{name}".lower() for _, name in alternatives}
+    subject = cast("tuple[tuple[tuple[str, str], ...], ...]", fields.get("subject", ()))
+    attributes = [attribute for several in subject for attribute in several]
+    names |= {f"cn:{attribute[1]}".lower() for attribute in attributes if attribute[0] == "commonName"}
+    return frozenset(names)

@@ -1,0 +1,100 @@
+"""The front of DICOM over TLS: shakes hands, then gives the connection to the DICOM front.
+
+handshake   at most tls.handshakes_max at once; a further one ends the oldest of the address that has most
+failed      closed, counted (tls_handshakes_failed) and logged
+done        an association like any other, with the names in the peer's certificate
+reload      a new context for new connections; if the files are unusable, an error is logged and the old one remains
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.errors import ConfigError
+from engine.net import tls
+
+if TYPE_CHECKING:
+    import asyncio
+    import socket
+    from collections.abc import Callable
+
+    from engine.config import Config
+    from engine.runtime.engine import Engine
+    from engine.services.front import DimseFront
+
+logger = log.get("services.tls")
+
+
+class SecureFront:
+    """All connections of one process that came over TLS (`runtime.front.Front`)."""
+
+    name = "dicom-tls"
+
+    def __init__(self, engine: Engine, front: DimseFront) -> None:
+        """Raises ConfigError when the files of [tls] cannot be used."""
+        self._engine = engine
+        self._front = front
+        self._settings = engine.config.tls
+        self._context = tls.server_context(self._settings)
+        self._count = 0
+        self._handshakes: dict[asyncio.Task[None], str] = {}
+        """With the address of each, the oldest first."""
+
+    @property
+    def connections_count(self) -> int:
+        """The number of open connections, including handshakes in progress."""
+        return self._count
+
+    @property
+    def is_busy(self) -> bool:
+        """Always False: the DICOM front knows the operations of all associations."""
+        return False
+
+    def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
+        """Takes a connection over."""
+        if len(self._handshakes) >= self._settings.handshakes_max:
+            self._make_room()
+        self._count += 1
+
+        def end() -> None:
+            self._count -= 1
+            on_end()
+
+        task = self._front.open(sock, host, end, self._context)
+        self._handshakes[task] = host
+        task.add_done_callback(lambda task: self._handshakes.pop(task, None))
+
+    def configure(self, config: Config) -> None:
+        """Reads the files again."""
+        try:
+            self._context = tls.server_context(config.tls)
+            self._settings = config.tls
+        except ConfigError as error:
+            logger.error("the TLS settings cannot be used; the old ones remain", error=str(error))
+
+    def start_draining(self) -> None:
+        """Ends handshakes; the DICOM front drains associations."""
+        self.abort("the server is stopping")
+
+    def abort(self, why: str) -> None:
+        """Ends handshakes; the DICOM front aborts associations."""
+        for task in list(self._handshakes):
+            task.cancel(why)
+
+    def stats(self) -> dict[str, object]:
+        """Its statistics, as plain data."""
+        return {"tls_handshakes": len(self._handshakes)}
+
+    def close(self) -> None:
+        """Has nothing of its own to free."""
+
+    def _make_room(self) -> None:
+        counts: dict[str, int] = {}
+        for host in self._handshakes.values():
+            counts[host] = counts.get(host, 0) + 1
+        busiest = max(counts, key=lambda host: counts[host])
+        oldest = next(task for task, host in self._handshakes.items() if host == busiest)
+        self._engine.metrics.counters["tls_handshakes_evicted"] += 1
+        del self._handshakes[oldest]
+        oldest.cancel()
