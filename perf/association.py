@@ -17,6 +17,8 @@ from perf.harness import PerfError
 
 TIMEOUT_S = 120.0
 PDU_LENGTH_MAX = 131072
+NEGOTIATION_BYTES_MAX = 1 << 20
+TLS_ALERT = 0x15
 _DISCARD = socket.MSG_TRUNC | socket.MSG_WAITALL
 
 
@@ -114,8 +116,11 @@ class Connection:
             length -= count
 
     def read_pdu(self) -> tuple[int, bytes]:
-        """(type, body) of the next PDU, whole."""
+        """(type, body) of the next PDU, whole. Raises PerfError, also of bytes that are no PDU."""
         head = self.receive_exactly(6)
+        if not 1 <= head[0] <= wire.ABORT or int.from_bytes(head[2:6], "big") > NEGOTIATION_BYTES_MAX:
+            what = "it speaks TLS" if head[0] == TLS_ALERT else "it does not speak DICOM"
+            raise PerfError(f"{what} (the answer begins with {head.hex()})")
         return head[0], self.receive_exactly(int.from_bytes(head[2:6], "big"))
 
     def next_pdv(self) -> tuple[int, int, int]:
@@ -215,6 +220,15 @@ class Connection:
         return data
 
 
+def _refusal(target: Target, kind: int, body: bytes) -> str:
+    """Why there is no association."""
+    if kind == wire.ASSOCIATE_RJ:
+        return wire.rejection_text(body, target.called_aet, target.calling_aet)
+    if kind == wire.ABORT:
+        return "it aborted the association request"
+    return f"PDU type {kind} in place of an answer to the association request"
+
+
 def _connected(target: Target) -> socket.socket:
     """Connects. Raises PerfError with the address."""
     try:
@@ -239,10 +253,13 @@ class Association(Connection):
         self.sock.sendall(
             wire.associate_rq(target.called_aet, target.calling_aet, contexts, PDU_LENGTH_MAX, window=window)
         )
-        kind, body = self.read_pdu()
-        if kind != wire.ASSOCIATE_AC:
+        try:
+            kind, body = self.read_pdu()
+            if kind != wire.ASSOCIATE_AC:
+                raise PerfError(_refusal(target, kind, body))
+        except PerfError as error:
             self.close()
-            raise PerfError(f"{target.called_aet} refused the association: PDU type {kind}, {body.hex()}")
+            raise PerfError(f"{target.called_aet} at {target.host}:{target.port}: {error}") from None
         self.accepted = wire.parse_associate_ac(body)
         granted = self.accepted.window or window
         self.window = min(window, granted)

@@ -22,6 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from perf.harness import PerfError
+
 UID_ROOT = b"1.2.826.0.1.3680043.10.1599.9"
 ISSUER = b"FILMROOM BENCH"
 SEED = 20240229
@@ -94,14 +96,18 @@ class Template:
 
 @cache
 def template(name: str) -> Template:
-    """`ct`, `mr`, `ct-head` (a CT of 8x8 pixels), or `tiny` / `tiny-<modality>`."""
+    """`ct`, `mr`, `mg` (27 MB), `ct-head` (a CT of 8x8 pixels), or `tiny` / `tiny-<modality>`. Raises PerfError."""
     if name == "ct":
         return _build(name, "CT", rows=512, columns=512, full=True)
     if name == "mr":
         return _build(name, "MR", rows=256, columns=256, full=True)
+    if name == "mg":
+        return _build(name, "MG", rows=4096, columns=3328, full=True)
     if name == "ct-head":
         return _build(name, "CT", rows=8, columns=8, full=True)
     modality = name.removeprefix("tiny").removeprefix("-").upper() or "CT"
+    if not name.startswith("tiny") or modality not in SOP_CLASS_OF_MODALITY:
+        raise PerfError(f"there is no template {name!r}; there are ct, mr, mg, ct-head and tiny-<modality>")
     return _build(name, modality, rows=8, columns=8, full=False)
 
 

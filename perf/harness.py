@@ -111,6 +111,12 @@ def descendants(root_pid: int) -> list[int]:
     return found
 
 
+def parent_of(pid: int) -> int:
+    """The parent of a process; 0 if it is gone."""
+    fields = _stat_fields(pid)
+    return int(fields[1]) if fields else 0
+
+
 def _stat_fields(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the command's name (field 0 is the state), none if the process is gone."""
     try:

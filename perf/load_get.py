@@ -32,25 +32,7 @@ def run(target: Target, study_uids: Sequence[bytes], load: RetrievalLoad, *, ser
     def retrieve(study_uid: bytes) -> StudyRetrieval:
         identifier = retrieval.study_identifier(study_uid, syntax)
         association.send_message(GET_CONTEXT_ID, wire.get_rq(1), identifier)
-        if native.is_available():
-            return _receive(association)
-        count = size = first_command_ns = first_instance_ns = responses = 0
-        while True:
-            message = association.read_message()
-            if message is None:
-                raise PerfError("the peer released the association instead of answering")
-            if message.field == wire.C_STORE_RQ:
-                first_command_ns = first_command_ns or time.perf_counter_ns()
-                size += association.discard_data_set()
-                first_instance_ns = first_instance_ns or time.perf_counter_ns()
-                count += 1
-                association.send_message(message.context_id, wire.response(message.command))
-                continue
-            responses += 1
-            if message.has_data_set:
-                association.discard_data_set()
-            if message.status not in retrieval.PENDING:
-                return StudyRetrieval(count, size, first_command_ns, first_instance_ns, message.status, responses)
+        return receive_study(association)
 
     try:
         return retrieval.measure(retrieve, study_uids, load, server_pid)
@@ -58,7 +40,30 @@ def run(target: Target, study_uids: Sequence[bytes], load: RetrievalLoad, *, ser
         association.release()
 
 
-def _receive(association: Association) -> StudyRetrieval:
+def receive_study(association: Association) -> StudyRetrieval:
+    """Receives and answers the instances of one C-GET, up to its final response. Raises PerfError."""
+    if native.is_available():
+        return _receive_compiled(association)
+    count = size = first_command_ns = first_instance_ns = responses = 0
+    while True:
+        message = association.read_message()
+        if message is None:
+            raise PerfError("the peer released the association instead of answering")
+        if message.field == wire.C_STORE_RQ:
+            first_command_ns = first_command_ns or time.perf_counter_ns()
+            size += association.discard_data_set()
+            first_instance_ns = first_instance_ns or time.perf_counter_ns()
+            count += 1
+            association.send_message(message.context_id, wire.response(message.command))
+            continue
+        responses += 1
+        if message.has_data_set:
+            association.discard_data_set()
+        if message.status not in retrieval.PENDING:
+            return StudyRetrieval(count, size, first_command_ns, first_instance_ns, message.status, responses)
+
+
+def _receive_compiled(association: Association) -> StudyRetrieval:
     """Receives the instances of one study by the compiled receiver; reads the responses between them here."""
     receiver = native.Receiver(fd=association.sock.fileno())
     responses = 0

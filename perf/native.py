@@ -1,6 +1,6 @@
 """The compiled parts of the loads: built by the C compiler on first use, called without the interpreter lock.
 
-Without a compiler a load says so and continues in Python: a slower receiver then measures the server.
+Without a compiler a load continues in Python; the receiver then costs more, and `perf.bench.warnings` says so.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import subprocess
 import tempfile
 import threading
 from pathlib import Path
-
-from perf.harness import say
 
 SOURCES = Path(__file__).parent
 BUFFER_BYTES = 65536
@@ -65,7 +63,6 @@ def compiled(name: str) -> ctypes.CDLL | None:
     source = SOURCES / f"{name}.c"
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
-        say(f"no C compiler: {name} runs in Python")
         return None
     digest = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"perf-native-{os.getuid()}"

@@ -105,7 +105,7 @@ class Sink:
             with self._lock:
                 self._counts.association_count += 1
             if native.is_available():
-                self._receive(connection)
+                self._receive(connection, peer_length_max)
                 return
             while (message := connection.read_message()) is not None:
                 if message.field == wire.C_STORE_RQ:
@@ -119,12 +119,19 @@ class Sink:
         finally:
             connection.close()
 
-    def _receive(self, connection: Connection) -> None:
-        """Receives by compiled code until the peer releases. Commands other than C-STORE-RQ get no answer."""
+    def _receive(self, connection: Connection, peer_length_max: int) -> None:
+        """Receives by compiled code until the peer releases. Commands other than C-STORE and C-ECHO get no answer."""
         receiver = native.Receiver(fd=connection.sock.fileno())
         with self._lock:
             self._receivers.append(receiver)
-        outcome = receiver.receive()
+        while (outcome := receiver.receive()) == native.COMMAND:
+            command = wire.parse_command(receiver.other_bytes)
+            if wire.number(command, 0x0100) != wire.C_ECHO_RQ:
+                break
+            answer = wire.response(command)
+            connection.sock.sendall(
+                wire.frame(receiver.other_kind, answer, command=True, pdu_length_max=peer_length_max)
+            )
         with self._lock:
             self._receivers.remove(receiver)
             self._counts.add(receiver)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from perf import corpus, harness, population
 from perf.harness import Latencies, PerfError
 from perf.load_store import StoreResult
+from perf.population import StudyFacts
 
 LOOK_EVERY = 1000
 BOUNDARY = b"perf-boundary-0123456789abcdef"
@@ -40,18 +41,20 @@ class StowLoad:
     template: str = "ct"
 
 
-class _Request:
+class StowMessage:
     """A POST with one instance, which is patched in place; or one part of a POST of many."""
 
-    def __init__(self, port: int, load: StowLoad, study: int, part_count: int = 1) -> None:
-        template = corpus.template(load.template)
+    def __init__(
+        self, authority: str, web_root: str, template: corpus.Template, *, headers: str = "", part_count: int = 1
+    ) -> None:
+        """`headers`: more header lines, each with its line end."""
         meta = _file_meta(template.sop_class_uid)
         part = b"--%s\r\nContent-Type: application/dicom\r\n\r\n" % BOUNDARY + bytes(128) + b"DICM"
         part_bytes = len(part) + len(meta) + len(template.data_set) + len(LINE_END)
         self.head = (
-            b"POST %s/studies HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAccept: application/dicom+json\r\n"
+            b"POST %s/studies HTTP/1.1\r\nHost: %s\r\nAccept: application/dicom+json\r\n%s"
             b'Content-Type: multipart/related; type="application/dicom"; boundary=%s\r\nContent-Length: %d\r\n\r\n'
-            % (load.web_root.encode(), port, BOUNDARY, part_bytes * part_count + len(END))
+            % (web_root.encode(), authority.encode(), headers.encode(), BOUNDARY, part_bytes * part_count + len(END))
         )
         is_alone = part_count == 1
         before = self.head + part if is_alone else part
@@ -59,11 +62,13 @@ class _Request:
         self._meta_uid = len(before) + meta.index(b"0" * corpus.INSTANCE_UID_BYTES)
         self._data_set = len(before) + len(meta)
         self._offsets = template.offsets
-        self._study = study
-        facts = population.plain_study(study, "CT", (load.instance_count,))
+        self._study = 0
+
+    def set_study(self, facts: StudyFacts) -> None:
+        self._study = facts.number
         for name in STUDY_VALUES:
             self._put(name, getattr(facts, name))
-        self._put("series_uid", corpus.series_uid(study, 1))
+        self._put("series_uid", corpus.series_uid(facts.number, 1))
         self._put("series_number", b"1".ljust(6))
 
     def set_instance(self, number: int) -> None:
@@ -90,6 +95,12 @@ def _file_meta(sop_class_uid: bytes) -> bytes:
     return corpus.element_bytes(0x00020000, b"UL", len(body).to_bytes(4, "little")) + body
 
 
+def _message(port: int, load: StowLoad, study: int, part_count: int = 1) -> StowMessage:
+    message = StowMessage(f"127.0.0.1:{port}", load.web_root, corpus.template(load.template), part_count=part_count)
+    message.set_study(population.plain_study(study, "CT", (load.instance_count,)))
+    return message
+
+
 def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
     """Sends the load; connections are opened before the measurement. Raises PerfError if one cannot be opened."""
     latencies: list[int] = []
@@ -97,7 +108,7 @@ def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
     ready, lock = threading.Barrier(load.connection_count + 1), threading.Lock()
 
     def work(index: int) -> None:
-        request = _Request(port, load, load.first_study + index)
+        request = _message(port, load, load.first_study + index)
         own: list[int] = []
         own_failures: Counter[str] = Counter()
         with socket.create_connection(("127.0.0.1", port)) as sock:
@@ -156,7 +167,7 @@ def run_parts(port: int, load: StowLoad, look: Callable[[], None]) -> float:
 
     Raises PerfError unless all were stored.
     """
-    request = _Request(port, load, load.first_study, load.instance_count)
+    request = _message(port, load, load.first_study, load.instance_count)
     started = time.perf_counter()
     with socket.create_connection(("127.0.0.1", port)) as sock:
         sock.sendall(request.head)

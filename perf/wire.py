@@ -68,6 +68,8 @@ class Accepted:
     """The longest PDU that the peer accepts; 0: no limit."""
     window: int
     """The most outstanding operations; 0: no limit."""
+    version_name: str = ""
+    """Implementation Version Name (PS3.7 D.3.3.2)."""
 
 
 def _item(kind: int, value: bytes) -> bytes:
@@ -114,7 +116,7 @@ def _items(body: bytes, offset: int) -> list[tuple[int, bytes]]:
 
 
 def parse_associate_ac(body: bytes) -> Accepted:
-    transfer_syntaxes, pdu_length_max, window = {}, 0, 1
+    transfer_syntaxes, pdu_length_max, window, version_name = {}, 0, 1, ""
     for kind, value in _items(body, 68):
         if kind == 0x21 and value[2] == 0:
             transfer_syntaxes[value[0]] = next((uid for sub, uid in _items(value, 4) if sub == 0x40), b"").rstrip(b"\0")
@@ -124,7 +126,26 @@ def parse_associate_ac(body: bytes) -> Accepted:
                     pdu_length_max = int.from_bytes(content, "big")
                 elif sub == 0x53:
                     window = int.from_bytes(content[:2], "big")
-    return Accepted(transfer_syntaxes, pdu_length_max, window)
+                elif sub == 0x55:
+                    version_name = content.decode("ascii", "replace").strip(" \0")
+    return Accepted(transfer_syntaxes, pdu_length_max, window, version_name)
+
+
+# PS3.8 Table 9-21: the reasons of source 1 (service user) that a person can do something about.
+_REJECTIONS = {
+    (1, 3): "it does not know our AE title {calling}: register it there, or use another with --calling",
+    (1, 7): "it is not called {called}: use its AE title",
+    (3, 1): "it is busy (temporary congestion)",
+    (3, 2): "its limit of associations is reached",
+}
+
+
+def rejection_text(body: bytes, called: str, calling: str) -> str:
+    """The reason of an A-ASSOCIATE-RJ, from the body of its PDU (PS3.8 9.3.4)."""
+    result, source, reason = body[1:4] if len(body) >= 4 else (0, 0, 0)
+    known = _REJECTIONS.get((source, reason), "no reason given" if reason == 1 else "another reason")
+    how = "for now" if result == 2 else "permanently"
+    return f"refused {how}: {known.format(called=called, calling=calling)} (source {source}, reason {reason})"
 
 
 def answer_associate_rq(body: bytes, pdu_length_max: int) -> tuple[bytes, int]:

@@ -300,6 +300,29 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     assert not circles(arrows), "\n".join(" ".join(sorted(circle)) for circle in circles(arrows))
 
 
+LOADS_ARE_CALLED_BY = {"engine.cli.commands.bench", "engine.cli.commands.doctor", "engine.cli.commands.size"}
+LOADS_MAY_IMPORT = {"", "doctor", "sizes"}
+"""What `perf.bench` may import of the engine. Other programs of `perf` measure single modules and import these."""
+
+
+def test_the_loads_are_above_the_engine_and_only_commands_call_them() -> None:
+    callers = {
+        dotted(path)
+        for path in modules()
+        for node in ast.walk(tree(path))
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "perf")
+        or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "perf" for alias in node.names))
+    }
+    assert callers and callers <= LOADS_ARE_CALLED_BY, sorted(callers - LOADS_ARE_CALLED_BY)
+    wrong = [
+        f"{where(path, line)}: perf.bench may not import {name}"
+        for path in sorted((ROOT / "perf" / "bench").rglob("*.py"))
+        for line, name in imported(path)
+        if layer_of(name) not in LOADS_MAY_IMPORT
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_one_door_to_each_compiled_module() -> None:
     wrong = []
     for path in modules():

@@ -52,6 +52,7 @@ COMMANDS = {
     "commitments": "List undelivered storage commitment reports; retry or drop them.",
     "webhooks": "List the webhooks of the change feed; resume a parked one.",
     "viewer": "Install the viewer (OHIF) that the page opens studies with.",
+    "bench": "Test a server under load, and write a report.",
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
     "cert": "Make certificates for TLS, revoke and show them.",
     "config": "Check and explain the configuration.",

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from engine.archive.verify import CheckReport
     from engine.cli.options import Settings
     from engine.dicom.schema import Schema
+    from engine.doctor.hardware import Hardware
     from engine.index.format.types import Instance, Query
     from engine.services.file_scu import SendSummary
 
@@ -345,15 +346,24 @@ def is_reindexing(config: Config, request: query.Keys) -> bool:
         return asks and bool(Reindexer(archive, bytes_per_s=0).lacking())
 
 
-def examine(config: Config, *, measure: bool, only_security: bool, progress: Progress) -> list[dict[str, Any]]:
-    """The doctor's findings as plain data."""
+def examine(
+    config: Config,
+    *,
+    measure: bool,
+    only_security: bool,
+    progress: Progress,
+    target: str = "",
+    targets: Mapping[str, Hardware] | None = None,
+) -> list[dict[str, Any]]:
+    """The doctor's findings as plain data; with the name of a hardware target also how the machine compares with it."""
     from engine.doctor import examination
 
     if only_security:
         findings = examination.examine_security(config)
     else:
+        goal = examination.Goal(target, targets) if targets else None
         measure_bytes = examination.MEASURE_BYTES if measure else 0
-        findings = examination.examine(config, measure_bytes=measure_bytes, progress=progress)
+        findings = examination.examine(config, measure_bytes=measure_bytes, progress=progress, goal=goal)
     return [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
 
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from engine.config import Config, Target
@@ -135,56 +136,74 @@ def _inodes(folder: Path) -> Finding:
     return good("inodes", f"{status.f_favail} left" if status.f_files else "not limited")
 
 
-def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding]:
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """The measured speed of a disk."""
+
+    sync_p50_ms: float
+    sync_p99_ms: float
+    write_mb_per_s: float
+    read_mb_per_s: float | None
+    """None where the file system has no direct reads."""
+
+
+def measure(folder: Path, measure_bytes: int) -> Speed:
+    """Writes and reads `measure_bytes` in a file of its own, which it removes. Raises OSError."""
     descriptor, path = tempfile.mkstemp(prefix=".filmroom-doctor-", dir=folder)
     try:
         latencies_s = _sync_latencies_s(descriptor)
-        p50, p99 = latencies_s[len(latencies_s) // 2] * 1e3, latencies_s[len(latencies_s) * 99 // 100] * 1e3
-        what = f"fdatasync of {SYNC_BYTES} bytes takes {p50:.2f} ms (p50), {p99:.2f} ms (p99)"
-        yield _compare(
-            "sync latency",
-            what,
-            p99 <= target.sync_p99_ms_max,
-            f"the target is {target.sync_p99_ms_max:g} ms at p99: use a disk with power-loss protection, or "
-            "write-behind for senders that may send again",
-            sync_p50_ms=p50,
-            sync_p99_ms=p99,
+        return Speed(
+            sync_p50_ms=latencies_s[len(latencies_s) // 2] * 1e3,
+            sync_p99_ms=latencies_s[len(latencies_s) * 99 // 100] * 1e3,
+            write_mb_per_s=_write_mb_per_s(descriptor, measure_bytes),
+            read_mb_per_s=_read_mb_per_s(path, measure_bytes),
         )
-        if p50 < 0.01:
-            yield warning(
-                "sync latency",
-                "fdatasync returns faster than any disk can write",
-                "check whether the file system or the virtual disk ignores flushes: a power cut would lose data",
-            )
-        rate = _write_mb_per_s(descriptor, measure_bytes)
-        what = f"{rate:.0f} MB/s appended with one fdatasync every {GROUP} instances of {INSTANCE_BYTES >> 10} KiB"
-        yield _compare(
-            "write rate",
-            what,
-            rate >= target.write_mb_per_s_min,
-            f"the target is {target.write_mb_per_s_min:g} MB/s: no archive stores faster than its disk",
-            write_mb_per_s=rate,
-        )
-        together, alone = _instances_per_s(rate, p50 / 1e3)
-        yield good(
-            "capacity",
-            f"this disk is good for about {together:.0f} CT instances/s from eight senders at once, "
-            f"{alone:.0f}/s from one (durable, {INSTANCE_BYTES >> 10} KiB each)",
-            instances_per_s=together,
-            instances_per_s_of_one_sender=alone,
-        )
-        read_rate = _read_mb_per_s(path, measure_bytes)
-        if read_rate is not None:
-            yield _compare(
-                "read rate",
-                f"{read_rate:.0f} MB/s read past the page cache",
-                read_rate >= target.read_mb_per_s_min,
-                f"the target is {target.read_mb_per_s_min:g} MB/s: retrievals of older studies will be slower",
-                read_mb_per_s=read_rate,
-            )
     finally:
         os.close(descriptor)
         os.unlink(path)
+
+
+def _speed(folder: Path, target: Target, measure_bytes: int) -> Iterator[Finding]:
+    speed = measure(folder, measure_bytes)
+    p50, p99, rate = speed.sync_p50_ms, speed.sync_p99_ms, speed.write_mb_per_s
+    yield _compare(
+        "sync latency",
+        f"fdatasync of {SYNC_BYTES} bytes takes {p50:.2f} ms (p50), {p99:.2f} ms (p99)",
+        p99 <= target.sync_p99_ms_max,
+        f"the target is {target.sync_p99_ms_max:g} ms at p99: use a disk with power-loss protection, or "
+        "write-behind for senders that may send again",
+        sync_p50_ms=p50,
+        sync_p99_ms=p99,
+    )
+    if p50 < 0.01:
+        yield warning(
+            "sync latency",
+            "fdatasync returns faster than any disk can write",
+            "check whether the file system or the virtual disk ignores flushes: a power cut would lose data",
+        )
+    yield _compare(
+        "write rate",
+        f"{rate:.0f} MB/s appended with one fdatasync every {GROUP} instances of {INSTANCE_BYTES >> 10} KiB",
+        rate >= target.write_mb_per_s_min,
+        f"the target is {target.write_mb_per_s_min:g} MB/s: no archive stores faster than its disk",
+        write_mb_per_s=rate,
+    )
+    together, alone = _instances_per_s(rate, p50 / 1e3)
+    yield good(
+        "capacity",
+        f"this disk is good for about {together:.0f} CT instances/s from eight senders at once, "
+        f"{alone:.0f}/s from one (durable, {INSTANCE_BYTES >> 10} KiB each)",
+        instances_per_s=together,
+        instances_per_s_of_one_sender=alone,
+    )
+    if speed.read_mb_per_s is not None:
+        yield _compare(
+            "read rate",
+            f"{speed.read_mb_per_s:.0f} MB/s read past the page cache",
+            speed.read_mb_per_s >= target.read_mb_per_s_min,
+            f"the target is {target.read_mb_per_s_min:g} MB/s: retrievals of older studies will be slower",
+            read_mb_per_s=speed.read_mb_per_s,
+        )
 
 
 def _instances_per_s(write_mb_per_s: float, sync_s: float) -> tuple[float, float]:
@@ -223,7 +242,6 @@ def _write_mb_per_s(descriptor: int, measure_bytes: int) -> float:
 
 
 def _read_mb_per_s(path: str, measure_bytes: int) -> float | None:
-    """None where the file system has no direct reads."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
     except OSError:

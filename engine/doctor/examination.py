@@ -5,11 +5,15 @@ An examination that fails is itself a finding; the others still run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
-from engine.config import Config
-from engine.doctor import archive_state, disk, host, peers, security
+import msgspec
+
+from engine.config import Config, Target
+from engine.doctor import archive_state, disk, hardware, host, peers, security
 from engine.doctor.finding import Finding, fault
+from engine.doctor.hardware import Hardware
 from engine.errors import EngineError
 
 MEASURE_BYTES = 256 << 20
@@ -20,9 +24,35 @@ Progress = Callable[[str, int, int], None]
 Examination = tuple[str, Callable[[], Iterator[Finding]]]
 
 
-def examine(config: Config, *, measure_bytes: int = MEASURE_BYTES, progress: Progress | None = None) -> list[Finding]:
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """The hardware target to compare with, among all that are known."""
+
+    name: str
+    targets: Mapping[str, Hardware]
+
+    @property
+    def disk(self) -> Target:
+        """The target of the disk's own examination."""
+        each = self.targets[self.name]
+        return Target(
+            sync_p99_ms_max=each.sync_p99_ms_max,
+            write_mb_per_s_min=each.write_mb_per_s_min,
+            read_mb_per_s_min=each.read_mb_per_s_min,
+        )
+
+
+def examine(
+    config: Config,
+    *,
+    measure_bytes: int = MEASURE_BYTES,
+    progress: Progress | None = None,
+    goal: Goal | None = None,
+) -> list[Finding]:
     """Examines everything; writes and reads `measure_bytes` to measure the disk, 0: does not measure it."""
-    return _run(
+    if goal is not None:
+        config = msgspec.structs.replace(config, target=goal.disk)
+    findings = _run(
         [
             ("disk", lambda: disk.examine(config, measure_bytes=measure_bytes)),
             ("machine", lambda: host.examine(config)),
@@ -32,6 +62,9 @@ def examine(config: Config, *, measure_bytes: int = MEASURE_BYTES, progress: Pro
         ],
         progress,
     )
+    if goal is not None:
+        findings.extend(hardware.examine(goal.name, goal.targets, findings))
+    return findings
 
 
 def examine_security(config: Config) -> list[Finding]:

@@ -75,6 +75,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "webhooks list": (LIST, ()),
     "viewer status": (ONE, ()),
     "viewer remove": (ONE, ()),
+    "bench list": (LIST, ()),
     "doctor": (LIST, ("--quick",)),
     "config check": (ONE, ()),
     "config explain": (LIST, ()),
@@ -83,6 +84,10 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
 """What each says, and with what arguments."""
 
 ELSEWHERE = {
+    "bench clean": "needs a server; see tests/perf/test_bench.py",
+    "bench report": "needs a result; see test_bench",
+    "bench run": "needs a server; see test_bench",
+    "bench schema": "is a JSON Schema, which has names of its own",
     "serve": "has no result",
     "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",

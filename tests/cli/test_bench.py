@@ -1,0 +1,194 @@
+"""filmroom bench: loads, what they say of servers that are wrong, and the files that they write."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+
+from engine.cli import exit_codes
+from perf import wire
+from perf.association import Connection
+from perf.bench import result
+from perf.sink import Sink
+from tests.cli.commands import run
+from tests.perf.peers_that_fail import TLS_ALERT, UNKNOWN_CALLING_TITLE, bytes_only, serving, status_only
+
+TINY = """
+title = "Tiny"
+text = "One sender of tiny instances."
+[[stream]]
+name = "scans"
+text = "tiny instances"
+does = "store"
+rate = 100.0
+connections = 2
+template = "tiny"
+series_instances = 5
+p99_ms_max = 10000.0
+"""
+READING = (
+    TINY
+    + """
+[stock]
+studies = 1
+instances = 2
+template = "tiny"
+[[stream]]
+name = "studies"
+text = "studies"
+does = "retrieve"
+rate = 1.0
+connections = 1
+"""
+)
+QUICK = ("--minutes", "0.004", "--warm-up", "0.05", "--interval", "0.1")
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    made = Sink(0)
+    yield made
+    made.close()
+
+
+@pytest.fixture(autouse=True)
+def _profiles(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TINY)
+    (tmp_path / "reading.toml").write_text(READING)
+
+
+def test_a_load_is_sent_judged_and_reported(sink: Sink, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    files = ("--report", "r.html", "--save", "r.json", "--junit", "r.xml")
+    server = ("--dicom", f"SINK@127.0.0.1:{sink.port}", "--disk", str(tmp_path))
+    code, out, err = run(capsys, "bench", "run", "tiny.toml", *server, *QUICK, *files)
+    assert code == exit_codes.OK, err
+    assert "scans: keeps up" in out and "warning: Only 0.2 s were measured" in err
+    report = result.read(tmp_path / "r.json")
+    stream = report.runs[0].streams[0]
+    assert stream.service == "C-STORE" and stream.failures == {} and stream.latency.count > 0
+    assert report.disk is not None and report.disk.sync_p99_ms > 0
+    assert sink.counts.instance_count >= stream.latency.count
+    assert "<!doctype html>" in (tmp_path / "r.html").read_text()
+    assert ElementTree.parse(tmp_path / "r.xml").getroot().tag == "testsuites"
+    code, out, _ = run(capsys, "bench", "report", "r.json", "again.html", "--before", "r.json", "--json")
+    assert code == exit_codes.OK and json.loads(out)["passed"] and (tmp_path / "again.html").exists()
+
+
+def test_json_goes_to_standard_output_and_is_what_the_schema_says(
+    sink: Sink, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = ("--dicom", f"SINK@127.0.0.1:{sink.port}", "--closed")
+    code, out, _ = run(capsys, "bench", "run", "tiny.toml", *server, *QUICK, "--json")
+    assert code == exit_codes.OK
+    assert msgspec.json.decode(out, type=result.Report).runs[0].mode == "closed loop"
+    code, out, _ = run(capsys, "bench", "schema")
+    assert code == exit_codes.OK and "filmroom-bench-1" in out
+
+
+def test_a_ramp_ends_where_the_server_falls_behind(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("strict.toml").write_text(TINY.replace("10000.0", "0.000001"))
+    server = ("--dicom", f"SINK@127.0.0.1:{sink.port}", "--ramp", "1:3:1")
+    for profile, steps, judgement in (("tiny.toml", 3, "met"), ("strict.toml", 1, "missed")):
+        _, out, _ = run(capsys, "bench", "run", profile, *server, *QUICK, "--json")
+        (measured,) = json.loads(out)["runs"]
+        assert (len(measured["steps"]), measured["verdicts"][0]["judgement"]) == (steps, judgement)
+
+
+def test_a_server_that_is_full_fails_the_run_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(status_only(0xA700)) as port:
+        code, out, err = run(capsys, "bench", "run", "tiny.toml", "--dicom", f"X@127.0.0.1:{port}", *QUICK)
+    assert code == exit_codes.FAILED and "missed" in out
+    assert "C-STORE A700: out of resources: its disk is full" in err
+
+
+def test_a_run_in_which_everything_fails_ends_early(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving(status_only(0xA700)) as port:
+        server = ("--dicom", f"X@127.0.0.1:{port}", "--closed", "--minutes", "10", "--warm-up", "0")
+        code, _, err = run(capsys, "bench", "run", "tiny.toml", *server)
+    assert code == exit_codes.FAILED and "ended early: every request failed" in err
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
+
+
+@pytest.mark.parametrize(
+    ("serve", "why"),
+    [
+        (bytes_only(TLS_ALERT), "it speaks TLS"),
+        (bytes_only(UNKNOWN_CALLING_TITLE), "it does not know our AE title BENCH: register it there"),
+        (bytes_only(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "it does not speak DICOM"),
+        (bytes_only(wire.pdu(wire.ABORT, bytes(4))), "it aborted the association request"),
+        (bytes_only(b""), "the peer closed the connection"),
+    ],
+    ids=["tls", "title", "http", "abort", "closes"],
+)
+def test_a_server_that_cannot_be_tested_is_said_to_be_so(
+    serve: Callable[[Connection, bytes], None], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serving(serve) as port:
+        code, _, err = run(capsys, "bench", "run", "tiny.toml", "--dicom", f"X@127.0.0.1:{port}", *QUICK)
+    assert code == exit_codes.PEER and why in err and f"127.0.0.1:{port}" in err
+
+
+def test_a_closed_port_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    port = closed_port()
+    for server in (("--dicom", f"X@127.0.0.1:{port}"), ("--web", f"http://127.0.0.1:{port}/dicom-web")):
+        code, _, err = run(capsys, "bench", "run", "tiny.toml", *server, *QUICK)
+        assert code == exit_codes.PEER and "Connection refused" in err and str(port) in err
+
+
+def test_a_sink_that_the_server_does_not_know_ends_the_run_before_it_begins(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def serve(connection: Connection, request: bytes) -> None:
+        """Stores everything, and knows no move destination."""
+        connection.sock.sendall(wire.answer_associate_rq(request, 131072)[0])
+        while (message := connection.read_message()) is not None:
+            if message.has_data_set:
+                connection.discard_data_set()
+            answer = wire.response(message.command, 0xA801 if message.field == wire.C_MOVE_RQ else 0)
+            connection.send_pdus(*wire.frames(message.context_id, answer, command=True, pdu_length_max=131072))
+
+    sink_port = closed_port()
+    with serving(serve) as port:
+        server = ("--dicom", f"X@127.0.0.1:{port}", "--sink", f"SINK@127.0.0.1:{sink_port}")
+        code, _, err = run(capsys, "bench", "run", "reading.toml", *server, *QUICK)
+    assert code == exit_codes.PEER and "register the sink there" in err and str(sink_port) in err
+
+
+def test_a_sink_that_cannot_listen_is_named(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"SINK@127.0.0.1:{sink.port}"
+    code, _, err = run(capsys, "bench", "run", "reading.toml", "--dicom", address, "--sink", address, *QUICK)
+    assert code == exit_codes.PEER and "the sink cannot listen on" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((), "name a profile or --target"),
+        (("tiny.toml",), "name the server"),
+        (("tiny.toml", "--target", "department", "--dicom", "A@h:1"), "not both"),
+        (("nothing", "--dicom", "A@h:1"), "there is no 'nothing' in profiles"),
+        (("tiny.toml", "--dicom", "h:1"), "write AET@HOST:PORT"),
+        (("tiny.toml", "--dicom", "A@h:port"), "write AET@HOST:PORT"),
+        (("tiny.toml", "--dicom", "ATITLEOFSEVENTEEN@h:1"), "write AET@HOST:PORT"),
+        (("tiny.toml", "--web", "h:1"), "is no URL of DICOMweb services"),
+        (("tiny.toml", "--dicom", "A@h:1", "--header", "x"), "write NAME: VALUE"),
+        (("tiny.toml", "--dicom", "A@h:1", "--ramp", "3:1:1"), "0 < FROM <= TO"),
+        (("tiny.toml", "--dicom", "A@h:1", "--ramp", "a"), "write FROM:TO:STEP"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(
+    arguments: tuple[str, ...], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(capsys, "bench", "run", *arguments)
+    assert code == exit_codes.USAGE and why in err
