@@ -25,6 +25,7 @@ from pydicom.encaps import encapsulate, encapsulate_extended
 from engine.archive.transcoding import decompress as decompress_module
 from engine.archive.transcoding import pixels, process_pool, transcode
 from engine.archive.transcoding.decompress import decompress
+from engine.archive.transcoding.head import ImagePixel
 from engine.archive.transcoding.spool import MEMORY_BYTES_MAX, Spool
 from engine.archive.transcoding.transcode import Transcoder, plan
 from engine.dicom import part10, transfer_syntax
@@ -44,6 +45,7 @@ BIG = "1.2.840.10008.1.2.2"
 RLE = "1.2.840.10008.1.2.5"
 LOSSLESS = "1.2.840.10008.1.2.4.70"
 BASELINE = "1.2.840.10008.1.2.4.50"
+JPEG_LS = "1.2.840.10008.1.2.4.80"
 J2K = "1.2.840.10008.1.2.4.90"
 J2K_LOSSY = "1.2.840.10008.1.2.4.91"
 HTJ2K = "1.2.840.10008.1.2.4.201"
@@ -673,6 +675,30 @@ def test_a_refusal_names_the_reason_and_keeps_the_process(transcoder: Transcoder
         assert processes(transcoder) == [pid]
 
     asyncio.run(work())
+
+
+@pytest.mark.parametrize("syntax", [J2K, HTJ2K, JPEG_LS, BASELINE, LOSSLESS, RLE])
+def test_a_truncated_codestream_is_refused_at_once(syntax: str) -> None:
+    """A decoder neither searches for its end until the time limit nor fills the rest with grey."""
+    side = 60
+    image = ImagePixel(1, side, side, 1, 8, 8, 0, "MONOCHROME2", 0)
+    native = random.Random(SEED).randbytes(side * side)
+    transcoder = Transcoder(processes=1, time_limit_s=10)
+
+    async def work() -> None:
+        if syntax == LOSSLESS:
+            whole = oracle.encode(list(native), side, side, precision=8)
+        else:
+            whole = await transcoder.frame(native, EXPLICIT, syntax, image)
+        assert len(await transcoder.frame(whole, syntax, "", image)) == len(native)
+        for length in (len(whole) // 3, len(whole) // 2, len(whole) - 100):
+            with pytest.raises(TranscodeError, match="^(?!.*took more)"):
+                await transcoder.frame(whole[:length], syntax, "", image)
+
+    try:
+        asyncio.run(work())
+    finally:
+        transcoder.close()
 
 
 def test_what_has_no_way_is_refused_at_once(transcoder: Transcoder) -> None:

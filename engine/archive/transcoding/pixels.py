@@ -56,6 +56,11 @@ _PLUGINS: Final = {
 _DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2]\0.(.)", re.DOTALL)
 """SOF0 to SOF2, with a length below 256, and the sample precision."""
 
+_EOI: Final = b"\xff\xd9"
+"""The marker at the end of JPEG and JPEG-LS codestreams. Their coded samples do not contain it."""
+_PADDING_MAX: Final = 16
+"""Bytes behind it that are not zeros: some encoders pad with FF or blanks."""
+
 _CONTAINER_BITS: Final = (8, 16, 32, 64)
 
 
@@ -189,6 +194,15 @@ def _plugin(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[
     return samples, str(found["photometric_interpretation"])
 
 
+def _has_end(frame: bytes) -> bool:
+    return _EOI in frame.rstrip(b"\0")[-len(_EOI) - _PADDING_MAX :]
+
+
+def _jpeg_ls(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """Decodes JPEG-LS. CharLS searches forever for the end of a truncated codestream, but stops at an EOI marker."""
+    return _plugin(frame if _has_end(frame) else frame + _EOI, transfer_syntax_uid, image)
+
+
 def _rle(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
     """Decodes RLE. Single bits are coded as the bytes that contain them (PS3.5 G.2)."""
     if image.bits_allocated > 1:
@@ -236,6 +250,8 @@ def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple
     """Decodes lossless JPEG of any predictor, and DCT of 12 bits; colour components stay unconverted."""
     import imagecodecs
 
+    if not _has_end(frame):
+        raise TranscodeError("its codestream is truncated")  # libjpeg would fill the rest with grey
     # libjpeg would convert colour to RGB, or refuse to, depending on the markers.
     as_coded: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "RGB"} if image.samples_per_pixel == 3 else {}
     samples: Samples = imagecodecs.jpeg8_decode(frame, **as_coded)
@@ -284,7 +300,8 @@ _Decoder: TypeAlias = "Callable[[bytes, str, ImagePixel], tuple[Samples, str]]"
 
 _DECODERS: Final[dict[str, _Decoder]] = {
     **dict.fromkeys(RLE, _rle),
-    **dict.fromkeys(JPEG_LS | JPEG_2000, _plugin),
+    **dict.fromkeys(JPEG_LS, _jpeg_ls),
+    **dict.fromkeys(JPEG_2000, _plugin),
     **dict.fromkeys(PROCESS_14, _libjpeg),
     **dict.fromkeys(DCT, _dct),
     **dict.fromkeys(DEFLATED_FRAME, _deflated),
