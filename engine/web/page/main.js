@@ -1,27 +1,31 @@
 // The frame of the page: where one is, where one can go, light or dark, and the language.
 
 import { html, render, useEffect, useState } from "./preact.mjs";
-import { Administration } from "./administration.js";
-import { Health } from "./health.js";
 import { go, hashOf, here, listHash } from "./location.js";
-import { Dialog, Table, isTyping } from "./parts.js";
-import { Queues } from "./queues.js";
+import { Dialog, Table, isTyping, lazily } from "./parts.js";
 import { Studies } from "./studies.js";
-import { Study } from "./study.js";
-import { Upload } from "./upload.js";
 import { uploads } from "./uploads.js";
-import { Viewer } from "./viewer.js";
 import { LANGUAGES, language, setLanguage, t } from "./words.js";
+
+// The list is there at once; the scripts of other views are fetched when they are opened.
+const Administration = lazily(async () => (await import("./administration.js")).Administration);
+const Health = lazily(async () => (await import("./health.js")).Health);
+const Patient = lazily(async () => (await import("./patient.js")).Patient);
+const Queues = lazily(async () => (await import("./queues.js")).Queues);
+const Study = lazily(async () => (await import("./study.js")).Study);
+const Upload = lazily(async () => (await import("./upload.js")).Upload);
+const Viewer = lazily(async () => (await import("./viewer.js")).Viewer);
 
 const PLACES = ["studies", "upload", "queues", "health", "administration"];
 const KEYS = [
-  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["o", "key.view"], ["Esc", "key.close"], ["?", "key.help"],
+  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["o", "key.view"], ["y", "key.copy"], ["s", "key.send"], ["h", "key.hold"], ["Esc", "key.close"], ["?", "key.help"],
   ["↑ ↓", "key.scroll"], ["PgUp PgDn", "key.series"], ["1 – 5", "key.preset"], ["c", "key.cine"], ["i", "key.invert"], ["+ –", "key.zoom"], ["Space", "key.reset"],
 ];
 
 function View({ place }) {
   const [name = "studies", ...rest] = place.path;
   if (name === "study" && rest[0]) return html`<${Study} key=${rest[0]} study=${rest[0]} />`;
+  if (name === "patient") return html`<${Patient} query=${place.query} />`;
   if (name === "view" && rest[0]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
   if (name === "upload") return html`<${Upload} />`;
   if (name === "queues") return html`<${Queues} />`;

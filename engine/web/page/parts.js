@@ -20,6 +20,15 @@ export function useAnswer(ask, keys) {
   return { ...answer, again };
 }
 
+/** A part whose script is fetched when it is shown first. */
+export function lazily(load) {
+  let part = null;
+  return (props) => {
+    const { error } = useAnswer(async () => { part ??= await load(); }, []);
+    return part ? html`<${part} ...${props} />` : html`<${Failure} error=${error} /><${Loading} isLoading=${!error} />`;
+  };
+}
+
 /** Asks again every `everyMs`, while somebody looks. */
 export function useEvery(everyMs, work) {
   const latest = useRef(work);
@@ -81,3 +90,27 @@ export function Dialog({ title, close, children }) {
 /** Whether a key was pressed while something is typed. */
 export const isTyping = (event) =>
   /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName) || event.target.isContentEditable || event.altKey || event.metaKey;
+
+/** Puts a text into the clipboard; also where the page has no HTTPS. */
+export async function copyText(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const field = document.createElement("textarea");
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+}
+
+/** A button that copies a text. */
+export function Copy({ text }) {
+  const [isCopied, setCopied] = useState(false);
+  const press = async () => {
+    await copyText(text);
+    setCopied(true);
+  };
+  return html`<button type="button" onClick=${press} onBlur=${() => setCopied(false)} aria-label=${t("copy.of", { text })}>${t(isCopied ? "copied" : "copy")}</button>`;
+}

@@ -55,13 +55,14 @@ export async function remove(path) {
   if (!response.ok) throw await problemOf(response);
 }
 
-/** Calls `changed` after events of the change feed, at most every `pauseMs`. Returns what ends it. */
-export function follow(actions, changed, pauseMs = 1500) {
+/** Calls `changed` after events of the change feed that `concerns` is true of, at most every `pauseMs`. Returns what ends it. */
+export function follow(actions, changed, concerns = () => true, pauseMs = 1500) {
   let source = null;
   let timer = 0;
   const open = () => {
     source = new EventSource(urlOf(`changes?since=now&action=${actions.join(",")}`));
-    source.onmessage = () => {
+    source.onmessage = (message) => {
+      if (!concerns(message)) return;
       timer ||= setTimeout(() => {
         timer = 0;
         changed();

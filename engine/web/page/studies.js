@@ -6,7 +6,7 @@ import { TAGS, dateOf, dateRange, daysAgo, text, texts, timeOf } from "./dicom.j
 import { go, here } from "./location.js";
 import { openViewer } from "./ohif.js";
 import { follow, get } from "./server.js";
-import { Summary } from "./study.js";
+import { Summary } from "./series.js";
 import { Grid } from "./grid.js";
 import { Windows } from "./windows.js";
 import { language, t } from "./words.js";

@@ -8,7 +8,6 @@
 
 import { urlOf } from "./server.js";
 import { t } from "./words.js";
-import { isZip, membersOf } from "./zip.js";
 
 const PARALLEL = 4;
 const RETRY_MS = 3000;
@@ -188,6 +187,7 @@ class Uploads {
   async unpack(file, content, generation) {
     if (file.nested >= NESTED_MAX) return ["refused", t("zip.nested")];
     try {
+      const { membersOf } = await import("./zip.js");
       for await (const { name, size, open, reason } of membersOf(content)) {
         if (generation !== this.generation) break;
         this.put({ name: `${file.name}/${name}`, size, open, refusal: reason, nested: file.nested + 1 });
@@ -217,6 +217,9 @@ class Uploads {
     });
   }
 }
+
+/** DICOM files may begin with anything, so that is asked first. */
+const isZip = (head) => head[0] === 0x50 && head[1] === 0x4b && (head[2] === 3 || head[2] === 5);
 
 /** A file with a preamble, or a bare data set that begins with group 0002 or 0008. */
 function mayBeDicom(head) {

@@ -15,9 +15,6 @@ const ALL_ONES = 0xffffffff;
 
 const viewOf = async (blob, from, to) => new DataView(await blob.slice(from, to).arrayBuffer());
 
-/** Whether a file is an archive, by its first bytes; DICOM files begin with anything, so ask that first. */
-export const isZip = (head) => head[0] === 0x50 && head[1] === 0x4b && (head[2] === 3 || head[2] === 5);
-
 /**
  * The members: {name, size, open} or {name, size, reason} for one that cannot be read. `open()` gives its bytes as a Blob, checked.
  * Throws an Error for a file that is no archive.
