@@ -48,7 +48,7 @@ function OneStudy({ study, arrival }) {
     <summary><strong>${dateOf(text(study, TAGS.studyDate)) || "–"}</strong> ${timeOf(text(study, TAGS.studyTime))} · ${texts(study, TAGS.modalities)} · ${text(study, TAGS.description) || t("no.description")}
       <span class="quiet"> ${t("study.counts", { series: text(study, TAGS.seriesCount), images: arrival.instances, bytes: bytesOf(arrival.bytes) })}</span></summary>
     <p><a class="button" href=${hashOf(["study", uid])}>${t("open")}</a></p>
-    ${isOpen && html`<${SeriesList} study=${uid} />`}
+    ${isOpen && html`<${SeriesList} study=${uid} kind="wide" />`}
   </details>`;
 }
 

@@ -46,10 +46,10 @@ export function Summary({ row, close }) {
 }
 
 /** The series of a study, each a link to the viewer. */
-export function SeriesList({ study }) {
+export function SeriesList({ study, kind = "" }) {
   const { value, error, isLoading } = useAnswer((signal) => seriesOf(study, signal), [study]);
   return html`<${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />
-    <ul class="series">${(value ?? []).map((one) => html`<li key=${text(one, TAGS.series)}><${SeriesCard} study=${study} series=${one} /></li>`)}</ul>`;
+    <ul class=${`series ${kind}`}>${(value ?? []).map((one) => html`<li key=${text(one, TAGS.series)}><${SeriesCard} study=${study} series=${one} /></li>`)}</ul>`;
 }
 
 export function SeriesCard({ study, series }) {

@@ -69,6 +69,6 @@ function Files({ label, state, files }) {
   return html`<h2>${label}</h2><div class="scrolled" tabindex="0"><table aria-label=${label}>
     <thead><tr><th scope="col">${t("file")}</th><th scope="col" class="count">${t("size")}</th><th scope="col">${state === "waiting" ? t("state") : t("reason")}</th></tr></thead>
     <tbody>${files.slice(0, ROWS_MAX).map((file) => html`<tr key=${file.number}><td class="value">${file.name}</td><td class="count">${file.size === undefined ? "" : bytesOf(file.size)}</td>
-      <td class=${`state ${state}`}>${state !== "waiting" ? file.reason : file.sent ? html`<progress max="1" value=${file.sent} aria-label=${file.name}></progress>` : t("state.waiting")}</td></tr>`)}</tbody>
+      <td class=${`state ${state}`}>${state !== "waiting" ? file.reason : uploads.running.has(file) ? html`<progress max="1" value=${file.sent} aria-label=${file.name}></progress>` : t("state.waiting")}</td></tr>`)}</tbody>
   </table></div>${files.length > ROWS_MAX && html`<p class="quiet">${t("upload.more", { count: files.length - ROWS_MAX })}</p>`}`;
 }
