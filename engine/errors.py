@@ -209,6 +209,10 @@ class DeletionRefused(EngineError):
         """The studies on hold."""
 
 
+class NotInTrash(EngineError):
+    """The trash has no such entry: it was restored or emptied, or never there."""
+
+
 class CorrectionRefused(EngineError):
     """An impossible correction, merge, move or undo; nothing was changed. The message says why; no patient data."""
 

@@ -22,6 +22,10 @@ class Action(Enum):
     SEND = auto()
     """Have instances sent to a `Destination`."""
     DELETE = auto()
+    RESTORE = auto()
+    """See the trash, and restore from it."""
+    EMPTY = auto()
+    """Empty the trash: delete for good."""
     CORRECT = auto()
     """Correct patients, studies or series, and undo corrections."""
     HOLD = auto()

@@ -40,7 +40,7 @@ from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.ingest.writer import Writer
 from engine.archive.jobs.job_files import JobFiles
 from engine.archive.keeper import Keeper, Progress
-from engine.archive.lifecycle import deletion, holds, losses, reserve_file
+from engine.archive.lifecycle import deletion, holds, losses, reserve_file, trash
 from engine.archive.lifecycle.deletion import Deletion
 from engine.archive.lifecycle.losses import Loss
 from engine.archive.metadata.blob_files import BlobFiles
@@ -453,12 +453,16 @@ class Archive:
 
     # -- deleting -------------------------------------------------------------------------------
 
-    def delete(self, query: Query, *, actor: Principal, reason: str, dry_run: bool = False) -> Deletion:
+    def delete(
+        self, query: Query, *, actor: Principal, reason: str, dry_run: bool = False, into_trash: bool = False
+    ) -> Deletion:
         """Deletes what a retrieval with this query would name; gone for every process when it returns.
 
-        Raises QueryError, DeletionRefused (something is on legal hold: nothing is deleted), StorageFull, StorageFailed.
+        `into_trash`: it can be taken back (`lifecycle.trash`). Raises QueryError, DeletionRefused (something is on
+        legal hold: nothing is deleted), StorageFull, StorageFailed.
         """
-        return deletion.delete(
+        work = trash.put if into_trash else deletion.delete
+        return work(
             self.parts,
             lambda: self.parts.index.identifiers(query),
             level=query.level,
@@ -468,11 +472,19 @@ class Archive:
         )
 
     def delete_instances(
-        self, instances: Sequence[Instance], *, level: Level, actor: Principal, reason: str, dry_run: bool = False
+        self,
+        instances: Sequence[Instance],
+        *,
+        level: Level,
+        actor: Principal,
+        reason: str,
+        dry_run: bool = False,
+        into_trash: bool = False,
     ) -> Deletion:
         """The same for given instances, as whole studies, whole series, or one by one."""
         names = [InstanceIdentifiers.of(instance) for instance in instances]
-        return deletion.delete(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
+        work = trash.put if into_trash else deletion.delete
+        return work(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
         """Puts studies on legal hold, stored or not. Returns those that were not on hold before. See `holds`."""

@@ -37,6 +37,15 @@ class Compaction(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     ingest does not suffer, and a terabyte that is half dead takes five hours."""
 
 
+class Deletion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Deletion on the page and over DICOMweb."""
+
+    trash_days: Annotated[float, Meta(ge=0, le=36_500)] = 30.0
+    """Days for which what was deleted can be restored; then the trash empties itself of it. A month: whoever misses a
+    study has noticed, and the disk gets its space back. 0: a deletion is final at once, and what is in the trash stays
+    until somebody empties it."""
+
+
 class Scrub(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The scrub: reads and verifies all stored bytes again and again, in the background."""
 

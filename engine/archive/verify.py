@@ -1,8 +1,8 @@
 """Compares the log with the index, in both directions: for `filmroom check` and for every crash test.
 
     log → index    the index knows every record of a segment, up to the segment's mark
-    index → log    the record of every current instance, of every version kept aside and of everything in quarantine
-                   exists, whole and the same; with `payloads` its bytes too
+    index → log    the record of every current instance, of every version kept aside and of everything in trash and
+                   quarantine exists, whole and the same; with `payloads` its bytes too
     known damage   faults that a scrub or a reader has found and no re-send has healed
     data sets      by their element headers: current ones that end early are findings; native Pixel Data of another
                    length than its attributes describe is an oddity
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.archive import completeness
+from engine.archive.lifecycle import trash
 from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
 from engine.index.format.types import Instance, SegmentMark
 from engine.storage import hints, segment
@@ -32,7 +33,16 @@ Progress = Callable[[str, int, int], None]
 
 BATCH = 1000
 
-COUNTED = ("segments", "records", "instances", "kept_aside", "quarantined", "truncated", "pixel_data_length_differs")
+COUNTED = (
+    "segments",
+    "records",
+    "instances",
+    "kept_aside",
+    "trashed",
+    "quarantined",
+    "truncated",
+    "pixel_data_length_differs",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +170,7 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
     for version in archive.parts.index.kept_versions():
         report.counts["kept_aside"] += 1
         _check_instance(archive, report, version, payloads, is_current=False)
+    _check_trash(archive, report, payloads)
     for item in archive.parts.index.quarantined():
         report.counts["quarantined"] += 1
         try:
@@ -171,6 +182,22 @@ def _check_index(archive: Archive, report: CheckReport, payloads: bool, progress
             report.add(Finding(error.segment_id, error.offset, _with_uid(str(error), uid)))
     if progress is not None:
         progress("instances", total, total)
+
+
+def _check_trash(archive: Archive, report: CheckReport, payloads: bool) -> None:
+    index = archive.parts.index
+    for entry in trash.entries(archive.parts):
+        for instance in index.in_trash(entry):
+            report.counts["trashed"] += 1
+            try:
+                _read(archive, instance.position, payloads)
+            except CorruptRecord as error:
+                # It may have been moved, restored or deleted since it was listed.
+                listed = index.trash_entry(entry.stamp)
+                if listed is not None and any(instance.position == one.position for one in index.in_trash(listed)):
+                    report.add(
+                        Finding(error.segment_id, error.offset, _with_uid(str(error), instance.sop_instance_uid))
+                    )
 
 
 def _check_instance(

@@ -19,6 +19,7 @@ from engine.archive.attribute_settings import Attribute
 from engine.archive.settings import (
     Commitment,
     Compaction,
+    Deletion,
     Duplicates,
     DuplicatesAnswer,
     Durability,
@@ -101,6 +102,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     log: Annotated[Log, FIXED] = Log()
     query: Queries = Queries()
     target: Annotated[Target, FIXED] = Target()
+    deletion: Deletion = Deletion()
     compaction: Compaction = Compaction()
     scrub: Scrub = Scrub()
     reindex: Reindex = Reindex()

@@ -53,6 +53,7 @@ from engine.index.query import (
     listing,
     ordering,
     selection,
+    trash,
     visibility,
 )
 from engine.index.query import search as searching
@@ -63,6 +64,7 @@ from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of, read_instance, read_versions
 from engine.index.query.revision import read_revisions
 from engine.index.query.snapshot import Snapshot as Snapshot
+from engine.index.query.trash import TrashEntry as TrashEntry
 from engine.index.query.visibility import CurrentRecord as CurrentRecord
 from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
@@ -151,7 +153,7 @@ class Catalog:
         holds: Sequence[Hold] = (),
         quarantined: Sequence[Quarantined] = (),
         corrections: Sequence[Correction] = (),
-        trash: Sequence[TrashRecord] = (),
+        trash_records: Sequence[TrashRecord] = (),
     ) -> list[Outcome]:
         """Makes records of the log visible, all or none, in one transaction. Returns one outcome for each entry.
 
@@ -159,7 +161,7 @@ class Catalog:
         the records of a segment end (`indexed_bytes`). `covered` gives, by segment, an offset below which every record
         has been applied or does not exist. Raises StorageFull, StorageFailed (final) or IndexError_.
         """
-        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrections, trash)
+        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrections, trash_records)
 
     def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
         """Applies instances for a caller that must not wait. Returns None when another thread or process has been
@@ -372,6 +374,18 @@ class Catalog:
     def quarantined_bytes(self) -> int:
         """The bytes of the quarantine in the log."""
         return self._count(keys.META_QUARANTINED_BYTES)
+
+    def trash_entries(self, before: int, limit: int) -> list[TrashEntry]:
+        """What is in the trash, the latest first; `before`: only entries with a lower stamp (0: all)."""
+        return trash.read_entries(self._environment, before, limit)
+
+    def trash_entry(self, stamp: int) -> TrashEntry | None:
+        """The entry of the trash with this stamp."""
+        return trash.find_entry(self._environment, stamp)
+
+    def in_trash(self, entry: TrashEntry) -> Iterator[Instance]:
+        """The instances that wait under an entry of the trash, kept versions included; page by page."""
+        return trash.read_instances(self._environment, entry)
 
     def note_damage(self, segment_id: int, offset: int, sop_instance_uid: bytes, what: str, found_ns: int) -> None:
         """Records damage at a place in the log. A later note of the same place replaces it."""

@@ -1,5 +1,5 @@
-"""The background jobs of the caretaker: compaction, retention, scrubbing, re-indexing, the comparison of versions kept
-aside with current ones, and the removal of stale metadata.
+"""The background jobs of the caretaker: compaction, retention, the trash, scrubbing, re-indexing, the comparison of
+versions kept aside with current ones, and the removal of stale metadata.
 
 A job works in steps. Each step returns after how many seconds the next one may follow, and raises what goes wrong;
 `caretaker` handles the errors. To add a job, write a class like these and add it to `JOBS`.
@@ -17,7 +17,7 @@ from typing import Protocol
 from engine import log
 from engine.access import Kind, Principal
 from engine.archive.archive import Archive
-from engine.archive.lifecycle import retention
+from engine.archive.lifecycle import retention, trash
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.reindex import Reindexer
 from engine.archive.lifecycle.resent import VersionComparer
@@ -29,6 +29,9 @@ logger = log.get("server.background_jobs")
 
 RETENTION = Principal(Kind.JOB, "retention")
 """The actor of deletions by rule."""
+
+TRASH = Principal(Kind.JOB, "trash")
+"""The actor of what the trash does by itself."""
 
 BETWEEN_STEPS_S = 0.05
 """The pause between two steps of one job, in which other jobs may run."""
@@ -49,6 +52,9 @@ RESENT_REST_S = 2.0
 
 REINDEX_REST_S = 10.0
 """The pause until the next check whether a segment has been sealed."""
+
+TRASH_REST_S = 600.0
+"""The pause between two looks at the trash: its times are days."""
 
 METADATA_FILES = 50
 """Metadata files to check in one step."""
@@ -170,6 +176,52 @@ class RetentionJob:
         return {**stats, "refused": dict(self._refused)} if self._refused else stats
 
 
+class TrashJob:
+    """Empties the trash of what has been in it for long enough."""
+
+    name = "trash"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._archive = archive
+        self._stopping = stopping
+        self._days = config.deletion.trash_days
+        self._emptied = trash.Settled()
+        self._refused = ""
+
+    def configure(self, config: Config) -> None:
+        """Applies from the next step on."""
+        self._days = config.deletion.trash_days
+
+    def step(self) -> float:
+        """Empties what is due."""
+        if not self._days:
+            return NOTHING_TO_DO_S
+        try:
+            emptied = trash.expire(
+                self._archive, self._days, time.time_ns(), actor=TRASH, is_stopping=self._stopping.is_set
+            )
+        except RetentionRefused as error:
+            self._refused = str(error)
+            logger.error("the trash does not empty itself", reason=str(error))
+            return NOTHING_TO_DO_S
+        self._refused = ""
+        self._emptied.add(emptied)
+        self._emptied.held = emptied.held
+        return TRASH_REST_S
+
+    def stats(self) -> dict[str, object]:
+        """What was emptied since the start, and the entries that stay because of a legal hold."""
+        emptied = self._emptied
+        stats: dict[str, object] = {
+            "days": self._days,
+            "entries_emptied": emptied.entries,
+            "instances_emptied": emptied.instances,
+            "bytes_emptied": emptied.bytes,
+            "entries_held": emptied.held,
+        }
+        return {**stats, "refused": self._refused} if self._refused else stats
+
+
 class ScrubJob:
     """Reads and verifies all stored bytes, as fast as the cycle requires."""
 
@@ -283,6 +335,7 @@ class MetadataJob:
 JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     CompactionJob,
     RetentionJob,
+    TrashJob,
     ScrubJob,
     ReindexJob,
     ResentJob,

@@ -1,6 +1,7 @@
 """DELETE of a study, a series or an instance. PS3.18 does not have it; other servers have the same paths and statuses.
 
-204   deleted for every process; compaction frees the space later
+204   deleted for every process. With trash_days it is in the trash, and Filmroom-Trash names the entry; without, it is
+      final, and compaction frees the space later
 404   there is no such study, series or instance          410   it was deleted before
 409   some of it is on legal hold, and nothing was deleted
 """
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 _REASON: Final = "deleted over HTTP"
 """The recorded reason if the client gives none."""
 
+TRASH_ENTRY: Final = "Filmroom-Trash"
+"""The header with the number of the entry in the trash."""
+
 _LEVELS: Final = (
     ("instance", Level.IMAGE, tags.SOPInstanceUID),
     ("series", Level.SERIES, tags.SeriesInstanceUID),
@@ -43,16 +47,21 @@ async def delete(request: Request) -> web.StreamResponse:
     query = Query(level, {tag: uid.encode() for _, tag, uid in uids})
     reason = request.query.get("reason", "") or _REASON
 
-    def work() -> int:
-        return archive.delete(query, actor=request.principal, reason=reason).instances
+    into_trash = request.config.deletion.trash_days > 0
 
-    if not await request.engine.pools.slow.run(work):
+    def work() -> tuple[int, list[str]]:
+        deletion = archive.delete(query, actor=request.principal, reason=reason, into_trash=into_trash)
+        return deletion.instances, deletion.trash
+
+    instances, entries = await request.engine.pools.slow.run(work)
+    if not instances:
         if level is Level.IMAGE and archive.was_deleted(uid):
             raise Gone(f"instance {uid} was deleted")
         if level is not Level.IMAGE:
             raise missing(request, uid_of(request, "study"), uid if level is Level.SERIES else None)
         raise NotFound("there is no such instance")
-    return web.Response(status=HTTPStatus.NO_CONTENT)
+    headers = {TRASH_ENTRY: ", ".join(entries)} if entries else None
+    return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
 
 
 def _row(path: str, name: str) -> Route:

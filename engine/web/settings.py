@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 from engine.setting import FIXED, GIB, KIB, MIB, Port, Seconds
 
 FeedAction = Literal[
-    "stored", "kept_aside", "deleted", "version_deleted", "corrected", "held", "released", "series_quiet",
+    "stored", "kept_aside", "deleted", "restored", "version_deleted", "corrected", "held", "released", "series_quiet",
     "study_quiet", "study_complete", "replicated",
 ]  # fmt: skip
 RequestLog = Literal["all", "changes", "none"]

@@ -332,7 +332,7 @@ def apply(index: Catalog, records: list[Item]) -> None:
         holds=[record for record in records if isinstance(record, Hold)],
         quarantined=[record for record in records if isinstance(record, Quarantined)],
         corrections=[record for record in records if isinstance(record, Correction)],
-        trash=[record for record in records if isinstance(record, TrashRecord)],
+        trash_records=[record for record in records if isinstance(record, TrashRecord)],
     )
 
 

@@ -82,4 +82,4 @@ class ApiClient:
         content = response.read()
         self.headers = dict(response.headers)
         assert response.status == status, (response.status, content)
-        return json.loads(content)
+        return json.loads(content) if content else None

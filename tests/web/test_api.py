@@ -18,6 +18,7 @@ from engine.config import Config
 from engine.kept_log import KeptLog
 from engine.web.api import routes
 from tests import samples
+from tests.actors import actor
 from tests.web.hosting import Hosting
 from tests.web.serving import ApiClient, serving
 
@@ -96,6 +97,36 @@ def test_quarantine_is_compared_and_dropped(api: ApiClient) -> None:
     (other,) = api.get("/api/quarantine")["quarantine"]
     assert api.post(f"/api/quarantine/{other['id']}/drop", {"reason": "old"})["id"] == other["id"]
     assert api.get("/api/quarantine")["quarantine"] == []
+
+
+def test_a_deletion_is_taken_back_or_made_final(api: ApiClient, hosting: Hosting) -> None:
+    archive = hosting.engine.archive
+    study = samples.instance(31, 1, 1, patient_name="Späth^Eva")
+    archive.store(samples.part10(study))
+    path = f"/dicom-web/studies/{uid(31)}"
+    api.delete(f"{path}?reason=wrong+patient", 204)
+    api.get(f"{path}/metadata", 410)
+    (entry,) = api.get("/api/trash")["trash"]
+    assert (entry["study_instance_uid"], entry["reason"], entry["by"]) == (uid(31), "wrong patient", "http:127.0.0.1")
+    assert "shown" not in entry and entry["until"] > entry["since"] and api.get("/api/trash")["days"] == 30.0
+    (shown,) = api.get("/api/trash?values=true&limit=1")["trash"]
+    assert shown["shown"]["PatientName"] == "Späth^Eva"
+    number = entry["number"]
+    assert api.post(f"/api/trash/{number}/restore", {"series": uid(31, 9)}, 404)["status"] == 404
+    assert api.post(f"/api/trash/{number}/restore", {"reason": "needed"})["instances"] == 1
+    assert api.post(f"/api/trash/{number}/restore", {}, 404)["detail"].startswith("the trash has no such entry")
+    assert len(api.get(f"{path}/metadata")) == 1
+    api.delete(path, 204)
+    (entry,) = api.get("/api/trash")["trash"]
+    for body in ({}, {"entries": [entry["number"]], "everything": True}):
+        assert api.post("/api/trash/empty", body, 400)["status"] == 400
+    assert api.post("/api/trash/empty", {"entries": ["12"]}, 404)["status"] == 404
+    archive.set_holds([uid(31)], actor=actor(), reason="court")
+    assert api.post("/api/trash/empty", {"entries": [entry["number"]]}, 409)["status"] == 409
+    assert api.post("/api/trash/empty", {"everything": True})["held"] == 1
+    archive.release_holds([uid(31)], actor=actor(), reason="")
+    assert api.post("/api/trash/empty", {"everything": True})["instances"] == 1
+    assert api.get("/api/trash")["trash"] == []
 
 
 def test_upkeep_and_settings_are_listed(api: ApiClient) -> None:

@@ -8,7 +8,9 @@ ignore those that it does not know.
                                                                         title, version, bytes
     kept_aside         an instance is kept, another one stays current   the same
     deleted            SOP Instance UIDs are gone                       level, study or series UID, sop_instance_uids,
-                                                                        by, reason, version
+                                                                        by, reason, version; trash if it can be restored
+    restored           SOP Instance UIDs are back from the trash        level, study UID, sop_instance_uids,
+                                                                        current_versions, by, reason, version, trash
     version_deleted    one version of a UID is gone                     sop_instance_uid, version, current_version, by,
                                                                         reason
     corrected          attributes of patient, study or series changed   operation, level, names, version, undoes, by,
@@ -29,6 +31,7 @@ import msgspec
 STORED = "stored"
 KEPT_ASIDE = "kept_aside"
 DELETED = "deleted"
+RESTORED = "restored"
 VERSION_DELETED = "version_deleted"
 CORRECTED = "corrected"
 HELD = "held"
@@ -39,8 +42,8 @@ STUDY_COMPLETE = "study_complete"
 REPLICATED = "replicated"
 
 ACTIONS = (
-    STORED, KEPT_ASIDE, DELETED, VERSION_DELETED, CORRECTED, HELD, RELEASED, SERIES_QUIET, STUDY_QUIET, STUDY_COMPLETE,
-    REPLICATED,
+    STORED, KEPT_ASIDE, DELETED, RESTORED, VERSION_DELETED, CORRECTED, HELD, RELEASED, SERIES_QUIET, STUDY_QUIET,
+    STUDY_COMPLETE, REPLICATED,
 )  # fmt: skip
 
 
@@ -66,7 +69,11 @@ class Event(msgspec.Struct, omit_defaults=True, kw_only=True):
     level: str = ""
     """patient, study, series or instance."""
     sop_instance_uids: tuple[str, ...] = ()
+    trash: str = ""
+    """The number of the entry in the trash."""
     current_version: str = ""
+    current_versions: tuple[str, ...] = ()
+    """Of each of `sop_instance_uids`, in their order; "": there is none (any more)."""
     operation: str = ""
     names: tuple[str, ...] = ()
     """Level patient: Patient ID and issuer; study: Study Instance UIDs; series: Study and Series Instance UID."""

@@ -8,6 +8,9 @@
     TOMBSTONE     without a target                          deleted, without UIDs that a later record, read already,
                                                               has brought back
                   with a target                             version_deleted
+    TRASH         put                                       deleted, as for a tombstone
+                  restored                                  restored
+                  emptied                                   no event: it was deleted before
     HOLD          set, released                             held, released
     CORRECTION                                              corrected; an undo with the names of the undone correction
     QUARANTINED                                             no event: it is no part of the archive
@@ -27,7 +30,17 @@ from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import IndexError_
 from engine.index.catalog import State
-from engine.index.format.entry import Correction, Entry, Hold, Operation, Tombstone, unpack_record
+from engine.index.format.entry import (
+    Correction,
+    Entry,
+    Hold,
+    LedgerItem,
+    Operation,
+    Quarantined,
+    Tombstone,
+    unpack_record,
+)
+from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.index.format.types import Level
 
 if TYPE_CHECKING:
@@ -48,7 +61,7 @@ class Translator:
     def __init__(self, index: Catalog, progress: Progress) -> None:
         self._index = index
         self._progress = progress
-        self._items: list[Entry | Tombstone | Hold | Correction] = []
+        self._items: list[Entry | LedgerItem] = []
         """The last read records, and the number of the one that is being translated."""
         self._number = 0
         self._numbers: dict[tuple[int, int], int] = {}
@@ -58,14 +71,14 @@ class Translator:
 
     def events(self, records: Sequence[Record]) -> list[Event]:
         """The events of these records, which have just been read."""
-        items: list[Entry | Tombstone | Hold | Correction] = []
+        items: list[Entry | LedgerItem] = []
         for record in records:
             try:
                 item = unpack_record(record)
             except IndexError_:
                 self.unreadable += 1
                 continue
-            if isinstance(item, Entry | Tombstone | Hold | Correction):
+            if not isinstance(item, Quarantined):
                 items.append(item)
         self._items = items
         self._numbers = {}
@@ -78,13 +91,16 @@ class Translator:
                     events.append(_instance_event(item, is_aside=state is State.VERSION))
             elif isinstance(item, Tombstone):
                 events += self._version_deleted(item) if item.target_stamp else self._deleted(item)
+            elif isinstance(item, TrashRecord):
+                if item.operation in (TrashOperation.PUT, TrashOperation.RESTORE):
+                    events += self._deleted(item) if item.is_put else self._restored(item)
             elif isinstance(item, Hold):
                 events.append(_hold_event(item))
             else:
                 events.append(self._corrected(item))
         return events
 
-    def _deleted(self, tombstone: Tombstone) -> Iterator[Event]:
+    def _deleted(self, tombstone: Tombstone | TrashRecord) -> Iterator[Event]:
         uids = []
         current_records = self._index.current_records(tombstone.sop_instance_uids)
         for uid, current in zip(tombstone.sop_instance_uids, current_records, strict=True):
@@ -93,18 +109,44 @@ class Translator:
                 uids.append(_text(uid))
         level = Level(tombstone.level) if tombstone.level in list(Level) else Level.IMAGE
         name = _text(tombstone.uid)
+        if isinstance(tombstone, TrashRecord):
+            entry, study = str(tombstone.stamp), _text(tombstone.study_instance_uid)
+            deleted_ns = tombstone.made_ns
+        else:
+            entry, study = "", name if level == Level.STUDY else ""
+            deleted_ns = tombstone.deleted_ns
         for at in range(0, len(uids), UIDS_MAX):
             yield Event(
                 sequence=0,
                 action=actions.DELETED,
-                time=time_text(tombstone.deleted_ns),
-                study_instance_uid=name if level == Level.STUDY else "",
+                time=time_text(deleted_ns),
+                study_instance_uid=study,
                 series_instance_uid=name if level == Level.SERIES else "",
                 level="instance" if level == Level.IMAGE else level.name.lower(),
                 sop_instance_uids=tuple(uids[at : at + UIDS_MAX]),
                 version=str(tombstone.stamp),
+                trash=entry,
                 by=_text(tombstone.by),
                 reason=_text(tombstone.reason),
+            )
+
+    def _restored(self, item: TrashRecord) -> Iterator[Event]:
+        level = Level(item.level) if item.level in list(Level) else Level.IMAGE
+        for at in range(0, len(item.sop_instance_uids), UIDS_MAX):
+            uids = item.sop_instance_uids[at : at + UIDS_MAX]
+            current_records = self._index.current_records(uids)
+            yield Event(
+                sequence=0,
+                action=actions.RESTORED,
+                time=time_text(item.made_ns),
+                study_instance_uid=_text(item.study_instance_uid),
+                level="instance" if level == Level.IMAGE else level.name.lower(),
+                sop_instance_uids=tuple(map(_text, uids)),
+                current_versions=tuple("" if one is None else str(one.stamp) for one in current_records),
+                version=str(item.stamp),
+                trash=str(item.settles),
+                by=_text(item.by),
+                reason=_text(item.reason),
             )
 
     def _was_visible(self, entry: Entry) -> bool:

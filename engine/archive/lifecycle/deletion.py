@@ -5,10 +5,10 @@
     append → sync → apply   in one index transaction: from then on no process finds them
     running retrievals      finish from the segments that they have pinned
 
-The bytes stay in their segments until a compaction. A tombstone records actor, time, reason and all SOP Instance UIDs:
-a rebuild from the log gives the same result, and tombstones are an audit trail. A deletion includes all versions of
-those UIDs, also those kept aside. It locks the ledger, so no hold is set in between. On a full disk the reserve file
-makes room.
+This is final; `trash` deletes so that it can be taken back. The bytes stay in their segments until a compaction. A
+tombstone records actor, time, reason and all SOP Instance UIDs: a rebuild from the log gives the same result, and
+tombstones are an audit trail. A deletion includes all versions of those UIDs, also those kept aside and in the trash.
+It locks the ledger, so no hold is set in between. On a full disk the reserve file makes room.
 
 The front end checks permissions; `retention` decides which studies are due.
 """
@@ -52,6 +52,8 @@ class Deletion:
     """Bytes of their data sets: compaction frees about as many."""
     held: list[str] = field(default_factory=list)
     """Study Instance UIDs on legal hold; only in the result of a dry run."""
+    trash: list[str] = field(default_factory=list)
+    """The numbers of the entries in the trash that it has made; none if it is final."""
     dry_run: bool = False
 
     def refuse_held(self) -> None:
@@ -101,9 +103,20 @@ def delete(
     return parts.ledger.with_reserve(work)
 
 
-def _delete(
-    parts: Parts, instances: Sequence[InstanceIdentifiers], level: Level, actor: Principal, reason: str, dry_run: bool
-) -> Deletion:
+class Selected(NamedTuple):
+    """What a deletion is about to delete."""
+
+    deletion: Deletion
+    instances: Sequence[InstanceIdentifiers]
+    newest_stamp: int
+    """The highest stamp of these instances and their kept versions."""
+
+
+def select(parts: Parts, instances: Sequence[InstanceIdentifiers], *, dry_run: bool) -> Selected:
+    """Counts instances that are to be deleted. Call it while the ledger is locked.
+
+    Raises DeletionRefused when one of the studies is on hold, unless it is a dry run.
+    """
     deletion = Deletion.of(instances, dry_run=dry_run)
     versions = [
         InstanceIdentifiers.of(version)
@@ -112,12 +125,18 @@ def _delete(
     studies = {instance.study_instance_uid for instance in (*instances, *versions)}
     held_uids = {hold.study_instance_uid.decode("utf-8", "replace") for hold in parts.index.holds()}
     deletion.held = sorted(studies & held_uids)
-    if dry_run:
+    if not dry_run:
+        deletion.refuse_held()
+    newest_stamp = max([instance.stamp for instance in (*instances, *versions)], default=0)
+    return Selected(deletion, instances, newest_stamp)
+
+
+def _delete(
+    parts: Parts, chosen: Sequence[InstanceIdentifiers], level: Level, actor: Principal, reason: str, dry_run: bool
+) -> Deletion:
+    deletion, instances, newest_stamp = select(parts, chosen, dry_run=dry_run)
+    if dry_run or not instances:
         return deletion
-    deletion.refuse_held()
-    if not instances:
-        return deletion
-    newest_stamp = max([instance.stamp for instance in (*instances, *versions)])
     write_tombstones(parts, _grouped(instances, level), level, after=newest_stamp, actor=actor, reason=reason)
     logger.info(
         "deleted",
@@ -160,7 +179,7 @@ def write_tombstones(
     deleted_ns = time.time_ns()
     tombstones = []
     for uid, sop_instance_uids in groups:
-        for part in _parts(sop_instance_uids):
+        for part in uid_parts(sop_instance_uids):
             tombstone = Tombstone(
                 UNPLACED, stamp, level, uid, part, target_stamp, deleted_ns, bounded(actor.actor), bounded(reason)
             )
@@ -210,7 +229,7 @@ def _grouped(instances: Sequence[InstanceIdentifiers], level: Level) -> list[tup
     return [(uid.encode(), uids) for uid, uids in groups.items()]
 
 
-def _parts(uids: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
+def uid_parts(uids: Sequence[bytes]) -> Iterable[tuple[bytes, ...]]:
     """The UIDs in groups that each fit into one record."""
     part: list[bytes] = []
     length = 0

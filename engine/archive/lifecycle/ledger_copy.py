@@ -207,7 +207,7 @@ def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
             trash.append(item)
         else:
             corrections.append(item)
-    index.apply([], tombstones, holds=holds, corrections=corrections, trash=trash)
+    index.apply([], tombstones, holds=holds, corrections=corrections, trash_records=trash)
 
 
 def _sorted_out(index: Catalog, notes: Sequence[Note]) -> tuple[list[Note], list[Note], int]:

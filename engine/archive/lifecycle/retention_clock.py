@@ -1,4 +1,4 @@
-"""Decides whether a retention rule may run without confirmation: a wrong clock must not delete studies.
+"""Decides whether a retention rule, or the trash, may run by itself: a wrong clock must not delete studies.
 
 A rule is refused when
 
@@ -44,7 +44,7 @@ class _Applied(msgspec.Struct, forbid_unknown_fields=True):
     boot_id: str
 
 
-def check_clock(archive: Archive, rule: Retention, now_ns: int) -> None:
+def check_clock(archive: Archive, gap_days_max: float, now_ns: int) -> None:
     """Raises RetentionRefused when `now_ns` is implausible."""
     last = _read(archive)
     if last is not None and last.boot_id == boot_id():
@@ -52,11 +52,11 @@ def check_clock(archive: Archive, rule: Retention, now_ns: int) -> None:
         if jumped_ns > JUMP_NS:
             raise _refused(f"the clock was set forward by {_days(jumped_ns)} days since rules were applied last")
     known_ns = last.applied_ns if last is not None else _newest_ns(archive)
-    if known_ns and now_ns - known_ns > rule.gap_days_max * DAY_NS:
+    if known_ns and now_ns - known_ns > gap_days_max * DAY_NS:
         event = "rules were applied last" if last is not None else "something was stored last"
         raise _refused(
-            f"by the clock, {event} {_days(now_ns - known_ns)} days ago, more than the rule's gap_days_max"
-            f" ({rule.gap_days_max:g}): is the clock right?"
+            f"by the clock, {event} {_days(now_ns - known_ns)} days ago, more than gap_days_max"
+            f" ({gap_days_max:g}): is the clock right?"
         )
 
 
@@ -80,7 +80,7 @@ def note(archive: Archive, now_ns: int, *, is_confirmed: bool) -> None:
 
 
 def _refused(reason: str) -> RetentionRefused:
-    return RetentionRefused(f"{reason}; `filmroom retention apply --anyway` confirms it")
+    return RetentionRefused(f"{reason}; `filmroom retention apply --anyway` or `filmroom trash expire` confirms it")
 
 
 def _path(archive: Archive) -> str:

@@ -288,7 +288,7 @@ def _apply(index: Catalog, records: list[Record], report: Report) -> None:
         else:
             corrections.append(item)
         report.records += 1
-    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrections=corrections, trash=trash)
+    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrections=corrections, trash_records=trash)
 
 
 def rebuild(

@@ -38,6 +38,20 @@ class Release(ReasonBody, frozen=True, kw_only=True):
     studies: Uids
 
 
+class Restore(ReasonBody, frozen=True, kw_only=True):
+    """What to restore of an entry in the trash."""
+
+    series: UID | None = None
+    """Only this series."""
+
+
+class EmptyTrash(ReasonBody, frozen=True, kw_only=True):
+    """Entries of the trash to delete for good: those named, or with `everything` all."""
+
+    entries: Annotated[tuple[Name, ...], Meta(max_length=1000)] = ()
+    everything: bool = False
+
+
 class CorrectPatient(ReasonBody, frozen=True, kw_only=True, tag_field="operation", tag="correct_patient"):
     """Attributes of a patient."""
 

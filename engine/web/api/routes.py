@@ -22,10 +22,22 @@ from engine.web.api import (
     study_table,
     study_totals,
     tag_tree,
+    trash,
     upkeep,
     viewer,
 )
-from engine.web.api.bodies import Correction, Hold, Identifiers, Job, ManyJobs, PeerTable, ReasonBody, Release
+from engine.web.api.bodies import (
+    Correction,
+    EmptyTrash,
+    Hold,
+    Identifiers,
+    Job,
+    ManyJobs,
+    PeerTable,
+    ReasonBody,
+    Release,
+    Restore,
+)
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.api.study_table import CSV
 from engine.web.route import API, Handler, Parameter, Route
@@ -107,6 +119,9 @@ API_ROUTES: Final = (
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
     _write("/holds", holds.hold, "Hold studies", Action.HOLD, body=Hold),
     _write("/holds/release", holds.release, "End holds", Action.HOLD, body=Release),
+    _read("/trash", trash.listed, "Deletions that can be taken back", Action.RESTORE, (_VALUES, *PAGE_PARAMETERS)),
+    _write("/trash/{number}/restore", trash.restore, "Restore from the trash", Action.RESTORE, body=Restore),
+    _write("/trash/empty", trash.empty, "Delete for good what is in the trash", Action.EMPTY, body=EmptyTrash),
     _read("/corrections", corrections.listed, "Corrections and undos", Action.OBSERVE, (_VALUES, *PAGE_PARAMETERS)),
     _write("/corrections", corrections.make, "Make a correction", Action.CORRECT, 201, Correction),
     _write("/corrections/{number}/undo", corrections.undo, "Undo a correction", Action.CORRECT, 201),

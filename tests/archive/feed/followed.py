@@ -71,6 +71,11 @@ class Picture:
                     self.versions[gone] = kept
                 if self.current.get(gone, 0) < int(event.version):
                     self.current.pop(gone, None)
+        elif event.action == "restored":
+            for back, current in zip(event.sop_instance_uids, event.current_versions, strict=True):
+                self.current.pop(back, None)
+                if current:
+                    self.current[back] = int(current)
         elif event.action == "version_deleted":
             self.versions.get(uid, {}).pop(int(event.version), None)
             if event.current_version:

@@ -24,7 +24,7 @@ from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.state import read_state, write_state
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedWriter, switch_off
-from engine.archive.lifecycle import correction
+from engine.archive.lifecycle import correction, trash
 from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.dicom import tags
@@ -120,6 +120,24 @@ def test_deletions_say_what_is_gone_and_at_which_level(archive: Archive, writer:
     assert (of_series.level, of_series.series_instance_uid) == ("series", uid(2, 1))
     assert (of_instance.level, of_instance.sop_instance_uids) == ("instance", (uid(3, 1, 1),))
     assert (of_instance.by, of_instance.reason) == ("test", "a reason")
+
+
+def test_what_goes_into_the_trash_is_deleted_and_comes_back_as_restored(
+    archive: Archive, writer: FeedWriter, feed: Feed
+) -> None:
+    store(archive, payload_of(1, 1, 1), payload_of(1, 1, 2))
+    before = {one.sop_instance_uid: one.stamp for one in archive.instances(study_query(1))}
+    (number,) = archive.delete(series_query(1, 1), **WHO, into_trash=True).trash
+    trash.restore(archive.parts, number, **WHO)
+    (number_2,) = archive.delete(study_query(1), **WHO, into_trash=True).trash
+    trash.empty(archive.parts, [number_2], **WHO)
+    writer.follow()
+    gone, back, gone_again = told(feed)[2:]
+    assert (gone.action, gone.level, gone.trash, gone.study_instance_uid) == ("deleted", "series", number, uid(1))
+    assert (back.action, back.trash, back.by, back.reason) == ("restored", number, "test", "a reason")
+    assert set(gone.sop_instance_uids) == set(back.sop_instance_uids) == set(before)
+    assert set(back.current_versions) <= {"", *map(str, before.values())}
+    assert (gone_again.action, gone_again.trash) == ("deleted", number_2)
 
 
 def test_corrections_holds_and_an_undo_name_the_study(archive: Archive, writer: FeedWriter, feed: Feed) -> None:
@@ -609,11 +627,21 @@ def test_whoever_resumes_anywhere_sees_all_that_comes_later_and_believes_what_is
             query = rng.choice((study_query(study), instance_query(study, 1, number)))
             if not archive.parts.index.is_held(uid(study).encode()):
                 archive.delete(query, **WHO)
-        elif step < 0.72:
+        elif step < 0.71:
+            query = rng.choice((study_query(study), instance_query(study, 1, number)))
+            if not archive.parts.index.is_held(uid(study).encode()):
+                archive.delete(query, **WHO, into_trash=True)
+        elif step < 0.74:
+            entries = [str(entry.stamp) for entry in trash.entries(archive.parts)]
+            if entries and rng.random() < 0.7:
+                trash.restore(archive.parts, rng.choice(entries), **WHO)
+            elif entries:
+                trash.empty(archive.parts, None, **WHO)
+        elif step < 0.76:
             rng.choice((archive.set_holds, archive.release_holds))([uid(study)], **WHO)
-        elif step < 0.75 and archive.parts.index.locate(uid(study, 1, number).encode()):
+        elif step < 0.78 and archive.parts.index.locate(uid(study, 1, number).encode()):
             correction.correct_study(archive, uid(study), {tags.AccessionNumber: f"A{numbers}"}, **WHO)
-        elif step < 0.78:
+        elif step < 0.80:
             compact(archive)
         elif step < 0.82:
             restart(rebuild=rng.random() < 0.3, kill=rng.random() < 0.5)

@@ -121,7 +121,7 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
                     holds=[item] if isinstance(item, Hold) else [],
                     quarantined=[item] if isinstance(item, Quarantined) else [],
                     corrections=[item] if isinstance(item, Correction) else [],
-                    trash=[item] if isinstance(item, TrashRecord) else [],
+                    trash_records=[item] if isinstance(item, TrashRecord) else [],
                 )
         if marks[segment_id].sealed:
             index.apply([], marks={segment_id: SegmentMark(marks[segment_id].indexed_bytes, True)})
