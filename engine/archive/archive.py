@@ -43,6 +43,7 @@ from engine.archive.keeper import Keeper, Progress
 from engine.archive.lifecycle import deletion, holds, losses, reserve_file, trash
 from engine.archive.lifecycle.deletion import Deletion
 from engine.archive.lifecycle.losses import Loss
+from engine.archive.lifecycle.trash import Settled
 from engine.archive.metadata.blob_files import BlobFiles
 from engine.archive.metadata.series_metadata import SeriesMetadata
 from engine.archive.parts import Parts
@@ -485,6 +486,13 @@ class Archive:
         names = [InstanceIdentifiers.of(instance) for instance in instances]
         work = trash.put if into_trash else deletion.delete
         return work(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
+
+    def expire_trash(
+        self, days: float, now_ns: int, *, actor: Principal, is_stopping: Callable[[], bool] = lambda: False
+    ) -> Settled:
+        """Deletes for good what has been in the trash for these days. Raises RetentionRefused if the clock has jumped,
+        StorageFull or StorageFailed."""
+        return trash.expire(self.parts, days, now_ns, actor=actor, is_stopping=is_stopping)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
         """Puts studies on legal hold, stored or not. Returns those that were not on hold before. See `holds`."""

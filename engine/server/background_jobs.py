@@ -197,8 +197,8 @@ class TrashJob:
         if not self._days:
             return NOTHING_TO_DO_S
         try:
-            emptied = trash.expire(
-                self._archive, self._days, time.time_ns(), actor=TRASH, is_stopping=self._stopping.is_set
+            emptied = self._archive.expire_trash(
+                self._days, time.time_ns(), actor=TRASH, is_stopping=self._stopping.is_set
             )
         except RetentionRefused as error:
             self._refused = str(error)

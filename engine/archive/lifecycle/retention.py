@@ -93,10 +93,10 @@ def apply(
     caller has not confirmed it (see `retention_clock`); StorageFull, StorageFailed or IndexError_.
     """
     if not is_confirmed:
-        retention_clock.check_clock(archive, rule.gap_days_max, now_ns)
+        retention_clock.check_clock(archive.parts, rule.gap_days_max, now_ns)
         due_count = sum(not item.is_held for item, _ in _due_by(archive, rule, now_ns) if not is_stopping())
-        retention_clock.check_share(archive, rule, due_count)
-    retention_clock.note(archive, now_ns, is_confirmed=is_confirmed)
+        retention_clock.check_share(archive.parts, rule, due_count)
+    retention_clock.note(archive.parts, now_ns, is_confirmed=is_confirmed)
     result = RuleResult()
     for item, instances in _due_by(archive, rule, now_ns):
         if is_stopping():

@@ -26,7 +26,7 @@ from engine.storage import files as storage_files
 from engine.storage.reader import read_header_or_trailer
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Archive
+    from engine.archive.parts import Parts
     from engine.config import Retention
 
 DAY_NS = 86_400 * 10**9
@@ -44,14 +44,14 @@ class _Applied(msgspec.Struct, forbid_unknown_fields=True):
     boot_id: str
 
 
-def check_clock(archive: Archive, gap_days_max: float, now_ns: int) -> None:
+def check_clock(parts: Parts, gap_days_max: float, now_ns: int) -> None:
     """Raises RetentionRefused when `now_ns` is implausible."""
-    last = _read(archive)
+    last = _read(parts)
     if last is not None and last.boot_id == boot_id():
         jumped_ns = (now_ns - last.applied_ns) - (_boottime_ns() - last.boottime_ns)
         if jumped_ns > JUMP_NS:
             raise _refused(f"the clock was set forward by {_days(jumped_ns)} days since rules were applied last")
-    known_ns = last.applied_ns if last is not None else _newest_ns(archive)
+    known_ns = last.applied_ns if last is not None else _newest_ns(parts)
     if known_ns and now_ns - known_ns > gap_days_max * DAY_NS:
         event = "rules were applied last" if last is not None else "something was stored last"
         raise _refused(
@@ -60,9 +60,9 @@ def check_clock(archive: Archive, gap_days_max: float, now_ns: int) -> None:
         )
 
 
-def check_share(archive: Archive, rule: Retention, due_count: int) -> None:
+def check_share(parts: Parts, rule: Retention, due_count: int) -> None:
     """Raises RetentionRefused when a rule would delete too many studies."""
-    total = archive.stats()["studies"]
+    total = parts.index.stats()["studies"]
     if due_count > STUDIES_MIN and due_count > rule.share_max * total:
         raise _refused(
             f"it would delete at least {due_count} of {total} studies, more than the rule's share_max"
@@ -70,36 +70,36 @@ def check_share(archive: Archive, rule: Retention, due_count: int) -> None:
         )
 
 
-def note(archive: Archive, now_ns: int, *, is_confirmed: bool) -> None:
+def note(parts: Parts, now_ns: int, *, is_confirmed: bool) -> None:
     """Records `now_ns` as the time of an application. Raises StorageFull or StorageFailed."""
-    last = _read(archive)
+    last = _read(parts)
     if last is not None and now_ns < last.applied_ns and not is_confirmed:
         return
     content = msgspec.json.encode(_Applied(now_ns, _boottime_ns(), boot_id()))
-    storage_files.replace_file(archive.parts.files, _path(archive), content)
+    storage_files.replace_file(parts.files, _path(parts), content)
 
 
 def _refused(reason: str) -> RetentionRefused:
     return RetentionRefused(f"{reason}; `filmroom retention apply --anyway` or `filmroom trash expire` confirms it")
 
 
-def _path(archive: Archive) -> str:
-    return str(archive.parts.layout.data / "retention.json")
+def _path(parts: Parts) -> str:
+    return str(parts.layout.data / "retention.json")
 
 
-def _read(archive: Archive) -> _Applied | None:
+def _read(parts: Parts) -> _Applied | None:
     try:
-        with open(_path(archive), "rb") as file:
+        with open(_path(parts), "rb") as file:
             return msgspec.json.decode(file.read(4096), type=_Applied)
     except (OSError, msgspec.DecodeError):
         return None
 
 
-def _newest_ns(archive: Archive) -> int:
+def _newest_ns(parts: Parts) -> int:
     """Creation time of the newest segment; 0 if none can be read."""
-    for segment_id in reversed(archive.parts.segments.segment_ids()):
+    for segment_id in reversed(parts.segments.segment_ids()):
         try:
-            return int(read_header_or_trailer(archive.parts.segments.open(segment_id), segment_id).created_ns)
+            return int(read_header_or_trailer(parts.segments.open(segment_id), segment_id).created_ns)
         except (StorageError, OSError):
             continue  # damaged or gone: recovery and scrub report it
     return 0

@@ -31,7 +31,6 @@ from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.index.format.types import Instance, InstanceIdentifiers, Level, Query
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Archive
     from engine.archive.parts import Parts
 
 logger = log.get("archive.trash")
@@ -162,7 +161,7 @@ def empty(parts: Parts, numbers: Sequence[str] | None, *, actor: Principal, reas
 
 
 def expire(
-    archive: Archive,
+    parts: Parts,
     days: float,
     now_ns: int,
     *,
@@ -176,12 +175,12 @@ def expire(
     it; StorageFull, StorageFailed or IndexError_.
     """
     before_ns = now_ns - round(days * DAY_NS)
-    if not any(entry.put.made_ns < before_ns for entry in entries(archive.parts)):
+    if not any(entry.put.made_ns < before_ns for entry in entries(parts)):
         return Settled()
     if not is_confirmed:
-        retention_clock.check_clock(archive, GAP_DAYS_MAX, now_ns)
-    retention_clock.note(archive, now_ns, is_confirmed=is_confirmed)
-    return _empty_before(archive.parts, before_ns, actor, "its time in the trash is over", is_stopping)
+        retention_clock.check_clock(parts, GAP_DAYS_MAX, now_ns)
+    retention_clock.note(parts, now_ns, is_confirmed=is_confirmed)
+    return _empty_before(parts, before_ns, actor, "its time in the trash is over", is_stopping)
 
 
 def entries(parts: Parts, before_stamp: int = 0) -> Iterator[TrashEntry]:

@@ -173,13 +173,13 @@ def test_the_trash_empties_itself_of_what_is_old_enough_unless_the_clock_jumped(
         fill(archive)
         put(archive, study_query(1))
         now_ns = time.time_ns()
-        assert trash.expire(archive, 1.0, now_ns, actor=ME).entries == 0
+        assert trash.expire(archive.parts, 1.0, now_ns, actor=ME).entries == 0
         with pytest.raises(RetentionRefused):
-            trash.expire(archive, 1.0, now_ns + 400 * trash.DAY_NS, actor=ME)
+            trash.expire(archive.parts, 1.0, now_ns + 400 * trash.DAY_NS, actor=ME)
         assert len(listed(archive)) == 1
-        assert trash.expire(archive, 1.0, now_ns + 2 * trash.DAY_NS, actor=ME).instances == 4
+        assert trash.expire(archive.parts, 1.0, now_ns + 2 * trash.DAY_NS, actor=ME).instances == 4
         put(archive, study_query(2))
-        assert trash.expire(archive, 1.0, now_ns + 400 * trash.DAY_NS, actor=ME, is_confirmed=True).instances == 4
+        assert trash.expire(archive.parts, 1.0, now_ns + 400 * trash.DAY_NS, actor=ME, is_confirmed=True).instances == 4
         assert listed(archive) == [] and set(contents(archive)) == {uid(*which) for which in EVERYTHING[8:]}
 
 
