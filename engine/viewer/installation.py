@@ -49,8 +49,6 @@ class ViewerFile(Struct, frozen=True):
     """Of its content, for the entity tag."""
     lengths: dict[str, int]
     """Content coding → bytes; "": as it is."""
-    is_worker: bool = False
-    """Whether it is the script of a worker, which has a policy of its own."""
 
 
 class Manifest(Struct, frozen=True):

@@ -80,13 +80,13 @@ def install(directory: Path, tell: Tell, source: Path | None = None) -> Outcome:
         tarball.check(archive, package.INTEGRITY)
         tell("preparing its files")
         folder = work / "new"
-        workers = _prepare(archive, folder / FILES)
+        _prepare(archive, folder / FILES)
         if program is not None:
             try:
                 _minify(program, folder / FILES, work)
             except ViewerError as error:
                 program, note = None, str(error)
-        manifest = _compress(folder / FILES, workers, is_minified=program is not None)
+        manifest = _compress(folder / FILES, is_minified=program is not None)
         (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
         _make_readable(folder)
         return Outcome(_switch(directory, folder, manifest), is_new=True, note=note)
@@ -158,24 +158,17 @@ def _fetch(work: Path, tell: Tell) -> Path:
     return kept
 
 
-def _prepare(archive: Path, files: Path) -> set[str]:
-    """Writes the files that are kept, with relative paths; the scripts of workers. Raises ViewerError."""
+def _prepare(archive: Path, files: Path) -> None:
+    """Writes the files that are kept, rewritten. Raises ViewerError."""
     shutil.rmtree(files.parent, ignore_errors=True)
-    with_loader: set[str] = set()
     for member, content in tarball.members(archive):
         path = recipe.place_of(member)
         if path is None:
             continue
         content = recipe.rewritten(path, content)
-        if recipe.has_loader(path, content):
-            with_loader.add(path)
         (files / path).parent.mkdir(parents=True, exist_ok=True)
         (files / path).write_bytes(content)
-    if len(with_loader) != recipe.SCRIPTS_WITH_LOADER:
-        raise ViewerError(
-            f"{len(with_loader)} scripts of the package have the path to rewrite, not {recipe.SCRIPTS_WITH_LOADER}"
-        )
-    return {path for path in with_loader if not recipe.is_entry(path)}
+    recipe.check(path.read_bytes() for path in files.rglob("*.js"))
 
 
 def _minify(program: Path, files: Path, work: Path) -> None:
@@ -187,7 +180,7 @@ def _minify(program: Path, files: Path, work: Path) -> None:
             os.replace(path, files / path.relative_to(results))
 
 
-def _compress(files: Path, workers: set[str], *, is_minified: bool) -> Manifest:
+def _compress(files: Path, *, is_minified: bool) -> Manifest:
     """Writes the compressed form of each file for which that pays; the manifest of all. Raises ViewerError."""
     entries: dict[str, ViewerFile] = {}
     for path in sorted(path for path in files.rglob("*") if path.is_file()):
@@ -204,7 +197,7 @@ def _compress(files: Path, workers: set[str], *, is_minified: bool) -> Manifest:
                     path.with_name(path.name + SUFFIXES[coding]).write_bytes(packed_content)
                     lengths[coding] = len(packed_content)
         digest = hashlib.sha256(content).hexdigest()[:20]
-        entries[name] = ViewerFile(recipe.content_type_of(name), digest, lengths, name in workers)
+        entries[name] = ViewerFile(recipe.content_type_of(name), digest, lengths)
     return Manifest(package.VERSION, package.RECIPE, is_minified, recipe.entry_of(list(entries)), entries)
 
 

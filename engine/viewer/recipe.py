@@ -4,6 +4,8 @@ Left out: what only other configurations load (86 % of the package: models for s
 whole-slide viewer, service worker, sign-in), icons for home screens, and the pages and scripts that `engine/web/ohif`
 has in our own form.
 
+Mended: places where OHIF takes for granted what DICOM leaves optional, and then shows a blank page or no study.
+
 Rewritten: absolute paths. OHIF is built for the root of a host; here every path is relative to the folder from which
 its script was loaded, so that it works at /ohif and behind a proxy with any prefix.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import mimetypes
 import re
+from collections.abc import Iterable
 from typing import Final
 
 from engine.errors import ViewerError
@@ -30,6 +33,28 @@ _PUBLIC_PATH: Final = b'__webpack_require__.p = "/";'
 _OWN_PUBLIC_PATH: Final = b'__webpack_require__.p = self.PUBLIC_URL || new URL(".", self.location.href).pathname;'
 SCRIPTS_WITH_LOADER: Final = 8
 """The application and its workers; each has a loader of its own."""
+
+MENDS: Final = (
+    # ModalitiesInStudy without a value, which a study without a modality has: the study "is not available".
+    (
+        b"for (let i = 0; i < ModalitiesInStudy.Value.length; i++) {",
+        b"for (let i = 0; i < (ModalitiesInStudy.Value || []).length; i++) {",
+        1,
+    ),
+    # A content item without a concept name (PS3.3 C.17.3.2: optional for containers): a blank page.
+    (
+        b"} = ConceptNameCodeSequence;\n  const isChildFirstNode",
+        b"} = ConceptNameCodeSequence ?? {};\n  const isChildFirstNode",
+        1,
+    ),
+    # A segmentation, contours, a dose or a parametric map whose referenced images are not stored: a blank page.
+    (
+        b"const image0 = referencedDisplaySet.images[0];",
+        b"const image0 = referencedDisplaySet?.images?.[0] ?? {};",
+        4,
+    ),
+)
+"""What scripts have, what they get instead, and in how many scripts of the package that is."""
 
 _FONT_URL: Final = b"url(/"
 
@@ -55,22 +80,24 @@ def place_of(member: str) -> str | None:
 
 
 def rewritten(path: str, content: bytes) -> bytes:
-    """The file with relative paths."""
+    """The file with relative paths, and mended."""
     if path.endswith(".js"):
+        for before, after, _ in MENDS:
+            content = content.replace(before, after)
         return content.replace(_PUBLIC_PATH, _OWN_PUBLIC_PATH)
     if path.endswith(".css"):
         return content.replace(_FONT_URL, b"url(")
     return content
 
 
-def has_loader(path: str, content: bytes) -> bool:
-    """Whether a rewritten file is a script with a loader: the application or a worker."""
-    return path.endswith(".js") and _OWN_PUBLIC_PATH in content
-
-
-def is_entry(path: str) -> bool:
-    """Whether it is the script with which the application begins."""
-    return _ENTRY.fullmatch(path) is not None
+def check(contents: Iterable[bytes]) -> None:
+    """Raises ViewerError unless the rewritten scripts have everything that is to be rewritten, as often as expected."""
+    texts = [content for content in contents if content]
+    expected = ((_OWN_PUBLIC_PATH, SCRIPTS_WITH_LOADER), *((after, count) for _, after, count in MENDS))
+    for after, count in expected:
+        found = sum(after in text for text in texts)
+        if found != count:
+            raise ViewerError(f"the package has {found} scripts, not {count}, that become {after.decode()!r}")
 
 
 def entry_of(paths: list[str]) -> str:

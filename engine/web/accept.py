@@ -89,6 +89,8 @@ class Choice(NamedTuple):
     offer: Offer
     transfer_syntax: str
     """The requested UID; `ANY`; "" without a request, which means Explicit VR Little Endian (PS3.18 8.7.3.5.2)."""
+    quality: float = 1.0
+    """Choices of the same quality are equally welcome: the server may prefer one."""
 
 
 class _Range(NamedTuple):
@@ -215,7 +217,7 @@ def _choose(ranges: Sequence[_Range], offers: Sequence[Offer]) -> Iterator[Choic
     for each in by_preference:
         default = next((offer for offer in offers if each.matches(offer) and offer not in excluded), None)
         if default is not None:
-            yield Choice(default, each.transfer_syntax)
+            yield Choice(default, each.transfer_syntax, each.quality)
 
 
 def _is_excluded(offer: Offer, ranges: Sequence[_Range]) -> bool:

@@ -8,8 +8,7 @@ Addresses in the page are relative to its own, so that every prefix of a proxy w
 not exist is 404, never the page. Without an installation its page is an explanation, with 404.
 
 The Content-Security-Policy allows no foreign resource and no inline script. OHIF compiles WebAssembly, starts workers
-from blobs, and sets styles from scripts. Its decoders make their bindings with `new Function`: only the scripts of its
-workers, which have no document, are sent with a policy that allows it.
+from blobs, and sets styles from scripts; its decoders and its reader of segmentations make functions from text.
 """
 
 from __future__ import annotations
@@ -49,15 +48,13 @@ VIEWS: Final = frozenset(
 PIECE_BYTES: Final = 1 << 20
 """Bytes in memory for each request; most compressed files have fewer."""
 
-_POLICY: Final = (
-    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval' blob:; worker-src 'self' blob:; "
-    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
-    "connect-src 'self' blob: data:; object-src 'self' blob:; frame-src 'self' blob:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
-)
-_WORKER_POLICY: Final = "default-src 'none'; script-src 'self' 'unsafe-eval'; connect-src 'self' blob: data:"
 HEADERS: Final = {
-    "Content-Security-Policy": _POLICY,
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self' 'unsafe-eval' blob:; worker-src 'self' blob:; "
+        "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; "
+        "connect-src 'self' blob: data:; object-src 'self' blob:; frame-src 'self' blob:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
+    ),
     "Cross-Origin-Opener-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
@@ -111,8 +108,6 @@ async def file(request: Request) -> web.StreamResponse:
     found = await reads.run(work)
     etag = f'"{found.file.digest}{found.coding and f"-{found.coding}"}"'
     headers = {**_KEPT, "ETag": etag}
-    if found.file.is_worker:
-        headers["Content-Security-Policy"] = _WORKER_POLICY
     if conditional.is_unchanged(request.headers, etag):
         return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
     headers["Content-Type"] = found.file.content_type

@@ -137,10 +137,21 @@ async def _transcoded(
 
 
 def first_form(choices: Sequence[Choice], stored_uid: str) -> tuple[Choice, str]:
-    """The first possible choice, and its transfer syntax. Raises NotAcceptable."""
+    """The best possible choice, and its transfer syntax: of equally welcome ones that name a transfer syntax the one in
+    which the frames are stored, else the first. Raises NotAcceptable.
+    """
+    own_uid = stored_syntax(stored_uid)
+    first: tuple[Choice, str] | None = None
     for choice in choices:
-        if (syntax_uid := frame_syntax(stored_uid, choice.offer.media_type, choice.transfer_syntax)) is not None:
+        if first is not None and (choice.quality != first[0].quality or not first[0].transfer_syntax):
+            break
+        syntax_uid = frame_syntax(stored_uid, choice.offer.media_type, choice.transfer_syntax)
+        if syntax_uid == own_uid:
             return choice, syntax_uid
+        if syntax_uid is not None and first is None:
+            first = choice, syntax_uid
+    if first is not None:
+        return first
     name = transfer_syntax.of(stored_uid).name
     raise NotAcceptable(f"the frames are {image_type(stored_uid)} in {name}, which no requested media type allows")
 

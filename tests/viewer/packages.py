@@ -28,14 +28,17 @@ FILES = {
     "package/dist/assets/favicon.ico": b"icon" * 10,
     "package/dist/assets/apple-touch-icon.png": b"left out",
     "package/dist/assets/images/CT.png": b"\x89PNG",
+    **{f"package/dist/{number}.bundle.0123456789abcdef.js": LOADER for number in range(recipe.SCRIPTS_WITH_LOADER - 1)},
     **{
-        f"package/dist/{number}.bundle.0123456789abcdef.js": LOADER
-        for number in range(recipe.SCRIPTS_WITH_LOADER - 1)
+        f"package/dist/mended-{place}-{copy}.js": before
+        for place, (before, _, count) in enumerate(recipe.MENDS)
+        for copy in range(count)
     },
 }
 KEPT = {
     recipe.LICENSE, ENTRY, "app.bundle.css", "0123456789abcdef.woff2", "0123456789abcdef.wasm",
     "assets/favicon.ico", "assets/images/CT.png",
+    *(f"mended-{place}-{copy}.js" for place, (_, _, count) in enumerate(recipe.MENDS) for copy in range(count)),
     *(f"{number}.bundle.0123456789abcdef.js" for number in range(recipe.SCRIPTS_WITH_LOADER - 1)),
 }  # fmt: skip
 

@@ -92,9 +92,18 @@ def test_a_package_with_other_scripts_is_not_installed(
 ) -> None:
     changed = {name: content.replace(b'"/"', b"'/'") for name, content in packages.FILES.items()}
     monkeypatch.setattr(package, "INTEGRITY", packages.tarball(source, changed))
-    with pytest.raises(ViewerError, match="0 scripts"):
+    with pytest.raises(ViewerError, match="has 0 scripts, not 8"):
         installer.install(tmp_path / "ohif", quiet, source)
     assert installation.find(tmp_path / "ohif") is None
+
+
+def test_a_package_in_which_a_mend_has_no_place_is_not_installed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = {**packages.FILES, "package/dist/mended-0-0.js": b"another script"}
+    monkeypatch.setattr(package, "INTEGRITY", packages.tarball(source, changed))
+    with pytest.raises(ViewerError, match="has 0 scripts, not 1"):
+        installer.install(tmp_path / "ohif", quiet, source)
 
 
 def test_other_things_in_the_directory_stay(tmp_path: Path, source: Path) -> None:

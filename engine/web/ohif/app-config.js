@@ -6,6 +6,16 @@
   const root = new URL(".", script.src).pathname;
   const dicomweb = new URL("../dicom-web", script.src).pathname;
 
+  /**
+   * What OHIF decodes. The server sends what is stored in one of these as it is, and converts everything else, and RLE, of
+   * which OHIF decodes only a part, to the first one: JPEG, JPEG lossless, JPEG-LS, JPEG 2000, HTJ2K.
+   */
+  const ACCEPT = [
+    "multipart/related; type=application/octet-stream; transfer-syntax=1.2.840.10008.1.2.1",
+    ...Object.entries({ jpeg: [50, 51, 57, 70], jls: [80, 81], jp2: [90, 91], jphc: [201, 202, 203] }).flatMap(([type, syntaxes]) =>
+      syntaxes.map((syntax) => `multipart/related; type=image/${type}; transfer-syntax=1.2.840.10008.1.2.4.${syntax}`)),
+  ];
+
   /** Where OHIF finds its own files. */
   window.PUBLIC_URL = new URL(script.dataset.files, document.baseURI).pathname;
   /** OHIF imports what this installation leaves out, the whole-slide viewer, through this function. */
@@ -49,7 +59,7 @@
           dicomUploadEnabled: true,
           singlepart: "bulkdata,video,pdf",
           bulkDataURI: { enabled: true },
-          omitQuotationForMultipartRequest: true,
+          acceptHeader: ACCEPT,
         },
       },
     ],
