@@ -29,10 +29,10 @@ def name_of(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[\w.-]+", requirement)[0]).lower()  # type: ignore[index]
 
 
-def locked() -> dict[str, str]:
-    """Package → its block in the lock."""
-    blocks = re.split(r"\n(?=[\w.-]+==)", (ROOT / "tools/requirements.lock").read_text())[1:]
-    return {name_of(block): block for block in blocks}
+def locked(lock: str = "tools/requirements.lock") -> dict[str, str]:
+    """Package → its block in the lock, without the comments."""
+    blocks = re.split(r"\n(?=[\w.-]+==)", (ROOT / lock).read_text())[1:]
+    return {name_of(block): re.sub(r"\n *#.*", "", block).strip() for block in blocks}
 
 
 def test_the_lock_has_everything_that_is_asked_for() -> None:
@@ -41,14 +41,26 @@ def test_the_lock_has_everything_that_is_asked_for() -> None:
     assert {name_of(requirement) for requirement in wanted} <= set(locked())
 
 
+def test_the_runtime_lock_is_the_part_of_the_lock_that_a_server_needs() -> None:
+    def pins(lock: str) -> dict[str, str]:
+        """Versions and hashes: what needs a package, and so its marker, may differ."""
+        return {name: re.sub(r" ;[^\\\n]*(?= \\)", "", block) for name, block in locked(lock).items()}
+
+    runtime, whole = pins("tools/runtime.lock"), pins("tools/requirements.lock")
+    assert runtime == {name: whole[name] for name in runtime}
+    assert {name_of(requirement) for requirement in project()["project"]["dependencies"]} <= set(runtime)
+    assert not {"pytest", "mypy", "cython", "pynetdicom", "av"} & set(runtime)
+
+
 def test_the_lock_pins_exactly_and_with_hashes() -> None:
     for name, block in locked().items():
         assert re.match(r"[\w.-]+==\S+ ", block), name
         assert "--hash=sha256:" in block, name
 
 
-def test_the_lock_names_no_index() -> None:
-    text = (ROOT / "tools/requirements.lock").read_text()
+@pytest.mark.parametrize("lock", ["requirements.lock", "runtime.lock"])
+def test_the_lock_names_no_index(lock: str) -> None:
+    text = (ROOT / "tools" / lock).read_text()
     assert "://" not in text
     assert not re.search(r"^\s*-(-index|-extra|-find|i|f)\b", text, re.MULTILINE)
 
