@@ -53,6 +53,7 @@ COMMANDS = {
     "webhooks": "List the webhooks of the change feed; resume a parked one.",
     "viewer": "Install the viewer (OHIF) that the page opens studies with.",
     "bench": "Test a server under load, and write a report.",
+    "size": "Compute the cores, memory, disk and network that a server needs.",
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
     "cert": "Make certificates for TLS, revoke and show them.",
     "config": "Check and explain the configuration.",

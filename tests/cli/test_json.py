@@ -76,6 +76,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "viewer status": (ONE, ()),
     "viewer remove": (ONE, ()),
     "bench list": (LIST, ()),
+    "size": (LIST, ("--studies-per-day", "600")),
     "doctor": (LIST, ("--quick",)),
     "config check": (ONE, ()),
     "config explain": (LIST, ()),
