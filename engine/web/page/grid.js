@@ -8,6 +8,11 @@ const HEIGHT_MAX = 8_000_000;
 const LINE_PX = 40;
 /** Rows that are drawn above and below those in sight. */
 const MARGIN = 4;
+/** Characters of a cell, which shows one line. A hostile value has 64 thousand. */
+const CELL_MAX = 400;
+
+/** A cell as it is shown. */
+const cut = (cell) => (typeof cell === "string" && cell.length > CELL_MAX ? `${cell.slice(0, CELL_MAX)}…` : cell);
 
 /**
  * The place in a list, `y`, in pixels of its whole length. A list that is too long for its element scrolls exactly by wheel,
@@ -162,7 +167,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
       onClick=${() => row && choose(index, row)} onDblClick=${() => row && open(row)}>
       ${row === undefined
         ? html`<span role="gridcell" class="quiet">…</span>`
-        : cells(row).map((cell, column) => html`<span role="gridcell" class=${columns[column].kind ?? ""} title=${typeof cell === "string" ? cell : undefined}>${cell}</span>`)}
+        : cells(row).map(cut).map((cell, column) => html`<span role="gridcell" class=${columns[column].kind ?? ""} title=${typeof cell === "string" ? cell : undefined}>${cell}</span>`)}
     </div>`);
   }
   const template = columns.map((column) => `minmax(0, ${column.wide}fr)`).join(" ");

@@ -122,7 +122,7 @@ export function Studies({ query }) {
           element=${place === 0 ? firstFilter : undefined} />`}</span>`)}</div>`;
   const current = shown.current;
   const total = current.isLoading ? "" : `${current.isExact ? "" : "> "}${current.total.toLocaleString(language())}`;
-  return html`<div class="studies">
+  return html`<div class="studies"><h1 class="unseen">${t("studies")}</h1>
     <div class="bar">
       <nav aria-label=${t("saved")}>${SAVED.map(([name, wanted]) => html`<button type="button" onClick=${() => save(wanted())}>${t(name)}</button>`)}</nav>
       <span class="quiet" role="status">${total && t("studies.total", { total })}</span>
