@@ -164,20 +164,29 @@ BANNED = {
 }
 
 
+LOOKED_AT = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef, ast.Attribute, ast.Call, ast.Raise)
+
+
 @cache
 def modules() -> tuple[Path, ...]:
     return tuple(sorted(ENGINE.rglob("*.py")))
 
 
-def all_sources() -> Iterator[Path]:
-    yield from modules()
-    for folder, pattern in (("tests", "*.py"), ("perf", "*.py"), ("tools", "*.py"), ("ext", "*.py*"), ("ext", "*.pxd")):
-        yield from sorted((ROOT / folder).rglob(pattern))
+@cache
+def all_sources() -> tuple[Path, ...]:
+    others = (("tests", "*.py"), ("perf", "*.py"), ("tools", "*.py"), ("ext", "*.py*"), ("ext", "*.pxd"))
+    return modules() + tuple(path for folder, pattern in others for path in sorted((ROOT / folder).rglob(pattern)))
 
 
 @cache
-def tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), str(path))
+def text(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """The nodes that the tests below look at: each file is parsed and walked once."""
+    return tuple(node for node in ast.walk(ast.parse(text(path), str(path))) if isinstance(node, LOOKED_AT))
 
 
 def dotted(path: Path) -> str:
@@ -191,15 +200,21 @@ def layer_of(name: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
+@cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
     return path.with_suffix(".py").exists() or path.is_dir() or path.with_suffix(".pyi").exists()
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
+@cache
+def imported(path: Path) -> tuple[tuple[int, str], ...]:
     """Every module of ours that a module imports, with its line; also inside functions."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[int, str]]:
     package = dotted(path) if path.name == "__init__.py" else dotted(path).rpartition(".")[0]
-    for node in ast.walk(tree(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names if alias.name.split(".")[0] == "engine")
         elif isinstance(node, ast.ImportFrom):
@@ -373,7 +388,7 @@ def test_only_rooms_of_the_archive_take_it_apart() -> None:
         f"{where(path, node.lineno)}: the parts of an archive are for its own rooms"
         for path in modules()
         if layer_of(dotted(path)) != "archive"
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Attribute) and node.attr == "parts" and "archive" in ast.unparse(node.value).lower()
     ]
     assert not wrong, "\n".join(wrong)
@@ -384,7 +399,7 @@ def test_only_the_index_knows_lmdb() -> None:
     users = {
         path.relative_to(ENGINE).as_posix()
         for path in modules()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "lmdb" for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lmdb")
     }
@@ -407,13 +422,9 @@ def test_packages_are_packages() -> None:
 
 
 def test_every_module_opens_with_its_role() -> None:
-    bare = [path for path in all_sources() if path.suffix == ".py" and not ast.get_docstring(tree(path))]
-    bare += [
-        path
-        for path in all_sources()
-        if path.suffix != ".py" and not re.match(r'\s*(#[^\n]*\n\s*)*("""|#)', path.read_text())
-    ]
-    assert not bare, f"no docstring: {[path.relative_to(ROOT).as_posix() for path in bare]}"
+    role = re.compile(r'\s*(#[^\n]*\n\s*)*r?(""".|#)')
+    bare = [path.relative_to(ROOT).as_posix() for path in all_sources() if not role.match(text(path))]
+    assert not bare, f"no docstring: {bare}"
 
 
 @pytest.mark.parametrize("pattern", BANNED)
@@ -422,7 +433,9 @@ def test_banned_words_are_absent(pattern: str) -> None:
     for path in all_sources():
         if path == Path(__file__):
             continue
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        if not re.search(pattern, text(path)):
+            continue
+        for number, line in enumerate(text(path).splitlines(), 1):
             if re.search(pattern, line):
                 found.append(f"{where(path, number)}: {line.strip()} ({BANNED[pattern]})")
     assert not found, "\n".join(found)
@@ -433,8 +446,8 @@ def test_nothing_prints() -> None:
     found = [
         where(path, node.lineno)
         for path in all_sources()
-        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in ("engine", "tests")
-        for node in ast.walk(tree(path))
+        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in ("engine", "tests") and "print(" in text(path)
+        for node in nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not found, "\n".join(found)
@@ -447,20 +460,20 @@ def pages() -> list[Path]:
 
 def test_no_page_has_a_dead_link() -> None:
     for page in pages():
-        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+        for link in re.findall(r"\]\(([^)#\s]+)", text(page)):
             assert "://" in link or (page.parent / link).exists(), f"{page.relative_to(ROOT)}: {link}"
 
 
 def test_no_merge_is_left_half_done() -> None:
     marks = ("<" * 7 + " ", ">" * 7 + " ")
     for path in (*pages(), *all_sources()):
-        half = [number for number, line in enumerate(path.read_text().splitlines(), 1) if line.startswith(marks)]
+        half = [number for number, line in enumerate(text(path).splitlines(), 1) if line.startswith(marks)]
         assert not half, where(path, half[0])
 
 
 def test_generated_files_name_a_generator_that_exists() -> None:
     for path in modules():
-        head = path.read_text()[:1000]
+        head = text(path)[:1000]
         match = re.search(r"(?i)generated (?:by|with) `?([\w./-]+\.py)", head)
         if match:
             assert (ROOT / match[1]).exists(), f"{path.relative_to(ROOT)} names {match[1]}, which does not exist"
@@ -471,8 +484,8 @@ def test_postponed_annotations_everywhere() -> None:
         path.relative_to(ROOT).as_posix()
         for path in all_sources()
         if path.suffix == ".py"
-        and any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in ast.walk(tree(path)))
-        and "from __future__ import annotations" not in path.read_text()
+        and "from __future__ import annotations" not in text(path)
+        and any(isinstance(node, ast.FunctionDef | ast.ClassDef) for node in nodes(path))
     ]
     assert not bare, f"no `from __future__ import annotations`: {bare}"
 
@@ -498,7 +511,7 @@ def test_engine_raises_no_nameless_errors() -> None:
     wrong = [
         f"{where(path, node.lineno)}: raises {node.exc.func.id}"
         for path in modules()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if isinstance(node, ast.Raise)
         and isinstance(node.exc, ast.Call)
         and isinstance(node.exc.func, ast.Name)
