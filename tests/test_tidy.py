@@ -324,7 +324,7 @@ def test_the_loads_are_above_the_engine_and_only_commands_call_them() -> None:
     callers = {
         dotted(path)
         for path in modules()
-        for node in ast.walk(tree(path))
+        for node in nodes(path)
         if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "perf")
         or (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "perf" for alias in node.names))
     }
