@@ -1,7 +1,7 @@
 """Rendered resources and thumbnails, for clients that do not know DICOM (PS3.18 10.4.1.1.3, 10.4.1.1.4, 8.3.5).
 
     an image           JPEG, PNG, GIF, MP4; of several frames GIF and MP4 are animated, others show the middle frame
-    a presentation     the first of its images that is here, as the state shows it (`rendering.presentation_state`)
+    a presentation     the first of its images that is here, as the state shows it (`web.presentation`)
     a report           HTML, text
     a document         the encapsulated PDF, CDA or model
     a video            as it is stored, if browsers can play that
@@ -22,20 +22,14 @@ from aiohttp import web
 from engine.access import Action
 from engine.archive.rendering import report
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions
-from engine.archive.rendering.presentation_state import (
-    GRAYSCALE,
-    Presentation,
-    PresentationState,
-    check_length,
-)
 from engine.archive.rendering.representative import representative
 from engine.dicom import elements, frames, tags
-from engine.dicom.sources import Inflated, Source, Whole
-from engine.errors import DataSetError, NotAcceptable, RequestError, TranscodeError
+from engine.errors import NotAcceptable, RequestError, TranscodeError
 from engine.web import picture_parameters
 from engine.web.accept import Offer, negotiate
 from engine.web.conditional import is_unchanged
 from engine.web.errors import NotFound
+from engine.web.presentation import PRESENTATION_STATES, presented_image
 from engine.web.route import DICOMWEB, Handler, Parameter, Route
 from engine.web.stored import identity_of, instance_of, instances_of
 
@@ -55,7 +49,6 @@ DOCUMENTS: Final = {
 }
 """Encapsulated documents by SOP class."""
 REPORTS: Final = "1.2.840.10008.5.1.4.1.1.88."
-PRESENTATION_STATES: Final = "1.2.840.10008.5.1.4.1.1.11."
 MP4_SYNTAXES: Final = ("1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103")
 
 CACHE: Final = "private, max-age=86400"
@@ -120,38 +113,21 @@ async def _rendered(
 
 async def _presented(request: Request, instance: Instance) -> web.StreamResponse:
     """The first image here that a presentation state is for, as the state shows it. Raises NotFound, NotAcceptable."""
-    if instance.sop_class_uid != GRAYSCALE:
-        raise NotAcceptable("of presentation states only grayscale ones are applied: render the image itself")
-    retrieval, reads = request.engine.archive.retrieval, request.engine.pools.reads
     choice = negotiate(IMAGE_OFFERS, request.headers.get("Accept"), request.query.getall("accept", ()))[0]
     media_type = choice.offer.media_type
-    stored = retrieval.open(instance)
-
-    def read() -> tuple[Instance, int | None, Presentation]:
-        check_length(stored.length)
-        source: Source = Whole(stored.whole())
-        state = PresentationState.read(Inflated(source) if stored.syntax.deflated else source, stored.syntax)
-        for reference in state.references():
-            image = request.engine.archive.instance(reference.sop_instance_uid)
-            if image is not None:
-                frame = reference.frames[0] if reference.frames else None
-                return image, frame, state.of(reference.sop_instance_uid)
-        raise NotFound("none of the images that the presentation state is for is stored here")
-
-    try:
-        image, frame, presentation = await reads.run(read)
-    except (DataSetError, UnicodeError) as error:
-        raise NotAcceptable(f"the presentation state cannot be read: {error}") from error
+    shown = await presented_image(request, instance)
+    image = shown.image
     if offers_for(image) is not IMAGE_OFFERS:
         raise NotAcceptable("the presentation state is for an instance that is not rendered as an image")
     headers = {"Cache-Control": REVALIDATED, "Vary": "Accept"}
-    tag = entity_tag(image, media_type, f"{request.query_string} {identity_of(instance)}", frame)
+    tag = entity_tag(image, media_type, f"{request.query_string} {identity_of(instance)}", shown.frame)
     if (answer := not_modified(request, tag, headers)) is not None:
         return answer
-    options, warnings = picture_parameters.rendered(request.query, media_type, frame=frame, is_presentation=True)
+    options, warnings = picture_parameters.rendered(request.query, media_type, frame=shown.frame, is_presentation=True)
     for warning in warnings:
         headers["Warning"] = f'299 {request.root} "{warning}"'
-    return await send_picture(request, image, replace(options, presentation=presentation), {**headers, "ETag": tag})
+    options = replace(options, presentation=shown.presentation)
+    return await send_picture(request, image, options, {**headers, "ETag": tag})
 
 
 async def send_rendered(

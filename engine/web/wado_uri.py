@@ -3,6 +3,8 @@
     requestType=WADO & studyUID & seriesUID & objectUID      all required
     contentType     application/dicom, or a rendered type; without it an image is a JPEG, a report a page
     transferSyntax  of application/dicom; without it Explicit VR Little Endian
+    presentationUID & presentationSeriesUID     a presentation state of the study, as which the image is shown; it has a
+                    window and a region of its own
 
 `anonymize=yes` is refused: the instance would need a new SOP Instance UID and a de-identification profile, which we do
 not have.
@@ -10,6 +12,7 @@ not have.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from engine.access import Action
@@ -19,6 +22,7 @@ from engine.web import picture_parameters, rendered
 from engine.web.accept import ANY, Offer, negotiate
 from engine.web.forms import DICOM, EXPLICIT, instance_syntax
 from engine.web.instances import check_codecs, file_part
+from engine.web.presentation import presented_image
 from engine.web.route import Parameter, Route
 from engine.web.sending import send
 from engine.web.stored import UID_CHARACTERS_MAX, identity_of, named_instance, pinned
@@ -26,10 +30,12 @@ from engine.web.stored import UID_CHARACTERS_MAX, identity_of, named_instance, p
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from engine.archive.rendering.options import PictureOptions
     from engine.archive.retrieve import Instance
     from engine.web.request import Request
 
 _REQUIRED: Final = ("studyUID", "seriesUID", "objectUID")
+_PRESENTATION: Final = ("presentationSeriesUID", "presentationUID")
 
 
 async def wado(request: Request) -> web.StreamResponse:
@@ -47,13 +53,32 @@ async def wado(request: Request) -> web.StreamResponse:
     offers = (*rendered.offers_for(instance), Offer(DICOM))
     accept = query.get("contentType") or request.headers.get("Accept")
     media_type = negotiate(offers, accept)[0].offer.media_type
+    if media_type not in (JPEG, PNG, GIF) and "presentationUID" in query:
+        raise RequestError("presentationUID: only for a picture")
     if media_type == DICOM:
         return await _file(request, instance, query.get("transferSyntax", EXPLICIT))
     if "transferSyntax" in query:
         raise RequestError("transferSyntax: only for application/dicom")
     if media_type in (JPEG, PNG, GIF):
-        return await rendered.send_picture(request, instance, picture_parameters.wado_uri(query, media_type))
+        options = await _presented(request, instance, picture_parameters.wado_uri(query, media_type))
+        return await rendered.send_picture(request, instance, options)
     return await rendered.send_rendered(request, instance, media_type)
+
+
+async def _presented(request: Request, image: Instance, options: PictureOptions) -> PictureOptions:
+    """The options with those of the presentation state that the request names (PS3.18 9.1.2.2.1). Raises NotFound."""
+    query = request.query
+    uids = [query.get(name, "") for name in _PRESENTATION]
+    if not any(uids):
+        return options
+    if not all(uids):
+        raise RequestError("presentationUID and presentationSeriesUID: both are required together")
+    for name in ("windowCenter", "region"):
+        if name in query:
+            raise RequestError(f"{name}: a presentation state has its own")
+    state = named_instance(request, image.study_instance_uid, *uids)
+    shown = await presented_image(request, state, image)
+    return replace(options, presentation=shown.presentation, frame=options.frame or shown.frame)
 
 
 async def _file(request: Request, instance: Instance, requested_uid: str) -> web.StreamResponse:
@@ -87,6 +112,7 @@ ROUTES: Final = (
             Parameter("windowWidth", "With windowCenter", schema="number"),
             Parameter("imageQuality", "Of JPEG, from 1 to 100", schema="integer"),
             Parameter("annotation", "patient, technique, or both"),
+            *(Parameter(name, "Of a presentation state, instead of a window and a region") for name in _PRESENTATION),
         ),
         produces=(DICOM, JPEG, PNG, GIF, *(offer.media_type for offer in rendered.REPORT_OFFERS)),
         statuses=(200, 206, 304),

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.archive.rendering.test_picture import content, report_of
+from tests.archive.rendering.test_presentation_state import state_of, window
 from tests.samples import ROOT
 from tests.web.asking import Answer, ask
 from tests.web.hosting import Hosting, host
@@ -18,6 +19,7 @@ from tests.web.test_rendered import image, part10_of
 
 ONE = f"studyUID={ROOT}.1&seriesUID={ROOT}.1.1&objectUID={ROOT}.1.1.1"
 REPORT = f"studyUID={ROOT}.1&seriesUID={ROOT}.1.2&objectUID={ROOT}.1.2.1"
+STATE = f"presentationSeriesUID={ROOT}.1.7&presentationUID={ROOT}.1.7.1"
 ASKED = {
     "picture": f"/wado?requestType=WADO&{ONE}",
     "file": f"/wado?requestType=WADO&{ONE}&contentType=application/dicom",
@@ -34,6 +36,15 @@ ASKED = {
     "half a window": f"/wado?requestType=WADO&{ONE}&windowCenter=4",
     "frame": f"/wado?requestType=WADO&{ONE}&frameNumber=2",
     "anonymous": f"/wado?requestType=WADO&{ONE}&anonymize=yes",
+    "presented": f"/wado?requestType=WADO&{ONE}&contentType=image/png&{STATE}",
+    "presented small": f"/wado?requestType=WADO&{ONE}&contentType=image/png&rows=16&columns=16&{STATE}",
+    "presented with a window": f"/wado?requestType=WADO&{ONE}&windowCenter=4&windowWidth=4&{STATE}",
+    "presented with a region": f"/wado?requestType=WADO&{ONE}&region=0,0,1,1&{STATE}",
+    "presented by half a name": f"/wado?requestType=WADO&{ONE}&presentationUID={ROOT}.1.7.1",
+    "presented by nothing": f"/wado?requestType=WADO&{ONE}&{STATE}9",
+    "presented by an image": f"/wado?requestType=WADO&{ONE}&{STATE.replace('.1.7', '.1.1')}",
+    "presented for another": f"/wado?requestType=WADO&{ONE.removesuffix('1')}2&contentType=image/png&{STATE}",
+    "presented file": f"/wado?requestType=WADO&{ONE}&contentType=application/dicom&{STATE}",
     "zip": f"/dicom-web/studies/{ROOT}.1/zip",
     "series zip": f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/zip",
     "no zip": f"/dicom-web/studies/{ROOT}.5/zip",
@@ -47,7 +58,10 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     def script(hosting: Hosting) -> None:
         report = report_of(content("TEXT", "Lung", TextValue="clear"))
         report.SOPInstanceUID, report.SeriesInstanceUID = f"{ROOT}.1.2.1", f"{ROOT}.1.2"
-        for ds in (image(1), image(2), report):
+        state = state_of(image(1), SoftcopyVOILUTSequence=window(200, 1, VOILUTFunction="LINEAR"))
+        state.StudyInstanceUID, state.SeriesInstanceUID = f"{ROOT}.1", f"{ROOT}.1.7"
+        state.SOPInstanceUID = state.file_meta.MediaStorageSOPInstanceUID = f"{ROOT}.1.7.1"
+        for ds in (image(1), image(2), report, state):
             hosting.engine.archive.store(part10_of(ds))
         answers.update({name: ask(hosting, "GET", path) for name, path in ASKED.items()})
         path = f"/dicom-web/studies/{ROOT}.1"
@@ -100,7 +114,7 @@ def test_invalid_requests_are_refused(asked: dict[str, Answer], name: str, statu
     assert asked[name].status == status, asked[name].body
 
 
-@pytest.mark.parametrize(("name", "count"), [("zip", 3), ("series zip", 2), ("accepted zip", 3)])
+@pytest.mark.parametrize(("name", "count"), [("zip", 4), ("series zip", 2), ("accepted zip", 4)])
 def test_a_zip_archive_has_the_files_and_a_directory(asked: dict[str, Answer], name: str, count: int) -> None:
     assert asked[name].headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(asked[name].body)) as archived:
@@ -123,3 +137,28 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
             sock.recv(10)
 
     host(tmp_path / "data", script)
+
+
+def test_a_presentation_state_shows_the_image_that_the_request_names(asked: dict[str, Answer]) -> None:
+    levels = [level for _, level in Image.open(io.BytesIO(asked["presented"].body)).convert("L").getcolors()]
+    plain = [level for _, level in Image.open(io.BytesIO(asked["region"].body)).convert("L").getcolors()]
+    assert sorted(levels) == [0, 255] and 0 < min(plain) < 255
+    assert Image.open(io.BytesIO(asked["presented small"].body)).width == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "word"),
+    [
+        ("presented with a window", 400, b"windowCenter"),
+        ("presented with a region", 400, b"region"),
+        ("presented by half a name", 400, b"presentationSeriesUID"),
+        ("presented by nothing", 404, b"no instance"),
+        ("presented by an image", 406, b"grayscale"),
+        ("presented for another", 404, b"not for this image"),
+        ("presented file", 400, b"presentationUID"),
+    ],
+)
+def test_a_presentation_state_that_cannot_be_applied_is_named(
+    asked: dict[str, Answer], name: str, status: int, word: bytes
+) -> None:
+    assert (asked[name].status, word in asked[name].body) == (status, True), asked[name].body
