@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "Write instances to a folder, a zip archive or DICOMDIR media.",
     "find": "Query the archive, with keys as in findscu.",
     "delete": "Delete studies, series or instances.",
+    "trash": "List deletions that can be taken back; restore or empty.",
     "hold": "Protect studies from deletion (legal holds).",
     "patient": "Merge two patients, or split one.",
     "study": "Move studies to another patient.",

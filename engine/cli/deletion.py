@@ -14,11 +14,14 @@ from engine.errors import ConfigError
 from engine.index.query import key_values
 
 if TYPE_CHECKING:
+    from engine.archive.lifecycle.deletion import Deletion
     from engine.index.format.types import Instance
 
 
-def delete(config: Config, queries: list[query.Keys], *, reason: str, dry_run: bool) -> dict[str, Any]:
-    """Deletes the matching instances, or with `dry_run` only counts them.
+def delete(
+    config: Config, queries: list[query.Keys], *, reason: str, dry_run: bool, into_trash: bool = False
+) -> dict[str, Any]:
+    """Deletes the matching instances, for good or into the trash; with `dry_run` only counts them.
 
     Raises DeletionRefused, and NotStored for named UIDs that are not stored.
     """
@@ -40,13 +43,23 @@ def delete(config: Config, queries: list[query.Keys], *, reason: str, dry_run: b
         # Check everything first: if any of it is on hold, nothing is deleted.
         deletion = archive.delete_instances(whole, level=Level.IMAGE, actor=actor, reason=reason, dry_run=True)
         if dry_run:
-            return asdict(deletion)
+            return _facts(deletion)
         deletion.refuse_held()
         began = time.perf_counter()
         for level in sorted(chosen):
-            archive.delete_instances(list(chosen[level].values()), level=level, actor=actor, reason=reason)
+            instances = list(chosen[level].values())
+            deletion.trash += archive.delete_instances(
+                instances, level=level, actor=actor, reason=reason, into_trash=into_trash
+            ).trash
         deletion.dry_run = False
-        return {**asdict(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
+        return {**_facts(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
+
+
+def _facts(deletion: Deletion) -> dict[str, Any]:
+    facts = asdict(deletion)
+    if not deletion.trash:
+        del facts["trash"]
+    return facts
 
 
 def patients_of(config: Config, queries: list[query.Keys]) -> list[str]:

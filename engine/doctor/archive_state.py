@@ -75,6 +75,12 @@ def _index(archive: Archive, missing: list[str]) -> Iterator[Finding]:
     if dead > DEAD_SHARE_MAX * max(dead + live, 1) and dead > 1 << 30:
         what = f"{bytes_text(dead)} of {bytes_text(dead + live)} are deleted or replaced"
         yield warning("space", what, "filmroom compact frees it")
+    trashed, trashed_bytes = stats["trashed"], stats["trashed_bytes"]
+    if trashed_bytes > DEAD_SHARE_MAX * max(dead + live, 1) and trashed_bytes > 1 << 30:
+        what = f"{bytes_text(trashed_bytes)} of {bytes_text(dead + live)} are in the trash"
+        yield warning("trash", what, "filmroom trash empty, then filmroom compact, frees it")
+    elif trashed:
+        yield good("trash", f"{trashed} deleted instances, {bytes_text(trashed_bytes)}, can be restored")
     damaged = archive.damage()
     if damaged:
         advice = "filmroom scrub findings names them; send them again to repair them"

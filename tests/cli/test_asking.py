@@ -29,7 +29,7 @@ def test_delete_says_whose_and_how_much_and_takes_a_no(
         monkeypatch.setattr("sys.stdin", Typed(typed))
         code, out, err = run(capsys, *everything)
         assert code == exit_codes.FAILED
-        assert "Delete 4 instances in 2 studies (" in err and "KB) of Doe^Jane (P1), Roe^Richard (P2)?" in err
+        assert "Delete 4 instances in 2 studies (" in err and "KB) of Doe^Jane (P1), Roe^Richard (P2) for good?" in err
         assert err.endswith("nothing was deleted\n")
         assert "interrupted" not in out + err
     assert len(rows(capsys, "find", "-l", "instance")) == 5

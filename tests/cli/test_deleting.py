@@ -55,6 +55,36 @@ def test_delete_takes_away_what_is_named_and_says_how_much(
 
 
 @pytest.mark.usefixtures("filled")
+def test_what_is_deleted_into_the_trash_is_listed_restored_and_deleted_for_good(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    trashed = ("delete", "--study", f"{ROOT}.1", "--trash", "--reason", "mistake", "--yes")
+    (did,) = rows(capsys, *trashed)
+    (number,) = did["trash"]
+    assert left(capsys) == {"2.1.1", "3.1.1"}
+    (entry,) = rows(capsys, "trash", "list")
+    assert (entry["number"], entry["instances"], entry["level"]) == (number, 3, "study")
+    assert entry["patient"].startswith("Doe^Jane (") and entry["reason"] == "mistake"
+    assert run(capsys, "check")[0] == exit_codes.OK
+    (series,) = rows(capsys, "trash", "restore", number, "--series", f"{ROOT}.1.2", "--reason", "needed")
+    assert series["instances"] == 1 and left(capsys) == {"1.2.1", "2.1.1", "3.1.1"}
+    (rest,) = rows(capsys, "trash", "restore", number, "--reason", "needed")
+    assert rest["instances"] == 2 and left(capsys) == ALL
+    code, _, err = run(capsys, "trash", "restore", number, "--reason", "again")
+    assert code == exit_codes.FAILED and "no such entry" in err
+    assert rows(capsys, *trashed)[0]["instances"] == 3
+    for arguments, told in (
+        (["--reason", "x", "--yes"], "NUMBER of `filmroom trash list`, or --all"),
+        (["--all", "--reason", "x"], "confirm it with --yes"),
+    ):
+        code, _, err = run(capsys, "trash", "empty", *arguments)
+        assert code == exit_codes.USAGE and told in err
+    assert rows(capsys, "trash", "expire", "--yes")[0]["entries"] == 0
+    assert rows(capsys, "trash", "empty", "--all", "--reason", "x", "--yes")[0]["instances"] == 3
+    assert rows(capsys, "trash", "list") == [] and left(capsys) == {"2.1.1", "3.1.1"}
+
+
+@pytest.mark.usefixtures("filled")
 def test_delete_asks_for_what_for_a_reason_and_for_a_yes(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, told in (
         (["--reason", "x", "--yes"], "say what to delete"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from engine.archive.admin.times import time_text
@@ -42,6 +43,11 @@ def restore(
 def empty(archive: Archive, numbers: Sequence[str] | None, *, actor: Principal, reason: str) -> dict[str, Any]:
     """Empties these entries, or with None all. Raises NotInTrash and DeletionRefused."""
     return _result(trash.empty(archive.parts, numbers, actor=actor, reason=reason))
+
+
+def expire(archive: Archive, days: float, *, actor: Principal) -> dict[str, Any]:
+    """Empties what is older than these days, and confirms that the clock is right."""
+    return _result(trash.expire(archive.parts, days, time.time_ns(), actor=actor, is_confirmed=True))
 
 
 def _facts(archive: Archive, entry: TrashEntry, days: float, *, values: bool) -> dict[str, Any]:

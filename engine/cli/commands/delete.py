@@ -20,6 +20,7 @@ PATIENTS_NAMED_MAX = 3
 @click.option("--series", metavar="UID", multiple=True, help="Series Instance UID.")
 @click.option("--instance", "instances", metavar="UID", multiple=True, help="SOP Instance UID.")
 @click.option("--reason", metavar="TEXT", help="Why; recorded with your user name.")
+@click.option("--trash", "into_trash", is_flag=True, help="Into the trash, from which it can be restored.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_settings()
@@ -29,13 +30,15 @@ def command(
     series: tuple[str, ...],
     instances: tuple[str, ...],
     reason: str | None,
+    into_trash: bool,
     dry_run: bool,
     yes: bool,
     settings: Settings,
 ) -> int:
     """Delete the named studies, series or instances, or those that match KEY=VALUE as in find.
 
-    Queries and retrievals that begin afterwards no longer see them; compaction frees their space. If one of the
+    Queries and retrievals that begin afterwards no longer see them. This is final, and compaction frees their space;
+    with --trash, `filmroom trash restore` brings them back, until [deletion] trash_days are over. If one of the
     studies is on legal hold, or a named UID is not stored, nothing is deleted and the cause is named. Exit code 1:
     nothing was deleted.
     """
@@ -51,20 +54,20 @@ def command(
             _show(facts)
             return exit_codes.FAILED if facts["held"] or not facts["instances"] else exit_codes.OK
         may_delete = facts["instances"] and not facts["held"]
-        if may_delete and not options.confirmed(_question(facts, deletion.patients_of(config, queries))):
+        if may_delete and not options.confirmed(_question(facts, deletion.patients_of(config, queries), into_trash)):
             output.complain("nothing was deleted")
             return exit_codes.FAILED
-    facts = deletion.delete(config, queries, reason=reason or "", dry_run=False)
+    facts = deletion.delete(config, queries, reason=reason or "", dry_run=False, into_trash=into_trash)
     _show(facts)
     return exit_codes.OK if facts["instances"] else exit_codes.FAILED
 
 
-def _question(facts: Mapping[str, Any], patients: Sequence[str]) -> str:
+def _question(facts: Mapping[str, Any], patients: Sequence[str], into_trash: bool) -> str:
     who = ", ".join(patients[:PATIENTS_NAMED_MAX])
     more = len(patients) - PATIENTS_NAMED_MAX
     of = f" of {who}{f' and {more} more patients' if more > 0 else ''}" if who else ""
     counts = f"{facts['instances']} instances in {facts['studies']} studies ({output.bytes_text(facts['bytes'])})"
-    return f"Delete {counts}{of}?"
+    return f"Move {counts}{of} into the trash?" if into_trash else f"Delete {counts}{of} for good?"
 
 
 def _show(facts: dict[str, object]) -> None:

@@ -4,10 +4,11 @@ import { html, useState } from "./preact.mjs";
 import { Action, Dialog, Failure, Loading, Table, useAnswer } from "./parts.js";
 import { bytesOf } from "./dicom.js";
 import { hashOf } from "./location.js";
+import { Trash } from "./trash.js";
 import { get, post, urlOf } from "./server.js";
 import { moment, t } from "./words.js";
 
-const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, retention: Retention, viewer: InstalledViewer, settings: Settings };
+const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, trash: Trash, retention: Retention, viewer: InstalledViewer, settings: Settings };
 
 export function Administration({ view }) {
   const name = view in VIEWS ? view : "peers";

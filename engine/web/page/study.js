@@ -121,9 +121,17 @@ function Actions({ study, row, choice, clear, open }) {
 function Delete({ study, row, close }) {
   const [typed, setTyped] = useState("");
   const wanted = text(row, TAGS.patientId) || study;
+  const [reason, setReason] = useState("");
+  const erase = async () => {
+    await remove(pathOf(study) + (reason && `?reason=${encodeURIComponent(reason)}`));
+    close();
+    location.hash = listHash();
+  };
+  const trash = useAnswer((signal) => get("api/trash?limit=1", signal), []).value;
   return html`<${Dialog} title=${t("delete")} close=${close}>
-    <p>${t("delete.about", { count: text(row, TAGS.instanceCount) })}</p>
+    <p>${t("delete.about", { count: text(row, TAGS.instanceCount) })} ${trash && (trash.days ? t("delete.trash", { days: trash.days }) : t("delete.final"))}</p>
     <p><label>${t("delete.type", { text: wanted })} <input value=${typed} onInput=${(event) => setTyped(event.currentTarget.value)} autocomplete="off" /></label></p>
-    ${typed === wanted && html`<${Action} kind="danger" label=${t("delete")} work=${async () => { await remove(pathOf(study)); close(); location.hash = listHash(); }} />`}
+    <p><label>${t("reason")} <input value=${reason} maxlength="200" onInput=${(event) => setReason(event.currentTarget.value)} autocomplete="off" /></label></p>
+    ${typed === wanted && html`<${Action} kind="danger" label=${t("delete")} work=${erase} />`}
   <//>`;
 }
