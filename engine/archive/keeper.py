@@ -320,7 +320,7 @@ class Keeper:
                 self._note_sealed(self._marks)
 
     def close(self, *, clean: bool = True) -> None:
-        """Makes a last checkpoint and releases the lock."""
+        """Makes a last checkpoint and releases the lock; without it (a damaged index) the next start recovers."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -329,6 +329,8 @@ class Keeper:
             self._checkpointer.close(clean=is_clean)
             if is_clean:
                 self._note_sealed(self._marks)
+        except IndexDamaged as error:
+            logger.error("no last checkpoint", error=str(error))
         finally:
             self._reader.close()
             self.index.close()

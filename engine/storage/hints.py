@@ -31,8 +31,9 @@ stable storage, so a sealed segment needs no recovery. The damage entries record
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from engine.errors import CorruptRecord
 from engine.storage.files import Files
@@ -63,6 +64,9 @@ TRAILER_FIELDS = (
     ("hint_crc", "I"),
 )
 """Name and struct code of each field before the zeros and the checksum."""
+
+PIECE_BYTES = 1 << 20
+"""Bytes of the footer that are written at once."""
 
 _TRAILER = struct.Struct("<" + "".join(code for _, code in TRAILER_FIELDS) + "36x")
 _DAMAGE = struct.Struct("<QQII")
@@ -110,8 +114,14 @@ def seal(
 
     The records must be on stable storage already.
     """
-    hints = b"".join((FOOTER_HEAD, *heads, *map(_encode_damage, damage)))
-    hint_end = tail + len(hints)
+    at, hint_crc, last = tail, 0, b""
+    for piece in _pieces(heads, damage):
+        if last:
+            files.pwritev(fd, [last], at)
+        at, last, hint_crc = at + len(last), piece, crc32c(piece, hint_crc)
+    if at > tail:
+        files.fdatasync(fd)  # after a power cut no trailer may be there without these pieces
+    hint_end = at + len(last)
     fields = _TRAILER.pack(
         TRAILER_MAGIC,
         HINTS_FORMAT,
@@ -124,12 +134,25 @@ def seal(
         len(heads),
         payload_bytes,
         len(damage),
-        crc32c(hints),
+        hint_crc,
     )
-    files.pwritev(fd, [hints, fields, struct.pack("<I", crc32c(fields))], tail)
+    files.pwritev(fd, [last, fields, struct.pack("<I", crc32c(fields))], at)
     files.truncate(fd, hint_end + TRAILER_BYTES)
     files.fdatasync(fd)
     return hint_end + TRAILER_BYTES
+
+
+def _pieces(heads: Sequence[bytes | bytearray], damage: Sequence[Damage]) -> Iterator[bytes]:
+    """The footer before its trailer, joined to pieces: the heads of small instances have as many bytes as a segment."""
+    parts: list[bytes | bytearray] = [FOOTER_HEAD]
+    length = len(FOOTER_HEAD)
+    for part in chain(heads, map(_encode_damage, damage)):
+        if length >= PIECE_BYTES:
+            yield b"".join(parts)
+            parts, length = [], 0
+        parts.append(part)
+        length += len(part)
+    yield b"".join(parts)
 
 
 def _encode_damage(damage: Damage) -> bytes:

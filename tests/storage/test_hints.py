@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engine.errors import CorruptRecord
 from engine.storage import hints
+from engine.storage.files import Files
 from engine.storage.record import crc32c, encode_head, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, segment_path
 from engine.storage.segment_bytes import FileBytes
 from tests.faulty_files import FaultyFiles
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 HEADER = SegmentHeader(7, b"archive-id-16-by", 0x1122334455667788, 99, "worker-0")
 TAIL = 9000
@@ -82,6 +87,23 @@ def test_the_trailer_is_exactly_these_bytes(bench: Bench) -> None:
     assert int.from_bytes(trailer[124:], "little") == crc32c(trailer[:124])
     assert bench.content()[TAIL : TAIL + 16] == b"FILMHINT" + bytes(8)
     assert bench.content()[TAIL + 16 : TAIL + 16 + len(body)] == body
+
+
+def test_a_footer_is_the_same_in_whatever_pieces_it_is_written(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, lengths = bench.content(), []
+
+    class NotedFiles(Files):
+        def pwritev(self, fd: int, buffers: Sequence[Buffer], offset: int, length: int = -1) -> None:
+            lengths.append(sum(memoryview(buffer).nbytes for buffer in buffers))
+            super().pwritev(fd, buffers, offset, length)
+
+    for piece_bytes in (1, 100, 1 << 20):
+        lengths.clear()
+        monkeypatch.setattr(hints, "PIECE_BYTES", piece_bytes)
+        bench.files.truncate(bench.fd, TAIL)
+        assert hints.seal(NotedFiles(), bench.fd, HEADER, TAIL, bench.heads, 2000, DAMAGE) == bench.size
+        assert bench.content() == whole
+        assert max(lengths) < piece_bytes + 200
 
 
 def test_an_empty_footer_is_as_small_as_announced(bench: Bench) -> None:
