@@ -27,6 +27,8 @@ from .model_reader import NESTING_MAX, VALUE_COUNT_MAX, Model
 NAMESPACE: Final = "http://dicom.nema.org/PS3.19/models/NativeDICOM"
 _DEPTH_MAX: Final = 2 * NESTING_MAX + 8
 _STEP_BYTES: Final = 64 << 10
+_PARTS_MAX: Final = 1000
+"""Tags and values of one piece."""
 _COMPONENTS: Final = ("FamilyName", "GivenName", "MiddleName", "NamePrefix", "NameSuffix")
 _GROUPS: Final = ("Alphabetic", "Ideographic", "Phonetic")
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -38,12 +40,19 @@ _NUMBER_VRS: Final = frozenset(("FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"))
 
 def encode(model: Mapping[str, Any]) -> bytes:
     """Writes a data set of the JSON Model as one XML document."""
-    parts = [
-        f'<?xml version="1.0" encoding="UTF-8"?>\n<NativeDicomModel xmlns="{NAMESPACE}" xml:space="preserve">',
-        *_attributes(model),
-        "</NativeDicomModel>",
-    ]
-    return "".join(parts).encode("utf-8")
+    return b"".join(pieces(model))
+
+
+def pieces(model: Mapping[str, Any]) -> Iterator[bytes]:
+    """The same, piece by piece; the values of a sequence may come from an iterator."""
+    parts = [f'<?xml version="1.0" encoding="UTF-8"?>\n<NativeDicomModel xmlns="{NAMESPACE}" xml:space="preserve">']
+    for part in _attributes(model):
+        parts.append(part)
+        if len(parts) >= _PARTS_MAX:
+            yield "".join(parts).encode("utf-8")
+            parts.clear()
+    parts.append("</NativeDicomModel>")
+    yield "".join(parts).encode("utf-8")
 
 
 def _attributes(model: Mapping[str, Any]) -> Iterator[str]:

@@ -18,6 +18,7 @@ thousand of them take one megabyte instead of twenty.
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import Iterator, Mapping
 from enum import IntEnum
@@ -146,15 +147,15 @@ class StoreResponse:
         headers = {"Content-Type": media_type}
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(RETRY_S)
-        if media_type.endswith("xml"):
-            return web.Response(status=self.status, body=self._xml(), headers=headers)
+        texts = self._xml if media_type.endswith("xml") else self._json
         if not any(items.is_long for items in (self._failed, self._stored, self._others)):
-            return web.Response(status=self.status, body=b"".join(self._json()), headers=headers)
+            return web.Response(status=self.status, body=b"".join(texts()), headers=headers)
         response = web.StreamResponse(status=self.status, headers=headers)
-        response.content_length = sum(map(len, self._json()))
+        response.content_length = await request.engine.pools.slow.run(lambda: sum(map(len, texts())))
         await response.prepare(request)
-        for text in self._json():
+        for text in texts():
             await response.write(text)
+            await asyncio.sleep(0)  # a turn for others: a client that reads fast lets `write` return at once
         await response.write_eof()
         return response
 
@@ -180,11 +181,11 @@ class StoreResponse:
             yield b"]}"
         yield b"}"
 
-    def _xml(self) -> bytes:
+    def _xml(self) -> Iterator[bytes]:
         model: dict[str, Any] = {"00081190": self._retrieve_url}
         for key, items in self._sequences:
             model[key] = {"vr": "SQ", "Value": items}
-        return xml_model.encode(model)
+        return xml_model.pieces(model)
 
 
 class _Items:
