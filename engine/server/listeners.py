@@ -85,6 +85,15 @@ def raise_descriptor_limit() -> None:
 
 def notify_systemd(state: str) -> None:
     """sd_notify: sends one datagram if systemd has asked for it."""
+    _send_to_systemd(state, 0)
+
+
+def show_in_systemd(status: str) -> None:
+    """Shows a line in `systemctl status`. It is left out while systemd does not keep up: nothing waits for it."""
+    _send_to_systemd(f"STATUS={status}", socket.MSG_DONTWAIT)
+
+
+def _send_to_systemd(message: str, flags: int) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
@@ -92,6 +101,8 @@ def notify_systemd(state: str) -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
-            sock.sendto(state.encode(), address)
+            sock.sendto(message.encode(), flags, address)
+        except BlockingIOError:
+            pass
         except OSError as error:
             logger.warning("systemd was not notified", error=error.strerror)

@@ -34,7 +34,7 @@ from engine.runtime.pools import ThreadPool
 from engine.server.caretaker_process import CaretakerProcess
 from engine.server.child import spawn
 from engine.server.control_server import Commands, ControlServer
-from engine.server.listeners import Listener, listen, notify_systemd, raise_descriptor_limit
+from engine.server.listeners import Listener, listen, notify_systemd, raise_descriptor_limit, show_in_systemd
 from engine.server.peer_changes import PeerChanges
 from engine.server.pending import PendingConnections
 from engine.server.pool import Pool
@@ -152,6 +152,7 @@ class Supervisor:
     def _open_archive(self) -> Archive:
         def progress(step: str, done: int, total: int) -> None:
             logger.info("opening the archive", step=step, done=done, total=total)
+            show_in_systemd(f"opening the archive: {step}, {done} of {total}")
 
         give_up_at = time.monotonic() + ARCHIVE_PATIENCE_S
         while True:
@@ -208,6 +209,7 @@ class Supervisor:
             configuration=self._config_source,
         )
         notify_systemd("READY=1")
+        show_in_systemd(f"serving {self._config.aet} on port {port}")
 
     def _keeper_failed(self, error: EngineError) -> None:
         """Called from the keeper's thread."""

@@ -15,6 +15,7 @@ import pytest
 from engine import control
 from engine.cli import exit_codes
 from engine.errors import ConfigError, ControlUnavailable, EngineError
+from engine.server import listeners
 from tests.peer import Closed, Peer, associate_rq
 from tests.system.server import ROOT, Server, running, wait_for
 
@@ -127,15 +128,29 @@ def test_it_serves_with_any_number_of_workers(tmp_path: Path, workers: int) -> N
             peer.release()
 
 
-def test_systemd_is_notified_of_readiness_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_systemd_is_told_of_start_readiness_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
         systemd.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with running(tmp_path / "d", workers=1) as server:
-            assert systemd.recv(100) == b"READY=1"
+            messages = [systemd.recv(200)]
+            while messages[-1] != b"READY=1":
+                messages.append(systemd.recv(200))
+            assert messages[0].startswith(b"STATUS=opening the archive: ")
+            assert systemd.recv(200) == f"STATUS=serving FILMROOM on port {server.port}".encode()
             assert server.stop() == 0
-            assert systemd.recv(100) == b"STOPPING=1"
+            assert systemd.recv(200) == b"STOPPING=1"
+
+
+def test_a_start_does_not_wait_for_whoever_reads_nothing_of_its_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind("")
+        monkeypatch.setenv("NOTIFY_SOCKET", "@" + systemd.getsockname()[1:].decode())
+        for number in range(5000):
+            listeners.show_in_systemd(f"step {number}")
+        systemd.setblocking(False)
+        assert systemd.recv(100) == b"STATUS=step 0"
 
 
 def test_a_port_in_use_and_an_archive_in_use_are_readable_errors(tmp_path: Path) -> None:
