@@ -50,24 +50,28 @@ export const dateOf = (da) => (/^\d{8}$/.test(da) ? `${da.slice(0, 4)}-${da.slic
 export const timeOf = (tm) => (/^\d{4}/.test(tm) ? `${tm.slice(0, 2)}:${tm.slice(2, 4)}` : tm);
 
 /**
- * What is typed into a date filter, as a DICOM range: "2026", "2026-01", "2026-01-05", "2026-01..2026-03", "-2025".
- * null: no date yet.
+ * What is typed into a date filter, as a DICOM range: "2026", "2026-01", "2026-01-05", "2026-01..2026-03", "..2025", "today", "7d",
+ * "month". null: no date yet.
  */
 export function dateRange(typed) {
-  const [from, to] = typed.includes("..") ? typed.split("..", 2).map((part) => part.trim()) : [typed.trim(), null];
+  const word = typed.trim().toLowerCase();
+  const [, days] = /^(\d{1,4})d$/.exec(word) ?? [];
+  if (days > 0) return `${daysAgo(days - 1)}-${daysAgo(0)}`;
+  const [from, to] = word.includes("..") ? word.split("..", 2).map((part) => part.trim()) : [word, null];
   const first = from ? bounds(from) : ["", ""];
   const last = to === null ? first : to ? bounds(to) : ["", ""];
-  if (!first || !last) return null;
-  return first[0] === last[1] && first[0] ? first[0] : `${first[0]}-${last[1]}`;
+  if (!first || !last || (!first[0] && !last[1]) || (first[0] && last[1] && first[0] > last[1])) return null;
+  return first[0] === last[1] ? first[0] : `${first[0]}-${last[1]}`;
 }
 
 function bounds(typed) {
-  const found = /^(\d{4})(?:-?(\d{2})(?:-?(\d{2}))?)?$/.exec(typed);
-  if (!found) return null;
-  const [, year, month, day] = found;
-  if (day) return [year + month + day, year + month + day];
-  if (month) return [`${year}${month}01`, `${year}${month}${new Date(Number(year), Number(month), 0).getDate()}`];
-  return [`${year}0101`, `${year}1231`];
+  if (typed === "today") return [daysAgo(0), daysAgo(0)];
+  if (typed === "month") return bounds(daysAgo(0).slice(0, 6));
+  const [, year, month, day] = /^(\d{4})(?:-?(\d{2})(?:-?(\d{2}))?)?$/.exec(typed) ?? [];
+  if (!year || (month && (month < "01" || month > "12"))) return null;
+  const lastDay = month ? new Date(Number(year), Number(month), 0).getDate() : 31;
+  if (day) return day < "01" || Number(day) > lastDay ? null : [year + month + day, year + month + day];
+  return month ? [`${year}${month}01`, `${year}${month}${lastDay}`] : [`${year}0101`, `${year}1231`];
 }
 
 /** Date of today, some days before, as DA. */

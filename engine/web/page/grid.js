@@ -56,8 +56,8 @@ class Place {
   }
 }
 
-/** `cells(row)` gives the cells of a row. */
-export function Grid({ windows, version, columns, head, cells, selected, select, open, label, rowHeight = 34 }) {
+/** `cells(row)` gives the cells of a row. `marks`: {has(key), toggle(row), add(rows)}, the rows that were chosen to do something with. */
+export function Grid({ windows, version, columns, head, cells, selected, select, open, marks, label, rowHeight = 34 }) {
   const grid = useRef(null);
   const scroller = useRef(null);
   const { current: place } = useRef(new Place());
@@ -133,6 +133,18 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     else if ((next + 1) * rowHeight > place.y + height) go((next + 1) * rowHeight - height);
     choose(next, windows.row(next));
   };
+  /** From the cursor to another row, as far as the rows are here. */
+  const markTo = (index) => {
+    const rows = [];
+    for (let at = Math.min(cursor, index); at <= Math.max(cursor, index); at += 1) if (windows.row(at)) rows.push(windows.row(at));
+    marks.add(rows);
+  };
+  const clicked = (event, index, row) => {
+    if (!row) return;
+    if (event.shiftKey) markTo(index);
+    else if (event.ctrlKey || event.metaKey || event.target.closest(".mark")) marks.toggle(row);
+    choose(index, row);
+  };
   const onePage = Math.max(1, Math.floor(height / rowHeight) - 1);
   const keys = {
     ArrowDown: () => move(chosen.current === null && !isAwaited.current ? cursor : cursor + 1),
@@ -142,6 +154,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     Home: () => move(0),
     End: () => move(total - 1),
     Enter: () => windows.row(cursor) && open(windows.row(cursor)),
+    " ": () => windows.row(cursor) && marks.toggle(windows.row(cursor)),
   };
   const pressed = (event) => {
     // From a filter down into the rows.
@@ -153,6 +166,8 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     const work = keys[event.key];
     if (!work || isTyping(event) || event.ctrlKey || event.target.tagName === "BUTTON") return;
     event.preventDefault();
+    const before = { ArrowDown: cursor + 1, ArrowUp: cursor - 1, PageDown: cursor + onePage, PageUp: cursor - onePage }[event.key];
+    if (event.shiftKey && before !== undefined) markTo(Math.max(0, Math.min(total - 1, before)));
     work();
   };
 
@@ -160,11 +175,12 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
   for (let index = Math.max(0, first - MARGIN); index < Math.min(total, last + 1 + MARGIN); index += 1) {
     const row = windows.row(index);
     const isSelected = row !== undefined && keyOf(row) === selected;
+    const isMarked = row !== undefined && marks.has(keyOf(row));
     rows.push(html`<div
-      key=${index} role="row" id=${`row-${index}`} aria-rowindex=${index + 3} aria-selected=${isSelected} tabindex=${index === cursor ? 0 : undefined}
-      class=${`row${isSelected ? " selected" : ""}${index === cursor ? " cursor" : ""}`}
+      key=${index} role="row" id=${`row-${index}`} aria-rowindex=${index + 3} aria-selected=${isSelected || isMarked} tabindex=${index === cursor ? 0 : undefined}
+      class=${`row${isSelected ? " selected" : ""}${isMarked ? " marked" : ""}${index === cursor ? " cursor" : ""}`}
       style=${{ transform: `translateY(${place.top + index * rowHeight - place.y}px)`, height: `${rowHeight}px` }}
-      onClick=${() => row && choose(index, row)} onDblClick=${() => row && open(row)}>
+      onClick=${(event) => clicked(event, index, row)} onDblClick=${() => row && open(row)}>
       ${row === undefined
         ? html`<span role="gridcell" class="quiet">…</span>`
         : cells(row).map(cut).map((cell, column) => html`<span role="gridcell" class=${columns[column].kind ?? ""} title=${typeof cell === "string" ? cell : undefined}>${cell}</span>`)}
@@ -172,7 +188,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
   }
   const template = columns.map((column) => `minmax(0, ${column.wide}fr)`).join(" ");
   const isCursorDrawn = cursor >= first - MARGIN && cursor <= last + MARGIN && cursor < total;
-  return html`<div class="grid" role="grid" ref=${grid} aria-label=${label} aria-rowcount=${windows.isExact ? total + 2 : -1}
+  return html`<div class="grid" role="grid" aria-multiselectable="true" ref=${grid} aria-label=${label} aria-rowcount=${windows.isExact ? total + 2 : -1}
     style=${{ "--columns": template }} tabindex="0" onKeyDown=${pressed} aria-activedescendant=${isCursorDrawn ? `row-${cursor}` : undefined}>
     <div class="grid-head" role="rowgroup">${head}</div>
     <div class="grid-body" role="rowgroup" ref=${scroller} tabindex="-1"

@@ -18,7 +18,7 @@ const Viewer = lazily(async () => (await import("./viewer.js")).Viewer);
 
 const PLACES = ["studies", "upload", "queues", "health", "administration"];
 const KEYS = [
-  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["o", "key.view"], ["y", "key.copy"], ["s", "key.send"], ["h", "key.hold"], ["Esc", "key.close"], ["?", "key.help"],
+  ["/", "key.search"], ["↑ ↓ PgUp PgDn Home End", "key.move"], ["Enter", "key.open"], ["o", "key.view"], ["Space", "key.choose"], ["p", "key.patient"], ["y", "key.copy"], ["s", "key.send"], ["h", "key.hold"], ["Esc", "key.close"], ["?", "key.help"],
   ["↑ ↓", "key.scroll"], ["PgUp PgDn", "key.series"], ["1 – 5", "key.preset"], ["c", "key.cine"], ["i", "key.invert"], ["+ –", "key.zoom"], ["Space", "key.reset"],
 ];
 

@@ -48,7 +48,7 @@ export const Loading = ({ isLoading }) => (isLoading ? html`<p class="quiet" rol
 export function Table({ label, columns, rows, empty }) {
   if (!rows.length) return html`<p class="quiet">${empty ?? t("nothing")}</p>`;
   return html`<div class="scrolled" tabindex="0"><table aria-label=${label}>
-    <thead><tr>${columns.map((column) => html`<th scope="col">${column}</th>`)}</tr></thead>
+    <thead><tr>${columns.map((column) => (column ? html`<th scope="col">${column}</th>` : html`<td></td>`))}</tr></thead>
     <tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody>
   </table></div>`;
 }

@@ -11,10 +11,6 @@ import { language, t } from "./words.js";
 /** The server's limit of one window. */
 const STUDIES_MAX = 200;
 
-/** The address of a patient; an ID alone does not tell patients of two issuers apart. */
-export const patientHash = (row) =>
-  hashOf(["patient"], { PatientID: text(row, TAGS.patientId), ...(text(row, TAGS.issuer) ? { IssuerOfPatientID: text(row, TAGS.issuer) } : {}) });
-
 /** {studies, arrivals, isMore}: those whose ID and issuer are exactly these, since an ID may look like a wildcard. */
 async function studiesOf(id, issuer, signal) {
   const query = new URLSearchParams({ PatientID: id, order: "-StudyDate", limit: STUDIES_MAX, arrivals: "true" });

@@ -2,15 +2,17 @@
 
 import { html, useEffect, useState } from "./preact.mjs";
 import { Action, Copy, Dialog, Failure, Loading, copyText, isTyping, useAnswer } from "./parts.js";
+import { patientHash } from "./choice.js";
 import { TAGS, bytesOf, dateOf, pathOf, text, texts, timeOf } from "./dicom.js";
 import { Instances } from "./instances.js";
 import { listHash } from "./location.js";
 import { openViewer, useViewer, viewerHref } from "./ohif.js";
-import { OtherStudies, patientHash } from "./patient.js";
+import { OtherStudies } from "./patient.js";
+import { senderOf } from "./senders.js";
 import { Send } from "./sending.js";
 import { SeriesCard, seriesOf, titleOf } from "./series.js";
 import { follow, get, getDicom, remove, urlOf } from "./server.js";
-import { Conflicts, Correct, Corrections, Hold, HoldNote, Senders, senderOf } from "./study_facts.js";
+import { Conflicts, Correct, Corrections, Hold, HoldNote, Senders } from "./study_facts.js";
 import { ViewerLinks } from "./viewers.js";
 import { moment, t } from "./words.js";
 

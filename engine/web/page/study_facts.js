@@ -3,6 +3,7 @@
 import { html, useState } from "./preact.mjs";
 import { Action, Dialog, Table } from "./parts.js";
 import { TAGS, bytesOf, dateOf, text, values } from "./dicom.js";
+import { senderOf } from "./senders.js";
 import { post } from "./server.js";
 import { moment, t } from "./words.js";
 
@@ -11,13 +12,6 @@ const CORRECTABLE = {
   PatientName: TAGS.patientName, PatientBirthDate: TAGS.birthDate, PatientSex: TAGS.sex, StudyDescription: TAGS.description,
   AccessionNumber: TAGS.accession, ReferringPhysicianName: TAGS.referring, StudyID: TAGS.studyId,
 };
-
-/** "CT1 (DICOM, 10.0.0.7:104)". */
-export const senderOf = ({ name, way, address }) =>
-  way === "import" ? t("way.import") : way === "http" ? `${address} (${t("way.http")})` : `${name} (${["DICOM", address].filter(Boolean).join(", ")})`;
-
-/** A sender as lists have it: "CT1", "http:10.0.0.7", "". */
-export const senderName = (sender) => sender || t("way.import");
 
 export function Senders({ senders }) {
   return html`<h2>${t("arrival")}</h2><${Table} label=${t("arrival")} columns=${[t("sender"), t("instances"), t("size"), t("received.first"), t("received.last")]}

@@ -1,0 +1,76 @@
+// Studies that were chosen in the list, and what can be done with all of them; the totals of what a filter finds.
+
+import { html, useEffect, useRef, useState } from "./preact.mjs";
+import { lazily } from "./parts.js";
+import { tableUrl } from "./columns.js";
+import { TAGS, bytesOf, text } from "./dicom.js";
+import { hashOf } from "./location.js";
+import { get, urlOf } from "./server.js";
+import { language, t } from "./words.js";
+
+const Send = lazily(async () => (await import("./sending.js")).Send);
+const Hold = lazily(async () => (await import("./study_facts.js")).Hold);
+
+/** UIDs that fit into one address. */
+const ADDRESS_MAX = 400;
+const TOTALS_PAUSE_MS = 500;
+const TOTALS_EVERY_MS = 15000;
+
+/** The address of a patient; an ID alone does not tell patients of two issuers apart. */
+export const patientHash = (row) =>
+  hashOf(["patient"], { PatientID: text(row, TAGS.patientId), ...(text(row, TAGS.issuer) ? { IssuerOfPatientID: text(row, TAGS.issuer) } : {}) });
+
+/** The chosen rows, by key. They stay chosen while one filters anew. */
+export function useChoice(keyOf) {
+  const [rows, setRows] = useState(new Map());
+  return {
+    rows,
+    has: (key) => rows.has(key),
+    toggle: (row) => {
+      const next = new Map(rows);
+      if (!next.delete(keyOf(row))) next.set(keyOf(row), row);
+      setRows(next);
+    },
+    add: (some) => setRows(new Map([...rows, ...some.map((row) => [keyOf(row), row])])),
+    clear: () => setRows(new Map()),
+  };
+}
+
+export function ChoiceBar({ choice, columns, order }) {
+  const [dialog, setDialog] = useState(null);
+  const studies = [...choice.rows.keys()];
+  if (!studies.length) return null;
+  const close = () => setDialog(null);
+  return html`<div class="buttons chosen" role="group" aria-label=${t("choice")}>
+    <span role="status">${t("choice.count", { count: studies.length })}</span>
+    ${studies.length <= ADDRESS_MAX
+      ? html`<a class="button" download href=${urlOf(`api/download?studies=${studies.join(",")}`)}>${t("download.some")}</a>
+          <a class="button" download href=${tableUrl(columns, "", order, studies)}>CSV</a>`
+      : html`<span>${t("choice.many", { count: ADDRESS_MAX })}</span>`}
+    <button type="button" onClick=${() => setDialog("send")}>${t("send")}</button>
+    <button type="button" onClick=${() => setDialog("hold")}>${t("hold")}</button>
+    <button type="button" onClick=${choice.clear}>${t("choose.none")}</button>
+    ${dialog === "send" && html`<${Send} what=${{ studies }} close=${close} />`}
+    ${dialog === "hold" && html`<${Hold} studies=${studies} close=${close} />`}
+  </div>`;
+}
+
+/** How much the filters find. The list counts studies itself; instances and bytes are asked for when nobody types. */
+export function Totals({ windows, filters, version }) {
+  const [totals, setTotals] = useState(null);
+  const last = useRef({ filters: null, at: 0 });
+  useEffect(() => {
+    if (last.current.filters === filters && Date.now() - last.current.at < TOTALS_EVERY_MS) return undefined;
+    if (last.current.filters !== filters) setTotals(null);
+    const abort = new AbortController();
+    const timer = setTimeout(() => {
+      last.current = { filters, at: Date.now() };
+      get(`api/studies/totals?${filters}`, abort.signal).then(setTotals, () => {});
+    }, TOTALS_PAUSE_MS);
+    return () => clearTimeout(timer);
+  }, [filters, version]);
+  if (windows.isLoading) return html`<span class="quiet" role="status"></span>`;
+  const shown = (number) => number.toLocaleString(language());
+  const least = (isExact) => (isExact ? "" : `${t("at.least")} `);
+  return html`<span class="quiet" role="status">${t("studies.total", { total: `${least(windows.isExact)}${shown(windows.total)}` })}${totals && ` · ${t("totals", { images: `${least(totals.is_exact)}${shown(totals.instances)}`, bytes: bytesOf(totals.bytes) })}`}</span>`;
+}
