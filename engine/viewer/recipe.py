@@ -47,6 +47,12 @@ MENDS: Final = (
         b"} = ConceptNameCodeSequence ?? {};\n  const isChildFirstNode",
         1,
     ),
+    # Videos of endoscopes and microscopes, whose SOP classes have no other images: they were asked for frame by frame.
+    (
+        b"if (metadata.SOPClassUID === SOP_CLASS_UIDS.VIDEO_PHOTOGRAPHIC_IMAGE_STORAGE) {",
+        b"if (sopClassUids.slice(0, 3).includes(metadata.SOPClassUID)) {",
+        1,
+    ),
     # A segmentation, contours, a dose or a parametric map whose referenced images are not stored: a blank page.
     (
         b"const image0 = referencedDisplaySet.images[0];",

@@ -19,7 +19,10 @@
   /** Where OHIF finds its own files. */
   window.PUBLIC_URL = new URL(script.dataset.files, document.baseURI).pathname;
   /** OHIF imports what this installation leaves out, the whole-slide viewer, through this function. */
-  window.browserImportFunction = () => Promise.reject(new Error("this part of OHIF is not installed here"));
+  window.browserImportFunction = () =>
+    Promise.reject(new Error("Whole slides cannot be shown by OHIF as it is installed here. Open them in the plain viewer."));
+  /** OHIF ends this timer at the first image, and writes it to the console. */
+  console.time("scriptToView");
 
   window.config = {
     name: "filmroom",

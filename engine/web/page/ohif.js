@@ -20,7 +20,7 @@ export function viewerState() {
 
 /** The address at which a study is viewed; `state` may not be known yet. */
 export function viewerHref(state, study, modalities = "") {
-  if (!state?.is_installed || modalities === SLIDES) return hashOf(["view", study]);
+  if (!state?.is_installed || modalities.includes(SLIDES)) return hashOf(["view", study]);
   return urlOf(`ohif/viewer?StudyInstanceUIDs=${encodeURIComponent(study)}`);
 }
 
