@@ -80,19 +80,25 @@ class Connection:
 
     def __init__(self, target: WebTarget) -> None:
         self.target = target
+        self._ahead = b""
+        self._scratch = memoryview(bytearray(1 << 18))
+        self._sock = self._connected()
+        self._is_ended = False
+
+    def _connected(self) -> socket.socket:
+        target = self.target
         try:
-            self._sock: socket.socket = socket.create_connection((target.host, target.port), timeout=10)
+            sock: socket.socket = socket.create_connection((target.host, target.port), timeout=10)
             if target.is_secure:
                 context = ssl.create_default_context()
                 if target.certificate_file:
                     context.load_verify_locations(target.certificate_file)
-                self._sock = context.wrap_socket(self._sock, server_hostname=target.host)
+                sock = context.wrap_socket(sock, server_hostname=target.host)
         except OSError as error:
             raise PerfError(f"{target.url} cannot be reached: {error.strerror or error}") from None
-        self._sock.settimeout(TIMEOUT_S)
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._ahead = b""
-        self._scratch = memoryview(bytearray(1 << 18))
+        sock.settimeout(TIMEOUT_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
 
     def close(self) -> None:
         self._sock.close()
@@ -103,7 +109,10 @@ class Connection:
         return self.send(head.encode(), keep_body=keep_body)
 
     def send(self, request: bytes | bytearray, *, keep_body: bool) -> Answer:
-        """Sends a whole request and reads its answer."""
+        """Sends a whole request and reads its answer. Connects anew if the server ended the connection with one."""
+        if self._is_ended:
+            self._sock.close()
+            self._sock, self._ahead, self._is_ended = self._connected(), b"", False
         try:
             self._sock.sendall(request)
             return self._read_answer(keep_body)
@@ -127,19 +136,31 @@ class Connection:
                 self._take(2, False)
             while self._read_until(b"\r\n"):  # trailer fields
                 pass
-        else:
-            count = int(fields.get("content-length", "0"))
+        elif "content-length" in fields:
+            count = _number(fields["content-length"], 10, "the answer has no length")
             body.append(self._take(count, keep_body))
-        if fields.get("connection", "").lower() == "close":
-            self._sock.close()
+        else:
+            count = self._take_rest(body, keep_body)
+        self._is_ended = self._is_ended or fields.get("connection", "").lower() == "close"
         return Answer(status, count, b"".join(body))
 
+    def _take_rest(self, body: list[bytes], keep: bool) -> int:
+        """Reads a body that only the end of the connection ends (RFC 9112 6.3). Returns its length."""
+        self._is_ended = True
+        count, piece = 0, self._ahead
+        self._ahead = b""
+        while piece:
+            count += len(piece)
+            if keep:
+                if count > _BODY_BYTES_MAX:
+                    raise PerfError("an answer without a length is too long")
+                body.append(piece)
+            piece = self._sock.recv(1 << 18)
+        return count
+
     def _chunk_size(self) -> int:
-        line = self._read_until(b"\r\n")
-        try:
-            return int(line.split(b";")[0], 16)
-        except ValueError:
-            raise PerfError("a chunk of the answer has no size") from None
+        line = self._read_until(b"\r\n").decode("latin-1")
+        return _number(line.partition(";")[0], 16, "a chunk of the answer has no size")
 
     def _read_until(self, mark: bytes) -> bytes:
         while mark not in self._ahead:
@@ -167,3 +188,14 @@ class Connection:
             if keep:
                 kept.append(bytes(self._scratch[:count]))
         return b"".join(kept) if keep else b""
+
+
+def _number(text: str, base: int, why: str) -> int:
+    """A length that the server names. Raises PerfError."""
+    try:
+        number = int(text, base)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise PerfError(why)
+    return number

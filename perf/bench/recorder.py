@@ -87,6 +87,8 @@ class Counts:
     """The counts of one interval."""
 
     latencies: Histogram = field(default_factory=Histogram)
+    services: Histogram = field(default_factory=Histogram)
+    """Times from the sending to the answer, without the waiting before."""
     lags: Histogram = field(default_factory=Histogram)
     """Delays that the generator is to blame for."""
     late_ns: int = 0
@@ -97,6 +99,7 @@ class Counts:
 
     def merge(self, other: Counts) -> None:
         self.latencies.merge(other.latencies)
+        self.services.merge(other.services)
         self.lags.merge(other.lags)
         self.late_ns = max(self.late_ns, other.late_ns)
         self.succeeded += other.succeeded
@@ -117,6 +120,7 @@ class Recorder:
         with self._lock:
             counts = self._counts
             counts.latencies.add(latency_ns)
+            counts.services.add(latency_ns - late_ns)
             counts.lags.add(lag_ns)
             counts.late_ns = max(counts.late_ns, late_ns)
             counts.instance_count += outcome.instance_count

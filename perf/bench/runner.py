@@ -183,7 +183,7 @@ class _Load:
         elapsed_s = (self._last_ns - self._begin_ns) / NS
         measured_s = elapsed_s if elapsed_s <= self._pace.warm_up_s else elapsed_s - self._pace.warm_up_s
         results = [stream.result(self._pace, measured_s) for stream in self._streams]
-        found = [delayed_acknowledgements(each.lane.stream.name, each.total.latencies) for each in self._streams]
+        found = [delayed_acknowledgements(each.lane.stream.name, each.total.services) for each in self._streams]
         return Measured(results, self._samples, measured_s, [each for each in found if each], stopped)
 
     def _start(self, stream: _Stream) -> None:

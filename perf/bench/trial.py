@@ -25,6 +25,7 @@ from perf.bench.result import (
     Synthetic,
     TargetFacts,
     Verdict,
+    Warning_,
 )
 from perf.bench.runner import Lane, Measured, Pace
 from perf.bench.studies import Studies, first_number_now
@@ -75,8 +76,11 @@ def run(request: Request, console: Console) -> Report:
     if request.restart and not request.server_pid:
         pid = observer.listening_pid(port) if machine.is_server else 0
     studies = Studies(first_number_now())
+    dicom = request.endpoints.dicom
+    in_pieces = warnings.answers_in_pieces(dicom) if dicom is not None else None
     trials = [
-        _Trial(request, profile, pace, studies, Observer(pid), machine, console) for profile, pace in request.plans
+        _Trial(request, profile, pace, studies, Observer(pid), machine, console, in_pieces)
+        for profile, pace in request.plans
     ]
     runs = [trial.run() for trial in trials]
     lines: list[Verdict] = []
@@ -144,9 +148,11 @@ class _Trial:
         watch: Observer,
         machine: Machine,
         console: Console,
+        in_pieces: Warning_ | None,
     ) -> None:
         self._request, self._profile, self._pace = request, profile, pace
         self._studies, self._watch, self._machine, self._console = studies, watch, machine, console
+        self._in_pieces = in_pieces
         self._left_out: dict[str, str] = {}
 
     def run(self) -> Run:
@@ -228,7 +234,8 @@ class _Trial:
 
     def _result(self, measured: Measured, pace: Pace, mode: Mode, steps: list[Step]) -> Run:
         streams, samples = measured.streams, measured.samples
-        found = [*measured.warnings, *warnings.of_run(streams, samples, measured.seconds, self._machine)]
+        found = [self._in_pieces] if self._in_pieces else measured.warnings
+        found = [*found, *warnings.of_run(streams, samples, measured.seconds, self._machine)]
         lines = list(verdicts.of_streams(streams, pace)) if not steps else [verdicts.of_ramp(steps)]
         return Run(
             profile=self._profile.name,

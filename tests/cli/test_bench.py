@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
@@ -89,6 +90,14 @@ def test_json_goes_to_standard_output_and_is_what_the_schema_says(
     assert msgspec.json.decode(out, type=result.Report).runs[0].mode == "closed loop"
     code, out, _ = run(capsys, "bench", "schema")
     assert code == exit_codes.OK and "filmroom-bench-1" in out
+
+
+def test_a_shipped_profile_can_be_copied(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("ct-scanner", "department"):
+        code, out, _ = run(capsys, "bench", "show", name)
+        assert code == exit_codes.OK and tomllib.loads(out)["title"]
+    code, _, err = run(capsys, "bench", "show", "nothing")
+    assert code == exit_codes.USAGE and "there is no 'nothing'" in err
 
 
 def test_a_ramp_ends_where_the_server_falls_behind(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,7 @@ ELSEWHERE = {
     "bench report": "needs a result; see test_bench",
     "bench run": "needs a server; see test_bench",
     "bench schema": "is a JSON Schema, which has names of its own",
+    "bench show": "writes TOML",
     "serve": "has no result",
     "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",

@@ -80,6 +80,7 @@ _SERVER_OPTIONS = (
     click.option("--calling", metavar="AET", default="BENCH", show_default=True, help="Our AE title."),
     click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="Sent with each HTTP request."),
     click.option("--ca", metavar="FILE", type=_FILE, help="Trust the certificates in FILE too."),
+    click.option("--quick-acks", is_flag=True, help="Acknowledge answers at once, for servers without TCP_NODELAY."),
     click.option("--nagle", is_flag=True, help="Send as many modalities do: no TCP_NODELAY, one write a PDU."),
 )
 
@@ -98,6 +99,7 @@ def _endpoints(given: dict[str, Any]) -> Endpoints:
 
     dicom, web, ca = given.pop("dicom"), given.pop("web"), given.pop("ca")
     calling, headers, nagle = given.pop("calling"), _headers(given.pop("headers")), given.pop("nagle")
+    quick_acks = given.pop("quick_acks")
     if not dicom and not web:
         raise click.UsageError("name the server: --dicom AET@HOST:PORT, --web URL, or both")
     if not 0 < len(calling.encode()) <= TITLE_BYTES_MAX:
@@ -105,7 +107,7 @@ def _endpoints(given: dict[str, Any]) -> Endpoints:
     target = None
     if dicom:
         aet, host, port = _address(dicom, "--dicom")
-        target = Target(port, aet, host, calling, nagle=nagle)
+        target = Target(port, aet, host, calling, nagle=nagle, quick_acks=quick_acks)
     with _usage():
         return Endpoints(target, web_target(web, headers, str(ca or "")) if web else None)
 
@@ -249,7 +251,21 @@ def _show(report: Report) -> None:
     output.write_list([msgspec.to_builtins(verdict) for verdict in report.all_verdicts], VERDICT_COLUMNS)
 
 
-# list, report, schema ----------------------------------------------------------------------------
+# list, show, report, schema ----------------------------------------------------------------------
+
+
+@command.command("show", short_help="Write a profile or a hardware target as TOML, to make one's own of it.")
+@click.argument("name")
+def show(name: str) -> None:
+    """Write the profile or hardware target NAME as TOML, to change it and give its path to `bench run`."""
+    from perf.bench import toml
+
+    for folder in ("profiles", "targets"):
+        if name in toml.names(folder):
+            output.write_line((toml.ROOT / folder / f"{name}.toml").read_text().rstrip())
+            return
+    known = ", ".join([*toml.names("profiles"), *toml.names("targets")])
+    raise click.UsageError(f"there is no {name!r}; there are {known}")
 
 
 @command.command("list", short_help="Describe the profiles and the hardware targets.")
