@@ -45,7 +45,7 @@ def test_filters_take_wildcards_lists_and_words_and_a_mistake_is_named(page: Pag
     filtered(page, "Date", "2025..2026")
     expect(browsing.rows(page)).to_have_count(2)
     filtered(page, "Date", "2026-13")
-    expect(page.get_by_role("alert")).to_contain_text("Like 2026, 2026-01")
+    expect(page.get_by_role("alert")).to_have_text("Like 2026-01")
     filtered(page, "Date", "today")
     expect(browsing.rows(page)).to_have_count(0)
     expect(page.get_by_role("alert")).to_have_count(0)

@@ -59,13 +59,15 @@ export function ChoiceBar({ choice, columns, order }) {
 export function Totals({ windows, filters, version }) {
   const [totals, setTotals] = useState(null);
   const last = useRef({ filters: null, at: 0 });
+  const abort = useRef(null);
+  useEffect(() => () => abort.current?.abort(), [filters]);
   useEffect(() => {
     if (last.current.filters === filters && Date.now() - last.current.at < TOTALS_EVERY_MS) return undefined;
     if (last.current.filters !== filters) setTotals(null);
-    const abort = new AbortController();
     const timer = setTimeout(() => {
       last.current = { filters, at: Date.now() };
-      get(`api/studies/totals?${filters}`, abort.signal).then(setTotals, () => {});
+      abort.current = new AbortController();
+      get(`api/studies/totals?${filters}`, abort.current.signal).then(setTotals, () => {});
     }, TOTALS_PAUSE_MS);
     return () => clearTimeout(timer);
   }, [filters, version]);

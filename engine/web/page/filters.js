@@ -66,6 +66,6 @@ export function FilterInput({ column, value, changed, element }) {
   const mistake = mistakeIn(column, typed);
   const id = `mistake-${column.name}`;
   return html`<input type="search" ref=${element} value=${typed} onInput=${type} aria-label=${label} aria-invalid=${mistake ? "true" : undefined} aria-describedby=${mistake ? id : undefined}
-      placeholder=${column.filter === "date" ? t("filter.date") : column.filter === "list" ? "CT, MR" : ""} autocomplete="off" spellcheck=${false} />
+      title=${column.filter === "date" ? t("dates.about") : undefined} placeholder=${column.filter === "date" ? t("filter.date") : column.filter === "list" ? "CT, MR" : ""} autocomplete="off" spellcheck=${false} />
     ${mistake && html`<small class="failure" role="alert" id=${id}>${t(mistake)}</small>`}`;
 }
