@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 Resolve = Callable[[str], str | None]
-SCROLLED = {"class": "scrolled", "tabindex": "0", "role": "region"}
-"""Around what may be wider than the window: it can be scrolled by keyboard."""
+SCROLLED = {"class": "scrolled", "tabindex": "0", "role": "group"}
+"""Of boxes around what may be wider than the window, to be scrolled by keyboard. Landmarks would need unique names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _plain(token: Token) -> str:
 
 
 def _scrolled(tokens: Sequence[Token]) -> list[Token]:
-    """Puts tables and code into regions that scroll."""
+    """Puts tables and code into boxes that scroll."""
     from markdown_it.token import Token
 
     framed: list[Token] = []
@@ -157,8 +157,8 @@ def _scrolled(tokens: Sequence[Token]) -> list[Token]:
         begins = token.type in ("table_open", "fence", "code_block")
         if begins:
             label = f"{'Table' if token.type == 'table_open' else 'Code'}: {heading}"
-            framed.append(Token("region_open", "div", 1, attrs={**SCROLLED, "aria-label": label}))
+            framed.append(Token("box_open", "div", 1, attrs={**SCROLLED, "aria-label": label}))
         framed.append(token)
         if token.type in ("table_close", "fence", "code_block"):
-            framed.append(Token("region_close", "div", -1))
+            framed.append(Token("box_close", "div", -1))
     return framed

@@ -54,6 +54,6 @@ def test_a_document_has_its_title_its_sections_and_its_links() -> None:
 
 def test_tables_and_code_can_be_scrolled_by_keyboard() -> None:
     html = body("## Sizes\n\n| a |\n|---|\n| b |\n\n    code\n")
-    assert html.count('class="scrolled" tabindex="0" role="region" aria-label="Table: Sizes"><table>') == 1
+    assert html.count('class="scrolled" tabindex="0" role="group" aria-label="Table: Sizes"><table>') == 1
     assert html.count('aria-label="Code: Sizes"><pre>') == 1
     assert html.count("<div") == html.count("</div>") == 2
