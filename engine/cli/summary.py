@@ -20,11 +20,12 @@ def of_archive(held: Mapping[str, int]) -> dict[str, object]:
         "disk": f"{held['segments']} segments, {bytes_text(held['dead_bytes'])} of it deleted; "
         f"index {bytes_text(held['index_bytes'])}",
         "quarantine": f"{held['versions']} versions, {held['unparseable']} unparseable",
-        "trash": f"{held['trashed']} instances, {bytes_text(held['trashed_bytes'])}; see filmroom trash list",
         "patients' data": f"{held['conflicts']} conflicts, {held['corrections']} corrections",
         "on hold": f"{held['held_studies']} studies",
         "damaged": f"{held['damaged']}{': see filmroom scrub findings' if held['damaged'] else ''}",
     }
+    if held["trashed"]:
+        facts["trash"] = f"{held['trashed']} instances, {bytes_text(held['trashed_bytes'])}: see filmroom trash list"
     return facts
 
 

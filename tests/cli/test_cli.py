@@ -316,10 +316,14 @@ def test_stats_says_on_one_screen_what_is_looked_for_first() -> None:
     held = dict.fromkeys(
         ("studies", "patients", "instances", "segments", "versions", "unparseable", "conflicts", "corrections"), 2
     )
+    held |= {"trashed": 0, "trashed_bytes": 0}
     held |= {"held_studies": 1, "damaged": 3, "live_bytes": 147_808_008, "dead_bytes": 0, "index_bytes": 1500}
     facts = summary.of_archive(held)
     assert facts["stored"] == "2 instances of 2 studies, 2 patients, 147.8 MB"
     assert facts["damaged"] == "3: see filmroom scrub findings"
+    assert "trash" not in facts
+    in_trash = summary.of_archive({**held, "trashed": 7, "trashed_bytes": 1500})
+    assert in_trash["trash"] == "7 instances, 1.5 KB: see filmroom trash list"
     said = answer(10.0, 100, [5, 0, 0])
     facts |= summary.of_server(said)
     assert facts["new instances"] == "taken"
