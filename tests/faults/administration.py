@@ -11,13 +11,13 @@ from unittest.mock import patch
 from engine.archive.archive import Archive
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.restore import restore
-from engine.archive.lifecycle import correction, reserve_file
+from engine.archive.lifecycle import correction, reserve_file, trash
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.patients import Patient
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Compaction
 from engine.dicom import tags
-from engine.errors import DeletionRefused
+from engine.errors import DeletionRefused, NotInTrash
 from engine.index.format.types import Level, Query
 from engine.storage.files import Files
 from tests.actors import actor
@@ -91,6 +91,68 @@ class Delete(Operation):
             uids = rng.sample(uids, min(len(uids), 1))
             keys[tags.SOPInstanceUID] = (uids[0] if uids else f"{prefix}9").encode()
         return Query(level, keys), uids
+
+
+class PutIntoTrash(Delete):
+    """A study, a series or an instance is deleted so that it can be restored."""
+
+    weight = 4
+
+    def run(self, scene: Scene) -> None:
+        model = scene.model
+        query, uids = self._choose(scene)
+        uids = [uid for uid in uids if not model.is_certain(uid) or model.expected(uid).current is not None]
+        study = query.keys[tags.StudyInstanceUID].decode()  # type: ignore[union-attr]
+        if not uids or study in model.held | model.held_in_doubt or not all(map(model.is_clear, uids)):
+            return
+        puts = [model.tried(uid, None) for uid in uids]
+        for put in puts:
+            put.is_put = True
+        result = scene.world.keeper.delete(query, actor=actor(BY), reason="because", into_trash=True)
+        if result.instances != len(puts):
+            raise Broken(f"{result.instances} instances went into the trash, not {len(puts)}")
+        for put in puts:
+            model.acknowledged(put, durable=True)
+        (number,) = result.trash
+        model.trash[number] = puts
+
+
+class SettleTrash(Operation):
+    """An entry of the trash is restored, or the trash is emptied of it."""
+
+    weight = 4
+
+    def can_run(self, scene: Scene) -> bool:
+        return bool(scene.model.trash)
+
+    def run(self, scene: Scene) -> None:
+        model, parts = scene.model, scene.world.keeper.parts
+        number = scene.rng.choice(sorted(model.trash))
+        puts = model.trash.pop(number)
+        if not all(model.is_clear(put.uid) for put in puts):
+            return
+        is_restored = scene.rng.random() < 0.7
+        study = study_of(puts[0].uid)
+        if not is_restored and study in model.held | model.held_in_doubt:
+            return
+        waiting = [put for put in puts if model.waits(put)]
+        events = [model.tried(put.uid, None) for put in waiting]
+        for put, event in zip(waiting, events, strict=True):
+            event.restores, event.empties = (put, None) if is_restored else (None, put)
+        try:
+            if is_restored:
+                trash.restore(parts, number, actor=actor(BY), reason="needed")
+            else:
+                trash.empty(parts, [number], actor=actor(BY), reason="asked for")
+        except NotInTrash as error:
+            if waiting:
+                raise Broken(f"entry {number} is not in the trash, and should have {len(waiting)}") from error
+            return
+        if not waiting:
+            raise Broken(f"entry {number} had nothing left, and was in the trash")
+        for event in events:
+            model.acknowledged(event, durable=True)
+        scene.did[-1] += f" {'restored' if is_restored else 'emptied'} {len(events)}"
 
 
 class Hold(Operation):

@@ -41,6 +41,14 @@ class Event:
     is_recorded: bool = False
     """Whether it is written even though the same bytes are there (a stream); otherwise it is only compared."""
     standing: Standing = Standing.MAYBE
+    is_put: bool = False
+    """A deletion into the trash."""
+    restores: Event | None = None
+    """The put whose instance comes back."""
+    empties: Event | None = None
+    """The put whose instance goes for good."""
+    was_in_doubt: bool = False
+    """Whether it is only by what was shown that it counts: what is hidden by it may be otherwise."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +69,29 @@ def _name(data: bytes | None) -> str:
 
 def fold(events: Iterable[Event]) -> Shown:
     """What a UID comes to."""
+    return _folded(events)[0]
+
+
+def _folded(events: Iterable[Event]) -> tuple[Shown, dict[int, list[bytes]]]:
+    """The same, and what waits in the trash, by the id of each put: first what was current."""
     current: bytes | None = None
     versions: list[bytes] = []
+    trash: dict[int, list[bytes]] = {}
     for event in events:
         data = event.data
-        if data is None:
+        if event.restores is not None:
+            for saved in trash.pop(id(event.restores), []):
+                if current is None:
+                    current = saved
+                elif saved != current and saved not in versions:
+                    versions.append(saved)
+        elif event.empties is not None:
+            trash.pop(id(event.empties), None)
+        elif data is None:
+            if not event.is_put:
+                trash = {}
+            elif current is not None:
+                trash[id(event)] = [current, *versions]
             current = None
             versions = []
         elif current is None:
@@ -79,7 +105,7 @@ def fold(events: Iterable[Event]) -> Shown:
         else:
             versions.append(current)
             current = data
-    return Shown(current, tuple(sorted(versions)))
+    return Shown(current, tuple(sorted(versions))), trash
 
 
 class Broken(AssertionError):
@@ -99,6 +125,8 @@ class Model:
     """Study Instance UIDs on legal hold."""
     held_in_doubt: set[str] = field(default_factory=set)
     """Studies whose hold was being set or released when something failed."""
+    trash: dict[str, list[Event]] = field(default_factory=dict)
+    """The number of an entry in the trash → its puts."""
     merge_count: int = 0
     merged: dict[str, bool] = field(default_factory=dict)
     """Patient IDs that were merged away → whether that was undone."""
@@ -143,6 +171,17 @@ class Model:
         """What a running archive shows of a certain UID."""
         return fold(self.events[uid])
 
+    def is_clear(self, uid: str) -> bool:
+        """Whether it is known what a UID has in the trash too, and nothing can be lost of it."""
+        events = self.events[uid]
+        return uid not in self.damaged and all(
+            event.standing == Standing.SURE and not event.was_in_doubt for event in events
+        )
+
+    def waits(self, put: Event) -> bool:
+        """Whether something waits in the trash by this put."""
+        return id(put) in _folded(self.events[put.uid])[1]
+
     def current(self) -> set[str]:
         """The UIDs that must be found, of those that are certain."""
         return {uid for uid in self.events if self.is_certain(uid) and self.expected(uid).current is not None}
@@ -161,6 +200,7 @@ class Model:
                 left = [event for event in events if event not in gone]
                 if fold(left) == shown:
                     for event in left:
+                        event.was_in_doubt |= event.standing != Standing.SURE
                         event.standing = Standing.SURE
                     self.events[uid] = left
                     return

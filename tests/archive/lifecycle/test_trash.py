@@ -12,11 +12,16 @@ import pytest
 
 from engine.archive.admin import trash as trash_facts
 from engine.archive.archive import Archive
+from engine.archive.copies.backup import back_up
+from engine.archive.copies.replica import Replica
+from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.restore import restore as restore_backup
 from engine.archive.lifecycle import trash
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.settings import Compaction
-from engine.errors import DeletionRefused, NotInTrash, RetentionRefused, StorageFailed
+from engine.errors import ArchiveReadOnly, DeletionRefused, NotInTrash, RetentionRefused, StorageFailed
 from engine.index.format.types import Level, Query
+from engine.storage.files import Files
 from tests.actors import actor
 from tests.archive.filled import (
     contents,
@@ -267,3 +272,32 @@ def test_an_io_error_is_no_restoration_and_ends_the_ledger(tmp_path: Path, metho
         is_restored = contents(archive) == expected()
         assert is_restored or (contents(archive) == expected(without=(1,)) and len(listed(archive)) == 1)
         assert findings(archive) == []
+
+
+def test_a_backup_and_a_replica_have_the_same_trash_and_restore_from_it(tmp_path: Path) -> None:
+    data, replica = tmp_path / "data", tmp_path / "replica"
+    with opened(data) as archive:
+        fill(archive)
+        number = put(archive, study_query(1))
+        other = put(archive, study_query(2))
+        restore(archive, other)
+        back_up(archive.parts.layout, tmp_path / "backup", files=Files())
+        layout = archive.parts.layout
+        follower = Replication(
+            layout, lambda: Replica(replica, layout.archive_id, layout.lineage, None), Status(str(replica))
+        )
+        assert follower.run_once()
+        with Archive.open(replica, role="reader") as reader:
+            assert contents(reader) == expected(without=(1,)) and [one["number"] for one in listed(reader)] == [number]
+            with pytest.raises(ArchiveReadOnly):
+                restore(reader, number)
+        restore(archive, number)
+        assert follower.run_once()
+        follower.close()
+    with Archive.open(replica, role="reader") as reader:
+        assert contents(reader) == expected() and listed(reader) == []
+    restore_backup(tmp_path / "backup", tmp_path / "restored", files=Files())
+    with opened(tmp_path / "restored") as archive:
+        assert contents(archive) == expected(without=(1,))
+        restore(archive, number)
+        assert contents(archive) == expected() and findings(archive) == []
