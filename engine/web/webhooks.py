@@ -183,20 +183,24 @@ class Delivery:
         """Sends events. Returns the reason of a failure; "": they are delivered."""
         fields: dict[str, str] = {"webhook": self._hook.name, "cursor": cursor, **({"reset": reset} if reset else {})}
         body = b'{"events":[' + b",".join(lines) + b"]," + orjson.dumps(fields)[1:]
+        status, failure = 0, ""
         try:
             headers = {"Content-Type": "application/json", "Filmroom-Delivery": cursor, **self._signature(body)}
             async with asyncio.timeout(self._hook.timeout_s):
                 async with self._session.post(
                     self._hook.url, data=body, headers=headers, allow_redirects=False
                 ) as response:
+                    status = response.status
                     await response.content.read(RESPONSE_BYTES_MAX)
                     if not response.content.at_eof():
                         response.close()
-                    return "" if 200 <= response.status < 300 else f"it answered {response.status}"
         except TimeoutError:
-            return f"no answer within {self._hook.timeout_s:g} s"
+            failure = f"no answer within {self._hook.timeout_s:g} s"
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return f"{type(error).__name__}: {error}"[:300]
+            failure = f"{type(error).__name__}: {error}"[:300]
+        if 200 <= status < 300:
+            return ""  # whatever became of the body
+        return failure or f"it answered {status}"
 
     def _signature(self, body: bytes) -> dict[str, str]:
         path = self._hook.secret_file

@@ -36,6 +36,8 @@ class Receiver:
         """Statuses of the next answers; then 200."""
         self.body = b""
         """Of each answer."""
+        self.missing_bytes = 0
+        """Bytes of each body that are announced and never sent."""
         self.headers: dict[str, str] = {}
         self.stall = threading.Event()
         self.stall.set()
@@ -51,7 +53,7 @@ class Receiver:
                 self.send_response(receiver.answers.pop(0) if receiver.answers else 200)
                 for name, value in receiver.headers.items():
                     self.send_header(name, value)
-                self.send_header("Content-Length", str(len(receiver.body)))
+                self.send_header("Content-Length", str(len(receiver.body) + receiver.missing_bytes))
                 self.end_headers()
                 try:
                     self.wfile.write(receiver.body)
@@ -238,6 +240,22 @@ def test_a_huge_answer_is_not_read(tmp_path: Path, receiver: Receiver) -> None:
         wait_for(lambda: numbers_of(receiver.events()) == [0, 1, 2], what="delivery")
 
     serve(tmp_path / "data", script, hook(receiver.url))
+
+
+def test_an_answer_of_success_whose_body_does_not_end_is_one(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.missing_bytes = 10
+
+    def script(hosting: Hosting) -> None:
+        def delivered() -> bool:
+            standing = hosting.engine.archive.feed_destinations().load("router")
+            return standing is not None and standing.delivered == 2
+
+        for number in range(2):
+            fill(hosting, number)
+        wait_for(delivered, what="delivery")
+        assert numbers_of(receiver.events()) == [0, 1], "each event once"
+
+    serve(tmp_path / "data", script, hook(receiver.url, timeout_s=0.3))
 
 
 def test_a_refused_connection_and_an_invalid_response_are_readable_failures(tmp_path: Path) -> None:
