@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import select
 import socket
+import ssl
+import threading
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +21,7 @@ from perf import wire
 from perf.association import Connection
 from perf.bench import result
 from perf.sink import Sink
+from tests import certificates
 from tests.cli.commands import run
 from tests.perf.peers_that_fail import TLS_ALERT, UNKNOWN_CALLING_TITLE, bytes_only, serving, status_only
 
@@ -180,6 +185,57 @@ def test_a_sink_that_cannot_listen_is_named(sink: Sink, capsys: pytest.CaptureFi
     assert code == exit_codes.PEER and "the sink cannot listen on" in err
 
 
+@contextmanager
+def behind_tls(sink: Sink, context: ssl.SSLContext) -> Iterator[int]:
+    """The port of a TLS server that hands everything to the sink."""
+
+    def serve(listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=relay, args=(sock,), daemon=True).start()
+
+    def relay(sock: socket.socket) -> None:
+        try:
+            with (
+                context.wrap_socket(sock, server_side=True) as near,
+                socket.create_connection(("127.0.0.1", sink.port)) as far,
+            ):
+                while ready := select.select([near, far], [], [], 10)[0]:
+                    for source in ready:
+                        piece = source.recv(65536)
+                        if not piece:
+                            return
+                        (far if source is near else near).sendall(piece)
+                        while source is near and near.pending():
+                            far.sendall(near.recv(65536))
+        except OSError:
+            pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, args=(listener,), daemon=True).start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_server_with_tls_is_tested_through_it(sink: Sink, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    authority, certificate, key = certificates.signed(tmp_path, "127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with behind_tls(sink, context) as port:
+        server = ("--dicom", f"SINK@127.0.0.1:{port}", "--tls")
+        code, out, err = run(capsys, "bench", "run", "tiny.toml", *server, "--ca", str(authority), *QUICK, "--json")
+        assert code == exit_codes.OK, err
+        report = json.loads(out)
+        assert report["server"] == f"SINK@127.0.0.1:{port} (TLS)" and sink.counts.instance_count
+        code, _, err = run(capsys, "bench", "run", "tiny.toml", *server, *QUICK)
+        assert code == exit_codes.PEER and "certificate verify failed" in err
+    code, _, err = run(capsys, "bench", "run", "tiny.toml", "--dicom", f"SINK@127.0.0.1:{sink.port}", "--tls", *QUICK)
+    assert code == exit_codes.PEER and "no TLS connection" in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -192,6 +248,8 @@ def test_a_sink_that_cannot_listen_is_named(sink: Sink, capsys: pytest.CaptureFi
         (("tiny.toml", "--dicom", "ATITLEOFSEVENTEEN@h:1"), "write AET@HOST:PORT"),
         (("tiny.toml", "--web", "h:1"), "is no URL of DICOMweb services"),
         (("tiny.toml", "--dicom", "A@h:1", "--header", "x"), "write NAME: VALUE"),
+        (("tiny.toml", "--dicom", "A@h:1", "--tls", "--nagle"), "--tls goes with --dicom"),
+        (("tiny.toml", "--dicom", "A@h:1", "--tls", "--ca", "no.pem"), "the certificates cannot be read"),
         (("tiny.toml", "--dicom", "A@h:1", "--ramp", "3:1:1"), "0 < FROM <= TO"),
         (("tiny.toml", "--dicom", "A@h:1", "--ramp", "a"), "write FROM:TO:STEP"),
     ],

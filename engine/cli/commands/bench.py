@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,10 @@ _SERVER_OPTIONS = (
     click.option("--web", metavar="URL", help="Test these DICOMweb services, such as http://HOST:8080/dicom-web."),
     click.option("--calling", metavar="AET", default="BENCH", show_default=True, help="Our AE title."),
     click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="Sent with each HTTP request."),
-    click.option("--ca", metavar="FILE", type=_FILE, help="Trust the certificates in FILE too."),
+    click.option("--tls", is_flag=True, help="The DIMSE server speaks TLS."),
+    click.option("--ca", metavar="FILE", type=_FILE, help="Trust the certificates in FILE."),
+    click.option("--certificate", metavar="FILE", type=_FILE, help="Our certificate, for a DIMSE server that asks."),
+    click.option("--key", metavar="FILE", type=_FILE, help="Its private key, if it is in another file."),
     click.option("--quick-acks", is_flag=True, help="Acknowledge answers at once, for servers without TCP_NODELAY."),
     click.option("--nagle", is_flag=True, help="Send as many modalities do: no TCP_NODELAY, one write a PDU."),
 )
@@ -91,25 +95,41 @@ def _server_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _endpoints(given: dict[str, Any]) -> Endpoints:
-    """The server of the command line; takes its options out of `given`. Raises UsageError."""
+@contextmanager
+def _endpoints(given: dict[str, Any]) -> Iterator[Endpoints]:
+    """The server of the command line; takes its options out of `given`. Raises UsageError, AssociationFailed."""
     from perf.association import Target
     from perf.bench.endpoints import Endpoints
     from perf.bench.http import web_target
+    from perf.bench.tls import TlsRelay, context_of
 
-    dicom, web, ca = given.pop("dicom"), given.pop("web"), given.pop("ca")
-    calling, headers, nagle = given.pop("calling"), _headers(given.pop("headers")), given.pop("nagle")
-    quick_acks = given.pop("quick_acks")
-    if not dicom and not web:
+    names = ("dicom", "web", "tls", "ca", "certificate", "key", "calling", "headers", "nagle", "quick_acks")
+    asked = {name: given.pop(name) for name in names}
+    if not asked["dicom"] and not asked["web"]:
         raise click.UsageError("name the server: --dicom AET@HOST:PORT, --web URL, or both")
-    if not 0 < len(calling.encode()) <= TITLE_BYTES_MAX:
-        raise click.UsageError(f"--calling {calling}: an AE title has up to {TITLE_BYTES_MAX} bytes")
-    target = None
-    if dicom:
-        aet, host, port = _address(dicom, "--dicom")
-        target = Target(port, aet, host, calling, nagle=nagle, quick_acks=quick_acks)
+    if not 0 < len(asked["calling"].encode()) <= TITLE_BYTES_MAX:
+        raise click.UsageError(f"--calling {asked['calling']}: an AE title has up to {TITLE_BYTES_MAX} bytes")
+    if asked["tls"] and (asked["nagle"] or asked["quick_acks"] or not asked["dicom"]):
+        raise click.UsageError("--tls goes with --dicom, and neither with --nagle nor with --quick-acks")
+    files = [str(asked[name] or "") for name in ("ca", "certificate", "key")]
+    headers = _headers(asked["headers"])
     with _usage():
-        return Endpoints(target, web_target(web, headers, str(ca or "")) if web else None)
+        web = web_target(asked["web"], headers, files[0]) if asked["web"] else None
+        context = context_of(*files) if asked["tls"] else None
+    if not asked["dicom"]:
+        yield Endpoints(web=web)
+        return
+    aet, host, port = _address(asked["dicom"], "--dicom")
+    target = Target(port, aet, host, asked["calling"], nagle=asked["nagle"], quick_acks=asked["quick_acks"])
+    if context is None:
+        yield Endpoints(target, web)
+        return
+    with _peer():
+        relay = TlsRelay(host, port, context)
+    try:
+        yield Endpoints(dataclasses.replace(target, host="127.0.0.1", port=relay.port), web, relay=relay)
+    finally:
+        relay.close()
 
 
 # run ---------------------------------------------------------------------------------------------
@@ -147,7 +167,7 @@ def run(profile: str | None, target: str | None, **given: Any) -> int:
 
     if bool(profile) == bool(target):
         raise click.UsageError("name a profile or --target, and not both; filmroom bench list shows them")
-    endpoints, files = _endpoints(given), {name: given.pop(name) for name in ("report", "save", "junit")}
+    files = {name: given.pop(name) for name in ("report", "save", "junit")}
     with _usage():
         factors = _factors(given["ramp"]) if given["ramp"] else ()
         if target and factors:
@@ -155,7 +175,7 @@ def run(profile: str | None, target: str | None, **given: Any) -> int:
         pace = _pace(given, is_target=bool(target))
         goal = targets.read(target) if target else None
         plans = trial.plans_of(goal, pace) if goal else [(profiles.read(str(profile)), pace)]
-    with _peer(), _with_sink(endpoints, given["sink"], given["retrieve"]) as complete:
+    with _endpoints(given) as endpoints, _peer(), _with_sink(endpoints, given["sink"], given["retrieve"]) as complete:
         request = trial.Request(
             complete, plans, goal, factors, given["disk"], given["server_pid"], given["restart"]
         )  # fmt: skip
@@ -187,8 +207,6 @@ def _factors(text: str) -> tuple[float, ...]:
 @contextmanager
 def _with_sink(endpoints: Endpoints, address: str | None, retrieve: Any) -> Iterator[Endpoints]:
     """The endpoints with a destination for C-MOVE, if one is asked for."""
-    import dataclasses
-
     from perf.sink import Sink
 
     by: RetrieveBy = retrieve or ("c-move" if address else "c-get" if endpoints.dicom else "wado")
@@ -319,8 +337,7 @@ def clean(dry_run: bool, **given: Any) -> int:
     """
     from perf.bench import clean as cleaning
 
-    endpoints = _endpoints(given)
-    with _peer():
+    with _endpoints(given) as endpoints, _peer():
         web, dicom = endpoints.web, endpoints.dicom
         uids = cleaning.found_by_web(web) if web else cleaning.found_by_dimse(dicom) if dicom else []
         if dry_run or web is None:
