@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 
+import requests
 from playwright.sync_api import Page, Route, expect
 
 from tests import samples
@@ -50,6 +51,16 @@ def test_the_members_of_zip_archives_are_stored(page: Page, serve: Server) -> No
     expect(refused.get_by_role("row", name="half.zip")).to_contain_text("the zip archive is damaged")
     page.goto(f"{serve.url}/#/study/{samples.ROOT}.2")
     expect(page.locator(".facts")).to_contain_text("images: 3")
+
+
+def test_what_was_downloaded_can_be_uploaded_again(page: Page, serve: Server) -> None:
+    browsing.store(serve.url, samples.instance(9, 1, 1), samples.instance(9, 1, 2))
+    path = f"{serve.url}/dicom-web/studies/{samples.ROOT}.9"
+    own = requests.get(f"{path}?accept=application/zip", timeout=10).content
+    requests.delete(path, timeout=10)
+    browsing.drop(page, {"study.exe": b"PK\3\4 a program that unpacks itself" + own})
+    # Two instances; the DICOMDIR and the archive itself are passed over.
+    expect(page.locator("section [role=status]")).to_contain_text("4 of 4: 2 stored, 0 with a warning, 0 refused, 2")
 
 
 def test_a_paused_upload_goes_on_and_nothing_is_lost(page: Page) -> None:

@@ -38,11 +38,19 @@ export const COLUMNS = [
 
 const ON_PHONE = ["PatientName", "StudyDate", "ModalitiesInStudy", "StudyDescription"];
 
+function keptNames() {
+  try {
+    return JSON.parse(localStorage.getItem(KEPT) ?? "[]");
+  } catch {
+    return [];
+  }
+}
+
 /** The columns that the reader wants, or those that fit. */
 export function wantedColumns() {
-  const names = JSON.parse(localStorage.getItem(KEPT) ?? "null");
-  if (Array.isArray(names)) return COLUMNS.filter(({ name }) => names.includes(name));
-  return COLUMNS.filter(({ name, isExtra }) => (innerWidth < NARROW_PX ? ON_PHONE.includes(name) : !isExtra));
+  const names = keptNames();
+  const kept = COLUMNS.filter(({ name }) => Array.isArray(names) && names.includes(name));
+  return kept.length ? kept : COLUMNS.filter(({ name, isExtra }) => (innerWidth < NARROW_PX ? ON_PHONE.includes(name) : !isExtra));
 }
 
 /** Keeps these names; null: the default. */

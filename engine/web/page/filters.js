@@ -20,7 +20,7 @@ const COMMON = [
 function keptFilters() {
   try {
     const kept = JSON.parse(localStorage.getItem(KEPT) ?? "[]");
-    return Array.isArray(kept) ? kept.filter(({ name, query }) => typeof name === "string" && typeof query === "string") : [];
+    return Array.isArray(kept) ? kept.filter((one) => typeof one?.name === "string" && typeof one.query === "string") : [];
   } catch {
     return [];
   }

@@ -7,6 +7,10 @@ import { senderOf } from "./senders.js";
 import { post } from "./server.js";
 import { moment, t } from "./words.js";
 
+/** Characters of a value in a table: enough to tell two apart. */
+const VALUE_MAX = 100;
+const cut = (value) => (value.length > VALUE_MAX ? `${value.slice(0, VALUE_MAX)}…` : value);
+
 /** Attributes that people correct by hand. */
 const CORRECTABLE = {
   PatientName: TAGS.patientName, PatientBirthDate: TAGS.birthDate, PatientSex: TAGS.sex, StudyDescription: TAGS.description,
@@ -46,8 +50,8 @@ export function Conflicts({ study, conflicts, changed }) {
   };
   return html`<h2>${t("conflicts")}</h2><p class="quiet">${t("conflicts.choose")}</p><${Table} label=${t("conflicts")} columns=${[t("attributes"), t("conflict.shown"), t("conflict.others")]}
     rows=${conflicts.flatMap(({ series_instance_uid: series, attributes }) => Object.entries(attributes).map(([name, [shown, ...others]]) => [
-      html`${t(name)}${series && html`<br /><code>${series}</code>`}`, html`<strong>${shown}</strong>`,
-      html`<span class="buttons">${others.map((value) => html`<${Action} label=${value} work=${use(series, name, value)} />`)}</span>`]))} />`;
+      html`${t(name)}${series && html`<br /><code>${series}</code>`}`, html`<strong>${cut(shown)}</strong>`,
+      html`<span class="buttons">${others.map((value) => html`<${Action} label=${cut(value)} work=${use(series, name, value)} />`)}</span>`]))} />`;
 }
 
 export function Corrections({ corrections, changed }) {
@@ -57,7 +61,7 @@ export function Corrections({ corrections, changed }) {
     changed();
   };
   return html`<h2>${t("corrections")}</h2><${Table} label=${t("corrections")} columns=${[t("operation"), t("attributes"), t("time"), t("by"), t("reason"), ""]}
-    rows=${corrections.map((one) => [t(`operation.${one.operation}`), Object.entries(one.sets).map(([name, value]) => html`<div>${t(name)}: ${value || "–"}</div>`), moment(one.made), one.by, one.reason,
+    rows=${corrections.map((one) => [t(`operation.${one.operation}`), Object.entries(one.sets).map(([name, value]) => html`<div>${t(name)}: ${cut(value) || "–"}</div>`), moment(one.made), one.by, one.reason,
       one.undone_by ? t("undone") : html`<${Action} label=${t("undo")} work=${undo(one.number)} />`])} />`;
 }
 

@@ -20,12 +20,13 @@ const viewOf = async (blob, from, to) => new DataView(await blob.slice(from, to)
  * Throws an Error for a file that is no archive.
  */
 export async function* membersOf(file) {
-  const { offset, length } = await placeOfDirectory(file);
+  const { offset, length, shift } = await placeOfDirectory(file);
   if (length > DIRECTORY_BYTES_MAX) throw new Error(t("zip.large"));
   const view = await viewOf(file, offset, offset + length);
   for (let at = 0; at + 46 <= view.byteLength && view.getUint32(at, true) === 0x02014b50; ) {
     const member = entryOf(view, at);
     at += member.length;
+    member.offset += shift;
     if (member.name.endsWith("/")) continue;
     const reason = reasonAgainst(member);
     yield reason ? { name: member.name, size: member.size, reason } : { name: member.name, size: member.size, open: () => contentOf(file, member) };
@@ -39,11 +40,15 @@ async function placeOfDirectory(file) {
     if (view.getUint32(at, true) !== 0x06054b50) continue;
     const [length, offset] = [view.getUint32(at + 12, true), view.getUint32(at + 16, true)];
     const isLong = length === ALL_ONES || offset === ALL_ONES;
-    if (!isLong || at < LOCATOR_BYTES || view.getUint32(at - LOCATOR_BYTES, true) !== 0x07064b50) return { length, offset };
+    if (!isLong || at < LOCATOR_BYTES || view.getUint32(at - LOCATOR_BYTES, true) !== 0x07064b50) {
+      // Something may stand before the archive, as in one that unpacks itself: all offsets are that much too low.
+      const start = from + at - length;
+      return { length, offset: start, shift: start - offset };
+    }
     const place = Number(view.getBigUint64(at - LOCATOR_BYTES + 8, true));
     const end = await viewOf(file, place, place + 56);
     if (end.byteLength < 56 || end.getUint32(0, true) !== 0x06064b50) break;
-    return { length: Number(end.getBigUint64(40, true)), offset: Number(end.getBigUint64(48, true)) };
+    return { length: Number(end.getBigUint64(40, true)), offset: Number(end.getBigUint64(48, true)), shift: 0 };
   }
   throw new Error(t("zip.damaged"));
 }
