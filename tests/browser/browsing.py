@@ -7,9 +7,7 @@ requests, and requests to other hosts. The fixture `watch` (conftest.py) asserts
 from __future__ import annotations
 
 import base64
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -27,11 +25,6 @@ TIMEOUT_MS = 30_000
 
 ARGUMENTS = ("--disable-dev-shm-usage", "--force-color-profile=srgb", "--js-flags=--expose-gc")
 BOUNDARY = "filmroom-browser-test"
-
-
-def chromium() -> str | None:
-    """Its path: FILMROOM_CHROMIUM, or the installed one."""
-    return os.environ.get("FILMROOM_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from perf.page import chromium
 from tests.browser import browsing
 from tests.browser.browsing import Watch
 from tests.system.server import Server, running
@@ -21,7 +22,7 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = browsing.chromium()
+    executable = chromium()
     if executable is None:
         pytest.skip("there is no Chromium: install the package chromium, or name one in FILMROOM_CHROMIUM")
     expect.set_options(timeout=browsing.TIMEOUT_MS)

@@ -71,7 +71,7 @@ export function Totals({ windows, filters, version }) {
     }, TOTALS_PAUSE_MS);
     return () => clearTimeout(timer);
   }, [filters, version]);
-  if (windows.isLoading) return html`<span class="quiet" role="status"></span>`;
+  if (!windows.isCounted) return html`<span class="quiet" role="status"></span>`;
   const shown = (number) => number.toLocaleString(language());
   const least = (isExact) => (isExact ? "" : `${t("at.least")} `);
   return html`<span class="quiet" role="status">${t("studies.total", { total: `${least(windows.isExact)}${shown(windows.total)}` })}${totals && ` · ${t("totals", { images: `${least(totals.is_exact)}${shown(totals.instances)}`, bytes: bytesOf(totals.bytes) })}`}</span>`;

@@ -5,7 +5,8 @@ import { lazily } from "./parts.js";
 import { mistakeIn } from "./columns.js";
 import { t } from "./words.js";
 
-const KEYSTROKE_MS = 120;
+/** Who types fast asks for the last letter only. What was asked before is broken off. */
+const KEYSTROKE_MS = 30;
 const KEPT = "filters";
 
 const SavedDialog = lazily(async () => (await import("./saved_dialog.js")).SavedDialog);

@@ -8,6 +8,8 @@
 
 const WINDOW_ROWS = 100;
 const WINDOWS_MAX = 40;
+/** Rows above and below those in sight that are fetched with them. */
+const AROUND = 10;
 /** Requests at once: with more, those for rows that have been scrolled past would delay the ones in sight. */
 const PARALLEL = 2;
 /** After a failure. The server may be restarting. */
@@ -15,7 +17,7 @@ const RETRY_MS = 4000;
 
 /**
  * Rows by position. `ask({position, limit, after, isCounted}, signal)` gives {rows, next, total, isExact}: `next` continues
- * behind these rows, null: there are no more; `total` if it was counted. `keyOf(row)` identifies a row.
+ * behind these rows, null: there are no more; `total` and `isExact` if `isCounted`. `keyOf(row)` identifies a row.
  */
 export class Windows {
   constructor(ask, keyOf, changed) {
@@ -24,6 +26,8 @@ export class Windows {
     this.changed = changed;
     this.total = 0;
     this.isExact = true;
+    /** Whether `total` is more than a lower bound from the rows that were read. */
+    this.isCounted = false;
     this.error = null;
     /** Nothing has been answered yet. */
     this.isLoading = true;
@@ -92,7 +96,26 @@ export class Windows {
     if (this.isChangedAgain) {
       this.isChangedAgain = false;
       this.refresh();
-    } else this.fetchMissing();
+      return;
+    }
+    this.fetchMissing();
+    if (!this.error) this.count(generation);
+  }
+
+  /** Counts all rows. That may take longer than the rows in sight, which do not wait for it. */
+  async count(generation) {
+    const first = this.parts.get(0);
+    if (first.isLast) return;
+    try {
+      const { total, isExact } = await this.ask({ position: 0, limit: 1, isCounted: true }, this.abort.signal);
+      if (generation !== this.generation) return;
+      const isBehind = total <= first.rows.length;
+      [this.total, this.isExact, this.isCounted] = [isBehind ? first.rows.length + 1 : total, isExact && !isBehind, true];
+      this.tell();
+    } catch (error) {
+      this.fail(error);
+      this.tell();
+    }
   }
 
   /** By how many rows what is in sight has moved, once; the list scrolls as far, and nothing seems to move. */
@@ -119,8 +142,9 @@ export class Windows {
   }
 
   numbersInSight() {
-    const first = Math.floor(this.sight.first / WINDOW_ROWS);
-    const last = Math.floor(this.sight.last / WINDOW_ROWS);
+    const end = Math.max(this.sight.last, Math.min(this.total - 1, this.sight.last + AROUND));
+    const first = Math.floor(Math.max(0, this.sight.first - AROUND) / WINDOW_ROWS);
+    const last = Math.floor(end / WINDOW_ROWS);
     return Array.from({ length: last - first + 1 }, (_, place) => first + place);
   }
 
@@ -153,7 +177,7 @@ export class Windows {
   /** Reads a window. The server may answer with fewer rows, when a search is slow: it is asked on. */
   async read(number) {
     const position = number * WINDOW_ROWS;
-    const answer = await this.ask({ position, limit: WINDOW_ROWS, isCounted: number === 0 }, this.abort.signal);
+    const answer = await this.ask({ position, limit: WINDOW_ROWS }, this.abort.signal);
     while (answer.rows.length < WINDOW_ROWS && answer.next !== null) {
       const more = await this.ask({ after: answer.next, limit: WINDOW_ROWS - answer.rows.length }, this.abort.signal);
       answer.rows.push(...more.rows);
@@ -162,16 +186,16 @@ export class Windows {
     return answer;
   }
 
-  take(number, { rows, next, total, isExact }, generation) {
+  take(number, { rows, next }, generation) {
     const start = number * WINDOW_ROWS;
     const end = start + rows.length;
-    if (total !== undefined) [this.total, this.isExact] = [total, isExact];
+    const isLast = next === null && (rows.length > 0 || start === 0);
     if (next !== null) {
       if (this.total <= end) [this.total, this.isExact] = [end + 1, false];
-    } else if (rows.length || !start) [this.total, this.isExact] = [end, true];
+    } else if (isLast) [this.total, this.isExact, this.isCounted] = [end, true, true];
     else this.total = Math.min(this.total, start);
     this.parts.delete(number);
-    this.parts.set(number, { rows, generation });
+    this.parts.set(number, { rows, generation, isLast });
     const inSight = this.numbersInSight();
     for (const one of this.parts.keys()) {
       if (this.parts.size <= WINDOWS_MAX) break;
