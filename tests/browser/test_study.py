@@ -8,6 +8,7 @@ from playwright.sync_api import Page, Route, expect
 
 from tests import samples
 from tests.browser import browsing, pictures
+from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 
 SLICES = pictures.slices(1, 4, patient_name="Stack^Stan", patient_id="STACK")
@@ -18,18 +19,22 @@ ORDERED = SLICES[::-1]
 LEVELS_MAX = 3.0
 
 
-def test_dropped_files_are_stored_with_progress_or_refused_with_the_reason_then_found_and_shown(page: Page) -> None:
+def test_dropped_files_are_stored_with_progress_or_refused_with_the_reason_then_found_and_shown(
+    page: Page, watch: Watch
+) -> None:
+    watch.allow("status of 409")  # of a STOW-RS answer in which nothing is stored
     new = pictures.slices(11, 2, patient_name="Dropped^Dora", patient_id="DROP")
     waiting: list[Route] = []
     page.route("**/dicom-web/studies", lambda route: waiting.append(route))
-    broken = bytes(128) + b"DICM" + b"no elements"
-    browsing.drop(page, {"1.dcm": samples.part10(new[0]), "2.dcm": samples.part10(new[1]), "notes.txt": broken})
+    good = {f"{number}.dcm": samples.part10(ds) for number, ds in enumerate(new)}
+    browsing.drop(page, {**good, "broken.dcm": bytes(128) + b"DICMno elements", "notes.txt": b"no DICOM"})
     expect(page.get_by_role("heading", name="Upload")).to_be_visible()
     expect(page.get_by_role("progressbar", name="Upload")).to_be_visible()
     expect(page.get_by_role("row", name="notes.txt")).to_contain_text("is no DICOM file")
-    expect(page.get_by_role("status")).to_contain_text("1 of 3")
+    expect(page.get_by_role("status")).to_contain_text("1 of 4")
     page.unroute("**/dicom-web/studies")  # lets them go on
-    expect(page.get_by_role("status")).to_contain_text("3 of 3: 2 stored, 0 with a warning, 1 refused")
+    expect(page.get_by_role("status")).to_contain_text("4 of 4: 2 stored, 0 with a warning, 2 refused")
+    expect(page.get_by_role("row", name="broken.dcm")).to_contain_text("C000")
 
     page.get_by_role("link", name="Studies").click()
     expect(browsing.rows(page).nth(2)).to_be_visible()
