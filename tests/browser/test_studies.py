@@ -33,6 +33,14 @@ def filtered(page: Page, column: str, text: str) -> None:
     page.get_by_label(f"Filter: {column}", exact=True).fill(text)
 
 
+def test_the_list_asks_once_when_it_is_opened(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "/api/studies?" in request.url else None)
+    page.reload()
+    expect(page.locator(".bar [role=status]")).to_contain_text("images")
+    assert len(asked) == 1, asked
+
+
 def test_filters_take_wildcards_lists_and_words_and_a_mistake_is_named(page: Page) -> None:
     expect(browsing.rows(page)).to_have_count(4)
     filtered(page, "Modality", "ct, mr")
