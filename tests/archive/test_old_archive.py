@@ -167,6 +167,8 @@ def test_it_goes_on_as_an_archive_of_today(folder: Path, capsys: pytest.CaptureF
     assert code == exit_codes.FAILED, "what it held is held"
     assert "hold" in err
     archive.run("hold", "release", "--study", f"{ROOT}.3", *WHY)
+    number = archive.rows("delete", "--study", f"{ROOT}.3", "--trash", "--yes", *WHY)[0]["trash"][0]
+    archive.run("trash", "restore", number, *WHY)
     archive.run("delete", "--study", f"{ROOT}.3", "--yes", *WHY)
     merge = next(row["number"] for row in before["corrections"] if row["operation"] == "merge")
     archive.run("undo", merge, *WHY)

@@ -1,7 +1,7 @@
 """Decides which records of a segment must survive its compaction. Reads only.
 
     instance      the current one, kept versions, and those in the trash. A dead one too, as long as other records might
-                  be alive without it (`versions.is_needed`): the remaining log must give the same index as the whole
+                  be alive without it (`apply.needed`): the remaining log must give the same index as the whole
                   log
     tombstone     as long as a record that it killed is in another segment, and always for TOMBSTONE_KEEP_S
     trash         a PUT while instances wait under it, or if any were restored; else as a tombstone, whose time is that
@@ -23,9 +23,10 @@ from collections.abc import Sequence
 from engine.errors import IndexError_
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import order_and_place, read_history
+from engine.index.apply.needed import is_needed
 from engine.index.apply.other_records import hold_key, quarantine_key, tombstone_key, unpack_apart
 from engine.index.apply.trash import trash_key, trash_of_row
-from engine.index.apply.versions import State, UidRecord, in_order, is_needed
+from engine.index.apply.versions import State, UidRecord, in_order
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys

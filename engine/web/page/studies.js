@@ -56,7 +56,7 @@ export function Studies({ query }) {
     // A new list is shown at once and asks for its rows itself; one that replaces another is shown when its rows are here.
     if (windows.isLoading && shown.current === windows) windows.look(0, 0);
     else windows.refresh();
-    const end = follow(["stored", "deleted", "corrected", "study_quiet"], () => windows.refresh());
+    const end = follow(["stored", "deleted", "restored", "corrected", "study_quiet"], () => windows.refresh());
     return () => {
       end();
       windows.close();

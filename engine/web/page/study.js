@@ -16,7 +16,7 @@ import { Conflicts, Correct, Corrections, Hold, HoldNote, Senders } from "./stud
 import { ViewerLinks } from "./viewers.js";
 import { moment, t } from "./words.js";
 
-const CHANGES = ["stored", "deleted", "corrected", "held", "released", "study_quiet"];
+const CHANGES = ["stored", "deleted", "restored", "corrected", "held", "released", "study_quiet"];
 const FIELDS = ["StudyDescription", "IssuerOfPatientID"].map((name) => `&includefield=${name}`).join("");
 
 async function rowOf(study, signal) {

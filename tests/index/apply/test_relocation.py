@@ -16,6 +16,7 @@ import pytest
 from engine.errors import IndexError_
 from engine.index.catalog import Catalog
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_REPLACE, Item
+from engine.index.format.trash_record import TrashOperation
 from engine.index.format.types import Level
 from engine.index.upkeep.liveness import TOMBSTONE_KEEP_S
 from engine.storage.record import Position, Record
@@ -32,6 +33,7 @@ from tests.index.entries import (
     record_of,
     recount,
     tombstone,
+    trash,
 )
 
 SEEDS = int(os.environ.get("FILMROOM_RELOCATION_SEEDS", "6"))
@@ -256,6 +258,27 @@ def test_a_forgotten_segment_leaves_no_rows(index: Catalog, with_records: bool) 
         assert txn.stat(index._environment.sop_uids)["entries"] == 0
     assert {name: n for name, n in index.stats().items() if n and name != "index_bytes"} == {"damaged": 1}
     index.forget_segment(1, [])
+
+
+def test_what_waits_in_the_trash_survives_until_it_is_emptied_and_a_restoration_survives_for_ever(
+    index: Catalog,
+) -> None:
+    tail = Tail()
+    waiting, back = entry(tail, instance=1), entry(tail, instance=2)
+    put = trash(tail, TrashOperation.PUT, waiting.sop_instance_uid, segment_id=2, level=Level.STUDY, uid=STUDY)
+    other = trash(tail, TrashOperation.PUT, back.sop_instance_uid, segment_id=2)
+    restored = trash(tail, TrashOperation.RESTORE, back.sop_instance_uid, settles=other.stamp, segment_id=2)
+    apply(index, [waiting, back, put, other, restored])
+    assert _alive(index, waiting, back, put, other, restored) == [True] * 5
+    with pytest.raises(IndexError_, match="alive"):
+        index.forget_segment(1, [])
+    empty = trash(tail, TrashOperation.EMPTY, waiting.sop_instance_uid, settles=put.stamp, segment_id=3)
+    apply(index, [empty])
+    assert _alive(index, waiting, back, put, other, restored, empty) == [False, True, True, True, True, True]
+    apply(index, [tombstone(tail, back.sop_instance_uid, segment_id=4)])
+    index.forget_segment(1, [record_of(waiting), record_of(back)])
+    assert _alive(index, put, other, restored, empty) == [False, True, True, True], "an EMPTY outlasts its PUT"
+    assert index.was_deleted(Level.STUDY, STUDY)
 
 
 def test_a_tombstone_lost_with_its_segment_still_keeps_its_instances_deleted(index: Catalog) -> None:

@@ -9,7 +9,8 @@ from itertools import chain, combinations
 import pytest
 
 from engine.index.apply.history import order_and_place
-from engine.index.apply.versions import LIVE, State, UidRecord, fold, in_order, is_needed
+from engine.index.apply.needed import is_needed
+from engine.index.apply.versions import LIVE, State, UidRecord, fold, in_order
 from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
 from engine.index.format.trash_record import TrashOperation
 from engine.storage.record import Kind, Position

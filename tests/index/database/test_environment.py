@@ -15,12 +15,13 @@ from engine.errors import IndexError_, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
 from engine.index.database.failures import write_error
 from engine.index.format.entry import Entry
+from engine.index.format.trash_record import TrashOperation
 from engine.index.format.types import Level
 from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
 from engine.index.upkeep.checkpoint_file import Kind
 from engine.storage.files import Files
-from tests.index.entries import ROOT, Tail, entry, meaning, tombstone
+from tests.index.entries import ROOT, Tail, entry, meaning, tombstone, trash
 
 
 def _several(tail: Tail, count: int, series: int = 1) -> list[Entry]:
@@ -194,6 +195,28 @@ def test_an_index_from_before_deletions_were_kept_by_uid_is_read_and_completed(t
     index = Catalog.open(path, map_bytes=1 << 24)
     index.apply([], [tombstone(Tail(), b"1.2.3.4", level=Level.STUDY, uid=b"1.2")])
     assert index.was_deleted(Level.STUDY, b"1.2")
+    index.close()
+
+
+def test_an_index_from_before_the_trash_is_read_and_completed(tmp_path: Path) -> None:
+    path = str(tmp_path / "index")
+    tail = Tail()
+    instance = entry(tail)
+    index = Catalog.open(path, map_bytes=1 << 24)
+    index.apply([instance])
+    index.close()
+    environment = lmdb.open(path, max_dbs=50, map_size=1 << 24)
+    with environment.begin(write=True) as txn:
+        txn.drop(environment.open_db(b"trash", txn=txn))
+    environment.close()
+    index = Catalog.open(path, read_only=True)
+    assert index.trash_entries(0, 10) == [] and index.trash_entry(5) is None and list(index.ledger_places()) == []
+    index.close()
+    index = Catalog.open(path, map_bytes=1 << 24)
+    index.apply([], trash_records=[trash(tail, TrashOperation.PUT, instance.sop_instance_uid, level=Level.STUDY)])
+    (waiting,) = index.trash_entries(0, 10)
+    assert [one.stamp for one in index.in_trash(waiting)] == [instance.stamp]
+    assert index.locate(instance.sop_instance_uid) is None
     index.close()
 
 
