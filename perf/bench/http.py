@@ -5,6 +5,7 @@ The kernel drops unneeded bodies (MSG_TRUNC) where there is no TLS.
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 from collections.abc import Mapping
@@ -109,8 +110,8 @@ class Connection:
         return self.send(head.encode(), keep_body=keep_body)
 
     def send(self, request: bytes | bytearray, *, keep_body: bool) -> Answer:
-        """Sends a whole request and reads its answer. Connects anew if the server ended the connection with one."""
-        if self._is_ended:
+        """Sends a whole request and reads its answer; on a new connection if the server has ended the old one."""
+        if self._is_ended or self._has_input():
             self._sock.close()
             self._sock, self._ahead, self._is_ended = self._connected(), b"", False
         try:
@@ -118,6 +119,12 @@ class Connection:
             return self._read_answer(keep_body)
         except TimeoutError:
             raise PerfError(f"no answer for {TIMEOUT_S:.0f} s") from None
+
+    def _has_input(self) -> bool:
+        """Whether something comes though nothing was asked for: the end of a connection that was idle for too long."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
 
     def _read_answer(self, keep_body: bool) -> Answer:
         head = self._read_until(b"\r\n\r\n")
@@ -147,7 +154,7 @@ class Connection:
     def _take_rest(self, body: list[bytes], keep: bool) -> int:
         """Reads a body that only the end of the connection ends (RFC 9112 6.3). Returns its length."""
         self._is_ended = True
-        count, piece = 0, self._ahead
+        count, piece = 0, self._ahead or self._sock.recv(1 << 18)
         self._ahead = b""
         while piece:
             count += len(piece)

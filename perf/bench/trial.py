@@ -52,7 +52,6 @@ class Request:
     server_pid: int = 0
     restart: str = ""
     """The command that restarts the server."""
-    measure_bytes: int = MEASURE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,7 @@ def run(request: Request, console: Console) -> Report:
     host, port = request.endpoints.host_and_port
     machine = observer.machine(is_server=observer.is_this_machine(host, port))
     pid = request.server_pid or (observer.listening_pid(port) if machine.is_server else 0)
-    disk = observer.disk_facts(request.data, request.measure_bytes) if request.data else None
+    disk = observer.disk_facts(request.data, MEASURE_BYTES) if request.data else None
     start_s = _restarted(request.restart, request.endpoints) if request.restart else None
     if request.restart and not request.server_pid:
         pid = observer.listening_pid(port) if machine.is_server else 0

@@ -19,7 +19,7 @@ import pytest
 from engine.cli import exit_codes
 from perf import wire
 from perf.association import Connection
-from perf.bench import result
+from perf.bench import result, trial
 from perf.sink import Sink
 from tests import certificates
 from tests.cli.commands import run
@@ -69,7 +69,10 @@ def _profiles(tmp_path: Path) -> None:
     (tmp_path / "reading.toml").write_text(READING)
 
 
-def test_a_load_is_sent_judged_and_reported(sink: Sink, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_load_is_sent_judged_and_reported(
+    sink: Sink, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "MEASURE_BYTES", 4 << 20)
     files = ("--report", "r.html", "--save", "r.json", "--junit", "r.xml")
     server = ("--dicom", f"SINK@127.0.0.1:{sink.port}", "--disk", str(tmp_path))
     code, out, err = run(capsys, "bench", "run", "tiny.toml", *server, *QUICK, *files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -160,6 +161,43 @@ def test_bodies_of_every_form_are_read_to_their_end(keep_body: bool) -> None:
             assert (answer.status, answer.byte_count) == (200, 5)
             assert answer.body == (b"12345" if keep_body else b"")
         connection.close()
+
+
+def test_a_connection_that_the_server_ended_while_it_was_idle_is_made_anew() -> None:
+    ended = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):
+                sock, _ = listener.accept()
+                sock.recv(65536)
+                sock.sendall(LENGTH)
+                sock.close()
+                ended.set()
+
+        threading.Thread(target=serve, daemon=True).start()
+        connection = Connection(WebTarget(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
+        assert connection.get("/", "*/*", keep_body=True).body == b"12345"
+        assert ended.wait(10) and select.select([connection._sock], [], [], 10)[0]
+        assert connection.get("/", "*/*", keep_body=True).body == b"12345"
+        connection.close()
+
+
+class PieceByPiece:
+    """A socket whose head comes before its body, and then its end."""
+
+    def __init__(self) -> None:
+        self.pieces = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", b"123", b"45", b""]
+
+    def sendall(self, request: bytes) -> None: ...
+
+    def recv(self, length: int) -> bytes:
+        return self.pieces.pop(0)
+
+
+def test_a_body_that_comes_after_its_head_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Connection, "_connected", lambda self: PieceByPiece())
+    assert Connection(WebTarget("http://h/")).get("/", "*/*", keep_body=True).body == b"12345"
 
 
 @pytest.mark.parametrize(
