@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 from http import HTTPStatus
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import orjson
@@ -119,6 +120,7 @@ async def _send_stream(request: Request, since: str, actions: frozenset[str]) ->
         headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
     await response.prepare(request)
+    request.stream_after_s = perf_counter() - request.began_at
     if request.is_head:
         return response
     await response.write(b"retry: %d\n: the change feed\n\n" % RECONNECT_MS)

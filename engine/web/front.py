@@ -267,6 +267,7 @@ class WebFront:
         request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at, request.is_last = perf_counter(), message.upgrade
+        request.stream_after_s = None
         client_id = message.headers.get("X-Request-ID", "")
         request.id = client_id if _REQUEST_ID.match(client_id) else self.next_request_id()
         settings = self._settings
@@ -381,6 +382,9 @@ class WebFront:
         self.engine.metrics.http_request(request.origin.client)
         status = response.status if response is not None else 499
         seconds = perf_counter() - request.began_at
+        if request.stream_after_s is not None:
+            # Its length says nothing of us, and a client that leaves it is no failure.
+            seconds, status = request.stream_after_s, HTTPStatus.OK
         sent = request.writer.output_size
         counters = self.engine.metrics.operation(self.name, request.route_name)
         counters.observe(seconds, status >= 400, received_bytes=request.content.total_bytes, sent_bytes=sent)

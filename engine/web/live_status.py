@@ -4,7 +4,7 @@
                 every FACTS_S it also reads the condition of the archive in a thread
     a watcher   has room for one frame: a slow one misses frames, and never delays the others
 
-Without watchers nothing runs.
+It goes on for LINGER_S after the last watcher, who may come back and then finds a whole minute. Else nothing runs.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ logger = log.get("web.live")
 
 INTERVAL_S: Final = 2.0
 FACTS_S: Final = 30.0
+LINGER_S: Final = 60.0
 STALE_S: Final = 3 * INTERVAL_S
 
 
@@ -83,10 +84,13 @@ class LiveStatus:
     async def _run(self) -> None:
         self._snapshots = Snapshots()
         try:
-            while self._watchers:
+            watched_at = monotonic()
+            while monotonic() - watched_at < LINGER_S:
                 await self._take()
                 self._send(self._frame[1])
                 await asyncio.sleep(INTERVAL_S)
+                if self._watchers:
+                    watched_at = monotonic()
         finally:
             self._task = None
 

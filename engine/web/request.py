@@ -153,6 +153,8 @@ class Request(web.BaseRequest):
     """By the loop's clock."""
     is_last: bool
     """Whether the connection is closed after it: aiohttp's parser may drop bytes behind a request to upgrade (h2c)."""
+    stream_after_s: float | None
+    """After how long a stream of events began, which the client ends when it likes; None: it is no such stream."""
     is_counted: bool
     """Whether it counts as one of the requests in progress."""
 

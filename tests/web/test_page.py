@@ -96,10 +96,13 @@ def test_the_scripts_of_the_first_view_are_fetched_at_once_and_no_others() -> No
 
 
 def words() -> dict[str, set[str]]:
-    """The keys of each language."""
-    text = (page_files.FOLDER / "words.js").read_text("utf-8")
-    blocks = re.findall(r"^const ([A-Z]{2}) = \{(.*?)^\};", text, re.MULTILINE | re.DOTALL)
-    return {name: set(re.findall(r'(?:^|[{,]\s*|\s)"?([A-Za-z0-9_.]+)"?: "', block)) for name, block in blocks}
+    """The keys of each language, of all views."""
+    keys: dict[str, set[str]] = {}
+    for path in page_files.FOLDER.glob("words*.js"):
+        blocks = re.findall(r"^const ([A-Z]{2}) = \{(.*?)^\};", path.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        for name, block in blocks:
+            keys.setdefault(name, set()).update(re.findall(r'(?:^|[{,]\s*|\s)"?([A-Za-z0-9_.]+)"?: "', block))
+    return keys
 
 
 def test_every_language_has_every_word() -> None:

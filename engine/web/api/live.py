@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
+from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -49,6 +50,7 @@ async def _stream(request: Request, status: LiveStatus) -> web.StreamResponse:
         status=HTTPStatus.OK, headers={"Content-Type": EVENT_STREAM, **NO_STORE, "X-Accel-Buffering": "no"}
     )
     await response.prepare(request)
+    request.stream_after_s = perf_counter() - request.began_at
     if request.is_head:
         return response
     await response.write(b"retry: %d\n\n" % RECONNECT_MS)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.config import managed_peers
+from engine.dicom import uids
 from engine.errors import ConfigError, RequestError
 from engine.titles import names, readable
 from engine.web.api.bodies import PeerTable, ReasonBody
@@ -58,7 +59,21 @@ async def listed(request: Request) -> web.Response:
         if not any(names((peer.aet,), title) or readable(title) == peer.aet for peer in peers)
     ]
     overridden = [peer.aet for peer in managed if names(in_file, peer.aet)]
-    return answer({"peers": rows, "strangers": strangers, "overridden": overridden})
+    shown = {
+        uid
+        for seen in sightings.values()
+        for fact in seen.values()
+        for pair in fact.get("contexts", ())
+        for uid in pair
+    }
+    return answer(
+        {
+            "peers": rows,
+            "strangers": strangers,
+            "overridden": overridden,
+            "names": {uid: uids.name_of(uid) for uid in sorted(shown)},
+        }
+    )
 
 
 def _managed(request: Request) -> tuple[Peer, ...]:

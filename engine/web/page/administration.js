@@ -1,14 +1,17 @@
-// What an administrator looks after: peers, quarantine, corrections, holds, retention, settings.
+// What an administrator looks after: peers, quarantine, corrections, holds, retention, settings, the log.
 
 import { html, useState } from "./preact.mjs";
-import { Action, Dialog, Failure, Loading, Table, useAnswer } from "./parts.js";
+import { Action, Dialog, Listed, Table } from "./parts.js";
+import { Log } from "./log_view.js";
+import { Peers } from "./peers.js";
 import { bytesOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { Trash } from "./trash.js";
-import { get, post, urlOf } from "./server.js";
-import { moment, t } from "./words.js";
+import { post, urlOf } from "./server.js";
+import { language, moment, t } from "./words.js";
+import "./words_upkeep.js";
 
-const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, trash: Trash, retention: Retention, viewer: InstalledViewer, settings: Settings };
+const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, trash: Trash, retention: Retention, viewer: InstalledViewer, settings: Settings, log: Log };
 
 export function Administration({ view }) {
   const name = view in VIEWS ? view : "peers";
@@ -18,74 +21,62 @@ export function Administration({ view }) {
   </section>`;
 }
 
-/** One list of the API, as a view. */
-function Listed({ path, children }) {
-  const { value, error, isLoading, again } = useAnswer((signal) => get(path, signal), [path]);
-  return html`<${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />${value && children(value, again)}`;
-}
-
-function Peers() {
-  const [answers, setAnswers] = useState({});
-  const echo = async (aet) => {
-    const began = performance.now();
-    try {
-      await post(`api/peers/${encodeURIComponent(aet)}/echo`);
-      setAnswers((before) => ({ ...before, [aet]: t("echo.well", { ms: Math.round(performance.now() - began) }) }));
-    } catch (error) {
-      setAnswers((before) => ({ ...before, [aet]: error.message }));
-    }
-  };
-  return html`<${Listed} path="api/peers">${({ peers }) => html`<p class="quiet">${t("peers.about")}</p>
-    <${Table} label=${t("peers")} empty=${t("peers.none")} columns=${["AE", t("address"), t("protocol"), t("may"), t("syntaxes"), "C-ECHO"]}
-      rows=${peers.map((peer) => [peer.aet, peer.url || (peer.host ? `${peer.host}:${peer.port}` : "–"), peer.protocol ?? "–", (peer.may ?? []).join(", "), peer.transfer_syntaxes.join(", ") || "–",
-        peer.protocol ? html`<${Action} label="Echo" work=${() => echo(peer.aet)} /> <span role="status">${answers[peer.aet]}</span>` : ""])} />`}<//>`;
-}
+const StudyLink = ({ study }) => html`<a href=${hashOf(["study", study])}><code>${study}</code></a>`;
 
 function Quarantine() {
   const [item, setItem] = useState(null);
-  return html`<${Listed} path="api/quarantine?limit=500">${({ quarantine }, again) => html`
-    <${Table} label=${t("quarantine")} empty=${t("quarantine.none")} columns=${[t("received"), t("from"), t("size"), "SOP Instance UID", t("reason"), ""]}
-      rows=${quarantine.map((one) => [moment(one.received), one.calling_ae_title || "–", bytesOf(one.bytes), html`<code>${one.sop_instance_uid}</code>`, one.reason,
+  const ask = (id, what, again) => async () => {
+    await post(`api/quarantine/${encodeURIComponent(id)}/${what}`);
+    again();
+  };
+  return html`<${Listed} path="api/quarantine?limit=500">${({ quarantine, more }, again) => html`<p class="quiet">${t("quarantine.about")} ${quarantine.length > 0 && t("quarantine.count", { count: more ? `${quarantine.length}+` : quarantine.length })}</p>
+    <${Table} label=${t("quarantine")} empty=${t("quarantine.none")} columns=${[t("received"), t("from"), t("kind"), t("size"), "SOP Instance UID", t("reason"), t("queues.actions")]}
+      rows=${quarantine.map((one) => [moment(one.received), one.calling_ae_title || "–", t(`quarantine.${one.kind}`), bytesOf(one.bytes), html`<code>${one.sop_instance_uid}</code>`, one.reason,
         html`<span class="buttons">
-          <button type="button" onClick=${() => setItem(one.id)}>${t("differences")}</button>
-          <${Action} label=${t("readmit")} confirm=${t("readmit.sure")} work=${async () => { await post(`api/quarantine/${encodeURIComponent(one.id)}/readmit`); again(); }} />
-          <${Action} label=${t("drop")} kind="danger" confirm=${t("drop.sure")} work=${async () => { await post(`api/quarantine/${encodeURIComponent(one.id)}/drop`); again(); }} /></span>`])} />
+          ${one.kind === "version" && html`<button type="button" onClick=${() => setItem(one.id)}>${t("differences")}</button>`}
+          <${Action} label=${t("readmit")} confirm=${t("readmit.sure")} work=${ask(one.id, "readmit", again)} />
+          <${Action} label=${t("drop")} kind="danger" confirm=${t("drop.sure")} work=${ask(one.id, "drop", again)} /></span>`])} />
     ${item && html`<${Dialog} title=${t("differences")} close=${() => setItem(null)}><${Listed} path=${`api/quarantine/${encodeURIComponent(item)}/differences`}>${(value) => html`<${Differences} value=${value} />`}<//><//>`}`}<//>`;
 }
 
 function Differences({ value }) {
-  return html`<${Table} label=${t("differences")} empty=${t("differences.none")} columns=${[t("tag"), "VR", t("differences"), t("stored"), t("quarantine")]}
-    rows=${(value.differences ?? []).map((one) => [one.element, one.vr, one.what, one.current, one.version])} />`;
+  return html`<p>${t("differences.count", { count: value.differences.length })}</p><${Table} label=${t("differences")} empty=${t("differences.none")} columns=${[t("tag"), "VR", t("differences"), t("stored"), t("quarantine")]}
+    rows=${value.differences.map((one) => [one.element, one.vr, one.what, one.current, one.version])} />`;
 }
 
 function Conflicts() {
   return html`<${Listed} path="api/conflicts?limit=500">${({ conflicts }) => html`<p class="quiet">${t("conflicts.about")}</p>
     <${Table} label=${t("conflicts")} empty=${t("conflicts.none")} columns=${[t("study"), t("series"), t("attributes")]}
-      rows=${conflicts.map((one) => [html`<a href=${hashOf(["study", one.study_instance_uid])}><code>${one.study_instance_uid}</code></a>`, html`<code>${one.series_instance_uid || "–"}</code>`, one.attributes.map((name) => t(name)).join(", ")])} />`}<//>`;
+      rows=${conflicts.map((one) => [html`<${StudyLink} study=${one.study_instance_uid} />`, html`<code>${one.series_instance_uid || "–"}</code>`, one.attributes.map((name) => t(name)).join(", ")])} />`}<//>`;
 }
 
 function Corrections() {
-  return html`<${Listed} path="api/corrections?limit=500">${({ corrections }, again) => html`
-    <${Table} label=${t("corrections")} empty=${t("corrections.none")} columns=${["#", t("operation"), t("attributes"), t("time"), t("by"), t("reason"), ""]}
+  return html`<${Listed} path="api/corrections?limit=500">${({ corrections }, again) => html`<p class="quiet">${t("corrections.about")}</p>
+    <${Table} label=${t("corrections")} empty=${t("corrections.none")} columns=${["#", t("operation"), t("attributes"), t("time"), t("by"), t("reason"), t("queues.actions")]}
       rows=${corrections.map((one) => [one.number, one.operation ?? one.kind, one.sets.map((name) => t(name)).join(", "), moment(one.made), one.by, one.reason,
         one.undone ? t("undone") : html`<${Action} label=${t("undo")} confirm=${t("sure")} work=${async () => { await post(`api/corrections/${one.number}/undo`); again(); }} />`])} />`}<//>`;
 }
 
 function Holds() {
-  return html`<${Listed} path="api/holds">${({ holds }, again) => html`
-    <${Table} label=${t("holds")} empty=${t("holds.none")} columns=${[t("study"), t("time"), t("by"), t("reason"), ""]}
-      rows=${holds.map((one) => {
-        const study = one.study_instance_uid;
-        return [html`<a href=${hashOf(["study", study])}><code>${study}</code></a>`, moment(one.since), one.by, one.reason,
-          html`<${Action} label=${t("release")} confirm=${t("sure")} work=${async () => { await post("api/holds/release", { studies: [study] }); again(); }} />`];
-      })} />`}<//>`;
+  return html`<${Listed} path="api/holds">${({ holds }, again) => html`<p class="quiet">${t("hold.about")}</p>
+    <${Table} label=${t("holds")} empty=${t("holds.none")} columns=${[t("study"), t("instances"), t("time"), t("by"), t("reason"), t("queues.actions")]}
+      rows=${holds.map((one) => [html`<${StudyLink} study=${one.study_instance_uid} />`, one.instances, moment(one.since), one.by, one.reason,
+        html`<${Action} label=${t("release")} confirm=${t("sure")} work=${async () => { await post("api/holds/release", { studies: [one.study_instance_uid] }); again(); }} />`])} />`}<//>`;
 }
 
+/** A rule's conditions: every setting that is set, but its name and whether it is on. */
+const conditionsOf = (rule) =>
+  Object.entries(rule).filter(([key, value]) => !["name", "enabled"].includes(key) && value !== null && value !== "" && !(Array.isArray(value) && !value.length)).map(([key, value]) => `${key} = ${Array.isArray(value) ? value.join(", ") : value}`).join("; ");
+
 function Retention() {
-  return html`<${Listed} path="api/retention">${({ rules, due }) => html`<p class="quiet">${t("retention.about")}</p>
-    <${Table} label=${t("rules")} empty=${t("retention.none")} columns=${[t("rules"), t("state"), ""]} rows=${rules.map((rule) => [rule.name, rule.enabled ? t("on") : t("off"), JSON.stringify(rule)])} />
-    <h2>${t("retention.due")}</h2>
-    <${Table} label=${t("retention.due")} columns=${[t("study"), t("rules")]} rows=${due.map((one) => [html`<code>${one.study_instance_uid}</code>`, one.rule ?? ""])} />`}<//>`;
+  const [isDue, setDue] = useState(false);
+  return html`<div><p class="quiet">${t("retention.about")}</p><${Listed} path="api/retention?limit=0">${({ rules }) => html`
+    <${Table} label=${t("retention")} empty=${t("retention.none")} columns=${[t("rules"), t("state"), t("retention.conditions")]} rows=${rules.map((rule) => [rule.name, rule.enabled ? t("on") : t("off"), html`<code>${conditionsOf(rule)}</code>`])} />
+    ${rules.length > 0 && !isDue && html`<p><button type="button" class="main" onClick=${() => setDue(true)}>${t("retention.dry")}</button></p>`}`}<//>
+    ${isDue && html`<h2>${t("retention.due")}</h2><${Listed} path="api/retention?limit=500">${({ due, more }) => html`
+      <p>${t("retention.count", { count: more ? `${due.length}+` : due.length, bytes: bytesOf(due.filter((one) => !one.held).reduce((sum, one) => sum + one.bytes, 0)), held: due.filter((one) => one.held).length })}</p>
+      <${Table} label=${t("retention.due")} empty=${t("retention.none.due")} columns=${[t("study"), t("rules"), t("StudyDate"), t("ModalitiesInStudy"), t("received"), t("instances"), t("size"), t("holds")]}
+        rows=${due.map((one) => [html`<${StudyLink} study=${one.study_instance_uid} />`, one.rule, one.study_date, one.modalities.join(", "), moment(one.received), one.instances, bytesOf(one.bytes), one.held ? t("retention.held") : ""])} />`}<//>`}</div>`;
 }
 
 function InstalledViewer() {
@@ -98,11 +89,14 @@ function InstalledViewer() {
 }
 
 function Settings() {
-  const [wanted, setWanted] = useState("");
-  const needle = wanted.toLowerCase();
-  return html`<${Listed} path="api/settings">${({ settings }) => html`
-    <p><label>${t("search")} <input type="search" value=${wanted} onInput=${(event) => setWanted(event.currentTarget.value)} /></label></p>
-    <${Table} label=${t("settings")} columns=${[t("key"), t("value"), t("origin"), t("meaning")]}
-      rows=${settings.filter((one) => !needle || `${one.key} ${one.value} ${one.about}`.toLowerCase().includes(needle)).map((one) =>
-        [html`<code>${one.key}</code>`, typeof one.value === "object" ? JSON.stringify(one.value) : String(one.value), one.origin, one.about])} />`}<//>`;
+  const [text, setText] = useState("");
+  const [isChanged, setChanged] = useState(false);
+  const needle = text.toLowerCase();
+  const shown = (value) => (value === null || value === "" ? "–" : typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? value.toLocaleString(language()) : String(value));
+  return html`<div><p class="quiet">${t("settings.about")}</p><${Listed} path="api/settings">${({ settings }) => {
+    const rows = settings.filter((one) => (!needle || `${one.key} ${one.value} ${one.about}`.toLowerCase().includes(needle)) && (!isChanged || one.origin !== "default"));
+    return html`<p class="buttons"><label>${t("search")} <input type="search" value=${text} onInput=${(event) => setText(event.currentTarget.value)} /></label>
+      <label><input type="checkbox" checked=${isChanged} onChange=${(event) => setChanged(event.currentTarget.checked)} /> ${t("settings.changed")}</label> <span class="quiet" role="status">${rows.length}</span></p>
+      <${Table} label=${t("settings")} columns=${[t("key"), t("value"), t("origin"), t("meaning")]} rows=${rows.map((one) => [html`<code>${one.key}</code>`, shown(one.value), t(`origin.${one.origin}`), one.about])} />`;
+  }}<//></div>`;
 }

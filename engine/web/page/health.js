@@ -1,153 +1,145 @@
-// Whether all is well: what the server does now, what it did in the last day and the last 90 days.
+// Whether all is well: the verdict with what to do, what the server does now, and its history.
 
 import { html, useEffect, useRef, useState } from "./preact.mjs";
-import { Failure, Table, useAnswer, useEvery } from "./parts.js";
+import { Failure, Loading, Table, useAnswer } from "./parts.js";
+import { Charts } from "./charts.js";
 import { bytesOf } from "./dicom.js";
-import { get } from "./server.js";
+import { hashOf } from "./location.js";
+import { get, urlOf } from "./server.js";
+import { watch } from "./stream.js";
 import { language, moment, t } from "./words.js";
+import "./words_upkeep.js";
 
-const EVERY_MS = 3000;
-const DAY_S = 86400;
+const LIVE_POINTS = 300;
+const HIDDEN_VALUES = 200;
 
-/** Numbers of all workers' operations, by name: {count, bytes, failures}. */
-function operationsOf(stats) {
-  const sums = {};
-  for (const worker of stats.workers) {
-    for (const [name, one] of Object.entries(worker.operations)) {
-      const sum = (sums[name] ??= { count: 0, received: 0, sent: 0, failures: 0, seconds: 0, latencies: null });
-      sum.count += one.latency_s.count;
-      sum.seconds += one.latency_s.sum;
-      sum.received += one.received_bytes;
-      sum.sent += one.sent_bytes;
-      sum.failures += one.failures;
-      const { bounds, buckets } = one.latency_s;
-      sum.bounds = bounds;
-      sum.latencies = sum.latencies ? sum.latencies.map((count, place) => count + buckets[place]) : [...buckets];
-    }
-  }
-  return sums;
-}
+export const number = (value) => (value ?? 0).toLocaleString(language(), { maximumFractionDigits: value < 10 ? 1 : 0 });
+const milliseconds = (seconds) => (seconds === null || seconds === undefined ? "–" : `≤ ${number(seconds * 1000)}`);
+/** p50 and p99, or that there was nothing. */
+const latencyOf = ({ p50, p99 }) => (p50 === null ? t("health.idle") : `p50 ${milliseconds(p50)} · p99 ${milliseconds(p99)} ms`);
+const dateOf = (seconds) => moment(new Date(seconds * 1000).toISOString());
 
-/** The upper bound below which a share of all latencies lies, in ms. */
-function quantile({ bounds, latencies }, share) {
-  const all = latencies.reduce((sum, count) => sum + count, 0);
-  let below = 0;
-  for (const [place, count] of latencies.entries()) {
-    below += count;
-    if (all && below >= share * all) return place < bounds.length ? `≤ ${bounds[place] * 1000}` : `> ${bounds.at(-1) * 1000}`;
-  }
-  return "";
-}
-
-/** The day on which the disk is full, when it fills as it did: least squares over the levels of the history. */
-function fullOn(rows, column) {
-  const points = rows.map((row) => [row[0], row[column]]).filter(([, free]) => free !== null);
-  if (points.length < 3 || points.at(-1)[0] - points[0][0] < DAY_S / 4) return null;
-  const mean = (place) => points.reduce((sum, point) => sum + point[place], 0) / points.length;
-  const [middle, level] = [mean(0), mean(1)];
-  const slope = points.reduce((sum, [time, free]) => sum + (time - middle) * (free - level), 0) / points.reduce((sum, [time]) => sum + (time - middle) ** 2, 0);
-  if (slope >= -1) return null;
-  return points.at(-1)[0] + points.at(-1)[1] / -slope;
+/** The newest status, and points of the last minutes for charts. */
+function useLive() {
+  const [live, setLive] = useState({ status: null, isLost: false, points: [] });
+  useEffect(
+    () =>
+      watch(urlOf("api/live"), ({ data, isLost }) => {
+        if (isLost) return setLive((before) => ({ ...before, isLost: true }));
+        const status = JSON.parse(data);
+        const point = { time: status.time, ...status.rates, associations: status.now.associations, store: status.latency.store, free: status.now.free_bytes };
+        setLive((before) => ({ status, isLost: false, points: before.points.at(-1)?.time === point.time ? before.points : [...before.points, point].slice(-LIVE_POINTS) }));
+      }),
+    [],
+  );
+  return live;
 }
 
 export function Health() {
-  const stats = useAnswer((signal) => get("api/stats", signal), []);
-  const ready = useAnswer(async (signal) => {
-    const response = await fetch(new URL("health/ready", document.baseURI), { signal });
-    return response.json();
-  }, []);
-  const backups = useAnswer((signal) => get("api/backups", signal), []);
-  const scrub = useAnswer((signal) => get("api/scrub", signal), []);
-  const damage = useAnswer((signal) => get("api/damage", signal), []);
-  const before = useRef(null);
-  useEvery(EVERY_MS, () => {
-    stats.again();
-    ready.again();
-  });
-  const now = stats.value;
-  const operations = now ? operationsOf(now) : {};
-  const last = before.current;
-  const seconds = last && now ? now.time - last.time : 0;
-  const rate = (name, field) => (seconds > 0 && last.operations[name] ? Math.max(0, (operations[name][field] - last.operations[name][field]) / seconds) : 0);
-  useEffect(() => {
-    if (now) before.current = { time: now.time, operations };
-  }, [now]);
-  const problems = ready.value?.problems ?? [];
-  const archive = now?.archive ?? {};
-  const free = now?.workers[0]?.admission.free_bytes;
-  const sum = (of) => (now ? now.workers.reduce((total, worker) => total + of(worker), 0) : 0);
-  const cells = now && [
-    [t("health.state"), problems.length ? problems.join("; ") : t("health.well"), problems.length ? "bad" : "good"],
-    [t("health.stored"), `${rate("C-STORE", "count").toFixed(0)}/s · ${bytesOf(rate("C-STORE", "received"))}/s`],
-    [t("health.associations"), sum((worker) => worker.associations)],
-    [t("health.http"), sum((worker) => worker.http?.connections ?? 0)],
-    [t("health.queue"), sum((worker) => worker.queue_depth)],
-    [t("health.free"), free === undefined ? "–" : bytesOf(free)],
-    [t("health.archive"), t("health.counts", { studies: archive.studies?.toLocaleString(language()), instances: archive.instances?.toLocaleString(language()), bytes: bytesOf(archive.live_bytes ?? 0) })],
-    [t("health.damaged"), archive.damaged ?? 0, archive.damaged ? "bad" : "good"],
-    [t("quarantine"), (archive.quarantined ?? 0) + (archive.versions ?? 0)],
-    [t("health.scrub"), scrub.value ? (scrub.value.running ? `${Math.round(scrub.value.progress * 100)} %` : moment(scrub.value.last_pass?.ended ?? scrub.value.next_pass)) : "–"],
-    [t("health.backup"), backups.value?.backups.length ? moment(backups.value.backups[0].verified ?? backups.value.backups[0].ended) : t("health.no.backup"), backups.value?.backups.length ? "good" : "bad"],
-  ];
+  const { status, isLost, points } = useLive();
   return html`<section class="page-part"><h1>${t("health")}</h1>
-    <${Failure} error=${stats.error} />
-    ${cells && html`<dl class="tiles">${cells.map(([name, value, kind]) => html`<div class=${kind ?? ""}><dt>${name}</dt><dd>${kind ? html`<span aria-hidden="true">${kind === "bad" ? "⚠ " : "✓ "}</span>` : null}${value}</dd></div>`)}</dl>`}
-    <${History} />
-    <h2>${t("health.operations")}</h2>
-    ${now && html`<${Table} label=${t("health.operations")} columns=${[t("operation"), t("count"), t("health.failures"), t("received"), t("sent"), "p50 ms", "p99 ms"]}
-      rows=${Object.entries(operations).filter(([, one]) => one.count).sort((one, other) => other[1].count - one[1].count).map(([name, one]) =>
-        [name, one.count.toLocaleString(language()), one.failures, bytesOf(one.received), bytesOf(one.sent), quantile(one, 0.5), quantile(one, 0.99)])} />`}
-    ${damage.value?.damage.length > 0 && html`<h2>${t("health.damaged")}</h2><${Table} label=${t("health.damaged")} columns=${["SOP Instance UID", t("reason")]}
-      rows=${damage.value.damage.map((one) => [html`<code>${one.sop_instance_uid ?? ""}</code>`, one.reason ?? one.problem ?? ""])} />`}
+    ${isLost && html`<p class="failure" role="alert">${t("health.lost")}</p>`}
+    <${Loading} isLoading=${!status && !isLost} />
+    ${status && html`<${Verdict} status=${status} /><${Tiles} status=${status} />`}
+    <${Charts} points=${points} />
+    ${status && html`<${Activity} status=${status} /><${Errors} errors=${status.errors} />`}
+    <${SlowQueries} />
+    ${status?.archive.damaged > 0 && html`<${Damage} />`}
   </section>`;
 }
 
-const CHARTS = [
-  ["health.chart.rate", (row, at, step) => row[at.instances] / step, (value) => `${value}/s`],
-  ["health.chart.bytes", (row, at, step) => row[at.instance_bytes] / step, (value) => `${bytesOf(value)}/s`],
-  ["health.chart.latency", (row, at) => (row[at.store_p99_s] ?? 0) * 1000, (value) => `${value} ms`],
-  ["health.chart.free", (row, at) => row[at.free_bytes], bytesOf],
-];
+const PLACES = {
+  quarantine: ["administration", "quarantine"], jobs_failed: ["queues"], commitments_failing: ["queues", "commitments"], webhook_parked: ["queues", "webhooks"],
+  background_job_failing: ["administration", "log"], worker_missing: ["administration", "log"], operations_failing: ["administration", "log"], feed_failing: ["administration", "log"],
+};
 
-function History() {
-  const [step, setStep] = useState("minute");
-  const { value, error } = useAnswer((signal) => get(`api/stats/history?step=${step}`, signal), [step]);
-  const at = Object.fromEntries((value?.columns ?? []).map((name, place) => [name, place]));
-  const day = value && fullOn(value.rows, at.free_bytes);
-  return html`<h2>${t("health.history")}</h2>
-    <p class="buttons"><button type="button" aria-pressed=${step === "minute"} onClick=${() => setStep("minute")}>${t("health.day")}</button>
-      <button type="button" aria-pressed=${step === "hour"} onClick=${() => setStep("hour")}>${t("health.quarter")}</button></p>
-    <${Failure} error=${error} />
-    ${day && html`<p>${t("health.full", { date: moment(new Date(day * 1000).toISOString()) })}</p>`}
-    ${value && value.rows.length < 2 && html`<p class="quiet">${t("health.short")}</p>`}
-    ${value && value.rows.length >= 2 && html`<div class="charts">${CHARTS.map(([name, of, unit]) => html`
-      <${Chart} key=${name + step} title=${t(name)} unit=${unit} times=${value.rows.map((row) => row[0])} values=${value.rows.map((row) => of(row, at, value.step_s))} />`)}</div>`}`;
+function Verdict({ status }) {
+  const sign = { good: "✓", attention: "!", bad: "✕" }[status.state];
+  return html`<div class=${`verdict ${status.state}`} role="status">
+    <p class="verdict-state"><span class="sign" aria-hidden="true">${sign}</span> ${t(`verdict.${status.state}`)}</p>
+    ${status.findings.length > 0 && html`<ul class="plain">${status.findings.map(({ code, level, values }) => html`<li class=${level}>
+      <strong>${t(`level.${level}`)}: ${t(`finding.${code}`, worded(values))}</strong>
+      <br />${t(`advice.${code}`)} ${PLACES[code] && html`<a href=${hashOf(PLACES[code])}>${t("look")}</a>`}</li>`)}</ul>`}
+  </div>`;
 }
 
-function Chart({ title, times, values, unit }) {
-  const element = useRef(null);
+/** Values of a finding as text. */
+function worded(values) {
+  const text = (value) => (Array.isArray(value) ? value.join(", ") : typeof value === "object" && value ? JSON.stringify(value) : typeof value === "number" ? number(value) : String(value));
+  return Object.fromEntries(Object.entries(values).map(([name, value]) => [name, name === "full_at_s" ? dateOf(value) : text(value).slice(0, HIDDEN_VALUES)]));
+}
+
+function Tiles({ status }) {
+  const { rates, now, archive, condition, latency } = status;
+  const { scrub, disk, backups = [], replications = [], jobs = {}, commitments } = condition;
+  const waiting = (jobs.waiting ?? 0) + (jobs.running ?? 0);
+  const verified = backups.filter((one) => one.verified).map((one) => one.verified).sort().at(-1);
+  const tiles = [
+    [t("health.in"), `${number(rates.instances)}/s · ${bytesOf(rates.received_bytes)}/s`],
+    [t("health.out"), `${bytesOf(rates.sent_bytes)}/s`],
+    [t("health.associations"), `${number(now.associations)} ${t("health.open")} · ${number(rates.associations)}/s`],
+    [t("health.http"), `${number(now.connections)} ${t("health.open")} · ${number(rates.requests)}/s`],
+    [t("health.store.latency"), latencyOf(latency.store)],
+    [t("health.sync.latency"), latencyOf(latency.sync)],
+    [t("health.queue"), number(now.queue_depth)],
+    [t("health.archive"), t("health.counts", { studies: number(archive.studies), instances: number(archive.instances), bytes: bytesOf(archive.live_bytes ?? archive.bytes ?? 0) })],
+    [t("health.free"), html`${now.free_bytes === null ? "–" : bytesOf(now.free_bytes)}<br /><small>${forecastOf(disk)}</small>`],
+    [t("health.scrub"), scrub ? (scrub.running ? t("health.scrub.running", { percent: Math.floor(scrub.progress * 100) }) : t("health.scrub.next", { date: moment(scrub.next_pass) })) : "–"],
+    [t("health.backup"), html`${backups.length ? moment(backups[0].taken) : t("health.no.backup")}<br /><small>${verified ? t("health.verified", { date: moment(verified) }) : t("health.unverified")}</small>`],
+    ...replications.map((one) => [t("health.replica", { destination: one.destination ?? "" }), `${one.lag_bytes ? bytesOf(one.lag_bytes) : t("health.caught.up")}${one.lag_s ? ` · ${number(one.lag_s)} s` : ""}`]),
+    [t("queues"), html`<a href=${hashOf(["queues"])}>${t("health.jobs", { waiting: number(waiting), failed: number(jobs.failed ?? 0) })}</a><br /><small>${t("health.commitments", { waiting: number(commitments?.waiting ?? 0) })}</small>`],
+    [t("quarantine"), html`<a href=${hashOf(["administration", "quarantine"])}>${number((archive.quarantined ?? 0) + (archive.versions ?? 0))}</a>`],
+    ...(archive.trashed === undefined ? [] : [[t("health.trash"), number(archive.trashed)]]),
+    [t("health.memory"), t("health.memory.of", { bytes: bytesOf(now.resident_bytes), workers: now.workers })],
+  ];
+  return html`<dl class="tiles">${tiles.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+function forecastOf(disk) {
+  if (!disk || disk.state === "unknown") return t("disk.unknown");
+  if (disk.state === "steady") return t("disk.steady");
+  return t("disk.filling", { bytes: bytesOf(disk.bytes_per_day), date: dateOf(disk.full_at_s).slice(0, 10) });
+}
+
+function Activity({ status }) {
+  const [isAll, setAll] = useState(false);
+  const operations = status.operations.filter((one) => one.count || isAll).sort((one, other) => other.count - one.count || other.since_start - one.since_start);
+  const window = number(status.window_s);
+  return html`<div><h2>${t("health.operations", { seconds: window })}</h2>
+    <p class="buttons"><label><input type="checkbox" checked=${isAll} onChange=${(event) => setAll(event.currentTarget.checked)} /> ${t("health.operations.all")}</label></p>
+    <${Table} label=${t("health.operations", { seconds: window })} empty=${t("health.quiet")} columns=${[t("operation"), t("count"), t("health.failures"), t("received"), t("sent"), "p50 ms", "p95 ms", "p99 ms", t("health.since.start")]}
+      rows=${operations.map((one) => [one.name, number(one.count), one.failures ? html`<span class="state failed">${number(one.failures)}</span>` : 0, bytesOf(one.received_bytes), bytesOf(one.sent_bytes), milliseconds(one.p50), milliseconds(one.p95), milliseconds(one.p99), number(one.since_start)])} />
+    <h2>${t("health.peers", { seconds: window })}</h2>
+    <${Table} label=${t("health.peers", { seconds: window })} empty=${t("health.quiet")} columns=${["AE", t("health.associations"), t("health.received.images"), t("received"), t("health.sent.images"), t("sent"), t("health.failures"), t("health.since.start")]}
+      rows=${status.peers.map((one) => [one.name, number(one.associations), number(one.instances), bytesOf(one.bytes), number(one.sent_instances), bytesOf(one.sent_bytes), one.failures ? html`<span class="state failed">${number(one.failures)}</span>` : 0, t("health.peer.start", { associations: number(one.all_associations), instances: number(one.all_instances) })])} />
+    ${status.clients.length > 0 && html`<h2>${t("health.clients", { seconds: window })}</h2>
+      <${Table} label=${t("health.clients", { seconds: window })} columns=${[t("address"), t("health.requests")]} rows=${status.clients.map((one) => [one.name, number(one.requests)])} />`}</div>`;
+}
+
+/** Counters of what went wrong; what has no words is shown by its name. */
+function Errors({ errors }) {
+  const rows = Object.entries(errors).sort((one, other) => other[1][1] - one[1][1] || other[1][0] - one[1][0]);
+  const named = (name) => (t(`error.${name}`) === `error.${name}` ? name.replaceAll("_", " ") : t(`error.${name}`));
+  return html`<div><h2>${t("health.errors")}</h2>
+    <${Table} label=${t("health.errors")} empty=${t("health.errors.none")} columns=${[t("reason"), t("health.last.minute"), t("health.since.start")]} rows=${rows.map(([name, [all, recent]]) => [named(name), number(recent), number(all)])} /></div>`;
+}
+
+const SLOW_EVERY_MS = 15_000;
+
+function SlowQueries() {
+  const { value, error, again } = useAnswer((signal) => get("api/log?level=warning&event=slow%20&limit=20", signal), []);
+  const timer = useRef(0);
   useEffect(() => {
-    let chart = null;
-    let isGone = false;
-    // Fetched when the first chart is shown: the list of studies needs none of it.
-    import("./uplot.mjs").then(({ default: UPlot }) => {
-      if (isGone) return;
-      const color = getComputedStyle(document.documentElement).getPropertyValue("--text");
-      const line = getComputedStyle(document.documentElement).getPropertyValue("--accent");
-      const grid = { stroke: getComputedStyle(document.documentElement).getPropertyValue("--edge"), width: 1 };
-      const axis = { stroke: color, grid, ticks: grid };
-      chart = new UPlot({
-        width: element.current.clientWidth, height: 160, legend: { show: false }, cursor: { show: false },
-        axes: [axis, { ...axis, size: 80, values: (_, all) => all.map((value) => unit(value)) }],
-        series: [{}, { stroke: line, width: 1.5, fill: `${line.trim()}22` }],
-        scales: { y: { range: (_, low, high) => [0, high || 1] } },
-      }, [times, values], element.current);
-    });
-    return () => {
-      isGone = true;
-      chart?.destroy();
-    };
-  }, [times.length, times.at(-1)]);
-  const newest = values.at(-1) ?? 0;
-  return html`<figure><figcaption>${title} <span class="quiet">${unit(typeof newest === "number" ? Math.round(newest * 10) / 10 : newest)}</span></figcaption><div ref=${element}></div></figure>`;
+    timer.current = setInterval(() => document.hidden || again(), SLOW_EVERY_MS);
+    return () => clearInterval(timer.current);
+  }, []);
+  const rows = (value?.events ?? []).map((one) => [moment(one.time), one.calling ?? one.peer ?? "–", one.query_level ?? "–", `${number(one.seconds * 1000)} ms`, one.matches ?? "–", Array.isArray(one.keys) ? one.keys.join(", ") : String(one.keys ?? "–"), String(one.access ?? "–")]);
+  return html`<div><h2>${t("health.slow")}</h2><${Failure} error=${error} />
+    ${value && html`<${Table} label=${t("health.slow")} empty=${t("health.slow.none")} columns=${[t("time"), t("by"), t("health.level"), t("health.duration"), t("health.matches"), t("health.keys"), t("health.access")]} rows=${rows} />`}</div>`;
+}
+
+function Damage() {
+  const { value, error } = useAnswer((signal) => get("api/damage?limit=100", signal), []);
+  return html`<div><h2>${t("health.damaged")}</h2><${Failure} error=${error} />
+    ${value && html`<${Table} label=${t("health.damaged")} columns=${["SOP Instance UID", t("reason"), t("time")]} rows=${value.damage.map((one) => [html`<code>${one.sop_instance_uid}</code>`, one.what, moment(one.found)])} />`}</div>`;
 }

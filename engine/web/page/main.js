@@ -28,7 +28,7 @@ function View({ place }) {
   if (name === "patient") return html`<${Patient} query=${place.query} />`;
   if (name === "view" && rest[0]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
   if (name === "upload") return html`<${Upload} />`;
-  if (name === "queues") return html`<${Queues} />`;
+  if (name === "queues") return html`<${Queues} view=${rest[0]} />`;
   if (name === "health") return html`<${Health} />`;
   if (name === "administration") return html`<${Administration} view=${rest[0]} />`;
   return html`<${Studies} query=${place.query} />`;

@@ -1,6 +1,7 @@
 // Small parts that every view uses.
 
 import { html, useCallback, useEffect, useRef, useState } from "./preact.mjs";
+import { get } from "./server.js";
 import { t } from "./words.js";
 
 /** What a request that is made again when `keys` change has brought: {value, error, isLoading, again}. */
@@ -53,23 +54,40 @@ export function Table({ label, columns, rows, empty }) {
   </table></div>`;
 }
 
-/** A button that does one thing and says how it went. */
+/** A button that does one thing and says how it went; with `confirm` it asks first, in its own place. */
 export function Action({ label, work, confirm, kind = "" }) {
-  const [state, setState] = useState({ isBusy: false, error: null });
+  const [state, setState] = useState({ isBusy: false, isAsking: false, error: null });
+  const element = useRef(null);
   const press = async () => {
-    if (confirm && !window.confirm(confirm)) return;
-    setState({ isBusy: true, error: null });
+    setState({ isBusy: true, isAsking: false, error: null });
     try {
       await work();
-      setState({ isBusy: false, error: null });
+      setState({ isBusy: false, isAsking: false, error: null });
     } catch (error) {
-      setState({ isBusy: false, error });
+      setState({ isBusy: false, isAsking: false, error });
     }
   };
-  return html`<span class="action">
-    <button type="button" class=${kind} disabled=${state.isBusy} onClick=${press}>${label}</button>
+  const ask = (isAsking) => setState({ isBusy: false, isAsking, error: null });
+  // The focus stays where the reader is: on the answer that changes nothing, then back on the button.
+  const wasAsking = useRef(false);
+  useEffect(() => {
+    if (state.isAsking !== wasAsking.current) element.current?.querySelector(state.isAsking ? ".keep" : "button")?.focus();
+    wasAsking.current = state.isAsking;
+  }, [state.isAsking]);
+  if (state.isAsking) {
+    return html`<span class="action asking" role="group" aria-label=${confirm} ref=${element} onKeyDown=${(event) => event.key === "Escape" && (event.preventDefault(), event.stopPropagation(), ask(false))}>
+      <span>${confirm}</span> <button type="button" class=${`danger ${kind}`} onClick=${press}>${label}</button> <button type="button" class="keep" onClick=${() => ask(false)}>${t("no")}</button></span>`;
+  }
+  return html`<span class="action" ref=${element}>
+    <button type="button" class=${kind} disabled=${state.isBusy} onClick=${confirm ? () => ask(true) : press}>${label}</button>
     <${Failure} error=${state.error} />
   </span>`;
+}
+
+/** One list of the API, as a view: `children` gets the answer, and what asks again. */
+export function Listed({ path, children }) {
+  const { value, error, isLoading, again } = useAnswer((signal) => get(path, signal), [path]);
+  return html`<div><${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />${value && children(value, again)}</div>`;
 }
 
 /** A dialog over the page; Escape closes it. */

@@ -1,5 +1,7 @@
 // What the page asks of the server. Every path is relative to the page, so that a proxy may put it under a prefix.
 
+import { watch } from "./stream.js";
+
 const ROOT = new URL(".", document.baseURI);
 
 /** The absolute URL of a path such as "api/studies". */
@@ -38,9 +40,11 @@ export async function getDicom(path, signal) {
 }
 
 /** POSTs JSON; the JSON of the answer, or null. */
-export async function post(path, body) {
+export const post = (path, body) => send("POST", path, body);
+
+async function send(method, path, body) {
   const response = await fetch(urlOf(path), {
-    method: "POST",
+    method,
     headers: { "Content-Type": "application/json", Accept: "application/json" },
     body: JSON.stringify(body ?? {}),
   });
@@ -49,41 +53,31 @@ export async function post(path, body) {
   return text ? JSON.parse(text) : null;
 }
 
+/** PUTs JSON; the JSON of the answer. */
+export const put = (path, body) => send("PUT", path, body);
+
 /** DELETEs. */
 export async function remove(path) {
   const response = await fetch(urlOf(path), { method: "DELETE" });
   if (!response.ok) throw await problemOf(response);
 }
 
-/** Calls `changed` after events of the change feed that `concerns` is true of, at most every `pauseMs`. Returns what ends it. */
+/** Calls `changed` after events of the change feed that `concerns` is true of, at most every `pauseMs`, and when somebody looks again. */
 export function follow(actions, changed, concerns = () => true, pauseMs = 1500) {
-  let source = null;
   let timer = 0;
-  const open = () => {
-    source = new EventSource(urlOf(`changes?since=now&action=${actions.join(",")}`));
-    source.onmessage = (message) => {
-      if (!concerns(message)) return;
-      timer ||= setTimeout(() => {
-        timer = 0;
-        changed();
-      }, pauseMs);
-    };
+  const ripe = () => {
+    timer = 0;
+    changed();
   };
-  // A tab that nobody looks at holds no stream open.
-  const seen = () => {
-    if (document.hidden) {
-      source?.close();
-      source = null;
-    } else if (!source) {
-      open();
-      changed();
-    }
+  const heard = (message) => {
+    if (!message.isLost && concerns(message)) timer ||= setTimeout(ripe, pauseMs);
   };
-  if (!document.hidden) open();
+  const seen = () => document.hidden || changed();
+  const leave = watch(urlOf(`changes?since=now&action=${actions.join(",")}`), heard);
   document.addEventListener("visibilitychange", seen);
   return () => {
+    leave();
     document.removeEventListener("visibilitychange", seen);
     clearTimeout(timer);
-    source?.close();
   };
 }

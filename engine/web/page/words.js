@@ -3,7 +3,7 @@
 const EN = {
   name: "English",
   skip: "Skip to content", main: "Main", language: "Language", theme: "Dark or light", keys: "Keys", key: "Key", meaning: "Meaning", close: "Close",
-  loading: "Loading…", nothing: "Nothing.", sure: "Are you sure?", done: "Done.", details: "Details", retry: "Try again", cancel: "Cancel",
+  no: "No", loading: "Loading…", nothing: "Nothing.", sure: "Are you sure?", done: "Done.", details: "Details", retry: "Try again", cancel: "Cancel",
   search: "Search", open: "Open", reason: "Reason", state: "State", size: "Size", time: "Time", by: "By", on: "on", off: "off", value: "Value", count: "Count", received: "Received", sent: "Sent",
   unreachable: "The server cannot be reached", operation: "Operation", from: "From", stored: "Stored",
   studies: "Studies", study: "Study", series: "Series", instances: "Instances", frames: "Frames", tags: "Elements", tag: "Element", attributes: "Attributes",
@@ -43,22 +43,19 @@ const EN = {
   "state.waiting": "waiting", "state.stored": "stored", "state.warned": "stored, with a warning", "state.refused": "refused", "state.running": "running", "state.done": "done", "state.failed": "failed", "state.cancelled": "cancelled",
   "reason.C000": "is no DICOM file, or cannot be read", "reason.A700": "no room", "reason.A900": "does not fit its SOP class, or what was asked for", "reason.A901": "of another study", "reason.0122": "SOP class is not stored here", "reason.0124": "not allowed", "reason.0110": "the server failed", "reason.C122": "transfer syntax is not stored here",
   "reason.B000": "other bytes than are stored under its UID; kept aside", "reason.B007": "data set does not fit its SOP class", "reason.B006": "elements were left out",
-  queues: "Queues", "queues.none": "No jobs.", job: "Job", "job.send": "Send", "job.pull": "Pull", peer: "Peer", progress: "Progress", began: "Created", failed: "{count} failed", "retry.all": "Try {count} failed again", "cancel.all": "Cancel {count}",
-  health: "Health", "health.state": "State", "health.well": "All is well", "health.stored": "Stored by C-STORE", "health.associations": "Associations", "health.http": "HTTP connections", "health.queue": "Waiting for the disk", "health.free": "Free disk space",
-  "health.archive": "Archive", "health.counts": "{studies} studies, {instances} images, {bytes}", "health.damaged": "Damaged", "health.scrub": "Scrub", "health.backup": "Newest backup", "health.no.backup": "none is known",
-  "health.operations": "Operations since start", "health.failures": "Failures", "health.history": "History", "health.day": "Last day", "health.quarter": "Last 90 days", "health.full": "At this pace the disk is full on {date}.", "health.short": "The history begins a few minutes after the start.",
-  "health.chart.rate": "Images stored", "health.chart.bytes": "Bytes stored", "health.chart.latency": "C-STORE, p99", "health.chart.free": "Free disk space",
-  administration: "Administration", peers: "Peers", "peers.none": "No peer has an address. Add [[peer]] to the configuration.", "peers.about": "Peers are edited in the configuration file; filmroom reload takes a change over.", address: "Address", protocol: "Protocol", may: "May", syntaxes: "Transfer syntaxes", "echo.well": "answers in {ms} ms",
-  quarantine: "Quarantine", "quarantine.none": "Nothing is in quarantine.", differences: "Differences", "differences.none": "No element differs.", readmit: "Store", "readmit.sure": "Store this version as the current one?", drop: "Drop", "drop.sure": "Drop this version for good?",
+  queues: "Queues", job: "Job", "job.send": "Send", "job.pull": "Pull", peer: "Peer", progress: "Progress", began: "Created", failed: "{count} failed", "retry.all": "Try {count} failed again",
+  health: "Health",
+  administration: "Administration", peers: "Peers", "peers.none": "No peer has an address. Add [[peer]] to the configuration.", address: "Address", protocol: "Protocol", may: "May", syntaxes: "Transfer syntaxes",
+  quarantine: "Quarantine", drop: "Drop",
   conflicts: "Conflicts", "conflicts.none": "No study contradicts itself.", "conflicts.about": "Studies and series whose images disagree.", corrections: "Corrections", "corrections.none": "No corrections.", undo: "Undo", undone: "undone",
-  holds: "Holds", "holds.none": "No study is on hold.", rules: "Rule", retention: "Retention", "retention.none": "No rules.", "retention.about": "What the rules would delete now. Nothing is deleted by looking.", "retention.due": "Due now", settings: "Settings", origin: "Origin",
+  holds: "Holds", "holds.none": "No study is on hold.", retention: "Retention",
   "key.search": "Search", "key.move": "Move in a list", "key.open": "Open", "key.close": "Close, back", "key.help": "This help", documentation: "Documentation (new tab)", "key.scroll": "Viewer: scroll", "key.series": "Viewer: other series", "key.preset": "Viewer: window presets", "key.cine": "Viewer: play and pause", "key.invert": "Viewer: invert", "key.zoom": "Viewer: zoom", "key.reset": "Viewer: reset",
 };
 
 const DE = {
   name: "Deutsch",
   skip: "Zum Inhalt", main: "Hauptmenü", language: "Sprache", theme: "Dunkel oder hell", keys: "Tasten", key: "Taste", meaning: "Bedeutung", close: "Schließen",
-  loading: "Lädt…", nothing: "Nichts.", sure: "Sicher?", done: "Erledigt.", details: "Einzelheiten", retry: "Nochmals", cancel: "Abbrechen",
+  no: "Nein", loading: "Lädt…", nothing: "Nichts.", sure: "Sicher?", done: "Erledigt.", details: "Einzelheiten", retry: "Nochmals", cancel: "Abbrechen",
   search: "Suchen", open: "Öffnen", reason: "Grund", state: "Zustand", size: "Größe", time: "Zeit", by: "Von", on: "an", off: "aus", value: "Wert", count: "Anzahl", received: "Empfangen", sent: "Gesendet",
   unreachable: "Der Server ist nicht erreichbar", operation: "Vorgang", from: "Von", stored: "Gespeichert",
   studies: "Studien", study: "Studie", series: "Serien", instances: "Instanzen", frames: "Bilder", tags: "Elemente", tag: "Element", attributes: "Attribute",
@@ -98,15 +95,12 @@ const DE = {
   "state.waiting": "wartet", "state.stored": "gespeichert", "state.warned": "gespeichert, mit Warnung", "state.refused": "abgelehnt", "state.running": "läuft", "state.done": "fertig", "state.failed": "gescheitert", "state.cancelled": "abgebrochen",
   "reason.C000": "keine DICOM-Datei, oder nicht lesbar", "reason.A700": "kein Platz", "reason.A900": "passt nicht zu ihrer SOP-Klasse oder zur Anfrage", "reason.A901": "aus einer anderen Studie", "reason.0122": "diese SOP-Klasse wird hier nicht gespeichert", "reason.0124": "nicht erlaubt", "reason.0110": "der Server ist gescheitert", "reason.C122": "diese Transfersyntax wird hier nicht gespeichert",
   "reason.B000": "andere Bytes, als unter ihrer UID gespeichert sind; aufgehoben", "reason.B007": "Datensatz passt nicht zur SOP-Klasse", "reason.B006": "Elemente wurden weggelassen",
-  queues: "Aufträge", "queues.none": "Keine Aufträge.", job: "Auftrag", "job.send": "Senden", "job.pull": "Holen", peer: "Partner", progress: "Fortschritt", began: "Angelegt", failed: "{count} gescheitert", "retry.all": "{count} gescheiterte nochmals", "cancel.all": "{count} abbrechen",
-  health: "Zustand", "health.state": "Zustand", "health.well": "Alles in Ordnung", "health.stored": "Per C-STORE gespeichert", "health.associations": "Assoziationen", "health.http": "HTTP-Verbindungen", "health.queue": "Wartet auf die Platte", "health.free": "Freier Plattenplatz",
-  "health.archive": "Archiv", "health.counts": "{studies} Studien, {instances} Bilder, {bytes}", "health.damaged": "Beschädigt", "health.scrub": "Prüflauf", "health.backup": "Neueste Sicherung", "health.no.backup": "keine bekannt",
-  "health.operations": "Vorgänge seit dem Start", "health.failures": "Fehler", "health.history": "Verlauf", "health.day": "Letzter Tag", "health.quarter": "Letzte 90 Tage", "health.full": "So geht es weiter bis {date}, dann ist die Platte voll.", "health.short": "Der Verlauf beginnt wenige Minuten nach dem Start.",
-  "health.chart.rate": "Gespeicherte Bilder", "health.chart.bytes": "Gespeicherte Bytes", "health.chart.latency": "C-STORE, p99", "health.chart.free": "Freier Plattenplatz",
-  administration: "Verwaltung", peers: "Partner", "peers.none": "Kein Partner hat eine Adresse. [[peer]] gehört in die Konfiguration.", "peers.about": "Partner stehen in der Konfigurationsdatei; filmroom reload übernimmt eine Änderung.", address: "Adresse", protocol: "Protokoll", may: "Darf", syntaxes: "Transfersyntaxen", "echo.well": "antwortet in {ms} ms",
-  quarantine: "Quarantäne", "quarantine.none": "Nichts ist in Quarantäne.", differences: "Unterschiede", "differences.none": "Kein Element ist anders.", readmit: "Speichern", "readmit.sure": "Diese Fassung als aktuelle speichern?", drop: "Verwerfen", "drop.sure": "Diese Fassung endgültig verwerfen?",
+  queues: "Aufträge", job: "Auftrag", "job.send": "Senden", "job.pull": "Holen", peer: "Partner", progress: "Fortschritt", began: "Angelegt", failed: "{count} gescheitert", "retry.all": "{count} gescheiterte nochmals",
+  health: "Zustand",
+  administration: "Verwaltung", peers: "Partner", "peers.none": "Kein Partner hat eine Adresse. [[peer]] gehört in die Konfiguration.", address: "Adresse", protocol: "Protokoll", may: "Darf", syntaxes: "Transfersyntaxen",
+  quarantine: "Quarantäne", drop: "Verwerfen",
   conflicts: "Widersprüche", "conflicts.none": "Keine Studie widerspricht sich.", "conflicts.about": "Studien und Serien, deren Bilder sich widersprechen.", corrections: "Korrekturen", "corrections.none": "Keine Korrekturen.", undo: "Rückgängig", undone: "rückgängig gemacht",
-  holds: "Sperren", "holds.none": "Keine Studie ist gesperrt.", rules: "Regel", retention: "Aufbewahrung", "retention.none": "Keine Regeln.", "retention.about": "Was die Regeln jetzt löschen würden. Hinsehen löscht nichts.", "retention.due": "Jetzt fällig", settings: "Einstellungen", origin: "Herkunft",
+  holds: "Sperren", "holds.none": "Keine Studie ist gesperrt.", retention: "Aufbewahrung",
   "key.search": "Suchen", "key.move": "In einer Liste bewegen", "key.open": "Öffnen", "key.close": "Schließen, zurück", "key.help": "Diese Hilfe", documentation: "Dokumentation (englisch, neuer Tab)", "key.scroll": "Betrachter: blättern", "key.series": "Betrachter: andere Serie", "key.preset": "Betrachter: Fenster", "key.cine": "Betrachter: abspielen und anhalten", "key.invert": "Betrachter: invertieren", "key.zoom": "Betrachter: vergrößern", "key.reset": "Betrachter: zurücksetzen",
 };
 
@@ -115,6 +109,11 @@ export const LANGUAGES = { en: EN, de: DE };
 let current = localStorage.getItem("language") ?? navigator.language.slice(0, 2);
 if (!(current in LANGUAGES)) current = "en";
 document.documentElement.lang = current;
+
+/** Adds the words of a view whose script is fetched later: language → key → text. */
+export function addWords(tables) {
+  for (const [code, words] of Object.entries(tables)) Object.assign(LANGUAGES[code], words);
+}
 
 export const language = () => current;
 

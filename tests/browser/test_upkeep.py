@@ -1,0 +1,187 @@
+"""Health, queues and administration in a browser: what they say, what they change, and what they cost."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+import requests
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests import samples
+from tests.browser import browsing
+from tests.browser.browsing import Watch
+from tests.browser.conftest import OpenPage
+from tests.system.server import Server
+
+CONFIG = """
+[jobs]
+retry_s = 3600
+[[peer]]
+aet = "FILED"
+host = "127.0.0.1"
+port = 1
+"""
+DATA_SETS = [samples.instance(1, 1, 1), samples.instance(2, 1, 1)]
+STUDY = f"{samples.ROOT}.1"
+
+
+def api(serve: Server, path: str, body: Any = None) -> Any:
+    url = f"{serve.url}/api/{path}"
+    answer = requests.get(url, timeout=30) if body is None else requests.post(url, json=body, timeout=30)
+    assert answer.ok, answer.text
+    return answer.json()
+
+
+def test_health_says_in_words_what_needs_attention_and_what_to_do(open_page: OpenPage) -> None:
+    page = open_page("#/health")
+    verdict = page.locator(".verdict")
+    expect(verdict).to_contain_text("Something needs attention.")
+    expect(verdict).to_contain_text("There is no backup.")
+    expect(verdict).to_contain_text("Run filmroom backup every night")
+    expect(page.locator(".tiles")).to_contain_text("2 studies, 2 images")
+
+
+def test_health_shows_what_arrives_while_one_looks(open_page: OpenPage, serve: Server) -> None:
+    page = open_page("#/health")
+    expect(page.locator(".tiles")).to_be_visible()
+    browsing.send(serve.port, samples.instance(1, 1, 2))
+    expect(page.get_by_role("table", name=re.compile("^Peers in the last"))).to_contain_text("images")
+    expect(page.locator("figure .uplot").first).to_be_visible()
+
+
+def test_two_tabs_share_one_stream_and_a_hidden_one_has_none(open_page: OpenPage, serve: Server) -> None:
+    first = open_page("#/health")
+    expect(first.locator(".tiles")).to_be_visible()
+    context: BrowserContext = first.context
+    second = context.new_page()
+    second.goto("/#/health")
+    expect(second.locator(".tiles")).to_be_visible()
+    assert streams(serve) == 1
+    for page in (first, second):
+        hide(page)
+    wait_for_streams(first, serve, 0)
+    hide(second, is_hidden=False)
+    wait_for_streams(first, serve, 1)
+    expect(second.locator(".failure")).to_have_count(0)
+
+
+def hide(page: Page, is_hidden: bool = True) -> None:
+    """What a browser does with a tab that nobody looks at."""
+    page.evaluate(
+        """(isHidden) => {
+            Object.defineProperty(document, "hidden", { value: isHidden, configurable: true });
+            document.dispatchEvent(new Event("visibilitychange"));
+        }""",
+        is_hidden,
+    )
+
+
+def streams(serve: Server) -> int:
+    """Requests in progress, but this one."""
+    workers: list[dict[str, Any]] = api(serve, "stats")["workers"]
+    return sum(worker["http"]["requests"] for worker in workers) - 1
+
+
+def wait_for_streams(page: Page, serve: Server, count: int) -> None:
+    for _ in range(300):
+        if streams(serve) == count:
+            return
+        page.wait_for_timeout(50)
+    assert streams(serve) == count
+
+
+def test_a_peer_is_added_changed_and_removed_with_questions_in_the_page(open_page: OpenPage, watch: Watch) -> None:
+    watch.allow(r"status of 400")  # the browser reports each refused request
+    page = open_page("#/administration/peers")
+    expect(page.get_by_role("row", name="FILED")).to_contain_text("configuration file")
+    expect(page.get_by_role("button", name="Change… FILED")).to_have_count(0)
+    page.get_by_role("button", name="Add a peer…").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_label("AE title").fill("NEW1")
+    dialog.get_by_label("Host").fill("10.0.0.9")
+    dialog.get_by_role("button", name="Save").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("port is missing")
+    dialog.get_by_label("Port").fill("104")
+    dialog.get_by_role("button", name="Save").click()
+    row = page.get_by_role("row", name="NEW1")
+    expect(row).to_contain_text("10.0.0.9:104")
+    page.get_by_role("button", name="Change… NEW1").click()
+    dialog.get_by_label("Port").fill("11112")
+    dialog.get_by_role("button", name="Save").click()
+    expect(row).to_contain_text("10.0.0.9:11112")
+    row.get_by_role("button", name="Remove").click()
+    expect(row.get_by_role("button", name="No")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(row).to_be_visible()
+    row.get_by_role("button", name="Remove").click()
+    row.get_by_role("button", name="Remove").click()
+    expect(page.get_by_role("row", name="NEW1")).to_have_count(0)
+
+
+def test_a_stranger_is_seen_with_what_it_took(open_page: OpenPage, serve: Server) -> None:
+    browsing.send(serve.port, samples.instance(1, 1, 3))
+    page = open_page("#/administration/peers")
+    strangers = page.get_by_role("table", name="Seen, but not known")
+    strangers.get_by_role("button", name=re.compile("Details")).first.click()
+    expect(page.get_by_role("dialog")).to_contain_text("VR Little Endian")
+
+
+def test_jobs_are_filtered_by_state_and_cancelled_in_bulk(open_page: OpenPage, serve: Server) -> None:
+    for _ in range(3):
+        api(serve, "jobs", {"kind": "send", "peer": "FILED", "studies": [STUDY]})
+    page = open_page("#/queues")
+    page.get_by_role("button", name=re.compile("^waiting 3")).click()
+    rows = page.get_by_role("table", name="Sends and pulls").locator("tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("cannot be reached")
+    page.get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Cancel 1 chosen").click()
+    page.get_by_role("button", name="Cancel 1 chosen").click()
+    expect(page.get_by_role("button", name="cancelled 1")).to_be_visible()
+    page.get_by_role("button", name=re.compile("^Cancel 2 that")).click()
+    page.get_by_role("button", name=re.compile("^Cancel 2 that")).click()
+    expect(page.get_by_role("button", name="cancelled 3")).to_be_visible()
+
+
+def test_the_log_is_searched_and_new_events_appear(open_page: OpenPage, serve: Server) -> None:
+    browsing.send(serve.port, samples.instance(1, 1, 5))
+    page = open_page("#/administration/log")
+    rows = page.locator("table.log tbody tr")
+    expect(rows.first).to_be_visible()
+    page.get_by_label("Event", exact=True).fill("reloaded by nobody")
+    expect(page.get_by_text("No such event.")).to_be_visible()
+    page.get_by_label("Event", exact=True).fill("association accepted")
+    expect(rows.first).to_contain_text("association accepted")
+    count = rows.count()
+    browsing.send(serve.port, samples.instance(1, 1, 4))
+    expect(rows).to_have_count(count + 1)
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+def test_these_views_are_accessible_and_fit_a_phone(open_page: OpenPage, scheme: str) -> None:
+    places = (
+        "health",
+        "queues",
+        "queues/webhooks",
+        "administration/peers",
+        "administration/settings",
+        "administration/log",
+    )
+    for place in places:
+        page = open_page(f"#/{place}", color_scheme=scheme, viewport={"width": 390, "height": 800})
+        expect(page.locator("h1")).to_be_visible()
+        if place == "health":
+            expect(page.locator(".tiles")).to_be_visible()
+        expect(page.locator("[role=status]", has_text="Loading")).to_have_count(0)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
+        assert browsing.accessibility_problems(page) == [], place
+        page.context.close()
+
+
+def test_german_has_words_for_all_of_it(open_page: OpenPage) -> None:
+    page = open_page("#/health", locale="de-DE")
+    expect(page.locator(".verdict")).to_contain_text("Es gibt keine Sicherung.")
+    page.goto("/#/administration/log")
+    expect(page.get_by_label("Neue Ereignisse zeigen, sobald sie kommen")).to_be_checked()
