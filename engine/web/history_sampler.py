@@ -102,7 +102,7 @@ def sample(now: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, float
         "free_bytes": min(free, default=0),
         "archive_studies": archive.get("studies", 0),
         "archive_instances": archive.get("instances", 0),
-        "archive_bytes": archive.get("bytes", 0),
+        "archive_bytes": archive.get("live_bytes", 0),
     }
 
 

@@ -80,14 +80,14 @@ def test_what_a_replaced_worker_had_counted_does_not_count_backwards() -> None:
         operation = {"failures": 0, "received_bytes": 0, "sent_bytes": sent, "latency_s": latency}
         return {
             "workers": [{"peers": {"CT": peer}, "operations": {"dicom C-FIND": operation}}],
-            "archive": {"studies": 3},
+            "archive": {"studies": 3, "live_bytes": 99},
         }
 
     values = sample(answer(30, 500), answer(10, 100))
     assert (values["instances"], values["instance_bytes"], values["sent_bytes"]) == (20, 200, 400)
     assert sample(answer(5, 50), answer(10, 100))["instances"] == 5
     assert (values["query_p50_s"], values["query_p99_s"], values["web_p99_s"]) == (1.0, 1.0, 0.0)
-    assert values["archive_studies"] == 3 and set(values) == set(COLUMNS)
+    assert values["archive_bytes"] == 99 and values["archive_studies"] == 3 and set(values) == set(COLUMNS)
 
 
 def test_minutes_of_a_wrong_clock_hide_no_others(history: StatsHistory) -> None:
