@@ -26,6 +26,7 @@ from engine.archive.attribute_settings import Attribute
 from engine.archive.settings import (
     Commitment,
     Compaction,
+    Deletion,
     Duplicates,
     Durability,
     Feed,
@@ -60,6 +61,7 @@ __all__ = [
     "Compaction",
     "Config",
     "DEFAULT_FILE",
+    "Deletion",
     "Duplicates",
     "Durability",
     "Feed",

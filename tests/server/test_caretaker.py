@@ -17,11 +17,19 @@ import pytest
 from engine.archive import locks
 from engine.archive.archive import Archive
 from engine.archive.layout import open_layout
-from engine.config import Attribute, Compaction, Config, Reindex, Retention, Storage
+from engine.config import Attribute, Compaction, Config, Deletion, Reindex, Retention, Storage
 from engine.dicom import extra
 from engine.errors import ArchiveInUse, IndexError_, StorageFailed
 from engine.server import caretaker, caretaker_process
-from engine.server.background_jobs import REINDEX_REST_S, CompactionJob, ReindexJob, RetentionJob
+from engine.server.background_jobs import (
+    NOTHING_TO_DO_S,
+    REINDEX_REST_S,
+    TRASH_REST_S,
+    CompactionJob,
+    ReindexJob,
+    RetentionJob,
+    TrashJob,
+)
 from engine.server.caretaker import Caretaker
 from engine.server.channel import Channel, ChannelClosed
 from engine.storage.files import Files
@@ -377,3 +385,30 @@ def test_a_refused_rule_is_reported_and_the_others_are_applied(tmp_path: Path) -
         assert list(refused) == ["too much"] and "30 of 31 studies" in refused["too much"]  # type: ignore[index, call-overload]
         job.configure(Config(data=tmp_path, retention=rules[1:]))
         assert "refused" not in job.stats()
+
+
+def test_the_trash_empties_itself_after_its_days_and_not_by_a_clock_that_jumped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = [0.0]
+    now_ns = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: now_ns() + round(days[0] * 86_400e9))
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1), payload_of(2))
+        archive.delete(study_query(1), actor=actor(), reason="", into_trash=True)
+        job = TrashJob(archive, Config(data=tmp_path, deletion=Deletion(trash_days=7.0)), threading.Event())
+        for passed in (0.0, 6.9):
+            days[0] = passed
+            assert job.step() == TRASH_REST_S
+            assert archive.stats()["trashed"] == 1
+        days[0] = 400.0
+        job.step()
+        assert archive.stats()["trashed"] == 1 and "is the clock right" in str(job.stats()["refused"])
+        job.configure(Config(data=tmp_path, deletion=Deletion(trash_days=0.0)))
+        days[0] = 8.0
+        assert job.step() == NOTHING_TO_DO_S and archive.stats()["trashed"] == 1
+        job.configure(Config(data=tmp_path, deletion=Deletion(trash_days=7.0)))
+        job.step()
+        assert archive.stats()["trashed"] == 0
+        stats = job.stats()
+        assert (stats["entries_emptied"], stats["instances_emptied"]) == (1, 1) and "refused" not in stats
