@@ -35,7 +35,7 @@ def filtered(page: Page, column: str, text: str) -> None:
 
 def test_the_list_asks_once_when_it_is_opened(page: Page) -> None:
     asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url) if "/api/studies?" in request.url else None)
+    page.on("request", lambda request: asked.append(request.url) if "position=0&limit=100" in request.url else None)
     page.reload()
     expect(page.locator(".bar [role=status]")).to_contain_text("images")
     assert len(asked) == 1, asked
@@ -130,6 +130,14 @@ def test_a_study_shows_its_sender_conflict_and_correction_with_undo(page: Page) 
     row.get_by_role("button", name="Undo").click()
     expect(row).to_contain_text("undone")
     expect(page.locator(".facts")).to_contain_text("Refer, Red")
+    page.get_by_role("button", name="Correct…").click()
+    page.get_by_role("dialog").get_by_label("Patient ID").fill("P4")
+    page.get_by_role("button", name="Correct 1").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Delta, Dan")
+    page.get_by_role("table", name="Corrections").get_by_role("row", name="move").get_by_role(
+        "button", name="Undo"
+    ).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Alpha, Ann")
     page.keyboard.press("h")
     page.get_by_role("dialog").get_by_label("Reason").fill("trial")
     page.get_by_role("dialog").get_by_role("button", name="Hold", exact=True).click()

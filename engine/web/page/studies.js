@@ -1,6 +1,6 @@
 // The list of studies: filters as you type, any order, as many rows as there are, new ones as they arrive.
 
-import { html, useEffect, useMemo, useRef, useState } from "./preact.mjs";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, copyText, isTyping, lazily } from "./parts.js";
 import { ChoiceBar, Totals, patientHash, useChoice } from "./choice.js";
 import { COLUMNS, filtersOf, tableUrl, wantedColumns } from "./columns.js";
@@ -52,10 +52,9 @@ export function Studies({ query }) {
   }, [asked]);
   const shown = useRef(windows);
   if (!windows.isLoading) shown.current = windows;
-  useEffect(() => {
-    // A new list is shown at once and asks for its rows itself; one that replaces another is shown when its rows are here.
-    if (windows.isLoading && shown.current === windows) windows.look(0, 0);
-    else windows.refresh();
+  // Before the grid looks for its rows: they would be asked for twice.
+  useLayoutEffect(() => {
+    windows.refresh();
     const end = follow(["stored", "deleted", "restored", "corrected", "study_quiet"], () => windows.refresh());
     return () => {
       end();

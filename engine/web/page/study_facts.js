@@ -13,7 +13,7 @@ const cut = (value) => (value.length > VALUE_MAX ? `${value.slice(0, VALUE_MAX)}
 
 /** Attributes that people correct by hand. */
 const CORRECTABLE = {
-  PatientName: TAGS.patientName, PatientBirthDate: TAGS.birthDate, PatientSex: TAGS.sex, StudyDescription: TAGS.description,
+  PatientID: TAGS.patientId, PatientName: TAGS.patientName, PatientBirthDate: TAGS.birthDate, PatientSex: TAGS.sex, StudyDescription: TAGS.description,
   AccessionNumber: TAGS.accession, ReferringPhysicianName: TAGS.referring, StudyID: TAGS.studyId,
 };
 
@@ -40,12 +40,23 @@ export function Hold({ studies, hold, close, changed }) {
   <//>`;
 }
 
+/** Gives a study to the patient of an ID: one that is here, with that patient's name, or a new one. */
+async function giveTo(patient, study, reason) {
+  try {
+    await post("api/corrections", { operation: "move", studies: [study], into: patient, reason });
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    await post("api/corrections", { operation: "split", studies: [study], new: patient, reason });
+  }
+}
+
 /** Attributes on which instances disagree; a click on a value corrects the study or series to it. */
 export function Conflicts({ study, conflicts, changed }) {
   if (!conflicts.length) return null;
   const use = (series, name, value) => async () => {
     const place = series ? { operation: "correct_series", series, study } : { operation: "correct_study", study };
-    await post("api/corrections", { ...place, sets: { [name]: value }, reason: t("conflict.reason") });
+    if (name === "PatientID") await giveTo(value, study, t("conflict.reason"));
+    else await post("api/corrections", { ...place, sets: { [name]: value }, reason: t("conflict.reason") });
     changed();
   };
   return html`<h2>${t("conflicts")}</h2><p class="quiet">${t("conflicts.choose")}</p><${Table} label=${t("conflicts")} columns=${[t("attributes"), t("conflict.shown"), t("conflict.others")]}
@@ -77,8 +88,10 @@ export function Correct({ study, row, close, changed }) {
   const [reason, setReason] = useState("");
   const changes = Object.entries(after).filter(([name, value]) => value !== before[name]);
   const correct = async () => {
-    const sets = Object.fromEntries(changes.map(([name, value]) => [name, name === "PatientBirthDate" ? value.replaceAll("-", "") : value]));
-    await post("api/corrections", { operation: "correct_study", study, sets, reason });
+    if (after.PatientID !== before.PatientID) await giveTo(after.PatientID, study, reason);
+    const others = changes.filter(([name]) => name !== "PatientID");
+    const sets = Object.fromEntries(others.map(([name, value]) => [name, name === "PatientBirthDate" ? value.replaceAll("-", "") : value]));
+    if (others.length) await post("api/corrections", { operation: "correct_study", study, sets, reason });
     changed();
     close();
   };

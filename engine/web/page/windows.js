@@ -105,7 +105,8 @@ export class Windows {
   /** Counts all rows. That may take longer than the rows in sight, which do not wait for it. */
   async count(generation) {
     const first = this.parts.get(0);
-    if (first.isLast) return;
+    // Nothing is here when the list was closed meanwhile.
+    if (!first || first.isLast) return;
     try {
       const { total, isExact } = await this.ask({ position: 0, limit: 1, isCounted: true }, this.abort.signal);
       if (generation !== this.generation) return;
