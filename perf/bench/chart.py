@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 440, 210
-LEFT, RIGHT, TOP, BOTTOM = 50, 10, 12, 36
+LEFT, RIGHT, TOP, BOTTOM = 50, 22, 26, 36
 TICKS = 5
 
 
@@ -115,7 +115,7 @@ def _grid(x: Axis, y: Axis, place: object) -> list[str]:
         at = place((tick, 0))[0]
         parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{number(tick)}</text>')
     parts.append(f'<text class="label" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{html.escape(x.label)}'
-                 f'</text><text class="label" x="{LEFT + 4}" y="{TOP + 10}">{html.escape(y.label)}</text>')  # fmt: skip
+                 f'</text><text class="label" x="2" y="13">{html.escape(y.label)}</text>')  # fmt: skip
     return parts
 
 

@@ -84,7 +84,7 @@ class Connection:
         self._ahead = b""
         self._scratch = memoryview(bytearray(1 << 18))
         self._sock = self._connected()
-        self._is_ended = False
+        self._is_ended = self._is_used = False
 
     def _connected(self) -> socket.socket:
         target = self.target
@@ -111,9 +111,10 @@ class Connection:
 
     def send(self, request: bytes | bytearray, *, keep_body: bool) -> Answer:
         """Sends a whole request and reads its answer; on a new connection if the server has ended the old one."""
-        if self._is_ended or self._has_input():
+        if self._is_ended or (self._is_used and self._has_input()):
             self._sock.close()
             self._sock, self._ahead, self._is_ended = self._connected(), b"", False
+        self._is_used = True
         try:
             self._sock.sendall(request)
             return self._read_answer(keep_body)

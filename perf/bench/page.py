@@ -45,8 +45,8 @@ def _head(report: Report) -> str:
     lines = report.all_verdicts
     missed = sum(verdict.judgement == "missed" for verdict in lines)
     unknown = sum(verdict.judgement == "not measured" for verdict in lines)
-    words = f"{missed} of {len(lines)} limits missed" if missed else f"{len(lines) - unknown} limits met, none missed"
-    words += f"; {unknown} not measured" if unknown else ""
+    words = f"{missed} of {len(lines)} limits missed" if missed else f"No limit missed, {len(lines) - unknown} met"
+    words += f", {unknown} not measured" if unknown else ""
     product = f" ({text(report.server_product)})" if report.server_product else ""
     return (
         f"<h1>Load test</h1>\n<p class=lead>{text(report.server)}{product}<br>{text(report.started_at)}</p>\n"
@@ -108,10 +108,14 @@ def _verdicts(verdicts: Sequence[Verdict]) -> str:
     return _table("Limits", ("", "What", "Limit", "Measured"), rows)
 
 
-def _table(caption: str, header: Sequence[str], rows: Sequence[str]) -> str:
+def _table(caption: str, header: Sequence[str], rows: Sequence[str], *, first: int = 0, numbers: int = 0) -> str:
+    """A table; of its columns, those from `first` on are numbers, `numbers` of them."""
     if not rows:
         return ""
-    cells = "".join(f"<th scope=col>{cell}</th>" for cell in header)
+    cells = "".join(
+        f"<th scope=col{' class=n' if first <= place < first + numbers else ''}>{cell}</th>"
+        for place, cell in enumerate(header)
+    )
     return (
         f"<div class=scroll tabindex=0 role=region aria-label='{caption}'><table><caption>{caption}</caption>"
         f"<thead><tr>{cells}</tr></thead>\n<tbody>{''.join(rows)}</tbody></table></div>\n"
@@ -130,11 +134,11 @@ def _streams(run: Run) -> str:
             str(sum(stream.failures.values())), str(stream.unsent_count),
         )  # fmt: skip
         numbers = "".join(f"<td class=n>{cell}</td>" for cell in cells)
-        about = f"{text(stream.service)}, {stream.connections} connections: {text(stream.text)}"
+        about = f"{text(stream.service)}, connections: {stream.connections}; {text(stream.text)}"
         rows.append(f"<tr><th scope=row>{text(stream.name)}<small>{about}</small></th>{numbers}</tr>\n")
     header = ("Stream", "Answered /s", "Due /s", "Instances /s", "MB/s", "p50 ms", "p95", "p99", "p99.9", "max",
               "Failed", "Not sent")  # fmt: skip
-    return _table("Streams", header, rows)
+    return _table("Streams", header, rows, first=1, numbers=len(header) - 1)
 
 
 def _failures(streams: Sequence[StreamResult]) -> str:
@@ -143,7 +147,7 @@ def _failures(streams: Sequence[StreamResult]) -> str:
         for stream in streams
         for reason, count in stream.failures.items()
     ]
-    return _table("Failures", ("Stream", "Number", "Reason"), rows)
+    return _table("Failures", ("Stream", "Number", "Reason"), rows, first=1, numbers=1)
 
 
 def _same_run(run: Run, before: Report | None) -> Run | None:
@@ -166,7 +170,9 @@ def _comparison(run: Run, before: Run) -> str:
                 f"<tr><td>{text(stream.name)}</td><td>{name}</td><td class=n>{number(was)}</td>"
                 f"<td class=n>{number(now)}</td><td class=n>{change}</td></tr>\n"
             )
-    return _table("Against the earlier result", ("Stream", "Figure", "Before", "Now", "Ratio"), rows)
+    return _table(
+        "Against the earlier result", ("Stream", "Figure", "Before", "Now", "Ratio"), rows, first=2, numbers=3
+    )
 
 
 # charts ------------------------------------------------------------------------------------------
@@ -194,7 +200,7 @@ def _ramp(run: Run) -> str:
     values = [value for step in run.steps for value in step.p99_ms.values()]
     x = chart.Axis(min(factors), max(factors), "factor")
     drawn = chart.svg("Latency p99 by load", x, chart.logarithmic(values, "ms"), lines)
-    return _table("Steps", [*header, "Kept up"], rows) + drawn
+    return _table("Steps", [*header, "Kept up"], rows, numbers=len(header)) + f"<div class=charts>{drawn}</div>\n"
 
 
 def _stream_charts(stream: StreamResult, warm_s: float | None) -> str:

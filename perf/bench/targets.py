@@ -64,9 +64,12 @@ class Must(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     @property
     def limit(self) -> str:
         name = self.figure.removesuffix("_ms").replace("instances_per_s", "instances/s")
-        unit = " ms" if self.figure.endswith("_ms") else ""
         value = f"at least {self.at_least:g}" if self.at_least is not None else f"at most {self.at_most:g}"
-        return f"{name}: {value}{unit}"
+        return f"{name}: {value}{self.unit}"
+
+    @property
+    def unit(self) -> str:
+        return " ms" if self.figure.endswith("_ms") else "/s" if self.figure == "rate" else ""
 
 
 class TargetRun(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -129,7 +129,7 @@ def of_musts(run: Run, musts: Sequence[Must]) -> Iterator[Verdict]:
         value = figure_of(run, must)
         is_met = value >= must.at_least if must.at_least is not None else value <= (must.at_most or 0.0)
         has_count = bool((stream := run.stream(must.stream)) and stream.latency.count)
-        yield verdict(must.text, must.limit, f"{value:g}", is_met and has_count)
+        yield verdict(must.text, must.limit, f"{value:.4g}{must.unit}", is_met and has_count)
 
 
 def of_target(target: Target, machine: Machine, disk: Disk | None, start_s: float | None) -> Iterator[Verdict]:
