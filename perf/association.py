@@ -7,6 +7,7 @@ are dropped inside the kernel (MSG_TRUNC discards TCP payload without copying it
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Container, Sequence
@@ -35,6 +36,8 @@ class Target:
     quick_acks: bool = False
     """Acknowledge answers at once: for a server with Nagle's algorithm, whose figures would otherwise include the wait
     for our delayed acknowledgement."""
+    tls: ssl.SSLContext | None = None
+    """Our side of TLS; None: without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._scratch = memoryview(bytearray(1 << 20))
+        # A TLS socket knows no flags: it has to decrypt what is then dropped.
+        self._wait_all, self._discard = (0, 0) if isinstance(sock, ssl.SSLSocket) else (socket.MSG_WAITALL, _DISCARD)
         self._pdu_left = 0
         """Bytes of the current P-DATA-TF PDU that have not been read."""
         self._other_body = b""
@@ -98,7 +103,7 @@ class Connection:
         if not length:
             return b""
         try:
-            data = self.sock.recv(length, socket.MSG_WAITALL)
+            data = self.sock.recv(length, self._wait_all)
         except BlockingIOError:
             raise PerfError(f"the peer said nothing for {TIMEOUT_S:.0f} s") from None
         if not data:
@@ -108,7 +113,7 @@ class Connection:
     def discard_exactly(self, length: int) -> None:
         while length:
             try:
-                count = self.sock.recv_into(self._scratch, min(length, len(self._scratch)), _DISCARD)
+                count = self.sock.recv_into(self._scratch, min(length, len(self._scratch)), self._discard)
             except BlockingIOError:
                 raise PerfError(f"the peer said nothing for {TIMEOUT_S:.0f} s") from None
             if not count:
@@ -232,7 +237,11 @@ def _refusal(target: Target, kind: int, body: bytes) -> str:
 def _connected(target: Target) -> socket.socket:
     """Connects. Raises PerfError with the address."""
     try:
-        return socket.create_connection((target.host, target.port), timeout=10)
+        sock = socket.create_connection((target.host, target.port), timeout=10)
+        if target.tls is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return target.tls.wrap_socket(sock, server_hostname=target.host)
+        return sock
     except OSError as error:
         where = f"{target.called_aet} at {target.host}:{target.port}"
         raise PerfError(f"{where} cannot be reached: {error.strerror or error}") from None

@@ -7,6 +7,7 @@ Answers each C-STORE-RQ at once; the kernel drops its data set.
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Sequence
 
@@ -42,7 +43,7 @@ def run(target: Target, study_uids: Sequence[bytes], load: RetrievalLoad, *, ser
 
 def receive_study(association: Association) -> StudyRetrieval:
     """Receives and answers the instances of one C-GET, up to its final response. Raises PerfError."""
-    if native.is_available():
+    if native.is_available() and not isinstance(association.sock, ssl.SSLSocket):
         return _receive_compiled(association)
     count = size = first_command_ns = first_instance_ns = responses = 0
     while True:

@@ -233,7 +233,8 @@ def stow_large(port: int, web_root: str, size: int) -> LargeObject:
         sock.sendall(
             b"POST %s/studies HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/dicom+json\r\nContent-Type: "
             b'multipart/related; type="application/dicom"; boundary=%s\r\nContent-Length: %d\r\n\r\n'
-            % (web_root.encode(), BOUNDARY, length) + first
+            % (web_root.encode(), BOUNDARY, length)
+            + first
         )
         for _ in range(large.item_count):
             sock.sendall(large.item)

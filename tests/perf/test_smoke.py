@@ -184,6 +184,18 @@ def test_disk_loop_and_sink_run() -> None:
     assert "sink ready" in run_program("sink", "--smoke")
 
 
+def test_the_loads_over_tls_reach_every_server(tmp_path: Path) -> None:
+    if shutil.which("storescp") is None:
+        pytest.skip("DCMTK is not installed (Debian package dcmtk)")
+    result = tmp_path / "result.json"
+    run_program("tls", "--smoke", "--json", str(result))
+    cases = {(case, server) for case, server, _, _ in json.loads(result.read_bytes())["tls"]}
+    assert {server for case, server in cases if case == "store-8"} == {
+        *("filmroom", "filmroom, TLS", "filmroom-write-behind", "filmroom-write-behind, TLS", "storescp, TLS")
+    }
+    assert ("handshakes", "openssl s_server") in cases
+
+
 def test_the_bare_server_answers_every_sender(tmp_path: Path) -> None:
     result = tmp_path / "bare.json"
     run_program("bare_store", "--smoke", "--json", str(result))
