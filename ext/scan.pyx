@@ -1,10 +1,10 @@
 """Finds the attributes for the index in a data set, in one pass: engine._ext.scan, whose door is dicom.elements.
 
-An `Extractor` has the tables of the wanted attributes, which never change: two archives with different extra attributes
+An `Extractor` has the tables of the indexed attributes, which never change: two archives with different extra attributes
 have one each. `Extractor.extract` reads a data set in one piece, and is on the path of every such instance; a `Scanner`
 reads a data set of any size in pieces. Both are one walk over the element headers: they skip values by their length,
-note the wanted ones, and write one blob a level at the end, at its exact size. They make no Python object for an
-element. Of earlier pieces they keep only the wanted values, each up to its limit, and the stack of open containers
+note the indexed ones, and write one blob a level at the end, at its exact size. They make no Python object for an
+element. Of earlier pieces they keep only the indexed values, each up to its limit, and the stack of open containers
 (nest.pxd).
 
 The walk goes on after Pixel Data, to the end, and over fragments by their headers, to detect a data set that ends early
@@ -29,7 +29,7 @@ from engine._ext.elements import Malformed
 cdef enum:
     LEVELS = 4
     BESIDE_LEVEL = 4  # kept beside the blobs
-    WANTED_MAX = 192
+    INDEXED_MAX = 192
     PRIVATE_MAX = 64
     CREATOR_BYTES_MAX = 64
     PIXEL_TAGS_MAX = 4
@@ -51,14 +51,14 @@ cdef enum Ending:
     IN_VALUE
     IN_HEADER
 
-cdef struct Wanted:
+cdef struct IndexedAttribute:
     uint32_t tag
     int level
     uint16_t vr
     Kind kind
 
 cdef struct Private:
-    # A wanted private attribute: its place in `wanted`, and the means to find the data set's tag for it.
+    # An indexed private attribute: its place in `indexed`, and the means to find the data set's tag for it.
     Py_ssize_t at
     uint16_t group
     uint8_t element  # the low byte
@@ -66,19 +66,19 @@ cdef struct Private:
     uint8_t creator[CREATOR_BYTES_MAX]
 
 cdef struct Tables:
-    # The wanted attributes, by ascending tag, and the limits of the kept values. Written once.
-    Wanted wanted[WANTED_MAX]
-    Py_ssize_t wanted_count
+    # The indexed attributes, by ascending tag, and the limits of the kept values. Written once.
+    IndexedAttribute indexed[INDEXED_MAX]
+    Py_ssize_t indexed_count
     Private privates[PRIVATE_MAX]
     Py_ssize_t private_count
     Dictionary dictionary
-    uint32_t last_wanted  # nothing wanted has a higher tag
+    uint32_t last_indexed  # nothing indexed has a higher tag
     uint32_t pixel_tags[PIXEL_TAGS_MAX]
     Py_ssize_t pixel_tag_count
     Py_ssize_t value_bytes_max
     Py_ssize_t sequence_bytes_max
     Py_ssize_t blobs_bytes_max
-    # Places in `wanted`.
+    # Places in `indexed`.
     Py_ssize_t sop_class_at
     Py_ssize_t sop_instance_at
     Py_ssize_t study_at
@@ -114,11 +114,11 @@ cdef struct Scan:
     Py_ssize_t place
     uint32_t tag_before
     uint32_t highest
-    Py_ssize_t at  # place in `wanted` for the search of the next tag
+    Py_ssize_t at  # place in `indexed` for the search of the next tag
     Py_ssize_t pixel_data_offset
     Py_ssize_t pixel_data_length
     Budget budget
-    Found found[WANTED_MAX]
+    Found found[INDEXED_MAX]
     uint8_t blocks[PRIVATE_MAX]  # of each private attribute: the block that its creator has reserved, 0 for none
     Nest nest
 
@@ -145,7 +145,7 @@ cdef class Head:
 
 @cython.auto_pickle(False)
 cdef class Extractor:
-    """The wanted attributes: the tables of dicom.attributes and dicom.tags, and the extra attributes of one archive.
+    """The indexed attributes: the tables of dicom.attributes and dicom.tags, and the extra attributes of one archive.
 
     `extras`: (tag, level, VR, creator) each; the creator is b"" for one that is not private.
     """
@@ -160,7 +160,7 @@ cdef class Extractor:
         ]
         known = {tag for tag, _ in rows}
         rows = sorted(rows + [(tag, BESIDE_LEVEL) for tag in (character_set, *image) if tag not in known])
-        if len(rows) > WANTED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS or len(more) > PRIVATE_MAX:
+        if len(rows) > INDEXED_MAX or len(pixel_data) > PIXEL_TAGS_MAX or len(levels) != LEVELS or len(more) > PRIVATE_MAX:
             raise ValueError("more attributes than the tables of ext/scan.pyx hold")
         if any(len(creator) > CREATOR_BYTES_MAX for _, creator in more.values()):
             raise ValueError("a private creator is longer than the tables of ext/scan.pyx hold")
@@ -168,14 +168,14 @@ cdef class Extractor:
         tables.dictionary.entries = <const Entry *>PyBytes_AS_STRING(dictionary)
         tables.dictionary.count = len(dictionary) // sizeof(Entry)
         tables.value_bytes_max, tables.sequence_bytes_max, tables.blobs_bytes_max = limits
-        tables.wanted_count = len(rows)
+        tables.indexed_count = len(rows)
         for i, (tag, level) in enumerate(rows):
-            tables.wanted[i].tag = tag
-            tables.wanted[i].level = level
+            tables.indexed[i].tag = tag
+            tables.indexed[i].level = level
             VR, creator = more.get(tag, ("", b""))
-            tables.wanted[i].vr = ord(VR[0]) << 8 | ord(VR[1]) if VR else dictionary_vr(&tables.dictionary, tag)
-            tables.wanted[i].kind = kind_of(tables.wanted[i].vr)
-            tables.last_wanted = max(tables.last_wanted, <uint32_t>(tag | 0xFFFF if creator else tag))
+            tables.indexed[i].vr = ord(VR[0]) << 8 | ord(VR[1]) if VR else dictionary_vr(&tables.dictionary, tag)
+            tables.indexed[i].kind = kind_of(tables.indexed[i].vr)
+            tables.last_indexed = max(tables.last_indexed, <uint32_t>(tag | 0xFFFF if creator else tag))
             if creator:
                 add_private(tables, i, tag, creator)
         tables.pixel_tag_count = len(pixel_data)
@@ -190,7 +190,7 @@ cdef class Extractor:
             tables.image_at[i] = order.index(tag)
 
     def extract(self, const uint8_t[::1] data, int encoding, Py_ssize_t nesting_max, Py_ssize_t element_count_max):
-        """The wanted attributes of a whole data set; see dicom.elements.extract."""
+        """The indexed attributes of a whole data set; see dicom.elements.extract."""
         cdef Scan scan
         cdef Py_ssize_t at
         begin(&scan, &self.tables, encoding, nesting_max, element_count_max)
@@ -198,7 +198,7 @@ cdef class Extractor:
         scan.source.end = data.shape[0]
         scan.is_last = True
         advance(&scan)
-        for at in range(self.tables.wanted_count):
+        for at in range(self.tables.indexed_count):
             if scan.found[at].is_present:
                 scan.found[at].value = scan.source.data + scan.found[at].offset
         return head_of(&scan)
@@ -238,7 +238,7 @@ cdef void begin(
     scan.budget.nesting_max = nesting_max
     scan.budget.elements_left = element_count_max
     scan.nest.depth = scan.nest.lenient = 0
-    memset(scan.found, 0, tables.wanted_count * sizeof(Found))
+    memset(scan.found, 0, tables.indexed_count * sizeof(Found))
     memset(scan.blocks, 0, tables.private_count)
 
 
@@ -263,7 +263,7 @@ cdef int run(Scan *scan) noexcept nogil:
                 note_end(scan)
             return OK
         scan.is_over = True
-        if scan.is_past_pixels or (status == MISPLACED and scan.highest > scan.tables.last_wanted):
+        if scan.is_past_pixels or (status == MISPLACED and scan.highest > scan.tables.last_indexed):
             return OK  # malformed bytes after them are no reason to refuse
         return status
     return OK
@@ -275,8 +275,8 @@ cdef void pass_plain(Scan *scan) noexcept nogil:
     Has the same effect as `next_element`, but keeps its state in registers.
     """
     cdef const Tables *tables = scan.tables
-    cdef const Wanted *wanted = tables.wanted
-    cdef Py_ssize_t wanted_count = tables.wanted_count
+    cdef const IndexedAttribute *indexed = tables.indexed
+    cdef Py_ssize_t indexed_count = tables.indexed_count
     cdef bint has_privates = tables.private_count != 0
     cdef Cursor source = scan.source
     cdef Header header
@@ -295,12 +295,12 @@ cdef void pass_plain(Scan *scan) noexcept nogil:
         if <Py_ssize_t>header.length > source.end - header.value_offset or holds_items(&source, &header, encoding):
             break
         at = next_wanted(tables, at if header.tag >= tag_before else 0, header.tag)
-        if at < wanted_count and wanted[at].tag == header.tag:
+        if at < indexed_count and indexed[at].tag == header.tag:
             found = &scan.found[at]
             found.offset = header.value_offset
             found.length = header.length
             found.vr = header.vr
-            found.is_present = is_fitting(wanted[at].kind, &header)
+            found.is_present = is_fitting(indexed[at].kind, &header)
             found.is_kept = False
         tag_before = header.tag
         highest = max(highest, tag_before)
@@ -337,7 +337,7 @@ cdef int next_element(Scan *scan) noexcept nogil:
             scan.place = private_place(scan, header)
         else:
             scan.at = next_wanted(scan.tables, scan.at if header.tag >= scan.tag_before else 0, header.tag)
-            if scan.at < scan.tables.wanted_count and scan.tables.wanted[scan.at].tag == header.tag:
+            if scan.at < scan.tables.indexed_count and scan.tables.indexed[scan.at].tag == header.tag:
                 scan.place = scan.at
     scan.tag_before = header.tag
     scan.highest = max(scan.highest, header.tag)
@@ -387,7 +387,7 @@ cdef int leave_value(Scan *scan) noexcept nogil:
 
 
 cdef void note(Scan *scan, Py_ssize_t length) noexcept nogil:
-    """Notes the place of a passed value, if it is wanted."""
+    """Notes the place of a passed value, if it is indexed."""
     cdef Found *found
     if scan.place < 0:
         return
@@ -395,7 +395,7 @@ cdef void note(Scan *scan, Py_ssize_t length) noexcept nogil:
     found.offset = scan.header.value_offset
     found.length = length
     found.vr = scan.header.vr
-    found.is_present = is_fitting(scan.tables.wanted[scan.place].kind, &scan.header)
+    found.is_present = is_fitting(scan.tables.indexed[scan.place].kind, &scan.header)
     found.is_kept = False
 
 
@@ -468,8 +468,8 @@ cdef void note_end(Scan *scan) noexcept nogil:
 
 
 cdef Py_ssize_t next_wanted(const Tables *tables, Py_ssize_t at, uint32_t tag) noexcept nogil:
-    """The first wanted attribute whose tag is not below this one."""
-    while at < tables.wanted_count and tables.wanted[at].tag < tag:
+    """The first indexed attribute whose tag is not below this one."""
+    while at < tables.indexed_count and tables.indexed[at].tag < tag:
         at += 1
     return at
 
@@ -479,7 +479,7 @@ cdef bint is_creator(uint32_t tag) noexcept nogil:
 
 
 cdef Py_ssize_t private_place(Scan *scan, const Header *header) noexcept nogil:
-    """The place in `wanted` of an element of an odd group, -1 if it is not wanted; notes private creators."""
+    """The place in `indexed` of an element of an odd group, -1 if it is not indexed; notes private creators."""
     cdef const Private *privates = scan.tables.privates
     cdef uint32_t element = header.tag & 0xFFFF
     cdef Py_ssize_t i
@@ -532,7 +532,7 @@ cdef class Scanner:
     cdef Scan scan
     cdef uint8_t carry[2 * CARRY_BYTES]  # what was left of the pieces before, too little to go on with
     cdef Py_ssize_t carried
-    cdef list kept  # by place in `wanted`: the bytes of what was found in the pieces before
+    cdef list kept  # by place in `indexed`: the bytes of what was found in the pieces before
     cdef bytearray partial  # of the value in hand
     cdef readonly Py_ssize_t position
     """Bytes fed or skipped so far."""
@@ -542,7 +542,7 @@ cdef class Scanner:
     ):
         self.extractor = extractor
         begin(&self.scan, &extractor.tables, encoding, nesting_max, element_count_max)
-        self.kept = [None] * extractor.tables.wanted_count
+        self.kept = [None] * extractor.tables.indexed_count
         self.partial = bytearray()
 
     @property
@@ -589,7 +589,7 @@ cdef class Scanner:
     def so_far(self):
         """The result so far; complete only if `is_settled` or at the end of the data set."""
         cdef Py_ssize_t at
-        for at in range(self.scan.tables.wanted_count):
+        for at in range(self.scan.tables.indexed_count):
             if self.scan.found[at].is_present:
                 self.scan.found[at].value = <const uint8_t *>PyBytes_AS_STRING(<bytes>self.kept[at])
         return head_of(&self.scan)
@@ -608,38 +608,38 @@ cdef class Scanner:
         return 0
 
     cdef int keep(self) except -1:
-        """Copies the values found in the current bytes, and the part of a wanted value that continues."""
+        """Copies the values found in the current bytes, and the part of an indexed value that continues."""
         cdef Scan *scan = &self.scan
         cdef Found *found
         cdef Py_ssize_t at
-        cdef Py_ssize_t wanted_bytes
-        for at in range(scan.tables.wanted_count):
+        cdef Py_ssize_t kept_bytes
+        for at in range(scan.tables.indexed_count):
             found = &scan.found[at]
             if found.is_present and not found.is_kept:
-                wanted_bytes = min(found.length, bytes_of(scan.tables, scan.tables.wanted[at].kind))
+                kept_bytes = min(found.length, bytes_of(scan.tables, scan.tables.indexed[at].kind))
                 if found.offset < 0:  # it began in earlier bytes
-                    self.gather(found.offset, wanted_bytes)
+                    self.gather(found.offset, kept_bytes)
                     self.kept[at] = bytes(self.partial)
                 else:
                     self.kept[at] = PyBytes_FromStringAndSize(
-                        <const char *>scan.source.data + found.offset, wanted_bytes
+                        <const char *>scan.source.data + found.offset, kept_bytes
                     )
                 found.is_kept = True
         if not scan.is_inside or scan.place < 0:
             self.partial = bytearray()
             return 0
-        wanted_bytes = bytes_of(scan.tables, scan.tables.wanted[scan.place].kind)
+        kept_bytes = bytes_of(scan.tables, scan.tables.indexed[scan.place].kind)
         if scan.header.length != UNDEFINED_LENGTH:
-            wanted_bytes = min(wanted_bytes, <Py_ssize_t>scan.header.length)
+            kept_bytes = min(kept_bytes, <Py_ssize_t>scan.header.length)
         if scan.header.value_offset >= 0:
             self.partial = bytearray()
-        self.gather(scan.header.value_offset, wanted_bytes)
+        self.gather(scan.header.value_offset, kept_bytes)
         return 0
 
-    cdef int gather(self, Py_ssize_t value_offset, Py_ssize_t wanted_bytes) except -1:
+    cdef int gather(self, Py_ssize_t value_offset, Py_ssize_t kept_bytes) except -1:
         """Adds the current bytes of a value to `partial`."""
         cdef Py_ssize_t start = value_offset + len(self.partial)
-        cdef Py_ssize_t end = min(value_offset + wanted_bytes, self.scan.source.end)
+        cdef Py_ssize_t end = min(value_offset + kept_bytes, self.scan.source.end)
         if start < end:
             self.partial += PyBytes_FromStringAndSize(<const char *>self.scan.source.data + start, end - start)
         return 0
@@ -717,7 +717,7 @@ cdef Py_ssize_t number_at(const Scan *scan, Py_ssize_t at) noexcept nogil:
     cdef bint is_number = False
     if not found.is_present:
         return -1
-    if scan.tables.wanted[at].kind == NUMBERS:
+    if scan.tables.indexed[at].kind == NUMBERS:
         if found.length < 2:
             return -1
         if scan.encoding & BIG_ENDIAN:
@@ -752,24 +752,24 @@ cdef void measure(Scan *scan, Py_ssize_t *sizes) noexcept nogil:
 cdef Py_ssize_t measure_within(
     Scan *scan, Py_ssize_t *sizes, Py_ssize_t value_max, Py_ssize_t sequence_max
 ) noexcept nogil:
-    cdef const Wanted *wanted = scan.tables.wanted
+    cdef const IndexedAttribute *indexed = scan.tables.indexed
     cdef Py_ssize_t at
     cdef Py_ssize_t total = 0
     cdef Found *found
     memset(sizes, 0, (LEVELS + 1) * sizeof(Py_ssize_t))
-    for at in range(scan.tables.wanted_count):
+    for at in range(scan.tables.indexed_count):
         found = &scan.found[at]
         if not found.is_present:
             continue
         found.is_left_out = False
-        if wanted[at].kind == SEQUENCE:
+        if indexed[at].kind == SEQUENCE:
             found.is_left_out = not measure_sequence(scan, found, sequence_max)
         else:
             found.blob_length = min(found.length, value_max)
-            if wanted[at].kind == TEXT:
+            if indexed[at].kind == TEXT:
                 found.blob_length = stripped(found.value, found.blob_length)
         if not found.is_left_out:
-            sizes[wanted[at].level] += ENTRY_BYTES + found.blob_length
+            sizes[indexed[at].level] += ENTRY_BYTES + found.blob_length
             total += ENTRY_BYTES + found.blob_length
     return total
 
@@ -788,16 +788,16 @@ cdef bytes value_at(Scan *scan, Py_ssize_t at):
 
 
 cdef bytes blob(Scan *scan, int level, Py_ssize_t size):
-    """One level's blob, its entries in the order of `wanted`."""
+    """One level's blob, its entries in the order of `indexed`."""
     cdef bytes result = PyBytes_FromStringAndSize(NULL, size)
     cdef uint8_t *target = <uint8_t *>PyBytes_AS_STRING(result)
-    cdef const Wanted *wanted = scan.tables.wanted
+    cdef const IndexedAttribute *indexed = scan.tables.indexed
     cdef Py_ssize_t at
-    for at in range(scan.tables.wanted_count):
-        if scan.found[at].is_present and not scan.found[at].is_left_out and wanted[at].level == level:
-            put_u32_little(target, wanted[at].tag)
+    for at in range(scan.tables.indexed_count):
+        if scan.found[at].is_present and not scan.found[at].is_left_out and indexed[at].level == level:
+            put_u32_little(target, indexed[at].tag)
             put_u32_little(target + 4, <uint32_t>scan.found[at].blob_length)
-            put_found(scan, &scan.found[at], &wanted[at], target + ENTRY_BYTES)
+            put_found(scan, &scan.found[at], &indexed[at], target + ENTRY_BYTES)
             target += ENTRY_BYTES + scan.found[at].blob_length
     return result
 
@@ -809,7 +809,7 @@ cdef void put_u32_little(uint8_t *target, uint32_t value) noexcept nogil:
     target[3] = <uint8_t>(value >> 24)
 
 
-cdef void put_found(Scan *scan, const Found *found, const Wanted *attribute, uint8_t *target) noexcept nogil:
+cdef void put_found(Scan *scan, const Found *found, const IndexedAttribute *attribute, uint8_t *target) noexcept nogil:
     """Writes a value in the form of blobs: text unchanged, numbers in little endian, sequences in Explicit VR LE."""
     cdef const uint8_t *value = found.value
     cdef int unit

@@ -356,7 +356,7 @@ cdef class StoreBatch:
     cdef object connection
     cdef Outlet outlet
     cdef object is_wanted
-    cdef object on_news
+    cdef object on_progress
     cdef Py_ssize_t capacity
     """Capacity of the smallest frame."""
     cdef Py_ssize_t fragment
@@ -374,15 +374,15 @@ cdef class StoreBatch:
     cdef readonly Py_ssize_t answered_count
     cdef readonly int stopped
     cdef readonly object error
-    cdef public Py_ssize_t news_below
-    """Call `on_news` when fewer instances than this are left to send; 0: never for that."""
+    cdef public Py_ssize_t refill_below
+    """Call `on_progress` when fewer instances than this are left to send; 0: never for that."""
 
-    def __init__(self, connection, is_wanted, on_news, list frames not None, Py_ssize_t fragment, Py_ssize_t window,
+    def __init__(self, connection, is_wanted, on_progress, list frames not None, Py_ssize_t fragment, Py_ssize_t window,
                  Outlet outlet=None):
         """`connection` has `send(data)` and `unsent_bytes`, and gets the bytes that `outlet` does not take at once.
         `is_wanted()` is called before each instance is sent.
 
-        `on_news()` is called when it has stopped, all is answered, or little is left to send. `fragment` in bytes. One
+        `on_progress()` is called when it has stopped, all is answered, or little is left to send. `fragment` in bytes. One
         frame more than `window` (outstanding answers) is enough.
         """
         if fragment < 1 or window < 1 or not 2 <= len(frames) <= SLOTS:
@@ -390,7 +390,7 @@ cdef class StoreBatch:
         self.connection = connection
         self.outlet = outlet
         self.is_wanted = is_wanted
-        self.on_news = on_news
+        self.on_progress = on_progress
         self.frames = [<Frame?>frame for frame in frames]
         self.capacity = min([frame.capacity for frame in frames])
         self.fragment = fragment
@@ -615,9 +615,9 @@ cdef class StoreBatch:
             self.free_frames[self.free_count] = slot.frame
             self.free_count += 1
         self.advance()
-        if (self.stopped or self.end - self.next_send < self.news_below
+        if (self.stopped or self.end - self.next_send < self.refill_below
                 or not self.outstanding and self.next_send == self.end):
-            self.on_news()
+            self.on_progress()
         return True
 
     def collect(self):

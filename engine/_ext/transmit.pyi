@@ -42,12 +42,12 @@ class Outlet:
     def close(self) -> None: ...
 
 class StoreBatch:
-    news_below: int
+    refill_below: int
     def __init__(
         self,
         connection: _Connection,
         is_wanted: Callable[[], bool],
-        on_news: Callable[[], object],
+        on_progress: Callable[[], object],
         frames: list[Frame],
         fragment: int,
         window: int,

@@ -26,7 +26,7 @@ from engine import log
 from engine.access.principal import Principal
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
-from engine.archive.commitment.answers import Answers
+from engine.archive.commitment.requests import CommitmentRequests
 from engine.archive.commitment.transactions import Transactions
 from engine.archive.copies import backup_notes, lag
 from engine.archive.feed.destinations import Destinations
@@ -572,9 +572,9 @@ class Archive:
 
     # -- what a server needs --------------------------------------------------------------------
 
-    def commitment_answers(self) -> Answers:
+    def commitment_requests(self) -> CommitmentRequests:
         """Requests for storage commitment whose answers are fetched under their Transaction UID."""
-        return Answers(self.parts.layout.data, self.parts.files)
+        return CommitmentRequests(self.parts.layout.data, self.parts.files)
 
     def commitment_transactions(self) -> Transactions:
         """Requests for storage commitment that wait for their report."""

@@ -50,7 +50,7 @@ COMMAND_BYTES_MAX = 512
 SEGMENTS_MAX = 4
 """Segments that a batch keeps open, beside the pinned ones."""
 
-NEWS_BELOW = BATCH_SLOTS // 4
+REFILL_BELOW = BATCH_SLOTS // 4
 """More instances are added when fewer remain to be sent."""
 
 FIRST_ADDED = 2
@@ -153,7 +153,7 @@ class SteadySender:
             batch.advance()
             while not self._is_over(batch, more):
                 more = more and self._add_from(batch, source, originator, batch.room)
-                batch.news_below = NEWS_BELOW if more else 0
+                batch.refill_below = REFILL_BELOW if more else 0
                 batch.advance()
                 if batch.stopped == NOT_CACHED:
                     await self._warm(batch)

@@ -18,8 +18,8 @@ import orjson
 from aiohttp import web
 
 from engine.access import Action
-from engine.archive.commitment.answers import Asked
 from engine.archive.commitment.judge import Verdict
+from engine.archive.commitment.requests import CommitmentRequest
 from engine.archive.commitment.transactions import Reference, Transaction
 from engine.dicom import model_reader, xml_model
 from engine.errors import ArchiveReadOnly, DataSetError, RequestError, StorageFull
@@ -58,7 +58,7 @@ async def ask(request: Request) -> web.StreamResponse:
     commitments = request.commitments
 
     def keep() -> bool:
-        return commitments.answers.ask(
+        return commitments.requests.add(
             transaction,
             count_max=options.transactions_max,
             reserve_bytes=engine.config.limits.disk_reserve_bytes,
@@ -70,29 +70,29 @@ async def ask(request: Request) -> web.StreamResponse:
             raise HttpError(HTTPStatus.CONFLICT, "the Transaction UID is in use")
     except StorageFull as error:
         raise Unavailable(str(error)) from error
-    return _answer(request, await commitments.answered(Asked(transaction)), media_type)
+    return _answer(request, await commitments.judged(CommitmentRequest(transaction)), media_type)
 
 
 async def result(request: Request) -> web.StreamResponse:
     """Sends the result of a request."""
     media_type = choices_of(request, OFFERS)[0].offer.media_type
     uid, commitments = _transaction_uid(request), request.commitments
-    asked = await request.engine.pools.slow.run(lambda: commitments.answers.find(uid))
-    if asked is None:
+    commitment = await request.engine.pools.slow.run(lambda: commitments.requests.find(uid))
+    if commitment is None:
         raise NotFound(
             "storage commitment was not requested with this Transaction UID, or its result is no longer kept"
         )
-    if asked.verdicts is None:
-        asked = await commitments.answered(asked)
-    return _answer(request, asked, media_type)
+    if commitment.verdicts is None:
+        commitment = await commitments.judged(commitment)
+    return _answer(request, commitment, media_type)
 
 
-def _answer(request: Request, asked: Asked, media_type: str) -> web.Response:
-    if asked.verdicts is None:
+def _answer(request: Request, commitment: CommitmentRequest, media_type: str) -> web.Response:
+    if commitment.verdicts is None:
         return web.Response(status=HTTPStatus.ACCEPTED, headers={"Retry-After": str(RETRY_S)})
     committed, failed = [], []
     for (sop_class_uid, sop_instance_uid), verdict in zip(
-        asked.transaction.references, map(Verdict, asked.verdicts), strict=True
+        commitment.transaction.references, map(Verdict, commitment.verdicts), strict=True
     ):
         item: dict[str, Any] = {
             "00081150": {"vr": "UI", "Value": [sop_class_uid]},

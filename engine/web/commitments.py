@@ -7,8 +7,8 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from engine import guards
-from engine.archive.commitment.answers import Answers, Asked
 from engine.archive.commitment.judge import Judge
+from engine.archive.commitment.requests import CommitmentRequest, CommitmentRequests
 from engine.dicom import storage_classes
 
 if TYPE_CHECKING:
@@ -26,34 +26,34 @@ class Commitments:
         self._stopping = threading.Event()
         self._judge = Judge(engine.archive, self._is_supported, self._stopping)
         self._turn = asyncio.Lock()
-        self._in_progress: dict[str, asyncio.Task[Asked]] = {}
-        self.answers: Answers = engine.archive.commitment_answers()
+        self._in_progress: dict[str, asyncio.Task[CommitmentRequest]] = {}
+        self.requests: CommitmentRequests = engine.archive.commitment_requests()
 
     def _is_supported(self, sop_class_uid: str) -> bool:
         return storage_classes.is_stored(sop_class_uid, promiscuous=self._engine.config.promiscuous)
 
-    async def answered(self, asked: Asked) -> Asked:
+    async def judged(self, commitment: CommitmentRequest) -> CommitmentRequest:
         """The request, with its result unless that takes longer than WAIT_S."""
-        uid = asked.transaction.transaction_uid
+        uid = commitment.transaction.transaction_uid
         task = self._in_progress.get(uid)
         if task is None:
-            task = guards.watch(self._engine.loop.create_task(self._judged(asked)), "storage commitment")
+            task = guards.watch(self._engine.loop.create_task(self._judged(commitment)), "storage commitment")
             self._in_progress[uid] = task
             task.add_done_callback(lambda _: self._in_progress.pop(uid, None))
         done, _ = await asyncio.wait([task], timeout=WAIT_S)
-        return task.result() if done else asked
+        return task.result() if done else commitment
 
-    async def _judged(self, asked: Asked) -> Asked:
+    async def _judged(self, commitment: CommitmentRequest) -> CommitmentRequest:
         options = self._engine.config.commitment
 
-        def judge() -> Asked:
+        def judge() -> CommitmentRequest:
             verdicts = self._judge.verdicts(
-                asked.transaction.references,
+                commitment.transaction.references,
                 verify=options.verify,
                 bytes_per_s=options.verify_bytes_per_s,
                 whole=set(),
             )
-            return self.answers.answer(asked, [verdict.value for verdict in verdicts])
+            return self.requests.set_verdicts(commitment, [verdict.value for verdict in verdicts])
 
         async with self._turn:
             return await self._engine.pools.slow.run(judge)

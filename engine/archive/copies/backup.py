@@ -74,7 +74,7 @@ class BackupReport:
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
+class _CopyStep:
     """One segment of the state that this backup makes."""
 
     segment_id: int
@@ -247,7 +247,7 @@ class _Backup:
 
     # -- the plan -------------------------------------------------------------------------------
 
-    def _plan(self) -> list[_Planned]:
+    def _plan(self) -> list[_CopyStep]:
         try:
             present = extent.stable_segments(self._layout.segments, self._files)
         except OSError as error:
@@ -256,10 +256,10 @@ class _Backup:
         if not self._is_joining and max(self._by_id, default=-1) > max(present, default=-1):
             # A compaction never removes the newest one.
             self._has_diverged(max(self._by_id), "is not there any more")
-        planned = (self._look(segment_id) for segment_id in present)
-        return [item for item in planned if item is not None]
+        steps = (self._look(segment_id) for segment_id in present)
+        return [item for item in steps if item is not None]
 
-    def _look(self, segment_id: int) -> _Planned | None:
+    def _look(self, segment_id: int) -> _CopyStep | None:
         """The plan for one segment; None when the segment is empty."""
         path = segment_path(self._layout.segments, segment_id)
         source = self._files.identity(path)
@@ -267,7 +267,7 @@ class _Backup:
             raise _Vanished
         entry = self._by_id.get(segment_id)
         if entry is not None and entry.is_sealed and entry.source == source and self._is_there(entry):
-            return _Planned(segment_id, Extent(entry.salt, entry.length, True), entry)
+            return _CopyStep(segment_id, Extent(entry.salt, entry.length, True), entry)
         fd = self._open(segment_id)
         try:
             return self._look_into(fd, segment_id, source)
@@ -276,11 +276,11 @@ class _Backup:
             # Keep the part that was copied while the segment could be read.
             if entry is None or not self._is_there(entry):
                 return None
-            return _Planned(segment_id, Extent(entry.salt, entry.length, entry.is_sealed), entry)
+            return _CopyStep(segment_id, Extent(entry.salt, entry.length, entry.is_sealed), entry)
         finally:
             self._files.close(fd)
 
-    def _look_into(self, fd: int, segment_id: int, source: tuple[int, int]) -> _Planned | None:
+    def _look_into(self, fd: int, segment_id: int, source: tuple[int, int]) -> _CopyStep | None:
         there = extent.look(FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0))
         if there is None or there.is_empty:
             return None
@@ -300,7 +300,7 @@ class _Backup:
             self._ends[segment_id, there.salt] = there.end
         if copy.length < min(there.end, self._claims.get(copy.file_name, 0)):
             copy = self._another(copy, source)
-        return _Planned(segment_id, there, replace(copy, source=source))
+        return _CopyStep(segment_id, there, replace(copy, source=source))
 
     def _has_diverged(self, segment_id: int, what: str) -> None:
         self.report.findings.append(
@@ -340,30 +340,30 @@ class _Backup:
 
     # -- copying --------------------------------------------------------------------------------
 
-    def _copy_all(self, plan: list[_Planned], journal: Journal) -> list[SegmentCopy]:
-        total = sum(planned.missing_bytes for planned in plan)
+    def _copy_all(self, plan: list[_CopyStep], journal: Journal) -> list[SegmentCopy]:
+        total = sum(step.missing_bytes for step in plan)
         done = self.report.copied_bytes
         total += done
         copies = []
-        for planned in plan:
-            copy = planned.copy
-            if planned.missing_bytes:
-                copy = self._copy(planned, journal, total)
-            if planned.found.is_sealed and copy.length == planned.found.end:
+        for step in plan:
+            copy = step.copy
+            if step.missing_bytes:
+                copy = self._copy(step, journal, total)
+            if step.found.is_sealed and copy.length == step.found.end:
                 copy = replace(copy, is_sealed=True)
             copies.append(copy)
         if self._progress is not None:
             self._progress("bytes", self.report.copied_bytes, total)
         return copies
 
-    def _copy(self, planned: _Planned, journal: Journal, total: int) -> SegmentCopy:
-        source = self._open(planned.segment_id)
+    def _copy(self, step: _CopyStep, journal: Journal, total: int) -> SegmentCopy:
+        source = self._open(step.segment_id)
         try:
             # Sync first: a backup must hold nothing that the source can still lose.
             self._files.fdatasync(source)
-            target = self._open_target(planned.copy)
+            target = self._open_target(step.copy)
             try:
-                return self._copy_ranges(planned, source, target, journal, total)
+                return self._copy_ranges(step, source, target, journal, total)
             finally:
                 self._files.close(target)
         finally:
@@ -376,11 +376,11 @@ class _Backup:
         except FileExistsError:
             return self._files.open(path, os.O_RDWR)
 
-    def _copy_ranges(self, planned: _Planned, source: int, target: int, journal: Journal, total: int) -> SegmentCopy:
-        copy = planned.copy
+    def _copy_ranges(self, step: _CopyStep, source: int, target: int, journal: Journal, total: int) -> SegmentCopy:
+        copy = step.copy
         key = (copy.segment_id, copy.salt)
-        while copy.length < planned.found.end:
-            end = min(copy.length + RANGE_BYTES, planned.found.end)
+        while copy.length < step.found.end:
+            end = min(copy.length + RANGE_BYTES, step.found.end)
             item = self._copy_range(source, target, copy.segment_id, copy.length, end, total)
             journal.append([(copy.segment_id, copy.salt, copy.copy, *item)])
             copy = replace(copy, ranges=(*copy.ranges, item), is_sealed=False)

@@ -92,7 +92,7 @@ class Status:
         }
 
 
-class _Wanted(NamedTuple):
+class _Transfer(NamedTuple):
     """A segment, of which the destination lacks a part."""
 
     segment_id: int
@@ -175,7 +175,7 @@ class Replication:
         assert self._destination is not None
         began_s = self._clock_s()
         present = extent.stable_segments(self._layout.segments, self._files)
-        transfers, whole = self._wanted(present)
+        transfers, whole = self._transfers(present)
         self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         self.status.segments = len(self._held)
         if transfers:
@@ -218,7 +218,7 @@ class Replication:
             logger.warning("the destination could not be closed", error=str(failure))
         self.status.error = str(error)
         try:
-            transfers, _ = self._wanted(extent.stable_segments(self._layout.segments, self._files))
+            transfers, _ = self._transfers(extent.stable_segments(self._layout.segments, self._files))
             self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         except (EngineError, OSError) as failure:
             logger.warning("the lag cannot be measured", error=str(failure))
@@ -247,9 +247,9 @@ class Replication:
 
     # -- what is missing ------------------------------------------------------------------------
 
-    def _wanted(self, present: list[int]) -> tuple[list[_Wanted], bool]:
+    def _transfers(self, present: list[int]) -> tuple[list[_Transfer], bool]:
         """The transfers to make, and whether every segment could be read. Segments that reuse an id come last."""
-        transfers: list[_Wanted] = []
+        transfers: list[_Transfer] = []
         whole = True
         self.status.findings = []
         self._open_ends = {}
@@ -267,7 +267,7 @@ class Replication:
         self._seen = lag.seen(present, self._open_ends)
         return sorted(transfers, key=lambda item: (item.is_another, item.segment_id)), whole
 
-    def _look(self, segment_id: int) -> _Wanted | None:
+    def _look(self, segment_id: int) -> _Transfer | None:
         identity = self._files.identity(segment_path(self._layout.segments, segment_id))
         if identity is None:
             raise _Vanished
@@ -299,18 +299,18 @@ class Replication:
         finally:
             self._files.close(fd)
 
-    def _compare(self, segment_id: int, found: Extent, held: Held | None) -> _Wanted | None:
+    def _compare(self, segment_id: int, found: Extent, held: Held | None) -> _Transfer | None:
         if held is None or not held.length:
-            return _Wanted(segment_id, found, 0, False)
+            return _Transfer(segment_id, found, 0, False)
         if held.salt != found.salt:
-            return _Wanted(segment_id, found, 0, True)
+            return _Transfer(segment_id, found, 0, True)
         if held.length > found.end or (held.is_sealed and not (found.is_sealed and held.length == found.end)):
             raise _diverged(segment_id, f"{held.length} bytes there and {found.end} here")
         if segment_id not in self._joined:
             self._join(segment_id, held)
         if held.length == found.end and held.is_sealed == found.is_sealed:
             return None
-        return _Wanted(segment_id, found, held.length, False)
+        return _Transfer(segment_id, found, held.length, False)
 
     def _join(self, segment_id: int, held: Held) -> None:
         fd = self._open_source(segment_id)
@@ -333,12 +333,12 @@ class Replication:
 
     # -- shipping -------------------------------------------------------------------------------
 
-    def _ship_all(self, destination: Destination, wanted: list[_Wanted]) -> bool:
+    def _ship_all(self, destination: Destination, transfers: list[_Transfer]) -> bool:
         """Ships and commits; False when a segment is gone or cannot be read."""
         whole = True
         shipped: list[Shipped] = []
         committed = self.status.shipped_bytes, self._clock_s()
-        for item in wanted:
+        for item in transfers:
             if item.is_another:
                 if not whole:
                     break
@@ -363,7 +363,7 @@ class Replication:
         self._commit(destination, shipped)
         return whole
 
-    def _ship(self, destination: Destination, item: _Wanted) -> Iterator[Shipped]:
+    def _ship(self, destination: Destination, item: _Transfer) -> Iterator[Shipped]:
         """Ships a segment piece by piece; yields its progress after each."""
         segment_id, there, at, _ = item
         fd = self._open_source(segment_id)

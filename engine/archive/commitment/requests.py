@@ -25,7 +25,7 @@ from engine.storage.files import Files, replace_file
 _DAY_NS: Final = 86_400 * 10**9
 
 
-class Asked(msgspec.Struct, frozen=True):
+class CommitmentRequest(msgspec.Struct, frozen=True):
     """A request, and its answer once there is one."""
 
     transaction: Transaction
@@ -33,8 +33,8 @@ class Asked(msgspec.Struct, frozen=True):
     """Values of `judge.Verdict`, one a reference; None: not yet."""
 
 
-class Answers:
-    """Those of one archive; any number of processes at once. Blocks."""
+class CommitmentRequests:
+    """The requests of one archive; any number of processes at once. Blocks."""
 
     def __init__(self, data: Path, files: Files) -> None:
         self._parent = str(data / "commitments")
@@ -42,7 +42,7 @@ class Answers:
         self._folder = f"{self._parent}/http"
         self._files = files
 
-    def ask(self, transaction: Transaction, *, count_max: int, reserve_bytes: int, keep_days: float) -> bool:
+    def add(self, transaction: Transaction, *, count_max: int, reserve_bytes: int, keep_days: float) -> bool:
         """Keeps a request; durable when this returns. False: its Transaction UID is in use.
 
         Raises StorageFull, StorageFailed.
@@ -65,14 +65,14 @@ class Answers:
                 return False
             fd = files.open(path, os.O_RDWR | os.O_TRUNC)
         try:
-            files.pwritev(fd, [msgspec.json.encode(Asked(transaction))], 0)
+            files.pwritev(fd, [msgspec.json.encode(CommitmentRequest(transaction))], 0)
             files.fdatasync(fd)
         finally:
             files.close(fd)
         files.sync_directory(self._folder)
         return True
 
-    def find(self, transaction_uid: str) -> Asked | None:
+    def find(self, transaction_uid: str) -> CommitmentRequest | None:
         """A request by its Transaction UID. Raises StorageError."""
         try:
             fd = self._files.open(self._path(transaction_uid), os.O_RDONLY)
@@ -81,18 +81,18 @@ class Answers:
         except OSError as error:
             raise StorageError(f"a storage commitment cannot be opened: {error.strerror}") from error
         try:
-            found = msgspec.json.decode(self._files.pread(fd, FILE_BYTES_MAX, 0), type=Asked)
+            found = msgspec.json.decode(self._files.pread(fd, FILE_BYTES_MAX, 0), type=CommitmentRequest)
         except msgspec.DecodeError:
             return None
         finally:
             self._files.close(fd)
         return found if found.transaction.transaction_uid == transaction_uid else None
 
-    def answer(self, asked: Asked, verdicts: Sequence[str]) -> Asked:
+    def set_verdicts(self, request: CommitmentRequest, verdicts: Sequence[str]) -> CommitmentRequest:
         """The request with its answer, which is kept. Raises StorageFull, StorageFailed."""
-        answered = Asked(asked.transaction, tuple(verdicts))
-        replace_file(self._files, self._path(asked.transaction.transaction_uid), msgspec.json.encode(answered))
-        return answered
+        judged = CommitmentRequest(request.transaction, tuple(verdicts))
+        replace_file(self._files, self._path(request.transaction.transaction_uid), msgspec.json.encode(judged))
+        return judged
 
     def _drop_old(self, keep_days: float) -> None:
         oldest_ns = time.time_ns() - int(keep_days * _DAY_NS)
