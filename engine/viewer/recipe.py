@@ -53,6 +53,12 @@ MENDS: Final = (
         b"if (sopClassUids.slice(0, 3).includes(metadata.SOPClassUID)) {",
         1,
     ),
+    # VOI LUT Function: of its one value the first letter was taken, and the image stayed black.
+    (
+        b"(voiLutModule.voiLUTFunction?.length &&\n                    voiLutModule.voiLUTFunction[0])",
+        b"[voiLutModule.voiLUTFunction].flat()[0]",
+        1,
+    ),
     # A segmentation, contours, a dose or a parametric map whose referenced images are not stored: a blank page.
     (
         b"const image0 = referencedDisplaySet.images[0];",

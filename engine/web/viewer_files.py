@@ -72,6 +72,8 @@ class _Found:
     path: Path
     file: ViewerFile
     coding: str
+    piece: bytes
+    """Its beginning, mostly the whole file: read at once, since each turn of a thread costs as much as the reading."""
 
 
 async def page(request: Request) -> web.StreamResponse:
@@ -113,14 +115,19 @@ async def file(request: Request) -> web.StreamResponse:
     headers["Content-Type"] = found.file.content_type
     if found.coding:
         headers["Content-Encoding"] = found.coding
+    length = found.file.lengths[found.coding]
+    if len(found.piece) == length:
+        return web.Response(body=found.piece, headers=headers)
     response = web.StreamResponse(headers=headers)
-    length = response.content_length = found.file.lengths[found.coding]
+    response.content_length = length
     await response.prepare(request)
-    offset = length if request.is_head else 0
-    while offset < length:
-        piece = await reads.run(partial(_read, found.path, offset))
-        offset += len(piece)
+    offset, piece = 0, found.piece
+    while not request.is_head:
         await response.write(piece)
+        offset += len(piece)
+        if offset >= length:
+            break
+        piece = await reads.run(partial(_read, found.path, offset))
     await response.write_eof()
     return response
 
@@ -158,7 +165,7 @@ def _find(directory: Path | None, version: str, name: str, codings: Sequence[str
         raise ViewerError(f"a file of the viewer cannot be read: {name}: {error.strerror}") from error
     if length != file.lengths[coding]:
         raise ViewerError(f"a file of the viewer is damaged: {name}; run `filmroom viewer install`")
-    return _Found(path, file, coding)
+    return _Found(path, file, coding, _read(path, 0) if length else b"")
 
 
 def _read(path: Path, offset: int) -> bytes:
