@@ -52,7 +52,7 @@ WATCH = """
         (entry) => entry.name.includes("api/studies") && entry.name.includes(text) && entry.responseEnd > 0);
     window.rowsAfterKey = async (prefix) => {
         await until(() => answered(`PatientName=${prefix}*`));
-        const begins = (row) => row.textContent.toLowerCase().startsWith(prefix);
+        const begins = (row) => row.textContent.replace(/^[☐☑]/, "").toLowerCase().startsWith(prefix);
         return await until(() => areHere() && rows().every(begins)) - keyTime;
     };
     window.rowsAfterJump = async (share) => {

@@ -26,6 +26,7 @@ from engine.index.database.transactions import Cursor
 from engine.index.format import keys, terms
 from engine.index.format.types import Bookmark, Level, Match, Order, PlacedMatch, Query
 from engine.index.query.access import find_in_steps
+from engine.index.query.arrival_places import arrival_places
 from engine.index.query.candidates import Candidates, IdList, ascending
 from engine.index.query.explanation import Explanation
 from engine.index.query.plan import COMPUTED, Plan, level_of
@@ -226,6 +227,8 @@ class _Ordering:
 
     def _skip_keys(self, place: Bookmark | None, skip: int) -> Generator[None, None, tuple[Bookmark | None, int]]:
         """Skips studies by their keys alone. Returns the place reached, and how many studies remain to be skipped."""
+        if self._order.tag is None and place is None and skip > SKIPPED_AT_ONCE:
+            place, skip = yield from self._leap(skip)
         skip_some = self._skip_some_ids if self._order.tag is None else self._skip_some_keys
         while skip and (self._order.tag is None or place is None or place.key):
             with self._scope.reading():
@@ -235,6 +238,17 @@ class _Ordering:
                 break
             yield None
         return place, skip
+
+    def _leap(self, skip: int) -> Generator[None, None, tuple[Bookmark | None, int]]:
+        """Skips to a mark in the order of arrival. Returns the place reached, and how many studies remain."""
+        places = arrival_places(self._environment)
+        while True:
+            with self._scope.reading():
+                reached = places.skip(self._scope.txn, skip, is_descending=self._order.is_descending)
+            if reached is not None:
+                number, remaining = reached
+                return (Bookmark(b"", number) if number else None), remaining
+            yield None
 
     def _skip_some_ids(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
         """The number of studies skipped in one transaction, and the last of them."""
