@@ -268,6 +268,11 @@ class HttpConnection(RequestHandler):
     # -- the front's side -----------------------------------------------------------------------
 
     @property
+    def is_open(self) -> bool:
+        """Whether it is established and is not being closed."""
+        return self.transport is not None and not self.transport.is_closing()
+
+    @property
     def is_idle(self) -> bool:
         """Whether it waits for a request."""
         return self._request is None and not self._messages

@@ -16,6 +16,7 @@ import re
 import socket as sockets
 import ssl
 from functools import partial
+from heapq import nsmallest
 from http import HTTPStatus
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
@@ -215,12 +216,15 @@ class WebFront:
         return route is not None and route.takes_body
 
     def _make_room(self) -> None:
-        if len(self._connections) < self._settings.connections_max:
+        """Closes the longest idle connections, so that there are at most `connections_max` with one more."""
+        count = len(self._tasks) + sum(1 for connection in self._connections if connection.is_open)
+        excess = count + 1 - self._settings.connections_max
+        if excess <= 0:
             return
-        idle = [connection for connection in self._connections if connection.is_idle]
-        if idle:
+        idle = [connection for connection in self._connections if connection.is_open and connection.is_idle]
+        for connection in nsmallest(excess, idle, key=lambda connection: connection.idle_since):
             self.engine.metrics.counters["http_connections_evicted"] += 1
-            min(idle, key=lambda connection: connection.idle_since).force_close()
+            connection.force_close()
 
     @property
     def _look_s(self) -> float:

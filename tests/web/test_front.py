@@ -401,3 +401,30 @@ def test_draining_finishes_requests_and_accepts_no_new_ones(tmp_path: Path) -> N
         busy.close()
 
     host(tmp_path, script, routes=routes(gate))
+
+
+def test_a_burst_of_connections_closes_as_many_idle_ones_as_are_too_many(tmp_path: Path) -> None:
+    def script(hosting: Hosting) -> None:
+        pairs = [socket.socketpair() for _ in range(30)]
+        ended: list[int] = []
+
+        def connect(some: list[tuple[socket.socket, socket.socket]]) -> None:
+            for ours, _ in some:
+                ours.setblocking(False)
+                hosting.front.connected(ours, "127.0.0.1", lambda: ended.append(1))
+
+        hosting.on_loop(lambda: connect(pairs[:10]))
+        wait_for(lambda: hosting.front.connections_count == 10, what="the first are open")
+        hosting.on_loop(lambda: connect(pairs[10:20]))
+        wait_for(lambda: len(ended) == 10, what="the first are closed")
+        assert [theirs.recv(1) for _, theirs in pairs[:10]] == [b""] * 10
+        hosting.on_loop(lambda: connect(pairs[20:]))
+        wait_for(lambda: len(ended) == 20, what="the second are closed")
+        _, last = pairs[-1]
+        last.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert last.recv(100).startswith(b"HTTP/1.1 200 ")
+        for _, theirs in pairs:
+            theirs.close()
+        wait_for(lambda: len(ended) == len(pairs), what="all are closed")
+
+    host(tmp_path, script, http=Http(connections_max=10))
