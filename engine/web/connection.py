@@ -21,14 +21,14 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp.http import HttpRequestParser, RawRequestMessage
-from aiohttp.http_exceptions import InvalidURLError, LineTooLong
+from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.errors import RequestError
 from engine.web.direct_body import DirectBody
-from engine.web.errors import problem, problem_response
+from engine.web.errors import parser_reason, problem, problem_response
 from engine.web.outlet import UNSENT_BYTES_MAX
 
 if TYPE_CHECKING:
@@ -136,6 +136,22 @@ class HttpConnection(RequestHandler):
         super().connection_lost(exc)
         self._front.lost(self)
         self._on_end()
+
+    def half_closed(self) -> bool:
+        """The client has ended its side. Returns whether it gets an answer: to a store that has arrived whole.
+
+        To others this is the sign that the client has gone, and their work is cancelled.
+        """
+        if self._messages:
+            message, payload = self._messages[-1]
+            is_store = isinstance(message, RawRequestMessage) and message.method == "POST" and payload.is_eof()
+        else:
+            request = self._request
+            is_store = request is not None and request.method == "POST" and request.content.is_eof()
+        if not is_store or self.ssl_context is not None:
+            return False
+        self.close()
+        return True
 
     def received(self, count: int) -> None:
         """Counts received bytes of any kind."""
@@ -379,14 +395,9 @@ class HttpConnection(RequestHandler):
     # -- inside ---------------------------------------------------------------------------------
 
     def _not_understood(self, error: BaseException | None) -> str:
-        """Counts and logs bytes that are not a request; returns the reason, without a URL, which may name a patient."""
+        """Counts and logs bytes that are not a request; returns the reason."""
         self._front.engine.metrics.counters["http_requests_not_understood"] += 1
-        if isinstance(error, LineTooLong):
-            reason = "its first line or a header is too long"
-        elif isinstance(error, InvalidURLError):
-            reason = "invalid URL"
-        else:
-            reason = str(getattr(error, "message", "")).partition("\n")[0].strip().rstrip(":")
+        reason = parser_reason(error)
         logger.about(self.peer_host).warning("invalid HTTP request", peer=self.peer_host, error=reason)
         return reason
 

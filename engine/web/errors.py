@@ -13,6 +13,7 @@ from typing import Final
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from engine.errors import (
     ArchiveInUse,
@@ -173,3 +174,12 @@ def problem_response(
     headers = {"Cache-Control": "no-store", **(headers or {})}
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
     return web.Response(status=status, body=orjson.dumps(body), content_type=PROBLEM, headers=headers)
+
+
+def parser_reason(error: BaseException | None) -> str:
+    """Why aiohttp's parser refused some bytes; without a URL, which may name a patient."""
+    if isinstance(error, LineTooLong):
+        return "its first line or a header is too long"
+    if isinstance(error, InvalidURLError):
+        return "invalid URL"
+    return str(getattr(error, "message", "")).partition("\n")[0].strip().rstrip(":")

@@ -59,9 +59,9 @@ class Intake(asyncio.BufferedProtocol):
         else:
             connection.data_received(bytes(self._scratch.whole[:nbytes]))
 
-    def eof_received(self) -> None:
-        """Called when the client has ended its side: the transport closes."""
-        self._connection.eof_received()
+    def eof_received(self) -> bool:
+        """Called when the client has ended its side; returns whether the transport stays open for an answer."""
+        return self._connection.half_closed()
 
     def pause_writing(self) -> None:
         """Called when the kernel accepts no more bytes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from functools import partial
 
@@ -127,6 +128,19 @@ def stored_count(hosting: Hosting) -> int:
 
 def has_stored(hosting: Hosting, count: int) -> bool:
     return stored_count(hosting) == count
+
+
+@pytest.mark.parametrize("ending", ["", "Transfer-Encoding: chunked"])
+def test_a_client_that_ends_its_side_behind_a_store_gets_the_answer(hosting: Hosting, ending: str) -> None:
+    body = body_of(1000)
+    whole = request(body)
+    if ending:
+        whole = request(b"", ending).replace(b"Content-Length: 0\r\n", b"") + chunks(body) + b"0\r\n\r\n"
+    for cut in (len(whole), len(whole) - 10):
+        with hosting.connect() as sock:
+            sock.sendall(whole[:cut])
+            sock.shutdown(socket.SHUT_WR)
+            assert statuses(read_all(sock)) == (["200"] if cut == len(whole) else [])
 
 
 def chunks(*contents: bytes) -> bytes:
