@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 
+import pytest
 import requests
 from playwright.sync_api import Page, Route, expect
 
@@ -51,6 +52,18 @@ def test_the_members_of_zip_archives_are_stored(page: Page, serve: Server) -> No
     expect(refused.get_by_role("row", name="half.zip")).to_contain_text("the zip archive is damaged")
     page.goto(f"{serve.url}/#/study/{samples.ROOT}.2")
     expect(page.locator(".facts")).to_contain_text("images: 3")
+
+
+def test_an_archive_with_lengths_of_64_bits_is_read(page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 1)
+    large = zipped({"1.dcm": file(1, 6), "2.dcm": file(2, 6)})
+    assert b"PK\x06\x06" in large
+    encrypted = bytearray(zipped({"x.dcm": file(3, 6)}))
+    encrypted[encrypted.rindex(b"PK\x01\x02") + 8] |= 1
+    browsing.drop(page, {"large.zip": large, "encrypted.zip": bytes(encrypted)})
+    expect(page.locator("section [role=status]")).to_contain_text("5 of 5: 2 stored, 0 with a warning, 1 refused, 2")
+    expect(page.get_by_role("row", name="encrypted.zip/x.dcm")).to_contain_text("is encrypted")
 
 
 def test_what_was_downloaded_can_be_uploaded_again(page: Page, serve: Server) -> None:

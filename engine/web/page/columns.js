@@ -20,7 +20,7 @@ export const COLUMNS = [
   plain("PatientName", TAGS.patientName, 2.2),
   plain("PatientID", TAGS.patientId, 1.3),
   plain("PatientBirthDate", TAGS.birthDate, 1.25, { of: (row) => dateOf(text(row, TAGS.birthDate)), filter: "date" }),
-  { name: "PatientSex", order: "PatientSex", of: (row) => text(row, TAGS.sex), filter: "sex", wide: 0.6 },
+  { name: "PatientSex", order: "PatientSex", of: (row) => text(row, TAGS.sex), filter: "sex", wide: 0.8 },
   plain("StudyDate", TAGS.studyDate, 1.25, { of: (row) => dateOf(text(row, TAGS.studyDate)), filter: "date" }),
   { name: "StudyTime", order: "StudyTime", of: (row) => timeOf(text(row, TAGS.studyTime)), wide: 0.75 },
   plain("ModalitiesInStudy", TAGS.modalities, 1.05, { of: (row) => texts(row, TAGS.modalities), filter: "list" }),

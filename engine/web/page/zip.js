@@ -23,7 +23,10 @@ export async function* membersOf(file) {
   const { offset, length, shift } = await placeOfDirectory(file);
   if (length > DIRECTORY_BYTES_MAX) throw new Error(t("zip.large"));
   const view = await viewOf(file, offset, offset + length);
-  for (let at = 0; at + 46 <= view.byteLength && view.getUint32(at, true) === 0x02014b50; ) {
+  for (let at = 0; at < view.byteLength; ) {
+    const kind = at + 46 <= view.byteLength ? view.getUint32(at, true) : 0;
+    if (kind === 0x05054b50) break; // a signature of the directory
+    if (kind !== 0x02014b50) throw new Error(t("zip.damaged"));
     const member = entryOf(view, at);
     at += member.length;
     member.offset += shift;
@@ -39,8 +42,7 @@ async function placeOfDirectory(file) {
   for (let at = view.byteLength - END_BYTES; at >= 0; at -= 1) {
     if (view.getUint32(at, true) !== 0x06054b50) continue;
     const [length, offset] = [view.getUint32(at + 12, true), view.getUint32(at + 16, true)];
-    const isLong = length === ALL_ONES || offset === ALL_ONES;
-    if (!isLong || at < LOCATOR_BYTES || view.getUint32(at - LOCATOR_BYTES, true) !== 0x07064b50) {
+    if (at < LOCATOR_BYTES || view.getUint32(at - LOCATOR_BYTES, true) !== 0x07064b50) {
       // Something may stand before the archive, as in one that unpacks itself: all offsets are that much too low.
       const start = from + at - length;
       return { length, offset: start, shift: start - offset };
