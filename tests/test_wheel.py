@@ -36,10 +36,15 @@ def bare_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "FILMROOM_", "PIP_"))}
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     """What it says; a failure says everything."""
     done = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=bare_environment(), capture_output=True, text=True, timeout=600
+        list(map(str, command)),
+        cwd=cwd,
+        env={**bare_environment(), **environment},
+        capture_output=True,
+        text=True,
+        timeout=600,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -98,6 +103,29 @@ def store(port: int, ds: samples.Dataset) -> None:
         script.release()
 
 
+LOAD = """
+title = "Tiny"
+text = "stores and retrievals"
+stock = { studies = 1, instances = 2, template = "tiny" }
+stream = [
+    { name = "scans", text = "a", does = "store", rate = 50.0, connections = 1, template = "tiny" },
+    { name = "studies", text = "b", does = "retrieve", rate = 20.0, connections = 1 },
+]
+"""
+
+
+def bench_without_a_compiler(filmroom: Path, port: int, folder: Path) -> None:
+    (folder / "tiny.toml").write_text(LOAD)
+    quick = ("--minutes", "0.01", "--warm-up", "0", "--report", "report.html", "--json")
+    shown = run(
+        filmroom, "bench", "run", "tiny.toml", "--dicom", f"FILMROOM@127.0.0.1:{port}", *quick, cwd=folder, CC="none"
+    )
+    (load,) = orjson.loads(shown)["runs"]
+    assert [stream["failures"] for stream in load["streams"]] == [{}, {}]
+    assert "generator" in [warning["kind"] for warning in load["warnings"]], "that there is no compiler"
+    assert (folder / "report.html").read_bytes().startswith(b"<!doctype html>")
+
+
 def test_the_wheel_holds_the_engine_and_the_loads_and_it_serves_imports_and_finds(tmp_path: Path) -> None:
     wheel = packed(tmp_path / "checkout")
     names = zipfile.ZipFile(wheel).namelist()
@@ -119,7 +147,7 @@ def test_the_wheel_holds_the_engine_and_the_loads_and_it_serves_imports_and_find
     server = subprocess.Popen(
         [filmroom, *serve],
         cwd=elsewhere,
-        env={**bare_environment(), "FILMROOM_STORAGE_PREWRITE_BYTES": "0"},
+        env={**bare_environment(), "FILMROOM_STORAGE_PREWRITE_BYTES": "0", "FILMROOM_HTTP_PORT": "0"},
         stdout=subprocess.PIPE,
         stderr=(elsewhere / "log").open("w"),
         text=True,
@@ -131,6 +159,7 @@ def test_the_wheel_holds_the_engine_and_the_loads_and_it_serves_imports_and_find
         assert found, ready + (elsewhere / "log").read_text()
         store(int(found[1]), sent)
         lines = run(filmroom, "find", "--json", "-r", "StudyInstanceUID", "--data", data, cwd=elsewhere).splitlines()
+        bench_without_a_compiler(filmroom, int(found[1]), elsewhere)
     finally:
         server.send_signal(signal.SIGTERM)
         code = server.wait(60)

@@ -53,7 +53,7 @@ class StreamResult(Struct, frozen=True, kw_only=True):
     p99_ms_max: float | None
     """The profile's limit."""
     late_s: float
-    """The longest delay after a due time in the last interval: how far it was behind."""
+    """How far the server was behind at the end: the longest wait for its turn, also of requests that were not sent."""
     unsent_count: int
     """Due requests that were not sent before the end."""
     failures: dict[str, int]

@@ -72,6 +72,8 @@ class _Stream:
         self.total = Counts()
         self.intervals: list[Interval] = []
         self.unsent_count = 0
+        self.behind_s = 0.0
+        """The age of the oldest request that was not sent."""
         self.operations: list[Operation] = [lane.open() for _ in range(lane.stream.connections)]
         self.threads: list[threading.Thread] = []
 
@@ -122,6 +124,7 @@ class _Stream:
         for due_ns in self.arrivals.left():
             self.total.latencies.add(end_ns - due_ns)
             self.unsent_count += 1
+            self.behind_s = max(self.behind_s, (end_ns - due_ns) / NS)
 
     def result(self, pace: Pace, seconds: float) -> StreamResult:
         stream, total = self.lane.stream, self.total
@@ -138,7 +141,7 @@ class _Stream:
             latency=total.latencies.percentiles(),
             distribution=total.latencies.curve(),
             p99_ms_max=stream.p99_ms_max,
-            late_s=max([interval.late_s for interval in self.intervals[-1:]], default=0.0),
+            late_s=round(max([self.behind_s, *(interval.late_s for interval in self.intervals[-1:])]), 3),
             unsent_count=self.unsent_count,
             failures=most_frequent(total.failures),
             intervals=self.intervals,

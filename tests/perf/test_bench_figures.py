@@ -158,7 +158,7 @@ def test_a_short_run_says_so_and_a_long_one_does_not() -> None:
     ("values", "why"),
     [
         ({"failures": {"C-STORE A700: out of resources": 3}}, "3 × C-STORE A700"),
-        ({"unsent_count": 40, "late_s": 2.5}, "40 requests not sent, the last ones 2.5 s late"),
+        ({"unsent_count": 40, "late_s": 2.5}, "2.5 s behind at the end, 40 requests not sent"),
         ({"latency": Percentiles(1000, 900.0, 1000.0, 1500.0, 1600.0, 1700.0)}, "p99 1500 ms, the limit is 10"),
     ],
 )
