@@ -1,6 +1,7 @@
 """/api/jobs: sends to peers and pulls from peers in the background. Created here, run by `exchange.runner`.
 
 A list of jobs leaves out the failed instances; a single job has them; `counts` has the number of jobs in each state.
+Whoever asks again and again names the `version` of the last answer, so that a thousand jobs are not read for nothing.
 Cancel and retry take one job, many, or all in one state. They are asynchronous: the answer is 202, and the job's state
 changes shortly after.
 """
@@ -32,12 +33,18 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 STATES: Final = (states.WAITING, states.RUNNING, states.DONE, states.FAILED, states.CANCELLED)
-PARAMETERS: Final = (Parameter("state", "Only jobs in this state", options=STATES), *PAGE_PARAMETERS)
+SETTLED_NS: Final = 10**9
+"""A folder that changed later than that may change again without another time of change."""
+PARAMETERS: Final = (
+    Parameter("state", "Only jobs in this state", options=STATES),
+    Parameter("unless", "`version` of an earlier answer: if nothing has changed since, the answer has no jobs"),
+    *PAGE_PARAMETERS,
+)
 
 
 async def listed(request: Request) -> web.Response:
     """The jobs, latest first."""
-    check_parameters(request, ("state", "limit", "offset"))
+    check_parameters(request, ("state", "unless", "limit", "offset"))
     limit, offset = page_of(request)
     state = request.query.get("state")
     if state not in (None, *STATES):
@@ -45,9 +52,14 @@ async def listed(request: Request) -> web.Response:
     files = request.engine.archive.job_files()
 
     def read() -> dict[str, Any]:
+        # Taken first: what changes meanwhile changes the next version too.
+        changed_ns = files.changed_ns()
+        version = str(changed_ns if time.time_ns() - changed_ns > SETTLED_NS else 0)
+        if version == request.query.get("unless", "") != "0":
+            return {"unchanged": True, "version": version}
         jobs = files.all()
         rows = (_facts(job, is_whole=False) for job in jobs if state in (None, job.state))
-        return {**page("jobs", rows, limit, offset), "counts": Counter(job.state for job in jobs)}
+        return {**page("jobs", rows, limit, offset), "counts": Counter(job.state for job in jobs), "version": version}
 
     return answer(await request.engine.pools.reads.run(read))
 

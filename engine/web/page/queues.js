@@ -1,6 +1,6 @@
 // What goes on in the background: jobs that send and pull, commitment reports, webhooks. How far, what failed, again, no more.
 
-import { html, useState } from "./preact.mjs";
+import { html, useRef, useState } from "./preact.mjs";
 import { Action, Dialog, Failure, Loading, Table, useAnswer, useEvery } from "./parts.js";
 import { bytesOf } from "./dicom.js";
 import { hashOf } from "./location.js";
@@ -29,7 +29,15 @@ function Jobs() {
   const [offset, setOffset] = useState(0);
   const [chosen, setChosen] = useState(new Set());
   const [job, setJob] = useState(null);
-  const { value, error, isLoading, again } = useAnswer((signal) => get(`api/jobs?limit=${ROWS}&offset=${offset}${state && `&state=${state}`}`, signal), [state, offset]);
+  const latest = useRef({ path: "", value: null });
+  const ask = async (signal) => {
+    const path = `api/jobs?limit=${ROWS}&offset=${offset}${state && `&state=${state}`}`;
+    const unless = latest.current.path === path ? `&unless=${latest.current.value.version}` : "";
+    const value = await get(path + unless, signal);
+    if (!value.unchanged) latest.current = { path, value };
+    return latest.current.value;
+  };
+  const { value, error, isLoading, again } = useAnswer(ask, [state, offset]);
   useEvery(EVERY_MS, again);
   const jobs = value?.jobs ?? [];
   const counts = value?.counts ?? {};
@@ -39,7 +47,7 @@ function Jobs() {
     setOffset(0);
     setChosen(new Set());
   };
-  const ask = (what, body) => async () => {
+  const change = (what, body) => async () => {
     await post(`api/jobs/${what}`, body);
     setChosen(new Set());
     again();
@@ -51,9 +59,9 @@ function Jobs() {
     <p class="buttons" role="group" aria-label=${t("state")}><button type="button" aria-pressed=${!state} onClick=${() => show("")}>${t("queues.all")} ${number(all)}</button>
       ${STATES.map((name) => html`<button type="button" aria-pressed=${state === name} onClick=${() => show(name)}>${t(`state.${name}`)} ${number(counts[name] ?? 0)}</button>`)}</p>
     <p class="buttons">
-      ${ids.length > 0 && html`<${Action} label=${t("queues.retry.chosen", { count: ids.length })} work=${ask("retry", { ids })} />
-        <${Action} label=${t("queues.cancel.chosen", { count: ids.length })} confirm=${t("sure")} work=${ask("cancel", { ids })} />`}
-      ${!ids.length && counts.failed > 0 && html`<${Action} label=${t("retry.all", { count: number(counts.failed) })} work=${ask("retry", { state: "failed" })} />`}
+      ${ids.length > 0 && html`<${Action} label=${t("queues.retry.chosen", { count: ids.length })} work=${change("retry", { ids })} />
+        <${Action} label=${t("queues.cancel.chosen", { count: ids.length })} confirm=${t("sure")} work=${change("cancel", { ids })} />`}
+      ${!ids.length && counts.failed > 0 && html`<${Action} label=${t("retry.all", { count: number(counts.failed) })} work=${change("retry", { state: "failed" })} />`}
       ${!ids.length && active > 0 && html`<${Action} label=${t("cancel.all", { count: number(active) })} confirm=${t("sure")} work=${async () => { await post("api/jobs/cancel", { state: "waiting" }); await post("api/jobs/cancel", { state: "running" }); again(); }} />`}
     </p>
     <${Loading} isLoading=${isLoading && !value} />
@@ -65,8 +73,8 @@ function Jobs() {
         html`<span class=${`state ${one.state}`}>${t(`state.${one.state}`)}</span>${one.error && html`<br /><small>${one.error.slice(0, 160)}</small>`}${one.state === "waiting" && one.attempts > 0 && one.due ? html`<br /><small>${t("queues.next", { date: moment(one.due), attempts: one.attempts })}</small>` : ""}`,
         html`<${Progress} job=${one} />`, moment(one.created), html`${one.by}${one.reason && html`<br /><small>${one.reason}</small>`}`,
         html`<span class="buttons"><button type="button" onClick=${() => setJob(one.id)}>${t("details")}</button>
-          ${(one.state === "failed" || one.state === "cancelled") && html`<${Action} label=${t("retry")} work=${ask("retry", { ids: [one.id] })} />`}
-          ${isActive(one) && html`<${Action} label=${t("cancel")} work=${ask("cancel", { ids: [one.id] })} />`}</span>`])} />
+          ${(one.state === "failed" || one.state === "cancelled") && html`<${Action} label=${t("retry")} work=${change("retry", { ids: [one.id] })} />`}
+          ${isActive(one) && html`<${Action} label=${t("cancel")} work=${change("cancel", { ids: [one.id] })} />`}</span>`])} />
       <p class="buttons">${offset > 0 && html`<button type="button" onClick=${() => setOffset(Math.max(0, offset - ROWS))}>${t("newer")}</button>`}
         ${value.more && html`<button type="button" onClick=${() => setOffset(offset + ROWS)}>${t("older")}</button>`}</p>`}
     ${job && html`<${Details} job=${job} close=${() => setJob(null)} />`}</div>`;
