@@ -36,6 +36,9 @@ from engine.index.format.statements import (
     unpack_content,
 )
 
+BLOBS_MAX = 256
+"""Statements whose blobs a batch keeps: some 500 KB."""
+
 CACHED_STUDIES_MAX = 1024
 """Studies that a process caches: some 200 KiB."""
 
@@ -67,6 +70,8 @@ class Entities:
         self.overlay = Overlay(environment)
         self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
         """Study Instance UID and digest of a statement → study id, and an order: that of the statement is no later."""
+        self._blobs: dict[bytes, tuple[bytes, bytes, bytes]] = {}
+        """Series id and digest of a statement → its blobs, within a batch."""
         self._dirty_series: dict[bytes, bytes] = {}
         self._dirty_studies: set[bytes] = set()
         self._dirty_patients: set[bytes] = set()
@@ -76,6 +81,7 @@ class Entities:
         self.counters.begin()
         self.search_keys.begin()
         self._texts.begin()
+        self._blobs.clear()
 
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
@@ -118,7 +124,15 @@ class Entities:
         self._dirty_series[series_id] = study_id
 
     def statement_blobs(self, txn: ReadTxn, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
-        """The three blobs of a series statement."""
+        """The three blobs of a series statement; read once in a batch, since hundreds of instances share them."""
+        known = self._blobs.get(series_id + digest)
+        if known is None:
+            if len(self._blobs) >= BLOBS_MAX:
+                self._blobs.clear()
+            known = self._blobs[series_id + digest] = self._read_blobs(txn, series_id, digest)
+        return known
+
+    def _read_blobs(self, txn: ReadTxn, series_id: bytes, digest: bytes) -> tuple[bytes, bytes, bytes]:
         environment = self._environment
         row = present(txn.get(series_id, db=environment.series))
         statement = present(txn.get(series_id + digest, db=environment.series_statements))

@@ -395,7 +395,9 @@ class Writer:
     def _promote(self, txn: WriteTxn, entry: Entry) -> bytes:
         position = entry.position
         order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
-        series = self._settle(txn, entry, order)
+        series = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
+        if series is None or order < series.first:
+            series = self._settle(txn, entry, order)
         row = self.counters.load_series(txn, series.counts_key)
         where = _pair(series.series_id, row.next)
         self._insert(txn, entry, series, row, where)
