@@ -134,6 +134,9 @@ def test_the_wheel_holds_the_engine_and_the_loads_and_it_serves_imports_and_find
     modules = {Path(name).name.split(".")[0] for name in names if name.endswith(".so")}
     assert modules == set(EXTENSIONS)
     assert {"engine/py.typed", "engine/_ext/elements.pyi", "engine/docs/operation.md", "perf/receiver.c"} <= set(names)
+    for folder in ("engine/web/page", "engine/web/ohif", "engine/viewer/minifier"):
+        sources = {f"{folder}/{path.name}" for path in (ROOT / folder).iterdir() if path.is_file()}
+        assert sources <= set(names), folder
 
     filmroom = installed(wheel, tmp_path / "environment")
     shutil.rmtree(tmp_path / "checkout")
