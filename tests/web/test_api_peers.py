@@ -11,35 +11,12 @@ from urllib.parse import quote
 import pytest
 
 from engine import log
-from engine.config import Config, Log, Origin, Peer, managed_peers
-from engine.runtime.engine import Engine
-from engine.server.peer_changes import PeerChanges
+from engine.config import Log, Peer, managed_peers
 from tests.web.hosting import Hosting
+from tests.web.lone_server import Link
 from tests.web.serving import ApiClient, serving
 
 OWN = Peer(aet="CT1", host="10.0.0.1", port=104)
-
-
-class Link:
-    """A supervisor with one worker."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._changes = PeerChanges(lambda: (engine.config, engine.origins), self._save, self._apply)  # type: ignore[arg-type,return-value]
-
-    async def ask(self, topic: str, **fields: Any) -> dict[str, Any]:
-        if topic == "peers":
-            return {"workers": [{"peers": self._engine.sightings.snapshot()}, {}]}
-        if topic == "change_peer":
-            return await self._changes.change(**fields)
-        return {}
-
-    async def _save(self, text: str) -> None:
-        self._engine.archive.save_file(managed_peers.FILE, text.encode())
-
-    async def _apply(self, config: Config, origins: dict[str, Origin]) -> None:
-        self._engine.configure(config)
-        self._engine.origins = origins
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,7 @@ from engine.web.routes import ROUTES
 from tests import samples
 from tests.archive import kept
 from tests.web.hosting import Hosting
+from tests.web.lone_server import Link
 from tests.web.serving import serving
 
 EXAMPLES = int(os.environ.get("FILMROOM_FUZZ_RUNS", "12"))
@@ -72,7 +73,7 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
     data = tmp_path_factory.mktemp("schemathesis") / "data"
     with kept.opened(data) as archive:
         kept.store(archive, [kept.data_set(number, pixels=512) for number in range(3)])
-    with serving(data) as hosting:
+    with serving(data, link=Link) as hosting:
         yield hosting
 
 
