@@ -12,7 +12,11 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 
 SLICES = pictures.slices(1, 4, patient_name="Stack^Stan", patient_id="STACK")
-DATA_SETS = [*SLICES, samples.instance(2, patient_name="Other^Olga", patient_id="OTHER")]
+DATA_SETS = [
+    *SLICES,
+    samples.instance(3, patient_name="Dark^Dan", patient_id="DARK", pixels=b""),
+    samples.instance(2, patient_name="Other^Olga", patient_id="OTHER"),
+]
 VIEW = f"#/view/{SLICES[0].StudyInstanceUID}/{SLICES[0].SeriesInstanceUID}"
 ORDERED = SLICES[::-1]
 """As one scrolls: along the normal of the images, from feet to head."""
@@ -86,3 +90,10 @@ def test_keys_alone_lead_from_the_list_to_the_viewer_and_back(page: Page) -> Non
     expect(page).to_have_url(re.compile("PatientName=stack$"))
     expect(browsing.rows(page).first).to_have_attribute("aria-selected", "true")
     assert browsing.focused(page).startswith("grid")
+
+
+def test_a_series_without_a_picture_shows_no_broken_one(open_page: OpenPage, watch: Watch) -> None:
+    watch.allow("status of 406")
+    page = open_page(f"#/study/{samples.ROOT}.3")
+    expect(page.locator("a.card")).to_contain_text("Series 1")
+    expect(page.locator("a.card img")).to_be_hidden()

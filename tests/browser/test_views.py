@@ -80,6 +80,10 @@ def test_hostile_values_are_text_and_leave_the_layout_alone(page: Page, watch: W
     for uid in ("1.2'\"><b>x", "../../api/stats", "%00", "9" * 65_000, "\u202e1.2.3"):
         page.goto(f"/#/study/{quote(uid, safe='')}")
         expect(page.get_by_role("alert").first).to_be_visible()
+    for place in ("#/study/%E0%A4%A", "#/view/1.2", "#/no/such/view", "#/studies?PatientName=%E0"):
+        page.goto(f"/{place}")
+        page.reload()
+        expect(page.locator("main > *").first).to_be_visible()
     assert page.evaluate("window.hostile") is None
     assert page.locator("main img[src=x], main script, main b").count() == 0
 

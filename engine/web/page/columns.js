@@ -16,7 +16,7 @@ const arrival = (name, of, wide, more) => ({ name, of: (row) => (row.arrival ? o
 
 /** `filter`: text, date, list or sex. `isArrival`: the server must be asked for it. `isExtra`: only for who chooses it. */
 export const COLUMNS = [
-  { name: "Thumbnail", of: (row) => html`<img class="small" loading="lazy" alt="" onError=${hide} src=${urlOf(`${pathOf(text(row, TAGS.study))}/thumbnail`)} />`, wide: 0.5, isExtra: true },
+  { name: "Thumbnail", of: (row) => html`<img key=${text(row, TAGS.study)} class="small" loading="lazy" alt="" onError=${hide} src=${urlOf(`${pathOf(text(row, TAGS.study))}/thumbnail`)} />`, wide: 0.5, isExtra: true },
   plain("PatientName", TAGS.patientName, 2.2),
   plain("PatientID", TAGS.patientId, 1.3),
   plain("PatientBirthDate", TAGS.birthDate, 1.25, { of: (row) => dateOf(text(row, TAGS.birthDate)), filter: "date" }),

@@ -1,9 +1,18 @@
 // What the page shows is behind "#" in its address: "#/studies?PatientName=doe". Links, back and bookmarks work.
 
+/** A part of a path; one that is not encoded well is taken as it is. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 /** {path: ["studies"], query: URLSearchParams} */
 export function here() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?", 2);
-  return { path: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
+  return { path: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query) };
 }
 
 /** The address of a place. */

@@ -55,7 +55,7 @@ export function SeriesList({ study, kind = "" }) {
 export function SeriesCard({ study, series }) {
   const uid = text(series, TAGS.series);
   return html`<a class="card" href=${hashOf(["view", study, uid])}>
-    <img loading="lazy" width="96" height="96" alt="" src=${urlOf(`${pathOf(study, uid)}/thumbnail`)} />
+    <img loading="lazy" width="96" height="96" alt="" onError=${(event) => event.currentTarget.classList.add("broken")} onLoad=${(event) => event.currentTarget.classList.remove("broken")} src=${urlOf(`${pathOf(study, uid)}/thumbnail`)} />
     <span><strong>${titleOf(series)}</strong><br />
       <span class="quiet">${text(series, TAGS.seriesNumber) && `${text(series, TAGS.seriesNumber)} · `}${text(series, TAGS.modality)} ${text(series, TAGS.bodyPart)} · ${t("images", { count: text(series, TAGS.seriesInstances) })}</span></span>
   </a>`;
