@@ -76,6 +76,14 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "viewer status": (ONE, ()),
     "viewer remove": (ONE, ()),
     "bench list": (LIST, ()),
+    "cert authority": (ONE, ("another",)),
+    "cert issue": (ONE, ("tls", "ct1", "localhost")),
+    "cert renew-crl": (ONE, ("tls",)),
+    "cert revoke": (ONE, ("tls", "tls/pacs.pem")),
+    "cert show": (LIST, ("tls/ca.pem", "tls/pacs.pem")),
+    "trash list": (LIST, ()),
+    "trash empty": (ONE, ("--all", "--yes", *WHY)),
+    "trash expire": (ONE, ("--yes",)),
     "size": (LIST, ("--studies-per-day", "600")),
     "doctor": (LIST, ("--quick",)),
     "config check": (ONE, ()),
@@ -95,6 +103,7 @@ ELSEWHERE = {
     "config example": "writes TOML",
     "webhooks resume": "needs one that was delivered to; see tests/web/test_webhooks.py",
     "help": "writes for people",
+    "trash restore": "needs something in the trash; see tests/archive/lifecycle/test_trash.py",
     "viewer install": "needs npm; see tests/viewer/test_viewer_command.py",
     "completion": "writes for shells; see test_manual",
     "man": "writes for people; see test_manual",
@@ -149,6 +158,8 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["replicate", "copy", "--once"],
         ["hold", "release", "--study", f"{ROOT}.2", *WHY],
         ["hold", "set", "--study", f"{ROOT}.3", *WHY],
+        ["cert", "authority", "tls"],
+        ["cert", "issue", "tls", "pacs", "localhost"],
     ):
         assert run(capsys, *arguments)[0] == exit_codes.OK, arguments
 
@@ -192,7 +203,11 @@ def test_every_command_keeps_the_convention(
     assert code in (exit_codes.OK, exit_codes.FAILED), err
     lines = [json.loads(line) for line in out.splitlines()]
     assert all(isinstance(line, dict) for line in lines)
-    assert len(lines) == 1 if kind == ONE else lines or name in ("scrub findings", "commitments list", "webhooks list")
+    assert (
+        len(lines) == 1
+        if kind == ONE
+        else lines or name in ("scrub findings", "commitments list", "webhooks list", "trash list")
+    )
     for line in lines:
         for where, key, value in walk(line):
             assert FREE_NAMES.search(where) or re.fullmatch(r"[a-z][a-z0-9_]*", key) or tags.tag_of(key), (where, key)

@@ -43,7 +43,7 @@ def authority(folder: Path, name: str) -> None:
     Keep ca.key away from the server: who has it can pretend to be any peer. Give ca.pem to every peer, and name it in
     tls.trust.
     """
-    click.echo(certificates.make_authority(folder, name))
+    _show_path(certificates.make_authority(folder, name))
 
 
 @command.command("issue", short_help="Make a certificate for a server or a peer.")
@@ -69,14 +69,14 @@ def revoke(folder: Path, certificate: Path) -> None:
 
     Name the list in tls.crls, and run `filmroom reload`.
     """
-    click.echo(certificates.revoke(folder, certificate))
+    _show_path(certificates.revoke(folder, certificate))
 
 
 @command.command("renew-crl", short_help="Write the revocation list anew, before it expires.")
 @_FOLDER
 def renew_crl(folder: Path) -> None:
     """Write the revocation list of the authority in FOLDER anew. One that has expired keeps every peer out."""
-    click.echo(certificates.renew_crl(folder))
+    _show_path(certificates.renew_crl(folder))
 
 
 @command.command("show", short_help="Show what certificates and revocation lists say.")
@@ -85,6 +85,14 @@ def show(files: tuple[Path, ...]) -> None:
     """Show subject, names, key, fingerprint and end of the certificates and revocation lists in FILES."""
     for path in files:
         _show(certificates.describe(path))
+
+
+def _show_path(path: Path) -> None:
+    """What was written: a line for people and scripts."""
+    if output.as_json():
+        output.write_one({"path": str(path)})
+    else:
+        output.write_line(output.to_text(str(path)))
 
 
 def _show(descriptions: Sequence[object]) -> None:
