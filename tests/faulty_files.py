@@ -802,6 +802,9 @@ class SimulatedDisk(Files):
     def drop_cache(self, fd: int) -> None:
         self._use(fd).drop_cache()
 
+    def drop_cache_range(self, fd: int, offset: int, length: int) -> None:
+        self._use(fd).drop_cache()
+
     def write_back(self, fd: int, offset: int, length: int) -> None:
         self._use(fd)
 
