@@ -63,6 +63,9 @@ class Message:
 class Connection:
     """PDUs on a connected socket, either role."""
 
+    _wait_all = int(socket.MSG_WAITALL)
+    _discard = int(_DISCARD)
+
     def __init__(self, sock: socket.socket, *, nagle: bool = False, quick_acks: bool = False) -> None:
         self.sock = sock
         self.nagle = nagle
@@ -74,8 +77,8 @@ class Connection:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         self._scratch = memoryview(bytearray(1 << 20))
-        # A TLS socket knows no flags: it has to decrypt what is then dropped.
-        self._wait_all, self._discard = (0, 0) if isinstance(sock, ssl.SSLSocket) else (socket.MSG_WAITALL, _DISCARD)
+        if isinstance(sock, ssl.SSLSocket):  # it knows no flags, and has to decrypt what is then dropped
+            self._wait_all = self._discard = 0
         self._pdu_left = 0
         """Bytes of the current P-DATA-TF PDU that have not been read."""
         self._other_body = b""

@@ -31,7 +31,7 @@ from engine.access.networks import networks
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
 from engine.runtime.sightings import merged
-from engine.web import cors, urls
+from engine.web import cors, health, urls
 from engine.web.change_stream import ChangeStream
 from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
@@ -291,7 +291,8 @@ class WebFront:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert isinstance(request, Request)
         try:
-            self._limits.enter(request.origin.client)
+            # A monitor behind the address of a busy client must not take that for the server's state.
+            self._limits.enter(request.origin.client, is_limited=not request.raw_path.startswith(health.ROOT))
             request.is_counted = True
             return await self._answer(request)
         except (EngineError, MemoryError) as error:

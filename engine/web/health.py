@@ -17,6 +17,8 @@ from aiohttp import web
 if TYPE_CHECKING:
     from engine.web.request import Request
 
+ROOT = "/health/"
+"""The beginning of their paths. They count toward no limit."""
 JSON = "application/json"
 NO_STORE = {"Cache-Control": "no-store"}
 

@@ -31,8 +31,14 @@ class RequestLimits:
         self.count = 0
         """Requests in progress."""
 
-    def enter(self, client: str) -> None:
-        """Counts a request. Raises HttpError and does not count it when there are too many."""
+    def enter(self, client: str, *, is_limited: bool = True) -> None:
+        """Counts a request. Raises HttpError and does not count it when there are too many, if it `is_limited`."""
+        if is_limited:
+            self._check(client)
+        self.count += 1
+        self._by_client[client] += 1
+
+    def _check(self, client: str) -> None:
         settings = self._settings()
         wait_s = self._rates.wait_s(client, 1, settings.requests_per_client_per_s_max, self._now())
         if wait_s or self._by_client[client] >= settings.requests_per_client_max:
@@ -43,8 +49,6 @@ class RequestLimits:
             self._counters["http_requests_refused"] += 1
             detail = f"{self.count} requests are in progress"
             raise HttpError(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": str(RETRY_S)})
-        self.count += 1
-        self._by_client[client] += 1
 
     def allows(self, client: str) -> bool:
         """Whether a request may be answered at once, without `enter`; if not, `enter` raises the reason."""

@@ -229,6 +229,7 @@ def test_too_many_requests_get_retry_after(tmp_path: Path) -> None:
         wait_for(lambda: hosting.front._limits.count == 2, what="two requests")
         status, headers, _ = get(hosting, "/hello/x/now")
         assert (status, headers["Retry-After"]) == (429, "1")
+        assert get(hosting, "/health/x")[0] == 404, "the state is told to a busy client too"
         hosting.engine.config = hosting.engine.config.__class__(http=Http(requests_max=2))
         status, headers, _ = get(hosting, "/hello/x/now")
         assert (status, headers["Retry-After"]) == (503, "1")
