@@ -63,6 +63,8 @@ def open_page(browser: Browser, serve: Server, watch: Watch) -> Iterator[OpenPag
         watch.attach(context)
         page = context.new_page()
         page.goto(f"/{place}")
+        if not place or place.startswith("#"):
+            page.locator("#view").wait_for()  # from then on it takes keys
         return page
 
     yield open_page

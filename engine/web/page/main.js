@@ -1,6 +1,6 @@
 // The frame of the page: where one is, where one can go, light or dark, and the language.
 
-import { html, render, useEffect, useState } from "./preact.mjs";
+import { html, render, useEffect, useLayoutEffect, useState } from "./preact.mjs";
 import { go, hashOf, here, listHash } from "./location.js";
 import { Dialog, Table, isTyping, lazily } from "./parts.js";
 import { Studies } from "./studies.js";
@@ -39,7 +39,7 @@ function Page() {
   const [isHelp, setHelp] = useState(false);
   const [, setTurn] = useState(0);
   const [isOver, setOver] = useState(false);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const nameOf = ({ path }) => path.join("/") || "studies";
     let view = nameOf(here());
     const moved = () => {

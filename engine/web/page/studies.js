@@ -1,6 +1,6 @@
 // The list of studies: filters as you type, any order, as many rows as there are, new ones as they arrive.
 
-import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
+import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, copyText, isTyping, lazily } from "./parts.js";
 import { ChoiceBar, Totals, patientHash, useChoice } from "./choice.js";
 import { COLUMNS, filtersOf, tableUrl, wantedColumns } from "./columns.js";
@@ -62,7 +62,7 @@ export function Studies({ query }) {
       left = { asked, windows };
     };
   }, [windows]);
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event) => {
       if (isTyping(event) || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;
       if (event.key === "/") {

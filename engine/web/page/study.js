@@ -1,6 +1,6 @@
 // A study: what it is, who sent it, its series and instances, and what can be done with it.
 
-import { html, useEffect, useState } from "./preact.mjs";
+import { html, useEffect, useLayoutEffect, useState } from "./preact.mjs";
 import { Action, Copy, Dialog, Failure, Loading, copyText, isTyping, useAnswer } from "./parts.js";
 import { patientHash } from "./choice.js";
 import { TAGS, bytesOf, dateOf, pathOf, text, texts, timeOf } from "./dicom.js";
@@ -70,7 +70,7 @@ export function Study({ study }) {
 }
 
 function useKeys(keys) {
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event) => {
       const work = keys[event.key];
       if (!work || isTyping(event) || event.ctrlKey || document.querySelector("dialog[open]")) return;

@@ -1,6 +1,6 @@
 // The plain viewer: frames as the server renders them; scroll, window, zoom, pan, cine. It is for looking, not for reporting.
 
-import { html, useEffect, useMemo, useRef, useState } from "./preact.mjs";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, Loading, isTyping, useAnswer } from "./parts.js";
 import { TAGS, number, pathOf, text, values } from "./dicom.js";
 import { go, hashOf } from "./location.js";
@@ -117,7 +117,7 @@ function Stack({ study, series, frames, others, query }) {
     Escape: () => go(["study", study]),
     ...Object.fromEntries(PRESETS.map(([, preset], place) => [String(place + 1), () => isGrey && setWindowing(preset)])),
   };
-  useEffect(() => {
+  useLayoutEffect(() => {
     const pressed = (event) => {
       const work = keys[event.key];
       if (!work || isTyping(event) || event.ctrlKey || document.querySelector("dialog[open]") || event.target.closest?.("button, a") && event.key === " ") return;
