@@ -27,7 +27,9 @@ NEWER: Final = "events.jsonl"
 OLDER: Final = "events.1.jsonl"
 LEVELS: Final = ("debug", "info", "warning", "error")
 RETRY_S: Final = 10.0
-"""After an error nothing is written for so long."""
+"""After an error, and on a full disk, nothing is written for so long."""
+FREE_BYTES_MIN: Final = 1 << 20
+"""Nothing is written below this free space: the last pages of a full disk are for the index, which a start needs."""
 WAITING_MAX: Final = 200
 """Lines that wait until the archive's folder is there."""
 BLOCK_BYTES: Final = 256 << 10
@@ -71,6 +73,10 @@ class KeptLog:
         path = self._folder / NEWER
         if self._fd < 0 or _inode(path) != self._inode:
             self._open(path)
+        status = os.fstatvfs(self._fd)
+        if status.f_bavail * status.f_frsize < FREE_BYTES_MIN:
+            self._retry_at = time.monotonic() + RETRY_S
+            return
         os.write(self._fd, line.encode("utf-8", "backslashreplace") + b"\n")
         if os.lseek(self._fd, 0, os.SEEK_CUR) > self._half_bytes:
             self._turn(path)

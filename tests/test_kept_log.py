@@ -123,6 +123,17 @@ def test_a_folder_that_cannot_be_written_loses_lines_and_nothing_else(data: Path
     assert kept_log.read(data, Filter(), 9).events == []
 
 
+def test_the_last_bytes_of_a_disk_are_not_taken(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = KeptLog(data, 1 << 20)
+    kept.append(line(0))
+    monkeypatch.setattr(kept_log, "RETRY_S", 0.0)
+    with monkeypatch.context() as full:
+        full.setattr(kept_log, "FREE_BYTES_MIN", 1 << 62)
+        kept.append(line(1))
+    kept.append(line(2))
+    assert numbers(kept_log.read(data, Filter(), 10)) == [2, 0]
+
+
 def test_kept_events_never_have_patient_data_and_are_json_on_a_terminal_too(data: Path) -> None:
     stream = io.StringIO()
     for form in ("json", "console"):

@@ -1,7 +1,7 @@
 """Manual pages (man) of all commands, from the same help texts that `--help` shows.
 
-    filmroom.1              the commands, and what they have in common
-    filmroom-COMMAND.1      one for each; the commands of a group are sections of its page
+filmroom.1              the commands, and what they have in common
+filmroom-COMMAND.1      one for each; the commands of a group are sections of its page
 """
 
 from __future__ import annotations
