@@ -17,6 +17,8 @@ from perf import wire
 from perf.harness import PerfError
 
 TIMEOUT_S = 120.0
+HANDSHAKE_S_MAX = 10.0
+"""Of a connection, and of its TLS."""
 PDU_LENGTH_MAX = 131072
 NEGOTIATION_BYTES_MAX = 1 << 20
 TLS_ALERT = 0x15
@@ -237,17 +239,31 @@ def _refusal(target: Target, kind: int, body: bytes) -> str:
     return f"PDU type {kind} in place of an answer to the association request"
 
 
+def tls_context(trusted: str, certificate: str, key: str) -> ssl.SSLContext:
+    """A client's context; `trusted` and the others are files, or empty. Raises PerfError."""
+    try:
+        context = ssl.create_default_context(cafile=trusted or None)
+        if certificate:
+            context.load_cert_chain(certificate, key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise PerfError(f"the certificates cannot be read: {error}") from None
+    return context
+
+
 def _connected(target: Target) -> socket.socket:
     """Connects. Raises PerfError with the address."""
+    where = f"{target.called_aet} at {target.host}:{target.port}"
     try:
-        sock = socket.create_connection((target.host, target.port), timeout=10)
-        if target.tls is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return target.tls.wrap_socket(sock, server_hostname=target.host)
-        return sock
+        sock = socket.create_connection((target.host, target.port), timeout=HANDSHAKE_S_MAX)
     except OSError as error:
-        where = f"{target.called_aet} at {target.host}:{target.port}"
         raise PerfError(f"{where} cannot be reached: {error.strerror or error}") from None
+    if target.tls is None:
+        return sock
+    try:
+        return target.tls.wrap_socket(sock, server_hostname=target.host)
+    except OSError as error:
+        sock.close()
+        raise PerfError(f"{where}: no TLS connection: {error}") from None
 
 
 class Association(Connection):

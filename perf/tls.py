@@ -21,7 +21,7 @@ from pathlib import Path
 
 from engine import certificates
 from perf import corpus, harness, load_get, load_store, peers, wire
-from perf.association import Association, Target
+from perf.association import Association, Target, tls_context
 from perf.harness import say
 from perf.retrieval import RetrievalLoad
 
@@ -101,9 +101,7 @@ def make_site(folder: Path) -> Path:
 
 def client_context(site: Path) -> ssl.SSLContext:
     """Our side."""
-    context = ssl.create_default_context(cafile=str(site / "ca.pem"))
-    context.load_cert_chain(site / "client.pem", site / "client.key")
-    return context
+    return tls_context(f"{site}/ca.pem", f"{site}/client.pem", f"{site}/client.key")
 
 
 class Measurement:

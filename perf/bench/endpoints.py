@@ -17,7 +17,6 @@ from perf.bench.operation import Opener
 from perf.bench.profiles import Stream
 from perf.bench.runner import Lane
 from perf.bench.studies import Studies
-from perf.bench.tls import TlsRelay
 from perf.harness import PerfError
 from perf.sink import Sink
 
@@ -33,19 +32,15 @@ class Endpoints:
     sink: Sink | None = None
     """The destination of C-MOVEs."""
     retrieve_by: RetrieveBy = "c-get"
-    relay: TlsRelay | None = None
-    """What `dicom` reaches the server through, if the server speaks TLS."""
 
     @property
     def text(self) -> str:
         host, port = self.host_and_port
-        dicom = f"{self.dicom.called_aet}@{host}:{port}{' (TLS)' if self.relay else ''}" if self.dicom else ""
+        dicom = f"{self.dicom.called_aet}@{host}:{port}{' (TLS)' if self.dicom.tls else ''}" if self.dicom else ""
         return " and ".join(filter(None, (dicom, self.web.url if self.web else "")))
 
     @property
     def host_and_port(self) -> tuple[str, int]:
-        if self.relay is not None:
-            return self.relay.host, self.relay.server_port
         target = self.dicom or self.web
         assert target is not None
         return target.host, target.port

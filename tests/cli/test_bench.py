@@ -251,7 +251,7 @@ def test_a_server_with_tls_is_tested_through_it(sink: Sink, capsys: pytest.Captu
         (("tiny.toml", "--dicom", "ATITLEOFSEVENTEEN@h:1"), "write AET@HOST:PORT"),
         (("tiny.toml", "--web", "h:1"), "is no URL of DICOMweb services"),
         (("tiny.toml", "--dicom", "A@h:1", "--header", "x"), "write NAME: VALUE"),
-        (("tiny.toml", "--dicom", "A@h:1", "--tls", "--nagle"), "--tls goes with --dicom"),
+        (("tiny.toml", "--web", "http://h:1/x", "--tls"), "--tls goes with --dicom"),
         (("tiny.toml", "--dicom", "A@h:1", "--tls", "--ca", "no.pem"), "the certificates cannot be read"),
         (("tiny.toml", "--dicom", "A@h:1", "--ramp", "3:1:1"), "0 < FROM <= TO"),
         (("tiny.toml", "--dicom", "A@h:1", "--ramp", "a"), "write FROM:TO:STEP"),

@@ -98,10 +98,9 @@ def _server_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @contextmanager
 def _endpoints(given: dict[str, Any]) -> Iterator[Endpoints]:
     """The server of the command line; takes its options out of `given`. Raises UsageError, AssociationFailed."""
-    from perf.association import Target
+    from perf.association import Target, tls_context
     from perf.bench.endpoints import Endpoints
     from perf.bench.http import web_target
-    from perf.bench.tls import TlsRelay, context_of
 
     names = ("dicom", "web", "tls", "ca", "certificate", "key", "calling", "headers", "nagle", "quick_acks")
     asked = {name: given.pop(name) for name in names}
@@ -109,27 +108,21 @@ def _endpoints(given: dict[str, Any]) -> Iterator[Endpoints]:
         raise click.UsageError("name the server: --dicom AET@HOST:PORT, --web URL, or both")
     if not 0 < len(asked["calling"].encode()) <= TITLE_BYTES_MAX:
         raise click.UsageError(f"--calling {asked['calling']}: an AE title has up to {TITLE_BYTES_MAX} bytes")
-    if asked["tls"] and (asked["nagle"] or asked["quick_acks"] or not asked["dicom"]):
-        raise click.UsageError("--tls goes with --dicom, and neither with --nagle nor with --quick-acks")
+    if asked["tls"] and not asked["dicom"]:
+        raise click.UsageError("--tls goes with --dicom")
     files = [str(asked[name] or "") for name in ("ca", "certificate", "key")]
     headers = _headers(asked["headers"])
     with _usage():
         web = web_target(asked["web"], headers, files[0]) if asked["web"] else None
-        context = context_of(*files) if asked["tls"] else None
+        context = tls_context(*files) if asked["tls"] else None
     if not asked["dicom"]:
         yield Endpoints(web=web)
         return
     aet, host, port = _address(asked["dicom"], "--dicom")
-    target = Target(port, aet, host, asked["calling"], nagle=asked["nagle"], quick_acks=asked["quick_acks"])
-    if context is None:
-        yield Endpoints(target, web)
-        return
-    with _peer():
-        relay = TlsRelay(host, port, context)
-    try:
-        yield Endpoints(dataclasses.replace(target, host="127.0.0.1", port=relay.port), web, relay=relay)
-    finally:
-        relay.close()
+    target = Target(
+        port, aet, host, asked["calling"], nagle=asked["nagle"], quick_acks=asked["quick_acks"], tls=context
+    )
+    yield Endpoints(target, web)
 
 
 # run ---------------------------------------------------------------------------------------------
