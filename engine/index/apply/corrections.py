@@ -1,6 +1,6 @@
 """Applies corrections to the index: which ones are in force, and which patients, studies and series change with them.
 
-    a record         has a row once it has been applied; of its copies (compaction) the last one counts
+    a record         has a row once it has been applied; of its copies the last one counts (`copies`)
     an UNDO          takes a correction out of force, in any order of arrival; nothing undoes an undo
     in force         a correction has a row under each name; the entities that it names are recomputed from their
                      statements and all corrections in force
@@ -13,8 +13,9 @@ Records stay forever: they are the audit trail, and each can be undone later. `o
 from __future__ import annotations
 
 from engine.index.apply.accounts import Accounts, Share
+from engine.index.apply.copies import Copies
 from engine.index.apply.entities import Entities
-from engine.index.apply.other_records import pack_apart, unpack_apart
+from engine.index.apply.other_records import unpack_apart
 from engine.index.apply.overlay import PATIENT, SERIES, STUDY, merges_from, name_of_series
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn
@@ -44,22 +45,18 @@ class Corrections:
         self._environment = environment
         self._accounts = accounts
         self._entities = entities
+        self._copies = Copies(accounts, Share.ALIVE)
 
     def apply(self, txn: WriteTxn, correction: Correction) -> None:
         """Applies a correction, or a copy of one."""
-        table, accounts, position = self._environment.corrections, self._accounts, correction.position
-        row_key = correction_key(correction)
-        accounts.cover(txn, position)
-        if txn.get(row_key, db=table) is not None:
+        table = self._environment.corrections
+        others = self._copies.add(
+            txn, table, correction_key(correction), correction.position, correction.key, correction.pack_meta()
+        )
+        if others is None:
             return
-        copies = list(scan_prefix(txn, table, row_key[: -keys.PLACE.size]))
-        is_last = not copies or copies[-1][0] < row_key
-        if copies and is_last:
-            self._count_copy(txn, *copies[-1], counts=False)
-        txn.put(row_key, pack_apart(is_last, position, correction.key, correction.pack_meta()), db=table)
-        accounts.move(txn, position, None, Share.ALIVE if is_last else Share.DEAD)
         self._entities.overlay.is_empty = False
-        if copies:
+        if others:
             return
         if correction.operation == Operation.UNDO:
             for undone in self._of_stamp(txn, correction.undoes):
@@ -71,12 +68,7 @@ class Corrections:
     def forget(self, txn: WriteTxn, row_key: bytes) -> None:
         """Removes the row of a record that is gone; the last of the remaining copies counts."""
         table = self._environment.corrections
-        value = txn.pop(row_key, db=table)
-        copies = list(scan_prefix(txn, table, row_key[: -keys.PLACE.size]))
-        if copies:
-            if not copies[-1][1][0]:
-                self._count_copy(txn, *copies[-1], counts=True)
-            return
+        value = self._copies.remove(txn, table, row_key)
         if value is None:
             return
         correction = correction_of_row(row_key, value)
@@ -87,12 +79,6 @@ class Corrections:
                     self._enter(txn, undone)
         elif not self._is_undone(txn, correction.stamp):
             self._leave(txn, correction)
-
-    def _count_copy(self, txn: WriteTxn, key: bytes, value: bytes, *, counts: bool) -> None:
-        _, position, name, meta = unpack_apart(key, value)
-        txn.put(key, pack_apart(counts, position, name, meta), db=self._environment.corrections)
-        before, after = (Share.DEAD, Share.ALIVE) if counts else (Share.ALIVE, Share.DEAD)
-        self._accounts.move(txn, position, before, after)
 
     def _of_stamp(self, txn: ReadTxn, stamp: int) -> list[Correction]:
         """The corrections of a stamp, without undos: one, unless two clocks agreed to the nanosecond."""
