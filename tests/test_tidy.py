@@ -23,6 +23,7 @@ LEAVES = {"errors", "config", "metrics", "log", "guards", "sizes", "interpreter"
     "delivery",
     "sole_worker",
     "kept_log",
+    "tls",
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -43,6 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sole_worker": {"errors", "log"},
     "totals": set(),
     "certificates": {"errors"},
+    "tls": {"errors"},
     "prometheus": {"totals"},
     "config": {"errors", "setting", "titles", "log_settings"},
     "access": {"config", "setting", "titles"},

@@ -160,6 +160,6 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def _canonical(name: str) -> str:
-    """The name of a certificate as `net.tls` writes it."""
+    """The name of a certificate as `tls` writes it."""
     kind, _, value = name.partition(":")
     return f"{kind}:{value.replace(':', '') if kind == 'sha256' else value}".lower()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.net.tls import server_context
 from engine.net.trace import make_folder
 from engine.runtime.front import Port, Verdict
 from engine.services import first_pdu
+from engine.tls import server_context
 from engine.web import first_bytes
 
 if TYPE_CHECKING:

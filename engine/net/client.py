@@ -11,11 +11,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from engine import tls
 from engine.dimse import messages
 from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.dimse.status import GeneralStatus
 from engine.errors import AssociationFailed, ConfigError, MessageError
-from engine.net import tls
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.responses import Responses, ResponseStream
 from engine.titles import on_the_wire, readable

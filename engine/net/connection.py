@@ -25,8 +25,8 @@ from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.dimse import assembly
 from engine.errors import LocalProtocolError, RemoteProtocolError
-from engine.net.tls import names_of
 from engine.net.trace import Trace
+from engine.tls import names_of
 from engine.ul import events as ul_events
 from engine.ul.association import Association, Role
 from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
@@ -170,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         self.peer_host = ""
         self.peer_port = 0
         self.certificate_names: frozenset[str] | None = None
-        """The names in the peer's verified certificate (`net.tls.names_of`); None without TLS."""
+        """The names in the peer's verified certificate (`tls.names_of`); None without TLS."""
         self.user = user_factory(self)
 
     # -- asyncio's side -------------------------------------------------------------------------

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from engine import guards, log
 from engine.dimse.assembly import ChunkPool
 from engine.net.connection import Connection, ConnectionLimits
-from engine.net.tls import SHUTDOWN_TIMEOUT_S
 from engine.net.trace import TraceFolder
 from engine.services.acceptor import Acceptor
 from engine.services.commitment.reporter import Reporter
 from engine.services.shared import Services
+from engine.tls import SHUTDOWN_TIMEOUT_S
 from engine.ul.association import Role
 
 if TYPE_CHECKING:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine import log
+from engine import log, tls
 from engine.errors import ConfigError
-from engine.net import tls
 
 if TYPE_CHECKING:
     import asyncio

@@ -1,4 +1,4 @@
-"""TLS contexts of DICOM associations (PS3.15 B.12), and the names in a peer's certificate.
+"""TLS contexts of DICOM (PS3.15 B.12) and of HTTPS, and the names in the other side's certificate.
 
     profile     versions     cipher suites of TLS 1.2 (those of TLS 1.3 are OpenSSL's)
     b12         1.2, 1.3     ECDHE with AES-GCM or ChaCha20
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from engine.config import Tls
+    from engine.services.settings import Tls
 
 _SUITES = {
     "b12": "ECDHE+AESGCM:ECDHE+CHACHA20",
