@@ -3,7 +3,7 @@
     [[peer]] may = [...]            store, query, retrieve; destination: receive instances that another peer requests
     [[peer]] destinations = [...]   where it may have instances sent; unset: to every destination
     [[peer]] tls, certificates, networks    the connection that it must come on
-    accept_unknown_peers            whether a title without a [[peer]] may store, query and retrieve
+    accept_unknown_peers            who may use a title without a [[peer]]: programs on this machine, everybody, nobody
 
     ASSOCIATE   every known title, even one without permissions; an unknown one if unknown peers are accepted
     HTTP client a client of the networks in http.allow may do everything; others nothing
@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from engine.access.networks import is_in_any
+from engine.access.networks import LOOPBACK, is_in_any
 from engine.access.principal import Kind, Principal
 from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
 from engine.titles import names
@@ -37,6 +37,8 @@ _PERMISSIONS: dict[Action, Permission] = {
     Action.RETRIEVE: "retrieve",
     Action.SEND: "retrieve",
 }
+
+_UNKNOWN = "no [[peer]] has this aet: add one, or see `filmroom config explain accept_unknown_peers`"
 
 
 class PeerRules:
@@ -56,8 +58,8 @@ class PeerRules:
                 return Decision(False, "an address that is not in http.allow")
             return self._may_send_to(config, principal, target) if isinstance(target, Destination) else ALLOWED
         peer = config.peer(principal.name)
-        if peer is None and not config.accept_unknown_peers:
-            return Decision(False, "an unknown peer")
+        if peer is None and not _accepts_unknown(config, principal.address):
+            return Decision(False, _UNKNOWN)
         if peer is not None and peer.is_bound and (mismatch := _mismatch(peer, principal)):
             return Decision(False, mismatch, is_alarming=True)
         if action is Action.ASSOCIATE:
@@ -83,6 +85,13 @@ class PeerRules:
         if own is not None and not names(own, destination.aet):
             return Decision(False, "a destination of others")
         return ALLOWED
+
+
+def _accepts_unknown(config: Config, address: str) -> bool:
+    """Whether a title without a [[peer]] is accepted from that address."""
+    if config.accept_unknown_peers == "loopback":
+        return is_in_any(address, LOOPBACK)
+    return config.accept_unknown_peers
 
 
 def _mismatch(peer: Peer, principal: Principal) -> str:

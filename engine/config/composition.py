@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct
@@ -79,8 +79,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     are compared with the current one after the response, so it is not known yet whether they are the same; success is
     for routers that treat B000 as a failure and send again. In both cases the instance is stored."""
 
-    accept_unknown_peers: bool = True
-    """Whether AE titles without a [[peer]] may store, query and retrieve by C-GET. They are never destinations."""
+    accept_unknown_peers: bool | Literal["loopback"] = "loopback"
+    """Who may use an AE title without a [[peer]] to store, query and retrieve by C-GET. loopback: programs on this
+    machine, so that you can try it at once; true: everybody who reaches the port; false: nobody. Such titles are never
+    destinations."""
 
     promiscuous: bool = True
     """Whether instances of unknown and private SOP classes are stored too."""

@@ -414,7 +414,8 @@ def _choices() -> dict[str, tuple[str, ...]]:
         for field in msgspec.structs.fields(section):
             for inner in _inside(field.type):
                 if get_origin(inner) is Literal:
-                    choices[field.name] = get_args(inner)
+                    is_switch = bool in get_args(bare(field.type))
+                    choices[field.name] = (*get_args(inner), "true", "false") if is_switch else get_args(inner)
     return choices
 
 

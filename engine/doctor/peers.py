@@ -19,11 +19,13 @@ from engine.net import client
 def examine(config: Config) -> Iterator[Finding]:
     """One finding for each peer; one finding when there are none."""
     if not config.peers:
-        who = "everybody may store, query and retrieve" if config.accept_unknown_peers else "nobody may do anything"
-        yield warning("peers", f"none is configured: {who}", "configure your peers in [[peer]] tables")
+        may = "may store, query and retrieve"
+        who = {True: f"everybody {may}", False: "nobody may do anything", "loopback": f"only this machine {may}"}
+        what = f"none is configured: {who[config.accept_unknown_peers]}"
+        yield warning("peers", what, "configure your peers in [[peer]] tables")
         return
-    if config.accept_unknown_peers:
-        advice = "set accept_unknown_peers = false once all are configured"
+    if config.accept_unknown_peers is True:
+        advice = 'set accept_unknown_peers = "loopback" or false once all are configured'
         yield warning("peers", f"{len(config.peers)} are configured, and unknown ones are accepted too", advice)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield from runner.run(_examine_all(config))

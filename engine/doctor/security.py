@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
-from engine.access.networks import is_in_any
+from engine.access.networks import LOOPBACK, is_in_any
 from engine.certificates import Certificate, describe
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
@@ -17,7 +17,6 @@ SOON_DAYS = 30
 """An end within so many days is worth a warning: certificates are often renewed by people, who have holidays."""
 
 _SUBJECT = "security"
-_LOOPBACK = ("127.0.0.0/8", "::1/128")
 
 
 def examine(config: Config) -> Iterator[Finding]:
@@ -74,18 +73,20 @@ def _ports(config: Config) -> Iterator[Finding]:
     if config.http.enabled and not _is_loopback(config.http.host) and config.http.certificate is None:
         advice = "set http.certificate, or bind http.host to loopback behind a proxy that speaks HTTPS"
         yield fault(_SUBJECT, f"HTTP without TLS is open on {config.http.host}:{config.http.port}", advice)
-    foreign = [network for network in config.http.allow if not is_in_any(network.partition("/")[0], _LOOPBACK)]
+    foreign = [network for network in config.http.allow if not is_in_any(network.partition("/")[0], LOOPBACK)]
     if config.http.enabled and foreign:
         advice = "allow only the addresses of machines whose users may do everything"
         yield warning(_SUBJECT, f"HTTP clients of {', '.join(foreign)} may read, store and delete", advice)
 
 
 def _peers(config: Config) -> Iterator[Finding]:
-    if config.accept_unknown_peers:
+    if config.accept_unknown_peers == "loopback":
+        yield good(_SUBJECT, "AE titles without a [[peer]] may be used by programs on this machine only")
+    elif config.accept_unknown_peers:
         yield warning(
             _SUBJECT,
-            "every AE title may store, query and retrieve",
-            "configure your peers and set accept_unknown_peers = false",
+            "whoever reaches the DICOM port may store, query and retrieve under any AE title",
+            'configure your peers and set accept_unknown_peers = "loopback" or false',
         )
     unbound = [peer.aet for peer in config.peers if not peer.is_bound]
     if unbound:

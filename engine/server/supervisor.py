@@ -54,6 +54,9 @@ LATE_S = 1.0
 ARCHIVE_PATIENCE_S = 3.0
 """How long a start waits for another process to release the archive."""
 
+_UNKNOWN_PEERS = {"loopback": "from this machine only", True: "accepted from everywhere", False: "refused"}
+"""`accept_unknown_peers` in the ready line."""
+
 
 class Composition(Protocol):
     """The parts of the program that depend on protocols."""
@@ -195,8 +198,9 @@ class Supervisor:
         content = "a new, empty archive" if self._archive.is_new else f"{count} instances"
         self._announce(
             f"filmroom {__version__} ready: {self._config.aet} on {host}:{port}, {''.join(f'{url}, ' for url in urls)}"
-            f"{self._config.workers} workers, "
-            f"{self._config.durability}, data in {self._config.data} ({content}), configuration: {self._config_source}"
+            f"unknown AE titles: {_UNKNOWN_PEERS[self._config.accept_unknown_peers]}, "
+            f"{self._config.workers} workers, {self._config.durability}, "
+            f"data in {self._config.data} ({content}), configuration: {self._config_source}"
         )
         logger.info(
             "ready",
@@ -204,6 +208,7 @@ class Supervisor:
             host=host,
             port=port,
             urls=urls,
+            accept_unknown_peers=self._config.accept_unknown_peers,
             workers=self._config.workers,
             archive=content,
             configuration=self._config_source,

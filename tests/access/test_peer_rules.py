@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 
 from engine.access import Action, Decision, Destination, Kind, PeerRules, Principal
@@ -12,14 +14,14 @@ WEB = Peer(aet="WEB", url="http://web/dicom-web")
 WS2 = Peer(aet="WS2", host="ws2", port=104)
 
 
-def decision(config: Config, title: str, action: Action, destination: str = "") -> Decision:
+def decision(config: Config, title: str, action: Action, destination: str = "", address: str = "127.0.0.1") -> Decision:
     rules = PeerRules(lambda: config)
     target = (Destination(destination),) if destination else ()
-    return rules.allowed(Principal(Kind.PEER, title, "10.0.0.1"), action, *target)
+    return rules.allowed(Principal(Kind.PEER, title, address), action, *target)
 
 
-def granted(config: Config, title: str) -> set[Action]:
-    return {action for action in Action if decision(config, title, action)}
+def granted(config: Config, title: str, address: str = "127.0.0.1") -> set[Action]:
+    return {action for action in Action if decision(config, title, action, address=address)}
 
 
 @pytest.mark.parametrize(
@@ -40,9 +42,29 @@ def test_a_peer_may_do_what_its_entry_allows_and_always_call(may: tuple[Permissi
 PEERS_ACTIONS = {Action.ASSOCIATE, Action.STORE, Action.COMMIT, Action.QUERY, Action.RETRIEVE, Action.SEND}
 
 
-def test_unknown_peers_may_do_what_application_entities_allow_or_nothing() -> None:
+@pytest.mark.parametrize(
+    ("setting", "here", "elsewhere"),
+    [
+        ("loopback", PEERS_ACTIONS, set()),
+        (True, PEERS_ACTIONS, PEERS_ACTIONS),
+        (False, set(), set()),
+    ],
+)
+def test_unknown_titles_may_do_what_peers_may_from_the_addresses_that_are_accepted(
+    setting: bool | Literal["loopback"], here: set[Action], elsewhere: set[Action]
+) -> None:
+    config = Config(accept_unknown_peers=setting, peers=(WS1,))
+    for address in ("127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1"):
+        assert granted(config, "X", address) == here
+    for address in ("10.0.0.1", "::ffff:10.0.0.1", "fe80::1%eth0", ""):
+        assert granted(config, "X", address) == elsewhere
+        assert granted(config, "WS1", address) == PEERS_ACTIONS
+
+
+def test_unknown_titles_are_accepted_from_this_machine_only_by_default() -> None:
     assert granted(Config(), "X") == PEERS_ACTIONS
-    assert granted(Config(accept_unknown_peers=False, peers=(WS1,)), "X") == set()
+    refusal = decision(Config(), "X", Action.ASSOCIATE, address="10.0.0.1")
+    assert not refusal and "add one" in refusal.reason
 
 
 def test_instances_are_sent_only_to_a_known_allowed_peer_with_an_address() -> None:

@@ -31,7 +31,7 @@ def test_a_closed_server_has_no_problem() -> None:
     ("settings", "words"),
     [
         ({"host": "0.0.0.0"}, "DICOM without TLS is open"),
-        ({"accept_unknown_peers": True}, "every AE title may store"),
+        ({"accept_unknown_peers": True}, "whoever reaches the DICOM port may store"),
         ({"peers": (Peer(aet="CT1"),)}, "whoever uses the title of these peers is taken for them: CT1"),
         ({"http": Http(host="0.0.0.0")}, "HTTP without TLS is open"),
         ({"http": Http(allow=("10.0.0.0/8",))}, "HTTP clients of 10.0.0.0/8 may read, store and delete"),

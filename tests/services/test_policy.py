@@ -12,7 +12,7 @@ CONFIG = Config(peers=(Peer(aet="CT1", may=("store",)), Peer(aet="ASKER", may=("
 
 
 def policy_of(title: str, config: Config = CONFIG) -> AcceptPolicy:
-    return accept_policy(config, PeerRules(lambda: config), Principal(Kind.PEER, title))
+    return accept_policy(config, PeerRules(lambda: config), Principal(Kind.PEER, title, "127.0.0.1"))
 
 
 def test_a_peer_that_may_only_store_gets_neither_query_nor_retrieval() -> None:
