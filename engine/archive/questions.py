@@ -5,6 +5,7 @@ Make a query from names and texts, and pass it to `Archive.find_steps`. The inde
 
 from __future__ import annotations
 
+from engine.index.format.types import ArrivalFact as ArrivalFact
 from engine.index.format.types import Bookmark as Bookmark
 from engine.index.format.types import Level as Level
 from engine.index.format.types import Match as Match

@@ -26,6 +26,7 @@ def facts(number: int, chooser: random.Random) -> dict[str, Any]:
         "study_date": chooser.choice(("20260101", "20260102", "20260315", "")),
         "modality": chooser.choice(("CT", "MR")),
         "AccessionNumber": f"A{number % 7}",
+        "InstitutionName": ("Saint Ann", "saint bo", "Zentrum", "")[number % 4],
     }
 
 
@@ -90,6 +91,27 @@ def test_windows_are_in_the_order_of_arrival(api: ApiClient) -> None:
     rows = uids(all_windows(api, "order=received"))
     assert rows == [f"{samples.ROOT}.{number}" for number in range(1, STUDIES + 1)]
     assert uids(all_windows(api, "")) == rows[::-1], "the latest first, where nobody says"
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+@pytest.mark.parametrize("order", ["size", "sender", "institution"])
+def test_facts_of_arrival_are_an_order_too(
+    api: ApiClient, order: str, sign: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = f"order={sign}{order}"
+    rows = all_windows(api, query)
+    assert len(set(uids(rows))) == len(rows) == STUDIES
+    arrivals = api.get(f"/api/studies?limit=200&arrivals=true&{query}")["arrivals"]
+    values = {
+        "size": [arrival["bytes"] for arrival in arrivals],
+        "sender": [arrival["senders"][0].lower() for arrival in arrivals],
+        "institution": ["".join(arrival["institutions"][:1]).lower() for arrival in arrivals],
+    }[order]
+    given = [each for each in values if each]
+    assert values == given + [""] * (STUDIES - len(given))
+    assert given == sorted(given, reverse=bool(sign))
+    monkeypatch.setattr(ordering, "GATHERED_MAX", 5)
+    assert f"sorted by {order}" in api.get(f"/api/studies?{query}", 400)["detail"]
 
 
 @pytest.mark.parametrize("few", [0, ordering.FEW])

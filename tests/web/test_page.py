@@ -69,20 +69,6 @@ def test_every_file_that_is_named_is_there_and_none_comes_from_elsewhere() -> No
         assert not re.search(r"innerHTML|dangerouslySet|\beval\(|document\.write", path.read_text("utf-8")), path.name
 
 
-def needed_first() -> set[str]:
-    """The scripts of the first view."""
-    seen: set[str] = set()
-    waiting = ["main.js"]
-    while waiting:
-        name = waiting.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        text = (page_files.FOLDER / name).read_text("utf-8")
-        waiting += re.findall(r'from "\./([^"]+)"', text)
-    return seen
-
-
 def first_view() -> set[str]:
     """The scripts that are needed before anything is shown."""
     names: set[str] = set()
@@ -102,15 +88,10 @@ def test_the_first_view_needs_few_bytes() -> None:
     assert sum(len(gzip.compress((page_files.FOLDER / name).read_bytes(), 9)) for name in names) < SCRIPT_BYTES_MAX
 
 
-def test_all_scripts_of_the_first_view_are_fetched_at_once() -> None:
-    index = (page_files.FOLDER / "index.html").read_text("utf-8")
-    assert set(re.findall(r'rel="modulepreload" href="page/([^"]+)"', index)) == first_view() - {"main.js"}
-
-
-def test_the_scripts_of_the_first_view_are_fetched_at_once_and_no_others() -> None:
+def test_all_scripts_of_the_first_view_are_fetched_at_once_and_no_others() -> None:
     """Else each one is asked for when the one that imports it has been read."""
     index = (page_files.FOLDER / "index.html").read_text("utf-8")
-    assert set(re.findall(r'modulepreload" href="page/([^"]+)"', index)) | {"main.js"} == needed_first()
+    assert set(re.findall(r'rel="modulepreload" href="page/([^"]+)"', index)) == first_view() - {"main.js"}
 
 
 def words() -> dict[str, set[str]]:

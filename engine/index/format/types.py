@@ -201,13 +201,37 @@ class Match:
         }
 
 
+class ArrivalFact(Enum):
+    """What is no attribute of a study, and studies can be ordered by: the value of the name in lower case."""
+
+    SIZE = "size"
+    """Bytes of all data sets."""
+    SENDER = "sender"
+    """Who sent the first instance of the first series."""
+    INSTITUTION = "institution"
+    """Of the first series that names one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
     """The order of studies."""
 
     tag: int | None
-    """An attribute of patient or study; None: the order of arrival."""
+    """An attribute of patient or study; None: `fact`, or the order of arrival."""
     is_descending: bool = False
+    fact: ArrivalFact | None = None
+
+    @property
+    def is_arrival(self) -> bool:
+        """Whether it is the order of arrival."""
+        return self.tag is None and self.fact is None
+
+    @property
+    def name(self) -> str:
+        """What it orders by, in words."""
+        if self.tag is not None:
+            return tags.keyword_of(self.tag)
+        return self.fact.value if self.fact else "arrival"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,11 +19,15 @@ from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.rows import read_name, scan_prefix
 from engine.index.format.statements import fact_values
+from engine.index.format.types import ArrivalFact
 
 SERIES_MAX = 200
 """Series of one study whose first and last instances are read for a list."""
 WHOLE_MAX = 50_000
 """Instances of one study that are all read: some 0.1 s."""
+
+KEY_MAX = 200
+"""Bytes of a text that studies are ordered by. A cursor of `web.api.studies` holds it."""
 
 _LAST = b"\xff\xff\xff\xff"
 
@@ -66,6 +70,29 @@ def read_sizes(environment: Environment, study_uids: Sequence[bytes]) -> Iterato
             if study_id is not None:
                 rows = [keys.COUNTS.unpack_from(row) for _, row in scan_prefix(txn, environment.counts, study_id)]
                 yield sum(row[0] for row in rows), sum(row[2] for row in rows)
+
+
+def arrival_key(txn: ReadTxn, environment: Environment, study_id: bytes, fact: ArrivalFact) -> bytes:
+    """What studies are ordered by for a fact of their arrival; b"": it is not known."""
+    if fact is ArrivalFact.SIZE:
+        counts = (keys.COUNTS.unpack_from(row) for _, row in scan_prefix(txn, environment.counts, study_id))
+        size: int = sum(row[2] for row in counts)
+        return size.to_bytes(8, "big")
+    for key, _ in scan_prefix(txn, environment.counts, study_id):
+        value = _text_of(txn, environment, key[4:], fact).strip().lower()
+        if value:
+            return value.encode()[:KEY_MAX]
+    return b""
+
+
+def _text_of(txn: ReadTxn, environment: Environment, series_id: bytes, fact: ArrivalFact) -> str:
+    """The institution of a series, or who sent its first instance."""
+    if fact is ArrivalFact.INSTITUTION:
+        row = txn.get(series_id, db=environment.series)
+        return _of_series(row, 0, 0).institution if row is not None else ""
+    for row in _edges(txn, environment, series_id, 1):
+        return read_name(txn, environment, keys.INSTANCE.unpack_from(row)[12]).decode("utf-8", "replace")
+    return ""
 
 
 def read_arrivals(environment: Environment, study_uid: bytes, *, whole: bool = False) -> list[SeriesArrival]:

@@ -3,7 +3,8 @@
     natural     attributes of patient and study that have keys in `search`, and arrival: walks the keys in their order,
                 a chunk at a time, and tests each study. A page does not read the studies before its bookmark. A study
                 without a value has no key, and comes last in both directions
-    gathered    few candidates, or any other attribute: makes all matches and sorts them, GATHERED_MAX at most
+    gathered    few candidates, any other attribute, or a fact of arrival: makes all matches and sorts them,
+                GATHERED_MAX at most
 
 A bookmark is the last key and id of a page; it stays valid when studies are stored or deleted. A person name has a key
 for each of its groups: only the first one counts here, so each study appears once.
@@ -27,6 +28,7 @@ from engine.index.format import keys, terms
 from engine.index.format.types import Bookmark, Level, Match, Order, PlacedMatch, Query
 from engine.index.query.access import find_in_steps
 from engine.index.query.arrival_places import arrival_places
+from engine.index.query.arrivals import arrival_key
 from engine.index.query.candidates import Candidates, IdList, ascending
 from engine.index.query.explanation import Explanation
 from engine.index.query.plan import COMPUTED, Plan, level_of
@@ -57,7 +59,7 @@ _NUMBERS: Final = frozenset(
 def is_natural(order: Order, schema: Schema) -> bool:
     """Whether the index has keys in this order."""
     if order.tag is None:
-        return True
+        return order.is_arrival
     level = level_of(order.tag, schema)
     return order.tag in schema.searched and level is not None and level <= Level.STUDY and order.tag not in COMPUTED
 
@@ -153,7 +155,7 @@ class _Ordering:
         elif has_keys:
             yield from self._walk_keys(after, skip)
         else:
-            what = "arrival" if self._order.tag is None else tags.keyword_of(self._order.tag)
+            what = self._order.name
             raise QueryError(f"more than {GATHERED_MAX} studies would have to be sorted by {what}: narrow the search")
 
     def _study_count(self) -> int:
@@ -178,7 +180,8 @@ class _Ordering:
                         break
                     match = place.match()
                     number = keys.ID.unpack(place.study_id)[0]
-                    matches.append(PlacedMatch(match, Bookmark(key_of(self._order, match, self._schema), number)))
+                    key = self._key(place.study_id, match)
+                    matches.append(PlacedMatch(match, Bookmark(key, number)))
                     if len(matches) > most:
                         return None
                     if walk.is_step_over():
@@ -187,11 +190,17 @@ class _Ordering:
             yield None
         return matches
 
+    def _key(self, study_id: bytes, match: Match) -> bytes:
+        """The key that a match is ordered by; in a read transaction."""
+        if self._order.fact is None:
+            return key_of(self._order, match, self._schema)
+        return arrival_key(self._scope.txn, self._environment, study_id, self._order.fact)
+
     def _sort(
         self, matches: list[PlacedMatch], after: Bookmark | None, skip: int
     ) -> Iterator[PlacedMatch | Bookmark | None]:
         is_descending = self._order.is_descending
-        by_arrival = self._order.tag is None
+        by_arrival = self._order.is_arrival
         with_value = [each for each in matches if each.place.key or by_arrival]
         without_value = [each for each in matches if not each.place.key and not by_arrival]
         for group in (with_value, without_value):
@@ -203,7 +212,7 @@ class _Ordering:
 
     def _is_behind(self, place: Bookmark, after: Bookmark) -> bool:
         has_key, had_key = bool(place.key), bool(after.key)
-        if has_key != had_key and self._order.tag is not None:
+        if has_key != had_key and not self._order.is_arrival:
             return had_key
         here, last = (place.key, place.number), (after.key, after.number)
         return here < last if self._order.is_descending else here > last

@@ -1,7 +1,7 @@
 """/api/studies: windows of the matching studies, sorted by any column.
 
-    order=-StudyDate    keyword or tag of patient or study, `-` in front: descending; `received`: arrival. Default:
-                        -received. Studies without a value come last
+    order=-StudyDate    keyword or tag of patient or study, `-` in front: descending; `received`: arrival; `size`,
+                        `sender`, `institution`. Default: -received. Studies without a value come last
     after=CURSOR        the rows after another window: `next` of that answer
     from=TEXT           begins at the first value that is not before TEXT: a letter, a date
     position=N          skips N rows, for a scroll bar; with filters each skipped row is read, without they are only
@@ -38,7 +38,7 @@ import orjson
 from aiohttp import web
 
 from engine.archive.admin import studies as facts_of_studies
-from engine.archive.questions import Bookmark, Explanation, Level, Order, PlacedMatch, path_of
+from engine.archive.questions import ArrivalFact, Bookmark, Explanation, Level, Order, PlacedMatch, path_of
 from engine.dicom import tags
 from engine.errors import QueryError, RequestError
 from engine.web import search_request
@@ -63,9 +63,10 @@ EPOCH_BYTES: Final = 8
 
 _WINDOW_PARAMETERS: Final = ("order", "after", "from", "position", "limit", "count", "arrivals")
 _RECEIVED: Final = "received"
+_FACTS: Final = {fact.value: fact for fact in ArrivalFact}
 
 PARAMETERS: Final = (
-    Parameter("order", "A keyword, `-` in front for descending; `received`: arrival"),
+    Parameter("order", "A keyword, `received`, `size`, `sender` or `institution`; `-` in front: descending"),
     Parameter("after", "`next` of the window before"),
     Parameter("from", "Begins at the first value that is not before this text"),
     Parameter("position", "Rows to skip", schema="integer"),
@@ -161,10 +162,13 @@ def order_of(request: Request, search_query: SearchRequest) -> tuple[Order, Sear
     is_descending = text != name
     if name == _RECEIVED:
         return Order(None, is_descending), search_query
+    if fact := _FACTS.get(name):
+        return Order(None, is_descending, fact), search_query
     try:
         (tag,) = path_of(name, request.engine.archive.schema)
     except (QueryError, ValueError):
-        raise RequestError("order: must be `received` or an attribute of patient or study") from None
+        names = ", ".join((_RECEIVED, *_FACTS))
+        raise RequestError(f"order: must be one of {names}, or an attribute of patient or study") from None
     keys = {tag: b"", **search_query.query.keys}
     return Order(tag, is_descending), replace(search_query, query=replace(search_query.query, keys=keys))
 
@@ -179,7 +183,8 @@ def _after(request: Request, archive: Archive, order: Order, epoch: bytes) -> Bo
 
 
 def _head(order: Order, epoch: bytes) -> bytes:
-    return b"%08x%b" % (order.tag or 0, b"-" if order.is_descending else b"+") + epoch.ljust(EPOCH_BYTES, b"\0")
+    name = order.fact.value[:8].encode().ljust(8, b"_") if order.fact else b"%08x" % (order.tag or 0)
+    return name + (b"-" if order.is_descending else b"+") + epoch.ljust(EPOCH_BYTES, b"\0")
 
 
 def _cursor(search: _WindowSearch, order: Order, after: Bookmark | None, epoch: bytes) -> str | None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.web.request import Request
 
-TOTALS_S: Final = 0.5
+TOTALS_S: Final = 0.3
 AT_ONCE: Final = 200
 """Studies whose sizes are read in one transaction."""
 

@@ -1,11 +1,11 @@
 // Studies that were chosen in the list, and what can be done with all of them; the totals of what a filter finds.
 
-import { html, useEffect, useRef, useState } from "./preact.mjs";
+import { html, useState } from "./preact.mjs";
 import { lazily } from "./parts.js";
 import { tableUrl } from "./columns.js";
 import { TAGS, bytesOf, text } from "./dicom.js";
 import { hashOf } from "./location.js";
-import { get, urlOf } from "./server.js";
+import { urlOf } from "./server.js";
 import { language, t } from "./words.js";
 
 const Send = lazily(async () => (await import("./sending.js")).Send);
@@ -13,8 +13,6 @@ const Hold = lazily(async () => (await import("./study_facts.js")).Hold);
 
 /** Characters of UIDs in one address; the server takes 32 KiB. */
 const ADDRESS_MAX = 28_000;
-const TOTALS_PAUSE_MS = 500;
-const TOTALS_EVERY_MS = 15000;
 
 /** The address of a patient; an ID alone does not tell patients of two issuers apart. */
 export const patientHash = (row) =>
@@ -55,22 +53,9 @@ export function ChoiceBar({ choice, columns, order }) {
   </div>`;
 }
 
-/** How much the filters find. The list counts studies itself; instances and bytes are asked for when nobody types. */
-export function Totals({ windows, filters, version }) {
-  const [totals, setTotals] = useState(null);
-  const last = useRef({ filters: null, at: 0 });
-  const abort = useRef(null);
-  useEffect(() => () => abort.current?.abort(), [filters]);
-  useEffect(() => {
-    if (last.current.filters === filters && Date.now() - last.current.at < TOTALS_EVERY_MS) return undefined;
-    if (last.current.filters !== filters) setTotals(null);
-    const timer = setTimeout(() => {
-      last.current = { filters, at: Date.now() };
-      abort.current = new AbortController();
-      get(`api/studies/totals?${filters}`, abort.current.signal).then(setTotals, () => {});
-    }, TOTALS_PAUSE_MS);
-    return () => clearTimeout(timer);
-  }, [filters, version]);
+/** How much the filters find: studies as soon as they are counted, then images and bytes. */
+export function Totals({ windows }) {
+  const { totals } = windows;
   if (!windows.isCounted) return html`<span class="quiet" role="status"></span>`;
   const shown = (number) => number.toLocaleString(language());
   const least = (isExact) => (isExact ? "" : `${t("at.least")} `);

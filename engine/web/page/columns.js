@@ -30,9 +30,9 @@ export const COLUMNS = [
   plain("StudyID", TAGS.studyId, 0.9, { isExtra: true }),
   count("NumberOfStudyRelatedSeries", TAGS.seriesCount),
   count("NumberOfStudyRelatedInstances", TAGS.instanceCount),
-  arrival("Bytes", (facts) => bytesOf(facts.bytes), 0.8, { kind: "count", isExtra: true }),
-  arrival("Senders", (facts) => facts.senders.map(senderName).join(", "), 1.2, { isExtra: true }),
-  arrival("Institutions", (facts) => facts.institutions.join(", "), 1.4, { isExtra: true }),
+  arrival("Bytes", (facts) => bytesOf(facts.bytes), 0.8, { order: "size", kind: "count", isExtra: true }),
+  arrival("Senders", (facts) => facts.senders.map(senderName).join(", "), 1.2, { order: "sender", isExtra: true }),
+  arrival("Institutions", (facts) => facts.institutions.join(", "), 1.4, { order: "institution", isExtra: true }),
   arrival("LastReceived", (facts) => moment(facts.last_received), 1.3, { order: "received", isExtra: true }),
 ];
 

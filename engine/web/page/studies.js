@@ -41,14 +41,15 @@ export function Studies({ query }) {
   const choice = useChoice(keyOf);
   const firstFilter = useRef(null);
   const windows = useMemo(() => {
-    const ask = async ({ position, after, limit, isCounted }, signal) => {
-      const place = new URLSearchParams({ ...(after ? { after } : { position }), limit, ...(isCounted ? { count: "true" } : {}) });
-      const { studies, arrivals, next, total } = await get(`api/studies?${asked}&${place}`, signal);
+    const ask = async ({ position, after, limit }, signal) => {
+      const place = new URLSearchParams({ ...(after ? { after } : { position }), limit });
+      const { studies, arrivals, next } = await get(`api/studies?${asked}&${place}`, signal);
       arrivals?.forEach((arrival, at) => { studies[at].arrival = arrival; });
-      return { rows: studies, next, total: total?.count, isExact: total?.is_exact };
+      return { rows: studies, next };
     };
+    const count = (signal) => get(`api/studies/totals?${filters}`, signal);
     const changed = () => setVersion((before) => before + 1);
-    return left?.asked === asked ? left.windows.reopen(ask, changed) : new Windows(ask, keyOf, changed);
+    return left?.asked === asked ? left.windows.reopen(ask, count, changed) : new Windows(ask, count, keyOf, changed, !filters);
   }, [asked]);
   const shown = useRef(windows);
   if (!windows.isLoading) shown.current = windows;
@@ -106,7 +107,7 @@ export function Studies({ query }) {
     <div class="bar">
       <${Saved} query=${query} visit=${(wanted) => go(["studies"], wanted)}>
         <button type="button" onClick=${() => setChoosing(true)}>${t("columns")}</button><a class="button" download href=${tableUrl(columns, filters, order)}>CSV</a><//>
-      <${Totals} windows=${current} filters=${filters} version=${version} />
+      <${Totals} windows=${current} />
       <${Failure} error=${windows.error} />
       <${ChoiceBar} choice=${choice} columns=${columns} order=${order} />
     </div>

@@ -12,22 +12,32 @@ const WINDOWS_MAX = 40;
 const AROUND = 10;
 /** Requests at once: with more, those for rows that have been scrolled past would delay the ones in sight. */
 const PARALLEL = 2;
+/** Counting the matches of a filter costs the server more than its rows: it begins when nobody types, and not with every arrival. */
+const COUNT_PAUSE_MS = 400;
+const COUNT_EVERY_MS = 15_000;
 /** After a failure. The server may be restarting. */
 const RETRY_MS = 4000;
 
 /**
- * Rows by position. `ask({position, limit, after, isCounted}, signal)` gives {rows, next, total, isExact}: `next` continues
- * behind these rows, null: there are no more; `total` and `isExact` if `isCounted`. `keyOf(row)` identifies a row.
+ * Rows by position. `ask({position, limit, after}, signal)` gives {rows, next}: `next` continues behind these rows, null: there
+ * are no more. `count(signal)` gives {studies, instances, bytes, is_exact} of all rows. `keyOf(row)` identifies a row.
+ * `isCheap`: counting costs nothing.
  */
 export class Windows {
-  constructor(ask, keyOf, changed) {
+  constructor(ask, count, keyOf, changed, isCheap) {
     this.ask = ask;
+    this.askCount = count;
     this.keyOf = keyOf;
+    this.isCheap = isCheap;
     this.changed = changed;
     this.total = 0;
     this.isExact = true;
     /** Whether `total` is more than a lower bound from the rows that were read. */
     this.isCounted = false;
+    /** What `count` gave; null: nothing yet. */
+    this.totals = null;
+    this.countedAt = 0;
+    this.countTimer = 0;
     this.error = null;
     /** Nothing has been answered yet. */
     this.isLoading = true;
@@ -99,24 +109,31 @@ export class Windows {
       return;
     }
     this.fetchMissing();
-    if (!this.error) this.count(generation);
+    if (!this.error) this.countSoon();
+  }
+
+  countSoon() {
+    const pauseMs = this.isCheap ? 0 : Math.max(COUNT_PAUSE_MS, this.countedAt + COUNT_EVERY_MS - Date.now());
+    this.countTimer ||= setTimeout(() => this.count(), pauseMs);
   }
 
   /** Counts all rows. That may take longer than the rows in sight, which do not wait for it. */
-  async count(generation) {
-    const first = this.parts.get(0);
-    // Nothing is here when the list was closed meanwhile.
-    if (!first || first.isLast) return;
+  async count() {
     try {
-      const { total, isExact } = await this.ask({ position: 0, limit: 1, isCounted: true }, this.abort.signal);
-      if (generation !== this.generation) return;
-      const isBehind = total <= first.rows.length;
-      [this.total, this.isExact, this.isCounted] = [isBehind ? first.rows.length + 1 : total, isExact && !isBehind, true];
-      this.tell();
+      const totals = await this.askCount(this.abort.signal);
+      [this.totals, this.countedAt, this.countTimer] = [totals, Date.now(), 0];
+      const first = this.parts.get(0);
+      // A list that is here as a whole is its own count.
+      if (first && !first.isLast) {
+        const isBehind = totals.studies <= first.rows.length;
+        [this.total, this.isExact, this.isCounted] = [isBehind ? first.rows.length + 1 : totals.studies, totals.is_exact && !isBehind, true];
+      }
     } catch (error) {
+      if (error.name === "AbortError") return;
+      this.countTimer = 0;
       this.fail(error);
-      this.tell();
     }
+    this.tell();
   }
 
   /** By how many rows what is in sight has moved, once; the list scrolls as far, and nothing seems to move. */
@@ -129,12 +146,14 @@ export class Windows {
   /** Ends all requests; nothing changes any more. */
   close() {
     clearTimeout(this.timer);
+    clearTimeout(this.countTimer);
     this.abort.abort();
   }
 
   /** Goes on with the rows that were there when it was closed. */
-  reopen(ask, changed) {
-    [this.ask, this.changed] = [ask, changed];
+  reopen(ask, count, changed) {
+    [this.ask, this.askCount, this.changed] = [ask, count, changed];
+    [this.countTimer, this.countedAt] = [0, 0];
     this.abort = new AbortController();
     this.failed.clear();
     this.loading.clear();
