@@ -102,6 +102,8 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
         ('[[peer]]\naet = "A"\nhots = "h"', "[[peer]] 'A': unknown key 'hots'; did you mean 'host'?"),
         ('[[peer]]\nhost = "h"\nport = 1', "[[peer]] number 1: object missing required field `aet`"),
         ('[[peer]]\naet = "A"\nmay = ["stor"]', "'stor' is not one of store, query, retrieve, destination"),
+        ('[[role]]\nname = "R"\nmay = ["stor"]', "[[role]] 'R': may[0]: 'stor' is not one of store, query, retrieve,"),
+        ('[[role]]\nname = "R"\nstudy = "all"', "[[role]] 'R': unknown key 'study'; did you mean 'studies'?"),
         ('[[peer]]\naet = "A"\ntransfer_syntaxes = ["jpeg"]', "'jpeg' is not a UID"),
         ('[query]\noptions = ["relationl"]', "query.options[0]: 'relationl' is not one of relational, date-time"),
         (PEER + 'query_options = ["fuzy"]', "[[peer]] 'STORE1': query_options[0]: 'fuzy' is not one of"),

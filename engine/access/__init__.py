@@ -1,20 +1,44 @@
-"""Permissions: all front ends check them with the same call.
+"""Permissions: all front ends check them with the same calls.
 
-    access = PeerRules(config)                              the rules in force
+    access = Policy(config, directory)                      the rules in force
     access.allowed(principal, action, target) ──► Decision  true, or false with the reason
+    access.scope(principal, action) ──► Scope               the studies that the action may reach
 
-    principal   the requester: an application entity, a person at the command line, a background job
-    action      the operation: store, query, retrieve, send, commit, associate
+    principal   the requester: an application entity, a user, a share, a person at the command line, a background job
+    action      the operation: store, query, retrieve, send, commit, associate …
     target      its object: everything that is stored, or one destination
+    directory   who has which role and which grants now
 
 A decision covers an association or an operation, never one instance: ask once per operation and keep the answer. This
-package knows neither DICOM, HTTP nor the archive; each front end words its own refusal.
+package knows neither DICOM, HTTP nor the archive; each front end words its own refusal. A study that is out of scope is
+not found: nobody is told that it exists.
 """
 
 from __future__ import annotations
 
-from engine.access.peer_rules import PeerRules
+from engine.access.directory import Directory, NoAccounts
+from engine.access.grant import Grant, Holder
+from engine.access.policy import Policy
 from engine.access.principal import Kind, Principal
 from engine.access.question import ARCHIVE, Access, Action, Decision, Destination, Target
+from engine.access.scope import FULL, NOTHING, Patient, Scope
 
-__all__ = ["ARCHIVE", "Access", "Action", "Decision", "Destination", "Kind", "PeerRules", "Principal", "Target"]
+__all__ = [
+    "ARCHIVE",
+    "FULL",
+    "NOTHING",
+    "Access",
+    "Action",
+    "Decision",
+    "Destination",
+    "Directory",
+    "Grant",
+    "Holder",
+    "Kind",
+    "NoAccounts",
+    "Patient",
+    "Policy",
+    "Principal",
+    "Scope",
+    "Target",
+]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -14,7 +15,7 @@ class Kind(Enum):
     OPERATOR = "operator"
     """A person at the command line of this machine, known by the user account."""
     HTTP = "http"
-    """A client of the HTTP port. It is not authenticated: only its address is known."""
+    """A client of the HTTP port: a user, a key or a share, or anybody where no login is needed."""
     JOB = "job"
     """A background job of the server."""
 
@@ -23,8 +24,8 @@ class Kind(Enum):
 class Principal:
     """The user, peer or job that requests an operation.
 
-    Rules look the [[peer]] of an application entity up by `name` each time, so that a reload of the configuration holds
-    for associations that are open.
+    It says who somebody is, not what they may do: rules look the [[peer]] of an application entity, and the roles and
+    grants of a user, up by name each time, so that a change holds for open associations and sessions too.
     """
 
     kind: Kind
@@ -36,7 +37,16 @@ class Principal:
     """What its verified certificate says of it, in the form of a [[peer]]'s `certificates`: empty if it showed none;
     None without TLS."""
     roles: frozenset[str] = frozenset()
-    """Roles from authentication. No rule reads them yet."""
+    """Roles that the credential itself states, as a token of an identity provider does. A `Directory` decides whether
+    they count."""
+    session: str = ""
+    """The id of the session, API key, token or share that proves it; "": it has shown none."""
+    share: str = ""
+    """The id of the share that it uses; "": it is no share."""
+    user: str = ""
+    """The user that the user identity of an association proves. A user of the HTTP port is its `name`."""
+    attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """What the credential states of it beside roles: referrer names, the patient of a SMART launch."""
 
     @property
     def actor(self) -> str:

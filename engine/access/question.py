@@ -7,6 +7,7 @@ from enum import Enum, auto
 from typing import Final, Protocol, TypeAlias
 
 from engine.access.principal import Principal
+from engine.access.scope import Scope
 
 
 class Action(Enum):
@@ -36,6 +37,19 @@ class Action(Enum):
     """Change settings while the server runs: peers."""
     OBSERVE = auto()
     """See the state and the use of the server: metrics, jobs, peers."""
+    SHARE = auto()
+    """Give somebody outside a link to a study or patient."""
+    BREAK_GLASS = auto()
+    """Give oneself a study or patient in an emergency, with a reason."""
+    AUDIT = auto()
+    """Search and verify the audit trail."""
+    ADMINISTER = auto()
+    """Manage users, roles, keys and the shares of others."""
+
+    @property
+    def title(self) -> str:
+        """Its name in the configuration, and for people."""
+        return self.name.lower().replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +93,9 @@ class Access(Protocol):
 
     def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether the principal may perform the action on the target."""
+
+    def scope(self, principal: Principal, action: Action) -> Scope:
+        """The studies on which the principal may perform the action."""
+
+    def scope_of_destination(self, ae_title: str) -> Scope:
+        """The studies that an application entity may receive from us."""

@@ -69,6 +69,10 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Its permissions: store instances here, query, retrieve, receive instances that another peer requests. Without
     host, port and url the default leaves destination out."""
 
+    role: Annotated[str, Meta(max_length=64)] = ""
+    """A role that narrows what it may do, and the studies that it sees, retrieves and receives. In the rules of that
+    role, sender = "me" stands for its own AE title. Unset: all studies."""
+
     destinations: tuple[AETitle, ...] | None = None
     """AE titles to which it may have instances sent by C-MOVE, to restrict it: a ward's viewer that shall send to its
     own ward only. Other destinations are unknown to it (A801). Unset: every destination."""

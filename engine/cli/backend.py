@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from engine.access import Action, Destination, Kind, PeerRules, Principal
+from engine.access import Action, Destination, Kind, Policy, Principal
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
 from engine.config import Config, Peer, parse_peer
@@ -455,7 +455,7 @@ def addressed(config: Config, text: str, action: Action) -> Peer:
     Raises ConfigError, and NotAllowed if this operator may not do that with it.
     """
     peer = parse_peer(config, text)
-    decision = PeerRules(lambda: config).allowed(operator(), action, Destination(peer.aet))
+    decision = Policy(lambda: config).allowed(operator(), action, Destination(peer.aet))
     if not decision:
         raise NotAllowed(f"not allowed for {peer.aet}: {decision.reason}")
     return peer

@@ -21,6 +21,7 @@ at the file's folder, others at the working directory.
 
 from __future__ import annotations
 
+from engine.access.role_settings import Role
 from engine.access.settings import Peer, Permission
 from engine.archive.attribute_settings import Attribute
 from engine.archive.settings import (
@@ -81,6 +82,7 @@ __all__ = [
     "Reading",
     "Reindex",
     "Retention",
+    "Role",
     "Scrub",
     "Storage",
     "Target",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta, Struct
 
+from engine.access.role_settings import BUILT_IN_ROLES, Role
 from engine.access.settings import Peer
 from engine.archive.attribute_settings import Attribute
 from engine.archive.settings import (
@@ -113,6 +114,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     jobs: Jobs = Jobs()
     feed: Annotated[Feed, FIXED] = Feed()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
+    roles: tuple[Role, ...] = msgspec.field(default=(), name="role")
+    """Roles beside the built-in ones; written [[role]]."""
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
     attributes: Annotated[tuple[Attribute, ...] | None, FIXED] = msgspec.field(default=None, name="attribute")
@@ -129,6 +132,13 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         names = [hook.name for hook in self.webhooks]
         if len(set(names)) < len(names):
             raise ValueError("two [[webhook]] have one name")
+        roles = [role.name for role in self.roles]
+        if len(set(roles)) < len(roles):
+            raise ValueError("two [[role]] have one name")
+        known_roles = {*roles, *(role.name for role in BUILT_IN_ROLES)}
+        for peer in self.peers:
+            if peer.role and peer.role not in known_roles:
+                raise ValueError(f"the [[peer]] {peer.aet} has the role {peer.role}, which is no [[role]]")
 
     @cached_property
     def book(self) -> PeerBook:
@@ -192,6 +202,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             rows += [
                 (f"peer.{peer.aet}.{name}", getattr(peer, name)) for name in peer.__struct_fields__ if name != "aet"
             ]
+        for role in self.roles:
+            rows += [(f"role.{role.name}.{name}", getattr(role, name)) for name in ("may", "studies")]
         for rule in self.retention:
             rows += [
                 (f"retention.{rule.name}.{name}", getattr(rule, name))

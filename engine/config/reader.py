@@ -14,6 +14,7 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 import msgspec
 
+from engine.access.role_settings import Role
 from engine.access.settings import Peer, Permission
 from engine.archive.attribute_settings import Attribute, AttributeLevel
 from engine.archive.settings import Retention
@@ -223,6 +224,8 @@ def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None
         _check_table(rule, _fields(Retention), f"{path}: [[retention]] {_name_of(rule, 'name', number)}", mistakes)
     for number, rule in enumerate(_tables(values, "coercion", path, mistakes), 1):
         _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}", mistakes)
+    for number, role in enumerate(_tables(values, "role", path, mistakes), 1):
+        _check_table(role, _fields(Role), f"{path}: [[role]] {_name_of(role, 'name', number)}", mistakes)
     for number, hook in enumerate(_tables(values, "webhook", path, mistakes), 1):
         _check_table(hook, _fields(Webhook), f"{path}: [[webhook]] {_name_of(hook, 'name', number)}", mistakes)
     values.setdefault("attribute", [])
@@ -362,28 +365,9 @@ def _explain(message: str, values: dict[str, Any], key_origins: Mapping[str, Ori
         if part == "...":
             break
         value = value[int(part)] if isinstance(value, list) else value.get(part) if isinstance(value, dict) else None
-    match = re.match(r"peer\[(\d+)\]\.?(.*)", where)
-    if match:
-        number = int(match[1])
-        where = f"[[peer]] {_peer_name(values['peer'][number], number + 1)}: {match[2]}".rstrip(": ")
-    match = re.match(r"retention\[(\d+)\]\.?(.*)", where)
-    if match:
-        number = int(match[1])
-        rule = _name_of(values["retention"][number], "name", number + 1)
-        where = f"[[retention]] {rule}: {match[2]}".rstrip(": ")
-    match = re.match(r"coercion\[(\d+)\]\.?(.*)", where)
-    if match:
-        where = f"[[coercion]] number {int(match[1]) + 1}: {match[2]}".rstrip(": ")
-    match = re.match(r"webhook\[(\d+)\]\.?(.*)", where)
-    if match:
-        number = int(match[1])
-        name = _name_of(values["webhook"][number], "name", number + 1)
-        where = f"[[webhook]] {name}: {match[2]}".rstrip(": ")
-    match = re.match(r"attribute\[(\d+)\]\.?(.*)", where)
-    if match:
-        number = int(match[1])
-        name = _name_of(values["attribute"][number], "tag", number + 1)
-        where = f"[[attribute]] {name}: {match[2]}".rstrip(": ")
+    match = re.match(r"(\w+)\[(\d+)\]\.?(.*)", where)
+    if match and match[1] in LISTS:
+        where = f"[[{match[1]}]] {_table_name(values, match[1], int(match[2]))}: {match[3]}".rstrip(": ")
     if key_origins.get(where) == "flag":
         return f"--{where.replace('.', '-').replace('_', '-')}: {_reason(where, reason, value)}"
     return f"{path}: {where}: {_reason(where, reason, value)}"
@@ -391,7 +375,8 @@ def _explain(message: str, values: dict[str, Any], key_origins: Mapping[str, Ori
 
 def _reason(key: str, message: str, value: object) -> str:
     name = re.split(r"[.\s]", re.sub(r"\[\d+\]$", "", key))[-1]
-    choices = _CHOICES.get(name)
+    table = re.match(r"\[\[(\w+)\]\]", key)
+    choices = _CHOICES.get((table[1] if table else "", name))
     if choices and "enum" in message:
         return f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}"
     if name in ("aet", "aets", "destinations") and "regex" in message:
@@ -406,16 +391,18 @@ def _reason(key: str, message: str, value: object) -> str:
     return f"{text} ({value!r})" if ", got" in text else f"{text}, not {value!r}"
 
 
-def _choices() -> dict[str, tuple[str, ...]]:
-    """Setting → its allowed words. Settings of a list's table count only if no other table has that name."""
-    choices: dict[str, tuple[str, ...]] = {}
-    sections: list[type[msgspec.Struct]] = [*(table for _, table in LISTS.values()), *TABLES.values(), Config]
-    for section in sections:
+def _choices() -> dict[tuple[str, str], tuple[str, ...]]:
+    """The list of tables that it is in ("": none) and the setting → its allowed words."""
+    choices: dict[tuple[str, str], tuple[str, ...]] = {}
+    sections: list[tuple[str, type[msgspec.Struct]]] = [("", Config)]
+    sections += [(name, table) for name, (_, table) in LISTS.items()]
+    sections += [("", table) for table in TABLES.values()]
+    for name, section in sections:
         for field in msgspec.structs.fields(section):
             for inner in _inside(field.type):
                 if get_origin(inner) is Literal:
                     is_switch = bool in get_args(bare(field.type))
-                    choices[field.name] = (*get_args(inner), "true", "false") if is_switch else get_args(inner)
+                    choices[name, field.name] = (*get_args(inner), "true", "false") if is_switch else get_args(inner)
     return choices
 
 
@@ -446,6 +433,10 @@ def _name_of(table: dict[str, Any], key: str, number: int) -> str:
     """The name of one table of a list in messages."""
     name = table.get(key)
     return f"{name!r}" if isinstance(name, str) else f"number {number}"
+
+
+def _table_name(values: dict[str, Any], table: str, number: int) -> str:
+    return _name_of(values[table][number], {"peer": "aet", "attribute": "tag"}.get(table, "name"), number + 1)
 
 
 def _get(values: Mapping[str, Any], key: str) -> object:

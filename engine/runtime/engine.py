@@ -21,7 +21,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from engine.access import Access, PeerRules
+from engine.access import Access, Policy
 from engine.archive.archive import QuarantineLimits, StorageOptions
 from engine.archive.ingest.live import Ingestor
 from engine.archive.rendering.renderer import Renderer
@@ -69,7 +69,7 @@ class Engine:
     ingest_budget: IngestBudget = field(init=False)
 
     def __post_init__(self) -> None:
-        self.access = PeerRules(lambda: self.config)
+        self.access = Policy(lambda: self.config)
         self.thumbnails = Thumbnails(self.archive, self.renderer)
         self.admission = Admission(
             lambda: self.config,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydicom.dataset import Dataset
 
-from engine.access import Action, Decision, Destination, Kind, PeerRules, Principal
+from engine.access import Action, Decision, Destination, Kind, Policy, Principal
 from engine.cli import exit_codes
 from tests import samples
 from tests.cli.commands import run
@@ -202,11 +202,11 @@ def test_a_command_that_calls_a_peer_asks_whether_this_operator_may(
 ) -> None:
     asked: list[tuple[Principal, str, object]] = []
 
-    def refuse(rules: PeerRules, principal: Principal, action: Action, target: object) -> Decision:
+    def refuse(rules: Policy, principal: Principal, action: Action, target: object) -> Decision:
         asked.append((principal, action.name, target))
         return Decision(False, "closed for today")
 
-    monkeypatch.setattr(PeerRules, "allowed", refuse)
+    monkeypatch.setattr(Policy, "allowed", refuse)
     peer, *rest = arguments[1:]
     code, out, err = run(capsys, arguments[0], f"{peer}@127.0.0.1:1", *rest)
     assert (code, out) == (exit_codes.FAILED, "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.access import Kind, PeerRules, Principal
+from engine.access import Kind, Policy, Principal
 from engine.config import Config, Peer
 from engine.services.policy import accept_policy
 from engine.ul.negotiation import AcceptPolicy
@@ -12,7 +12,7 @@ CONFIG = Config(peers=(Peer(aet="CT1", may=("store",)), Peer(aet="ASKER", may=("
 
 
 def policy_of(title: str, config: Config = CONFIG) -> AcceptPolicy:
-    return accept_policy(config, PeerRules(lambda: config), Principal(Kind.PEER, title, "127.0.0.1"))
+    return accept_policy(config, Policy(lambda: config), Principal(Kind.PEER, title, "127.0.0.1"))
 
 
 def test_a_peer_that_may_only_store_gets_neither_query_nor_retrieval() -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from engine.access import Action, Decision, Destination, Kind, PeerRules, Principal
+from engine.access import Action, Decision, Destination, Kind, Policy, Principal
 from engine.config import Config, Peer, Permission
 
 WS1 = Peer(aet="WS1", host="ws1", port=104)
@@ -15,7 +15,7 @@ WS2 = Peer(aet="WS2", host="ws2", port=104)
 
 
 def decision(config: Config, title: str, action: Action, destination: str = "", address: str = "127.0.0.1") -> Decision:
-    rules = PeerRules(lambda: config)
+    rules = Policy(lambda: config)
     target = (Destination(destination),) if destination else ()
     return rules.allowed(Principal(Kind.PEER, title, address), action, *target)
 
@@ -115,7 +115,7 @@ def test_titles_beyond_ascii_are_recognised_as_received(came: str) -> None:
 
 def test_a_decision_follows_the_configuration_in_force() -> None:
     config = Config(peers=(Peer(aet="CT1", may=("store",)),))
-    rules, principal = PeerRules(lambda: config), Principal(Kind.PEER, "CT1")
+    rules, principal = Policy(lambda: config), Principal(Kind.PEER, "CT1")
     assert not rules.allowed(principal, Action.QUERY)
     config = Config(peers=(Peer(aet="CT1", may=("query",)),))
     assert rules.allowed(principal, Action.QUERY)
@@ -124,8 +124,8 @@ def test_a_decision_follows_the_configuration_in_force() -> None:
 def test_an_operator_may_do_everything() -> None:
     config = Config(accept_unknown_peers=False)
     operator = Principal(Kind.OPERATOR, "anna")
-    assert all(PeerRules(lambda: config).allowed(operator, action) for action in Action)
-    assert PeerRules(lambda: config).allowed(operator, Action.SEND, Destination("ANYWHERE"))
+    assert all(Policy(lambda: config).allowed(operator, action) for action in Action)
+    assert Policy(lambda: config).allowed(operator, Action.SEND, Destination("ANYWHERE"))
     assert (operator.actor, Principal(Kind.PEER, "CT1").actor) == ("cli:anna", "CT1")
 
 
@@ -146,14 +146,14 @@ def test_an_operator_may_do_everything() -> None:
     ],
 )
 def test_an_http_client_may_do_everything_or_nothing_depending_on_its_address(address: str, is_allowed: bool) -> None:
-    rules = PeerRules(Config)
+    rules = Policy(Config)
     client = Principal(Kind.HTTP, "", address)
     assert {bool(rules.allowed(client, action)) for action in Action} == {is_allowed}
     assert client.actor == f"http:{address}"
 
 
 def test_a_client_has_instances_sent_to_known_destinations_only() -> None:
-    rules = PeerRules(lambda: Config(peers=(WS1,)))
+    rules = Policy(lambda: Config(peers=(WS1,)))
     client = Principal(Kind.HTTP, "", "127.0.0.1")
     assert rules.allowed(client, Action.SEND, Destination("WS1"))
     assert not rules.allowed(client, Action.SEND, Destination("OTHER"))
