@@ -12,7 +12,7 @@ from tests import samples
 from tests.browser import browsing
 from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
-from tests.system.server import Server
+from tests.system.server import Server, wait_for
 
 STUDIES = 230
 """More than two windows of the list."""
@@ -74,6 +74,33 @@ def test_a_study_that_a_modality_sends_appears_and_no_row_flickers(page: Page, s
     send(serve, 1001, "Delta^Dan")
     expect(browsing.rows(page).first).to_contain_text("Delta, Dan")
     assert page.evaluate("window.placeholders") == 0
+
+
+def test_a_study_that_arrives_before_the_change_feed_is_followed_is_shown(page: Page, serve: Server) -> None:
+    page.add_init_script("delete window.SharedWorker")  # its requests cannot be held
+    held: list[Route] = []
+    page.route("**/changes?*", lambda route: held.append(route))
+    page.reload()
+    expect(browsing.rows(page).nth(2)).to_be_visible()
+    send(serve, 1005, "Early^Emil")
+    wait_for(lambda: f"{samples.ROOT}.1005" in requests.get(f"{serve.url}/changes?limit=1000", timeout=30).text)
+    assert len(held) == 1, "the list follows the change feed"
+    held[0].continue_()
+    page.unroute("**/changes?*")
+    expect(browsing.rows(page).first).to_contain_text("Early, Emil")
+
+
+def test_the_selected_row_stays_selected_when_one_types_on(page: Page) -> None:
+    page.get_by_label("Filter: Patient", exact=True).fill("family01")
+    expect(browsing.rows(page).filter(has_text="Family01")).to_have_count(10)
+    page.get_by_role("row", name="Family017, Jane").click()
+    page.get_by_label("Filter: Patient", exact=True).fill("family017")
+    expect(browsing.rows(page)).to_have_count(1)
+    expect(browsing.rows(page)).to_have_attribute("aria-selected", "true")
+    page.locator(".grid").press("Enter")
+    expect(page.get_by_role("heading", name="Family017, Jane")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(browsing.rows(page)).to_have_attribute("aria-selected", "true")
 
 
 def test_rows_stay_in_place_and_the_cursor_on_its_row_while_others_arrive_above(

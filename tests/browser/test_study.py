@@ -71,6 +71,7 @@ def test_keys_alone_lead_from_the_list_to_the_viewer_and_back(page: Page) -> Non
     expect(browsing.rows(page).nth(1)).to_be_visible()
     page.keyboard.press("/")
     page.keyboard.type("stack")
+    expect(page).to_have_url(re.compile("PatientName=stack$"))
     expect(browsing.rows(page)).to_have_count(1)
     page.keyboard.press("ArrowDown")
     assert browsing.focused(page).startswith("grid")

@@ -96,3 +96,21 @@ def test_a_server_that_is_away_is_waited_for(page: Page, watch: browsing.Watch) 
     expect(page.get_by_text("The server does not answer")).to_be_visible()
     page.unroute("**/dicom-web/studies")
     expect(page.locator("section [role=status]")).to_contain_text("1 of 1: 1 stored")
+
+
+def test_what_happens_before_the_view_listens_is_shown(page: Page) -> None:
+    # Effects run after the first drawing: what is stored in between must not be missed.
+    page.evaluate(
+        """async () => {
+            const [{ html, render }, { Upload }, { uploads }] =
+                await Promise.all(["preact", "upload", "uploads"].map((name) => import(
+                    name === "preact" ? "./page/preact.mjs" : `./page/${name}.js`)));
+            const place = document.body.appendChild(document.createElement("div"));
+            place.id = "second";
+            uploads.counts.waiting = 1;
+            render(html`<${Upload} />`, place);
+            Object.assign(uploads.counts, { waiting: 0, stored: 1 });
+            uploads.tell();
+        }"""
+    )
+    expect(page.locator("#second [role=status]")).to_contain_text("1 of 1: 1 stored")

@@ -88,11 +88,13 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     observer.observe(scroller.current);
     return () => observer.disconnect();
   }, []);
-  // Who comes back to a list finds it where it was left.
+  // Who comes back to a list finds it where it was left; in another list the selected row stays so, if it is in sight.
   const latest = useRef(cursor);
   latest.current = cursor;
   useLayoutEffect(() => {
-    const left = windows.place ?? { y: 0, cursor: 0, chosen: null };
+    const kept = selected ? windows.positionOf(selected) : undefined;
+    const isKept = kept !== undefined && (kept + 1) * rowHeight <= height;
+    const left = windows.place ?? { y: 0, cursor: isKept ? kept : 0, chosen: isKept ? selected : null };
     setCursor(left.cursor);
     chosen.current = left.chosen;
     isAwaited.current = left.chosen !== null;

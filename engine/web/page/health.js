@@ -24,7 +24,8 @@ function useLive() {
   const [live, setLive] = useState({ status: null, isLost: false, points: [] });
   useEffect(
     () =>
-      watch(urlOf("api/live"), ({ data, isLost }) => {
+      watch(urlOf("api/live"), ({ data, isLost, isOpen }) => {
+        if (isOpen) return undefined;
         if (isLost) return setLive((before) => ({ ...before, isLost: true }));
         const status = JSON.parse(data);
         const point = { time: status.time, ...status.rates, associations: status.now.associations, store: status.latency.store, free: status.now.free_bytes };

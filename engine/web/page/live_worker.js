@@ -18,6 +18,7 @@ function open(url, port) {
 function connect(url, stream) {
   const source = (stream.source = new EventSource(url));
   const tell = (message) => stream.ports.forEach((port) => port.postMessage(message));
+  source.onopen = () => tell({ url, isOpen: true });
   source.onmessage = ({ data, lastEventId }) => {
     const message = { url, data };
     // A message without an id is a state, which a tab that joins wants at once; an event is over.

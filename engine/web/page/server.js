@@ -62,7 +62,10 @@ export async function remove(path) {
   if (!response.ok) throw await problemOf(response);
 }
 
-/** Calls `changed` after events of the change feed that `concerns` is true of, at most every `pauseMs`, and when somebody looks again. */
+/**
+ * Calls `changed` after events of the change feed that `concerns` is true of, at most every `pauseMs`; when somebody looks
+ * again; and once the feed is followed, for what happened before. So ask first, then follow.
+ */
 export function follow(actions, changed, concerns = () => true, pauseMs = 1500) {
   let timer = 0;
   const ripe = () => {
@@ -70,7 +73,7 @@ export function follow(actions, changed, concerns = () => true, pauseMs = 1500) 
     changed();
   };
   const heard = (message) => {
-    if (!message.isLost && concerns(message)) timer ||= setTimeout(ripe, pauseMs);
+    if (!message.isLost && (message.isOpen || concerns(message))) timer ||= setTimeout(ripe, pauseMs);
   };
   const seen = () => document.hidden || changed();
   const leave = watch(urlOf(`changes?since=now&action=${actions.join(",")}`), heard);

@@ -19,6 +19,7 @@ function shared() {
 /** A stream of this tab alone, where a browser has no shared workers. */
 function own(url, heard) {
   const source = new EventSource(url);
+  source.onopen = () => heard({ isOpen: true });
   source.onmessage = ({ data }) => heard({ data });
   source.onerror = () => heard({ isLost: true });
   return () => source.close();
@@ -38,7 +39,10 @@ function join(url, heard) {
   };
 }
 
-/** Calls `heard({data} or {isLost})` for each message of a stream, while somebody looks. Returns what ends it. */
+/**
+ * Calls `heard({data})` for each message of a stream, while somebody looks; `heard({isLost})` and `heard({isOpen})` when the
+ * connection ended and began: what happened before `isOpen` may be missing. Returns what ends it.
+ */
 export function watch(url, heard) {
   let leave = null;
   const seen = () => {

@@ -1,6 +1,6 @@
 // The list of studies: filters as you type, any order, as many rows as there are, new ones as they arrive.
 
-import { html, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, copyText, isTyping, lazily } from "./parts.js";
 import { ChoiceBar, Totals, patientHash, useChoice } from "./choice.js";
 import { COLUMNS, filtersOf, tableUrl, wantedColumns } from "./columns.js";
@@ -51,18 +51,19 @@ export function Studies({ query }) {
     const changed = () => setVersion((before) => before + 1);
     return left?.asked === asked ? left.windows.reopen(ask, count, changed) : new Windows(ask, count, keyOf, changed, !filters);
   }, [asked]);
+  const latest = useRef(windows);
   const shown = useRef(windows);
   if (!windows.isLoading) shown.current = windows;
   // Before the grid looks for its rows: they would be asked for twice.
   useLayoutEffect(() => {
+    latest.current = windows;
     windows.refresh();
-    const end = follow(["stored", "deleted", "restored", "corrected", "study_quiet"], () => windows.refresh());
     return () => {
-      end();
       windows.close();
       left = { asked, windows };
     };
   }, [windows]);
+  useEffect(() => follow(["stored", "deleted", "restored", "corrected", "study_quiet"], () => latest.current.refresh()), []);
   useLayoutEffect(() => {
     const pressed = (event) => {
       if (isTyping(event) || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;

@@ -22,6 +22,7 @@ function useUploads() {
       });
     };
     uploads.listeners.add(changed);
+    changed(); // what happened since it was drawn
     return () => {
       uploads.listeners.delete(changed);
       cancelAnimationFrame(frame);
