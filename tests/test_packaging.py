@@ -80,6 +80,30 @@ def test_the_console_script_exists() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def environment(venv: Path, *commands: str) -> str:
+    """What the functions of tools/environment.sh print, with `venv` for the environment; nothing is installed."""
+    functions = (ROOT / "tools/environment.sh").read_text().removesuffix("prepare\n")
+    done = subprocess.run(["bash", "-euo", "pipefail", "-c", "\n".join(
+        [functions, f"root={ROOT} venv={venv}", *commands])], capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_server_from_a_checkout_installs_no_test_tools(tmp_path: Path) -> None:
+    names = {line.partition("==")[0] for line in environment(tmp_path, "packages_for=server", "packages").splitlines()
+             if re.match(r"[\w.-]+==", line)}  # fmt: skip
+    assert names == {*locked("tools/runtime.lock"), "cython", "packaging", "setuptools", "wheel"}
+
+
+def test_an_environment_for_tests_serves_but_one_for_a_server_does_not_test(tmp_path: Path) -> None:
+    ask = 'packages_are_current "$(packages_stamp)" && echo current || echo missing'
+    environment(tmp_path, 'packages_stamp >"$venv/packages.stamp"')
+    assert environment(tmp_path, "packages_for=server", ask) == "current\n"
+    environment(tmp_path, "packages_for=server", 'packages_stamp >"$venv/packages.stamp"')
+    assert environment(tmp_path, "packages_for=server", ask) == "current\n"
+    assert environment(tmp_path, ask) == "missing\n"
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_are_executable_and_parse(script: str) -> None:
     path = ROOT / script

@@ -1,5 +1,8 @@
-# Sourced by tools/filmroom and tools/check: makes or refreshes .venv so that it holds what tools/requirements.lock
-# names and the extensions built from ext/. A second start only compares two checksums.
+# Sourced by tools/filmroom and tools/check: makes or refreshes .venv so that it holds the locked packages and the
+# extensions built from ext/. A second start only compares two checksums.
+#
+# `packages_for=server` asks for what a server needs and what builds the extensions, a third of the whole; else it is all
+# of tools/requirements.lock, tests included. What is there already is never taken away.
 #
 # Sets `venv`. Says nothing when there is nothing to do; ends with one sentence when something is missing.
 # FILMROOM_PYTHON names another interpreter than python3 to make the environment with.
@@ -13,11 +16,26 @@ give_up() {
     exit 1
 }
 
+# The lines of the locks that are wanted. tools/Dockerfile takes the same four packages to build with.
+packages() {
+    if [[ ${packages_for-} == server ]]; then
+        cat "$root/tools/runtime.lock"
+        awk '/^[^ ]/ {keep = /^(cython|packaging|setuptools|wheel)==/} keep' "$root/tools/requirements.lock"
+    else
+        cat "$root/tools/requirements.lock"
+    fi
+}
+
 # What the packages depend on, and what the extensions depend on: a change of either repeats that step.
-packages_stamp() { (cd "$root" && cat tools/requirements.lock | sha256sum); }
+packages_stamp() { packages | sha256sum; }
 extensions_stamp() { (cd "$root" && cat tools/requirements.lock pyproject.toml setup.py ext/*.* | sha256sum; ls "$root/ext"); }
 
 is_current() { [[ -f $venv/$1.stamp && $(<"$venv/$1.stamp") == "$2" ]]; }
+
+# An environment for tests serves, too.
+packages_are_current() {
+    is_current packages "$1" || is_current packages "$(packages_for= packages_stamp)"
+}
 
 every_extension_is_there() {
     local source
@@ -49,12 +67,14 @@ check_compiler() {
 }
 
 install_packages() {
-    printf 'Installing the packages of tools/requirements.lock into .venv (first use or a changed lock) ...\n' >&2
+    local lock=$venv/packages.lock
+    printf 'Installing the locked packages into .venv (first use or a changed lock) ...\n' >&2
     if ! "$venv/bin/python" -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
         "$python" -m venv --clear "$venv" || give_up "the virtual environment $venv could not be made"
     fi
+    packages >"$lock"
     if ! "$venv/bin/python" -m pip --disable-pip-version-check install --require-hashes --no-deps \
-        --requirement "$root/tools/requirements.lock" >"$setup_log" 2>&1; then
+        --requirement "$lock" >"$setup_log" 2>&1; then
         if grep -q -E 'Failed to establish|Connection|ConnectTimeout|Temporary failure|No matching distribution' "$setup_log"; then
             give_up "no package index could be reached, or it lacks a pinned version; pip's own words are in $setup_log"
         fi
@@ -78,7 +98,7 @@ prepare() {
     local packages extensions
     packages=$(packages_stamp)
     extensions=$(extensions_stamp)
-    if is_current packages "$packages" && is_current extensions "$extensions" && [[ -x $venv/bin/filmroom ]] &&
+    if packages_are_current "$packages" && is_current extensions "$extensions" && [[ -x $venv/bin/filmroom ]] &&
         every_extension_is_there; then
         return
     fi
@@ -88,7 +108,7 @@ prepare() {
     # Two first starts at once would disturb each other.
     exec {lock}<"$root/tools"
     flock "$lock"
-    if ! is_current packages "$packages" || [[ ! -x $venv/bin/python ]]; then
+    if ! packages_are_current "$packages" || [[ ! -x $venv/bin/python ]]; then
         install_packages
         printf '%s\n' "$packages" >"$venv/packages.stamp"
         rm -f "$venv/extensions.stamp"
