@@ -96,7 +96,7 @@ def _load(context: ssl.SSLContext, path: Path, setting: str) -> None:
         raise ConfigError(f"{setting}: {path} has no new {what}")
 
 
-def names_of(connection: ssl.SSLObject) -> frozenset[str]:
+def names_of(connection: ssl.SSLObject | ssl.SSLSocket) -> frozenset[str]:
     """The names of the verified certificate of the other side, as in a [[peer]]'s `certificates`, in lower case.
 
     Empty if it showed none.

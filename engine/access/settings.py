@@ -136,7 +136,7 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         check_title(self.aet)
         for network in self.networks:
             ip_network(network, strict=False)  # raises ValueError with the reason
-        force_setattr(self, "certificates", tuple(_canonical(name) for name in self.certificates))
+        force_setattr(self, "certificates", tuple(certificate_name(name) for name in self.certificates))
         if self.certificates and self.tls != "required":
             raise ValueError('certificates need tls = "required": without TLS nobody shows one')
         for title in self.destinations or ():
@@ -163,7 +163,7 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return max(1, self.asynchronous_window or 1)
 
 
-def _canonical(name: str) -> str:
+def certificate_name(name: str) -> str:
     """The name of a certificate as `tls` writes it."""
     kind, _, value = name.partition(":")
     return f"{kind}:{value.replace(':', '') if kind == 'sha256' else value}".lower()

@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.archive.copies.replication import Status
     from engine.archive.layout import Layout
 
-REMOTE = re.compile(r"tcp://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
+REMOTE = re.compile(r"tls://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
 
 
 def backup(
@@ -92,7 +92,7 @@ def replicate(
     config: Config,
     target: str,
     *,
-    secret: Path | None,
+    peer_certificates: Sequence[str],
     bytes_per_s: int,
     interval_s: float,
     once: bool,
@@ -113,7 +113,7 @@ def replicate(
     def on_status(status: Status) -> None:
         show(status.describe(status.updated_s))
 
-    connect = _connector(layout, target, secret, anew or not os.path.exists(status_path))
+    connect = _connector(config, layout, target, peer_certificates, anew or not os.path.exists(status_path))
     replication = Replication(
         layout,
         connect,
@@ -136,7 +136,9 @@ def replicate(
         replication.run(stop, interval_s)
 
 
-def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -> Callable[[], Destination]:
+def _connector(
+    config: Config, layout: Layout, target: str, peer_certificates: Sequence[str], create: bool
+) -> Callable[[], Destination]:
     """Returns a function that opens the destination.
 
     Only its first call may create a directory: later, a missing one may be a mount that is gone.
@@ -157,24 +159,23 @@ def _connector(layout: Layout, target: str, secret: Path | None, create: bool) -
 
     if remote is None:
         if "://" in target:
-            raise ReplicationFailed(f"{target} is neither a folder nor tcp://HOST:PORT", is_final=True)
+            raise ReplicationFailed(f"{target} is neither a folder nor tls://HOST:PORT", is_final=True)
         return to_directory
-    from engine.archive.copies import replica_link
+    from engine.archive.copies.replica_link import RemoteReplica
+    from engine.archive.copies.replica_tls import Credentials
 
-    if secret is None:
-        raise ReplicationFailed("a replica over the network needs --secret FILE, the same at both ends", is_final=True)
-    shared = replica_link.read_secret(secret)
     host, port = remote["host"].strip("[]"), int(remote["port"])
-    return lambda: replica_link.RemoteReplica(host, port, shared, layout.archive_id, layout.lineage)
+    credentials = Credentials(config.tls, peer_certificates, is_server=False, host=host)
+    return lambda: RemoteReplica(host, port, credentials, layout.archive_id, layout.lineage)
 
 
-def listen(config: Config, host: str, port: int, secret: Path, show: Callable[[str], None]) -> None:
+def listen(config: Config, host: str, port: int, peer_certificates: Sequence[str], show: Callable[[str], None]) -> None:
     """Receives a replication into the data directory until SIGTERM or Ctrl-C."""
-    from engine.archive.copies.replica_link import read_secret
     from engine.archive.copies.replica_listener import Listener
+    from engine.archive.copies.replica_tls import Credentials
 
-    listener = Listener(host, port, config.data, read_secret(secret))
-    show(f"filmroom replicate: listening on {host}:{listener.port}, replica in {config.data}; not encrypted")
+    listener = Listener(host, port, config.data, Credentials(config.tls, peer_certificates, is_server=True))
+    show(f"filmroom replicate: listening on {host}:{listener.port}, replica in {config.data}")
     with _stop_event(listener.close) as stop:
         listener.run(stop, show)
 

@@ -6,23 +6,19 @@ import errno
 import os
 import random
 import shutil
-import socket
-import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
-from engine.archive.copies import extent, replica_link, replica_listener, replication
+from engine.archive.copies import extent, replication
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Destination, Held, Replica, Shipped, promote, read_status
-from engine.archive.copies.replica_link import Frame, Line, RemoteReplica
-from engine.archive.copies.replica_listener import Listener
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
 from engine.archive.layout import Layout
@@ -42,12 +38,11 @@ from tests.archive.filled import (
     contents,
     findings,
     opened,
-    payload_of,
     received,
-    segment_bytes_on_disk,
     store,
     study_query,
 )
+from tests.archive.replicas import replicating, some
 from tests.faulty_files import FaultyFiles, PowerCut, SimulatedDisk
 
 SEED = int(os.environ.get("FILMROOM_REPLICA_SEED", "20260102"))
@@ -56,20 +51,6 @@ EVERY = effort.amount("REPLICA_EVERY", 3, 1)
 
 STATES = int(os.environ.get("FILMROOM_REPLICA_STATES", "60"))
 """Power cuts of the replica's disk that are tried."""
-
-PIXELS = bytes(range(256)) * 200
-
-
-def some(study: int, count: int) -> list[bytes]:
-    return [payload_of(study, 1, number, pixels=PIXELS) for number in range(count)]
-
-
-def replicating(
-    layout: Layout, target: Path, *, files: Files | None = None, connect: Callable[[], Destination] | None = None
-) -> Replication:
-    """A replication into a folder, whose calls there go through `files`."""
-    to_folder = connect or (lambda: Replica(target, layout.archive_id, layout.lineage, files))
-    return Replication(layout, to_folder, Status(str(target)), remove_after_s=0.0)
 
 
 def replicated(layout: Layout, target: Path) -> None:
@@ -764,296 +745,6 @@ def test_a_promoted_replica_is_an_archive_of_its_own(tmp_path: Path) -> None:
         assert findings(promoted) == []
     with pytest.raises(ReplicationFailed, match="no replica"):
         promote(tmp_path / "replica")
-
-
-# Over a connection -------------------------------------------------------------------------------
-
-SECRET = b"a secret of enough bytes"
-
-
-@contextmanager
-def listening(data: Path, secret: bytes = SECRET) -> Iterator[Listener]:
-    listener = Listener("127.0.0.1", 0, data, secret)
-    stop = threading.Event()
-    thread = threading.Thread(target=listener.run, args=(stop,), daemon=True)
-    thread.start()
-    try:
-        yield listener
-    finally:
-        stop.set()
-        listener.close()
-        thread.join(10)
-        assert not thread.is_alive()
-
-
-@pytest.mark.usefixtures("small_pieces")
-def test_a_replica_behind_a_connection_is_the_same(tmp_path: Path) -> None:
-    target = tmp_path / "replica"
-    with opened(tmp_path / "data") as archive, listening(target) as listener:
-        store(archive, *some(1, 4), segment_bytes=120_000)
-        layout = archive.parts.layout
-
-        def connect() -> Destination:
-            return RemoteReplica("127.0.0.1", listener.port, SECRET, layout.archive_id, layout.lineage)
-
-        one = replicating(layout, target, connect=connect)
-        assert one.run_once()
-        store(archive, *some(2, 2))
-        (tmp_path / "data" / "segments" / f"{0:016x}.seg").rename(tmp_path / "gone")
-        assert one.run_once()
-        one.close()
-        (tmp_path / "gone").rename(tmp_path / "data" / "segments" / f"{0:016x}.seg")
-        assert not (target / "segments" / f"{0:016x}.seg").exists()
-        one = replicating(layout, target, connect=connect)
-        assert one.run_once()
-        one.close()
-        expected = contents(archive)
-    status = read_status(str(target / "replica.json"))
-    assert status is not None and status["lag_bytes"] == 0
-    with opened(target) as reader:
-        assert contents(reader) == expected
-        assert findings(reader) == []
-    assert segment_bytes_on_disk(target) <= segment_bytes_on_disk(tmp_path / "data")
-
-
-@pytest.mark.usefixtures("small_pieces")
-def test_a_connection_that_is_cut_anywhere_costs_nothing(tmp_path: Path) -> None:
-    rng = random.Random(SEED)
-    target = tmp_path / "replica"
-    with opened(tmp_path / "data") as archive, listening(target) as listener:
-        store(archive, *some(1, 3), segment_bytes=120_000)
-        layout = archive.parts.layout
-        for _ in range(12):
-            cut_after = rng.randrange(200_000)
-
-            def connect(cut_after: int = cut_after) -> Destination:
-                return _Cut(RemoteReplica("127.0.0.1", listener.port, SECRET, layout.archive_id, ""), cut_after)
-
-            one = replicating(layout, target, connect=connect)
-            with pytest.raises(ReplicationFailed):
-                while one.run_once():
-                    store(archive, *some(rng.randrange(2, 1000), 1))
-            one.close()
-        one = replicating(
-            layout,
-            target,
-            connect=lambda: RemoteReplica("127.0.0.1", listener.port, SECRET, layout.archive_id, ""),
-        )
-        assert one.run_once()
-        one.close()
-        expected = contents(archive)
-    with opened(target) as reader:
-        assert contents(reader) == expected, f"FILMROOM_REPLICA_SEED={SEED}"
-        assert findings(reader) == []
-
-
-class _Cut:
-    """A destination whose connection goes after so many bytes."""
-
-    def __init__(self, remote: RemoteReplica, left_bytes: int) -> None:
-        self._remote = remote
-        self._left_bytes = left_bytes
-
-    def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
-        self._left_bytes -= len(data)
-        if self._left_bytes < 0:
-            self._remote._line._sock.shutdown(socket.SHUT_RDWR)
-        self._remote.write(segment_id, salt, offset, data)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._remote, name)
-
-
-def test_who_does_not_know_the_secret_gets_nothing_and_makes_nothing(tmp_path: Path) -> None:
-    with listening(tmp_path / "replica") as listener:
-        port = listener.port
-        with pytest.raises(ReplicationFailed, match="refuses: the secret is another one") as caught:
-            RemoteReplica("127.0.0.1", listener.port, b"another secret, long enough", bytes(16), "")
-        assert caught.value.is_final
-        RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "").close()
-    with pytest.raises(ReplicationFailed, match="cannot be reached"):
-        RemoteReplica("127.0.0.1", port, SECRET, bytes(16), "")
-
-
-def test_a_replica_that_does_not_know_the_secret_is_shipped_nothing(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def pretend() -> None:
-            sock, _ = server.accept()
-            with sock:
-                _send(sock, Frame.HELLO, struct.pack("<I32s", 1, bytes(32)))
-                sock.recv(1000)
-                _send(sock, Frame.WELCOME, bytes(32))
-                sock.recv(1000)
-
-        thread = threading.Thread(target=pretend, daemon=True)
-        thread.start()
-        with pytest.raises(ReplicationFailed, match="does not know the secret"):
-            RemoteReplica("127.0.0.1", server.getsockname()[1], SECRET, bytes(16), "")
-        thread.join(10)
-
-
-def _send(sock: socket.socket, kind: int, body: bytes, *, crc: int | None = None) -> None:
-    found = crc32c(body, crc32c(bytes([kind])))
-    sock.sendall(struct.pack("<IB", len(body), kind) + body + struct.pack("<I", found if crc is None else crc))
-
-
-HOSTILE = {
-    "a frame of 4 GB": struct.pack("<IB", 0xFFFFFFFF, Frame.DATA),
-    "a kind that is none": struct.pack("<IB", 0, 99),
-    "http": b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
-    "tls": bytes.fromhex("16030100a5010000a1030300000000000000000000000000"),
-    "nothing": b"",
-    "half a frame": struct.pack("<IB", 100, Frame.PROVE) + b"half",
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_rubbish_instead_of_a_proof_ends_the_connection_and_nothing_else(tmp_path: Path, name: str) -> None:
-    with listening(tmp_path / "replica") as listener:
-        with socket.create_connection(("127.0.0.1", listener.port), 10) as sock:
-            sock.sendall(HOSTILE[name])
-            with suppress(OSError):  # it may be gone already
-                sock.shutdown(socket.SHUT_WR)
-                while sock.recv(1000):
-                    continue
-        assert not (tmp_path / "replica").exists()
-        RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "").close()
-
-
-def test_an_honest_source_gets_in_while_others_only_connect_or_trickle(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replica_listener, "UNPROVEN_MAX", 8)
-    with listening(tmp_path / "replica") as listener, ExitStack() as held:
-        for number in range(40):
-            sock = held.enter_context(socket.create_connection(("127.0.0.1", listener.port), 10))
-            with suppress(OSError):
-                sock.sendall(struct.pack("<IB", 112, Frame.PROVE)[: number % 6])
-        RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "").close()
-        assert sum(thread.name == "replica-guest" for thread in threading.enumerate()) <= 8 + 1 + 40
-
-
-@pytest.mark.parametrize("length", [2049, 1 << 20])
-def test_a_frame_before_the_proof_is_small(tmp_path: Path, length: int) -> None:
-    with listening(tmp_path / "replica") as listener:
-        with socket.create_connection(("127.0.0.1", listener.port), 10) as sock:
-            sock.sendall(struct.pack("<IB", length, Frame.PROVE))
-            while sock.recv(1000):
-                continue
-
-
-def test_a_handshake_has_one_deadline_however_its_bytes_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(replica_link.time, "monotonic", lambda: now[0])
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        line = Line.__new__(Line)
-        line._sock, line._until_s, line._body_bytes_max = ours, 110.0, 2048
-
-        class Trickling:
-            def settimeout(self, seconds: float) -> None:
-                ours.settimeout(seconds)
-
-            def recv(self, count: int) -> bytes:
-                now[0] += 3
-                return ours.recv(1)
-
-        line._sock = Trickling()  # type: ignore[assignment]
-        _send(theirs, Frame.PROVE, bytes(100))
-        with pytest.raises(ReplicationFailed, match="timed out"):
-            line.receive()
-        assert now[0] <= 113
-
-
-def test_a_frame_after_the_proof_needs_a_least_rate(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr(replica_link.time, "monotonic", lambda: now[0])
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-
-        class Trickling:
-            def settimeout(self, seconds: float) -> None:
-                ours.settimeout(seconds)
-
-            def recv(self, count: int) -> bytes:
-                now[0] += 9
-                return ours.recv(1)
-
-        line = Line.__new__(Line)
-        line._sock, line._until_s, line._body_bytes_max = Trickling(), None, 1 << 20  # type: ignore[assignment]
-        _send(theirs, Frame.DATA, bytes(1000))
-        with pytest.raises(ReplicationFailed, match="timed out"):
-            line.receive()
-
-
-def test_a_source_takes_the_place_of_itself_before_an_outage_and_of_nobody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replica_listener, "TURN_S", 0.5)
-    with listening(tmp_path / "replica") as listener:
-        first = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
-        assert first.held() == {}
-        second = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
-        with pytest.raises(ReplicationFailed, match="another replication to here is running"):
-            second.held()
-        second.close()
-        monkeypatch.setattr(replica_listener, "SILENT_S", -1.0)  # as if it had been silent
-        third = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
-        assert third.held() == {}
-        with pytest.raises(ReplicationFailed):
-            first.tell({"state": "x"})
-            first.commit([])
-        for one in (first, third):
-            one.close()
-
-
-@pytest.mark.parametrize(
-    ("kind", "body", "crc"),
-    [
-        (Frame.DATA, b"short", None),
-        (Frame.DATA, struct.pack("<QQQ", 1, 1, 1 << 40) + b"x", None),
-        (Frame.DATA, struct.pack("<QQQ", 1, 1, 0) + b"x", 12345),
-        (Frame.COMMIT, struct.pack("<QQQB", 9, 9, 1 << 60, 1), None),
-        (Frame.COMMIT, b"odd", None),
-        (Frame.REMOVE, b"odd", None),
-        (Frame.TELL, b"{no json", None),
-        (Frame.HELLO, b"", None),
-    ],
-)
-def test_a_bad_frame_of_a_source_that_knows_the_secret_harms_nothing(
-    tmp_path: Path, kind: int, body: bytes, crc: int | None
-) -> None:
-    target = tmp_path / "replica"
-    with listening(target) as listener:
-        one = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
-        assert one.held() == {}
-        one.write(5, 1, 0, b"whole")
-        one.commit([Shipped(5, 1, 5, True)])
-        sock = one._line._sock
-        _send(sock, kind, body, crc=crc)
-        with pytest.raises(ReplicationFailed):
-            one._line.expect(Frame.DONE)
-        one.close()
-        again = RemoteReplica("127.0.0.1", listener.port, SECRET, bytes(16), "")
-        assert again.held().keys() - {1} == {5}
-        again.close()
-    assert (target / "segments" / f"{5:016x}.seg").read_bytes() == b"whole"
-
-
-def test_a_secret_that_everybody_may_read_or_guess_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "secret"
-    path.write_bytes(b"0123456789abcdef0123456789abcdef\n")
-    path.chmod(0o604)
-    with pytest.raises(ReplicationFailed, match="read by everybody"):
-        replica_link.read_secret(path)
-    path.chmod(0o640)
-    assert replica_link.read_secret(path) == b"0123456789abcdef0123456789abcdef"
-    path.write_bytes(b"short\n")
-    with pytest.raises(ReplicationFailed, match="16 or more"):
-        replica_link.read_secret(path)
-    with pytest.raises(ReplicationFailed, match="cannot be read"):
-        replica_link.read_secret(tmp_path / "none")
 
 
 def test_the_status_of_a_source_is_kept_beside_the_replica(tmp_path: Path) -> None:

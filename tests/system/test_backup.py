@@ -193,20 +193,19 @@ def ingest_more(port: int, ledger: ingest.Ledger) -> None:
 
 def test_a_second_filmroom_takes_the_log_over_a_connection_and_survives_its_loss(tmp_path: Path) -> None:
     ledger = ingest.Ledger()
-    data, target, secret = tmp_path / "data", tmp_path / "replica", tmp_path / "secret"
-    secret.write_text("0123456789abcdef0123456789abcdef\n")
-    secret.chmod(0o600)
+    data, target = tmp_path / "data", tmp_path / "replica"
+    source, receiver = _certificates(tmp_path / "tls")
     with running(data) as server:
         senders = senders_of(server.port, ledger)
-        listener, port = _listening(target, secret, 0)
-        where = f"tcp://127.0.0.1:{port}"
-        replication = started("replicate", where, "--secret", secret, "--data", data, "--interval", 0.05)
+        listener, port = _listening(target, receiver, 0)
+        where = f"tls://127.0.0.1:{port}"
+        replication = started("replicate", where, "--config", source, "--data", data, "--interval", 0.05)
         wait_for_more(ledger, 30)
         for _ in range(ROUNDS):
             listener.send_signal(signal.SIGKILL)
             listener.communicate()
             wait_for_more(ledger, 20)
-            listener, _ = _listening(target, secret, port)
+            listener, _ = _listening(target, receiver, port)
         stop(senders)
 
         def caught_up() -> bool:
@@ -216,16 +215,31 @@ def test_a_second_filmroom_takes_the_log_over_a_connection_and_survives_its_loss
         wait_for(caught_up, 60, "catching up")
         replication.send_signal(signal.SIGTERM)
         assert replication.wait(30) == 0
-        filmroom("replicate", where, "--secret", secret, "--data", data, "--once")
+        filmroom("replicate", where, "--config", source, "--data", data, "--once")
         listener.send_signal(signal.SIGTERM)
         assert listener.wait(30) == 0
     verify(target, ledger)
 
 
-def _listening(target: Path, secret: Path, port: int) -> tuple[subprocess.Popen[str], int]:
-    listener = started("replicate", "--listen", f"127.0.0.1:{port}", "--secret", secret, "--data", target)
+def _certificates(folder: Path) -> tuple[Path, Path]:
+    """The configuration of a source and that of a replica."""
+    filmroom("cert", "authority", folder)
+    filmroom("cert", "issue", folder, "source", "source.hosp")
+    filmroom("cert", "issue", folder, "replica", "127.0.0.1")
+    files = [folder / "source.toml", folder / "replica.toml"]
+    for file in files:
+        file.write_text(
+            f"[tls]\ncertificates = ['{file.stem}.pem']\nkeys = ['{file.stem}.key']\n"
+            "trust = ['ca.pem']\ncrls = ['ca.crl']\n"
+        )
+    return files[0], files[1]
+
+
+def _listening(target: Path, config: Path, port: int) -> tuple[subprocess.Popen[str], int]:
+    where, name = f"127.0.0.1:{port}", "san:source.hosp"
+    listener = started("replicate", "--listen", where, "--peer-certificate", name, "--config", config, "--data", target)
     assert listener.stderr is not None
     line = listener.stderr.readline()
-    assert "not encrypted" in line, line + listener.stderr.read()
+    assert "listening on" in line, line + listener.stderr.read()
     threading.Thread(target=listener.stderr.read, daemon=True).start()
     return listener, int(line.split("127.0.0.1:")[1].split(",")[0])

@@ -1,18 +1,14 @@
-"""A replica on another machine: the protocol between `filmroom replicate tcp://…` and `filmroom replicate --listen`.
+"""A replica on another machine: the protocol between `filmroom replicate tls://…` and `filmroom replicate --listen`.
 
-It is NOT encrypted: anybody who can read the traffic reads the instances, and anybody who can change it changes them.
-Use it on a private network or in a tunnel (WireGuard, ssh, stunnel). Both ends have the secret in a file and prove to
-each other that they know it; it never crosses the network. After the proof only TCP protects the connection.
+It runs over TLS with certificates on both sides (`replica_tls`): TLS protects every byte, so frames have no checksum of
+their own. Until the source has named its archive, frames are small and everything has one deadline. After that, each
+frame has a deadline that follows from its length.
 
-Before the proof, frames are small and the whole handshake has one deadline. After it, each frame has a deadline that
-follows from its length.
+    frame    length u32 of the body | kind u8 | body, at most BODY_BYTES_MAX        all numbers little endian
 
-    frame    length u32 of the body | kind u8 | body, at most BODY_BYTES_MAX | crc32c u32 of kind and body
-
-    source                                    replica             all numbers little endian
-      │  ◄── HELLO  format u32, nonce 32 ───────  │
-      │  ─── PROVE  archive id 16, lineage 16, nonce 32, HMAC 32 ──►
-      │  ◄── WELCOME  HMAC 32 ──────────────────  │
+    source                                    replica
+      │  ◄── HELLO  format u32 ─────────────────  │
+      │  ─── SOURCE  archive id 16, lineage 16 ─► │
       │  ◄── HELD  n × (id u64, salt u64, length u64, sealed u8, tail crc u32), … HELD_END
       │  ─── DATA  id u64, salt u64, offset u64, bytes ──►        no answer
       │  ─── COMMIT  n × (id u64, salt u64, length u64, sealed u8) ──►  DONE
@@ -20,54 +16,44 @@ follows from its length.
       │  ─── TELL  JSON, at most 64 KiB ──►                       no answer
       │  ◄── REFUSED  final u8, UTF-8 text ─────  │               and the end
 
-HMAC-SHA256 with the secret over the role's name, both nonces, archive id and lineage. A segment's file is named by its
-id, a number. Put nothing else from the network into a path. A segment only grows at its end.
+A segment's file is named by its id, a number. Put nothing else from the network into a path. A segment only grows at
+its end. Format 1 had no TLS: both ends proved that they knew a secret.
 """
 
 from __future__ import annotations
 
-import hmac
-import os
-import secrets
 import socket
-import stat
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import IntEnum
-from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
 
 from engine.archive.copies.replica import STATUS_BYTES_MAX, Held, Shipped
+from engine.archive.copies.replica_tls import Credentials, reason, shake_hands
 from engine.errors import ReplicationFailed
-from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-FORMAT = 1
+FORMAT = 2
 BODY_BYTES_MAX = (1 << 20) + 64
 ENTRIES_MAX = 10_000
 """Of segments, in one frame."""
-NONCE_BYTES = 32
-SECRET_BYTES_MIN = 16
-SECRET_BYTES_MAX = 4096
-HANDSHAKE_BYTES_MAX = 2048
-"""Of a frame before the proof."""
-HANDSHAKE_TIMEOUT_S = 10.0
-"""Time from the connection to the proof, however slowly the bytes come."""
+GREETING_BYTES_MAX = 2048
+"""Of a frame before `Line.begin`."""
+GREETING_TIMEOUT_S = 10.0
+"""Time from the connection to the source's name, with the TLS handshake, however slowly the bytes come."""
 TIMEOUT_S = 60.0
 """Time until the next frame begins: the source sends a frame every few seconds, and a replica syncs faster."""
 LEAST_BYTES_PER_S = 8192
 """A frame that has begun must be complete within TIMEOUT_S plus its length at this rate."""
 
 _FRAME = struct.Struct("<IB")
-_CRC = struct.Struct("<I")
-HELLO = struct.Struct("<I32s")
-PROVE = struct.Struct("<16s16s32s32s")
+HELLO = struct.Struct("<I")
+SOURCE = struct.Struct("<16s16s")
 HELD = struct.Struct("<QQQBI")
 PLACE = struct.Struct("<QQQ")
 SHIPPED = struct.Struct("<QQQB")
@@ -78,8 +64,7 @@ class Frame(IntEnum):
     """The kinds."""
 
     HELLO = 1
-    PROVE = 2
-    WELCOME = 3
+    SOURCE = 2
     HELD = 4
     HELD_END = 5
     DATA = 6
@@ -90,52 +75,51 @@ class Frame(IntEnum):
     REFUSED = 11
 
 
-def read_secret(path: Path) -> bytes:
-    """The secret in a file, without the line's end. Raises ReplicationFailed."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            secret = file.read(SECRET_BYTES_MAX).strip()
-    except OSError as error:
-        raise ReplicationFailed(f"the secret cannot be read: {path}: {error.strerror}", is_final=True) from error
-    if mode & stat.S_IRWXO:
-        raise ReplicationFailed(f"{path} can be read by everybody: chmod o= {path}", is_final=True)
-    if len(secret) < SECRET_BYTES_MIN:
-        what = f"{path} holds {len(secret)} bytes, a secret has {SECRET_BYTES_MIN} or more"
-        raise ReplicationFailed(f"{what}: head -c 32 /dev/urandom | base64 > {path}", is_final=True)
-    return secret
-
-
-def proof(secret: bytes, role: bytes, *parts: bytes) -> bytes:
-    """Proves that the end with this role knows the secret."""
-    return hmac.new(secret, b"\0".join((b"filmroom replica", role, *parts)), sha256).digest()
-
-
 class Line:
-    """Frames over a socket: small ones until `prove`, all before one deadline."""
+    """Frames over a TLS connection: small ones until `begin`, all before one deadline."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._until_s: float | None = time.monotonic() + HANDSHAKE_TIMEOUT_S
-        self._body_bytes_max = HANDSHAKE_BYTES_MAX
+    def __init__(self, sock: socket.socket, credentials: Credentials) -> None:
+        """Raises ReplicationFailed."""
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._credentials = credentials
+        self._until_s: float | None = time.monotonic() + GREETING_TIMEOUT_S
+        self._body_bytes_max = GREETING_BYTES_MAX
+        try:
+            self._sock, self._version = credentials.secure(sock)
+        except OSError as error:
+            raise ReplicationFailed(reason(error)) from error
         self.heard_s = time.monotonic()
         """When the other end was last heard (`time.monotonic`)."""
 
-    def prove(self) -> None:
-        """Call this once both ends have proven themselves: allows large frames, and ends the common deadline."""
+    def shake_hands(self) -> None:
+        """Call this first: the TLS handshake. Raises ReplicationFailed."""
+        shake_hands(self._sock, max(0.001, self._due_s(0) - time.monotonic()))
+
+    def judge(self) -> None:
+        """Call this next: raises ReplicationFailed when the other end's certificate is not one that we accept."""
+        self._credentials.judge(self._sock)
+
+    def begin(self) -> None:
+        """Call this once the source has named its archive: allows large frames, and ends the common deadline."""
         self._until_s = None
         self._body_bytes_max = BODY_BYTES_MAX
+
+    def check(self) -> None:
+        """Raises ReplicationFailed when a TLS file has changed since the connection was made."""
+        if not self._credentials.is_current(self._version):
+            raise ReplicationFailed("the TLS files have changed: the connection is made anew")
 
     def send(self, kind: int, *parts: Buffer) -> None:
         """One frame. Raises ReplicationFailed when the connection is lost."""
         body = b"".join(parts)
-        tail = _CRC.pack(crc32c(body, crc32c(bytes([kind]))))
+        left = memoryview(b"".join((_FRAME.pack(len(body), kind), body)))
+        due_s = self._due_s(len(body))
         try:
-            self._wait_until(self._due_s(len(body)))
-            self._sock.sendall(b"".join((_FRAME.pack(len(body), kind), body, tail)))
+            while left:
+                self._wait_until(due_s)
+                left = left[self._sock.send(left) :]
         except OSError as error:
-            raise ReplicationFailed(f"the connection is lost: {error.strerror or error}") from error
+            raise ReplicationFailed(reason(error)) from error
 
     def receive(self) -> tuple[int, bytes]:
         """The next frame. Raises ReplicationFailed when there is none, or what comes is no frame."""
@@ -144,10 +128,7 @@ class Line:
         length, kind = _FRAME.unpack(head)
         if length > self._body_bytes_max or not Frame.HELLO <= kind <= Frame.REFUSED:
             raise ReplicationFailed("the other end does not speak this protocol")
-        rest = self._exactly(length + _CRC.size, self._due_s(length))
-        body = rest[:length]
-        if _CRC.unpack(rest[length:])[0] != crc32c(body, crc32c(bytes([kind]))):
-            raise ReplicationFailed("a frame came damaged")
+        body = self._exactly(length, self._due_s(length))
         if kind == Frame.REFUSED:
             text = body[1:1025].decode("utf-8", "replace")
             raise ReplicationFailed(f"the replica refuses: {text}", is_final=bool(body[:1].strip(b"\0")))
@@ -179,7 +160,7 @@ class Line:
                 self._wait_until(due_s)
                 piece = self._sock.recv(min(length - len(data), 1 << 18))
             except OSError as error:
-                raise ReplicationFailed(f"the connection is lost: {error.strerror or error}") from error
+                raise ReplicationFailed(reason(error)) from error
             if not piece:
                 raise ReplicationFailed("the other end has closed the connection")
             self.heard_s = time.monotonic()
@@ -189,7 +170,8 @@ class Line:
     def cut(self) -> None:
         """Ends the connection from another thread, and wakes the thread that waits for it."""
         try:
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # `SSLSocket.shutdown` would make the other thread go on without TLS.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
         except OSError:
             pass  # not connected any more
 
@@ -228,30 +210,28 @@ def status(body: bytes) -> dict[str, object]:
 class RemoteReplica:
     """A replica behind a connection: a `replica.Destination`."""
 
-    def __init__(self, host: str, port: int, secret: bytes, archive_id: bytes, lineage: str) -> None:
-        """Connects and proves itself. Raises ReplicationFailed."""
+    def __init__(self, host: str, port: int, credentials: Credentials, archive_id: bytes, lineage: str) -> None:
+        """Connects. Raises ReplicationFailed."""
         try:
-            sock = socket.create_connection((host, port), HANDSHAKE_TIMEOUT_S)
+            sock = socket.create_connection((host, port), GREETING_TIMEOUT_S)
         except OSError as error:
             raise ReplicationFailed(f"{host}:{port} cannot be reached: {error.strerror or error}") from error
-        self._line = Line(sock)
         try:
-            self._prove(secret, archive_id, bytes.fromhex(lineage).ljust(16, b"\0"))
-            self._line.prove()
+            self._line = Line(sock, credentials)
+        except BaseException:
+            sock.close()
+            raise
+        try:
+            self._line.shake_hands()
+            self._line.judge()
+            (format_,) = HELLO.unpack(sized(self._line.expect(Frame.HELLO), HELLO.size))
+            if format_ != FORMAT:
+                raise ReplicationFailed(f"the replica speaks version {format_}, this is {FORMAT}", is_final=True)
+            self._line.send(Frame.SOURCE, SOURCE.pack(archive_id, bytes.fromhex(lineage)))
+            self._line.begin()
         except BaseException:
             self._line.close()
             raise
-
-    def _prove(self, secret: bytes, archive_id: bytes, lineage: bytes) -> None:
-        format_, theirs = HELLO.unpack(sized(self._line.expect(Frame.HELLO), HELLO.size))
-        if format_ != FORMAT:
-            raise ReplicationFailed(f"the replica speaks version {format_}, this is {FORMAT}", is_final=True)
-        ours = secrets.token_bytes(NONCE_BYTES)
-        parts = (theirs, ours, archive_id, lineage)
-        self._line.send(Frame.PROVE, PROVE.pack(archive_id, lineage, ours, proof(secret, b"source", *parts)))
-        answer = self._line.expect(Frame.WELCOME)
-        if not hmac.compare_digest(answer, proof(secret, b"replica", *parts)):
-            raise ReplicationFailed("the other end does not know the secret", is_final=True)
 
     def held(self) -> dict[int, Held]:
         """The durable segments."""
@@ -271,6 +251,7 @@ class RemoteReplica:
 
     def commit(self, shipped: Sequence[Shipped]) -> None:
         """As `Replica.commit`."""
+        self._line.check()
         self._line.send(Frame.COMMIT, *(SHIPPED.pack(*item) for item in shipped))
         self._line.expect(Frame.DONE)
 
@@ -282,6 +263,7 @@ class RemoteReplica:
 
     def tell(self, status: Mapping[str, object]) -> None:
         """As `Replica.tell`."""
+        self._line.check()
         self._line.send(Frame.TELL, orjson.dumps(dict(status)))
 
     def close(self) -> None:

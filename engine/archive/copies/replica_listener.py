@@ -1,17 +1,16 @@
 """Accepts the source of a replica over the network: `filmroom replicate --listen`. Protocol: `replica_link`.
 
-    accepted ──► unproven, a thread each, UNPROVEN_MAX of them ──► proven: one at a time writes the replica
+    accepted ──► unknown, a thread each, UNKNOWN_MAX of them ──► admitted: one at a time writes the replica
                  └─ one more: the oldest of the address with the most goes
 
-So a stranger that trickles bytes or only connects keeps no source out: an honest source proves itself within two round
-trips. A source waits while another connection is served. A connection that has been silent for SILENT_S is ended: it is
-most likely the same source before an outage. Strangers are logged at most once in TELL_EVERY_S.
+Admitted is a source whose certificate is the right one (`replica_tls`). A stranger that trickles bytes or only connects
+keeps no source out: an honest one needs three round trips. A source waits while another connection is served. A
+connection that has been silent for SILENT_S is ended: it is most likely the same source before an outage. Strangers are
+logged at most once in TELL_EVERY_S.
 """
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import socket
 import threading
 import time
@@ -25,13 +24,14 @@ from engine import guards, log
 from engine.archive.copies import replica_link as link
 from engine.archive.copies.replica import Replica, Shipped
 from engine.archive.copies.replica_link import Frame, Line
+from engine.archive.copies.replica_tls import Credentials
 from engine.errors import EngineError, ReplicationFailed
 from engine.storage.files import Files
 
 logger = log.get("archive.replica_listener")
 
 BACKLOG = 64
-UNPROVEN_MAX = 64
+UNKNOWN_MAX = 64
 SILENT_S = 15.0
 """A source sends a frame at least every ten seconds (`filmroom replicate --interval`)."""
 TURN_S = 20.0
@@ -48,16 +48,16 @@ class _Guest:
     line: Line
     address: str
     since_s: float = field(default_factory=time.monotonic)
-    is_proven: bool = False
+    is_admitted: bool = False
 
 
 class Listener:
     """Serves one source at a time and writes its segments into one replica."""
 
-    def __init__(self, host: str, port: int, data: Path, secret: bytes, files: Files | None = None) -> None:
+    def __init__(self, host: str, port: int, data: Path, credentials: Credentials, files: Files | None = None) -> None:
         """Raises ReplicationFailed when the port cannot be opened."""
         self._data = data
-        self._secret = secret
+        self._credentials = credentials
         self._files = files or Files()
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._sock = socket.socket(family, socket.SOCK_STREAM)
@@ -98,7 +98,7 @@ class Listener:
                     logger.error("no connection could be accepted")
                     stop.wait(1.0)
                     continue
-                self._welcome(_Guest(Line(sock), str(address[0])))
+                self._accept(sock, str(address[0]))
         finally:
             self._sock.close()
             self._end()
@@ -109,6 +109,13 @@ class Listener:
             self._sock.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # not connected, or gone
+
+    def _accept(self, sock: socket.socket, address: str) -> None:
+        try:
+            self._welcome(_Guest(Line(sock, self._credentials), address))
+        except (EngineError, OSError) as error:  # it is gone already
+            sock.close()
+            logger.info("connection lost before it began", peer=address, error=str(error))
 
     def _end(self) -> None:
         with self._lock:
@@ -124,10 +131,10 @@ class Listener:
 
     def _welcome(self, guest: _Guest) -> None:
         with self._lock:
-            unproven = [other for other in self._guests if not other.is_proven]
-            if len(unproven) >= UNPROVEN_MAX:
-                crowd = Counter(other.address for other in unproven).most_common(1)[0][0]
-                oldest = min((other for other in unproven if other.address == crowd), key=lambda other: other.since_s)
+            unknown = [other for other in self._guests if not other.is_admitted]
+            if len(unknown) >= UNKNOWN_MAX:
+                crowd = Counter(other.address for other in unknown).most_common(1)[0][0]
+                oldest = min((other for other in unknown if other.address == crowd), key=lambda other: other.since_s)
                 del self._guests[oldest]
                 oldest.line.cut()
             self._guests[guest] = None
@@ -142,8 +149,8 @@ class Listener:
         try:
             archive_id, lineage = self._admit(guest.line)
             with self._lock:
-                guest.is_proven = True
-            guest.line.prove()
+                guest.is_admitted = True
+            guest.line.begin()
             self._on_event(f"connected: {guest.address}")
             self._take_turn(guest)
             try:
@@ -159,7 +166,7 @@ class Listener:
                 self._guests.pop(guest, None)
 
     def _tell(self, guest: _Guest, error: Exception) -> None:
-        if guest.is_proven:
+        if guest.is_admitted:
             self._on_event(f"disconnected: {error}")
             logger.warning("replication ended", peer=guest.address, reason=str(error))
             return
@@ -194,6 +201,7 @@ class Listener:
             while True:
                 kind, body = line.receive()
                 try:
+                    line.check()
                     self._take(line, replica, kind, body)
                 except (EngineError, OSError) as error:
                     self._refuse(line, error)
@@ -201,13 +209,14 @@ class Listener:
             replica.close()
 
     def _admit(self, line: Line) -> tuple[bytes, str]:
-        ours = secrets.token_bytes(link.NONCE_BYTES)
-        line.send(Frame.HELLO, link.HELLO.pack(link.FORMAT, ours))
-        archive_id, lineage, theirs, proof = link.PROVE.unpack(link.sized(line.expect(Frame.PROVE), link.PROVE.size))
-        parts = (ours, theirs, archive_id, lineage)
-        if not hmac.compare_digest(proof, link.proof(self._secret, b"source", *parts)):
-            self._refuse(line, ReplicationFailed("the secret is another one", is_final=True))
-        line.send(Frame.WELCOME, link.proof(self._secret, b"replica", *parts))
+        line.shake_hands()
+        try:
+            line.judge()
+        except ReplicationFailed as error:
+            logger.warning("security alert: a certificate that may not write the replica", error=str(error))
+            self._refuse(line, ReplicationFailed("this certificate may not write the replica (--peer-certificate)"))
+        line.send(Frame.HELLO, link.HELLO.pack(link.FORMAT))
+        archive_id, lineage = link.SOURCE.unpack(link.sized(line.expect(Frame.SOURCE), link.SOURCE.size))
         return archive_id, lineage.hex() if lineage.strip(b"\0") else ""
 
     def _send_held(self, line: Line, replica: Replica) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
+from engine.access.settings import CertificateName, certificate_name
 from engine.cli import copies, exit_codes, options, output
 from engine.cli.options import Settings, rate_option, with_settings
 from engine.cli.output import whole, wrapped
 from engine.errors import ReplicationFailed
+
+_NO_SECRETS = (
+    "tcp:// with --secret was not encrypted and is gone. Give both machines certificates (`filmroom cert authority`,"
+    " `filmroom cert issue`) and a [tls] table, then use `replicate --listen HOST:PORT --peer-certificate san:SOURCE`"
+    " there and `replicate tls://HOST:PORT` here. What the replica has stays: it goes on from there."
+)
 
 COLUMNS = (
     whole("destination"),
@@ -27,7 +34,14 @@ COLUMNS = (
 @options.command("replicate")
 @click.argument("dest", metavar="[DEST]", required=False)
 @click.option("--listen", metavar="HOST:PORT", help="Receive a replication into --data.")
-@click.option("--secret", metavar="FILE", type=click.Path(dir_okay=False), help="File with the shared secret.")
+@click.option(
+    "--peer-certificate",
+    "peer_certificates",
+    metavar="NAME",
+    multiple=True,
+    help="The other end's certificate: san:HOST, sha256:FINGERPRINT or cn:NAME. May be repeated.",
+)
+@click.option("--secret", metavar="FILE", hidden=True)
 @click.option("--interval", type=click.FloatRange(0.05, 10), default=1.0, metavar="SECONDS", show_default=True)
 @click.option("--once", is_flag=True, help="Ship what is there now, then exit.")
 @click.option("--new", "anew", is_flag=True, help="Start a new replica in place of an earlier one.")
@@ -37,6 +51,7 @@ COLUMNS = (
 def command(
     dest: str | None,
     listen: str | None,
+    peer_certificates: tuple[str, ...],
     secret: str | None,
     interval: float,
     once: bool,
@@ -45,7 +60,7 @@ def command(
     rate: int,
     settings: Settings,
 ) -> int:
-    """Keep a replica of the archive in DEST: a folder, or tcp://HOST:PORT where `replicate --listen` runs.
+    """Keep a replica of the archive in DEST: a folder, or tls://HOST:PORT where `replicate --listen` runs.
 
     Runs until SIGTERM or Ctrl-C, with or without a server. After an outage it catches up. find, export, stats, check
     and serve can read the replica at any time; `promote` turns it into an archive. A replica follows deletions and
@@ -54,28 +69,31 @@ def command(
     --status shows how far behind each replica is. Exit code 1: a replication is behind and not running, waits for its
     destination, or cannot read something.
 
-    tcp is not encrypted; the two ends only prove that they know the secret. Use a private network or a tunnel.
+    tls needs certificates, keys and trust in [tls] at both ends (`filmroom cert` makes them). The replica's certificate
+    must have the name HOST, or be one of --peer-certificate. --listen needs --peer-certificate: the source's.
     """
+    if secret is not None or (dest is not None and dest.startswith("tcp://")):
+        raise click.UsageError(_NO_SECRETS)
+    names = tuple(map(_certificate_name, peer_certificates))
     config = settings.load()
     if status:
         rows = copies.replication_status(config, dest)
         _show_status(rows)
         return exit_codes.FAILED if any(map(copies.is_troubled, rows)) else exit_codes.OK
-    secret_path = Path(secret) if secret is not None else None
     if listen is not None:
-        if dest is not None or secret_path is None:
-            raise click.UsageError("--listen takes --secret FILE and no DEST")
+        if dest is not None or not names:
+            raise click.UsageError("--listen takes --peer-certificate NAME, which says who may write, and no DEST")
         host, _, port = listen.rpartition(":")
         if not port.isdecimal() or not host:
             raise click.UsageError(f"--listen {listen!r} is not HOST:PORT")
-        copies.listen(config, host.strip("[]"), int(port), secret_path, output.complain)
+        copies.listen(config, host.strip("[]"), int(port), names, output.complain)
         return exit_codes.OK
     if dest is None:
         raise click.UsageError("give DEST, --listen HOST:PORT or --status")
     copies.replicate(
         config,
         dest,
-        secret=secret_path,
+        peer_certificates=names,
         bytes_per_s=rate,
         interval_s=interval,
         once=once,
@@ -83,6 +101,14 @@ def command(
         show=output.write_json if output.as_json() else _show_changes(),
     )
     return exit_codes.OK
+
+
+def _certificate_name(text: str) -> str:
+    try:
+        return certificate_name(msgspec.convert(text, CertificateName))
+    except msgspec.ValidationError:
+        what = "is not san:HOST, sha256:FINGERPRINT or cn:NAME"
+        raise click.BadParameter(f"{text!r} {what}", param_hint="--peer-certificate") from None
 
 
 def _show_changes() -> Callable[[dict[str, Any]], None]:
