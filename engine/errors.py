@@ -192,6 +192,10 @@ class NotAllowed(EngineError):
     """The requester has no permission for the operation (`engine.access`)."""
 
 
+class AuditUnavailable(EngineError):
+    """The audit log cannot be written: nothing may be disclosed or destroyed, while instances are still stored."""
+
+
 class NotStored(EngineError):
     """Some of the requested UIDs are not in the archive; the message names each."""
 

@@ -31,6 +31,7 @@ from engine.archive.settings import (
     Retention,
     Scrub,
 )
+from engine.audit.settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
 from engine.log_settings import Log
@@ -103,6 +104,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     http: Http = Http()
     storage: Annotated[Storage, FIXED] = Storage()
     log: Annotated[Log, FIXED] = Log()
+    audit: Audit = Audit()
     query: Queries = Queries()
     target: Annotated[Target, FIXED] = Target()
     deletion: Deletion = Deletion()

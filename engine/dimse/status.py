@@ -17,6 +17,7 @@ from typing import Final
 from engine.errors import (
     ArchiveReadOnly,
     AssociationFailed,
+    AuditUnavailable,
     DataSetError,
     IndexError_,
     InstanceRefused,
@@ -146,6 +147,7 @@ _RETRIEVE: Final[Mapping[type[Exception], int]] = {
     TranscodeError: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
     AssociationFailed: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
     MemoryShort: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
+    AuditUnavailable: RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS,
     MemoryError: RetrieveStatus.CANNOT_COUNT_MATCHES,
 }
 
@@ -165,6 +167,7 @@ ERROR_STATUS: Final[Mapping[Service, Mapping[type[Exception], int]]] = MappingPr
             IndexError_: FindStatus.UNABLE_TO_PROCESS,
             StorageError: FindStatus.UNABLE_TO_PROCESS,
             MemoryError: FindStatus.OUT_OF_RESOURCES,
+            AuditUnavailable: FindStatus.OUT_OF_RESOURCES,
         },
         Service.MOVE: _RETRIEVE,
         Service.GET: _RETRIEVE,
