@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import uvloop
 
-from engine import kept_log, log
+from engine import audit, kept_log, log
 from engine.app.ports import FilmroomComposition
 from engine.config import Reading
 from engine.server.supervisor import Supervisor
@@ -23,6 +23,7 @@ def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
     Raises ConfigError (port taken), ArchiveInUse, StorageError.
     """
     log.configure(reading.config.log, keeper=kept_log.keeper(reading.config))
+    audit.configure(reading.config)
 
     async def run() -> int:
         return await Supervisor(reading, reread, _announce, FilmroomComposition()).run()

@@ -35,6 +35,7 @@ COMMANDS = {
     "conflicts": "List studies whose instances disagree.",
     "retention": "Delete old studies by the configured rules.",
     "compact": "Free the space of deleted instances.",
+    "audit": "Search, follow, export and verify the audit log.",
     "changes": "Show the change feed: every change, event by event.",
     "stats": "Show the contents of the archive and the server's activity.",
     "echo": "Verify the connection to a peer (C-ECHO).",

@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from engine import audit
 from engine.access import Action, Destination, Kind, Policy, Principal
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
@@ -66,6 +67,19 @@ def needs_restart(answer: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
+def recorded(config: Config) -> Iterator[None]:
+    """Records what this command does in the audit log, unless nothing can be written there: a read-only archive."""
+    if audit.is_on() or not os.access(config.data, os.W_OK):
+        yield
+        return
+    audit.configure(config)
+    try:
+        yield
+    finally:
+        audit.close()
+
+
+@contextmanager
 def opened(
     config: Config, *, role: str = "auto", create: bool = False, progress: Progress | None = None
 ) -> Iterator[Archive]:
@@ -81,7 +95,8 @@ def opened(
     )
     delay_stops()
     try:
-        yield archive
+        with recorded(config):
+            yield archive
     finally:
         archive.close()
 

@@ -10,6 +10,7 @@ USAGE = 2
 CONFIGURATION = 3
 UNAVAILABLE = 4
 PEER = 5
+TAMPERED = 6
 INTERRUPTED = 130
 READER_GONE = 141
 
@@ -22,6 +23,7 @@ MEANINGS = {
     CONFIGURATION: "The configuration file, an environment variable or an option has a wrong value.",
     UNAVAILABLE: "The archive is in use, missing, full or unreadable, or no server answers.",
     PEER: "The peer cannot be reached, or refused or aborted the association.",
+    TAMPERED: "audit verify: the audit log is not as it was written.",
     INTERRUPTED: "Ended by Ctrl-C. What was done until then stays done.",
     READER_GONE: "Nobody reads standard output any more (| head).",
 }
@@ -31,6 +33,7 @@ _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.QueryError, USAGE),
     (errors.AssociationFailed, PEER),
     (errors.RemoteProtocolError, PEER),
+    (errors.AuditUnavailable, UNAVAILABLE),
     (errors.ArchiveInUse, UNAVAILABLE),
     (errors.ArchiveReadOnly, UNAVAILABLE),
     (errors.ReplicationFailed, UNAVAILABLE),

@@ -30,7 +30,7 @@ from concurrent.futures import ThreadPoolExecutor
 from traceback import format_exc
 from typing import Any
 
-from engine import guards, kept_log, log
+from engine import audit, guards, kept_log, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
@@ -192,11 +192,14 @@ def main(fd: int) -> int:
     message, _ = delivery
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, keeper=kept_log.keeper(config), process="caretaker")
+    audit.configure(config)
     try:
         return Caretaker(channel, config, message["version"]).run()
     except EngineError as error:
         logger.error("caretaker cannot start", error=str(error))
         return 1
+    finally:
+        audit.close()
 
 
 if __name__ == "__main__":

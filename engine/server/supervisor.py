@@ -21,12 +21,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from engine import __version__, log
+from engine import __version__, audit, log
 from engine.archive import extras
 from engine.archive.archive import Archive
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions, FeedWriter
 from engine.archive.writer_watch import WriterWatch
+from engine.audit.keeper import AuditKeeper
 from engine.config import Reading, managed_peers
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
@@ -86,6 +87,7 @@ class Supervisor:
         self._archive: Archive | None = None
         self._writer_watch: WriterWatch | None = None
         self._feed: FeedWriter | None = None
+        self._audit: AuditKeeper | None = None
         self._composition = composition
         self._listeners: list[Listener] = []
         self._stopping = asyncio.Event()
@@ -128,6 +130,9 @@ class Supervisor:
         self._archive = await self._archive_thread.run(self._open_archive)
         self._writer_watch = self._archive.watch_writers(self._metrics.counters)
         self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
+        if audit.is_on():
+            self._audit = await self._archive_thread.run(self._keep_audit)
+            audit.write(audit.Event(kind=audit.Kind.START, action="filmroom serve", detail=f"version {__version__}"))
         for signum in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(signum, self._stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
@@ -148,9 +153,21 @@ class Supervisor:
         if self._feed is not None:
             await self._archive_thread.run(self._feed.close)
         await self._archive_thread.run(self._archive.close)
+        await self._archive_thread.run(self._close_audit)
         self._archive_thread.close()
         logger.info("stopped", reason=self._failure or "signal or command")
         return 1 if self._failure else 0
+
+    def _keep_audit(self) -> AuditKeeper:
+        return AuditKeeper(self._config.data, lambda: self._config.audit)
+
+    def _close_audit(self) -> None:
+        reason = self._failure or ""
+        outcome = audit.Outcome.MAJOR if reason else audit.Outcome.SUCCESS
+        audit.write(audit.Event(kind=audit.Kind.STOP, action="filmroom serve", outcome=outcome, detail=reason))
+        audit.close()
+        if self._audit is not None:
+            self._audit.close()
 
     def _open_archive(self) -> Archive:
         def progress(step: str, done: int, total: int) -> None:
@@ -329,6 +346,7 @@ class Supervisor:
             "archive": self._archive.stats(),
             "feed": self._feed.stats() if self._feed is not None else None,
             "webhooks": [standing.as_dict() for standing in self._archive.feed_destinations().all()],
+            "audit": self._audit.snapshot() if self._audit is not None else None,
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from engine import guards, kept_log, log
+from engine import audit, guards, kept_log, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import EngineError
@@ -259,6 +259,7 @@ def serve(fd: int, make_fronts: MakeFronts) -> int:
     number = start_message["number"]
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, keeper=kept_log.keeper(config), worker=number)
+    audit.configure(config)
     memory = WorkerMemory(memory_fd, number)
 
     async def run() -> int:
@@ -269,3 +270,5 @@ def serve(fd: int, make_fronts: MakeFronts) -> int:
     except EngineError as error:
         logger.error("worker cannot start", error=str(error))
         return 1
+    finally:
+        audit.close()

@@ -1,0 +1,95 @@
+"""The command line's access to the audit log."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine import audit
+from engine.archive import layout
+from engine.cli import backend
+
+if TYPE_CHECKING:
+    from engine.audit.search import Condition
+    from engine.audit.verify import Report
+    from engine.config import Config
+
+PAGE = 500
+FOLLOW_S = 0.5
+
+
+@contextmanager
+def reading(config: Config, action: str, detail: str) -> Iterator[Path]:
+    """Reads the audit log, which is itself recorded. Raises StorageError without an archive."""
+    data = layout.existing(config.data).data
+    with backend.recorded(config):
+        audit.begin_now(
+            audit.Event(kind=audit.Kind.AUDIT_READ, principal=backend.operator(), action=action, detail=detail)
+        )
+        yield data
+
+
+def search(config: Config, condition: Condition, limit: int | None) -> Iterator[dict[str, Any]]:
+    """Matching events, the newest first."""
+    from engine.audit.search import search as find
+
+    with reading(config, "filmroom audit search", condition.summary) as data:
+        older, left = "", limit
+        while True:
+            page = find(data, condition, PAGE if left is None else min(PAGE, left), older)
+            yield from page.events
+            left = None if left is None else left - len(page.events)
+            if page.older is None or left == 0:
+                return
+            older = page.older
+
+
+def export(config: Config, since: str, until: str) -> Iterator[tuple[bytes, bytes]]:
+    """Every record with its hash, chain by chain, in order: the evidence as it is."""
+    from engine.audit.chain import chain_names
+    from engine.audit.reading import forward
+
+    with reading(config, "filmroom audit export", f"since={since} until={until}") as data:
+        for name in chain_names(data):
+            for head, record in forward(data, name, 0):
+                start = record.find(b",") + len(b',"t":"')
+                time = record[start : start + 27].decode("ascii", "replace")
+                if (not since or time >= since) and (not until or time < until):
+                    yield f"{name} {head.hash.hex()}".encode(), record
+
+
+def tail(config: Config, count: int, *, follow: bool) -> Iterator[dict[str, Any]]:
+    """The latest events, the newest last; then those that come."""
+    import orjson
+
+    from engine.audit.chain import chain_names, read_head
+    from engine.audit.reading import forward
+    from engine.audit.search import Condition
+    from engine.audit.search import search as find
+
+    with reading(config, "filmroom audit tail", "") as data:
+        heads = {name: read_head(data, name) for name in chain_names(data)}
+        places = {name: head.number if head is not None else 0 for name, head in heads.items()}
+        yield from reversed(find(data, Condition(), count).events)
+        while follow:
+            fresh: list[dict[str, Any]] = []
+            for name in chain_names(data):
+                for head, record in forward(data, name, places.get(name, 0)):
+                    places[name] = head.number
+                    fresh.append({"chain": name, **orjson.loads(record)})
+            yield from sorted(fresh, key=lambda event: str(event["t"]))
+            threading.Event().wait(FOLLOW_S)
+
+
+def verify(config: Config, key: Path | None, anchor: Path | None) -> Report:
+    """Looks for changes. Raises ConfigError for a key that cannot be read."""
+    from engine.audit.verify import verify as examine
+
+    with reading(config, "filmroom audit verify", f"anchor={anchor}" if anchor else "") as data:
+        if anchor is None:
+            return examine(data, key=key)
+        with anchor.open("rb") as lines:
+            return examine(data, key=key, anchor=lines)
