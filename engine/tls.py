@@ -35,10 +35,18 @@ SHUTDOWN_TIMEOUT_S = 2.0
 
 _VERIFY_MODES = {"required": ssl.CERT_REQUIRED, "wanted": ssl.CERT_OPTIONAL, "off": ssl.CERT_NONE}
 
+_CERTIFICATE_KEYS = {"tls": "tls.certificates", "http": "http.certificate"}
+"""Table → the key that names our certificate."""
 
-def server_context(settings: Tls) -> ssl.SSLContext:
-    """A context for associations that peers request. Raises ConfigError, which names the file."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, settings)
+
+def server_context(settings: Tls, table: str = "tls") -> ssl.SSLContext:
+    """A context for connections that others open. Raises ConfigError, which names the file and the setting.
+
+    `table`: where the configuration has these settings.
+    """
+    if settings.client_certificates != "off" and not settings.trust:
+        raise ConfigError(f"{table}.client_certificates needs {table}.trust, to verify them")
+    context = _context(ssl.PROTOCOL_TLS_SERVER, settings, table)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.verify_mode = _VERIFY_MODES[settings.client_certificates]
@@ -58,7 +66,8 @@ def client_context(settings: Tls, *, checks_name: bool) -> ssl.SSLContext:
     return context
 
 
-def _context(protocol: ssl._SSLMethod, settings: Tls) -> ssl.SSLContext:
+def _context(protocol: ssl._SSLMethod, settings: Tls, table: str = "tls") -> ssl.SSLContext:
+    own = _CERTIFICATE_KEYS[table]
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES[settings.profile])
@@ -71,13 +80,13 @@ def _context(protocol: ssl._SSLMethod, settings: Tls) -> ssl.SSLContext:
             context.load_cert_chain(certificate, key, password=lambda: "")
         except FileNotFoundError as error:
             missing = certificate if not certificate.exists() else key
-            raise ConfigError(f"tls.certificates: there is no file {missing}") from error
+            raise ConfigError(f"{own}: there is no file {missing}") from error
         except (ssl.SSLError, OSError, ValueError) as error:
-            raise ConfigError(f"tls.certificates: {certificate} with its key cannot be used: {error}") from error
+            raise ConfigError(f"{own}: {certificate} with its key cannot be used: {error}") from error
     for path in settings.trust:
-        _load(context, path, "tls.trust")
+        _load(context, path, f"{table}.trust")
     for path in settings.crls:
-        _load(context, path, "tls.crls")
+        _load(context, path, f"{table}.crls")
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
 

@@ -8,7 +8,7 @@ from engine.net.trace import make_folder
 from engine.runtime.front import Port, Verdict
 from engine.services import first_pdu
 from engine.tls import server_context
-from engine.web import first_bytes
+from engine.web import first_bytes, https
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,14 +24,13 @@ class FilmroomComposition:
     def ports(self, config: Callable[[], Config]) -> list[Port]:
         """The DICOM port and, where they are enabled, those of DICOM over TLS and of HTTP.
 
-        Raises ConfigError when the files of [tls] cannot be used.
+        Raises ConfigError when the files of [tls] or [http] cannot be used, or HTTP would be open without TLS.
         """
 
         def judge(head: bytes) -> Verdict:
             return first_pdu.judge(head, config().limits.associate_pdu_length_max)
 
         initial = config()
-        is_tls = initial.http.certificate is not None
         ports = [
             Port(
                 front="dicom",
@@ -56,10 +55,13 @@ class FilmroomComposition:
                 )
             )
         if initial.http.enabled:
+            is_tls = (https_settings := https.settings_of(initial)) is not None
+            if https_settings is not None:
+                https.server_context(https_settings)
             ports.append(
                 Port(
                     front="http",
-                    protocol="HTTP",
+                    protocol="HTTPS" if is_tls else "HTTP",
                     host=initial.http.host,
                     number=initial.http.port,
                     judge=lambda head: first_bytes.judge(head, is_tls=is_tls),

@@ -10,13 +10,12 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 from engine import control
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import ConfigError, EngineError
-from engine.web.tls import server_context
+from engine.web import https
 
 WORKER_BYTES = 100 << 20
 """Memory of a worker beside received data sets (measured with 64 associations)."""
@@ -93,17 +92,20 @@ def _ports(config: Config) -> list[Finding]:
             findings.append(_port("HTTP port", config.http.host, config.http.port, "http.port"))
     else:
         findings = [good("port", f"the server of this archive runs (process {answer.get('pid')})")]
-    if config.http.enabled and config.http.certificate is not None:
-        findings.append(_certificate(config.http.certificate, config.http.key))
+    if config.http.enabled and (finding := _https(config)) is not None:
+        findings.append(finding)
     return findings
 
 
-def _certificate(certificate: Path, key: Path | None) -> Finding:
+def _https(config: Config) -> Finding | None:
     try:
-        server_context(certificate, key)
+        settings = https.settings_of(config)
+        if settings is None:
+            return None
+        https.server_context(settings)
     except ConfigError as error:
-        return fault("HTTP certificate", str(error), "HTTPS cannot be served with it")
-    return good("HTTP certificate", f"{certificate} can be used")
+        return fault("HTTPS", str(error), "the server does not start with it")
+    return good("HTTPS", f"{', '.join(map(str, settings.certificates))} can be used")
 
 
 def _port(name: str, host: str, number: int, setting: str) -> Finding:

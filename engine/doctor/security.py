@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 
-from engine.access.networks import LOOPBACK, is_in_any
+from engine.access.networks import LOOPBACK, is_in_any, is_loopback
 from engine.certificates import Certificate, describe
 from engine.config import Config
 from engine.doctor.finding import Finding, fault, good, warning
-from engine.errors import CertificateError
+from engine.errors import CertificateError, ConfigError
+from engine.web import https
 
 SOON_DAYS = 30
 """An end within so many days is worth a warning: certificates are often renewed by people, who have holidays."""
@@ -30,6 +30,8 @@ def _certificates(config: Config) -> Iterator[Finding]:
     roles: dict[Path, str] = dict.fromkeys(config.tls.trust, "trusted")
     roles |= dict.fromkeys(config.tls.crls, "revocation list")
     roles |= dict.fromkeys(config.tls.certificates, "ours")
+    roles |= dict.fromkeys(config.http.trust, "trusted for HTTPS")
+    roles |= dict.fromkeys(config.http.crls, "revocation list for HTTPS")
     if config.http.certificate is not None:
         roles[config.http.certificate] = "ours, for HTTPS"
     for path, role in roles.items():
@@ -67,16 +69,32 @@ def _ports(config: Config) -> Iterator[Finding]:
     if config.tls.profile == "legacy":
         advice = "replace the modality that needs it, or put it behind a gateway, and use profile b12"
         yield warning(_SUBJECT, "the TLS profile legacy allows recorded traffic to be decrypted later", advice)
-    if not _is_loopback(config.host):
+    if not is_loopback(config.host):
         advice = 'enable [tls], give peers tls = "required", and let host be 127.0.0.1 when all of them use it'
         yield warning(_SUBJECT, f"DICOM without TLS is open on {config.host}:{config.dicom_port}", advice)
-    if config.http.enabled and not _is_loopback(config.http.host) and config.http.certificate is None:
-        advice = "set http.certificate, or bind http.host to loopback behind a proxy that speaks HTTPS"
-        yield fault(_SUBJECT, f"HTTP without TLS is open on {config.http.host}:{config.http.port}", advice)
+    yield from _http(config)
     foreign = [network for network in config.http.allow if not is_in_any(network.partition("/")[0], LOOPBACK)]
     if config.http.enabled and foreign:
         advice = "allow only the addresses of machines whose users may do everything"
         yield warning(_SUBJECT, f"HTTP clients of {', '.join(foreign)} may read, store and delete", advice)
+
+
+def _http(config: Config) -> Iterator[Finding]:
+    http = config.http
+    if not http.enabled:
+        return
+    where = f"{http.host}:{http.port}"
+    try:
+        settings = https.settings_of(config)
+    except ConfigError as error:
+        yield fault(_SUBJECT, str(error), "until then the server does not start")
+        return
+    if settings is not None:
+        duty = {"off": "need no", "wanted": "may show a", "required": "must show a"}[http.client_certificates]
+        yield good(_SUBJECT, f"HTTPS on {where}: clients {duty} certificate")
+    elif not is_loopback(http.host):
+        advice = "set http.certificate, or let only the proxy that speaks HTTPS reach this port"
+        yield fault(_SUBJECT, f"HTTP without TLS is open on {where} (http.plain)", advice)
 
 
 def _peers(config: Config) -> Iterator[Finding]:
@@ -98,10 +116,3 @@ def _peers(config: Config) -> Iterator[Finding]:
             yield fault(
                 f"peer {peer.aet}", "must be called over TLS, but tls.trust is empty", "name its authority there"
             )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

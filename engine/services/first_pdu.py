@@ -11,6 +11,7 @@ After an A-ABORT PS3.8 waits in Sta13 for the peer to close; the caller of `judg
 
 from __future__ import annotations
 
+from engine.runtime import client_hello
 from engine.runtime.front import Verdict
 from engine.ul import pdu
 from engine.ul.fields import INVALID_PARAMETER, UNEXPECTED_PDU, UNRECOGNIZED_PDU
@@ -20,13 +21,8 @@ ENOUGH_BYTES = 16 << 10
 
 _HEADER_BYTES = 6
 
-_TLS_HANDSHAKE = b"\x16\x03"
-"""Content type handshake, and the version's first byte."""
-
-_RECORD_HEADER_BYTES = 5
-
 _FOREIGN: tuple[tuple[bytes, str], ...] = (
-    (_TLS_HANDSHAKE, "TLS hello"),
+    (client_hello.RECORD, "TLS hello"),
     (b"SSH-", "SSH banner"),
     *((method + b" ", "HTTP request") for method in (b"GET", b"PUT", b"HEAD", b"POST", b"OPTIONS", b"CONNECT")),
     *((method + b" ", "HTTP request") for method in (b"DELETE", b"PATCH", b"TRACE", b"PRI")),
@@ -59,16 +55,9 @@ def judge(head: bytes, request_bytes_max: int) -> Verdict:
 
 
 def judge_secure(head: bytes) -> Verdict:
-    """The same for a connection to the TLS port: a ClientHello in a record of TLS (RFC 8446 5.1)."""
-    if not _TLS_HANDSHAKE.startswith(head[:2]):
-        is_plain = head[:1] == bytes([pdu.PduType.ASSOCIATE_RQ])
-        return Verdict("DICOM without TLS" if is_plain else "no TLS hello")
-    if len(head) < _RECORD_HEADER_BYTES:
-        return Verdict(needed_bytes=_RECORD_HEADER_BYTES)
-    length = int.from_bytes(head[3:_RECORD_HEADER_BYTES], "big")
-    if not 0 < length <= ENOUGH_BYTES:
-        return Verdict("a TLS hello of a wrong length")
-    return Verdict(is_complete=True, needed_bytes=_RECORD_HEADER_BYTES + length)
+    """The same for a connection to the TLS port."""
+    is_plain = head[:1] == bytes([pdu.PduType.ASSOCIATE_RQ])
+    return client_hello.judge(head) or Verdict("DICOM without TLS" if is_plain else "no TLS hello")
 
 
 def _abort(reason: int) -> bytes:

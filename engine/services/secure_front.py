@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from engine import log, tls
 from engine.errors import ConfigError
+from engine.runtime.handshakes import Handshakes
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable
 
@@ -37,8 +37,7 @@ class SecureFront:
         self._settings = engine.config.tls
         self._context = tls.server_context(self._settings)
         self._count = 0
-        self._handshakes: dict[asyncio.Task[None], str] = {}
-        """With the address of each, the oldest first."""
+        self._handshakes = Handshakes()
 
     @property
     def connections_count(self) -> int:
@@ -52,17 +51,15 @@ class SecureFront:
 
     def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
         """Takes a connection over."""
-        if len(self._handshakes) >= self._settings.handshakes_max:
-            self._make_room()
+        if self._handshakes.make_room(self._settings.handshakes_max):
+            self._engine.metrics.counters["tls_handshakes_evicted"] += 1
         self._count += 1
 
         def end() -> None:
             self._count -= 1
             on_end()
 
-        task = self._front.open(sock, host, end, self._context)
-        self._handshakes[task] = host
-        task.add_done_callback(lambda task: self._handshakes.pop(task, None))
+        self._handshakes.add(self._front.open(sock, host, end, self._context), host)
 
     def configure(self, config: Config) -> None:
         """Reads the files again."""
@@ -78,8 +75,7 @@ class SecureFront:
 
     def abort(self, why: str) -> None:
         """Ends handshakes; the DICOM front aborts associations."""
-        for task in list(self._handshakes):
-            task.cancel(why)
+        self._handshakes.end_all(why)
 
     def stats(self) -> dict[str, object]:
         """Its statistics, as plain data."""
@@ -87,13 +83,3 @@ class SecureFront:
 
     def close(self) -> None:
         """Has nothing of its own to free."""
-
-    def _make_room(self) -> None:
-        counts: dict[str, int] = {}
-        for host in self._handshakes.values():
-            counts[host] = counts.get(host, 0) + 1
-        busiest = max(counts, key=lambda host: counts[host])
-        oldest = next(task for task, host in self._handshakes.items() if host == busiest)
-        self._engine.metrics.counters["tls_handshakes_evicted"] += 1
-        del self._handshakes[oldest]
-        oldest.cancel()

@@ -27,6 +27,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
 from engine.errors import RequestError
+from engine.tls import names_of
 from engine.web.direct_body import DirectBody
 from engine.web.errors import parser_reason, problem, problem_response
 from engine.web.outlet import UNSENT_BYTES_MAX
@@ -112,6 +113,8 @@ class HttpConnection(RequestHandler):
         """The same body, until its request is created."""
         self._held_payload: Any = None
         self.peer_host = ""
+        self.certificate_names: frozenset[str] | None = None
+        """What its client's verified certificate says of it (`tls.names_of`); None without TLS."""
         self.socket_fd = -1
         """The descriptor for writes past the transport while `is_direct`; -1: there is none."""
         self.terms: Terms | None = None
@@ -127,7 +130,10 @@ class HttpConnection(RequestHandler):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if sock is not None and transport.get_extra_info("sslcontext") is None:
+        ssl_object = transport.get_extra_info("ssl_object")
+        if ssl_object is not None:
+            self.certificate_names = names_of(ssl_object)
+        elif sock is not None:
             self.socket_fd = sock.fileno()
         super().connection_made(transport)
 

@@ -1,28 +1,26 @@
 """Judges a connection to the HTTP port by its first bytes.
 
 HTTP port     a method's first letters           complete
-HTTPS port    a TLS hello                        complete; plain HTTP is answered with 400 in plain HTTP
+HTTPS port    a TLS hello                        complete when it is whole; plain HTTP is answered with 400
 both          a DICOM association, other bytes   closed; if the client may understand HTTP, after 400
 """
 
 from __future__ import annotations
 
+from engine.runtime import client_hello
 from engine.runtime.front import Verdict
 
 NEEDED_BYTES = 16
 """Bytes of a request that must have arrived: the shortest one has 18. Until then the supervisor keeps it."""
 
-_TLS_HELLO = b"\x16\x03"
 _ASSOCIATE_RQ = b"\x01\x00"
 _TOKEN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ-")
 
 
 def judge(head: bytes, *, is_tls: bool) -> Verdict:
     """Judges a connection by its first bytes, at least one."""
-    if _TLS_HELLO.startswith(head[:2]):
-        if len(head) < 2:
-            return Verdict(needed_bytes=2)
-        return Verdict(is_complete=True, needed_bytes=2) if is_tls else Verdict("TLS hello")
+    if (hello := client_hello.judge(head)) is not None:
+        return hello if is_tls or not hello.is_complete else Verdict("TLS hello")
     if head.startswith(_ASSOCIATE_RQ):
         return Verdict("a DICOM association request")
     method = head.lstrip(b"\r\n").partition(b" ")[0]

@@ -11,10 +11,10 @@ has begun, an error ends the connection, so that the client sees that the answer
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket as sockets
-import ssl
 from functools import partial
 from heapq import nsmallest
 from http import HTTPStatus
@@ -30,8 +30,10 @@ from engine.access import Action, Kind, Principal
 from engine.access.networks import networks
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
+from engine.runtime.handshakes import Handshakes
 from engine.runtime.sightings import merged
-from engine.web import cors, health, urls
+from engine.tls import SHUTDOWN_TIMEOUT_S
+from engine.web import cors, health, https, security_headers, urls
 from engine.web.change_stream import ChangeStream
 from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
@@ -46,11 +48,9 @@ from engine.web.quick_frames import QuickFrames
 from engine.web.request import Request, Writer
 from engine.web.route import Router
 from engine.web.routes import ROUTES
-from engine.web.tls import server_context
 from engine.web.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    import asyncio
     import socket
     from collections.abc import Callable, Iterable
 
@@ -67,9 +67,6 @@ logger = log.get("web.front")
 
 CHECKS_PER_TIMEOUT = 10
 CHECK_S_MIN, CHECK_S_MAX = 0.05, 1.0
-
-TLS_SHUTDOWN_S = 2.0
-"""How long a client may take to confirm the end of a TLS connection: many never do."""
 
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._:/+=-]{1,128}$")
 _UNROUTED = "(no route)"
@@ -105,16 +102,16 @@ class WebFront:
         self._connections: dict[HttpConnection, None] = {}
         self._scratch = Scratch()
         self._blocks = BlockPool(engine.ingest_budget)
-        self._tasks: set[asyncio.Task[None]] = set()
         self._request_number = 0
         self._request_prefix = f"{os.getpid():x}-"
-        self._tls: ssl.SSLContext | None = None
         self._changes = ChangeStream(engine)
         self._webhooks = Webhooks(engine)
         self._commitments = Commitments(engine)
         self._history = HistorySampler(engine, self.server_stats)
         self.live_status = LiveStatus(engine, self.server_stats)
-        self._load_tls(engine.config.http)
+        https_settings = https.settings_of(engine.config)
+        self._tls = https_settings and https.server_context(https_settings)
+        self._handshakes = Handshakes()
         self._looking = engine.loop.call_later(self._look_s, self._look)
         ahead = ThumbnailsAhead(engine.archive, engine.thumbnails, engine.pools.slow.run)
         self._ahead = guards.watch(engine.loop.create_task(ahead.run()), "thumbnails")
@@ -128,7 +125,7 @@ class WebFront:
     @property
     def connections_count(self) -> int:
         """The number of connections that are open or being opened."""
-        return len(self._connections) + len(self._tasks)
+        return len(self._connections) + len(self._handshakes)
 
     @property
     def is_busy(self) -> bool:
@@ -138,16 +135,29 @@ class WebFront:
     def connected(self, sock: socket.socket, host: str, on_end: Callable[[], None]) -> None:
         """Takes a connection over."""
         self._make_room()
+        if self._handshakes.make_room(self._settings.handshakes_max):
+            self.engine.metrics.counters["tls_handshakes_evicted"] += 1
         task = guards.watch(self.engine.loop.create_task(self._connect(sock, host, on_end)), "connect")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._handshakes.add(task, host)
+
+        def done(task: asyncio.Task[None]) -> None:
+            if task.cancelled():  # before its first step, so `_connect` has done nothing
+                sock.close()
+                on_end()
+
+        task.add_done_callback(done)
 
     def configure(self, config: Config) -> None:
-        """Reads the certificate again, for new connections; requests read the configuration from the engine."""
+        """Reads the certificates again, for new connections; requests read the configuration from the engine."""
+        if self._tls is None:
+            return
         try:
-            self._load_tls(config.http)
+            settings = https.settings_of(config)
+            if settings is None:
+                raise ConfigError("http.certificate is missing: TLS ends with a restart")
+            self._tls = https.server_context(settings)
         except ConfigError as error:
-            logger.error("the certificate cannot be read, the previous one stays", error=str(error))
+            logger.error("the TLS settings of HTTP cannot be used; the old ones remain", error=str(error))
 
     def start_draining(self) -> None:
         """Closes idle connections, and others after their request."""
@@ -192,11 +202,12 @@ class WebFront:
         tls: dict[str, Any] = {}
         if self._tls is not None:
             handshake_s = self._settings.header_timeout_s
-            tls = {"ssl": self._tls, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": TLS_SHUTDOWN_S}
+            tls = {"ssl": self._tls, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": SHUTDOWN_TIMEOUT_S}
         try:
             await self.engine.loop.connect_accepted_socket(protocol, sock, **tls)
-        except Exception as error:
-            is_usual = isinstance(error, OSError | TimeoutError)  # ssl.SSLError is an OSError
+        except (Exception, asyncio.CancelledError) as error:
+            # An evicted handshake is cancelled; ssl.SSLError is an OSError.
+            is_usual = isinstance(error, OSError | TimeoutError | asyncio.CancelledError)
             self.engine.metrics.counters["http_connections_lost_early"] += 1
             write = logger.about(host).info if is_usual else logger.error
             write("connection lost before it began", peer=host, error=str(error) or type(error).__name__)
@@ -217,7 +228,7 @@ class WebFront:
 
     def _make_room(self) -> None:
         """Closes the longest idle connections, so that there are at most `connections_max` with one more."""
-        count = len(self._tasks) + sum(1 for connection in self._connections if connection.is_open)
+        count = len(self._handshakes) + sum(1 for connection in self._connections if connection.is_open)
         excess = count + 1 - self._settings.connections_max
         if excess <= 0:
             return
@@ -237,11 +248,6 @@ class WebFront:
         now = self.engine.loop.time()
         for connection in list(self._connections):
             guards.call("http connection", partial(connection.look, now))
-
-    def _load_tls(self, settings: Http) -> None:
-        """Raises ConfigError."""
-        if settings.certificate is not None:
-            self._tls = server_context(settings.certificate, settings.key)
 
     # -- requests -----------------------------------------------------------------------------------
 
@@ -373,7 +379,7 @@ class WebFront:
         headers = response.headers
         headers["Server"] = SERVER
         headers["X-Request-ID"] = request.id
-        headers["X-Content-Type-Options"] = "nosniff"
+        security_headers.add(response, self._settings, is_https=request.root.startswith("https:"))
         if self.is_draining or request.is_last:
             response.force_close()
             headers["Connection"] = "close"

@@ -33,11 +33,34 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The usual port of a web server without privileges; 0: any free one."""
 
     certificate: Path | None = None
-    """A PEM file with the certificate and its intermediate certificates: the port then speaks HTTPS only. A reload
-    reads the file again for new connections; open ones continue."""
+    """A PEM file with the certificate and its intermediate certificates: the port then speaks HTTPS only. Unset, and
+    host is not loopback: those of tls.certificates. A reload reads the file again for new connections; open ones
+    continue. TLS cannot be switched on or off without a restart."""
 
     key: Path | None = None
     """A PEM file with the certificate's private key, without a passphrase; unset: it is in the same file."""
+
+    plain: Annotated[bool, FIXED] = False
+    """Whether HTTP without TLS may be served beyond loopback if there is no http.certificate: behind a proxy on another
+    machine or in another container that speaks HTTPS. Otherwise passwords and images could be read on their way, and
+    the server does not start."""
+
+    client_certificates: Literal["off", "wanted", "required"] = "off"
+    """Whether HTTPS clients show a certificate that `trust` verifies. wanted: they may, and browsers ask their user;
+    required: nobody is served without one. Whose user it stands for says the user's account."""
+
+    trust: tuple[Path, ...] = ()
+    """PEM files with the authorities of clients' certificates; unset: those of tls.trust."""
+
+    crls: tuple[Path, ...] = ()
+    """PEM files with revocation lists for clients' certificates; unset: those of tls.crls."""
+
+    hsts_s: Annotated[int, Meta(ge=0, le=100_000_000)] = 31_536_000
+    """Seconds for which browsers reach this host name by HTTPS only, once they have (HSTS); 0: not said. A year."""
+
+    handshakes_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    """TLS handshakes in progress in one worker. When there are more, the oldest of the address that has most is ended,
+    so that half-open ones cannot keep anybody out."""
 
     allow: tuple[Network, ...] = ("127.0.0.0/8", "::1")
     """Addresses and networks whose clients may do everything over HTTP; others get 403. Default: this machine only.

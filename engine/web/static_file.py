@@ -31,8 +31,6 @@ HEADERS: Final = {
         "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     # Checked each time, and mostly answered with 304: a new release is used at once.
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",

@@ -56,8 +56,6 @@ HEADERS: Final = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     ),
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
 }
 _CHECKED: Final = {**HEADERS, "Cache-Control": "no-cache"}
 _KEPT: Final = {**HEADERS, "Cache-Control": "public, max-age=31536000, immutable", "Vary": "Accept-Encoding"}

@@ -7,10 +7,13 @@ import textwrap
 import click
 import msgspec
 
+from engine.access.networks import is_loopback
+from engine.app.ports import FilmroomComposition
 from engine.cli import options, output
 from engine.cli.options import Settings, json_option, with_settings
 from engine.config import Config, Http, reference
 from engine.config.composition import LISTS
+from engine.errors import ConfigError
 
 MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 """Transfer syntaxes into which Filmroom converts instances when it sends them."""
@@ -101,6 +104,10 @@ def _warnings(config: Config) -> list[str]:
         never = [uid for uid in peer.transfer_syntaxes or () if uid not in MADE]
         if never:
             warnings.append(f"[[peer]] {peer.aet!r}: nothing is converted into {', '.join(never)}, only sent as stored")
+    try:
+        FilmroomComposition().ports(lambda: config)
+    except ConfigError as error:
+        warnings.append(f"the server does not start: {error}")
     return warnings + _http_warnings(config.http)
 
 
@@ -108,8 +115,7 @@ def _http_warnings(http: Http) -> list[str]:
     if not http.enabled:
         return []
     warnings = []
-    is_local = http.host in ("127.0.0.1", "::1", "localhost")
-    if not is_local and set(http.allow) == set(Http().allow):
+    if not is_loopback(http.host) and set(http.allow) == set(Http().allow):
         warnings.append(f"[http] listens on {http.host}, and only this machine may use it (http.allow)")
     if "*" in http.cors_origins:
         warnings.append("[http] cors_origins: every web page that an allowed client opens can read the archive")
