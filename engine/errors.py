@@ -127,6 +127,14 @@ class SegmentGone(CorruptRecord):
     """The segment file of a position no longer exists: its records were moved or deleted, and the index says which."""
 
 
+class KeyMissing(StorageError):
+    """An encrypted record whose key this process does not have: the record may be whole, so decide nothing about it."""
+
+
+class KeyStoreError(StorageError):
+    """The keys of an encrypted archive cannot be unlocked or changed."""
+
+
 class StoreUnreachable(StorageError):
     """The storage of a segment does not answer: its bytes are not damaged, and a later read may succeed."""
 

@@ -2,7 +2,7 @@
 
 A rebuild reads millions of heads in the hints of sealed segments (storage/hints.py). Python makes the decisions:
 `Gatherer.run` stops at every head that is not simply one more instance of a series in `Gatherer.groups`, and continues
-when Python has handled that head. The formats are drawn in storage/record.py (head), index/format/entry.py (meta block)
+when Python has handled that head. Heads of format 2 come decrypted (storage/encryption.py). The formats are drawn in storage/record.py (head), index/format/entry.py (meta block)
 and index/format/keys.py (rows). A checksum covers the bytes; lengths are checked against their end nevertheless.
 """
 
@@ -20,6 +20,9 @@ cdef enum:
     TAIL_BYTES = 24  # the end of that: name ids and digest
     KEY_BYTES_MAX = 128
     META_VERSION = 1
+    ENCRYPTED_FORMAT = 2
+    BLOCK_BYTES = 65536
+    TAG_BYTES = 16
 
 
 cdef class Counter:
@@ -170,6 +173,9 @@ cdef class Gatherer:
             memcpy(out + 40, meta + 12, 8)  # received
             store32(out + 48, payload_crc)
             memcpy(out + 52, head + 12, 4)  # meta_length
+            if head[4] == ENCRYPTED_FORMAT:
+                out[55] |= 0x80  # ENCRYPTED
+                payload_length += (payload_length + BLOCK_BYTES - 1) // BLOCK_BYTES * TAG_BYTES
             memcpy(out + 56, head + 8, 2)  # key_length
             memcpy(out + 58, head + 6, 2)  # flags
             memcpy(out + 60, group.tail, TAIL_BYTES)
@@ -178,7 +184,7 @@ cdef class Gatherer:
             self.rows.append((where, row))
             counter.next_id += 1
             counter.count += 1
-            counter.payload_bytes += payload_length
+            counter.payload_bytes += load64(head + 16)
             self.record_bytes += (<uint64_t>head_bytes + payload_length + 7) & ~<uint64_t>7
             at += head_bytes
         return at
@@ -218,7 +224,9 @@ cdef Py_ssize_t measure(
 ) noexcept nogil:
     """The length of the head of an instance with an ordinary UID; 0 for any other head."""
     cdef Py_ssize_t key_length, meta_length, meta_unused
-    if length < HEADER_BYTES or memcmp(head, b"FRec\x01\x01", 6) != 0:
+    if length < HEADER_BYTES or memcmp(head, b"FRec", 4) != 0 or head[5] != 1:
+        return 0
+    if head[4] != 1 and head[4] != ENCRYPTED_FORMAT:
         return 0
     key_length = load16(head + 8)
     meta_unused = load16(head + 10)

@@ -31,7 +31,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from engine import log
 from engine.archive import founding
 from engine.errors import StorageError
 from engine.storage.files import Files, replace_file
+from engine.storage.keyring import DataKey
 
 logger = log.get("archive.layout")
 
@@ -67,6 +69,8 @@ class Layout:
     """32 hex digits; "" for an archive that was never restored or promoted."""
     is_new: bool = False
     """Whether this process has just created it."""
+    data_key: Callable[[], DataKey] | None = field(default=None, compare=False)
+    """Returns the data key of new records; None: they are not encrypted."""
 
     @property
     def segments(self) -> str:

@@ -3,7 +3,8 @@
     tail        +16                                  hint_end                    end of file
     +-----------+--------------------------+---------+---------------------------+
     | "FILMHINT"| record heads, one after  | damage  | trailer (128 bytes)       |    little endian
-    | + 8 zeros | another, as in records   | entries |                           |
+    | + 8 zeros | another, as in records,  | entries |                           |
+    |           | encrypted ones too       |         |                           |
     +-----------+--------------------------+---------+---------------------------+
 
     damage entry: offset u64, length u64, flags u32 (1: was synced), text length u32, text (UTF-8)
@@ -36,8 +37,9 @@ from dataclasses import dataclass
 from itertools import chain
 
 from engine.errors import CorruptRecord
+from engine.storage.encryption import opened_heads
 from engine.storage.files import Files
-from engine.storage.record import HEADER_BYTES, Record, crc32c, unpack_head
+from engine.storage.record import Record, crc32c, unpack_head
 from engine.storage.segment import FOOTER_MAGIC, Damage, SegmentHeader
 from engine.storage.segment_bytes import SegmentBytes
 
@@ -192,9 +194,10 @@ class Heads:
     """Start of the first one in `data`; the last one ends at the damage entries."""
 
 
-def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:
+def read_heads(data: SegmentBytes, segment_id: int, *, opens: bool = True) -> Heads | None:
     """The heads in the footer, for bulk readers; None when the segment is not sealed.
 
+    `opens`: encrypted heads are decrypted, which raises KeyMissing if their key is missing; else as they lie there.
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """
     trailer = read_trailer(data, segment_id)
@@ -208,15 +211,20 @@ def read_heads(data: SegmentBytes, segment_id: int) -> Heads | None:
     computed = crc32c(hints)
     if computed != trailer.hint_crc or not hints.startswith(FOOTER_HEAD):
         raise CorruptRecord(f"footer: checksum {computed:08x}, expected {trailer.hint_crc:08x}", segment_id, tail)
+    if opens:
+        try:
+            hints = opened_heads(hints, len(FOOTER_HEAD), trailer.record_count, segment_id)
+        except struct.error as error:
+            raise CorruptRecord("the footer ends too early", segment_id, tail) from error
     return Heads(trailer, hints)
 
 
-def read_summary(data: SegmentBytes, segment_id: int) -> Summary | None:
-    """Everything in the footer; None when the segment is not sealed.
+def read_summary(data: SegmentBytes, segment_id: int, *, opens: bool = True) -> Summary | None:
+    """Everything in the footer; None when the segment is not sealed. `opens` as in `read_heads`.
 
     Raises CorruptRecord when it is sealed and the footer is damaged: walk over the segment instead.
     """
-    heads = read_heads(data, segment_id)
+    heads = read_heads(data, segment_id, opens=opens)
     if heads is None:
         return None
     trailer, hints = heads.trailer, heads.data
@@ -226,7 +234,7 @@ def read_summary(data: SegmentBytes, segment_id: int) -> Summary | None:
         for _ in range(trailer.record_count):
             record = unpack_head(hints, at, segment_id)
             records.append(record)
-            at += HEADER_BYTES + record.position.key_length + record.position.meta_length
+            at += record.position.head_bytes
         damage: list[Damage] = []
         for _ in range(trailer.damage_count):
             offset, length_bytes, flags, text_length = _DAMAGE.unpack_from(hints, at)

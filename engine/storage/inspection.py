@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-from engine.errors import CorruptRecord
+from engine.errors import CorruptRecord, KeyMissing
 from engine.storage import hints
+from engine.storage.encryption import opened
 from engine.storage.record import HEADER_BYTES, Record, crc32c, decode_head
 from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
@@ -160,7 +161,7 @@ class Inspection:
             return self._walk(header, self._mark_bytes)
         self._data.forget(trailer.tail, trailer.hint_end + hints.TRAILER_BYTES - trailer.tail)
         try:
-            summary = hints.read_summary(self._data, self.segment_id)
+            summary = hints.read_summary(self._data, self.segment_id, opens=False)
         except CorruptRecord as error:
             faults.append(Fault(Part.FOOTER, trailer.tail, trailer.hint_end - trailer.tail, str(error)))
             return self._walk(header, trailer.tail)
@@ -170,7 +171,7 @@ class Inspection:
         return summary.records, [gap for gap in summary.damage if gap.was_synced]
 
     def _walk(self, header: SegmentHeader, end: int) -> tuple[list[Record], list[Damage]]:
-        walk = Walk(self._data, header, end=end)
+        walk = Walk(self._data, header, end=end, opens=False)
         records: list[Record] = []
         gaps: list[Damage] = []
         for item in walk:
@@ -196,13 +197,14 @@ class Inspection:
             return Fault(
                 Part.GAP, gap.offset, gap.length_bytes, gap.reason, key=head[HEADER_BYTES : HEADER_BYTES + key_length]
             )
-        return Fault(Part.GAP, gap.offset, gap.length_bytes, gap.reason, record, record.key)
+        return Fault(Part.GAP, gap.offset, gap.length_bytes, gap.reason, _known(record, head), record.key)
 
     def _record(self, record: Record) -> Iterator[Step]:
         """Head, payload and padding of one record."""
         position = record.position
-        head_bytes = HEADER_BYTES + position.key_length + position.meta_length
-        payload_end = head_bytes + position.payload_length
+        head_bytes = position.head_bytes
+        payload_end = head_bytes + position.stored_length
+        known: Record | None = record
         at = crc = 0
         reasons: list[str] = []
         padding = b""
@@ -211,11 +213,16 @@ class Inspection:
             try:
                 piece = self._read(position.offset + at, length)
             except (CorruptRecord, OSError) as error:
-                fault = Fault(Part.RECORD, position.offset, position.record_bytes, _reason(error), record, record.key)
+                fault = Fault(Part.RECORD, position.offset, position.record_bytes, _reason(error), known, record.key)
                 yield Step(position.end, length, (fault,), 1)
                 return
             if at == 0:
-                reasons += self._head_fault(bytes(piece[:head_bytes]), record)
+                head = bytes(piece[:head_bytes])
+                reasons += self._head_fault(head, record)
+                if position.is_encrypted:
+                    known = _known(record, head)
+                    if known is None:
+                        reasons.append("the head was not written here with its key, or the key is missing")
             crc = crc32c(piece[max(head_bytes - at, 0) : max(payload_end - at, 0)], crc)
             padding += bytes(piece[max(payload_end - at, 0) :])
             at += length
@@ -226,10 +233,10 @@ class Inspection:
         faults: tuple[Fault, ...] = ()
         if reasons:
             reason = "; ".join(reasons)
-            faults = (Fault(Part.RECORD, position.offset, position.record_bytes, reason, record, record.key),)
+            faults = (Fault(Part.RECORD, position.offset, position.record_bytes, reason, known, record.key),)
         elif padding.strip(b"\0"):
             reason = "padding that is not zero"
-            faults = (Fault(Part.PADDING, position.offset, position.record_bytes, reason, record, record.key),)
+            faults = (Fault(Part.PADDING, position.offset, position.record_bytes, reason, known, record.key),)
         yield Step(position.end, length, faults, 1)
 
     def _head_fault(self, head: bytes, record: Record) -> list[str]:
@@ -252,6 +259,14 @@ class Inspection:
         if count != length:
             raise CorruptRecord(f"the file ends after {count} of {length} bytes", self.segment_id, offset)
         return piece
+
+
+def _known(record: Record, head: bytes) -> Record | None:
+    """The record as the index has it, decrypted; None if that is not possible."""
+    try:
+        return opened(record, head)
+    except (CorruptRecord, KeyMissing):
+        return None
 
 
 def _reason(error: CorruptRecord | OSError) -> str:

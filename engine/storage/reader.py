@@ -22,7 +22,9 @@ from collections.abc import Iterable, Sequence
 
 from engine.errors import CorruptRecord, StorageError
 from engine.storage import hints
-from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
+from engine.storage.decryption import Decryption
+from engine.storage.encryption import PayloadCipher, cipher_of, opened
+from engine.storage.record import Position, Record, crc32c, decode_head
 from engine.storage.segment import SegmentHeader, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_store import SegmentStore
@@ -36,16 +38,20 @@ ALLOCATION_BYTES_MAX = 64 << 20
 """A longer payload is compared with the segment's size before memory is allocated for it: its length may be damaged."""
 
 _CHUNK_BYTES = 1 << 20
+_CIPHERS_MAX = 4096
+"""Ciphers of encrypted payloads that are kept for each segment, for reads in several steps."""
 
 
 class OpenSegment:
     """A segment's bytes. Closed with the last reference to this object."""
 
-    __slots__ = ("data", "header", "is_durable")
+    __slots__ = ("ciphers", "data", "header", "is_durable")
 
     def __init__(self, data: SegmentBytes) -> None:
         self.data = data
         self.header: SegmentHeader | None = None
+        self.ciphers: dict[Position, PayloadCipher] = {}
+        """Of encrypted records whose heads have been read and are authentic."""
         self.is_durable = False
         """Whether its name is on stable storage."""
 
@@ -100,20 +106,29 @@ class LogReader:
         self._segments: OrderedDict[int, OpenSegment] = OrderedDict()
         self._pinned: dict[int, tuple[OpenSegment, int]] = {}
         """Each pinned segment, and its number of pins."""
+        self._decryption = Decryption()
 
     def read(self, position: Position, *, verify: bool = True) -> bytes:
         """The whole payload. Raises CorruptRecord."""
         segment = self._segment(position)
         try:
             if position.payload_length > ALLOCATION_BYTES_MAX:
-                count = max(0, min(segment.data.size() - position.payload_offset, position.payload_length))
-                if count < position.payload_length:
-                    raise _too_short(count, position.payload_length, position)
+                stored_length = position.stored_length
+                count = max(0, min(segment.data.size() - position.payload_offset, stored_length))
+                if count < stored_length:
+                    raise _too_short(count, stored_length, position)
+            if position.is_encrypted:
+                target = bytearray(position.payload_length)
+                self._decrypt(segment, position, [memoryview(target)], 0)
+                return self._checked(position, bytes(target), verify)
             data = segment.data.read(position.payload_length, position.payload_offset)
         except OSError as error:
             raise _unreadable(error, position) from error
         if len(data) != position.payload_length:
             raise _too_short(len(data), position.payload_length, position)
+        return self._checked(position, data, verify)
+
+    def _checked(self, position: Position, data: bytes, verify: bool) -> bytes:
         if verify:
             self.check(position, crc32c(data))
         return data
@@ -127,6 +142,9 @@ class LogReader:
             return
         segment = self._segment(position)
         try:
+            if position.is_encrypted:
+                self._decrypt(segment, position, [target], payload_offset)
+                return
             count = segment.data.read_into([target], position.payload_offset + payload_offset)
         except OSError as error:
             raise _unreadable(error, position) from error
@@ -146,6 +164,8 @@ class LogReader:
         segment = self._segment(position)
         offset = position.payload_offset + payload_offset
         try:
+            if position.is_encrypted:
+                return self._decrypt(segment, position, targets, payload_offset, cached_only=cached_only)
             if cached_only:
                 return segment.data.try_read_into(targets, offset) == length
             count = segment.data.read_into(targets, offset)
@@ -158,7 +178,8 @@ class LogReader:
     def opened(self, position: Position) -> OpenSegment:
         """The segment file of a record, for a caller that reads it with preadv2(2); not verified, see `check`.
 
-        The object keeps it open. Raises as `read` if there is no such segment, StorageError if it is no local file.
+        The object keeps it open. An encrypted record is not read in this way. Raises as `read` if there is no such
+        segment, StorageError if it is no local file.
         """
         segment = self._segment(position)
         if segment.fd < 0:
@@ -182,12 +203,11 @@ class LogReader:
 
     def read_ahead(self, position: Position) -> None:
         """A hint: this payload will be read soon. Does not wait for it. Raises as `read`."""
-        self._segment(position).data.read_ahead(position.payload_offset, position.payload_length)
+        self._segment(position).data.read_ahead(position.payload_offset, position.stored_length)
 
     def forget(self, position: Position) -> None:
         """A hint: read this record from the disk next time, if it has been written there. Raises as `read`."""
-        length = HEADER_BYTES + position.key_length + position.meta_length + position.payload_length
-        self._segment(position).data.forget(position.offset, length)
+        self._segment(position).data.forget(position.offset, position.record_bytes)
 
     def verify_payload(self, position: Position) -> None:
         """Reads the payload piece by piece and compares its checksum. Raises CorruptRecord."""
@@ -201,15 +221,17 @@ class LogReader:
         self.check(position, crc)
 
     def read_record(self, position: Position) -> Record:
-        """The record's head, checked and compared with `position`. Raises CorruptRecord."""
+        """The record's head, checked, decrypted, and compared with `position`. Raises CorruptRecord, KeyMissing."""
         segment = self._segment(position)
-        length = HEADER_BYTES + position.key_length + position.meta_length
         try:
-            head = segment.data.read(length, position.offset)
+            head = segment.data.read(position.head_bytes, position.offset)
         except OSError as error:
             raise _unreadable(error, position) from error
+        return self._record_of(segment, position, head)
+
+    def _record_of(self, segment: OpenSegment, position: Position, head: bytes) -> Record:
         seed = self._header(segment, position.segment_id).seed
-        record = decode_head(head, seed, position.segment_id, position.offset)
+        record = opened(decode_head(head, seed, position.segment_id, position.offset), head)
         if record.position != position:
             raise CorruptRecord(
                 f"another record lies here: {record.position}, expected {position}",
@@ -274,6 +296,43 @@ class LogReader:
         with self._lock:
             dropped, self._segments = self._segments, OrderedDict()
         dropped.clear()
+
+    def _decrypt(
+        self,
+        segment: OpenSegment,
+        position: Position,
+        targets: Sequence[memoryview],
+        payload_offset: int,
+        *,
+        cached_only: bool = False,
+    ) -> bool:
+        """As `read_scattered`, of an encrypted record. Raises OSError too."""
+        if not position.payload_length:
+            return True
+        cipher = segment.ciphers.get(position) or self._cipher(segment, position, cached_only)
+        if cipher is None:
+            return False
+        options = position, targets, payload_offset
+        is_filled = self._decryption.fill(segment.data, cipher, *options, cached_only=cached_only)
+        if not is_filled and not cached_only:
+            count = max(segment.data.size() - position.payload_offset, 0)
+            raise _too_short(count, position.stored_length, position)
+        return is_filled
+
+    def _cipher(self, segment: OpenSegment, position: Position, cached_only: bool) -> PayloadCipher | None:
+        """The cipher of a payload, from its head; None if the head is not in the page cache."""
+        head = bytearray(position.head_bytes)
+        read = segment.data.try_read_into if cached_only else segment.data.read_into
+        if read([memoryview(head)], position.offset) != len(head):
+            if cached_only:
+                return None
+            raise _too_short(0, len(head), position)
+        content = bytes(head)
+        self._record_of(segment, position, content)
+        if len(segment.ciphers) >= _CIPHERS_MAX:
+            segment.ciphers.clear()
+        cipher = segment.ciphers[position] = cipher_of(content, position)
+        return cipher
 
     def _segment(self, position: Position) -> OpenSegment:
         segment_id = position.segment_id

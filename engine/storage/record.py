@@ -4,7 +4,7 @@ Pure functions: bytes in, bytes out. Key, meta and payload are opaque.
 
     offset  bytes  field            little endian
     0       4      magic            "FRec"
-    4       1      format           1
+    4       1      format           1, or 2: encrypted
     5       1      kind             Kind
     6       2      flags            for the index
     8       2      key_length       K
@@ -28,7 +28,12 @@ those of this one at another place, not those that a peer made up. `synced_bytes
 unacknowledged writes (offset >= every later mark) from damage to bytes that were safe once. A correct head says nothing
 about the payload: after a crash only payload_crc does.
 
-These numbers are on customers' disks: a change is a new format number beside this one.
+Format 2 is the same header before an encrypted meta area and an encrypted payload (`storage.encryption` draws both).
+There payload_length is the length of the plaintext, and payload_crc is that of the bytes on the disk, so that a walk, a
+scrub or a backup needs no key. `decode_head` returns a record as it lies there; `encryption.opened` decrypts it, and
+only then are `meta` and `payload_crc` those of format 1.
+
+These numbers are on customers' disks: a change is a new format number beside these.
 """
 
 from __future__ import annotations
@@ -45,31 +50,50 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIGNMENT",
+    "BLOCK_BYTES",
+    "ENCRYPTED",
+    "ENCRYPTED_FORMAT",
+    "ENCRYPTED_META_MORE",
     "FORMAT",
     "HEADER_BYTES",
     "HEADER_FIELDS",
     "KEY_BYTES_MAX",
     "MAGIC",
     "META_BYTES_MAX",
+    "TAG_BYTES",
     "Kind",
     "Position",
     "Record",
+    "add_checksum",
     "crc32c",
     "decode_head",
     "encode_head",
+    "encrypted_header",
     "head_length",
     "padded",
+    "record_bytes_of",
+    "stored_length",
     "unpack_head",
 ]
 
 # These constants are part of the format.
 MAGIC = b"FRec"
 FORMAT = 1
+ENCRYPTED_FORMAT = 2
+BLOCK_BYTES = 64 << 10
+"""Plaintext bytes of one block of an encrypted payload; each is followed by its tag."""
+TAG_BYTES = 16
+ENCRYPTED_META_MORE = 44
+"""Bytes by which an encrypted meta area is longer: id of the key, salt, checksum of the payload, tag."""
 HEADER_BYTES = 64
 ALIGNMENT = 8
 KEY_BYTES_MAX = 0xFFFF
 META_BYTES_MAX = 1 << 20
 """Bounds what a reader fetches because of a damaged length; the metadata of one instance is some kilobytes."""
+
+ENCRYPTED = 1 << 31
+"""This bit of `Position.meta_length` is set for a record of format 2. Rows of the index keep it with that length."""
+_LENGTH = ENCRYPTED - 1
 
 HEADER_FIELDS = (
     ("magic", "4s"),
@@ -118,18 +142,36 @@ class Position(NamedTuple):
     offset: int
     key_length: int
     meta_length: int
+    """The length of the meta area, and ENCRYPTED."""
     payload_length: int
+    """The length of the payload without encryption."""
     payload_crc: int
+    """crc32c of the payload without encryption."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the record has format 2."""
+        return self.meta_length >= ENCRYPTED
+
+    @property
+    def head_bytes(self) -> int:
+        """The length of header, key and meta area."""
+        return HEADER_BYTES + self.key_length + (self.meta_length & _LENGTH)
 
     @property
     def payload_offset(self) -> int:
         """The offset of the payload in the segment file."""
-        return self.offset + HEADER_BYTES + self.key_length + self.meta_length
+        return self.offset + HEADER_BYTES + self.key_length + (self.meta_length & _LENGTH)
+
+    @property
+    def stored_length(self) -> int:
+        """The length of the payload on the disk."""
+        return stored_length(self.payload_length) if self.meta_length >= ENCRYPTED else self.payload_length
 
     @property
     def record_bytes(self) -> int:
         """The length of the record in its segment, with padding."""
-        return padded(HEADER_BYTES + self.key_length + self.meta_length + self.payload_length)
+        return record_bytes_of(self.key_length, self.meta_length, self.payload_length)
 
     @property
     def end(self) -> int:
@@ -156,6 +198,19 @@ def padded(length: int) -> int:
     return (length + 7) & ~7
 
 
+def stored_length(payload_length: int) -> int:
+    """The length of an encrypted payload on the disk."""
+    return payload_length + TAG_BYTES * -(-payload_length // BLOCK_BYTES)
+
+
+def record_bytes_of(key_length: int, meta_length: int, payload_length: int) -> int:
+    """The length of a record with padding, from the three lengths of its position."""
+    if meta_length >= ENCRYPTED:
+        meta_length &= _LENGTH
+        payload_length = stored_length(payload_length)
+    return (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
+
+
 def encode_head(
     seed: int,
     offset: int,
@@ -173,28 +228,35 @@ def encode_head(
     """Header, key and meta of a record at `offset`. `meta` is the whole area, its unused end included."""
     key = bytes(key)
     meta = bytes(meta)
-    head = bytearray(
-        _HEADER.pack(
-            MAGIC,
-            FORMAT,
-            kind,
-            flags,
-            len(key),
-            meta_unused,
-            len(meta),
-            payload_length,
-            stamp,
-            sequence,
-            offset,
-            synced_bytes,
-            payload_crc,
-            0,
-        )
-    )
+    fields = (kind, flags, len(key), meta_unused, len(meta), payload_length, stamp, sequence, offset, synced_bytes)
+    head = bytearray(_HEADER.pack(MAGIC, FORMAT, *fields, payload_crc, 0))
     head += key
     head += meta
     _HEAD_CRC.pack_into(head, _HEAD_CRC_OFFSET, crc32c(head, seed))
     return head
+
+
+def encrypted_header(
+    offset: int,
+    kind: int,
+    flags: int,
+    stamp: int,
+    sequence: int,
+    synced_bytes: int,
+    key_length: int,
+    area_length: int,
+    payload_length: int,
+    stored_crc: int,
+    meta_unused: int,
+) -> bytearray:
+    """The header of a record of format 2 without its checksum, for `storage.encryption`, which adds `head_checksum`."""
+    fields = (kind, flags, key_length, meta_unused, area_length, payload_length, stamp, sequence, offset, synced_bytes)
+    return bytearray(_HEADER.pack(MAGIC, ENCRYPTED_FORMAT, *fields, stored_crc, 0))
+
+
+def add_checksum(head: bytearray, seed: int) -> None:
+    """Writes head_crc into a whole head whose head_crc is zero."""
+    _HEAD_CRC.pack_into(head, _HEAD_CRC_OFFSET, crc32c(head, seed))
 
 
 def head_length(header: bytes, segment_id: int, offset: int) -> int:
@@ -206,16 +268,17 @@ def head_length(header: bytes, segment_id: int, offset: int) -> int:
     if len(header) < HEADER_BYTES:
         raise CorruptRecord("the file ends inside a record header", segment_id, offset)
     fields = _HEADER.unpack_from(header)
-    if fields[0] != MAGIC or fields[1] != FORMAT:
+    if fields[0] != MAGIC or fields[1] not in (FORMAT, ENCRYPTED_FORMAT):
         raise CorruptRecord("no record header", segment_id, offset)
     key_length, meta_unused, meta_length, own_offset = fields[4], fields[5], fields[6], fields[10]
-    if own_offset != offset or meta_length > META_BYTES_MAX or meta_unused > meta_length:
+    meta_max = META_BYTES_MAX if fields[1] == FORMAT else META_BYTES_MAX + ENCRYPTED_META_MORE
+    if own_offset != offset or meta_length > meta_max or meta_unused > meta_length:
         raise CorruptRecord("impossible numbers in a record header", segment_id, offset)
     return HEADER_BYTES + int(key_length) + int(meta_length)
 
 
 def decode_head(head: bytes, seed: int, segment_id: int, offset: int) -> Record:
-    """The record whose head begins `head`. Raises CorruptRecord unless its checksum is right."""
+    """The record whose head begins `head`, as it lies there. Raises CorruptRecord unless its checksum is right."""
     length = head_length(head, segment_id, offset)
     if len(head) < length:
         raise CorruptRecord("the file ends inside a record's key or meta", segment_id, offset)
@@ -228,12 +291,13 @@ def decode_head(head: bytes, seed: int, segment_id: int, offset: int) -> Record:
 
 def unpack_head(data: bytes, at: int, segment_id: int) -> Record:
     """The record whose head lies at `at` in checked bytes: the hints of a sealed segment."""
-    (_, _, kind, flags, key_length, meta_unused, meta_length, payload_length,
+    (_, record_format, kind, flags, key_length, meta_unused, meta_length, payload_length,
      stamp, sequence, offset, synced_bytes, payload_crc, _) = _HEADER.unpack_from(data, at)  # fmt: skip
     key_at = at + HEADER_BYTES
     meta_at = key_at + key_length
+    area_length = meta_length | ENCRYPTED if record_format == ENCRYPTED_FORMAT else meta_length
     return Record(
-        Position(segment_id, offset, key_length, meta_length, payload_length, payload_crc),
+        Position(segment_id, offset, key_length, area_length, payload_length, payload_crc),
         kind,
         flags,
         stamp,

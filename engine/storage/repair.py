@@ -21,7 +21,7 @@ from engine.errors import CorruptRecord, StorageFull
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.reader import read_header_or_trailer
-from engine.storage.record import HEADER_BYTES, Record, crc32c, unpack_head
+from engine.storage.record import Record, crc32c, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, Walk, read_segment_header, segment_path
 from engine.storage.segment_bytes import FileBytes
 
@@ -60,7 +60,7 @@ def repair_footer(files: Files, directory: str, segment_id: int, tail: int) -> b
         header = read_header_or_trailer(FileBytes(files, fd), segment_id)
         heads: list[bytes] = []
         payload_bytes = 0
-        walk = Walk(FileBytes(files, fd), header, end=tail)
+        walk = Walk(FileBytes(files, fd), header, end=tail, opens=False)
         for item in walk:
             if isinstance(item, Damage):
                 return False
@@ -69,7 +69,7 @@ def repair_footer(files: Files, directory: str, segment_id: int, tail: int) -> b
         if walk.tail != tail or not heads:
             return False
         hints.seal(files, fd, header, tail, heads, payload_bytes)
-        return hints.read_summary(FileBytes(files, fd), segment_id) is not None
+        return hints.read_summary(FileBytes(files, fd), segment_id, opens=False) is not None
 
     return _on_segment(files, directory, segment_id, work)
 
@@ -105,8 +105,9 @@ def _on_segment(files: Files, directory: str, segment_id: int, work: Callable[[i
 
 def _head_in_footer(files: Files, fd: int, record: Record) -> bytes | None:
     """The bytes of a record's head in the footer; None if it is not there. Raises CorruptRecord."""
-    segment_id = record.position.segment_id
-    summary = hints.read_summary(FileBytes(files, fd), segment_id)
+    position = record.position
+    segment_id = position.segment_id
+    summary = hints.read_summary(FileBytes(files, fd), segment_id, opens=False)
     if summary is None:
         return None
     trailer = summary.trailer
@@ -114,8 +115,8 @@ def _head_in_footer(files: Files, fd: int, record: Record) -> bytes | None:
     at = len(hints.FOOTER_HEAD)
     for _ in range(trailer.record_count):
         head = unpack_head(footer, at, segment_id)
-        end = at + HEADER_BYTES + head.position.key_length + head.position.meta_length
-        if head == record:
+        end = at + head.position.head_bytes
+        if (head.position.offset, head.sequence, head.key) == (position.offset, record.sequence, record.key):
             return footer[at:end]
         at = end
     return None

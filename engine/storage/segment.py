@@ -40,6 +40,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.errors import CorruptRecord, StorageError, TornTail
+from engine.storage.encryption import opened
 from engine.storage.files import Files, raise_write_error
 from engine.storage.record import HEADER_BYTES, MAGIC, Record, crc32c, decode_head, head_length
 from engine.storage.segment_bytes import SegmentBytes
@@ -228,8 +229,14 @@ class Walk:
         end: int | None = None,
         verify_payload: bool = False,
         verify_from: int = 0,
+        opens: bool = True,
     ) -> None:
-        """With `verify_payload`, verifies the payloads of records from `verify_from` on."""
+        """With `verify_payload`, verifies the payloads of records from `verify_from` on.
+
+        `opens`: yields encrypted records decrypted, and raises KeyMissing if their key is missing; else as they lie on
+        the disk, which needs no key.
+        """
+        self._opens = opens
         self._data = data
         self._segment_id = header.segment_id
         self._seed = header.seed
@@ -286,6 +293,11 @@ class Walk:
             if reason:
                 return None, reason, position.end
         self.head = head
+        if self._opens and position.is_encrypted:
+            try:
+                record = opened(record, head)
+            except CorruptRecord as error:
+                return None, str(error), position.end
         return record, "", position.end
 
     def _payload_fault(self, record: Record) -> str:
@@ -295,7 +307,7 @@ class Walk:
             self._payload_buffer = memoryview(bytearray(_PAYLOAD_CHUNK_BYTES))
         crc = 0
         at = position.payload_offset
-        end = at + position.payload_length
+        end = at + position.stored_length
         while at < end:
             piece = self._payload_buffer[: min(_PAYLOAD_CHUNK_BYTES, end - at)]
             try:

@@ -30,10 +30,22 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StorageError, StorageFailed, StorageFull
 from engine.storage import hints
+from engine.storage.encryption import WriterKey
 from engine.storage.files import Files
 from engine.storage.growing_segment import GrowingSegment
+from engine.storage.keyring import DataKey
 from engine.storage.log_health import LogHealth
-from engine.storage.record import HEADER_BYTES, KEY_BYTES_MAX, META_BYTES_MAX, Position, encode_head, padded
+from engine.storage.record import (
+    ENCRYPTED,
+    ENCRYPTED_META_MORE,
+    HEADER_BYTES,
+    KEY_BYTES_MAX,
+    META_BYTES_MAX,
+    Position,
+    encode_head,
+    padded,
+    stored_length,
+)
 from engine.storage.segment import FIRST_RECORD
 from engine.storage.segment_factory import SegmentFactory
 from engine.storage.stream_appender import StreamAppender
@@ -46,6 +58,8 @@ SEGMENT_BYTES = 1 << 30
 _PAGE_BYTES = 4096
 _PAGE_MASK = ~(_PAGE_BYTES - 1)
 _ZEROS = bytes(_PAGE_BYTES + 8)
+_CIPHERTEXT_BYTES_KEPT = 16 << 20
+"""A buffer for encrypted payloads up to this length is kept: new memory costs as much as the encryption."""
 
 
 class SegmentLog:
@@ -64,8 +78,11 @@ class SegmentLog:
         allocate: bool = True,
         clock_ns: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        data_key: Callable[[], DataKey] | None = None,
     ) -> None:
         """Creates nothing yet. `writer` is a label for people; `reserve_bytes` of the disk stay free.
+
+        `data_key` is asked with each new segment for the key that encrypts its records; None: they are not encrypted.
 
         `prewrite_bytes` of each spare segment are written with zeros: twice the bytes on the disk for twice the speed
         of durable bursts of that length.
@@ -85,6 +102,8 @@ class SegmentLog:
             clock_ns=clock_ns,
             random_bytes=random_bytes,
         )
+        self._key = None if data_key is None else WriterKey(data_key, random_bytes)
+        self._ciphertext = bytearray()
         self._sealing = threading.Lock()
         self._syncing = threading.Lock()
         self._state = threading.Lock()
@@ -119,17 +138,16 @@ class SegmentLog:
         meta_length = len(meta)
         if key_length > KEY_BYTES_MAX or meta_length > META_BYTES_MAX:
             raise StorageError(f"a key of {key_length} and a meta block of {meta_length} bytes are no valid record")
+        if self._key is not None:
+            return self._append_encrypted(
+                self._key, kind, flags, stamp, key, meta, payload, payload_length, payload_crc, write_back
+            )
         head_bytes = HEADER_BYTES + key_length + meta_length
         record_bytes = padded(head_bytes + payload_length)
-        segment = self._active
-        if segment is None or not segment.has_room(record_bytes, head_bytes):
-            segment = self._roll(record_bytes, head_bytes)
-        if not segment.is_allocated and self._factory.reserve_bytes:
-            self._factory.check_reserve(record_bytes)
-        offset = segment.written
+        segment = self._segment_for(record_bytes, head_bytes)
         head = encode_head(
             segment.seed,
-            offset,
+            segment.written,
             kind,
             flags,
             stamp,
@@ -140,6 +158,79 @@ class SegmentLog:
             payload_length,
             payload_crc,
         )
+        offset = self._write(segment, head, payload, payload_length, record_bytes, write_back)
+        return Position(segment.segment_id, offset, key_length, meta_length, payload_length, payload_crc)
+
+    def _append_encrypted(
+        self,
+        writer_key: WriterKey,
+        kind: int,
+        flags: int,
+        stamp: int,
+        key: bytes,
+        meta: bytes,
+        payload: Sequence[Buffer],
+        payload_length: int,
+        payload_crc: int,
+        write_back: bool,
+    ) -> Position:
+        length = stored_length(payload_length)
+        area_length = len(meta) + ENCRYPTED_META_MORE
+        head_bytes = HEADER_BYTES + len(key) + area_length
+        record_bytes = padded(head_bytes + length)
+        segment = self._segment_for(record_bytes, head_bytes)
+        encryptor = writer_key.encryptor()
+        stored = encryptor.all_at_once(payload, payload_length, self._room_for(length))
+        if len(stored) != length:
+            raise StorageError(f"a payload of another length than the {payload_length} bytes it shall have")
+        head = encryptor.head(
+            segment.seed,
+            segment.segment_id,
+            segment.written,
+            kind,
+            flags,
+            stamp,
+            segment.sequence,
+            segment.synced,
+            key,
+            meta,
+            payload_length,
+            payload_crc,
+        )
+        offset = self._write(segment, head, [stored] if length else [], length, record_bytes, write_back)
+        lengths = len(key), area_length | ENCRYPTED, payload_length
+        return Position(segment.segment_id, offset, *lengths, payload_crc)
+
+    def _room_for(self, length: int) -> memoryview:
+        """Memory for the ciphertext of one record, until the next one is appended."""
+        if length > len(self._ciphertext):
+            fresh = bytearray(length)
+            if length > _CIPHERTEXT_BYTES_KEPT:
+                return memoryview(fresh)
+            self._ciphertext = fresh
+        return memoryview(self._ciphertext)
+
+    def _segment_for(self, record_bytes: int, head_bytes: int) -> GrowingSegment:
+        """The active segment, another one if the record does not fit. Raises StorageFull or StorageFailed."""
+        segment = self._active
+        if segment is None or not segment.has_room(record_bytes, head_bytes):
+            segment = self._roll(record_bytes, head_bytes)
+        if not segment.is_allocated and self._factory.reserve_bytes:
+            self._factory.check_reserve(record_bytes)
+        return segment
+
+    def _write(
+        self,
+        segment: GrowingSegment,
+        head: bytearray,
+        payload: Sequence[Buffer],
+        payload_length: int,
+        record_bytes: int,
+        write_back: bool,
+    ) -> int:
+        """Writes a record at the tail of a segment; returns its offset. Raises StorageFull or StorageFailed."""
+        offset = segment.written
+        head_bytes = len(head)
         padding = record_bytes - head_bytes - payload_length
         if offset + record_bytes <= segment.prewritten:
             # Write whole pages over written blocks: else the kernel must read the rest of the last one first.
@@ -162,7 +253,7 @@ class SegmentLog:
         segment.written = offset + record_bytes
         if write_back:
             self._start_write_back(segment.fd, offset & _PAGE_MASK, offset + record_bytes)
-        return Position(segment.segment_id, offset, key_length, meta_length, payload_length, payload_crc)
+        return offset
 
     def keep_free(self, reserve_bytes: int) -> None:
         """Sets how many bytes of the disk stay free."""
@@ -177,8 +268,21 @@ class SegmentLog:
         if len(key) > KEY_BYTES_MAX or not 0 <= meta_max <= KEY_BYTES_MAX:
             raise StorageError(f"a key of {len(key)} and a meta block of {meta_max} bytes are no valid streamed record")
         self._factory.check_reserve()
+        encryptor = None
+        if self._key is not None:
+            self._key.renew()
+            encryptor = self._key.encryptor()
         appender = StreamAppender(
-            self.files, self._factory, self._health, kind, flags, stamp, key, meta_max, on_end=self._end_stream
+            self.files,
+            self._factory,
+            self._health,
+            kind,
+            flags,
+            stamp,
+            key,
+            meta_max,
+            on_end=self._end_stream,
+            encryptor=encryptor,
         )
         with self._state:
             self._streams.add(appender)
@@ -410,6 +514,8 @@ class SegmentLog:
 
     def _roll(self, record_bytes: int, head_bytes: int) -> GrowingSegment:
         """Makes another segment the active one: the spare if the record fits, else a new one."""
+        if self._key is not None:
+            self._key.renew()
         with self._state:
             fresh = self._spare
             if fresh is not None and fresh.is_prewriting and not fresh.has_room(record_bytes, head_bytes):

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StorageError, StorageFailed, StorageFull
 from engine.storage import hints
+from engine.storage.encryption import Encryptor
 from engine.storage.files import Files
 from engine.storage.growing_segment import GrowingSegment
 from engine.storage.log_health import LogHealth
-from engine.storage.record import HEADER_BYTES, Position, encode_head
+from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, HEADER_BYTES, Position, encode_head
 from engine.storage.segment import FIRST_RECORD
 from engine.storage.segment_factory import SegmentFactory
 
@@ -48,8 +49,12 @@ class StreamAppender:
         meta_max: int,
         *,
         on_end: Callable[[StreamAppender], None],
+        encryptor: Encryptor | None = None,
     ) -> None:
-        """`meta_max`: the longest meta block; `on_end` is called when the file is closed."""
+        """`meta_max`: the longest meta block; `on_end` is called when the file is closed.
+
+        `encryptor`: of this record, if it is to be encrypted.
+        """
         self._files = files
         self._factory = factory
         self._health = health
@@ -60,22 +65,36 @@ class StreamAppender:
         self._key = key
         self._meta_max = meta_max
         self._segment: GrowingSegment | None = None
-        self._payload_offset = FIRST_RECORD + HEADER_BYTES + len(key) + meta_max
+        self._encryptor = encryptor
+        area_max = meta_max if encryptor is None else meta_max + ENCRYPTED_META_MORE
+        self._payload_offset = FIRST_RECORD + HEADER_BYTES + len(key) + area_max
+        self._written_bytes = 0
+        """Bytes of the payload on the disk."""
         self._write_back_offset = 0
         self._is_over = False
         self.payload_length = 0
-        """Bytes written so far."""
+        """Length of the payload so far."""
 
     def write(self, buffers: Sequence[Buffer], length: int) -> None:
         """Appends to the payload. Raises StorageFull or StorageFailed: then call `abort`. Blocks on a slow disk."""
+        self._open_segment()
+        self.payload_length += length
+        if self._encryptor is None:
+            self._write(buffers, length)
+            return
+        stored = self._encryptor.add(buffers)
+        if stored:
+            self._write([stored], len(stored))
+
+    def _write(self, buffers: Sequence[Buffer], length: int) -> None:
         segment = self._open_segment()
-        offset = self._payload_offset + self.payload_length
+        offset = self._payload_offset + self._written_bytes
         try:
             self._files.pwritev(segment.fd, buffers, offset, length)
         except StorageFailed as error:
             self._health.fail(error)
             raise
-        self.payload_length += length
+        self._written_bytes += length
         end = offset + length
         if end - self._write_back_offset >= WRITE_BACK_BYTES:
             self._factory.check_reserve()
@@ -102,24 +121,23 @@ class StreamAppender:
         if len(meta) > meta_length:
             raise StorageError(f"a meta block of {len(meta)} bytes, the limit is {meta_length}")
         segment = self._open_segment()
+        if self._encryptor is not None and (last := self._encryptor.finish()):
+            self._write([last], len(last))
         meta_unused = meta_length - len(meta)
-        head = encode_head(
-            segment.seed,
-            FIRST_RECORD,
-            self._kind if kind is None else kind,
-            self._flags if flags is None else flags,
-            self._stamp if stamp is None else stamp,
-            0,
-            0,
-            key,
-            meta + bytes(meta_unused),
-            self.payload_length,
-            payload_crc,
-            meta_unused,
-        )
+        kind = self._kind if kind is None else kind
+        flags = self._flags if flags is None else flags
+        stamp = self._stamp if stamp is None else stamp
+        ends = self.payload_length, payload_crc, meta_unused
+        if self._encryptor is None:
+            area = meta + bytes(meta_unused)
+            head = encode_head(segment.seed, FIRST_RECORD, kind, flags, stamp, 0, 0, key, area, *ends)
+        else:
+            place = segment.seed, segment.segment_id, FIRST_RECORD
+            head = self._encryptor.head(*place, kind, flags, stamp, 0, 0, key, meta, *ends)
+            meta_length = meta_length + ENCRYPTED_META_MORE | ENCRYPTED
         position = Position(segment.segment_id, FIRST_RECORD, len(key), meta_length, self.payload_length, payload_crc)
         try:
-            end = self._payload_offset + self.payload_length
+            end = self._payload_offset + self._written_bytes
             if position.end > end:
                 self._files.pwritev(segment.fd, [bytes(position.end - end)], end)
             self._files.pwritev(segment.fd, [head], FIRST_RECORD)

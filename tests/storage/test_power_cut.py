@@ -7,11 +7,13 @@ second cut during the recovery. A log whose sync does nothing must lose somethin
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
 
 from engine.errors import StorageError
+from engine.storage.keyring import KEYRING, DataKey
 from engine.storage.reader import LogReader
 from engine.storage.record import Position, crc32c
 from engine.storage.recovery import recover_segment
@@ -22,6 +24,14 @@ from tests.faulty_files import PowerCut, SimulatedDisk
 
 DIRECTORY = "D"
 ARCHIVE_ID = b"archive-id-16-by"
+DATA_KEY = DataKey(b"powercut", bytes(range(32)), ARCHIVE_ID)
+
+
+@pytest.fixture(autouse=True)
+def unlocked() -> Iterator[None]:
+    KEYRING.add([DATA_KEY])
+    yield
+    KEYRING.drop([DATA_KEY.key_id])
 
 
 class Promised(NamedTuple):
@@ -36,7 +46,13 @@ class Promised(NamedTuple):
 
 
 def work(
-    disk: SimulatedDisk, seed: int, *, syncs: bool = True, allocate: bool = True, prewrite: bool = False
+    disk: SimulatedDisk,
+    seed: int,
+    *,
+    syncs: bool = True,
+    allocate: bool = True,
+    prewrite: bool = False,
+    encrypted: bool = False,
 ) -> Promised:
     """A writer's life until the power goes: appends, streams, syncs, rolls, seals and perhaps a clean close."""
     rng = random.Random(seed)
@@ -44,7 +60,8 @@ def work(
     unsynced: dict[Position, bytes] = {}
     options = {"segment_bytes": 12_000, "allocate": allocate, "clock_ns": lambda: 7, "random_bytes": rng.randbytes}
     options["prewrite_bytes"] = 8192 if prewrite else 0
-    log = SegmentLog(DIRECTORY, disk, ARCHIVE_ID, writer="w", **options)  # type: ignore[arg-type]
+    data_key = (lambda: DATA_KEY) if encrypted else None
+    log = SegmentLog(DIRECTORY, disk, ARCHIVE_ID, writer="w", data_key=data_key, **options)  # type: ignore[arg-type]
     try:
         if prewrite:
             log.prepare(patience_s=0)
@@ -107,25 +124,32 @@ def call_count(seed: int, **options: bool) -> int:
     return disk.calls
 
 
-@pytest.mark.parametrize(("allocate", "prewrite"), [(True, False), (False, False), (True, True)])
+@pytest.mark.parametrize(
+    ("allocate", "prewrite", "encrypted"),
+    [(True, False, False), (False, False, False), (True, True, False), (True, False, True), (True, True, True)],
+)
 @pytest.mark.parametrize("seed", range(6))
-def test_a_power_cut_at_every_call_loses_nothing_that_was_synced(seed: int, allocate: bool, prewrite: bool) -> None:
-    for cut_at in range(1, call_count(seed, allocate=allocate, prewrite=prewrite) + 1):
+def test_a_power_cut_at_every_call_loses_nothing_that_was_synced(
+    seed: int, allocate: bool, prewrite: bool, encrypted: bool
+) -> None:
+    options = {"allocate": allocate, "prewrite": prewrite, "encrypted": encrypted}
+    for cut_at in range(1, call_count(seed, **options) + 1):
         disk = SimulatedDisk(cut_at=cut_at)
-        promised = work(disk, seed, allocate=allocate, prewrite=prewrite)
+        promised = work(disk, seed, **options)
         for state in range(6):
-            replay = f"seed {seed}, allocate {allocate}, prewrite {prewrite}, cut at {cut_at}, state {state}"
+            replay = f"seed {seed}, {options}, cut at {cut_at}, state {state}"
             after = disk.after_power_cut(state)
             found, damage = recover(after)
             judge(after, promised, found, damage, replay)
             assert recover(after)[0] == found, f"{replay}: recovery is not idempotent"
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_kill_at_every_call_loses_nothing_that_was_appended(seed: int) -> None:
-    for cut_at in range(1, call_count(seed) + 1):
+def test_a_kill_at_every_call_loses_nothing_that_was_appended(seed: int, encrypted: bool) -> None:
+    for cut_at in range(1, call_count(seed, encrypted=encrypted) + 1):
         disk = SimulatedDisk(cut_at=cut_at)
-        promised = work(disk, seed)
+        promised = work(disk, seed, encrypted=encrypted)
         after = disk.after_kill()
         found, damage = recover(after)
         replay = f"seed {seed}, killed at {cut_at}"

@@ -155,7 +155,7 @@ class _Check:
         try:
             end = copy.length
             if copy.is_sealed:
-                summary = hints.read_summary(data, copy.segment_id)
+                summary = hints.read_summary(data, copy.segment_id, opens=False)
                 if summary is None:
                     self.report.findings.append(f"{name}: sealed, and without its footer")
                 else:
@@ -163,7 +163,7 @@ class _Check:
             header = read_header_or_trailer(data, copy.segment_id)
             if header.salt != copy.salt:
                 self.report.findings.append(f"{name}: holds another segment of the same id")
-            walk = Walk(data, header, end=end, verify_payload=True)
+            walk = Walk(data, header, end=end, verify_payload=True, opens=False)
             for item in walk:
                 if isinstance(item, Damage):
                     self.report.findings.append(

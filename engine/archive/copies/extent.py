@@ -128,13 +128,13 @@ def _is_clean_end(data: SegmentBytes, offset: int) -> bool:
 
 def _behind_damage(data: SegmentBytes, header: SegmentHeader, offset: int) -> Record | None:
     """The first whole record behind bytes that are none; None when they are a torn tail, or being written."""
-    return next((item for item in Walk(data, header, offset) if not isinstance(item, Damage)), None)
+    return next((item for item in Walk(data, header, offset, opens=False) if not isinstance(item, Damage)), None)
 
 
 def _is_whole(data: SegmentBytes, record: Record) -> bool:
     position = record.position
     crc = 0
-    at, end = position.payload_offset, position.payload_offset + position.payload_length
+    at, end = position.payload_offset, position.payload_offset + position.stored_length
     while at < end:
         piece = data.read(min(PIECE_BYTES, end - at), at)
         if not piece:

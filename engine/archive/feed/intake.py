@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive.feed.progress import Progress
 from engine.errors import CorruptRecord, SegmentGone
+from engine.storage.encryption import opened
 from engine.storage.hints import read_heads
-from engine.storage.record import HEADER_BYTES, Record, decode_head, head_length, unpack_head
+from engine.storage.record import Record, decode_head, head_length, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_store import SegmentStore
@@ -193,7 +194,7 @@ class Intake:
             at = heads.start
             for _ in range(heads.trailer.record_count):
                 record = unpack_head(heads.data, at, segment_id)
-                at += HEADER_BYTES + record.position.key_length + record.position.meta_length
+                at += record.position.head_bytes
                 if record.position.offset >= start:
                     yield record
 
@@ -227,12 +228,13 @@ def _record_at(data: SegmentBytes, seed: int, segment_id: int, at: int) -> Recor
     """A whole record. Raises CorruptRecord or OSError."""
     head = data.read(_HEAD_BYTES, at)
     try:
-        return decode_head(head, seed, segment_id, at)
+        return opened(decode_head(head, seed, segment_id, at), head)
     except CorruptRecord:
         length = head_length(head, segment_id, at)
         if length <= len(head):
             raise
-        return decode_head(data.read(length, at), seed, segment_id, at)
+        head = data.read(length, at)
+        return opened(decode_head(head, seed, segment_id, at), head)
 
 
 def _one_ahead(record: Record, source: _Source) -> _Source:

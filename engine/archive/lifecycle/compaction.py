@@ -41,7 +41,7 @@ from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
-from engine.storage.record import HEADER_BYTES, Position, Record
+from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, Position, Record
 from engine.storage.segment import list_segments, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_log import SegmentLog
@@ -388,14 +388,16 @@ class Compactor:
         if not live:
             return
         parts = self._parts
-        heads_bytes = sum(HEADER_BYTES + len(record.key) + len(record.meta) for record in live)
-        records_bytes = sum(record.position.record_bytes for record in live) + heads_bytes
+        is_encrypted = parts.layout.data_key is not None
         copy = SegmentLog(
             parts.layout.segments,
             parts.files,
             parts.layout.archive_id,
             writer=f"{COMPACTION}{os.getpid()}",
-            segment_bytes=segment.FIRST_RECORD + records_bytes + hints.FOOTER_BYTES_MIN,
+            segment_bytes=segment.FIRST_RECORD
+            + sum(_copied_bytes(record, is_encrypted) for record in live)
+            + hints.FOOTER_BYTES_MIN,
+            data_key=parts.layout.data_key,
         )
         moves: list[tuple[Record, Position]] = []
         try:
@@ -513,3 +515,10 @@ class Compactor:
         for segment_id in marks.keys() - set(segment_ids):
             if marks[segment_id].sealed and not marks[segment_id].live_count:
                 parts.index.forget_segment(segment_id, [])
+
+
+def _copied_bytes(record: Record, is_encrypted: bool) -> int:
+    """The bytes of a record and of its head in the footer, in a new segment."""
+    area_length = len(record.meta) + ENCRYPTED_META_MORE | ENCRYPTED if is_encrypted else len(record.meta)
+    position = Position(0, 0, len(record.key), area_length, record.position.payload_length, 0)
+    return position.record_bytes + position.head_bytes

@@ -16,7 +16,7 @@ from engine.errors import CorruptRecord, IndexDamaged
 from engine.index.format.types import SegmentMark
 from engine.storage import hints
 from engine.storage.inspection import Fault, Part, Step
-from engine.storage.record import HEADER_BYTES, Kind, Record
+from engine.storage.record import Kind, Record
 from engine.storage.segment import Damage, Walk, read_segment_header
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def steps_of_segment(archive: Archive, segment_id: int, mark: SegmentMark) -> It
     """Compares the records that the index should know, a batch a step."""
     records = _records(archive, segment_id, mark)
     while batch := list(islice(records, RECORDS)):
-        head_bytes = sum(HEADER_BYTES + each.position.key_length + each.position.meta_length for each in batch)
+        head_bytes = sum(each.position.head_bytes for each in batch)
         try:
             faults = tuple(_fault(record, reason) for record, reason in archive.parts.index.wrong_records(batch))
         except IndexDamaged as error:

@@ -30,7 +30,7 @@ from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_
 from engine.index.format.entry import Entry
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
-from engine.storage.record import HEADER_BYTES, Kind, Record, crc32c, unpack_head
+from engine.storage.record import Kind, Record, crc32c, unpack_head
 from engine.storage.segment import Damage
 
 if TYPE_CHECKING:
@@ -274,7 +274,7 @@ def _from_heads(heads: hints.Heads, start_offset: int) -> Iterator[Record]:
     at = heads.start
     for _ in range(heads.trailer.record_count):
         record = unpack_head(heads.data, at, heads.trailer.segment_id)
-        at += HEADER_BYTES + record.position.key_length + record.position.meta_length
+        at += record.position.head_bytes
         if record.position.offset >= start_offset:
             yield record
 

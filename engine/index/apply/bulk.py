@@ -95,7 +95,7 @@ def _unpack(heads: Heads, at: int) -> Record:
 
 
 def _length(record: Record) -> int:
-    return HEADER_BYTES + record.position.key_length + record.position.meta_length
+    return record.position.head_bytes
 
 
 class _Batch:

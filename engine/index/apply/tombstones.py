@@ -21,7 +21,7 @@ from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
 from engine.index.format.entry import Tombstone
-from engine.storage.record import HEADER_BYTES, Kind
+from engine.storage.record import Kind, record_bytes_of
 
 _unpack_instance = keys.INSTANCE.unpack_from
 _history = keys.HISTORY.pack
@@ -162,7 +162,7 @@ class Tombstones:
         for where, fields in instances.items():
             _, segment_id, _, payload_length, _, _, _, meta_length, key_length = fields[:9]
             by_series.setdefault(where[:4], []).append(payload_length)
-            record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
+            record_bytes = record_bytes_of(key_length, meta_length, payload_length)
             by_segment.setdefault(segment_id, []).append(record_bytes)
         with txn.cursor(db=self._environment.instances) as cursor:
             has_row = False

@@ -40,7 +40,7 @@ from engine.index.format.rows import Counts, pack_tail, read_name, unpack_tail
 from engine.index.format.statements import canonical
 from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import Outcome, SegmentMark
-from engine.storage.record import HEADER_BYTES, Kind, Position
+from engine.storage.record import Kind, Position, record_bytes_of
 from engine.storage.segment import FIRST_RECORD
 
 CACHED_SERIES_MAX = 2048
@@ -199,7 +199,7 @@ class Writer:
         segment = self.accounts.segments.get(segment_id)
         if segment is None:
             segment = self.accounts.segment(txn, segment_id)
-        record_bytes = (HEADER_BYTES + key_length + meta_length + payload_length + 7) & ~7
+        record_bytes = record_bytes_of(key_length, meta_length, payload_length)
         segment.cover(offset, offset + record_bytes)
         segment.live_count += 1
         segment.live_bytes += record_bytes
