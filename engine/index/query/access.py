@@ -6,9 +6,9 @@
     texts            bytes that a value must contain, searched block by block in the order of arrival
     every            no key excludes many: tests all patients or studies one by one, in the order of arrival
 
-The candidates may include too many, never too few: `walk` tests each. Works in the transaction of the scope, and yields
-now and then; after a yield the scope may be in another transaction. A wide access (texts, every) finds its candidates
-during the walk, so that the first answers do not wait for all of them.
+The candidates may include too many, never too few: `walk` tests each. Works in the transaction of the reading, and
+yields now and then; after a yield the reading may be in another transaction. A wide access (texts, every) finds its
+candidates during the walk, so that the first answers do not wait for all of them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from engine.index.format.terms import Range
 from engine.index.format.types import Level
 from engine.index.query.candidates import Candidates, IdList, Ids, ascending
 from engine.index.query.condition import Condition
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 from engine.index.query.text_scan import Scan, Sieve
 
 KEYS_MAX = 20_000
@@ -53,57 +53,57 @@ _SIEVE_MIN = 128
 """For this many studies or more, scan their texts before testing them."""
 
 
-def find_candidates(scope: Scope, candidates: Candidates) -> Iterator[None]:
-    """Chooses the access and fills `candidates`. Yields every KEYS_MAX keys; the scope may then be in another
+def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
+    """Chooses the access and fills `candidates`. Yields every KEYS_MAX keys; the reading may then be in another
     transaction."""
-    studies = yield from _studies_by_uid(scope, candidates)
+    studies = yield from _studies_by_uid(reading, candidates)
     if studies is not None:
-        candidates.tops = IdList(ascending((yield from _tops(scope, studies))))
+        candidates.tops = IdList(ascending((yield from _tops(reading, studies))))
         return
-    tops = yield from _tops_by_range(scope, candidates)
-    text = _text_condition(scope)
-    if text is not None and (tops is None or _is_scan_cheaper(scope, tops)):
-        _explain(scope, f"texts: {tags.keyword_of(text.tag)}", tops)
-        if scope.query.level != Level.PATIENT:
-            candidates.tops = _ids_by_text(scope, text, tops)
+    tops = yield from _tops_by_range(reading, candidates)
+    text = _text_condition(reading)
+    if text is not None and (tops is None or _is_scan_cheaper(reading, tops)):
+        _explain(reading, f"texts: {tags.keyword_of(text.tag)}", tops)
+        if reading.query.level != Level.PATIENT:
+            candidates.tops = _ids_by_text(reading, text, tops)
             return
-        of_text = yield from _scan_all(scope, Scan(text.tag, text.infix))
-        patients = yield from _tops(scope, of_text)
+        of_text = yield from _scan_all(reading, Scan(text.tag, text.infix))
+        patients = yield from _tops(reading, of_text)
         tops = patients if tops is None else patients & tops
     if tops is not None:
         candidates.tops = IdList(ascending(tops))
     else:
-        _explain(scope, f"every {'patient' if scope.query.level == Level.PATIENT else 'study'}", None)
+        _explain(reading, f"every {'patient' if reading.query.level == Level.PATIENT else 'study'}", None)
 
 
-def find_in_steps(scope: Scope, candidates: Candidates) -> Iterator[None]:
+def find_in_steps(reading: Reading, candidates: Candidates) -> Iterator[None]:
     """The same, in as many read transactions as necessary; yields after each."""
-    steps = find_candidates(scope, candidates)
+    steps = find_candidates(reading, candidates)
     is_over = False
     while not is_over:
-        with scope.reading():
+        with reading.transaction():
             is_over = next(steps, True) is not None
         yield None
 
 
-def _explain(scope: Scope, words: str, tops: set[int] | None) -> None:
-    scope.explanation.access = words if tops is None else f"{scope.explanation.access} and {words}"
+def _explain(reading: Reading, words: str, tops: set[int] | None) -> None:
+    reading.explanation.access = words if tops is None else f"{reading.explanation.access} and {words}"
 
 
-def _tops(scope: Scope, studies: set[int]) -> Generator[None, None, set[int]]:
+def _tops(reading: Reading, studies: set[int]) -> Generator[None, None, set[int]]:
     """The patients of these studies at the patient level, else the studies themselves."""
-    if scope.query.level != Level.PATIENT:
+    if reading.query.level != Level.PATIENT:
         return studies
-    above = yield from _above(scope, scope.environment.studies, studies)
+    above = yield from _above(reading, reading.environment.studies, studies)
     return set(above.values())
 
 
-def _above(scope: Scope, table: Table, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
+def _above(reading: Reading, table: Table, ids: Iterable[int]) -> Generator[None, None, dict[int, int]]:
     """The patient of each study, or the study of each series; yields every ROWS_MAX rows."""
     pack, unpack = keys.ID.pack, keys.U32.unpack_from
     above = {}
     for count, number in enumerate(ids, 1):
-        row = scope.txn.get(pack(number), db=table)
+        row = reading.txn.get(pack(number), db=table)
         if row is not None:
             above[number] = unpack(row)[0]
         if not count % ROWS_MAX:
@@ -114,28 +114,28 @@ def _above(scope: Scope, table: Table, ids: Iterable[int]) -> Generator[None, No
 # unique keys -----------------------------------------------------------------------------------------
 
 
-def _studies_by_uid(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
+def _studies_by_uid(reading: Reading, candidates: Candidates) -> Generator[None, None, set[int] | None]:
     """Candidates by the unique keys; the lowest level comes last, since it leaves the fewest."""
-    plan, environment = scope.plan, scope.environment
+    plan, environment = reading.plan, reading.environment
     study_ids: set[int] | None = None
     names = []
     if Level.IMAGE in plan.uids:
         names.append("SOP Instance UID")
-        candidates.instances = _instances_by_uid(scope, plan.uids[Level.IMAGE])
-        study_ids = yield from _narrow(scope, candidates, map(_number_of, candidates.instances))
+        candidates.instances = _instances_by_uid(reading, plan.uids[Level.IMAGE])
+        study_ids = yield from _narrow(reading, candidates, map(_number_of, candidates.instances))
     elif Level.SERIES in plan.uids:
         names.append("Series Instance UID")
         prefixes = [keys.bounded(uid) + b"\0" for uid in plan.uids[Level.SERIES]]
-        rows = (scan_prefix(scope.txn, environment.series_uids, prefix) for prefix in prefixes)
+        rows = (scan_prefix(reading.txn, environment.series_uids, prefix) for prefix in prefixes)
         study_ids = yield from _narrow(
-            scope, candidates, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid]
+            reading, candidates, [_number_of(series_id) for of_uid in rows for _, series_id in of_uid]
         )
     if Level.STUDY in plan.uids:
         names.append("Study Instance UID")
-        ids = (scope.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
+        ids = (reading.txn.get(keys.bounded(uid), db=environment.study_uids) for uid in plan.uids[Level.STUDY])
         by_study = {_number_of(study_id) for study_id in ids if study_id is not None}
         study_ids = by_study if study_ids is None else study_ids & by_study
-    scope.explanation.access = " and ".join(names)
+    reading.explanation.access = " and ".join(names)
     return study_ids
 
 
@@ -143,19 +143,19 @@ def _number_of(row_id: bytes) -> int:
     return int(keys.ID.unpack(row_id)[0])
 
 
-def _narrow(scope: Scope, candidates: Candidates, series: Iterable[int]) -> Generator[None, None, set[int]]:
+def _narrow(reading: Reading, candidates: Candidates, series: Iterable[int]) -> Generator[None, None, set[int]]:
     """Limits the query to these series. Returns their studies."""
-    above = yield from _above(scope, scope.environment.series, sorted(series))
+    above = yield from _above(reading, reading.environment.series, sorted(series))
     candidates.series_of = {}
     for number, study in above.items():
         candidates.series_of.setdefault(keys.ID.pack(study), []).append(keys.ID.pack(number))
     return set(above.values())
 
 
-def _instances_by_uid(scope: Scope, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
+def _instances_by_uid(reading: Reading, uids: Iterable[bytes]) -> dict[bytes, list[bytes]]:
     keys_of_series: dict[bytes, list[bytes]] = {}
     for uid in uids:
-        where = scope.txn.get(keys.bounded(uid), db=scope.environment.sop_uids)
+        where = reading.txn.get(keys.bounded(uid), db=reading.environment.sop_uids)
         if where:
             keys_of_series.setdefault(where[:4], []).append(where)
     for where_list in keys_of_series.values():
@@ -186,57 +186,57 @@ class _Term:
         return _SERIES_IDS if self.is_owned_by_series else 1
 
 
-def _tops_by_range(scope: Scope, candidates: Candidates) -> Generator[None, None, set[int] | None]:
+def _tops_by_range(reading: Reading, candidates: Candidates) -> Generator[None, None, set[int] | None]:
     """The intersection of the shortest ranges; None: all are too wide."""
-    study_count = scope.txn.stat(scope.environment.studies)["entries"]
+    study_count = reading.txn.stat(reading.environment.studies)["entries"]
     wide = max(study_count // _WIDE_SHARE, _SHORT)
     top_ids: set[int] | None = None
     names = []
-    by_count = _by_count(scope)
-    if _is_near(scope, by_count, study_count):
+    by_count = _by_count(reading)
+    if _is_near(reading, by_count, study_count):
         return None
     for term in by_count:
         if term.count > wide:
             break
         if top_ids is not None and (len(top_ids) <= _FEW or term.count * term.weight > _TEST_IDS * len(top_ids)):
             break
-        owners = yield from _owners(scope, term.ranges, wide if top_ids is None else _TEST_IDS * len(top_ids))
+        owners = yield from _owners(reading, term.ranges, wide if top_ids is None else _TEST_IDS * len(top_ids))
         if owners is None:
             continue
-        studies = yield from _studies_of(scope, candidates, term, owners)
-        tops = yield from _tops(scope, studies)
+        studies = yield from _studies_of(reading, candidates, term, owners)
+        tops = yield from _tops(reading, studies)
         top_ids = tops if top_ids is None else top_ids & tops
         names.append(terms.describe(term.ranges))
     if top_ids is not None:
         words = " and ".join(dict.fromkeys(names))
-        scope.explanation.access = f"search: {words}"
+        reading.explanation.access = f"search: {words}"
     return top_ids
 
 
-def _is_near(scope: Scope, by_count: Sequence[_Term], study_count: int) -> bool:
+def _is_near(reading: Reading, by_count: Sequence[_Term], study_count: int) -> bool:
     """Whether testing all studies in turn finds the few requested matches sooner than reading the ids."""
-    query = scope.query
-    if query.limit is None or len(by_count) != 1 or by_count[0].count <= _SHORT or len(list(_conditions(scope))) != 1:
+    query = reading.query
+    if query.limit is None or len(by_count) != 1 or by_count[0].count <= _SHORT or len(list(_conditions(reading))) != 1:
         return False
     (term,) = by_count
     return (query.offset + query.limit) * study_count // term.count * _TEST_IDS < term.count * term.weight
 
 
-def _by_count(scope: Scope) -> list[_Term]:
+def _by_count(reading: Reading) -> list[_Term]:
     """A term for each condition with ranges, the shortest first; or just one that is short enough."""
     counted = []
-    level_of = scope.environment.schema.level_of
-    for item in _conditions(scope):
+    level_of = reading.environment.schema.level_of
+    for item in _conditions(reading):
         if item.ranges is not None:
             is_of_series = item.tag == _tag_of(item.ranges) and level_of.get(item.tag) == Level.SERIES
             for ranges in (item.ranges, *item.also):
                 is_owned_by_series = level_of.get(_tag_of(ranges), Level.STUDY) >= Level.SERIES
                 counted.append(_Term(ranges, is_owned_by_series, is_of_series))
     counted.sort(key=lambda term: terms.rank(_tag_of(term.ranges)))
-    for keys_max in _COUNT_LIMITS if len(counted) > 1 or scope.query.limit is not None else _COUNT_LIMITS[:1]:
+    for keys_max in _COUNT_LIMITS if len(counted) > 1 or reading.query.limit is not None else _COUNT_LIMITS[:1]:
         for term in counted:
             if not term.is_whole:
-                term.count, term.is_whole = _count(scope, term.ranges, keys_max)
+                term.count, term.is_whole = _count(reading, term.ranges, keys_max)
             if term.is_whole and term.count <= _FEW:
                 return [term]
         if any(term.is_whole and term.count <= _SHORT for term in counted):
@@ -248,16 +248,16 @@ def _tag_of(ranges: Sequence[Range]) -> int:
     return int.from_bytes(ranges[0][0][:4], "big") if ranges else 0
 
 
-def _conditions(scope: Scope) -> Iterator[Condition]:
+def _conditions(reading: Reading) -> Iterator[Condition]:
     for level in Level:
-        yield from scope.plan.conditions[level]
-    yield from scope.plan.computed
+        yield from reading.plan.conditions[level]
+    yield from reading.plan.computed
 
 
-def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
+def _count(reading: Reading, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
     """The number of ids in the ranges, and whether all were counted: counting stops after `keys_max` keys."""
     count = 0
-    with scope.txn.cursor(db=scope.environment.search) as cursor:
+    with reading.txn.cursor(db=reading.environment.search) as cursor:
         for start, end in ranges:
             has_key = cursor.set_range(start)
             while has_key and cursor.key() < end:
@@ -269,7 +269,7 @@ def _count(scope: Scope, ranges: Sequence[Range], keys_max: int) -> tuple[int, b
     return count, True
 
 
-def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
+def _owners(reading: Reading, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
     """The ids in the ranges; None if there are more than `count_max`. Yields every KEYS_MAX ids."""
     data = bytearray()
     remaining = KEYS_MAX
@@ -277,9 +277,9 @@ def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[
         at: bytes | None = start
         while at is not None:
             before = len(data)
-            at = _read_some(scope, at, end, data)
+            at = _read_some(reading, at, end, data)
             count = (len(data) - before) // 4
-            scope.explanation.keys_read += count
+            reading.explanation.keys_read += count
             if len(data) > 4 * count_max:
                 return None
             remaining -= max(count, 1)
@@ -291,11 +291,11 @@ def _owners(scope: Scope, ranges: Sequence[Range], count_max: int) -> Generator[
     return set(ids)
 
 
-def _read_some(scope: Scope, start: bytes, end: bytes, data: bytearray) -> bytes | None:
+def _read_some(reading: Reading, start: bytes, end: bytes, data: bytearray) -> bytes | None:
     """Reads the ids of some keys from `start` on. Returns the next key to read; None at the end."""
     by_length: dict[int, list[bytes]] = {}
     following: bytes | None = None
-    with scope.txn.cursor(db=scope.environment.search) as cursor:
+    with reading.txn.cursor(db=reading.environment.search) as cursor:
         if not cursor.set_range(start):
             return None
         remaining = _CHUNK
@@ -317,52 +317,54 @@ def _read_some(scope: Scope, start: bytes, end: bytes, data: bytearray) -> bytes
     return following
 
 
-def _studies_of(scope: Scope, candidates: Candidates, term: _Term, owners: set[int]) -> Generator[None, None, set[int]]:
+def _studies_of(
+    reading: Reading, candidates: Candidates, term: _Term, owners: set[int]
+) -> Generator[None, None, set[int]]:
     """The studies of the owners of a term's ids."""
     if not term.is_owned_by_series:
         return owners
     if term.is_of_series and candidates.series_of is None:
-        return (yield from _narrow(scope, candidates, owners))
-    above = yield from _above(scope, scope.environment.series, owners)
+        return (yield from _narrow(reading, candidates, owners))
+    above = yield from _above(reading, reading.environment.series, owners)
     return set(above.values())
 
 
 # texts -----------------------------------------------------------------------------------------------
 
 
-def _text_condition(scope: Scope) -> Condition | None:
+def _text_condition(reading: Reading) -> Condition | None:
     """The most selective condition that `texts` can answer."""
-    by_text = [item for item in _conditions(scope) if item.infix and item.tag in TEXTS]
+    by_text = [item for item in _conditions(reading) if item.infix and item.tag in TEXTS]
     return max(by_text, key=lambda item: min(map(len, item.infix)), default=None)
 
 
-def _is_scan_cheaper(scope: Scope, tops: set[int]) -> bool:
+def _is_scan_cheaper(reading: Reading, tops: set[int]) -> bool:
     """Whether a scan of texts costs less than testing these candidates."""
-    if scope.query.level != Level.PATIENT:
+    if reading.query.level != Level.PATIENT:
         return len(tops) >= _SIEVE_MIN
-    return len(tops) * _TEST_ROWS > _row_count(scope)
+    return len(tops) * _TEST_ROWS > _row_count(reading)
 
 
-def _row_count(scope: Scope) -> int:
+def _row_count(reading: Reading) -> int:
     """Rows of one attribute in `texts`."""
-    entries: int = scope.txn.stat(scope.environment.texts)["entries"]
+    entries: int = reading.txn.stat(reading.environment.texts)["entries"]
     return entries // len(TEXTS)
 
 
-def _ids_by_text(scope: Scope, text: Condition, tops: set[int] | None) -> Ids:
+def _ids_by_text(reading: Reading, text: Condition, tops: set[int] | None) -> Ids:
     """A scan of all texts, or of those of some studies, whichever is less work."""
-    if tops is not None and len(tops) < _row_count(scope):
+    if tops is not None and len(tops) < _row_count(reading):
         return Sieve(text.tag, text.infix, ascending(tops))
     return Scan(text.tag, text.infix, tops)
 
 
-def _scan_all(scope: Scope, scan: Scan) -> Generator[None, None, set[int]]:
+def _scan_all(reading: Reading, scan: Scan) -> Generator[None, None, set[int]]:
     """All ids of a scan."""
     owner_ids: set[int] = set()
     at: int | None = 0
     while at is not None:
         start, at = at, None
-        for number in scan.after(scope, start):
+        for number in scan.after(reading, start):
             if number < 0:
                 at = -number
                 break

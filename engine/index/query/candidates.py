@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 
 
 class Ids(Protocol):
     """Ids of patients or studies."""
 
-    def after(self, scope: Scope, number: int) -> Iterator[int]:
+    def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`, ascending. Negative ones mark places to pause: see above."""
 
 
@@ -30,7 +30,7 @@ class IdList:
     ids: array[int]
     """Ascending."""
 
-    def after(self, scope: Scope, number: int) -> Iterator[int]:
+    def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`."""
         return islice(self.ids, bisect_right(self.ids, number), None)
 

@@ -32,7 +32,7 @@ from engine.index.query.arrivals import arrival_key
 from engine.index.query.candidates import Candidates, IdList, ascending
 from engine.index.query.explanation import Explanation
 from engine.index.query.plan import COMPUTED, Plan, level_of
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 from engine.index.query.walk import Walk
 
 CHUNK: Final = 128
@@ -130,15 +130,15 @@ class _Ordering:
         self._environment = environment
         self._order = order
         self._schema = environment.schema
-        self._scope = Scope(environment, query, Plan.of(query, environment.schema), explanation)
+        self._reading = Reading(environment, query, Plan.of(query, environment.schema), explanation)
         self._has_conditions = bool(
-            self._scope.plan.computed or any(self._scope.plan.conditions[level] for level in Level)
+            self._reading.plan.computed or any(self._reading.plan.conditions[level] for level in Level)
         )
 
     def steps(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
         candidates = Candidates()
         if self._has_conditions:
-            yield from find_in_steps(self._scope, candidates)
+            yield from find_in_steps(self._reading, candidates)
         has_keys = is_natural(self._order, self._schema)
         tops = candidates.tops
         matches: list[PlacedMatch] | None = None
@@ -159,19 +159,19 @@ class _Ordering:
             raise QueryError(f"more than {GATHERED_MAX} studies would have to be sorted by {what}: narrow the search")
 
     def _study_count(self) -> int:
-        with self._scope.reading():
-            return self._scope.txn.stat(self._environment.studies)["entries"]
+        with self._reading.transaction():
+            return self._reading.txn.stat(self._environment.studies)["entries"]
 
     # -- gathered
 
     def _gather(self, candidates: Candidates, most: int) -> Generator[None, None, list[PlacedMatch] | None]:
         """All matches; None if there are more than `most`."""
-        walk = Walk(self._scope)
+        walk = Walk(self._reading)
         walk.candidates = candidates
         matches: list[PlacedMatch] = []
         is_over = False
         while not is_over:
-            with self._scope.reading():
+            with self._reading.transaction():
                 walk.examined = 0
                 is_over = True
                 for place in walk.places():
@@ -194,7 +194,7 @@ class _Ordering:
         """The key that a match is ordered by; in a read transaction."""
         if self._order.fact is None:
             return key_of(self._order, match, self._schema)
-        return arrival_key(self._scope.txn, self._environment, study_id, self._order.fact)
+        return arrival_key(self._reading.txn, self._environment, study_id, self._order.fact)
 
     def _sort(
         self, matches: list[PlacedMatch], after: Bookmark | None, skip: int
@@ -225,7 +225,7 @@ class _Ordering:
             place, skip = yield from self._skip_keys(place, skip)
         is_over = False
         while not is_over:
-            with self._scope.reading():
+            with self._reading.transaction():
                 places, is_over = self._next(place, CHUNK)
                 matches = self._test(places)
             place = places[-1] if places else place
@@ -240,7 +240,7 @@ class _Ordering:
             place, skip = yield from self._leap(skip)
         skip_some = self._skip_some_ids if self._order.tag is None else self._skip_some_keys
         while skip and (self._order.tag is None or place is None or place.key):
-            with self._scope.reading():
+            with self._reading.transaction():
                 count, place = skip_some(place, skip)
             skip -= count
             if not count:
@@ -252,8 +252,8 @@ class _Ordering:
         """Skips to a mark in the order of arrival. Returns the place reached, and how many studies remain."""
         places = arrival_places(self._environment)
         while True:
-            with self._scope.reading():
-                reached = places.skip(self._scope.txn, skip, is_descending=self._order.is_descending)
+            with self._reading.transaction():
+                reached = places.skip(self._reading.txn, skip, is_descending=self._order.is_descending)
             if reached is not None:
                 number, remaining = reached
                 return (Bookmark(b"", number) if number else None), remaining
@@ -261,7 +261,7 @@ class _Ordering:
 
     def _skip_some_ids(self, after: Bookmark | None, skip: int) -> tuple[int, Bookmark | None]:
         """The number of studies skipped in one transaction, and the last of them."""
-        with self._scope.txn.cursor(db=self._environment.studies) as cursor:
+        with self._reading.txn.cursor(db=self._environment.studies) as cursor:
             has_row, step = self._enter_ids(cursor, after.number if after else 0)
             count, key = 0, b""
             while has_row and count < min(skip, SKIPPED_AT_ONCE):
@@ -275,7 +275,7 @@ class _Ordering:
         low, high = self._bounds()
         is_descending = self._order.is_descending
         skipped, place = 0, after
-        with self._scope.txn.cursor(db=self._environment.search) as cursor:
+        with self._reading.txn.cursor(db=self._environment.search) as cursor:
             has_row = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
             step, step_key = (cursor.prev, cursor.prev_nodup) if is_descending else (cursor.next, cursor.next_nodup)
             for _ in range(SKIPPED_AT_ONCE):
@@ -295,13 +295,13 @@ class _Ordering:
 
     def _test(self, places: list[Bookmark]) -> list[PlacedMatch]:
         """The matches among these places whose study is ordered by the place's key."""
-        walk = Walk(self._scope)
+        walk = Walk(self._reading)
         walk.candidates.tops = IdList(ascending({place.number for place in places}))
         matches = {}
         for study in walk.places():
             if study is not None:
                 matches[keys.ID.unpack(study.study_id)[0]] = study.match()
-        self._scope.explanation.examined += walk.examined
+        self._reading.explanation.examined += walk.examined
         return [
             PlacedMatch(match, place)
             for place in places
@@ -323,7 +323,7 @@ class _Ordering:
     def _next_ids(self, number: int, count: int) -> tuple[list[Bookmark], bool]:
         """Places in the order of arrival after an id, and whether there are no more."""
         bookmarks: list[Bookmark] = []
-        with self._scope.txn.cursor(db=self._environment.studies) as cursor:
+        with self._reading.txn.cursor(db=self._environment.studies) as cursor:
             has_row, step = self._enter_ids(cursor, number)
             while has_row and len(bookmarks) < count:
                 bookmarks.append(Bookmark(b"", keys.ID.unpack(cursor.key())[0]))
@@ -342,7 +342,7 @@ class _Ordering:
         low, high = self._bounds()
         is_descending = self._order.is_descending
         bookmarks: list[Bookmark] = []
-        with self._scope.txn.cursor(db=self._environment.search) as cursor:
+        with self._reading.txn.cursor(db=self._environment.search) as cursor:
             has_row = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
             step = cursor.prev if is_descending else cursor.next
             while has_row and len(bookmarks) < count:

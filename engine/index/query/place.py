@@ -20,7 +20,7 @@ from engine.index.format.statements import fact_values, utf_8
 from engine.index.format.types import Level, Match
 from engine.index.query.condition import Condition
 from engine.index.query.plan import Plan
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 from engine.index.query.sequences import Pick
 
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
@@ -75,8 +75,8 @@ def _cached(condition: Condition, schema: Schema) -> Condition:
 class Place:
     """One place of a walk: one patient, study, series or instance, and the entities above it."""
 
-    def __init__(self, scope: Scope, request: WalkRequest) -> None:
-        self._scope = scope
+    def __init__(self, reading: Reading, request: WalkRequest) -> None:
+        self._reading = reading
         self._request = request
         self.patient_id = self.study_id = self.series_id = self.instance_key = b""
         self.instance_row = b""
@@ -87,11 +87,11 @@ class Place:
 
     def name_of(self, number: int) -> bytes:
         """The text that a name id stands for."""
-        return self._scope.names[number]
+        return self._reading.names[number]
 
     def instance_rows(self) -> Iterator[bytes]:
         """The row of every instance of the series, without any test."""
-        with self._scope.txn.cursor(db=self._scope.environment.instances) as cursor:
+        with self._reading.txn.cursor(db=self._reading.environment.instances) as cursor:
             if cursor.set_range(self.series_id):
                 last = self.series_id + b"\xff\xff\xff\xff"
                 for key, row in cursor:
@@ -102,7 +102,7 @@ class Place:
     def counts(self) -> list[tuple[bytes, bytes]]:
         """Ids and rows of `counts` of the study's series."""
         if self._counts is None:
-            self._counts = self._scope.counts_of(self.study_id)
+            self._counts = self._reading.counts_of(self.study_id)
         return self._counts
 
     # -- entering
@@ -136,8 +136,8 @@ class Place:
 
     def enter_series(self, series_id: bytes, counts_row: bytes) -> bool:
         """Whether the series matches."""
-        scope = self._scope
-        row = scope.txn.get(series_id, db=scope.environment.series)
+        reading = self._reading
+        row = reading.txn.get(series_id, db=reading.environment.series)
         if row is None:
             return False
         self.series_id = series_id
@@ -163,9 +163,9 @@ class Place:
         blob = self.instance_row[keys.INSTANCE.size :]
         items = blob_items(blob)
         if not blob.isascii() or b"\x1b" in blob:
-            declared = self._scope.names[keys.INSTANCE.unpack_from(self.instance_row)[13]]
+            declared = self._reading.names[keys.INSTANCE.unpack_from(self.instance_row)[13]]
             for tag, value in items.items():
-                items[tag] = utf_8(tag, value, declared, self._scope.environment.schema)
+                items[tag] = utf_8(tag, value, declared, self._reading.environment.schema)
         return items
 
     def _meets(self, level: Level) -> bool:
@@ -179,7 +179,7 @@ class Place:
 
     def match(self) -> Match:
         """The match at this place."""
-        query, returned = self._scope.query, self._request.returned
+        query, returned = self._reading.query, self._request.returned
         if query.level == IMAGE and not self.values[IMAGE]:
             self.values[IMAGE] = self._instance_values()
         if self._above is None:
@@ -189,7 +189,7 @@ class Place:
         self._fill(attributes, returned.own)
         if query.is_keyed:
             attributes[tags.RecordKey] = self._record_key()
-        return Match(query.level, attributes, self._scope.plan.unsupported, self._scope.environment.schema)
+        return Match(query.level, attributes, self._reading.plan.unsupported, self._reading.environment.schema)
 
     def _record_key(self) -> bytes:
         """The ids down to the query's level, of fixed length; they order as the matches do."""
@@ -214,7 +214,7 @@ class Place:
     # -- computed attributes
 
     def _patient_total(self, which: int) -> bytes:
-        return b"%d" % self._scope.patient_totals(self.patient_id)[which]
+        return b"%d" % self._reading.patient_totals(self.patient_id)[which]
 
     def _instances_of_series(self) -> bytes:
         return b"%d" % keys.COUNTS.unpack_from(self._counts_row)[0]
@@ -229,7 +229,7 @@ class Place:
         return self._tails()[0]
 
     def _classes_of_study(self) -> bytes:
-        names = self._scope.names
+        names = self._reading.names
         return b"\\".join(sorted(names[class_id] for class_id in self._tails()[1]))
 
     def _tails(self) -> tuple[bytes, frozenset[int]]:

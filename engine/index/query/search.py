@@ -22,7 +22,7 @@ from engine.index.query import private_attributes
 from engine.index.query.access import find_in_steps
 from engine.index.query.explanation import Explanation
 from engine.index.query.plan import Plan, check_hierarchy
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 from engine.index.query.walk import Walk
 
 FIRST_PAGE = 32
@@ -55,7 +55,7 @@ def search_steps(
         query = private_keys.query
     plan = Plan.of(query, schema)
     check_hierarchy(query, plan)
-    walk = Walk(Scope(environment, query, plan, explanation or Explanation()))
+    walk = Walk(Reading(environment, query, plan, explanation or Explanation()))
     walk.start_after(query.after)
     steps = _steps(walk)
     return steps if private_keys is None else (match and private_keys.with_query_tags(match) for match in steps)
@@ -63,15 +63,15 @@ def search_steps(
 
 def _steps(walk: Walk) -> Iterator[Match | None]:
     """Matches page by page; None between two pages."""
-    scope = walk.scope
-    query, explanation = scope.query, scope.explanation
-    yield from find_in_steps(scope, walk.candidates)
+    reading = walk.reading
+    query, explanation = reading.query, reading.explanation
+    yield from find_in_steps(reading, walk.candidates)
     to_skip = query.offset
     remaining = query.limit if query.limit is not None else 1 << 62
     page = FIRST_PAGE
     while remaining > 0:
         matches: list[Match] = []
-        with scope.reading():
+        with reading.transaction():
             walk.examined = 0
             is_over = True
             for place in walk.places():
@@ -99,11 +99,11 @@ def _steps(walk: Walk) -> Iterator[Match | None]:
 
 def _count_beyond(walk: Walk, to_skip: int) -> Iterator[None]:
     """Counts the matches after the last one returned."""
-    scope = walk.scope
-    explanation, most = scope.explanation, scope.query.count_max
+    reading = walk.reading
+    explanation, most = reading.explanation, reading.query.count_max
     is_over = explanation.beyond >= most
     while not is_over:
-        with scope.reading():
+        with reading.transaction():
             walk.examined = 0
             is_over = True
             for place in walk.places():

@@ -20,7 +20,7 @@ from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of_row
 from engine.index.query.place import Place
 from engine.index.query.plan import UNIQUE, Plan
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 from engine.index.query.walk import Walk
 
 SORTED_MAX = 100_000
@@ -104,12 +104,12 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
     plan = Plan.of(named_query, environment.schema, wildcards=False)
     if query.level not in query.root.value or own not in [condition.tag for condition in plan.conditions[query.level]]:
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
-    scope = Scope(environment, named_query, plan, Explanation())
-    walk = Walk(scope)
-    yield from find_in_steps(scope, walk.candidates)
+    reading = Reading(environment, named_query, plan, Explanation())
+    walk = Walk(reading)
+    yield from find_in_steps(reading, walk.candidates)
     is_over = False
     while not is_over:
-        with scope.reading():
+        with reading.transaction():
             ends_at = perf_counter() + SELECT_S
             is_over = True
             for place in walk.places():

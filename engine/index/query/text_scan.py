@@ -14,7 +14,7 @@ from itertools import islice
 
 from engine.index.apply.texts import BLOCK_BITS, CUT, SLOT_MARK, SLOTS, START
 from engine.index.format import keys
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 
 ROWS_MAX = 4096
 """Rows read in one transaction if there is one piece to search for: some 5 ms."""
@@ -32,19 +32,19 @@ class Scan:
     within: Container[int] | None = None
     """Return only these studies; None: all."""
 
-    def after(self, scope: Scope, number: int) -> Iterator[int]:
+    def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`: see `candidates.Ids`."""
         first = number + 1
         within = self.within
         prefix = keys.ID.pack(self.tag)
         remaining = ROWS_MAX
-        with scope.txn.cursor(db=scope.environment.texts) as cursor:
+        with reading.txn.cursor(db=reading.environment.texts) as cursor:
             has_row = cursor.set_range(keys.PAIR.pack(self.tag, first >> BLOCK_BITS))
             while has_row and (key := cursor.key()).startswith(prefix):
                 if remaining <= 0:
                     yield -((keys.PAIR.unpack(key)[1] << BLOCK_BITS) - 1)
                     remaining = ROWS_MAX
-                scope.explanation.keys_read += _STEP_ROWS
+                reading.explanation.keys_read += _STEP_ROWS
                 remaining -= _STEP_ROWS * len(self.pieces)
                 for row in islice(cursor.iternext(keys=False, values=True), _STEP_ROWS):
                     slots = _slots(row, self.pieces)
@@ -71,9 +71,9 @@ class Sieve:
     ids: array[int]
     """Of the studies, ascending."""
 
-    def after(self, scope: Scope, number: int) -> Iterator[int]:
+    def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`: see `candidates.Ids`."""
-        get, table = scope.txn.get, scope.environment.texts
+        get, table = reading.txn.get, reading.environment.texts
         block = -1
         row = b""
         remaining = ROWS_MAX
@@ -81,7 +81,7 @@ class Sieve:
             if study_number >> BLOCK_BITS != block:
                 block = study_number >> BLOCK_BITS
                 row = get(keys.PAIR.pack(self.tag, block), db=table) or b""
-                scope.explanation.keys_read += 1
+                reading.explanation.keys_read += 1
             if _holds(row, study_number & SLOTS, self.pieces):
                 yield study_number
             remaining -= len(self.pieces)

@@ -1,6 +1,6 @@
 """Walks from the candidates down the levels to the places that match.
 
-Works in the transaction of its scope, which the caller may replace between two calls of `places`. Stores its position
+Works in the transaction of its reading, which the caller may replace between two calls of `places`. Stores its position
 as ids, and keeps no cursor beyond a transaction. Candidates, and so places, come in the order of arrival.
 
     candidates   from `access`, else every patient or study
@@ -20,7 +20,7 @@ from engine.index.format.rows import scan_prefix
 from engine.index.format.types import Level
 from engine.index.query.candidates import Candidates
 from engine.index.query.place import Place, WalkRequest
-from engine.index.query.scope import Scope
+from engine.index.query.reading import Reading
 
 PATIENT, STUDY, SERIES, IMAGE = LEVELS = tuple(Level)
 
@@ -35,15 +35,15 @@ _TESTS = 10
 class Walk:
     """Walks from the candidates down to the query's level. It can pause and continue in another transaction."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
-        plan = scope.plan
+    def __init__(self, reading: Reading) -> None:
+        self.reading = reading
+        plan = reading.plan
         self.candidates = Candidates()
         """The candidates; `access` fills them in."""
         self.examined = 0
         """Places tested; a caller that begins another transaction sets it to 0."""
-        self._request = WalkRequest(scope.query.level, plan, scope.environment.schema)
-        self._reaches_below = plan.reaches_below(scope.query.level)
+        self._request = WalkRequest(reading.query.level, plan, reading.environment.schema)
+        self._reaches_below = plan.reaches_below(reading.query.level)
         conditions = [*plan.computed, *(condition for level in LEVELS for condition in plan.conditions[level])]
         weight = 1 + sum(condition.test_count - 1 for condition in conditions) // _TESTS
         self._examined_max = max(EXAMINED_MAX // weight, 1)
@@ -57,7 +57,7 @@ class Walk:
 
     def is_step_over(self) -> bool:
         """Whether this transaction has done enough."""
-        return self.examined >= self._examined_max or perf_counter() - self.scope.entered >= STEP_S
+        return self.examined >= self._examined_max or perf_counter() - self.reading.entered >= STEP_S
 
     def start_after(self, record_key: bytes) -> None:
         """Starts after a place of an earlier walk, which may have been deleted; b"": at the start."""
@@ -73,17 +73,17 @@ class Walk:
 
         All places are one object, which changes when the next place is requested.
         """
-        at_patients = self.scope.query.level == PATIENT
-        place = Place(self.scope, self._request)
+        at_patients = self.reading.query.level == PATIENT
+        place = Place(self.reading, self._request)
         for top, row in self._next_tops():
             if not top:
                 yield None
                 continue
             self.examined += 1
-            self.scope.explanation.candidates += 1
+            self.reading.explanation.candidates += 1
             if row is None or not (place.enter_patient(top, row) if at_patients else place.enter_study(top, row)):
                 self._finish_top()
-            elif self.scope.query.level <= STUDY:
+            elif self.reading.query.level <= STUDY:
                 self._finish_top()
                 if self._exists_below(place):
                     yield place
@@ -95,13 +95,17 @@ class Walk:
 
     def _next_tops(self) -> Iterator[tuple[bytes, bytes | None]]:
         """Ids and rows of patients or studies, first of the one within which the walk paused; b"": pause here."""
-        table = self.scope.environment.patients if self.scope.query.level == PATIENT else self.scope.environment.studies
-        get, pack = self.scope.txn.get, keys.ID.pack
+        table = (
+            self.reading.environment.patients
+            if self.reading.query.level == PATIENT
+            else self.reading.environment.studies
+        )
+        get, pack = self.reading.txn.get, keys.ID.pack
         if self._is_within:
-            self.scope.explanation.candidates -= 1  # it has been counted
+            self.reading.explanation.candidates -= 1  # it has been counted
             yield self._top, get(self._top, db=table)
         if self.candidates.tops is not None:
-            for number in self.candidates.tops.after(self.scope, keys.ID.unpack(self._top)[0] if self._top else 0):
+            for number in self.candidates.tops.after(self.reading, keys.ID.unpack(self._top)[0] if self._top else 0):
                 if number < 0:
                     self._top = pack(-number)
                     yield b"", None
@@ -110,7 +114,7 @@ class Walk:
                 self._is_within = True
                 yield top, get(top, db=table)
             return
-        with self.scope.txn.cursor(db=table) as cursor:
+        with self.reading.txn.cursor(db=table) as cursor:
             if cursor.set_range(self._top + b"\0"):
                 for top, row in cursor:
                     self._top = top
@@ -127,7 +131,7 @@ class Walk:
             if is_next:
                 self._series = series_id
                 self._instance = b""
-            elif series_id < self._series or self.scope.query.level == SERIES:
+            elif series_id < self._series or self.reading.query.level == SERIES:
                 continue
             self.examined += 1
             if not place.enter_series(series_id, row):
@@ -135,7 +139,7 @@ class Walk:
                 if is_next and self.is_step_over():
                     yield None
                 continue
-            if self.scope.query.level == SERIES:
+            if self.reading.query.level == SERIES:
                 if self._exists_below(place):
                     yield place
                 elif self.is_step_over():
@@ -153,23 +157,23 @@ class Walk:
         """Id and row of `counts` of the study's series that may match."""
         if self.candidates.series_of is None:
             return place.counts()
-        get, table = self.scope.txn.get, self.scope.environment.counts
+        get, table = self.reading.txn.get, self.reading.environment.counts
         series_numbers = self.candidates.series_of.get(place.study_id, ())
         rows = ((series_id, get(place.study_id + series_id, db=table)) for series_id in series_numbers)
         return ((series_id, row) for series_id, row in rows if row is not None)
 
     def _instance_rows(self, series_id: bytes, after: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and rows of the instances of a series that may match; b"" for one that certainly does not."""
-        table = self.scope.environment.instances
+        table = self.reading.environment.instances
         if self.candidates.instances is not None:
             for key in self.candidates.instances.get(series_id, ()):
-                row = self.scope.txn.get(key, db=table) if key > after else None
+                row = self.reading.txn.get(key, db=table) if key > after else None
                 if row is not None:
                     yield key, row
             return
-        quick = next((item.may_meet for item in self.scope.plan.conditions[IMAGE] if item.may_meet), None)
+        quick = next((item.may_meet for item in self.reading.plan.conditions[IMAGE] if item.may_meet), None)
         last = series_id + b"\xff\xff\xff\xff"
-        with self.scope.txn.cursor(db=table) as cursor:
+        with self.reading.txn.cursor(db=table) as cursor:
             if cursor.set_range(after + b"\0" if after else series_id):
                 for key, row in cursor:
                     if key > last:
@@ -180,24 +184,24 @@ class Walk:
         """For relational queries: whether an entity below the query's level meets the conditions there."""
         if not self._reaches_below:
             return True
-        if self.scope.query.level == PATIENT:
-            studies = scan_prefix(self.scope.txn, self.scope.environment.patient_studies, place.patient_id)
+        if self.reading.query.level == PATIENT:
+            studies = scan_prefix(self.reading.txn, self.reading.environment.patient_studies, place.patient_id)
             return any(self._study_below(key[4:]) for key, _ in studies)
-        if self.scope.query.level == STUDY:
+        if self.reading.query.level == STUDY:
             return self._series_below(place)
         return self._instance_below(place.series_id)
 
     def _study_below(self, study_id: bytes) -> bool:
-        place = Place(self.scope, self._request)
-        row = self.scope.txn.get(study_id, db=self.scope.environment.studies)
+        place = Place(self.reading, self._request)
+        row = self.reading.txn.get(study_id, db=self.reading.environment.studies)
         if row is None or not place.enter_study(study_id, row):
             return False
-        if any(self.scope.plan.conditions[level] for level in (SERIES, IMAGE)):
+        if any(self.reading.plan.conditions[level] for level in (SERIES, IMAGE)):
             return self._series_below(place)
         return True
 
     def _series_below(self, place: Place) -> bool:
-        below = Place(self.scope, self._request)
+        below = Place(self.reading, self._request)
         for series_id, row in self._series_rows(place):
             self.examined += 1
             if below.enter_series(series_id, row) and self._instance_below(series_id):
@@ -205,9 +209,9 @@ class Walk:
         return False
 
     def _instance_below(self, series_id: bytes) -> bool:
-        if not self.scope.plan.conditions[IMAGE]:
+        if not self.reading.plan.conditions[IMAGE]:
             return True
-        below = Place(self.scope, self._request)
+        below = Place(self.reading, self._request)
         for key, row in self._instance_rows(series_id, b""):
             self.examined += 1
             if row and below.enter_instance(key, row):

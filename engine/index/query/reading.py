@@ -1,4 +1,4 @@
-"""The scope of one query: its read transaction, and caches of rows that several modules need.
+"""Reading: what one query reads with: its read transaction, and caches of rows that several modules need.
 
 A caller may replace the transaction between two steps; ids, names and totals outlive it, cursors do not.
 """
@@ -24,16 +24,16 @@ _TOTALS_MAX = 10_000
 class Names(dict[int, bytes]):
     """A cache of the texts of name ids, which never change."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, reading: Reading) -> None:
         super().__init__()
-        self._scope = scope
+        self._reading = reading
 
     def __missing__(self, number: int) -> bytes:
-        self[number] = text = read_name(self._scope.txn, self._scope.environment, number)
+        self[number] = text = read_name(self._reading.txn, self._reading.environment, number)
         return text
 
 
-class Scope:
+class Reading:
     """One query and its read transaction."""
 
     def __init__(self, environment: Environment, query: Query, plan: Plan, explanation: Explanation) -> None:
@@ -42,7 +42,7 @@ class Scope:
         self.plan = plan
         self.explanation = explanation
         self.txn: ReadTxn
-        """The present read transaction: see `reading`."""
+        """The present read transaction: see `transaction`."""
         self.entered = 0.0
         """Its start, by `perf_counter`."""
         self.names = Names(self)
@@ -50,7 +50,7 @@ class Scope:
         self._counts: Cursor | None = None
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[None]:
         """A context with a read transaction."""
         with self.environment.reading() as self.txn:
             self._counts = None
