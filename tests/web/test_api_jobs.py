@@ -109,6 +109,14 @@ def test_peers_are_listed_without_secrets(place: Place) -> None:
     assert "token" not in str(peers["STOW"])
 
 
+def test_whoever_may_only_send_is_told_where_to(place: Place) -> None:
+    peers = place.api.get("/api/destinations")["peers"]
+    assert peers and all(set(peer) == {"aet", "host", "port", "url", "protocol"} for peer in peers)
+    assert [peer["aet"] for peer in peers] == [
+        peer["aet"] for peer in place.api.get("/api/peers")["peers"] if peer["protocol"]
+    ]
+
+
 def test_echo_distinguishes_a_peer_that_answers(place: Place) -> None:
     assert "echo_ms" not in place.api.post("/api/peers/STOW/echo", {})
     assert place.stow.authorizations[-1] == "Bearer a secret"

@@ -25,6 +25,7 @@ from engine.errors import JobError, RequestError
 from engine.web.api import bodies
 from engine.web.api.json_bodies import PAGE_PARAMETERS, answer, body_of, check_parameters, page, page_of
 from engine.web.api.peers import peer_of
+from engine.web.errors import NotFound
 from engine.web.route import Parameter
 
 if TYPE_CHECKING:
@@ -65,10 +66,18 @@ async def listed(request: Request) -> web.Response:
 
 
 async def one(request: Request) -> web.Response:
-    """One job in full. Raises JobError."""
+    """One job in full: for who requested it, and for whom may observe. Raises JobError, NotFound."""
     check_parameters(request)
+    return answer(_facts(await _job_of(request, Action.OBSERVE), is_whole=True))
+
+
+async def _job_of(request: Request, action: Action) -> Job:
+    """The job of the path, if the client requested it or may do that with any job. Raises JobError, NotFound."""
     load = partial(request.engine.archive.job_files().load, request.path_values["id"])
-    return answer(_facts(await request.engine.pools.reads.run(load), is_whole=True))
+    job: Job = await request.engine.pools.reads.run(load)
+    if job.by != request.principal.actor and not request.allowed(action):
+        raise NotFound("there is no such job")
+    return job
 
 
 async def create(request: Request) -> web.Response:
@@ -79,6 +88,7 @@ async def create(request: Request) -> web.Response:
     if is_send:
         request.require(Action.SEND, Destination(peer.aet))
     else:
+        request.require(Action.MANAGE)
         request.require(Action.STORE)
     job = Job(
         id=new_id(),
@@ -108,20 +118,20 @@ def _work(request: Request, body: bodies.Job) -> Work:
 
 
 async def cancel(request: Request) -> web.Response:
-    """Requests the end of a job. Raises JobError."""
+    """Requests the end of a job. Raises JobError, NotFound."""
     return await _request_change(request, CANCEL)
 
 
 async def retry(request: Request) -> web.Response:
-    """Requests another attempt of a job that failed, was cancelled, or waits. Raises JobError."""
+    """Requests another attempt of a job that failed, was cancelled, or waits. Raises JobError, NotFound."""
     return await _request_change(request, RETRY)
 
 
 async def _request_change(request: Request, change: str) -> web.Response:
     await body_of(request, bodies.ReasonBody)
-    files, identifier = request.engine.archive.job_files(), request.path_values["id"]
-    await request.engine.pools.slow.run(partial(files.request, identifier, change))
-    return answer({"id": identifier, "asked": change}, 202)
+    job = await _job_of(request, Action.MANAGE)
+    await request.engine.pools.slow.run(partial(request.engine.archive.job_files().request, job.id, change))
+    return answer({"id": job.id, "asked": change}, 202)
 
 
 async def cancel_many(request: Request) -> web.Response:

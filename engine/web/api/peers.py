@@ -38,6 +38,9 @@ _STATUS: Final = {
 """Kind of a refused change → status."""
 
 
+_DESTINATION: Final = ("aet", "host", "port", "url", "protocol")
+
+
 async def listed(request: Request) -> web.Response:
     """All peers."""
     check_parameters(request)
@@ -74,6 +77,13 @@ async def listed(request: Request) -> web.Response:
             "names": {uid: uids.name_of(uid) for uid in sorted(shown)},
         }
     )
+
+
+async def destinations(request: Request) -> web.Response:
+    """The peers to which one can send, for whom may not see more of them."""
+    check_parameters(request)
+    rows = [{name: facts[name] for name in _DESTINATION} for facts in map(_facts, request.config.peers)]
+    return answer({"peers": [row for row in rows if row["protocol"] is not None]})
 
 
 def _managed(request: Request) -> tuple[Peer, ...]:

@@ -93,6 +93,7 @@ API_ROUTES: Final = (
     _file("/download", downloads.download, "Any choice as a zip archive", Action.RETRIEVE, downloads.PARAMETERS, ZIP),
     _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
     _read("/peers", peers.listed, "The configured archives and devices", Action.OBSERVE),
+    _read("/destinations", peers.destinations, "The peers to which one can send", Action.SEND),
     _write("/peers/{title}/echo", peers.echo, "Whether a peer answers", Action.OBSERVE),
     _write("/peers/{title}", peers.put, "Add or replace a peer", Action.CONFIGURE, 200, PeerTable, method="PUT"),
     Route(
@@ -105,10 +106,11 @@ API_ROUTES: Final = (
         tag="archive API",
     ),
     _read("/jobs", jobs.listed, "Send and pull jobs", Action.OBSERVE, jobs.PARAMETERS),
-    _write("/jobs", jobs.create, "Send or pull in the background", Action.MANAGE, 201, Job),
-    _read("/jobs/{id}", jobs.one, "One job, with its failed instances", Action.OBSERVE),
-    _write("/jobs/{id}/cancel", jobs.cancel, "End a job", Action.MANAGE, 202),
-    _write("/jobs/{id}/retry", jobs.retry, "Retry a failed job", Action.MANAGE, 202),
+    # Whoever may send sees and ends what he sends; the handlers say who may do more.
+    _write("/jobs", jobs.create, "Send or pull in the background", Action.QUERY, 201, Job),
+    _read("/jobs/{id}", jobs.one, "One job, with its failed instances", Action.QUERY),
+    _write("/jobs/{id}/cancel", jobs.cancel, "End a job", Action.QUERY, 202),
+    _write("/jobs/{id}/retry", jobs.retry, "Retry a failed job", Action.QUERY, 202),
     _write("/jobs/cancel", jobs.cancel_many, "End several jobs", Action.MANAGE, 202, ManyJobs),
     _write("/jobs/retry", jobs.retry_many, "Retry several jobs", Action.MANAGE, 202, ManyJobs),
     _read("/commitments", deliveries.commitments, "Commitment reports that wait", Action.OBSERVE, PAGE_PARAMETERS),
