@@ -49,6 +49,7 @@ JPEG_LS = "1.2.840.10008.1.2.4.80"
 J2K = "1.2.840.10008.1.2.4.90"
 J2K_LOSSY = "1.2.840.10008.1.2.4.91"
 HTJ2K = "1.2.840.10008.1.2.4.201"
+JPEG_XL, JPEG_XL_OF_JPEG, JPEG_XL_LOSSY = (f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112))
 DEFLATED_FRAME = "1.2.840.10008.1.2.8.1"
 ENCAPSULATED_UNCOMPRESSED = "1.2.840.10008.1.2.1.98"
 SEED = 20261124
@@ -74,7 +75,8 @@ BYTES_MAX = 64 << 20
         (RLE, [J2K, HTJ2K], HTJ2K),
         (EXPLICIT, [BASELINE], None),
         ("1.2.840.10008.1.2.4.100", [EXPLICIT, IMPLICIT], None),
-        ("1.2.840.10008.1.2.4.110", [EXPLICIT, IMPLICIT], None),
+        ("1.2.840.10008.1.2.4.92", [EXPLICIT, IMPLICIT], None),
+        ("1.2.840.10008.1.2.4.110", [EXPLICIT, IMPLICIT], EXPLICIT),
         ("1.2.840.10008.1.2.4.94", [EXPLICIT, IMPLICIT], None),
         ("1.2.3.4", [EXPLICIT, IMPLICIT], None),
         ("1.2.3.4", [EXPLICIT, "1.2.3.4"], "1.2.3.4"),
@@ -173,6 +175,44 @@ def test_signed_samples_are_extended_to_bits_allocated() -> None:
     frame = oracle.encode([value & 0xFFF for value in values], 2, 2, precision=12)
     after = decompressed(compressed(ds, LOSSLESS, [frame]), LOSSLESS)
     assert struct.unpack("<4h", native_bytes(after)) == tuple(values)
+
+
+@pytest.mark.parametrize(("bits", "is_signed"), [(8, False), (12, False), (12, True), (16, True)])
+def test_lossless_jpeg_xl_keeps_every_sample(bits: int, is_signed: bool) -> None:
+    import imagecodecs
+
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.PixelRepresentation = 16, 24, int(is_signed)
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = (8 if bits == 8 else 16), bits, bits - 1
+    low = -(1 << bits - 1) if is_signed else 0
+    values = np.random.default_rng(SEED).integers(low, low + (1 << bits), (16, 24))
+    coded = (values & (1 << bits) - 1).astype(np.uint8 if bits == 8 else np.uint16)
+    after = decompressed(
+        compressed(ds, JPEG_XL, [imagecodecs.jpegxl_encode(coded, lossless=True, bitspersample=bits)]), JPEG_XL
+    )
+    assert (after.pixel_array == values).all()
+    assert "LossyImageCompressionMethod" not in after
+
+
+@pytest.mark.parametrize(
+    ("syntax", "said", "method"),
+    [(JPEG_XL_OF_JPEG, "YBR_FULL_422", "ISO_10918_1"), (JPEG_XL_LOSSY, "XYB", "ISO_18181_1")],
+)
+def test_colours_of_lossy_jpeg_xl_are_rgb(syntax: str, said: str, method: str) -> None:
+    import imagecodecs
+
+    ds = samples.instance()
+    ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit = 32, 32, 8, 8, 7
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, said, 0
+    picture = np.full((32, 32, 3), (200, 60, 20), np.uint8)
+    if syntax == JPEG_XL_OF_JPEG:
+        frame = imagecodecs.jpegxl_encode_jpeg(imagecodecs.jpeg8_encode(picture, 95))
+    else:
+        frame = imagecodecs.jpegxl_encode(picture, distance=1.0)
+    after = decompressed(compressed(ds, syntax, [frame]), syntax)
+    assert after.PhotometricInterpretation == "RGB"
+    assert after.LossyImageCompressionMethod == method
+    assert np.abs(after.pixel_array.astype(int) - picture).max() < 16
 
 
 @pytest.mark.parametrize("planar", [0, 1])
@@ -438,7 +478,7 @@ def test_mutated_data_sets_decode_or_are_refused(syntax: str) -> None:
 
 # Colours -----------------------------------------------------------------------------------------
 
-COLOUR_SYNTAXES = [RLE, LOSSLESS, "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", J2K]
+COLOUR_SYNTAXES = [RLE, LOSSLESS, "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.80", J2K, JPEG_XL]
 SAID = ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"]
 NATIVE = {"YBR_FULL_422": "YBR_FULL", "YBR_RCT": "RGB", "YBR_ICT": "RGB"}
 
@@ -464,6 +504,10 @@ def colour(syntax: str, said: str, planar: int = 0) -> tuple[bytes, bytes]:
         )
     elif syntax.endswith((".57", ".70")):
         frame = oracle.encode(list(values), 32, 32, 3, precision=8)
+    elif syntax == JPEG_XL:
+        import imagecodecs
+
+        frame = imagecodecs.jpegxl_encode(np.frombuffer(values, np.uint8).reshape(32, 32, 3), lossless=True)
     elif syntax.endswith(".80"):
         import jpeg_ls
 
@@ -677,7 +721,7 @@ def test_a_refusal_names_the_reason_and_keeps_the_process(transcoder: Transcoder
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("syntax", [J2K, HTJ2K, JPEG_LS, BASELINE, LOSSLESS, RLE])
+@pytest.mark.parametrize("syntax", [J2K, HTJ2K, JPEG_LS, BASELINE, LOSSLESS, RLE, JPEG_XL])
 def test_a_truncated_codestream_is_refused_at_once(syntax: str) -> None:
     """A decoder neither searches for its end until the time limit nor fills the rest with grey."""
     side = 60
@@ -688,6 +732,10 @@ def test_a_truncated_codestream_is_refused_at_once(syntax: str) -> None:
     async def work() -> None:
         if syntax == LOSSLESS:
             whole = oracle.encode(list(native), side, side, precision=8)
+        elif syntax == JPEG_XL:
+            import imagecodecs
+
+            whole = imagecodecs.jpegxl_encode(np.frombuffer(native, np.uint8).reshape(side, side), lossless=True)
         else:
             whole = await transcoder.frame(native, EXPLICIT, syntax, image)
         assert len(await transcoder.frame(whole, syntax, "", image)) == len(native)

@@ -5,6 +5,7 @@ compressed samples (PS3.3 C.7.6.3.1.2) does not always hold for decoded ones:
 
     compressed, three samples a pixel      native
     YBR_FULL_422                           YBR_FULL: each pixel has its own Cb and Cr now
+    XYB                                    RGB: the colour space of JPEG XL, which its decoder has left
     YBR_RCT, YBR_ICT                       RGB: the transform of JPEG 2000, which its decoder has undone; with another
                                            codec the term is left over from an earlier JPEG 2000
     YBR_PARTIAL_420, YBR_PARTIAL_422       RGB, computed here: no term is defined for such samples at full resolution
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 PARTIAL: Final = frozenset({"YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 YBR: Final = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"}) | PARTIAL
 
-_NATIVE: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_RCT": "RGB", "YBR_ICT": "RGB", **dict.fromkeys(PARTIAL, "RGB")}
+_NATIVE: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_RCT": "RGB", "YBR_ICT": "RGB", "XYB": "RGB", **dict.fromkeys(PARTIAL, "RGB")}
 
 # ITU-R BT.601 of 8 bits, the inverse of PS3.3 C.7.6.3.1.2: rows R, G, B; columns Y - 16, Cb - 128, Cr - 128.
 _FROM_PARTIAL: Final = np.array([[1.1644, 0.0, 1.5960], [1.1644, -0.3918, -0.8130], [1.1644, 2.0172, 0.0]])

@@ -11,12 +11,13 @@ samples are extended to Bits Allocated. With the default installation:
     JPEG 2000 (.90, .91), HTJ2K (.201, .202, .203)     pydicom + pylibjpeg-openjpeg
     JPEG, DCT of 8 bits (.50, .51, .53, .55)           Pillow
     JPEG, DCT of 12 bits (.51, .53, .55)               imagecodecs (libjpeg-turbo)
+    JPEG XL (.110, .111, .112)                         imagecodecs (libjxl)
     Deflated Image Frame, Encapsulated Uncompressed    here
 
-pylibjpeg-libjpeg is no dependency, since it is under the GPL. JPEG XL, video, JPEG 2000 Part 2 and hierarchical JPEG
-cannot be decoded. DCT frames in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT);
-lossless syntaxes keep YBR_FULL, since a conversion to RGB would lose bits. `colours` has the terms. Standard: PS3.5
-section 8, PS3.3 C.7.6.3.
+pylibjpeg-libjpeg is no dependency, since it is under the GPL. Video, JPEG 2000 Part 2 and hierarchical JPEG cannot be
+decoded. DCT frames in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT) and JPEG XL
+ones in XYB; lossless syntaxes keep YBR_FULL, since a conversion to RGB would lose bits. `colours` has the terms.
+Standard: PS3.5 section 8, PS3.3 C.7.6.3.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ DCT: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53
 PROCESS_14: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
 JPEG_LS: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
+JPEG_XL: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (110, 111, 112))
+JPEG_XL_LOSSLESS, JPEG_XL_OF_JPEG = "1.2.840.10008.1.2.4.110", "1.2.840.10008.1.2.4.111"
 DEFLATED_FRAME: Final = frozenset({"1.2.840.10008.1.2.8.1"})
 ENCAPSULATED_UNCOMPRESSED: Final = frozenset({"1.2.840.10008.1.2.1.98"})
 
@@ -136,8 +139,10 @@ def frame(codestream: bytes, transfer_syntax_uid: str, image: ImagePixel) -> Fra
 
 def lossy_method(frame: bytes, transfer_syntax_uid: str) -> str:
     """The lossy method according to the codestream, whatever was done to the image before."""
-    if transfer_syntax_uid in DCT:
+    if transfer_syntax_uid in DCT or transfer_syntax_uid == JPEG_XL_OF_JPEG:
         return "ISO_10918_1"
+    if transfer_syntax_uid in JPEG_XL:
+        return "" if transfer_syntax_uid == JPEG_XL_LOSSLESS else "ISO_18181_1"
     if transfer_syntax_uid in JPEG_LS:
         # T.87 C.2.3: the scan header ends with NEAR, the interleave mode and the point transform.
         scan = frame.find(b"\xff\xda")
@@ -255,16 +260,35 @@ def _libjpeg(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple
     # libjpeg would convert colour to RGB, or refuse to, depending on the markers.
     as_coded: dict[str, Any] = {"colorspace": "RGB", "outcolorspace": "RGB"} if image.samples_per_pixel == 3 else {}
     samples: Samples = imagecodecs.jpeg8_decode(frame, **as_coded)
+    return _signed(_shaped(samples, image), image), image.photometric_interpretation
+
+
+def _jpeg_xl(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
+    """Decodes JPEG XL. libjxl converts what it coded in a colour space of its own (XYB), and YCbCr of JPEG, to RGB."""
+    import imagecodecs
+
+    samples = _shaped(imagecodecs.jpegxl_decode(frame), image)
+    is_kept = image.samples_per_pixel == 1 or transfer_syntax_uid == JPEG_XL_LOSSLESS
+    return _signed(samples, image), image.photometric_interpretation if is_kept else "RGB"
+
+
+def _shaped(samples: Samples, image: ImagePixel) -> Samples:
+    """The samples, if they are as many as the data set says. Raises TranscodeError."""
     components = (image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()
     if samples.shape != (image.rows, image.columns, *components):
         raise TranscodeError(
             f"its rows, columns and components are {samples.shape}, "
             f"not {image.rows}, {image.columns} and {image.samples_per_pixel}"
         )
+    return samples.reshape(-1)
+
+
+def _signed(samples: Samples, image: ImagePixel) -> Samples:
+    """Signed samples, which the codec takes for unsigned ones."""
     if image.pixel_representation == 1 and samples.dtype == np.uint16 and image.bits_stored <= 16:
         unused = 16 - image.bits_stored
-        samples = (samples << unused).view(np.int16) >> unused
-    return samples.reshape(-1), image.photometric_interpretation
+        return (samples << unused).view(np.int16) >> unused
+    return samples
 
 
 def _deflated(frame: bytes, transfer_syntax_uid: str, image: ImagePixel) -> tuple[Samples, str]:
@@ -304,6 +328,7 @@ _DECODERS: Final[dict[str, _Decoder]] = {
     **dict.fromkeys(JPEG_2000, _plugin),
     **dict.fromkeys(PROCESS_14, _libjpeg),
     **dict.fromkeys(DCT, _dct),
+    **dict.fromkeys(JPEG_XL, _jpeg_xl),
     **dict.fromkeys(DEFLATED_FRAME, _deflated),
     **dict.fromkeys(ENCAPSULATED_UNCOMPRESSED, _native),
 }
