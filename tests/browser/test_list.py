@@ -31,6 +31,12 @@ RECORD_PLACEHOLDERS = """() => {
 }"""
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(watch: Watch) -> None:
+    """The instances here have no pixels: the panel of a selected study asks for thumbnails in vain."""
+    watch.allow("status of 406")
+
+
 def send(serve: Server, number: int, name: str) -> None:
     """A modality sends a study of one instance."""
     browsing.send(serve.port, samples.instance(number, patient_id=f"P{number}", patient_name=name, pixels=b""))

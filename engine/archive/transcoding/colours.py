@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 PARTIAL: Final = frozenset({"YBR_PARTIAL_420", "YBR_PARTIAL_422"})
 YBR: Final = frozenset({"YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT"}) | PARTIAL
 
-_NATIVE: Final = {"YBR_FULL_422": "YBR_FULL", "YBR_RCT": "RGB", "YBR_ICT": "RGB", "XYB": "RGB", **dict.fromkeys(PARTIAL, "RGB")}
+_NATIVE: Final = {
+    "YBR_FULL_422": "YBR_FULL",
+    "YBR_RCT": "RGB",
+    "YBR_ICT": "RGB",
+    "XYB": "RGB",
+    **dict.fromkeys(PARTIAL, "RGB"),
+}
 
 # ITU-R BT.601 of 8 bits, the inverse of PS3.3 C.7.6.3.1.2: rows R, G, B; columns Y - 16, Cb - 128, Cr - 128.
 _FROM_PARTIAL: Final = np.array([[1.1644, 0.0, 1.5960], [1.1644, -0.3918, -0.8130], [1.1644, 2.0172, 0.0]])
