@@ -50,6 +50,7 @@ from engine.archive.parts import Parts
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
 from engine.archive.selection import Selection
 from engine.archive.stats_history import StatsHistory
+from engine.archive.study_facts import StudyFacts, study_facts
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
 from engine.archive.writer_watch import WriterWatch
@@ -414,6 +415,10 @@ class Archive:
     def instance(self, sop_instance_uid: str) -> Instance | None:
         """The current instance of a UID; None if there is none."""
         return self.parts.index.locate(sop_instance_uid.encode())
+
+    def study_facts(self, study_instance_uid: str) -> StudyFacts:
+        """Whose a study is, for the audit log."""
+        return study_facts(self.parts.index, study_instance_uid)
 
     def was_deleted(self, sop_instance_uid: str) -> bool:
         """Whether an instance of this UID was stored, and none is now."""

@@ -10,6 +10,7 @@ Strings are cut at TEXT_MAX characters, and lists at LIST_MAX items, so that no 
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from engine.access.principal import Principal
 
 TEXT_MAX: Final = 4096
 LIST_MAX: Final = 500
+IDENTIFIER_MAX: Final = 8192
+"""Bytes. Longer ones are left out; their keys are in `query`."""
 
 
 class Kind(Enum):
@@ -129,6 +132,10 @@ class Event:
     peer_address: str = ""
     query: str = ""
     """The keys of a query, or what an address asked for."""
+    identifier: bytes = b""
+    """The data set of a C-FIND, which DICOM's message carries."""
+    transfer_syntax: str = ""
+    """Of that data set."""
     sop_class: str = ""
     """Of a query."""
     reason: str = ""
@@ -166,6 +173,8 @@ def fields_of(event: Event) -> dict[str, Any]:
     for name in _TEXTS:
         if value := getattr(event, name):
             fields[name] = _text(value)
+    if event.identifier and len(event.identifier) <= IDENTIFIER_MAX:
+        fields["identifier"] = base64.b64encode(event.identifier).decode()
     if event.series:
         fields["series"] = [_text(uid) for uid in event.series[:LIST_MAX]]
     if event.classes:
@@ -185,6 +194,7 @@ _TEXTS: Final = (
     "peer_address",
     "query",
     "sop_class",
+    "transfer_syntax",
     "reason",
     "detail",
 )

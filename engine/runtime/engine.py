@@ -9,6 +9,7 @@
     associations          the number of open associations on all workers
     pools, transcoder     threads and processes for blocking work
     renderer, thumbnails  pictures of stored instances
+    audit_trail           who stored, saw and sent what
     sightings             when each peer was seen last, and what it took
     config, metrics       the current configuration, and the counters
 
@@ -30,6 +31,7 @@ from engine.archive.transcoding.transcode import Transcoder
 from engine.metrics import Metrics
 from engine.runtime.admission import Admission
 from engine.runtime.associations_count import AssociationsCount
+from engine.runtime.audit_trail import AuditTrail
 from engine.runtime.flow_control import FlowControl
 from engine.runtime.ingest_budget import IngestBudget
 from engine.runtime.pools import Pools
@@ -62,6 +64,7 @@ class Engine:
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each key of the configuration gets its value from, as far as that is known here."""
     access: Access = field(init=False)
+    audit_trail: AuditTrail = field(init=False)
     thumbnails: Thumbnails = field(init=False)
     admission: Admission = field(init=False)
     flow: FlowControl = field(init=False)
@@ -70,6 +73,7 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.access = Policy(lambda: self.config)
+        self.audit_trail = AuditTrail(self.archive, self.pools)
         self.thumbnails = Thumbnails(self.archive, self.renderer)
         self.admission = Admission(
             lambda: self.config,

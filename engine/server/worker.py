@@ -129,6 +129,7 @@ class Worker:
         self._sweep()
         await self._ended.wait()
         self._loop.remove_reader(self._channel.fileno())
+        await self._engine.audit_trail.finish()
         if self._exit_code == 0:
             for front in self._fronts.values():
                 front.close()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.access import Action, Kind, Principal
+from engine.audit import Alert
 from engine.dimse import messages
 from engine.errors import MessageError
 from engine.services import registry
@@ -84,6 +85,9 @@ class Acceptor:
         if decision.is_alarming:
             counters["security_alerts"] += 1
             self._log.warning("security alert: the title of another peer", **who, reason=decision.reason)
+        if not decision:
+            detail = f"association rejected: {decision.reason}"
+            self.services.engine.audit_trail.alert(principal, Alert.NODE, detail)
         answer = refusal(decision, busy=self._refuse)
         if answer is None:
             answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))

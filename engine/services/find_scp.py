@@ -21,16 +21,18 @@ from collections.abc import Iterator
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine import log
+from engine import audit, log
 from engine.access import Action
+from engine.audit import Outcome
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, MessageError, QueryError
 from engine.index.query.explanation import Explanation
+from engine.runtime.audit_trail import Act
 from engine.services.answers import FindResponses
 from engine.services.information_models import FIND, sop_classes
 from engine.services.operations import operations
-from engine.services.query import FIND_OPTIONS, FindRequest, describe, find_query, query_options
+from engine.services.query import FIND_OPTIONS, FindRequest, describe, find_query, query_options, spelled
 from engine.services.service import ServiceClass
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ async def run(operation: FindOperation, session: Session, identifier: bytes) -> 
     finally:
         session.services.find_count -= 1
         operation.log_result()
+        operation.record(identifier)
 
 
 def refuse(session: Session, presentation_context_id: int, rq: CFindRQ, comment: str) -> None:
@@ -101,6 +104,7 @@ class FindOperation:
             return
         limit = session.settings.query_results_max
         try:
+            audit.check()
             self._request = self._decode(identifier, limit)
             status = await self._answer(self._request, limit)
         except EngineError as error:
@@ -181,6 +185,22 @@ class FindOperation:
     def _end(self, code: int, comment: str = "", offending: tuple[int, ...] = ()) -> None:
         self._status = code
         self._session.respond(self._context_id, _response(self._rq, code, comment=comment, offending=offending))
+
+    def record(self, identifier: bytes) -> None:
+        """Records the operation in the audit log."""
+        if not audit.is_on():
+            return
+        session, context = self._session, self._session.contexts[self._context_id]
+        outcome = Outcome.MINOR if self._is_refused else Outcome.SUCCESS
+        session.services.engine.audit_trail.query(
+            Act(session.principal, "C-FIND"),
+            spelled(self._request.query) if self._request is not None else "",
+            sop_class=context.abstract_syntax,
+            count=self._count,
+            outcome=Outcome.SERIOUS if self._status is None else outcome,
+            identifier=identifier,
+            transfer_syntax=context.transfer_syntax,
+        )
 
     def log_result(self) -> None:
         """Counts and logs the operation. Never log the value of a key."""

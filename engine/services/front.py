@@ -11,6 +11,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from engine import guards, log
+from engine.access import Kind, Principal
+from engine.audit import Alert
 from engine.dimse.assembly import ChunkPool
 from engine.net.connection import Connection, ConnectionLimits
 from engine.net.trace import TraceFolder
@@ -153,6 +155,8 @@ class DimseFront:
         if is_handshake:
             self._engine.metrics.counters["tls_handshakes_failed"] += 1
             logger.about(host).warning("TLS handshake failed", peer=host, error=reason)
+            stranger = Principal(Kind.PEER, "", host)
+            self._engine.audit_trail.alert(stranger, Alert.NODE, f"TLS handshake failed: {reason}")
         else:
             logger.info("connection lost before it began", peer=host, error=reason)
         connection.drop(reason)

@@ -147,6 +147,18 @@ def describe(query: Query) -> str:
     return ", ".join(texts[:DESCRIBED_KEYS_MAX]) + (f" and {more_count} more" if more_count > 0 else "")
 
 
+def spelled(query: Query) -> str:
+    """The keys of a query with their values, for the audit log: universal matching is left out."""
+    texts = []
+    for tag in sorted(query.keys):
+        value = query.keys[tag]
+        if not isinstance(value, bytes):
+            texts += [f"{tags.keyword_of(tag)}=(sequence)"] if _kind(tag, value, query) else []
+        elif text := charset.decode(value, query.character_set, tags.vr_of(tag)).strip(" \0"):
+            texts.append(f"{tags.keyword_of(tag)}={text}")
+    return f"{query.level.name.lower()} {' '.join(texts)}".strip()
+
+
 def _kind(tag: int, value: KeyValue, query: Query) -> str:
     """The kind of matching; "" for universal matching."""
     if not isinstance(value, bytes):

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from engine import audit
 from engine.access import Action
 from engine.dicom import tags, uids
 from engine.dimse.messages import CFindRQ
@@ -62,6 +63,7 @@ class RepositoryFindOperation(FindOperation):
             self._refuse(GeneralStatus.NOT_AUTHORIZED, "")
             return
         try:
+            audit.check()
             self._epoch_id = session.archive.epoch_id()
             self._request, limit = self._page(self._decode(identifier, 0))
             status = await self._answer(self._request, limit)

@@ -12,14 +12,16 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from engine import access, log
+from engine import access, audit, log
 from engine.access import Action
+from engine.audit import Outcome
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
-from engine.errors import ConfigError, EngineError, QueryError
+from engine.errors import AuditUnavailable, ConfigError, EngineError, QueryError
 from engine.index.format.types import Instance
+from engine.runtime.audit_trail import Act, Contents
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination
 from engine.services.information_models import GET, MOVE, sop_classes
@@ -65,6 +67,8 @@ class Retrieval:
         """Sub-operations so far; all of them once the index has been read."""
         self.unreachable = ""
         """Why nothing more is sent to the destination; "" while it answers."""
+        self.contents = Contents()
+        """What has been announced to the audit log."""
         self._pending_at = 0.0
         receiver = session.caller if isinstance(rq, CGetRQ) else readable(rq.move_destination)
         self._receiver = session.services.engine.metrics.peer(receiver)
@@ -102,6 +106,29 @@ class Retrieval:
             self._receiver.sent_instances += self.sent_count - sent_before
             self.session.services.engine.flow.sent(sent_bytes)
         self.send_pending()
+
+    async def announce(self, batch: Iterable[Instance]) -> None:
+        """Records durably, before they are sent, that instances of these studies leave. Raises AuditUnavailable."""
+        if audit.is_on() and (fresh := self.contents.add(batch)):
+            await self.session.services.engine.audit_trail.sending(self._act, self.contents, fresh)
+
+    def record(self) -> None:
+        """Records what has been sent. Call it at the end, however it ended."""
+        outcome = Outcome.SUCCESS
+        if self.remaining:
+            outcome = Outcome.SERIOUS
+        elif self.failed_count:
+            outcome = Outcome.MINOR
+        self.session.services.engine.audit_trail.sent(self._act, self.contents, self.sent_count, outcome)
+
+    @property
+    def _act(self) -> Act:
+        rq, principal = self.rq, self.session.principal
+        if isinstance(rq, CGetRQ):
+            return Act(principal, "C-GET")
+        peer = self.session.config.peer(rq.move_destination)
+        address = (peer.host or peer.url) if peer is not None else ""
+        return Act(principal, "C-MOVE", readable(rq.move_destination), address)
 
     def send_pending(self) -> None:
         """Sends a pending response, if one is due."""
@@ -237,6 +264,11 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
             logger.error("move destination has no credentials", destination=peer.aet, error=str(error))
             _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, str(error))
             return
+        except AuditUnavailable as error:
+            _refuse(session, presentation_context_id, rq, status_of(error, Service.MOVE), str(error))
+            return
+        finally:
+            retrieval.record()
     retrieval.finish()
 
 
@@ -251,8 +283,14 @@ async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identi
         return
     selection, pin = selected
     with selection, pin:
-        async for batch in _batches(retrieval, selection):
-            await _get_batch(retrieval, batch)
+        try:
+            async for batch in _batches(retrieval, selection):
+                await _get_batch(retrieval, batch)
+        except AuditUnavailable as error:
+            _refuse(session, presentation_context_id, rq, status_of(error, Service.GET), str(error))
+            return
+        finally:
+            retrieval.record()
     retrieval.finish()
 
 
@@ -288,10 +326,11 @@ def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | 
 
 
 async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[list[Instance]]:
-    """The batches of a selection, until the retrieval is cancelled."""
+    """The batches of a selection, until the retrieval is cancelled. Raises AuditUnavailable."""
     batches = selection.batches()
     batch = next(batches, None)  # the first one is in memory
     while batch is not None and not retrieval.cancelled:
+        await retrieval.announce(batch)
         yield batch
         if selection.is_one_batch:
             return  # as nearly all are: a thread need not say so

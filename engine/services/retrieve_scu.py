@@ -27,6 +27,7 @@ from engine.titles import readable
 from engine.ul.pdu import PresentationContextRQ, RoleSelection
 
 if TYPE_CHECKING:
+    from engine.archive.ingest.request import StoreRequest
     from engine.dimse.assembly import DataSet
     from engine.dimse.messages import Request
     from engine.index.format.types import Outcome
@@ -103,9 +104,16 @@ class _GetStorage(StorageProvider):
         if not is_expected:
             self._streams[presentation_context_id].error = _not_requested()
 
-    def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
+    def _answer(
+        self,
+        presentation_context_id: int,
+        rq: CStoreRQ,
+        length: int,
+        outcome: Outcome | EngineError,
+        request: StoreRequest | None = None,
+    ) -> None:
         """Also reports the result."""
-        super()._answer(presentation_context_id, rq, length, outcome)
+        super()._answer(presentation_context_id, rq, length, outcome, request)
         self._arrivals.on_arrival(rq.affected_sop_instance_uid, outcome, length)
 
 

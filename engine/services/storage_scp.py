@@ -10,7 +10,7 @@ from __future__ import annotations
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from engine import guards, log
+from engine import audit, guards, log
 from engine.access import Action
 from engine.archive.ingest.request import POLICIES, StoreRequest
 from engine.archive.ingest.stream import StreamIngest
@@ -21,6 +21,7 @@ from engine.dimse.status import Service, StoreStatus, status_of
 from engine.errors import EngineError, InstanceRefused, Refusal, StorageError, StorageFull
 from engine.index.format.types import Outcome
 from engine.runtime.admission import full_comment
+from engine.runtime.audit_trail import Act, Arrivals
 from engine.runtime.store_recorder import StoreRecorder
 from engine.services.service import ServiceClass
 
@@ -54,6 +55,8 @@ class StorageProvider:
         """Received data sets without a response: `_answer` will be called for each."""
         self._streams: dict[int, _Stream] = {}
         self._chunks_max = 0
+        self._audited: Arrivals | None = None
+        """What was stored of each study, for the audit log; None: it is off."""
 
     def prepare(self) -> None:
         """Reads the permissions and settings of the calling AE title. Call this after negotiation."""
@@ -70,6 +73,9 @@ class StorageProvider:
         self._recorder = StoreRecorder(self._services.engine, about, self._session.caller)
         if self._allowed:
             self._services.engine.flow.began(self._connection, session.calling_ae_title)
+        if self._allowed and audit.is_on():
+            self._audited = Arrivals(self._services.engine.audit_trail, Act(session.principal, "C-STORE"))
+            self._audited.start(self._services.engine.loop)
 
     def request(self, presentation_context_id: int, rq: CStoreRQ, has_data_set: bool) -> None:
         """Handles a C-STORE-RQ: the association is busy until its response."""
@@ -84,12 +90,13 @@ class StorageProvider:
         start_s = perf_counter()
         self._unanswered += 1
         length = data_set.offset + data_set.length
+        stream = self._streams.pop(presentation_context_id, None)
+        request = stream.request if stream is not None else self._request(presentation_context_id, rq)
 
         def done(outcome: Outcome | EngineError) -> None:
             self._services.engine.metrics.store_latency_s.observe(perf_counter() - start_s)
-            self._answer(presentation_context_id, rq, length, outcome)
+            self._answer(presentation_context_id, rq, length, outcome, request)
 
-        stream = self._streams.pop(presentation_context_id, None)
         if stream is not None:
             stream.last(data_set, done)
             return
@@ -103,14 +110,14 @@ class StorageProvider:
             data_set.release()
             self._answer(presentation_context_id, rq, 0, refusal)
             return
-        self._services.engine.ingestor.store(data_set, self._request(presentation_context_id, rq), done)
+        self._services.engine.ingestor.store(data_set, request, done)
         self._pause_if_full()
 
     def receive_part(self, presentation_context_id: int, rq: CStoreRQ, part: DataSet) -> None:
         """Stores a part of an object above the stream threshold; reading pauses until it is written."""
         stream = self._streams.get(presentation_context_id)
         if stream is None:
-            stream = _Stream(self._services.engine.loop, self._connection)
+            stream = _Stream(self._services.engine.loop, self._connection, self._request(presentation_context_id, rq))
             self._streams[presentation_context_id] = stream
             refusal = self._services.engine.admission.refusal()
             if not self._allowed:
@@ -119,8 +126,7 @@ class StorageProvider:
                 # Further parts are read and dropped.
                 stream.error = refusal
             else:
-                request = self._request(presentation_context_id, rq)
-                stream.begin(self._services.engine.ingestor.begin_stream, request)
+                stream.begin(self._services.engine.ingestor.begin_stream)
         stream.error = stream.error or self._too_long(part.offset + part.length)
         self._services.engine.flow.received(self._connection, part.length)
         stream.part(part)
@@ -131,6 +137,8 @@ class StorageProvider:
         for stream in self._streams.values():
             stream.abort()
         self._streams.clear()
+        if self._audited is not None:
+            self._audited.end()
 
     # -- inside ---------------------------------------------------------------------------------
 
@@ -162,7 +170,14 @@ class StorageProvider:
             self._is_paused = True
             self._connection.pause_reading()
 
-    def _answer(self, presentation_context_id: int, rq: CStoreRQ, length: int, outcome: Outcome | EngineError) -> None:
+    def _answer(
+        self,
+        presentation_context_id: int,
+        rq: CStoreRQ,
+        length: int,
+        outcome: Outcome | EngineError,
+        request: StoreRequest | None = None,
+    ) -> None:
         self._unanswered -= 1
         code: int = StoreStatus.SUCCESS
         comment = ""
@@ -172,6 +187,10 @@ class StorageProvider:
             self._recorder.refused(outcome, rq.affected_sop_instance_uid, code)
         else:
             self._recorder.stored(outcome, rq.affected_sop_instance_uid, length)
+            if self._audited is not None and request is not None:
+                counts = self._audited.counts
+                key = (request.study, rq.affected_sop_class_uid, outcome is not Outcome.DUPLICATE)
+                counts[key] = counts.get(key, 0) + 1
             if outcome is not Outcome.STORED:
                 code, comment = self._warning(outcome)
         rsp = CStoreRSP(
@@ -198,17 +217,18 @@ class StorageProvider:
 class _Stream:
     """Receives one large object: writes its parts in order, one at a time, while reading pauses."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, connection: object) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, connection: object, request: StoreRequest) -> None:
+        self.request = request
         self._loop = loop
         self._connection = connection
         self._ingest: StreamIngest | None = None
         self._previous: asyncio.Task[None] | None = None
         self.error: EngineError | None = None
 
-    def begin(self, begin_stream: Callable[[StoreRequest], StreamIngest], request: StoreRequest) -> None:
+    def begin(self, begin_stream: Callable[[StoreRequest], StreamIngest]) -> None:
         """Begins to store the object; an error is answered with the last part."""
         try:
-            self._ingest = begin_stream(request)
+            self._ingest = begin_stream(self.request)
         except EngineError as error:
             self.error = error
 

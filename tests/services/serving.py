@@ -104,6 +104,7 @@ def serve(
         async with asyncio.timeout(10):
             while ended < len(serving.acceptors) or ingestor.depth or pool.outstanding:
                 await asyncio.sleep(0.005)
+        await engine.audit_trail.finish()
         server.close()
         services.commitments.close()
         if not failures:

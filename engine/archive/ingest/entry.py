@@ -121,7 +121,8 @@ def make_entry(
 
 
 def entry_of(head: elements.Head, schema: Schema, request: StoreRequest) -> Entry:
-    """The same, from a front end's request."""
+    """The same, from a front end's request, whose `study` it fills."""
+    request.study = head.study_instance_uid
     return make_entry(
         head,
         schema,

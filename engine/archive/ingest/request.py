@@ -61,7 +61,7 @@ class Payload:
             on_release()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class StoreRequest:
     """The front end's parameters for storing an instance."""
 
@@ -78,6 +78,8 @@ class StoreRequest:
     """Whether to store a data set that ends early, with a warning."""
     study_instance_uid: str | None = None
     """The study that it must belong to; None: any."""
+    study: bytes = b""
+    """Filled by ingest: the Study Instance UID of the data set."""
 
 
 @dataclass(slots=True)

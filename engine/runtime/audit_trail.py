@@ -1,0 +1,245 @@
+"""What the fronts of a process write to the audit log: an event for each operation and study, with its patient.
+
+    received    once an association or request and study: `Arrivals` counts, the patient is looked up at the end
+    sending     before the first byte leaves: durable, or AuditUnavailable
+    sent        when all has left, or as much as the receiver took
+    query       one event a query
+    alert       somebody is not who he says: the first one of an address at once, more of them as a sum each ALERTS_S
+
+Where nothing is recorded, nothing is looked up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from engine import audit, guards
+from engine.audit import Alert, Event, Kind, Outcome
+
+if TYPE_CHECKING:
+    from engine.access import Principal
+    from engine.archive.archive import Archive
+    from engine.archive.retrieve import Instance
+    from engine.runtime.pools import Pools
+
+IDLE_S: Final = 60.0
+"""A study of which nothing has arrived for so long is recorded."""
+
+FINISH_S: Final = 10.0
+ALERTS_S: Final = 60.0
+ALERT_ADDRESSES_MAX: Final = 1024
+"""Addresses of which alerts are counted apart; further ones share a count."""
+
+Counts: TypeAlias = Mapping[tuple[bytes, str, bool], int]
+"""Study, SOP class, whether the instance is new here → instances."""
+
+
+@dataclass(slots=True, eq=False)
+class Contents:
+    """Instances of some studies: study → SOP class → count."""
+
+    studies: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, instances: Iterable[Instance]) -> list[str]:
+        """Counts instances; returns the studies that are new."""
+        pairs = Counter((each.study_instance_uid, each.sop_class_uid) for each in instances)
+        fresh = []
+        for (study, sop_class), count in pairs.items():
+            classes = self.studies.get(study)
+            if classes is None:
+                classes = self.studies[study] = Counter()
+                fresh.append(study)
+            classes[sop_class] += count
+        return fresh
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Who does something, how, and who else has part in it."""
+
+    principal: Principal
+    action: str
+    peer: str = ""
+    """The receiver, if it is another than the principal."""
+    peer_address: str = ""
+
+
+class AuditTrail:
+    """Writes for all fronts of a process. Used on the loop's thread."""
+
+    def __init__(self, archive: Archive, pools: Pools) -> None:
+        self._archive = archive
+        self._pools = pools
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._unsent: set[Contents] = set()
+        """Whose beginning is recorded, and whose end is not."""
+        self._alerts: dict[tuple[str, Alert], int] = {}
+
+    def alert(self, principal: Principal, alert: Alert, detail: str) -> None:
+        """Records a security alert; a flood from one address becomes one event a minute."""
+        if not audit.is_on():
+            return
+        address = principal.address
+        if (address, alert) not in self._alerts and len(self._alerts) >= ALERT_ADDRESSES_MAX:
+            address = ""
+        count = self._alerts.get((address, alert))
+        if count is not None:
+            self._alerts[address, alert] = count + 1
+            return
+        self._alerts[address, alert] = 0
+        audit.write(Event(kind=Kind.ALERT, principal=principal, alert=alert, outcome=Outcome.MINOR, detail=detail))
+        asyncio.get_running_loop().call_later(ALERTS_S, self._sum_up, principal, address, alert)
+
+    def _sum_up(self, principal: Principal, address: str, alert: Alert) -> None:
+        count = self._alerts.pop((address, alert), 0)
+        if count:
+            who = replace(principal, name="", address=address or "(several)")
+            detail = f"{count} more in {ALERTS_S:g} s"
+            audit.write(Event(kind=Kind.ALERT, principal=who, alert=alert, outcome=Outcome.MINOR, detail=detail))
+
+    def received(self, act: Act, counts: Counts) -> None:
+        """Records what one sender has stored."""
+        if counts and audit.is_on():
+            self._later(lambda: self._write_received(act, dict(counts)))
+
+    async def sending(self, act: Act, contents: Contents, studies: Iterable[str]) -> None:
+        """Records that instances of these studies will leave. Durable when it returns; raises AuditUnavailable."""
+        if not audit.is_on():
+            return
+        self._unsent.add(contents)
+        events = await self._pools.index.run(
+            lambda: [self._event(Kind.SENDING, act, study, contents.studies[study]) for study in studies]
+        )
+        await asyncio.gather(*(audit.begin(event) for event in events))
+
+    def sent(self, act: Act, contents: Contents, sent_count: int, outcome: Outcome = Outcome.SUCCESS) -> None:
+        """Records what has left. `sent_count`: instances of all studies together."""
+        self._unsent.discard(contents)
+        if contents.studies and audit.is_on():
+            total = sum(map(Counter.total, contents.studies.values()))
+            detail = "" if sent_count == total else f"{sent_count} of {total} instances were sent"
+            self._later(lambda: self._write_sent(act, contents, outcome, detail))
+
+    def query(
+        self,
+        act: Act,
+        query: str,
+        *,
+        sop_class: str = "",
+        count: int = 0,
+        outcome: Outcome = Outcome.SUCCESS,
+        identifier: bytes = b"",
+        transfer_syntax: str = "",
+    ) -> None:
+        """Records a query; `count`: its matches."""
+        audit.write(
+            Event(
+                kind=Kind.QUERY,
+                principal=act.principal,
+                action=act.action,
+                query=query,
+                sop_class=sop_class,
+                count=count,
+                outcome=outcome,
+                identifier=identifier,
+                transfer_syntax=transfer_syntax,
+            )
+        )
+
+    def about_study(self, kind: Kind, act: Act, study: str, detail: str = "") -> None:
+        """Records what was done with one study."""
+        if audit.is_on():
+            self._later(lambda: audit.write(self._event(kind, act, study, {}, detail=detail)))
+
+    async def finish(self) -> None:
+        """Waits until all has been written. Call it after the last connection has ended."""
+        give_up_at = asyncio.get_running_loop().time() + FINISH_S
+        while (self._tasks or self._unsent) and asyncio.get_running_loop().time() < give_up_at:
+            # An operation whose connection has ended takes some turns of the loop to end, too.
+            await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0.001))
+
+    # -- in threads ---------------------------------------------------------------------------------
+
+    def _later(self, work: Callable[[], object]) -> None:
+        async def run() -> None:
+            await self._pools.index.run(work)
+
+        task = guards.watch(asyncio.get_running_loop().create_task(run()), "audit")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _event(
+        self,
+        kind: Kind,
+        act: Act,
+        study: str,
+        classes: Mapping[str, int],
+        *,
+        outcome: Outcome = Outcome.SUCCESS,
+        detail: str = "",
+    ) -> Event:
+        facts = self._archive.study_facts(study)
+        return Event(
+            kind=kind,
+            principal=act.principal,
+            action=act.action,
+            outcome=outcome,
+            patient=facts.patient,
+            accession=facts.accession,
+            study=study,
+            classes=classes,
+            count=sum(classes.values()),
+            peer=act.peer,
+            peer_address=act.peer_address,
+            detail=detail,
+        )
+
+    def _write_sent(self, act: Act, contents: Contents, outcome: Outcome, detail: str) -> None:
+        for study, classes in contents.studies.items():
+            audit.write(self._event(Kind.SENT, act, study, classes, outcome=outcome, detail=detail))
+
+    def _write_received(self, act: Act, counts: Counts) -> None:
+        contents, known = Contents(), Counter[str]()
+        for (uid, sop_class, is_new), count in counts.items():
+            study = uid.decode("utf-8", "replace")
+            contents.studies.setdefault(study, Counter())[sop_class] += count
+            known[study] += 0 if is_new else count
+        for study, classes in contents.studies.items():
+            detail = f"{known[study]} were stored before" if known[study] else ""
+            audit.write(self._event(Kind.RECEIVED, act, study, classes, detail=detail))
+
+
+class Arrivals:
+    """Counts what one association stores, and records each study when it is idle or the association ends."""
+
+    def __init__(self, trail: AuditTrail, act: Act) -> None:
+        self.counts: dict[tuple[bytes, str, bool], int] = {}
+        """Add to it directly: nothing else is done for an instance."""
+        self._before: dict[tuple[bytes, str, bool], int] = {}
+        self._trail = trail
+        self._act = act
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begins to look for idle studies."""
+        self._timer = loop.call_later(IDLE_S, self._look, loop)
+
+    def end(self) -> None:
+        """Records what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+        counts, self.counts = self.counts, {}
+        self._trail.received(self._act, counts)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.start(loop)
+        busy = {key[0] for key, count in self.counts.items() if self._before.get(key) != count}
+        idle = {key: count for key, count in self.counts.items() if key[0] not in busy}
+        for key in idle:
+            del self.counts[key]
+        self._before = dict(self.counts)
+        self._trail.received(self._act, idle)
