@@ -204,6 +204,34 @@ class AuditUnavailable(EngineError):
     """The audit log cannot be written: nothing may be disclosed or destroyed, while instances are still stored."""
 
 
+class AccountsError(EngineError):
+    """The accounts database cannot be used, or does not take a value; the message has no secrets."""
+
+
+class AccountsConflict(AccountsError):
+    """The change does not fit the present state of the accounts."""
+
+
+class NoSuchAccount(AccountsError):
+    """There is no such user, key, share or grant."""
+
+
+class AccountsRefused(AccountsError):
+    """A value that the rules do not allow: a name, a password."""
+
+
+class LoginFailed(EngineError):
+    """What was given does not prove an identity. The message does not tell which part of it was wrong."""
+
+
+class LoginLater(EngineError):
+    """Too many attempts; the next one is looked at after some time."""
+
+    def __init__(self, message: str, retry_s: float) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+
+
 class NotStored(EngineError):
     """Some of the requested UIDs are not in the archive; the message names each."""
 

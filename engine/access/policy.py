@@ -138,7 +138,7 @@ class Policy:
             return Decision(False, "a session that is not valid any more" if principal.session else "no login")
         if principal.session:
             return self._holder_may(principal, action)
-        if not is_in_any(principal.address, self._config().http.allow):
+        if not is_in_any(principal.address, self._config().http.open_to):
             return Decision(False, "an address that is not in http.allow")
         return ALLOWED
 

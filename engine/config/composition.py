@@ -16,6 +16,7 @@ from msgspec import Meta, Struct
 
 from engine.access.role_settings import BUILT_IN_ROLES, Role
 from engine.access.settings import Peer
+from engine.accounts.settings import AccountSettings
 from engine.archive.attribute_settings import Attribute
 from engine.archive.settings import (
     Commitment,
@@ -102,6 +103,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     limits: Limits = Limits()
     tls: Tls = Tls()
     http: Http = Http()
+    accounts: AccountSettings = AccountSettings()
     storage: Annotated[Storage, FIXED] = Storage()
     log: Annotated[Log, FIXED] = Log()
     audit: Audit = Audit()

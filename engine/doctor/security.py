@@ -73,7 +73,7 @@ def _ports(config: Config) -> Iterator[Finding]:
         advice = 'enable [tls], give peers tls = "required", and let host be 127.0.0.1 when all of them use it'
         yield warning(_SUBJECT, f"DICOM without TLS is open on {config.host}:{config.dicom_port}", advice)
     yield from _http(config)
-    foreign = [network for network in config.http.allow if not is_in_any(network.partition("/")[0], LOOPBACK)]
+    foreign = [network for network in config.http.open_to if not is_in_any(network.partition("/")[0], LOOPBACK)]
     if config.http.enabled and foreign:
         advice = "allow only the addresses of machines whose users may do everything"
         yield warning(_SUBJECT, f"HTTP clients of {', '.join(foreign)} may read, store and delete", advice)

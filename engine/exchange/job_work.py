@@ -143,6 +143,7 @@ def _engine_for(engine: Engine, peer: Peer) -> Engine:
         renderer=engine.renderer,
         associations=engine.associations,
         pools=engine.pools,
+        opened_accounts=engine.accounts,
     )
     copy.admission, copy.retrieval_budget = engine.admission, engine.retrieval_budget
     return copy

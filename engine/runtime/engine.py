@@ -1,6 +1,7 @@
 """The engine: the parts that every front end of one process shares.
 
     archive, ingestor     the stored instances, and the one way to store new ones
+    accounts              users, their sessions and rights
     access                permissions: every front asks once per operation
     admission             whether new instances are accepted now
     flow                  back-pressure: which connections are read
@@ -19,10 +20,11 @@ An engine knows no protocol. A front gets the engine when it is made and calls i
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.access import Access, Policy
+from engine.accounts.accounts import Accounts
 from engine.archive.archive import QuarantineLimits, StorageOptions
 from engine.archive.ingest.live import Ingestor
 from engine.archive.rendering.renderer import Renderer
@@ -63,6 +65,8 @@ class Engine:
     sightings: Sightings = field(default_factory=Sightings)
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each key of the configuration gets its value from, as far as that is known here."""
+    opened_accounts: InitVar[Accounts | None] = None
+    accounts: Accounts = field(init=False)
     access: Access = field(init=False)
     audit_trail: AuditTrail = field(init=False)
     thumbnails: Thumbnails = field(init=False)
@@ -71,8 +75,9 @@ class Engine:
     retrieval_budget: RetrievalBudget = field(init=False)
     ingest_budget: IngestBudget = field(init=False)
 
-    def __post_init__(self) -> None:
-        self.access = Policy(lambda: self.config)
+    def __post_init__(self, opened_accounts: Accounts | None) -> None:
+        self.accounts = opened_accounts or Accounts(None, lambda: self.config)
+        self.access = Policy(lambda: self.config, self.accounts.directory)
         self.audit_trail = AuditTrail(self.archive, self.pools)
         self.thumbnails = Thumbnails(self.archive, self.renderer)
         self.admission = Admission(
@@ -122,7 +127,7 @@ class Engine:
             counters=metrics.counters,
         )
         transcoder = Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes)
-        return cls(
+        engine = cls(
             loop,
             archive,
             ingestor,
@@ -130,7 +135,9 @@ class Engine:
             metrics,
             transcoder,
             associations=associations or AssociationsCount.alone(),
+            opened_accounts=Accounts.open(config.data, lambda: engine.config, read_only=archive.is_read_only),
         )
+        return engine
 
     def configure(self, config: Config) -> None:
         """Replaces the configuration."""
@@ -158,3 +165,4 @@ class Engine:
         self.transcoder.close()
         self.renderer.close()
         self.pools.close()
+        self.accounts.close()

@@ -16,6 +16,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import InvalidURLError, LineTooLong
 
 from engine.errors import (
+    AccountsConflict,
+    AccountsError,
+    AccountsRefused,
     ArchiveInUse,
     ArchiveReadOnly,
     AssociationFailed,
@@ -34,6 +37,7 @@ from engine.errors import (
     JobError,
     JobsFull,
     MemoryShort,
+    NoSuchAccount,
     NoSuchFrame,
     NotAcceptable,
     NotAllowed,
@@ -100,6 +104,9 @@ class Unavailable(HttpError):
 
 ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
     {
+        AccountsConflict: HTTPStatus.CONFLICT,
+        AccountsError: HTTPStatus.INTERNAL_SERVER_ERROR,
+        AccountsRefused: HTTPStatus.BAD_REQUEST,
         ArchiveInUse: HTTPStatus.CONFLICT,
         ArchiveReadOnly: HTTPStatus.FORBIDDEN,
         AssociationFailed: HTTPStatus.BAD_GATEWAY,
@@ -124,6 +131,7 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
         QuarantineError: HTTPStatus.NOT_FOUND,
         QueryError: HTTPStatus.BAD_REQUEST,
         RequestError: HTTPStatus.BAD_REQUEST,
+        NoSuchAccount: HTTPStatus.NOT_FOUND,
         NoSuchFrame: HTTPStatus.NOT_FOUND,
         StorageError: HTTPStatus.INTERNAL_SERVER_ERROR,
         StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,

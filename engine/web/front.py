@@ -1,7 +1,8 @@
 """The HTTP front: connections, and the processing of a request before and after its handler.
 
     connected   an HttpConnection (`connection`) on the socket, with TLS if a certificate is set
-    a request   id, client and URL (`urls`) ─► limits ─► host name, origin (`cors`) ─► route ─► access ─► handler
+    a request   id, client and URL (`urls`) ─► limits ─► host name, origin (`cors`) ─► route ─► who it is
+                (`authentication`) ─► access ─► handler
                 an error at any step becomes an answer (`errors`); the request is logged and counted under its route
     draining    closes idle connections; requests continue; new ones on open connections are answered with 503
 
@@ -34,6 +35,7 @@ from engine.runtime.handshakes import Handshakes
 from engine.runtime.sightings import merged
 from engine.tls import SHUTDOWN_TIMEOUT_S
 from engine.web import cors, health, https, security_headers, urls
+from engine.web.authentication import Authentication
 from engine.web.change_stream import ChangeStream
 from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
@@ -104,6 +106,7 @@ class WebFront:
         self._blocks = BlockPool(engine.ingest_budget)
         self._request_number = 0
         self._request_prefix = f"{os.getpid():x}-"
+        self.authentication = Authentication(engine)
         self._changes = ChangeStream(engine)
         self._webhooks = Webhooks(engine)
         self._commitments = Commitments(engine)
@@ -273,7 +276,7 @@ class WebFront:
         request.answer_writer = answer_writer
         request.connection, request.outlet = protocol, self.outlet
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
-        request.commitments = self._commitments
+        request.commitments, request.authentication = self._commitments, self.authentication
         request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.began_at, request.is_last = perf_counter(), message.upgrade
@@ -334,6 +337,8 @@ class WebFront:
         request.route_name, request.path_values = route.name, match.values if match is not None else {}
         if self.is_draining:
             raise Unavailable("the server is stopping")
+        if route.action is not None or route.needs_login:
+            await self.authentication.identify(request)
         if route.action is not None and not (decision := request.allowed(route.action)):
             raise NotAllowed(f"{request.origin.client}: {decision.reason}")
         if route.action is Action.STORE and (refusal := self.engine.admission.refusal()) is not None:

@@ -39,9 +39,11 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
     from engine.access import Principal
+    from engine.accounts.directory import Proof
     from engine.archive.retrieve import Instance
     from engine.runtime.engine import Engine
     from engine.web.accept import Choice
+    from engine.web.authentication import Authentication
     from engine.web.limits import RequestLimits
     from engine.web.outlet import Outlet
     from engine.web.request import Request
@@ -72,6 +74,7 @@ class Host(Protocol):
 
     engine: Engine
     outlet: Outlet
+    authentication: Authentication
     is_draining: bool
 
     def request_of(self, message: RawRequestMessage, connection: Any) -> Request:
@@ -96,6 +99,8 @@ class Terms:
     """In force when the headers were evaluated."""
     client: str
     principal: Principal
+    proof: Proof | None
+    """The session that proves it."""
     root: str
     choices: list[Choice]
     lines: str
@@ -145,6 +150,8 @@ class QuickFrames:
                 return False
         if not engine.access.allowed(terms.principal, Action.RETRIEVE):
             return False
+        if terms.proof is not None:
+            engine.accounts.use(terms.proof)
         study, series, uid, number = path.groups()
         instance = engine.archive.instance(uid)
         if instance is None or instance.study_instance_uid != study or instance.series_instance_uid != series:
@@ -209,6 +216,7 @@ class QuickFrames:
         try:
             self._host.check_host(request, settings)
             choices = choices_of(request, wado_frames.ONE_OFFERS)
+            proof = self._host.authentication.identify_at_once(request)
         except EngineError:
             return None
         response = web.StreamResponse(headers={"Cache-Control": IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"})
@@ -216,4 +224,6 @@ class QuickFrames:
         del response.headers["X-Request-ID"]
         lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
         origin = request.origin
-        return Terms(message.raw_headers, settings, origin.client, request.principal, origin.root, choices, lines)
+        return Terms(
+            message.raw_headers, settings, origin.client, request.principal, proof, origin.root, choices, lines
+        )

@@ -15,6 +15,7 @@ from engine.web.errors import TooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from engine.accounts.directory import Proof
     from engine.config import Config
     from engine.runtime.engine import Engine
     from engine.runtime.outbound import Outbound
@@ -122,6 +123,16 @@ class Host(Protocol):
         """Adds the headers that every answer has."""
 
 
+class Authentication(Protocol):
+    """Finds out who sends requests."""
+
+    async def identify(self, request: Request) -> None:
+        """Sets the request's principal. Raises HttpError (401) for a credential that is not valid, or missing."""
+
+    def proof_of(self, request: Request) -> Proof | None:
+        """The session that the request's cookie proves."""
+
+
 class Request(web.BaseRequest):
     """One request; created by `front`."""
 
@@ -145,6 +156,7 @@ class Request(web.BaseRequest):
     """The writer of the answer."""
     origin: Origin
     principal: Principal
+    authentication: Authentication
     route_name: str
     """The route's name in log and metrics."""
     path_values: dict[str, str]

@@ -100,6 +100,8 @@ class Route:
     """The name of a JSON answer's schema in `schemas`; "": any JSON."""
     body: Any = None
     """The msgspec type of a JSON body."""
+    needs_login: bool = False
+    """Whether a route without an action needs somebody who has logged in, if a login is needed at all."""
     takes_body: bool = False
     """Whether its handler reads `Request.direct_body` if there is one."""
 

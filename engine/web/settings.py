@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -15,6 +15,7 @@ FeedAction = Literal[
     "study_quiet", "study_complete", "replicated",
 ]  # fmt: skip
 RequestLog = Literal["all", "changes", "none"]
+LOOPBACK: Final = ("127.0.0.0/8", "::1")
 Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
 
@@ -62,10 +63,13 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """TLS handshakes in progress in one worker. When there are more, the oldest of the address that has most is ended,
     so that half-open ones cannot keep anybody out."""
 
-    allow: tuple[Network, ...] = ("127.0.0.0/8", "::1")
-    """Addresses and networks whose clients may do everything over HTTP; others get 403. Default: this machine only.
-    HTTP clients are not authenticated, so only their address counts. Behind a trusted proxy it is the address that the
-    proxy reports."""
+    login: Literal["auto", "required", "off"] = "auto"
+    """Whether clients must log in or show a token. auto: as soon as the archive has a user (`filmroom user`); required:
+    always; off: never, every client of `allow` may do everything."""
+
+    allow: tuple[Network, ...] | None = None
+    """Addresses and networks that may use HTTP; others get 403. Unset: this machine only while no login is needed, any
+    address when it is. Behind a trusted proxy it is the address that the proxy reports."""
 
     host_names: tuple[str, ...] = ()
     """Host names, beside addresses, localhost, this machine's own name and that of public_root, that requests may have;
@@ -144,8 +148,13 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     viewer that scrolls requests hundreds of frames a second."""
 
     def __post_init__(self) -> None:
-        for network in (*self.allow, *self.trusted_proxies):
+        for network in (*(self.allow or ()), *self.trusted_proxies):
             ip_network(network, strict=False)  # raises ValueError with the reason
+
+    @property
+    def open_to(self) -> tuple[Network, ...]:
+        """The clients that may do everything while no login is needed."""
+        return LOOPBACK if self.allow is None else self.allow
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -115,7 +115,7 @@ def _http_warnings(http: Http) -> list[str]:
     if not http.enabled:
         return []
     warnings = []
-    if not is_loopback(http.host) and set(http.allow) == set(Http().allow):
+    if not is_loopback(http.host) and set(http.open_to) == set(Http().open_to) and http.login != "required":
         warnings.append(f"[http] listens on {http.host}, and only this machine may use it (http.allow)")
     if "*" in http.cors_origins:
         warnings.append("[http] cors_origins: every web page that an allowed client opens can read the archive")

@@ -16,6 +16,7 @@ from engine.web.api import (
     log,
     peers,
     quarantine,
+    session,
     stats,
     studies,
     study,
@@ -86,6 +87,19 @@ def _write(
 
 
 API_ROUTES: Final = (
+    Route("GET", API + "/session", session.show, "Who is logged in", None, tag="accounts"),
+    Route(
+        "POST",
+        API + "/session",
+        session.log_in,
+        "Log in with a password",
+        None,
+        consumes=(JSON,),
+        errors=(401, 429),
+        tag="accounts",
+        body=session.Login,
+    ),
+    Route("DELETE", API + "/session", session.log_out, "Log out", None, tag="accounts"),
     _read("/studies", studies.window, "A sorted window of studies", Action.QUERY, studies.PARAMETERS),
     _read("/studies/totals", study_totals.totals, "Studies, instances and bytes that match", Action.QUERY),
     _read("/studies/{study}", study.one, "Size, senders, hold, conflicts and corrections of a study", Action.QUERY),

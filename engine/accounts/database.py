@@ -1,0 +1,164 @@
+"""DATA/accounts: the LMDB environment, its tables, and its transactions.
+
+    data.mdb, lock.mdb      LMDB's; every commit is synced, so that kill -9 and power cuts leave the last commit
+    meta                    "format" → 1
+    users                   key of the user         → User
+    sessions                SHA-256 of its token    → Session
+    links                   SHA-256 of its token    → Link
+
+`version` is the number of the last commit of any process: what was looked up is in force while it stays the same.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import lmdb
+import msgspec
+
+from engine.accounts.records import Link, Session, User
+from engine.errors import AccountsError
+
+FOLDER: Final = "accounts"
+FILE: Final = "data.mdb"
+FORMAT: Final = b"1"
+MAP_BYTES: Final = 1 << 30
+"""Room for a million rows. It takes neither memory nor disk before there are any."""
+READERS_MAX: Final = 512
+TABLES_MAX: Final = 16
+
+Row = TypeVar("Row")
+
+
+class Transaction:
+    """A snapshot, or changes that become visible together."""
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+
+
+class Table(Generic[Row]):
+    """Rows of one type, in the order of their keys."""
+
+    def __init__(self, handle: Any, row: type[Row]) -> None:
+        self._handle = handle
+        self._decoder = msgspec.json.Decoder(row)
+
+    def get(self, txn: Transaction, key: bytes) -> Row | None:
+        """The row; None if there is none. Raises AccountsError."""
+        raw = txn.raw.get(key, db=self._handle) if key else None
+        return None if raw is None else self._decode(raw)
+
+    def put(self, txn: Transaction, key: bytes, row: Row) -> None:
+        """Adds or replaces a row."""
+        txn.raw.put(key, msgspec.json.encode(row), db=self._handle)
+
+    def delete(self, txn: Transaction, key: bytes) -> bool:
+        """Removes a row; returns whether there was one."""
+        return bool(txn.raw.delete(key, db=self._handle))
+
+    def count(self, txn: Transaction) -> int:
+        """The number of rows."""
+        return int(txn.raw.stat(self._handle)["entries"])
+
+    def rows(self, txn: Transaction, prefix: bytes = b"") -> Iterator[tuple[bytes, Row]]:
+        """The rows whose keys begin with `prefix`. The table must not be changed meanwhile."""
+        with txn.raw.cursor(db=self._handle) as cursor:
+            if not (cursor.set_range(prefix) if prefix else cursor.first()):
+                return
+            for key, raw in cursor.iternext():
+                if not key.startswith(prefix):
+                    return
+                yield bytes(key), self._decode(raw)
+
+    def _decode(self, raw: bytes) -> Row:
+        try:
+            return self._decoder.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise AccountsError(f"a row of the accounts database cannot be read: {error}") from error
+
+
+class Database:
+    """One process's handle; thread-safe. A process opens it once."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Opens the database, and creates it if there is none. Raises AccountsError."""
+        self.folder = folder
+        self.read_only = read_only
+        try:
+            if not read_only:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            self._environment = lmdb.open(
+                str(folder),
+                map_size=MAP_BYTES,
+                readonly=read_only,
+                readahead=False,
+                max_dbs=TABLES_MAX,
+                max_readers=READERS_MAX,
+                max_spare_txns=4,
+                mode=0o600,
+            )
+            self._open_tables(read_only)
+            if not read_only:
+                self._environment.reader_check()
+        except (lmdb.Error, OSError) as error:
+            raise AccountsError(f"the accounts in {folder} cannot be opened: {error}") from error
+
+    def _open_tables(self, read_only: bool) -> None:
+        names = ("meta", "users", "sessions", "links")
+        with self._environment.begin(write=not read_only) as txn:
+            handles = {name: self._environment.open_db(name.encode(), txn, create=not read_only) for name in names}
+            found = txn.get(b"format", db=handles["meta"])
+            if found is None and not read_only:
+                txn.put(b"format", FORMAT, db=handles["meta"])
+            elif found != FORMAT:
+                raise AccountsError(f"the accounts in {self.folder} have a format that this version does not know")
+        self.users = Table(handles["users"], User)
+        self.sessions = Table(handles["sessions"], Session)
+        self.links = Table(handles["links"], Link)
+
+    @property
+    def version(self) -> int:
+        """The number of the last commit of any process."""
+        with self._environment.begin() as txn:
+            return int(txn.id())
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """A snapshot. Raises AccountsError."""
+        try:
+            with self._environment.begin() as txn:
+                yield Transaction(txn)
+        except lmdb.Error as error:
+            raise AccountsError(f"the accounts cannot be read: {error}") from error
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Changes, which are on disk when the context ends without an error. Raises AccountsError."""
+        try:
+            with self._environment.begin(write=True) as txn:
+                yield Transaction(txn)
+        except (lmdb.Error, OSError) as error:
+            raise AccountsError(f"the accounts cannot be written: {error}") from error
+
+    def copy_to(self, folder: Path) -> None:
+        """Writes a snapshot of it, synced, into an empty folder."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            self._environment.copy(str(folder), compact=True)
+            for name in (str(folder / "data.mdb"), str(folder)):
+                fd = os.open(name, os.O_RDONLY)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+        except (lmdb.Error, OSError) as error:
+            raise AccountsError(f"the accounts cannot be copied: {error}") from error
+
+    def close(self) -> None:
+        """Closes it. No transaction may be open."""
+        self._environment.close()

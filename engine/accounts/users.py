@@ -1,0 +1,103 @@
+"""Users: their names, roles and state."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from time import time
+from typing import Final
+
+from msgspec.structs import replace
+
+from engine.accounts.database import Database, Transaction
+from engine.accounts.records import User
+from engine.errors import AccountsConflict, AccountsRefused, NoSuchAccount
+
+NAME_LENGTH_MAX: Final = 128
+KEY_BYTES_MAX: Final = 400
+_NAME: Final = re.compile(r"[^\s/\\:,\"'<>]+")
+
+
+def key_of(name: str) -> str:
+    """The name by which rows refer to a user: names that differ in case or form only are one name."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name[: NAME_LENGTH_MAX + 1]).casefold())
+
+
+def row_of(key: str) -> bytes:
+    """The row of a user with this key. No user has a key that is too long for LMDB."""
+    return key.encode("utf-8", "replace")[: KEY_BYTES_MAX + 1]
+
+
+def check_name(name: str) -> str:
+    """The name. Raises AccountsRefused for one that cannot be a user's."""
+    if not (0 < len(name) <= NAME_LENGTH_MAX and _NAME.fullmatch(name) and name.isprintable()) or (
+        len(row_of(key_of(name))) > KEY_BYTES_MAX
+    ):
+        raise AccountsRefused(
+            f"a user name has 1 to {NAME_LENGTH_MAX} letters, digits and signs, without spaces, quotes and / \\ : , < >"
+        )
+    return name
+
+
+def add(database: Database, user: User) -> User:
+    """Adds a user. Raises AccountsConflict if the name is taken."""
+    check_name(user.name)
+    user = replace(user, created=user.created or time(), roles=_sorted(user.roles))
+    with database.write() as txn:
+        if database.users.get(txn, row_of(key_of(user.name))) is not None:
+            raise AccountsConflict(f"there is a user {user.name} already")
+        database.users.put(txn, row_of(key_of(user.name)), user)
+    return user
+
+
+def get(database: Database, name: str) -> User:
+    """A user. Raises NoSuchAccount."""
+    with database.read() as txn:
+        return of(database, txn, name)
+
+
+def of(database: Database, txn: Transaction, name: str) -> User:
+    """A user, within a transaction. Raises NoSuchAccount."""
+    user = database.users.get(txn, row_of(key_of(name)))
+    if user is None:
+        raise NoSuchAccount("there is no user with that name")
+    return user
+
+
+def listed(database: Database) -> list[User]:
+    """All users, by name."""
+    with database.read() as txn:
+        return [user for _, user in database.users.rows(txn)]
+
+
+def change(database: Database, name: str, **fields: object) -> User:
+    """Changes fields of a user. Raises NoSuchAccount."""
+    if "roles" in fields:
+        fields["roles"] = _sorted(fields["roles"])  # type: ignore[arg-type]
+    with database.write() as txn:
+        user = replace(of(database, txn, name), **fields)
+        database.users.put(txn, row_of(key_of(name)), user)
+        if user.is_disabled:
+            end_sessions(database, txn, key_of(name))
+    return user
+
+
+def remove(database: Database, name: str) -> None:
+    """Removes a user with all sessions. Changes that the user made keep the name. Raises NoSuchAccount."""
+    with database.write() as txn:
+        of(database, txn, name)
+        database.users.delete(txn, row_of(key_of(name)))
+        end_sessions(database, txn, key_of(name))
+
+
+def end_sessions(database: Database, txn: Transaction, key: str) -> int:
+    """Ends all sessions of a user; returns how many there were."""
+    ended = [digest for digest, session in database.sessions.rows(txn) if session.user == key]
+    for digest in ended:
+        database.sessions.delete(txn, digest)
+    return len(ended)
+
+
+def _sorted(roles: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(roles)))

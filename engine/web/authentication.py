@@ -1,0 +1,158 @@
+"""Who sends a request: one `Principal` for each, or 401.
+
+    Authorization: Bearer      an API key or a token of an identity provider
+    cookie                     a session of a user (`accounts.sessions`)
+    neither                    an unknown client: while no login is needed, its address decides
+
+A credential that is not valid is answered with 401 even where none is needed: a client must not believe that it acts
+under its name when it does not. Routes without an action, as the page's files and the health of the server, ask for
+none. What a principal may do is asked again at each request (`engine.access`), so that a revoked session is of no use
+at once.
+
+A cookie is sent by the browser whichever page caused the request. A request that changes something therefore needs a
+sign that a page of ours caused it: Sec-Fetch-Site, which pages cannot set, or our own Origin.
+
+    __Host-filmroom            over HTTPS: Secure, HttpOnly, SameSite=Lax (Strict would lose it on the way back from an
+                               identity provider)
+    filmroom                   over plain HTTP, which browsers allow no Secure cookie on
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+from engine.access import Kind, Principal
+from engine.access.networks import is_in_any
+from engine.errors import NotAllowed
+from engine.web import cors
+from engine.web.errors import HttpError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from engine.accounts.accounts import Accounts
+    from engine.accounts.directory import Proof
+    from engine.runtime.engine import Engine
+    from engine.web.request import Request
+
+SECURE_COOKIE: Final = "__Host-filmroom"
+PLAIN_COOKIE: Final = "filmroom"
+
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="filmroom"'}
+
+
+class LoginNeeded(HttpError):
+    """The request has no valid credential."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.UNAUTHORIZED, detail, _CHALLENGE)
+
+
+class Authentication:
+    """For the requests of one process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    @property
+    def _accounts(self) -> Accounts:
+        return self._engine.accounts
+
+    async def identify(self, request: Request) -> None:
+        """Sets the request's principal. Raises LoginNeeded, and HttpError for a request that another page caused."""
+        request.principal = self._known(request)
+        if not request.principal.session and self._accounts.is_login_needed:
+            raise LoginNeeded("log in first")
+
+    def identify_at_once(self, request: Request) -> Proof | None:
+        """Sets the principal of a request that only reads; returns the session that proves it, if it is one.
+
+        Raises EngineError for a request that is refused, or whose credential takes longer: call `identify`.
+        """
+        request.principal = self._known(request)
+        return self.proof_of(request) if request.principal.session else None
+
+    def proof_of(self, request: Request) -> Proof | None:
+        """The session that the request's cookie proves; None: there is none that is valid."""
+        token = cookie_of(request)
+        return self._accounts.directory.session(token) if token else None
+
+    def _known(self, request: Request) -> Principal:
+        self._check_address(request)
+        token = bearer_of(request)
+        if token is not None:
+            raise LoginNeeded("this token is not valid")
+        if not (token := cookie_of(request)):
+            return request.principal
+        proof = self._accounts.directory.session(token)
+        if proof is None:
+            raise LoginNeeded("the session has ended")
+        check_cause(request)
+        self._accounts.use(proof)
+        return principal_of(request, proof)
+
+    def _check_address(self, request: Request) -> None:
+        allowed = self._engine.config.http.allow
+        if allowed is not None and not is_in_any(request.origin.client, allowed):
+            raise NotAllowed("an address that is not in http.allow")
+
+
+def principal_of(request: Request, proof: Proof) -> Principal:
+    """The principal of a proven session."""
+    return Principal(Kind.HTTP, proof.user.name, request.origin.client, session=proof.identifier)
+
+
+def bearer_of(request: Request) -> str | None:
+    """The bearer token; None: there is no Authorization header. Raises LoginNeeded for another scheme."""
+    header = request.headers.get("Authorization")
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    if scheme.lower() != "bearer" or not token.strip():
+        raise LoginNeeded("only bearer tokens are supported")
+    return token.strip()
+
+
+def cookie_of(request: Request) -> str:
+    """The token of the session cookie; "": there is none."""
+    if "Cookie" not in request.headers:
+        return ""
+    return request.cookies.get(_cookie_name(request), "")
+
+
+def check_cause(request: Request) -> None:
+    """Raises HttpError for a request that changes something, unless a page of ours or the user caused it."""
+    if request.method in cors.READING:
+        return
+    site = request.headers.get("Sec-Fetch-Site")
+    origin = request.headers.get("Origin")
+    if site is not None:
+        is_ours = site in ("same-origin", "none")
+    else:
+        is_ours = origin is not None and cors.is_own(request, origin)
+    if not is_ours:
+        raise HttpError(HTTPStatus.FORBIDDEN, "another page caused this request; it changes nothing")
+
+
+def set_cookie(request: Request, response: web.StreamResponse, token: str) -> None:
+    """Gives the browser a session. It ends with the browser, or when the session ends here."""
+    response.set_cookie(
+        _cookie_name(request), token, path="/", secure=_is_secure(request), httponly=True, samesite="Lax"
+    )
+
+
+def clear_cookie(request: Request, response: web.StreamResponse) -> None:
+    """Takes the session from the browser, with all that it keeps of ours."""
+    name, is_secure = _cookie_name(request), _is_secure(request)
+    response.del_cookie(name, path="/", secure=is_secure, httponly=True, samesite="Lax")
+    if is_secure or request.origin.host in ("localhost", "127.0.0.1", "::1"):
+        response.headers["Clear-Site-Data"] = '"cache", "cookies", "storage"'
+
+
+def _is_secure(request: Request) -> bool:
+    return request.root.startswith("https://")
+
+
+def _cookie_name(request: Request) -> str:
+    return SECURE_COOKIE if _is_secure(request) else PLAIN_COOKIE
