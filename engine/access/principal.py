@@ -45,6 +45,8 @@ class Principal:
     """The id of the share that it uses; "": it is no share."""
     user: str = ""
     """The user that the user identity of an association proves. A user of the HTTP port is its `name`."""
+    claimed_user: str = ""
+    """The user that a trusted peer claims, for the audit alone: it proves nothing and grants nothing."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """What the credential states of it beside roles: referrer names, the patient of a SMART launch."""
 

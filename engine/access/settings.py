@@ -62,6 +62,15 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     -fingerprint -sha256`), san:NAME of its subject alternative names, cn:NAME of its subject. Anybody else who uses its
     AE title is rejected, and a security alert is written. Unset: every certificate that tls.trust verifies."""
 
+    identity: Literal["optional", "required", "ignored"] = "optional"
+    """Whether it must prove a user over TLS: by the passcode of a user of this archive, or by a token of an identity
+    provider (user identity, PS3.7 D.3.3.7). optional: if it sends one, it must be right. ignored: for a device that
+    sends one which nobody here knows."""
+
+    trust_user_name: bool = False
+    """Whether a user name that it sends without a proof is recorded in the audit as the one who uses it. The name
+    grants nothing."""
+
     networks: tuple[Network, ...] = ()
     """Addresses and networks that it may come from, with TLS or without. Unset: any."""
 
@@ -139,6 +148,8 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         force_setattr(self, "certificates", tuple(certificate_name(name) for name in self.certificates))
         if self.certificates and self.tls != "required":
             raise ValueError('certificates need tls = "required": without TLS nobody shows one')
+        if self.identity == "required" and self.tls != "required":
+            raise ValueError('identity = "required" needs tls = "required": a proof is taken over TLS only')
         for title in self.destinations or ():
             check_title(title)
 

@@ -128,7 +128,7 @@ class Requestor:
         """Whether a response is outstanding; its waiter has its own timeout."""
         return self.responses.waiting_count > 0
 
-    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ | None:
         """Never called for a requestor."""
         raise AssociationFailed("the peer sent A-ASSOCIATE-RQ to a requestor")
 

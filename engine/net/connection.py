@@ -87,7 +87,9 @@ class AssociationUser(Protocol):
     def busy(self) -> bool:
         """Whether an operation is in progress, so that a silent association is not idle."""
 
-    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ: ...
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ | None:
+        """The answer; None: the user calls `Connection.answer` later, or aborts the association."""
+
     def associate_accepted(self, ac: AssociateAC) -> None: ...
     def associate_rejected(self, rj: AssociateRJ) -> None: ...
     def command_received(self, presentation_context_id: int, command: bytes, has_data_set: bool) -> None: ...
@@ -267,6 +269,11 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None and self._association.sending_allowed
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether the peer's A-ASSOCIATE-RQ waits for `answer`."""
+        return self._transport is not None and self._association.awaits_answer
+
+    @property
     def held_bytes(self) -> int:
         """Bytes in memory of incomplete PDUs and messages."""
         return self.receiver.held_bytes
@@ -435,6 +442,12 @@ class Connection(asyncio.BufferedProtocol):
             self._progress_at = self._loop.time()
             self._transport.resume_reading()
 
+    def answer(self, answer: AssociateAC | AssociateRJ) -> None:
+        """Answers an A-ASSOCIATE-RQ after `associate_requested` returned None; does nothing when the peer is gone."""
+        if self.awaits_answer:
+            self._answer(answer)
+            self._flush()
+
     def respond_release(self) -> None:
         """Answers A-RELEASE-RQ after `release_requested` returned False; does nothing when the association has ended.
 
@@ -544,7 +557,9 @@ class Connection(asyncio.BufferedProtocol):
         for event in events:
             match event:
                 case ul_events.AssociateRequested(rq):
-                    self._answer(self.user.associate_requested(rq))
+                    answer = self.user.associate_requested(rq)
+                    if answer is not None:
+                        self._answer(answer)
                 case ul_events.AssociateAccepted(ac):
                     self.user.associate_accepted(ac)
                 case ul_events.AssociateRejected(rj):

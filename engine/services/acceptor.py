@@ -1,6 +1,6 @@
 """The acceptor's side of one association: negotiates it, and routes each message to the service of its context.
 
-    A-ASSOCIATE-RQ ──► policy ──► accepted: a `Session`, and a handler for each service with accepted contexts
+    A-ASSOCIATE-RQ ──► user identity ──► policy ──► accepted: a `Session`, and a handler for each service with contexts
     a command      ──► decoded; checked against its context (`registry.is_served`)
                          request     goes to the context's handler, and its data set as it arrives
                          C-CANCEL    sets a flag that the running operation checks between two steps
@@ -11,6 +11,7 @@ The abstract syntax of a context determines its service (`registry`).
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,15 @@ from engine.errors import MessageError
 from engine.services import registry
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.session import Session
+from engine.services.user_identity import NOBODY, Identity, Rejection, answer_identity, as_used_by, identity_rules
 from engine.titles import readable
-from engine.ul.negotiation import LOCAL_LIMIT_EXCEEDED, Accepted, AcceptedContext, negotiate
+from engine.ul.negotiation import (
+    AUTHENTICATION_FAILED,
+    LOCAL_LIMIT_EXCEEDED,
+    Accepted,
+    AcceptedContext,
+    negotiate,
+)
 from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
 if TYPE_CHECKING:
@@ -31,6 +39,7 @@ if TYPE_CHECKING:
     from engine.net.connection import Connection
     from engine.services.service import Handler, ServiceClass
     from engine.services.shared import Services
+    from engine.ul.user_information import UserIdentityRQ
 
 logger = log.get("services")
 
@@ -61,6 +70,8 @@ class Acceptor:
         """None until an association was accepted."""
         self._refuse = refuse
         self._on_end = on_end
+        self._proof: asyncio.Task[None] | None = None
+        """Verifies the user identity."""
         self._routes: dict[int, _Route] = {}
         """By presentation context id."""
         self._handlers: tuple[Handler, ...] = ()
@@ -73,53 +84,90 @@ class Acceptor:
 
     # -- association ------------------------------------------------------------------------------
 
-    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
-        """Answers an A-ASSOCIATE-RQ."""
-        host, counters = self.connection.peer_host, self.services.engine.metrics.counters
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ | None:
+        """Answers an A-ASSOCIATE-RQ; None: once its user identity is verified."""
+        host = self.connection.peer_host
         self._log = logger.about(host)
-        names = self.connection.certificate_names
-        principal = Principal(Kind.PEER, rq.calling_ae_title, host, certificate_names=names)
-        who = {"calling": readable(rq.calling_ae_title), "host": host}
-        answer: AssociateAC | AssociateRJ | Accepted | None
+        principal = Principal(Kind.PEER, rq.calling_ae_title, host, certificate_names=self.connection.certificate_names)
         decision = self.services.engine.access.allowed(principal, Action.ASSOCIATE)
         if decision.is_alarming:
-            counters["security_alerts"] += 1
+            self.services.engine.metrics.counters["security_alerts"] += 1
+            who = {"calling": readable(principal.name), "host": host}
             self._log.warning("security alert: the title of another peer", **who, reason=decision.reason)
         if not decision:
             detail = f"association rejected: {decision.reason}"
             self.services.engine.audit_trail.alert(principal, Alert.NODE, detail)
-        answer = refusal(decision, busy=self._refuse)
-        if answer is None:
-            answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))
-        why = decision.reason
-        if isinstance(answer, Accepted):
-            why = self._enter(principal, answer)
-            answer = LOCAL_LIMIT_EXCEEDED if why else answer
+        rj = refusal(decision, busy=self._refuse)
+        if rj is not None:
+            return self._reject(principal, rj, decision.reason)
+        item, is_required, trusts_names = identity_rules(self.services.config, principal, rq)
+        identities = self.services.user_identities
+        identity = identities.judge(item, principal, is_required=is_required, trusts_names=trusts_names)
+        if identity is None and item is not None:
+            self._proof = self.services.engine.loop.create_task(self._prove(rq, item, principal))
+            return None
+        return self._decide(rq, principal, identity or NOBODY)
+
+    async def _prove(self, rq: AssociateRQ, item: UserIdentityRQ, principal: Principal) -> None:
+        """Answers when the user identity is verified. Meanwhile the peer waits (Sta3), and nobody else does."""
+        try:
+            identity = await self.services.user_identities.prove(item, principal)
+            if self.connection.awaits_answer:
+                self.connection.answer(self._decide(rq, principal, identity))
+        except Exception as error:
+            self._log.error("the user identity could not be verified", error=repr(error))
+            self.connection.abort("internal error", 2, 0)
+            raise
+
+    def _decide(
+        self, rq: AssociateRQ, principal: Principal, identity: Identity | Rejection
+    ) -> AssociateAC | AssociateRJ:
+        if isinstance(identity, Rejection):
+            self.services.engine.metrics.counters["user_identities_refused"] += 1
+            return self._reject(principal, identity.rj, identity.reason)
+        if identity.is_accepted:
+            principal = as_used_by(principal, identity)
+            decision = self.services.engine.access.allowed(principal, Action.ASSOCIATE)
+            if not decision:
+                return self._reject(principal, AUTHENTICATION_FAILED, decision.reason)
+        answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))
         if not isinstance(answer, Accepted):
-            counters["associations_rejected"] += 1
-            self._note_rejection(principal, why or str(answer))
-            self._log.warning("association rejected", **who, rj=str(answer), why=why)
-            return answer
-        counters["associations"] += 1
+            return self._reject(principal, answer)
+        why = self._enter(principal, answer)
+        if why:
+            return self._reject(principal, LOCAL_LIMIT_EXCEEDED, why)
+        return self._accept(rq, principal, answer_identity(rq, answer, identity))
+
+    def _reject(self, principal: Principal, rj: AssociateRJ, why: str = "") -> AssociateRJ:
+        who = {"calling": readable(principal.name), "host": principal.address}
+        self.services.engine.metrics.counters["associations_rejected"] += 1
+        self._note_rejection(principal, why or str(rj))
+        self._log.warning("association rejected", **who, rj=str(rj), why=why)
+        return rj
+
+    def _accept(self, rq: AssociateRQ, principal: Principal, accepted: Accepted) -> AssociateAC:
+        self.services.engine.metrics.counters["associations"] += 1
         self.services.associations_count += 1
-        self.session = session = Session(self.services, self.connection, principal, rq.called_ae_title, answer)
+        self.session = session = Session(self.services, self.connection, principal, rq.called_ae_title, accepted)
         self._attach(session)
         if session.settings.peer is not None:
             self.connection.adjust(
                 message_timeout_s=session.settings.timeout_s,
                 delivery_rate_bytes_per_s_min=session.settings.delivery_rate_bytes_per_s_min,
             )
+        called = readable(rq.called_ae_title)
         self.services.engine.metrics.peer(session.caller).associations += 1
         self.services.engine.sightings.associated(
             session.caller,
-            host,
-            readable(rq.called_ae_title),
+            principal.address,
+            called,
             session.contexts.values(),
             is_known=session.settings.peer is not None,
         )
-        called = readable(rq.called_ae_title)
-        self._log.info("association accepted", **who, called=called, contexts=len(session.contexts))
-        return answer.ac
+        who = {"calling": session.caller, "host": principal.address, "called": called}
+        user = {"user": principal.user} if principal.user else {}
+        self._log.info("association accepted", **who, **user, contexts=len(session.contexts))
+        return accepted.ac
 
     def _note_rejection(self, principal: Principal, reason: str) -> None:
         title = readable(principal.name)
@@ -167,6 +215,8 @@ class Acceptor:
     def association_ended(self, reason: str) -> None:
         """Stops all operations."""
         session = self.session
+        if self._proof is not None:
+            self._proof.cancel()
         if session is not None:
             session.ended(reason)
             for handler in self._handlers:

@@ -56,6 +56,10 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether a peer must show a certificate that `trust` verifies. wanted: it may; off: it is not asked, and only its
     title and address say who it is."""
 
+    identity: Literal["optional", "required"] = "optional"
+    """Whether peers that come over TLS must prove a user: by a passcode or a token (user identity, PS3.7 D.3.3.7). A
+    [[peer]] with identity = "ignored" need not."""
+
     handshakes_max: Annotated[int, Meta(ge=1, le=100_000)] = 64
     """Handshakes in progress in one worker. When there are more, the oldest of the address that has most is ended, so
     that half-open ones cannot keep anybody out."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.services.commitment.commitments import Commitments
+from engine.services.user_identity import NoAccounts, UserIdentities
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -35,11 +36,13 @@ class Services:
     """Open associations in this process."""
     find_count: int = 0
     """C-FINDs in progress in this process."""
+    user_identities: UserIdentities = field(init=False)
     commitments: Commitments = field(init=False)
 
     def __post_init__(self) -> None:
         engine = self.engine
         engine.flow.ingest_bytes.append(lambda: self.pool.outstanding * self.pool.chunk_bytes)
+        self.user_identities = UserIdentities(NoAccounts(), engine.loop.time)
         self.commitments = Commitments(
             engine.archive, lambda: engine.config, engine.metrics.counters, engine.ingestor.commit.fail
         )

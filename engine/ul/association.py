@@ -102,6 +102,11 @@ class Association:
         return self.state in _RELEASE_INDICATED
 
     @property
+    def awaits_answer(self) -> bool:
+        """Whether the peer's A-ASSOCIATE-RQ waits for `accept` or `reject` (Sta3)."""
+        return self.state is State.ASSOCIATE_INDICATED
+
+    @property
     def release_request_allowed(self) -> bool:
         """Whether `request_release` may be called now."""
         return self.state is State.ESTABLISHED

@@ -59,6 +59,8 @@ TRANSFER_SYNTAXES_NOT_SUPPORTED: Final = 4
 APPLICATION_CONTEXT_NOT_SUPPORTED: Final = AssociateRJ(1, 1, 2)
 CALLING_AE_TITLE_NOT_RECOGNIZED: Final = AssociateRJ(1, 1, 3)
 CALLED_AE_TITLE_NOT_RECOGNIZED: Final = AssociateRJ(1, 1, 7)
+AUTHENTICATION_FAILED: Final = AssociateRJ(1, 2, 1)
+"""PS3.7 D.3.3.7 gives a wrong user identity no reason of its own."""
 PROTOCOL_VERSION_NOT_SUPPORTED: Final = AssociateRJ(1, 2, 2)
 TEMPORARY_CONGESTION: Final = AssociateRJ(2, 3, 1)
 LOCAL_LIMIT_EXCEEDED: Final = AssociateRJ(2, 3, 2)

@@ -44,6 +44,8 @@ class User:
     pool: ChunkPool
     answer_release: bool = True
     busy: bool = False
+    answers_later: bool = False
+    request: AssociateRQ | None = None
     on_command: Callable[[User], None] | None = None
     connection: Connection | None = None
     commands: list[bytes] = field(default_factory=list)
@@ -51,8 +53,13 @@ class User:
     parts: list[bool] = field(default_factory=list)
     ends: list[str] = field(default_factory=list)
 
-    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ:
-        answer = negotiate(rq, POLICY)
+    def associate_requested(self, rq: AssociateRQ) -> AssociateAC | AssociateRJ | None:
+        self.request = rq
+        return None if self.answers_later else self.answer()
+
+    def answer(self) -> AssociateAC | AssociateRJ:
+        assert self.request is not None
+        answer = negotiate(self.request, POLICY)
         return answer.ac if isinstance(answer, Accepted) else answer
 
     def associate_accepted(self, ac: AssociateAC) -> None:
@@ -129,6 +136,100 @@ def test_an_association_is_accepted_used_and_released() -> None:
     user = play(script)
     assert user.ends == ["released by the peer"]
     assert len(user.commands) == 1
+
+
+# A later answer ----------------------------------------------------------------------------------
+
+
+def call(user: User, act: Callable[[Connection], None]) -> None:
+    """Calls `act` on the loop's thread, from the script's, once the request has come; waits for it."""
+    assert user.connection is not None
+    called = threading.Event()
+
+    def poll() -> None:
+        assert user.connection is not None
+        if user.request is None and not user.ends:
+            user.connection._loop.call_later(0.005, poll)
+            return
+        act(user.connection)
+        called.set()
+
+    user.connection._loop.call_soon_threadsafe(poll)
+    assert called.wait(30)
+
+
+def requested(scripted: Peer, user: User) -> None:
+    scripted.send(peer.associate_rq([ECHO]))
+    wait_until(lambda: user.connection is not None)
+
+
+def wait_until(is_true: Callable[[], bool]) -> None:
+    due = time.monotonic() + 30
+    while not is_true():
+        assert time.monotonic() < due
+        threading.Event().wait(0.005)
+
+
+def test_an_association_may_be_answered_later_than_artim_lasts() -> None:
+    """ARTIM watches for the request only; who answers later has a timer of its own."""
+
+    def script(scripted: Peer, user: User) -> None:
+        requested(scripted, user)
+        assert not scripted.socket_has_more(3 * LIMITS.artim_timeout_s)
+        call(user, lambda connection: connection.answer(user.answer()))
+        scripted.expect(peer.ASSOCIATE_AC)
+        scripted.echo()
+        scripted.release()
+
+    assert play(script, answers_later=True, timeout_s=60).ends == ["released by the peer"]
+
+
+def test_an_association_may_be_rejected_later() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        requested(scripted, user)
+        call(user, lambda connection: connection.answer(AssociateRJ(1, 2, 1)))
+        assert scripted.expect(peer.ASSOCIATE_RJ)[1:4] == b"\x01\x02\x01"
+
+    assert play(script, answers_later=True, timeout_s=60).ends[0].startswith("rejected by us")
+
+
+def test_data_before_a_late_answer_is_aborted_and_the_answer_is_dropped() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        requested(scripted, user)
+        scripted.send(peer.message(1, peer.c_echo_rq(1)))
+        scripted.expect_abort()
+        call(user, lambda connection: connection.answer(user.answer()))
+        scripted.expect_closed()
+
+    user = play(script, answers_later=True, timeout_s=60)
+    assert user.commands == []
+
+
+@pytest.mark.parametrize("ending", ["abort", "close"])
+def test_an_answer_to_a_peer_that_is_gone_is_dropped(ending: str) -> None:
+    def script(scripted: Peer, user: User) -> None:
+        requested(scripted, user)
+        call(user, lambda connection: None)
+        if ending == "abort":
+            scripted.send(peer.pdu(peer.ABORT, bytes(4)))
+        else:
+            scripted.close()
+        wait_until(lambda: bool(user.ends))
+        call(user, lambda connection: connection.answer(user.answer()))
+
+    assert len(play(script, answers_later=True, timeout_s=60).ends) == 1
+
+
+def test_an_association_that_waits_for_its_answer_can_be_aborted() -> None:
+    def script(scripted: Peer, user: User) -> None:
+        requested(scripted, user)
+        call(user, lambda connection: connection.abort("the server is stopping", 2, 0))
+        scripted.expect_abort()
+
+    assert play(script, answers_later=True, timeout_s=60).ends == ["the server is stopping"]
+
+
+# Ends and limits ---------------------------------------------------------------------------------
 
 
 def test_a_data_set_longer_than_a_part_is_delivered_in_parts() -> None:
