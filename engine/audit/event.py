@@ -157,7 +157,7 @@ def fields_of(event: Event) -> dict[str, Any]:
     who = event.principal
     fields: dict[str, Any] = {"t": when(event.time_ns), "kind": event.kind.value}
     principal: dict[str, Any] = {"kind": who.kind.value}
-    for name in ("name", "address", "session", "share"):
+    for name in ("name", "user", "claimed_user", "address", "session", "share"):
         if value := getattr(who, name, ""):
             principal[name] = _text(str(value))
     if who.roles:

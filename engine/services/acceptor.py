@@ -15,9 +15,10 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from engine import log
+from engine import audit, log
 from engine.access import Action, Kind, Principal
-from engine.audit import Alert
+from engine.audit import Alert, Event, Outcome
+from engine.audit import Kind as EventKind
 from engine.dimse import messages
 from engine.errors import MessageError
 from engine.services import registry
@@ -124,11 +125,13 @@ class Acceptor:
     ) -> AssociateAC | AssociateRJ:
         if isinstance(identity, Rejection):
             self.services.engine.metrics.counters["user_identities_refused"] += 1
+            self._audit_login(principal, Outcome.MINOR, identity.reason)
             return self._reject(principal, identity.rj, identity.reason)
         if identity.is_accepted:
             principal = as_used_by(principal, identity)
             decision = self.services.engine.access.allowed(principal, Action.ASSOCIATE)
             if not decision:
+                self._audit_login(principal, Outcome.MINOR, decision.reason)
                 return self._reject(principal, AUTHENTICATION_FAILED, decision.reason)
         answer = negotiate(rq, accept_policy(self.services.config, self.services.engine.access, principal))
         if not isinstance(answer, Accepted):
@@ -136,7 +139,14 @@ class Acceptor:
         why = self._enter(principal, answer)
         if why:
             return self._reject(principal, LOCAL_LIMIT_EXCEEDED, why)
+        if principal.user:
+            self._audit_login(principal, Outcome.SUCCESS)
         return self._accept(rq, principal, answer_identity(rq, answer, identity))
+
+    def _audit_login(self, principal: Principal, outcome: Outcome, detail: str = "") -> None:
+        audit.write(
+            Event(kind=EventKind.LOGIN, principal=principal, outcome=outcome, action="user identity", detail=detail)
+        )
 
     def _reject(self, principal: Principal, rj: AssociateRJ, why: str = "") -> AssociateRJ:
         who = {"calling": readable(principal.name), "host": principal.address}

@@ -124,5 +124,3 @@ def test_nothing_is_looked_up_when_the_audit_is_off(tmp_path: Path) -> None:
 
     serve(tmp_path / "data", script)
     assert not (tmp_path / "data" / "audit").exists()
-
-
