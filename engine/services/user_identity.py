@@ -26,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.errors import LoginFailed, LoginLater
@@ -35,6 +35,7 @@ from engine.ul.user_information import UserIdentityAC
 
 if TYPE_CHECKING:
     from engine.access import Principal
+    from engine.accounts.accounts import Accounts
     from engine.config import Config
     from engine.ul.negotiation import Accepted
     from engine.ul.pdu import AssociateRJ, AssociateRQ
@@ -91,49 +92,6 @@ class Rejection:
     reason: str
     """For the log."""
     rj: AssociateRJ = AUTHENTICATION_FAILED
-
-
-class User(Protocol):
-    """`accounts.records.User`."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def password(self) -> str: ...
-    @property
-    def is_disabled(self) -> bool: ...
-    @property
-    def must_change_password(self) -> bool: ...
-
-
-class Directory(Protocol):
-    """`accounts.directory.AccountDirectory`."""
-
-    def user(self, name: str) -> User | None: ...
-
-
-class Accounts(Protocol):
-    """`accounts.accounts.Accounts`."""
-
-    @property
-    def directory(self) -> Directory: ...
-    async def log_in(self, name: str, password: str) -> User: ...
-
-
-class NoAccounts:
-    """An archive without users."""
-
-    @property
-    def directory(self) -> Directory:
-        """Knows nobody."""
-        return self
-
-    def user(self, name: str) -> None:
-        """Nobody."""
-
-    async def log_in(self, name: str, password: str) -> User:
-        """Raises LoginFailed."""
-        raise LoginFailed("this archive has no users")
 
 
 VerifyToken = Callable[[str], Awaitable[Identity]]
