@@ -53,7 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": LEAVES,
     "ul": LEAVES | {"dicom"},
     "audit": LEAVES | {"access", "storage"},
-    "index": LEAVES | {"storage", "dicom"},
+    "index": LEAVES | {"access", "storage", "dicom"},
     "archive": LEAVES | {"access", "audit", "index", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},

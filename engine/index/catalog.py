@@ -14,8 +14,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import date
 from functools import partial
 
+from engine.access.scope import FULL, Scope, StudyFacts
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
 from engine.index.apply import bulk, overlay, reextract, relocation
@@ -46,6 +48,7 @@ from engine.index.format.types import (
     SeriesRevision,
 )
 from engine.index.query import (
+    admission,
     arrivals,
     conflicts,
     corrections,
@@ -86,6 +89,8 @@ class Catalog:
         self._writer = Writer(environment)
         self._located: tuple[int, dict[bytes, Instance]] = (-1, {})
         """The last commit, and the results of `locate` since then."""
+        self._admitted: tuple[int, dict[tuple[Scope, bytes, date], bool]] = (-1, {})
+        """The last commit, and the results of `is_in_scope` since then."""
 
     @staticmethod
     def restore(directory: str, files: Files) -> RestoreResult:
@@ -236,32 +241,61 @@ class Catalog:
         with environment.reading() as txn:
             return any(True for _ in scan_prefix(txn, environment.deletions, deletion_prefix(level, uid)))
 
-    def instances(self, query: Query) -> list[Instance]:
+    def is_in_scope(self, study_instance_uid: bytes, scope: Scope) -> bool:
+        """Whether a study is stored and in scope. Cached until the next commit of any process, as `locate` is."""
+        environment = self._environment
+        last_commit, admitted = self._admitted
+        if (now := environment.last_transaction_id()) != last_commit or len(admitted) >= LOCATED_MAX:
+            admitted = {}
+            self._admitted = now, admitted
+        key = (scope, study_instance_uid, date.today())
+        answer = admitted.get(key)
+        if answer is None:
+            with environment.reading() as txn:
+                answer = admission.is_admitted(txn, environment, scope, study_instance_uid)
+            admitted[key] = answer
+        return answer
+
+    def study_facts(self, study_instance_uid: bytes) -> StudyFacts | None:
+        """What a scope may ask of a study; None: it is not stored."""
+        with self._environment.reading() as txn:
+            return admission.facts_for(txn, self._environment, study_instance_uid)
+
+    def instances(self, query: Query, scope: Scope = FULL) -> list[Instance]:
         """The instances that a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""
-        return list(self.select(query))
+        return list(self.select(query, scope))
 
-    def select(self, query: Query) -> Iterator[Instance]:
+    def select(self, query: Query, scope: Scope = FULL) -> Iterator[Instance]:
         """The same one by one; no read transaction is open while the caller handles one. Raises QueryError."""
-        return selection.select(self._environment, query)
+        return selection.select(self._environment, query, scope)
 
-    def identifiers(self, query: Query) -> list[InstanceIdentifiers]:
+    def identifiers(self, query: Query, scope: Scope = FULL) -> list[InstanceIdentifiers]:
         """The identifiers of the same instances, for a deletion, in no order. Raises QueryError."""
-        return selection.select_identifiers(self._environment, query)
+        return selection.select_identifiers(self._environment, query, scope)
 
-    def search(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
+    def search(self, query: Query, explanation: Explanation | None = None, scope: Scope = FULL) -> Iterator[Match]:
         """The matches of a query in a stable order, page by page; fills in `explanation` on the way. Raises QueryError
         at once, not at the first match."""
-        return searching.search(self._environment, query, explanation)
+        return searching.search(self._environment, query, explanation, scope)
 
-    def search_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
+    def search_steps(
+        self, query: Query, explanation: Explanation | None = None, scope: Scope = FULL
+    ) -> Iterator[Match | None]:
         """The same, with a None wherever the caller may pause the search to serve others."""
-        return searching.search_steps(self._environment, query, explanation)
+        return searching.search_steps(self._environment, query, explanation, scope)
 
     def ordered_steps(
-        self, query: Query, order: Order, after: Bookmark | None, explanation: Explanation, *, skip: int = 0
+        self,
+        query: Query,
+        order: Order,
+        after: Bookmark | None,
+        explanation: Explanation,
+        *,
+        skip: int = 0,
+        scope: Scope = FULL,
     ) -> Iterator[PlacedMatch | Bookmark | None]:
         """The matching studies in an order; see `query.ordering`. Raises QueryError."""
-        return ordering.ordered_steps(self._environment, query, order, after, explanation, skip=skip)
+        return ordering.ordered_steps(self._environment, query, order, after, explanation, skip=skip, scope=scope)
 
     def bookmark_at(self, order: Order, text: str) -> Bookmark:
         """The bookmark before the values that begin with a text. Raises QueryError."""

@@ -19,6 +19,7 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import Final
 
+from engine.access.scope import FULL, Scope
 from engine.dicom import tags
 from engine.dicom.schema import Schema
 from engine.errors import QueryError
@@ -72,6 +73,7 @@ def ordered_steps(
     explanation: Explanation,
     *,
     skip: int = 0,
+    scope: Scope = FULL,
 ) -> Iterator[PlacedMatch | Bookmark | None]:
     """The matching studies in order, after a bookmark, without the first `skip` of them.
 
@@ -87,7 +89,7 @@ def ordered_steps(
         if level is None or level > Level.STUDY:
             raise QueryError(f"studies cannot be ordered by {tags.keyword_of(order.tag)}", order.tag)
         query = replace(query, keys={order.tag: b"", **query.keys})
-    return _Ordering(environment, query, order, explanation).steps(after, skip)
+    return _Ordering(environment, query, order, explanation, scope).steps(after, skip)
 
 
 def key_of(order: Order, match: Match, schema: Schema) -> bytes:
@@ -126,13 +128,17 @@ def value_key(tag: int, value: bytes, schema: Schema) -> bytes:
 class _Ordering:
     """Runs one query."""
 
-    def __init__(self, environment: Environment, query: Query, order: Order, explanation: Explanation) -> None:
+    def __init__(
+        self, environment: Environment, query: Query, order: Order, explanation: Explanation, scope: Scope
+    ) -> None:
         self._environment = environment
         self._order = order
         self._schema = environment.schema
-        self._reading = Reading(environment, query, Plan.of(query, environment.schema), explanation)
+        self._reading = Reading(environment, query, Plan.of(query, environment.schema), explanation, scope)
         self._has_conditions = bool(
-            self._reading.plan.computed or any(self._reading.plan.conditions[level] for level in Level)
+            scope is not FULL
+            or self._reading.plan.computed
+            or any(self._reading.plan.conditions[level] for level in Level)
         )
 
     def steps(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:

@@ -110,8 +110,14 @@ class Place:
     def enter_patient(self, patient_id: bytes, row: bytes) -> bool:
         """Whether the patient of this row matches."""
         self.patient_id = patient_id
-        at = keys.KEY_HEAD.size + keys.KEY_HEAD.unpack_from(row)[0]
-        self.values[PATIENT] = fact_values(row, at)[0][0]
+        if self._reading.admission is None:
+            at = keys.KEY_HEAD.size + keys.KEY_HEAD.unpack_from(row)[0]
+            self.values[PATIENT] = fact_values(row, at)[0][0]
+        else:
+            values = self._reading.patient_values(patient_id)
+            if values is None:
+                return False
+            self.values[PATIENT] = values
         return self._meets(PATIENT)
 
     def enter_study(self, study_id: bytes, row: bytes) -> bool:
@@ -127,6 +133,8 @@ class Place:
         request.zone = self.values[STUDY].get(tags.TimezoneOffsetFromUTC, b"")
         at_study = request.level >= STUDY
         if (at_study and not self._meets(PATIENT)) or not self._meets(STUDY):
+            return False
+        if self._reading.admission is not None and not self._reading.admits(study_id, row):
             return False
         for condition, compute in request.computed:
             value = compute(self)

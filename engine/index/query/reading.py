@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
+from engine.access.scope import FULL, Scope
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import Cursor, ReadTxn
 from engine.index.format import keys
-from engine.index.format.rows import read_name, scan_prefix
+from engine.index.format.rows import UidRow, read_name, scan_prefix
+from engine.index.format.statements import PART_COUNT_PATIENT, PART_COUNT_STUDY, Facts
 from engine.index.format.types import Query
+from engine.index.query.admission import admission_of
 from engine.index.query.explanation import Explanation
 from engine.index.query.plan import Plan
 
@@ -36,11 +39,15 @@ class Names(dict[int, bytes]):
 class Reading:
     """One query and its read transaction."""
 
-    def __init__(self, environment: Environment, query: Query, plan: Plan, explanation: Explanation) -> None:
+    def __init__(
+        self, environment: Environment, query: Query, plan: Plan, explanation: Explanation, scope: Scope = FULL
+    ) -> None:
         self.environment = environment
         self.query = query
         self.plan = plan
         self.explanation = explanation
+        self.admission = admission_of(environment, scope)
+        """Which studies exist for the one who asks; None: all."""
         self.txn: ReadTxn
         """The present read transaction: see `transaction`."""
         self.entered = 0.0
@@ -79,12 +86,33 @@ class Reading:
         """Studies, series and instances of a patient."""
         totals = self._totals.get(patient_id)
         if totals is None:
-            rows = [
-                [row for _, row in self.counts_of(key[4:])]
-                for key, _ in scan_prefix(self.txn, self.environment.patient_studies, patient_id)
-            ]
+            rows = [[row for _, row in self.counts_of(study_id)] for study_id in self._studies_of(patient_id)]
             totals = len(rows), sum(map(len, rows)), sum(keys.instance_count(of_study) for of_study in rows)
             if len(self._totals) >= _TOTALS_MAX:
                 self._totals.clear()
             self._totals[patient_id] = totals
         return totals
+
+    def patient_values(self, patient_id: bytes) -> dict[int, bytes] | None:
+        """The attributes of a patient as the studies in scope state them; None: there is no such study."""
+        facts: Facts | None = None
+        for study_id in self._studies_of(patient_id):
+            row = self.txn.get(study_id, db=self.environment.studies)
+            if row is not None:
+                facts = facts or Facts.empty(PART_COUNT_PATIENT)
+                facts.observe_facts(UidRow.decode(row, PART_COUNT_STUDY).facts)
+        return None if facts is None else facts.values(0)
+
+    def _studies_of(self, patient_id: bytes) -> list[bytes]:
+        """The studies of a patient that are in scope."""
+        study_ids = [key[4:] for key, _ in scan_prefix(self.txn, self.environment.patient_studies, patient_id)]
+        if self.admission is None:
+            return study_ids
+        return [study_id for study_id in study_ids if self.admits(study_id)]
+
+    def admits(self, study_id: bytes, row: bytes | None = None) -> bool:
+        """Whether a study exists for the one who asks."""
+        if self.admission is None:
+            return True
+        row = row or self.txn.get(study_id, db=self.environment.studies)
+        return row is not None and self.admission.admits(self.txn, study_id, row)

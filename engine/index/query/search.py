@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.access.scope import FULL, Scope
 from engine.index.database.environment import Environment
 from engine.index.format.types import Match, Query
 from engine.index.query import private_attributes
@@ -33,16 +34,18 @@ COUNTED_AT_ONCE = 100
 """Places tested in a read transaction that only counts: the caller may stop at any time."""
 
 
-def search(environment: Environment, query: Query, explanation: Explanation | None = None) -> Iterator[Match]:
+def search(
+    environment: Environment, query: Query, explanation: Explanation | None = None, scope: Scope = FULL
+) -> Iterator[Match]:
     """The matches of a query in a stable order. Raises QueryError at once, not at the first match.
 
     Fills in `explanation` on the way.
     """
-    return (match for match in search_steps(environment, query, explanation) if match is not None)
+    return (match for match in search_steps(environment, query, explanation, scope) if match is not None)
 
 
 def search_steps(
-    environment: Environment, query: Query, explanation: Explanation | None = None
+    environment: Environment, query: Query, explanation: Explanation | None = None, scope: Scope = FULL
 ) -> Iterator[Match | None]:
     """The same with a None between two read transactions, so that the caller can do other work while nothing matches.
 
@@ -55,7 +58,7 @@ def search_steps(
         query = private_keys.query
     plan = Plan.of(query, schema)
     check_hierarchy(query, plan)
-    walk = Walk(Reading(environment, query, plan, explanation or Explanation()))
+    walk = Walk(Reading(environment, query, plan, explanation or Explanation(), scope))
     walk.start_after(query.after)
     steps = _steps(walk)
     return steps if private_keys is None else (match and private_keys.with_query_tags(match) for match in steps)

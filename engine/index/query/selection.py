@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from time import perf_counter
 
+from engine.access.scope import FULL, Scope
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import QueryError
@@ -30,7 +31,7 @@ SELECT_S = 0.05
 that names a million does not keep old pages of the index alive."""
 
 
-def select(environment: Environment, query: Query) -> Iterator[Instance]:
+def select(environment: Environment, query: Query, scope: Scope = FULL) -> Iterator[Instance]:
     """The instances that a retrieval names by its unique keys.
 
     In the order of studies and series, then by Instance Number and SOP Instance UID; a series with more than SORTED_MAX
@@ -42,7 +43,7 @@ def select(environment: Environment, query: Query) -> Iterator[Instance]:
     series_before = b""
     study_uid = series_uid = ""
     shared: dict[tuple[int, int, int, int], tuple[str, str, str, bytes]] = {}
-    for place in _named_places(environment, query):
+    for place in _named_places(environment, query, scope):
         if place is None:
             yield from in_order
             in_order.clear()
@@ -70,7 +71,7 @@ def _sort(matches: list[tuple[int, bytes, Instance]]) -> list[Instance]:
     return [match[2] for match in sorted(matches, key=lambda match: match[:2])]
 
 
-def select_identifiers(environment: Environment, query: Query) -> list[InstanceIdentifiers]:
+def select_identifiers(environment: Environment, query: Query, scope: Scope = FULL) -> list[InstanceIdentifiers]:
     """The identifiers of the same instances, in no order; takes a tenth of the time. Raises QueryError."""
     unpack = keys.INSTANCE.unpack_from
     blob_at = keys.INSTANCE.size
@@ -78,7 +79,7 @@ def select_identifiers(environment: Environment, query: Query) -> list[InstanceI
     identifiers: list[InstanceIdentifiers] = []
     # Without a SOP Instance UID the walk ends at the series, and their instances are read without tests.
     level = Level.IMAGE if query.keys.get(tag) else Level.SERIES
-    for place in _named_places(environment, query, level):
+    for place in _named_places(environment, query, scope, level):
         if place is None:
             continue
         study_uid = place.values[Level.STUDY].get(tags.StudyInstanceUID, b"").decode("utf-8", "replace")
@@ -93,7 +94,9 @@ def select_identifiers(environment: Environment, query: Query) -> list[InstanceI
     return identifiers
 
 
-def _named_places(environment: Environment, query: Query, level: Level = Level.IMAGE) -> Iterator[Place | None]:
+def _named_places(
+    environment: Environment, query: Query, scope: Scope, level: Level = Level.IMAGE
+) -> Iterator[Place | None]:
     """The instances that unique keys name, or their series. Raises QueryError.
 
     Yields None between two read transactions, each of some SELECT_S.
@@ -104,7 +107,7 @@ def _named_places(environment: Environment, query: Query, level: Level = Level.I
     plan = Plan.of(named_query, environment.schema, wildcards=False)
     if query.level not in query.root.value or own not in [condition.tag for condition in plan.conditions[query.level]]:
         raise QueryError(f"a retrieval at level {query.level.name} of this model needs {tags.keyword_of(own)}")
-    reading = Reading(environment, named_query, plan, Explanation())
+    reading = Reading(environment, named_query, plan, Explanation(), scope)
     walk = Walk(reading)
     yield from find_in_steps(reading, walk.candidates)
     is_over = False
