@@ -10,20 +10,19 @@ Every process only reads a replica (see `archive.layout`): its `writer` refuses 
 
 from __future__ import annotations
 
-import io
-import itertools
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.access.principal import Principal
+from engine.access.scope import FULL, Scope
 from engine.archive import extras, locks, rebuilding
 from engine.archive import layout as layouts
 from engine.archive.commitment.requests import CommitmentRequests
@@ -48,13 +47,12 @@ from engine.archive.metadata.blob_files import BlobFiles
 from engine.archive.metadata.series_metadata import SeriesMetadata
 from engine.archive.parts import Parts
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
-from engine.archive.selection import Selection
 from engine.archive.stats_history import StatsHistory
 from engine.archive.study_facts import StudyFacts, study_facts
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
+from engine.archive.view import View
 from engine.archive.writer_watch import WriterWatch
-from engine.dicom import part10, tags
 from engine.dicom.extra import ExtraSet
 from engine.dicom.schema import Schema
 from engine.errors import (
@@ -64,20 +62,14 @@ from engine.errors import (
     StorageFailed,
     StorageFull,
 )
-from engine.index.catalog import Catalog, Conflict, SeriesArrival
+from engine.index.catalog import Catalog
 from engine.index.format.types import (
-    Bookmark,
     Instance,
     InstanceIdentifiers,
     Level,
-    Match,
-    Order,
     Outcome,
-    PlacedMatch,
     Query,
 )
-from engine.index.query.keywords import query_of_names
-from engine.index.query.plan import UNIQUE
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files, replace_file
 from engine.storage.segment_log import SegmentLog
@@ -85,13 +77,10 @@ from engine.storage.segment_log import SegmentLog
 if TYPE_CHECKING:
     import asyncio
 
-    import pydicom
     from typing_extensions import Buffer
 
     from engine.archive.ingest.request import ReceivedInstance
-    from engine.index.format.entry import Hold
     from engine.index.format.types import DamageRow
-    from engine.index.query.explanation import Explanation
 
 logger = log.get("archive")
 
@@ -107,9 +96,6 @@ METADATA_RESERVE_BYTES = 4 << 30
 PREPARE_S = 0.2
 """How long a start may prewrite its first segment."""
 
-UIDS_AT_ONCE = 500
-"""How many matches of a query are looked up at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class StorageOptions:
@@ -121,13 +107,11 @@ class StorageOptions:
     versions_max: int = VERSIONS_MAX
 
 
-class Archive:
-    """One archive, opened by one process."""
+class Archive(View):
+    """One archive, opened by one process: the view of everything, and all that changes it."""
 
     def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        """For the modules of the archive. Front ends must not use it."""
-        self.retrieval = parts.retrieval
+        super().__init__(parts, FULL)
         layout = parts.layout
         blob_files = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
         self.metadata = SeriesMetadata(parts.index, parts.retrieval, blob_files)
@@ -194,10 +178,9 @@ class Archive:
         unwritten = UnwrittenIndex(layout, files, schema, progress)
         return cls(Parts(layout, files, unwritten.index, unwritten=unwritten))
 
-    @property
-    def schema(self) -> Schema:
-        """The attributes of instances that the index keeps."""
-        return self.parts.index.schema
+    def view(self, scope: Scope) -> View:
+        """The archive as somebody with this scope sees it."""
+        return self if scope is FULL else View(self.parts, scope)
 
     @property
     def is_read_only(self) -> bool:
@@ -325,137 +308,14 @@ class Archive:
                 self._batch_port = BatchIngestor(self.writer(f"import-{os.getpid()}"))
             return self._batch_port
 
-    # -- query and retrieval --------------------------------------------------------------------
-
-    def find(
-        self,
-        query: Query | str = "study",
-        keys: Mapping[str, str] | None = None,
-        *,
-        limit: int | None = None,
-        offset: int = 0,
-        fuzzy: bool = False,
-        explanation: Explanation | None = None,
-        **named: str,
-    ) -> Iterator[Match]:
-        """Matches in a stable order. Holds no read transaction between pages. Raises QueryError.
-
-        `query` is a complete Query, or a level ("patient", "study", "series", "instance"). With a level, keyword
-        arguments are keys of C-FIND in plain strings (PatientName="DOE*"; "" only returns the attribute), and `keys`
-        has those that no identifier can name ({"RequestAttributesSequence.RequestedProcedureID": "R7"}).
-        """
-        if isinstance(query, str):
-            query = query_of_names(
-                query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy
-            )
-        return self.parts.index.search(query, explanation)
-
-    def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
-        """As `find`; yields None at points where the caller may do other work."""
-        return self.parts.index.search_steps(query, explanation)
-
-    def ordered_steps(
-        self, query: Query, order: Order, after: Bookmark | None, explanation: Explanation, *, skip: int = 0
-    ) -> Iterator[PlacedMatch | Bookmark | None]:
-        """Matching studies in the order of an attribute, after a bookmark; see `index.query.ordering`.
-
-        Raises QueryError, also later, for more studies than can be sorted where the index has no keys in that order.
-        """
-        return self.parts.index.ordered_steps(query, order, after, explanation, skip=skip)
-
-    def bookmark_at(self, order: Order, text: str) -> Bookmark:
-        """A bookmark before the first study whose value is `text` or begins with it. Raises QueryError."""
-        return self.parts.index.bookmark_at(order, text)
-
-    def sizes(self, study_instance_uids: Sequence[bytes]) -> list[tuple[int, int]]:
-        """Instances and bytes of each of these studies that is stored."""
-        return self.parts.index.sizes(study_instance_uids)
-
-    def arrivals(self, study_instance_uid: str, *, whole: bool = False) -> list[SeriesArrival]:
-        """How the series of a study arrived: counts, senders, times; see `index.query.arrivals`."""
-        return self.parts.index.arrivals(study_instance_uid.encode(), whole=whole)
-
-    def instances(self, query: Query) -> list[Instance]:
-        """The instances that a retrieval names, by series and instance number. Raises QueryError."""
-        return self.parts.index.instances(query)
-
-    def matching(
-        self, query: Query | str = "study", keys: Mapping[str, str] | None = None, **named: str
-    ) -> Iterator[Instance]:
-        """The instances of all studies, series, … that `find` would match, each once."""
-        if isinstance(query, str):
-            query = query_of_names(query, {**(keys or {}), **named}, self.schema)
-        # PatientID alone does not tell patients apart; their studies do.
-        query = replace(query, level=max(query.level, Level.STUDY))
-        unique = UNIQUE[query.level]
-        matches = self.find(replace(query, keys={unique: b"", **query.keys}))
-        uids: set[str] = set()
-        while group := [match.attributes[unique] for match in itertools.islice(matches, UIDS_AT_ONCE)]:
-            for instance in self.instances(replace(query, keys={unique: b"\\".join(group)})):
-                if instance.sop_instance_uid not in uids:
-                    uids.add(instance.sop_instance_uid)
-                    yield instance
-
-    def corrected(self, study_instance_uid: str, series_instance_uid: str) -> dict[int, bytes]:
-        """The values that corrections set in a study and one of its series: tag → UTF-8, sequences in Explicit VR LE.
-
-        b"" removes the value. Only attributes of patient, study and series; empty, and quick, without corrections.
-        """
-        return self.parts.index.corrected_values(study_instance_uid.encode(), series_instance_uid.encode())
-
-    def select(self, query: Query) -> Selection:
-        """As `instances`, in bounded memory; call `gather` to read them. Raises QueryError, StorageFull."""
-        return Selection(self.parts.index.select(query), Path(self.parts.layout.index), at_once=False)
-
     @property
     def secret(self) -> bytes:
         """A secret that all processes of this archive share, to derive values that nobody can guess."""
         return self.parts.layout.archive_id
 
-    def instance(self, sop_instance_uid: str) -> Instance | None:
-        """The current instance of a UID; None if there is none."""
-        return self.parts.index.locate(sop_instance_uid.encode())
-
     def study_facts(self, study_instance_uid: str) -> StudyFacts:
         """Whose a study is, for the audit log."""
         return study_facts(self.parts.index, study_instance_uid)
-
-    def was_deleted(self, sop_instance_uid: str) -> bool:
-        """Whether an instance of this UID was stored, and none is now."""
-        instance, newest_stamp = self.parts.index.current_and_newest_stamp(sop_instance_uid.encode())
-        return instance is None and newest_stamp > 0
-
-    def was_entity_deleted(self, study_instance_uid: str, series_instance_uid: str | None = None) -> bool:
-        """Whether a study or series that is not here was deleted: a series by itself, or with its study."""
-        index, study = self.parts.index, study_instance_uid.encode()
-        if series_instance_uid is not None:
-            if index.was_deleted(Level.SERIES, series_instance_uid.encode()):
-                return True
-            if index.revisions(study):
-                return False
-        return index.was_deleted(Level.STUDY, study)
-
-    def contents(self, study_instance_uid: str, series_instance_uid: str | None = None) -> Selection:
-        """The instances of a study, or of one of its series, as `select` gives them."""
-        keys = {tags.StudyInstanceUID: study_instance_uid.encode()}
-        if series_instance_uid is not None:
-            keys[tags.SeriesInstanceUID] = series_instance_uid.encode()
-        return self.select(Query(Level.STUDY if series_instance_uid is None else Level.SERIES, {**keys}))
-
-    def read(self, instance: Instance) -> bytes:
-        """The stored data set, whole and checked. Raises CorruptRecord."""
-        return self.retrieval.open(instance).whole()
-
-    def pieces(self, instance: Instance) -> Iterator[memoryview]:
-        """The same piece by piece; damage raises before the last piece. Each piece is overwritten by the next."""
-        return self.retrieval.open(instance).pieces()
-
-    def dataset(self, instance: Instance) -> pydicom.Dataset:
-        """The stored data set as pydicom reads it, with its transfer syntax. Raises CorruptRecord."""
-        import pydicom
-
-        meta = part10.write_file_meta(instance.sop_class_uid, instance.sop_instance_uid, instance.transfer_syntax_uid)
-        return pydicom.dcmread(io.BytesIO(meta + self.read(instance)))
 
     # -- deleting -------------------------------------------------------------------------------
 
@@ -507,10 +367,6 @@ class Archive:
         """Ends legal holds. Returns the studies that were on hold."""
         return holds.change(self.parts, study_instance_uids, is_set=False, actor=actor, reason=reason)
 
-    def holds(self) -> list[Hold]:
-        """The legal holds in force, by study."""
-        return self.parts.index.holds()
-
     # -- state ----------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, int]:
@@ -528,14 +384,6 @@ class Archive:
     def damage(self) -> list[DamageRow]:
         """Stored records that are known to be damaged."""
         return self.parts.index.damage()
-
-    def conflicts(self) -> Iterator[Conflict]:
-        """Studies and series whose instances disagree."""
-        return self.parts.index.conflicts()
-
-    def conflicts_of(self, study_instance_uid: str) -> list[Conflict]:
-        """The conflicts of one study and of its series."""
-        return self.parts.index.conflicts_of(study_instance_uid.encode())
 
     def losses(self) -> list[Loss]:
         """Losses that nobody has acknowledged. Raises StorageError."""
