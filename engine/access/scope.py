@@ -42,7 +42,7 @@ class Attribute(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class StudyFacts:
+class AccessFacts:
     """What a scope asks of a study. The texts are as `normalized` makes them."""
 
     study_instance_uid: str
@@ -69,7 +69,7 @@ class Matching:
         patterns = frozenset(text for text in known if "*" in text or "?" in text)
         return cls(attribute, frozenset(known - patterns) | {normalized(text) for text in exact} - {""}, patterns)
 
-    def admits(self, facts: StudyFacts, today: date) -> bool:
+    def admits(self, facts: AccessFacts, today: date) -> bool:
         texts = facts.texts.get(self.attribute, frozenset())
         if not self.values.isdisjoint(texts):
             return True
@@ -85,7 +85,7 @@ class Recent:
 
     days: float
 
-    def admits(self, facts: StudyFacts, today: date) -> bool:
+    def admits(self, facts: AccessFacts, today: date) -> bool:
         return facts.study_date is not None and (today - facts.study_date).days <= self.days
 
     def __str__(self) -> str:
@@ -98,7 +98,7 @@ class Deidentified:
 
     is_deidentified: bool
 
-    def admits(self, facts: StudyFacts, today: date) -> bool:
+    def admits(self, facts: AccessFacts, today: date) -> bool:
         return facts.is_deidentified == self.is_deidentified
 
     def __str__(self) -> str:
@@ -111,7 +111,7 @@ class OneOfStudies:
 
     study_instance_uids: frozenset[str]
 
-    def admits(self, facts: StudyFacts, today: date) -> bool:
+    def admits(self, facts: AccessFacts, today: date) -> bool:
         return facts.study_instance_uid in self.study_instance_uids
 
     def __str__(self) -> str:
@@ -124,7 +124,7 @@ class OfPatients:
 
     patients: frozenset[Patient]
 
-    def admits(self, facts: StudyFacts, today: date) -> bool:
+    def admits(self, facts: AccessFacts, today: date) -> bool:
         return facts.patient in self.patients
 
     def __str__(self) -> str:
@@ -141,7 +141,7 @@ class Scope:
 
     alternatives: frozenset[Alternative]
 
-    def admits(self, facts: StudyFacts, today: date) -> bool:
+    def admits(self, facts: AccessFacts, today: date) -> bool:
         """Whether a study is in scope."""
         return any(
             all(requirement.admits(facts, today) for requirement in alternative) for alternative in self.alternatives

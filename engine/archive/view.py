@@ -40,7 +40,7 @@ from engine.index.query.plan import UNIQUE
 if TYPE_CHECKING:
     import pydicom
 
-    from engine.access.scope import StudyFacts
+    from engine.access.scope import AccessFacts
     from engine.index.format.entry import Hold
     from engine.index.query.explanation import Explanation
 
@@ -70,9 +70,9 @@ class View:
         """Whether a study is out of scope. Costs nothing for those who see everything."""
         return self.scope is not FULL and not self.sees(study_instance_uid)
 
-    def access_facts(self, study_instance_uid: str) -> StudyFacts | None:
+    def access_facts(self, study_instance_uid: str) -> AccessFacts | None:
         """What scopes ask of a study; None: it does not exist here."""
-        return None if self._hides(study_instance_uid) else self.parts.index.study_facts(study_instance_uid.encode())
+        return None if self._hides(study_instance_uid) else self.parts.index.access_facts(study_instance_uid.encode())
 
     def find(
         self,

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from datetime import date
 from functools import partial
 
-from engine.access.scope import FULL, Scope, StudyFacts
+from engine.access.scope import FULL, AccessFacts, Scope
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
 from engine.index.apply import bulk, overlay, reextract, relocation
@@ -256,7 +256,7 @@ class Catalog:
             admitted[key] = answer
         return answer
 
-    def study_facts(self, study_instance_uid: bytes) -> StudyFacts | None:
+    def access_facts(self, study_instance_uid: bytes) -> AccessFacts | None:
         """What a scope may ask of a study; None: it is not stored."""
         with self._environment.reading() as txn:
             return admission.facts_for(txn, self._environment, study_instance_uid)

@@ -9,7 +9,7 @@ import pytest
 
 from engine.access import FULL, NOTHING, Action, Grant, Holder, Kind, Patient, Policy, Principal
 from engine.access.role_settings import BUILT_IN_ROLES, StudyRule
-from engine.access.scope import Attribute, OfPatients, OneOfStudies, StudyFacts, normalized, scope_of
+from engine.access.scope import AccessFacts, Attribute, OfPatients, OneOfStudies, normalized, scope_of
 from engine.config import Config, Peer, Role
 
 TODAY = date(2026, 11, 30)
@@ -46,9 +46,9 @@ def grant(*actions: Action, **fields: object) -> Grant:
     return Grant("g1", Holder.USER, "anna", frozenset(actions), **values)  # type: ignore[arg-type]
 
 
-def study(referrer: str = "", department: str = "", study_date: date | None = None) -> StudyFacts:
+def study(referrer: str = "", department: str = "", study_date: date | None = None) -> AccessFacts:
     texts = {Attribute.REFERRER: referrer, Attribute.DEPARTMENT: department}
-    return StudyFacts(
+    return AccessFacts(
         "1.2.3",
         Patient("1"),
         {name: frozenset({normalized(text)}) for name, text in texts.items()},

@@ -9,6 +9,7 @@ import pytest
 
 from engine.access import FULL, NOTHING, Patient, Scope
 from engine.access.scope import (
+    AccessFacts,
     Attribute,
     Deidentified,
     Matching,
@@ -16,7 +17,6 @@ from engine.access.scope import (
     OneOfStudies,
     Recent,
     Requirement,
-    StudyFacts,
     normalized,
     scope_of,
 )
@@ -24,8 +24,8 @@ from engine.access.scope import (
 TODAY = date(2026, 11, 30)
 
 
-def facts(**texts: str) -> StudyFacts:
-    return StudyFacts(
+def facts(**texts: str) -> AccessFacts:
+    return AccessFacts(
         "1.2.3",
         Patient("4711", "CITY"),
         {Attribute(name): frozenset({normalized(text)}) for name, text in texts.items()},
@@ -70,7 +70,7 @@ def test_age_counts_days_since_the_study_date(days: float, is_admitted: bool) ->
 
 
 def test_a_study_without_a_date_is_of_no_age() -> None:
-    assert not Recent(100_000).admits(StudyFacts("1.2", Patient("1")), TODAY)
+    assert not Recent(100_000).admits(AccessFacts("1.2", Patient("1")), TODAY)
 
 
 def test_the_same_id_of_another_issuer_is_another_patient() -> None:
@@ -103,8 +103,8 @@ def random_scope(chance: random.Random) -> Scope:
     )
 
 
-def random_facts(chance: random.Random) -> StudyFacts:
-    return StudyFacts(
+def random_facts(chance: random.Random) -> AccessFacts:
+    return AccessFacts(
         f"1.{chance.randint(1, 3)}",
         Patient(f"P{chance.randint(1, 2)}"),
         {

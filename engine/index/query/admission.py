@@ -19,6 +19,7 @@ from functools import lru_cache
 
 from engine.access.scope import (
     FULL,
+    AccessFacts,
     Attribute,
     Deidentified,
     Matching,
@@ -26,7 +27,6 @@ from engine.access.scope import (
     Recent,
     Requirement,
     Scope,
-    StudyFacts,
     normalized,
 )
 from engine.dicom import tags
@@ -67,7 +67,7 @@ class Admission:
             answer = self._answers[study_id] = self.scope.admits(self.facts_of(txn, study_id, row), self._today)
         return answer
 
-    def facts_of(self, txn: ReadTxn, study_id: bytes, row: bytes) -> StudyFacts:
+    def facts_of(self, txn: ReadTxn, study_id: bytes, row: bytes) -> AccessFacts:
         """What the scope asks of a study."""
         _, statement_count, uid_length = keys.UID_HEAD.unpack_from(row)
         at = keys.UID_HEAD.size + uid_length
@@ -78,7 +78,7 @@ class Admission:
         is_deidentified = self._asks_for_identity and self._is_deidentified(
             txn, study_id, statement_count, {**of_patient, **of_study}
         )
-        return StudyFacts(
+        return AccessFacts(
             row[keys.UID_HEAD.size : at].decode("utf-8", "replace"),
             Patient(_text(of_patient.get(tags.PatientID, b"")), _text(of_patient.get(tags.IssuerOfPatientID, b""))),
             {attribute: frozenset(values) for attribute, values in texts.items()},
@@ -132,7 +132,7 @@ def admission_of(environment: Environment, scope: Scope) -> Admission | None:
     return None if scope is FULL else Admission(environment, scope, datetime.now().date())
 
 
-def facts_for(txn: ReadTxn, environment: Environment, study_instance_uid: bytes) -> StudyFacts | None:
+def facts_for(txn: ReadTxn, environment: Environment, study_instance_uid: bytes) -> AccessFacts | None:
     """Everything that a scope may ask of a study, to explain an answer; None: it is not stored."""
     study_id = txn.get(keys.bounded(study_instance_uid), db=environment.study_uids)
     row = txn.get(study_id, db=environment.studies) if study_id is not None else None
