@@ -8,16 +8,23 @@ import { bytesOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { Trash } from "./trash.js";
 import { post, urlOf } from "./server.js";
+import { may } from "./session.js";
 import { language, moment, t } from "./words.js";
 import "./words_upkeep.js";
 
-const VIEWS = { peers: Peers, quarantine: Quarantine, conflicts: Conflicts, corrections: Corrections, holds: Holds, trash: Trash, retention: Retention, viewer: InstalledViewer, settings: Settings, log: Log };
+
+/** The views, and the action that each one needs. */
+const VIEWS = {
+  peers: [Peers, "observe"], quarantine: [Quarantine, "observe"], conflicts: [Conflicts, "observe"], corrections: [Corrections, "observe"], holds: [Holds, "observe"], trash: [Trash, "restore"],
+  retention: [Retention, "observe"], viewer: [InstalledViewer, "observe"], settings: [Settings, "observe"], log: [Log, "manage"],
+};
 
 export function Administration({ view }) {
-  const name = view in VIEWS ? view : "peers";
+  const names = Object.keys(VIEWS).filter((one) => may(VIEWS[one][1]));
+  const name = names.includes(view) ? view : names[0];
   return html`<section class="page-part"><h1>${t("administration")}</h1>
-    <nav class="tabs" aria-label=${t("administration")}>${Object.keys(VIEWS).map((one) => html`<a href=${hashOf(["administration", one])} aria-current=${one === name ? "page" : undefined}>${t(one)}</a>`)}</nav>
-    <${VIEWS[name]} />
+    <nav class="tabs" aria-label=${t("administration")}>${names.map((one) => html`<a href=${hashOf(["administration", one])} aria-current=${one === name ? "page" : undefined}>${t(one)}</a>`)}</nav>
+    ${name && html`<${VIEWS[name][0]} key=${name} />`}
   </section>`;
 }
 

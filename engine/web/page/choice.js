@@ -6,6 +6,7 @@ import { tableUrl } from "./columns.js";
 import { TAGS, bytesOf, text } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { urlOf } from "./server.js";
+import { may } from "./session.js";
 import { language, t } from "./words.js";
 
 const Send = lazily(async () => (await import("./sending.js")).Send);
@@ -42,11 +43,11 @@ export function ChoiceBar({ choice, columns, order }) {
   return html`<div class="buttons chosen" role="group" aria-label=${t("choice")}>
     <span role="status">${t("choice.count", { count: studies.length })}</span>
     ${studies.join(",").length <= ADDRESS_MAX
-      ? html`<a class="button" download href=${urlOf(`api/download?studies=${studies.join(",")}`)}>${t("download.some")}</a>
+      ? html`${may("retrieve") && html`<a class="button" download href=${urlOf(`api/download?studies=${studies.join(",")}`)}>${t("download.some")}</a>`}
           <a class="button" download href=${tableUrl(columns, "", order, studies)}>CSV</a>`
       : html`<span>${t("choice.many")}</span>`}
-    <button type="button" onClick=${() => setDialog("send")}>${t("send")}</button>
-    <button type="button" onClick=${() => setDialog("hold")}>${t("hold")}</button>
+    ${may("send") && html`<button type="button" onClick=${() => setDialog("send")}>${t("send")}</button>`}
+    ${may("hold") && html`<button type="button" onClick=${() => setDialog("hold")}>${t("hold")}</button>`}
     <button type="button" onClick=${choice.clear}>${t("choose.none")}</button>
     ${dialog === "send" && html`<${Send} what=${{ studies }} close=${close} />`}
     ${dialog === "hold" && html`<${Hold} studies=${studies} close=${close} />`}

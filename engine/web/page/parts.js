@@ -2,6 +2,7 @@
 
 import { html, useCallback, useEffect, useRef, useState } from "./preact.mjs";
 import { get } from "./server.js";
+import { isCovered } from "./session.js";
 import { t } from "./words.js";
 
 /** What a request that is made again when `keys` change has brought: {value, error, isLoading, again}. */
@@ -35,7 +36,7 @@ export function useEvery(everyMs, work) {
   const latest = useRef(work);
   latest.current = work;
   useEffect(() => {
-    const timer = setInterval(() => document.hidden || latest.current(), everyMs);
+    const timer = setInterval(() => document.hidden || isCovered() || latest.current(), everyMs);
     return () => clearInterval(timer);
   }, [everyMs]);
 }

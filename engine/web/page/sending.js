@@ -5,15 +5,16 @@ import { Action, Dialog, Failure, Loading, useAnswer, useEvery } from "./parts.j
 import { bytesOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { get, post } from "./server.js";
+import { may } from "./session.js";
 import { t } from "./words.js";
 
 const EVERY_MS = 1000;
 
 /** `what`: {studies, series, instances}, lists of UIDs. */
 export function Send({ what, close }) {
-  const { value, error, isLoading } = useAnswer((signal) => get("api/peers", signal), []);
+  const { value, error, isLoading } = useAnswer((signal) => get("api/destinations", signal), []);
   const [job, setJob] = useState(null);
-  const peers = (value?.peers ?? []).filter((peer) => peer.protocol);
+  const peers = value?.peers ?? [];
   const send = (peer) => async () => setJob((await post("api/jobs", { kind: "send", peer: peer.aet, ...what })).id);
   return html`<${Dialog} title=${t("send")} close=${close}><${Loading} isLoading=${isLoading} /><${Failure} error=${error} />
     ${job !== null
@@ -32,5 +33,5 @@ function Progress({ job }) {
       <progress max=${value.total || 1} value=${value.completed ?? 0} aria-label=${t("progress")}></progress>
       <${Failure} error=${value.error ? { message: value.error } : null} />
       ${!isOver && html`<p class="buttons"><${Action} label=${t("cancel")} work=${async () => { await post(`api/jobs/${encodeURIComponent(job)}/cancel`); again(); }} /></p>`}`}
-    <p>${t("send.begun")} <a href=${hashOf(["queues"])}>${t("queues")}</a></p>`;
+    <p>${t("send.begun")} ${may("observe") && html`<a href=${hashOf(["queues"])}>${t("queues")}</a>`}</p>`;
 }

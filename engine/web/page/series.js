@@ -6,6 +6,7 @@ import { TAGS, dateOf, number, pathOf, text, texts, timeOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { useViewer, viewerHref } from "./ohif.js";
 import { getDicom, urlOf } from "./server.js";
+import { may } from "./session.js";
 import { t } from "./words.js";
 
 const FIELDS = "includefield=SeriesDescription&includefield=BodyPartExamined&includefield=SeriesDate&includefield=SeriesTime";
@@ -39,7 +40,7 @@ export function Summary({ row, close }) {
     <header><h2>${text(row, TAGS.patientName) || t("unnamed")}</h2><button type="button" onClick=${close}>${t("close")}</button></header>
     <p>${text(row, TAGS.description) || t("no.description")}</p>
     <p class="quiet">${dateOf(text(row, TAGS.studyDate))} ${timeOf(text(row, TAGS.studyTime))} · ${texts(row, TAGS.modalities)}</p>
-    <p><a class="button main" href=${viewerHref(viewer, study, texts(row, TAGS.modalities))}>${t("view")}</a>
+    <p class="buttons">${may("retrieve") && html`<a class="button main" href=${viewerHref(viewer, study, texts(row, TAGS.modalities))}>${t("view")}</a>`}
       <a class="button" href=${hashOf(["study", study])}>${t("open")}</a></p>
     ${isSettled && html`<${SeriesList} study=${study} />`}
   </aside>`;
@@ -54,8 +55,8 @@ export function SeriesList({ study, kind = "" }) {
 
 export function SeriesCard({ study, series }) {
   const uid = text(series, TAGS.series);
-  return html`<a class="card" href=${hashOf(["view", study, uid])}>
-    <img loading="lazy" width="96" height="96" alt="" onError=${(event) => event.currentTarget.classList.add("broken")} onLoad=${(event) => event.currentTarget.classList.remove("broken")} src=${urlOf(`${pathOf(study, uid)}/thumbnail`)} />
+  return html`<a class="card" href=${may("retrieve") ? hashOf(["view", study, uid]) : undefined}>
+    ${may("retrieve") && html`<img loading="lazy" width="96" height="96" alt="" onError=${(event) => event.currentTarget.classList.add("broken")} onLoad=${(event) => event.currentTarget.classList.remove("broken")} src=${urlOf(`${pathOf(study, uid)}/thumbnail`)} />`}
     <span><strong>${titleOf(series)}</strong><br />
       <span class="quiet">${text(series, TAGS.seriesNumber) && `${text(series, TAGS.seriesNumber)} · `}${text(series, TAGS.modality)} ${text(series, TAGS.bodyPart)} · ${t("images", { count: text(series, TAGS.seriesInstances) })}</span></span>
   </a>`;

@@ -9,45 +9,61 @@ export const urlOf = (path) => new URL(path, ROOT).href;
 
 /** A problem document (RFC 9457), as an Error. */
 export class Problem extends Error {
-  constructor(status, detail) {
+  constructor(status, detail, facts = {}) {
     super(detail);
     this.status = status;
+    this.facts = facts;
+  }
+}
+
+/** Where requests wait: `enter` before each one, `refused` after a 401 until it may be made again. Set by session.js. */
+let gate = { enter: () => undefined, refused: () => undefined };
+export const setGate = (value) => { gate = value; };
+
+/** Waits until somebody has logged in, after a 401 of a request that was not made here. */
+export const loginNeeded = () => gate.refused();
+
+/** A fetch that waits for somebody to log in; `isLogin`: it is how one does. */
+async function ask(path, options, isLogin) {
+  for (;;) {
+    if (!isLogin) await gate.enter(options.signal);
+    const response = await fetch(urlOf(path), options);
+    if (response.status !== 401 || isLogin) return response;
+    await gate.refused(options.signal);
   }
 }
 
 async function problemOf(response) {
   const text = await response.text();
+  const retry = response.headers.get("Retry-After");
   try {
     const problem = JSON.parse(text);
-    return new Problem(response.status, problem.detail || problem.title);
+    return new Problem(response.status, problem.detail || problem.title, { ...problem, retry });
   } catch {
-    return new Problem(response.status, text.slice(0, 300) || response.statusText);
+    return new Problem(response.status, text.slice(0, 300) || response.statusText, { retry });
   }
 }
 
 /** JSON of a GET; null for 204. Throws Problem, or TypeError when the server cannot be reached. */
-export async function get(path, signal) {
-  const response = await fetch(urlOf(path), { signal, headers: { Accept: "application/json" } });
+export async function get(path, signal, isLogin = false) {
+  const response = await ask(path, { signal, headers: { Accept: "application/json" } }, isLogin);
   if (!response.ok) throw await problemOf(response);
   return response.status === 204 ? null : response.json();
 }
 
 /** DICOM JSON of a GET; an empty list for 204. */
 export async function getDicom(path, signal) {
-  const response = await fetch(urlOf(path), { signal, headers: { Accept: "application/dicom+json" } });
+  const response = await ask(path, { signal, headers: { Accept: "application/dicom+json" } });
   if (!response.ok) throw await problemOf(response);
   return response.status === 204 ? [] : response.json();
 }
 
 /** POSTs JSON; the JSON of the answer, or null. */
-export const post = (path, body) => send("POST", path, body);
+export const post = (path, body, isLogin = false) => send("POST", path, body, isLogin);
 
-async function send(method, path, body) {
-  const response = await fetch(urlOf(path), {
-    method,
-    headers: { "Content-Type": "application/json", Accept: "application/json" },
-    body: JSON.stringify(body ?? {}),
-  });
+async function send(method, path, body, isLogin) {
+  const headers = { "Content-Type": "application/json", Accept: "application/json" };
+  const response = await ask(path, { method, headers, body: JSON.stringify(body ?? {}) }, isLogin);
   if (!response.ok) throw await problemOf(response);
   const text = await response.text();
   return text ? JSON.parse(text) : null;
@@ -56,9 +72,12 @@ async function send(method, path, body) {
 /** PUTs JSON; the JSON of the answer. */
 export const put = (path, body) => send("PUT", path, body);
 
+/** PATCHes JSON; the JSON of the answer. */
+export const patch = (path, body) => send("PATCH", path, body);
+
 /** DELETEs. */
 export async function remove(path) {
-  const response = await fetch(urlOf(path), { method: "DELETE" });
+  const response = await ask(path, { method: "DELETE" });
   if (!response.ok) throw await problemOf(response);
 }
 

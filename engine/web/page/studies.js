@@ -2,6 +2,7 @@
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, copyText, isTyping, lazily } from "./parts.js";
+import { may } from "./session.js";
 import { ChoiceBar, Totals, patientHash, useChoice } from "./choice.js";
 import { COLUMNS, filtersOf, tableUrl, wantedColumns } from "./columns.js";
 import { TAGS, text, texts } from "./dicom.js";
@@ -73,7 +74,7 @@ export function Studies({ query }) {
       }
       if (event.key === "ArrowDown" && ["BODY", "MAIN"].includes(document.activeElement.tagName)) document.querySelector(".grid").focus();
       if (!selected) return;
-      if (event.key === "o") openViewer(keyOf(selected), texts(selected, TAGS.modalities));
+      if (event.key === "o" && may("retrieve")) openViewer(keyOf(selected), texts(selected, TAGS.modalities));
       if (event.key === "y") copyText(keyOf(selected));
       if (event.key === "p" && text(selected, TAGS.patientId)) location.hash = patientHash(selected);
     };

@@ -12,6 +12,7 @@ import { senderOf } from "./senders.js";
 import { Send } from "./sending.js";
 import { SeriesCard, seriesOf, titleOf } from "./series.js";
 import { follow, get, getDicom, remove, urlOf } from "./server.js";
+import { may } from "./session.js";
 import { Conflicts, Correct, Corrections, Hold, HoldNote, Senders } from "./study_facts.js";
 import { ViewerLinks } from "./viewers.js";
 import { moment, t } from "./words.js";
@@ -32,7 +33,10 @@ export function Study({ study }) {
   const [choice, setChoice] = useState({ series: new Set(), instances: new Set() });
   const again = () => [found, series, facts].forEach((one) => one.again());
   useEffect(() => follow(CHANGES, again, (message) => message.data.includes(`"${study}"`)), [study]);
-  useKeys({ o: () => openViewer(study, found.value ? texts(found.value, TAGS.modalities) : ""), y: () => copyText(study), s: () => setDialog("send"), h: () => setDialog("hold") });
+  useKeys({
+    o: () => may("retrieve") && openViewer(study, found.value ? texts(found.value, TAGS.modalities) : ""), y: () => copyText(study),
+    s: () => may("send") && setDialog("send"), h: () => may("hold") && setDialog("hold"),
+  });
   const row = found.value;
   if (row === null) return html`<p class="failure" role="alert">${t("study.gone")}</p>`;
   const close = () => setDialog(null);
@@ -56,7 +60,7 @@ export function Study({ study }) {
     <ul class="series wide">${(series.value ?? []).map((each) => {
       const uid = text(each, TAGS.series);
       return html`<li key=${uid}><input type="checkbox" aria-label=${t("choose.series", { name: titleOf(each) })} checked=${choice.series.has(uid)} onChange=${(event) => choose("series")(uid, event.currentTarget.checked)} />
-        <${SeriesCard} study=${study} series=${each} /><button type="button" onClick=${() => setDialog(`series:${uid}`)}>${t("instances")}</button></li>`;
+        <${SeriesCard} study=${study} series=${each} />${may("retrieve") && html`<button type="button" onClick=${() => setDialog(`series:${uid}`)}>${t("instances")}</button>`}</li>`;
     })}</ul>
     ${facts.value && html`<${Conflicts} study=${study} conflicts=${facts.value.conflicts} changed=${again} />
       <${Corrections} corrections=${facts.value.corrections} changed=${again} /><${Senders} senders=${facts.value.senders} />`}
@@ -106,16 +110,16 @@ function Actions({ study, row, choice, clear, open }) {
   const download = count ? `api/download?${new URLSearchParams({ series: [...choice.series].join(","), instances: [...choice.instances].join(",") })}` : `${pathOf(study)}?accept=application/zip`;
   const viewer = useViewer();
   return html`<p class="buttons">
-    ${count === 0 && html`<a class="button main" href=${viewerHref(viewer, study, texts(row, TAGS.modalities))}>${t("view")}</a>`}
-    <a class="button" href=${urlOf(download)} download>${t("download")}</a>
-    <button type="button" onClick=${() => open("send")}>${t("send")}</button>
+    ${count === 0 && may("retrieve") && html`<a class="button main" href=${viewerHref(viewer, study, texts(row, TAGS.modalities))}>${t("view")}</a>`}
+    ${may("retrieve") && html`<a class="button" href=${urlOf(download)} download>${t("download")}</a>`}
+    ${may("send") && html`<button type="button" onClick=${() => open("send")}>${t("send")}</button>`}
     ${count > 0 && html`<span role="status">${t("chosen", { series: choice.series.size, instances: choice.instances.size })}</span><button type="button" onClick=${clear}>${t("choose.none")}</button>`}
     ${count === 0 && html`
-      <button type="button" onClick=${() => open("hold")}>${t("hold")}</button>
-      <button type="button" onClick=${() => open("correct")}>${t("correct")}</button>
+      ${may("hold") && html`<button type="button" onClick=${() => open("hold")}>${t("hold")}</button>`}
+      ${may("correct") && html`<button type="button" onClick=${() => open("correct")}>${t("correct")}</button>`}
       <a class="button" href=${patientHash(row)}>${t("same.patient")}</a>
-      <${ViewerLinks} study=${study} />
-      <button type="button" class="danger" onClick=${() => open("delete")}>${t("delete")}</button>`}
+      ${may("retrieve") && html`<${ViewerLinks} study=${study} />`}
+      ${may("delete") && html`<button type="button" class="danger" onClick=${() => open("delete")}>${t("delete")}</button>`}`}
   </p>`;
 }
 
@@ -129,7 +133,7 @@ function Delete({ study, row, close }) {
     close();
     location.hash = listHash();
   };
-  const trash = useAnswer((signal) => get("api/trash?limit=1", signal), []).value;
+  const trash = useAnswer(async (signal) => (may("restore") ? get("api/trash?limit=1", signal) : null), []).value;
   return html`<${Dialog} title=${t("delete")} close=${close}>
     <p>${t("delete.about", { count: text(row, TAGS.instanceCount) })} ${trash && (trash.days ? t("delete.trash", { days: trash.days }) : t("delete.final"))}</p>
     <p><label>${t("delete.type", { text: wanted })} <input value=${typed} onInput=${(event) => setTyped(event.currentTarget.value)} autocomplete="off" /></label></p>

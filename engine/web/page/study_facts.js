@@ -5,6 +5,7 @@ import { Action, Dialog, Table } from "./parts.js";
 import { TAGS, bytesOf, dateOf, text, values } from "./dicom.js";
 import { senderOf } from "./senders.js";
 import { post } from "./server.js";
+import { may } from "./session.js";
 import { moment, t } from "./words.js";
 
 /** Characters of a value in a table: enough to tell two apart. */
@@ -62,7 +63,7 @@ export function Conflicts({ study, conflicts, changed }) {
   return html`<h2>${t("conflicts")}</h2><p class="quiet">${t("conflicts.choose")}</p><${Table} label=${t("conflicts")} columns=${[t("attributes"), t("conflict.shown"), t("conflict.others")]}
     rows=${conflicts.flatMap(({ series_instance_uid: series, attributes }) => Object.entries(attributes).map(([name, [shown, ...others]]) => [
       html`${t(name)}${series && html`<br /><code>${series}</code>`}`, html`<strong>${cut(shown)}</strong>`,
-      html`<span class="buttons">${others.map((value) => html`<${Action} label=${cut(value)} work=${use(series, name, value)} />`)}</span>`]))} />`;
+      html`<span class="buttons">${others.map((value) => (may("correct") ? html`<${Action} label=${cut(value)} work=${use(series, name, value)} />` : html`<span>${cut(value)}</span>`))}</span>`]))} />`;
 }
 
 export function Corrections({ corrections, changed }) {
@@ -73,7 +74,7 @@ export function Corrections({ corrections, changed }) {
   };
   return html`<h2>${t("corrections")}</h2><${Table} label=${t("corrections")} columns=${[t("operation"), t("attributes"), t("time"), t("by"), t("reason"), ""]}
     rows=${corrections.map((one) => [t(`operation.${one.operation}`), Object.entries(one.sets).map(([name, value]) => html`<div>${t(name)}: ${cut(value) || "–"}</div>`), moment(one.made), one.by, one.reason,
-      one.undone_by ? t("undone") : html`<${Action} label=${t("undo")} work=${undo(one.number)} />`])} />`;
+      one.undone_by ? t("undone") : may("correct") && html`<${Action} label=${t("undo")} work=${undo(one.number)} />`])} />`;
 }
 
 const textOf = (row, tag) => {

@@ -6,7 +6,7 @@
 //
 // Of a hundred thousand files only those that are not done yet, and those with a reason, are kept.
 
-import { urlOf } from "./server.js";
+import { loginNeeded, urlOf } from "./server.js";
 import { t } from "./words.js";
 
 const PARALLEL = 4;
@@ -172,6 +172,10 @@ class Uploads {
     }
     if (this.isPaused || generation !== this.generation) return ["waiting", ""];
     const answer = await this.send(file, content);
+    if (answer.status === 401) {
+      await loginNeeded();
+      return ["waiting", ""];
+    }
     if (answer.status && answer.status !== 503 && answer.status !== 429) return verdict(answer);
     if (this.isPaused) return ["waiting", ""];
     file.tries += 1;

@@ -3,13 +3,14 @@
 import { html } from "./preact.mjs";
 import { useAnswer } from "./parts.js";
 import { get, urlOf } from "./server.js";
+import { may } from "./session.js";
 
 /** Other texts must not become commands of these programs. */
 const UID = /^[0-9.]{1,128}$/;
 
 /** Weasis fetches by DICOMweb. RadiAnt by DICOM, from the PACS that it knows under our AE title. */
 export function ViewerLinks({ study }) {
-  const { value } = useAnswer((signal) => get("api/settings", signal), []);
+  const { value } = useAnswer(async (signal) => (may("observe") ? get("api/settings", signal) : null), []);
   const aet = value?.settings.find((setting) => setting.key === "aet")?.value;
   if (!UID.test(study)) return null;
   const weasis = `$dicom:rs --url "${urlOf("dicom-web")}" -r "studyUID=${study}"`;
