@@ -118,7 +118,7 @@ def test_rows_stay_in_place_and_the_cursor_on_its_row_while_others_arrive_above(
     page.get_by_role("row", name="Family155, Jane").click()
     before = top_of(page, "Family155, Jane")
     send(serve, 1002, "Aaron^Ann")
-    expect(page.get_by_role("status")).to_contain_text(re.compile(r"23[1-9]"))
+    expect(page.locator(".bar").get_by_role("status")).to_contain_text(re.compile(r"23[1-9]"))
     expect(page.get_by_role("row", name="Family155, Jane")).to_have_attribute("aria-selected", "true")
     page.wait_for_function("() => document.querySelector('.row.cursor')?.textContent.includes('Family155')")
     assert top_of(page, "Family155, Jane") == pytest.approx(before, abs=1)
@@ -168,6 +168,20 @@ def test_a_server_that_fails_leaves_the_rows_and_the_list_recovers(page: Page, s
     page.unroute("**/api/studies?*")
     expect(browsing.rows(page).first).to_contain_text("Echo, Eve")
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_end_key_means_the_last_row_although_the_rows_are_not_counted_yet(open_page: OpenPage) -> None:
+    page = open_page("#/health")
+    held: list[Route] = []
+    page.route("**/api/studies/totals?*", lambda route: held.append(route))
+    page.goto(f"/{BY_NAME}")
+    with page.expect_request("**/api/studies/totals?*"):
+        expect(browsing.rows(page).first).to_be_visible()
+    page.locator(".grid").press("End")
+    expect(page.locator(".row.selected")).to_be_visible()  # the last one that is known
+    for route in held:
+        route.continue_()
+    expect(page.get_by_role("row", name="Family230, Jane")).to_have_attribute("aria-selected", "true")
 
 
 def test_the_end_key_selects_the_last_row_once_it_is_there(open_page: OpenPage) -> None:

@@ -68,6 +68,8 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
   const chosen = useRef(null);
   /** The cursor went to a row that is not here yet: it is selected when it is. */
   const isAwaited = useRef(false);
+  /** The cursor went to the end of a list whose rows are not counted yet: it goes on to the last one when they are. */
+  const isToEnd = useRef(false);
   const { total, keyOf } = windows;
   place.measure(total * rowHeight, height);
   const first = Math.max(0, Math.min(total - 1, Math.floor(place.y / rowHeight)));
@@ -107,6 +109,10 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
   useLayoutEffect(() => {
     const shift = windows.takeShift();
     if (shift) go(place.y + shift * rowHeight);
+    if (isToEnd.current && windows.isCounted) {
+      move(windows.total - 1);
+      return;
+    }
     const row = windows.row(cursor);
     if (chosen.current !== null && (!row || keyOf(row) !== chosen.current)) setCursor(windows.positionOf(chosen.current) ?? cursor);
     else if (isAwaited.current && row) choose(cursor, row);
@@ -133,6 +139,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     const next = Math.max(0, Math.min(total - 1, index));
     if (next * rowHeight < place.y) go(next * rowHeight);
     else if ((next + 1) * rowHeight > place.y + height) go((next + 1) * rowHeight - height);
+    isToEnd.current = false;
     choose(next, windows.row(next));
   };
   /** From the cursor to another row, as far as the rows are here. */
@@ -145,6 +152,7 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     if (!row) return;
     if (event.shiftKey) markTo(index);
     else if (event.ctrlKey || event.metaKey || event.target.closest(".mark")) marks.toggle(row);
+    isToEnd.current = false;
     choose(index, row);
   };
   const onePage = Math.max(1, Math.floor(height / rowHeight) - 1);
@@ -154,7 +162,10 @@ export function Grid({ windows, version, columns, head, cells, selected, select,
     PageDown: () => move(cursor + onePage),
     PageUp: () => move(cursor - onePage),
     Home: () => move(0),
-    End: () => move(total - 1),
+    End: () => {
+      move(total - 1);
+      isToEnd.current = !windows.isCounted;
+    },
     Enter: () => windows.row(cursor) && open(windows.row(cursor)),
     " ": () => windows.row(cursor) && marks.toggle(windows.row(cursor)),
   };
