@@ -75,6 +75,8 @@ class AuditTrail:
         self._archive = archive
         self._pools = pools
         self._tasks: set[asyncio.Task[None]] = set()
+        self.at_end: list[Callable[[], None]] = []
+        """Called by `finish` first: fronts record what they still count."""
         self._unsent: set[Contents] = set()
         """Whose beginning is recorded, and whose end is not."""
         self._alerts: dict[tuple[str, Alert], int] = {}
@@ -113,6 +115,23 @@ class AuditTrail:
         self._unsent.add(contents)
         events = await self._pools.index.run(
             lambda: [self._event(Kind.SENDING, act, study, contents.studies[study]) for study in studies]
+        )
+        await asyncio.gather(*(audit.begin(event) for event in events))
+
+    async def sending_study(self, act: Act, study: str) -> bool:
+        """As `sending`, for a study of which somebody will read one thing after another; whether it is stored."""
+        event = await self._pools.index.run(lambda: self._event(Kind.SENDING, act, study, {}))
+        if event.patient is None:
+            return False
+        await audit.begin(event)
+        return True
+
+    async def exporting(self, act: Act, contents: Contents) -> None:
+        """Records that instances leave in files. Durable when it returns; raises AuditUnavailable."""
+        if not audit.is_on():
+            return
+        events = await self._pools.index.run(
+            lambda: [self._event(Kind.EXPORTED, act, *each) for each in contents.studies.items()]
         )
         await asyncio.gather(*(audit.begin(event) for event in events))
 
@@ -157,6 +176,8 @@ class AuditTrail:
 
     async def finish(self) -> None:
         """Waits until all has been written. Call it after the last connection has ended."""
+        for callback in self.at_end:
+            guards.call("audit", callback)
         give_up_at = asyncio.get_running_loop().time() + FINISH_S
         while (self._tasks or self._unsent) and asyncio.get_running_loop().time() < give_up_at:
             # An operation whose connection has ended takes some turns of the loop to end, too.

@@ -35,6 +35,7 @@ from engine.runtime.handshakes import Handshakes
 from engine.runtime.sightings import merged
 from engine.tls import SHUTDOWN_TIMEOUT_S
 from engine.web import cors, health, https, security_headers, urls
+from engine.web.audited import AuditedRequests
 from engine.web.authentication import Authentication
 from engine.web.change_stream import ChangeStream
 from engine.web.commitments import Commitments
@@ -100,6 +101,7 @@ class WebFront:
         self._server = Server(self._handle, request_factory=self._begin_request, handler_cancellation=True)
         self._limits = RequestLimits(lambda: self._settings, engine.metrics, engine.loop.time)
         self.outlet = Outlet()
+        self.audited = AuditedRequests(engine, self.routes)
         self.quick = QuickFrames(self, self._limits, self.routes)
         self._connections: dict[HttpConnection, None] = {}
         self._scratch = Scratch()
@@ -340,11 +342,13 @@ class WebFront:
         if route.action is not None or route.needs_login:
             await self.authentication.identify(request)
         if route.action is not None and not (decision := request.allowed(route.action)):
+            self.audited.refused(request, decision.reason)
             raise NotAllowed(f"{request.origin.client}: {decision.reason}")
         if route.action is Action.STORE and (refusal := self.engine.admission.refusal()) is not None:
             raise refusal
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies with a Content-Encoding are not supported")
+        await self.audited.begin(request, route)
         await self._invite(request)
         return await route.handler(request)
 
@@ -406,6 +410,7 @@ class WebFront:
         counters.observe(seconds, status >= 400, received_bytes=request.content.total_bytes, sent_bytes=sent)
         if status >= 400:
             self.engine.metrics.counters[f"http_answers_{status}"] += 1
+        self.audited.finished(request, status)
         self._log(request, status, seconds, sent)
 
     def _log(self, request: Request, status: int, seconds: float, sent: int) -> None:

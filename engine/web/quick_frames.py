@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from engine.archive.retrieve import Instance
     from engine.runtime.engine import Engine
     from engine.web.accept import Choice
+    from engine.web.audited import AuditedRequests
     from engine.web.authentication import Authentication
     from engine.web.limits import RequestLimits
     from engine.web.outlet import Outlet
@@ -75,6 +76,7 @@ class Host(Protocol):
     engine: Engine
     outlet: Outlet
     authentication: Authentication
+    audited: AuditedRequests
     is_draining: bool
 
     def request_of(self, message: RawRequestMessage, connection: Any) -> Request:
@@ -155,6 +157,8 @@ class QuickFrames:
         study, series, uid, number = path.groups()
         instance = engine.archive.instance(uid)
         if instance is None or instance.study_instance_uid != study or instance.series_instance_uid != series:
+            return False
+        if not self._host.audited.is_known(terms.principal, study):
             return False
         return self._fill(terms, instance, int(number)) and self._limits.allows(terms.client)
 

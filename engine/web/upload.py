@@ -21,6 +21,7 @@ from engine.archive.ingest.request import POLICIES, Answer, Outcome, Payload, St
 from engine.dicom import part10, storage_classes, transfer_syntax
 from engine.dicom.elements import ScanLimits
 from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, StorageError
+from engine.runtime.audit_trail import Act
 from engine.runtime.store_recorder import StoreRecorder
 from engine.web.stow_response import Reason, StoreResponse, reason_of
 
@@ -86,6 +87,10 @@ class Uploads:
         self._response = response
         self._study = study_instance_uid
         self._sender = principal.actor
+        self._act = Act(principal, "STOW-RS")
+        self._counts: dict[tuple[bytes, str, bool], int] = {}
+        """What was stored, for the audit log."""
+        self._is_over = False
         self._recorder = StoreRecorder(engine, logger.about(principal.address), self._sender)
         config = engine.config
         self._whole_bytes_max = config.limits.stream_threshold_bytes
@@ -155,7 +160,9 @@ class Uploads:
             await self._wait_for_answer()
 
     def abandon(self) -> None:
-        """Drops an incomplete file."""
+        """Drops an incomplete file. No other one follows."""
+        self._is_over = True
+        self._record()
         file, self._file = self._file, None
         if file is not None:
             self._give_back(file)
@@ -299,6 +306,7 @@ class Uploads:
             self._next_answer.set_result(None)
         self._engine.metrics.store_latency_s.observe(perf_counter() - file.began_at)
         self._note(file, answer)
+        self._record()
 
     async def _wait_for_answer(self) -> None:
         self._next_answer = self._engine.loop.create_future()
@@ -315,10 +323,18 @@ class Uploads:
             self._note_refusal(outcome, class_uid, uid)
             return
         self._recorder.stored(outcome, uid, file.length)
+        key = (answer.study_instance_uid.encode(), class_uid, outcome is not Outcome.DUPLICATE)
+        self._counts[key] = self._counts.get(key, 0) + 1
         warning = self._warning(outcome)
         if not warning and meta is not None and meta.media_storage_sop_class_uid not in ("", class_uid):
             warning = Reason.DOES_NOT_MATCH_SOP_CLASS
         self._response.stored(class_uid, uid, answer.study_instance_uid, answer.series_instance_uid, warning)
+
+    def _record(self) -> None:
+        """Records what was stored, once, when no further answer comes."""
+        if self._is_over and not self._unanswered and self._counts:
+            counts, self._counts = self._counts, {}
+            self._engine.audit_trail.received(self._act, counts)
 
     def _note_refusal(self, error: EngineError, class_uid: str, uid: str) -> None:
         reason = reason_of(error)

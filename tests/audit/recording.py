@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,16 @@ from engine.audit.reading import forward
 
 WAIT_S = 60.0
 CT1 = Principal(PrincipalKind.PEER, "CT1", "10.0.0.7")
+
+
+def wait_until(holds: Callable[[], object]) -> None:
+    """Waits for a condition."""
+    event = threading.Event()
+    for _ in range(int(WAIT_S / 0.02)):
+        if holds():
+            return
+        event.wait(0.02)
+    raise AssertionError("it never held")
 
 
 def stored(study: str = "1.2.3", count: int = 1, **fields: Any) -> Event:

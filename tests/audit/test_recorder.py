@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import threading
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,8 @@ from engine.audit.event import LIST_MAX, TEXT_MAX, Event, Kind, Outcome
 from engine.audit.recorder import RESERVE
 from engine.audit.verify import verify
 from engine.errors import AuditUnavailable
-from tests.audit.recording import CT1, WAIT_S, events, recording, stored
+from tests.audit.recording import CT1, events, recording, stored, wait_until
 from tests.faulty_files import FaultyFiles
-
-
-def wait_until(holds: object) -> None:
-    """Waits for a condition."""
-    event = threading.Event()
-    for _ in range(int(WAIT_S / 0.02)):
-        if holds():  # type: ignore[operator]
-            return
-        event.wait(0.02)
-    raise AssertionError("it never held")
 
 
 def test_what_was_begun_is_on_the_disk(tmp_path: Path) -> None:

@@ -130,6 +130,7 @@ def host(
                 async with asyncio.timeout(10):
                     while front.connections_count or front.is_busy:
                         await asyncio.sleep(0.005)
+                await engine.audit_trail.finish()
                 front.close()
                 engine.close()
                 archive.close()

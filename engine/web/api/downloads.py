@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from engine.archive.questions import Level, Query
 from engine.dicom import tags
 from engine.errors import RequestError
+from engine.runtime.audit_trail import Act, Contents
 from engine.web.api.json_bodies import check_parameters
 from engine.web.errors import NotFound, TooLarge
 from engine.web.route import Parameter
@@ -53,6 +54,9 @@ async def download(request: Request) -> web.StreamResponse:
     instances = await request.engine.pools.index.run(read)
     if not instances:
         raise NotFound("nothing of this is stored")
+    contents = Contents()
+    contents.add(instances)
+    await request.engine.audit_trail.exporting(Act(request.principal, "download"), contents)
     return await send_zip(request, instances, name="studies")
 
 
