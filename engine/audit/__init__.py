@@ -86,10 +86,10 @@ async def begin(event: Event) -> None:
         await _current[0].begin(event)
 
 
-def begin_now(event: Event) -> None:
-    """As `begin`, in a thread that may block."""
+def begin_now(*events: Event) -> None:
+    """As `begin`, in a thread that may block; several events are synced together."""
     if _current:
-        _current[0].begin_now(event)
+        _current[0].begin_now(*events)
 
 
 def check() -> None:

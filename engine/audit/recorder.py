@@ -83,10 +83,12 @@ class Recorder:
         except TimeoutError:
             raise AuditUnavailable("the audit log does not answer") from None
 
-    def begin_now(self, event: Event) -> None:
-        """As `begin`, in a thread that may block."""
+    def begin_now(self, *events: Event) -> None:
+        """As `begin`, in a thread that may block; several events are synced together."""
+        waiters = [self._wait_for(event) for event in events]
         try:
-            self._wait_for(event).result(PATIENCE_S)
+            for waiter in waiters:
+                waiter.result(PATIENCE_S)
         except TimeoutError:
             raise AuditUnavailable("the audit log does not answer") from None
 

@@ -43,6 +43,8 @@ from engine.archive.lifecycle.patients import (
     new_patient,
     number_of,
 )
+from engine.archive.lifecycle.recorded import changed, patient_changed
+from engine.audit import Kind
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.errors import CorrectionRefused, IndexError_
@@ -335,10 +337,28 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor:
         # If the first try has left the record in the log, the second is a copy of the same correction.
         ledger.with_reserve(lambda: ledger.write([correction]))
     number = number_of(correction.stamp)
+    _write_event(archive, decision, number, actor, reason)
     logger.info(
         "corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=actor.actor
     )
     return Corrected(number, decision.studies)
+
+
+def _write_event(archive: Archive, decision: _Decision, number: str, actor: Principal, reason: str) -> None:
+    """Records a correction in the audit log."""
+    kind = Kind.MERGED if decision.operation in (Operation.MERGE, Operation.MOVE) else Kind.CORRECTED
+    values = {tags.keyword_of(tag): value.decode("utf-8", "replace") for tag, value in decision.items.items()}
+    sets = " ".join(f"{keyword}={value}" for keyword, value in values.items())
+    undoes = f" undoes {number_of(decision.undoes)}" if decision.undoes else ""
+    detail = f"{decision.operation.name.lower()} {number}{undoes}: {sets}".rstrip(": ")
+    names = [name.decode("utf-8", "replace") for name in decision.names]
+    index = archive.parts.index
+    if decision.level == Level.PATIENT or not names:
+        patient_id, issuer, *_ = [*names, "", ""]
+        patient_changed(kind, patient_id, issuer, decision.studies, actor=actor, reason=reason, detail=detail)
+    else:
+        studies = names[:1] if decision.level == Level.SERIES else names
+        changed(index, kind, studies, actor=actor, reason=reason, detail=detail)
 
 
 def _check_length(correction: Correction) -> None:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine import log
 from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
+from engine.archive.lifecycle.recorded import destroying
+from engine.audit import Kind
 from engine.errors import DeletionRefused
 from engine.index.format.entry import Tombstone
 from engine.index.format.types import Instance, InstanceIdentifiers, Level
@@ -91,7 +93,8 @@ def delete(
     """Deletes the instances that `choose` returns. Calls it under the lock of the ledger.
 
     `level`: of the request, with one tombstone for each study, series or instance (PATIENT: each study).
-    Raises DeletionRefused when one of the studies is on hold: nothing is deleted then. After StorageFull,
+    Raises DeletionRefused when one of the studies is on hold, and AuditUnavailable when the deletion cannot be
+    recorded: nothing is deleted then. After StorageFull,
     StorageFailed, IndexError_ or the death of the process the tombstones may be in the log; they then take effect at
     the next start.
     """
@@ -137,7 +140,8 @@ def _delete(
     deletion, instances, newest_stamp = select(parts, chosen, dry_run=dry_run)
     if dry_run or not instances:
         return deletion
-    write_tombstones(parts, _grouped(instances, level), level, after=newest_stamp, actor=actor, reason=reason)
+    with destroying(parts.index, Kind.DELETED, instances, level, actor=actor, reason=reason):
+        write_tombstones(parts, _grouped(instances, level), level, after=newest_stamp, actor=actor, reason=reason)
     logger.info(
         "deleted",
         level=level.name.lower(),

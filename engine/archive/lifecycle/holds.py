@@ -17,6 +17,8 @@ from engine import log
 from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
 from engine.archive.lifecycle.deletion import bounded
+from engine.archive.lifecycle.recorded import changed
+from engine.audit import Kind
 from engine.index.format.entry import Hold
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ def change(
         with parts.ledger.locked():
             return _change(parts, study_instance_uids, is_set, actor, reason)
 
-    return parts.ledger.with_reserve(work)
+    studies = parts.ledger.with_reserve(work)
+    changed(parts.index, Kind.HELD if is_set else Kind.RELEASED, studies, actor=actor, reason=reason)
+    return studies
 
 
 def _change(parts: Parts, study_instance_uids: Sequence[str], is_set: bool, actor: Principal, reason: str) -> list[str]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from engine import log
@@ -23,6 +23,8 @@ from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
 from engine.archive.lifecycle import retention_clock
 from engine.archive.lifecycle.deletion import Deletion, Selected, bounded, select, uid_parts
+from engine.archive.lifecycle.recorded import changed, destroying
+from engine.audit import Kind
 from engine.dicom import tags
 from engine.errors import DeletionRefused, NotInTrash
 from engine.index.catalog import TrashEntry
@@ -67,6 +69,8 @@ class Settled:
     """Length of their data sets."""
     held: int = 0
     """Entries that stay because their study is on legal hold."""
+    studies: list[str] = field(default_factory=list)
+    """The studies that were restored."""
 
     def add(self, other: Settled) -> None:
         """Adds the counts of another result."""
@@ -98,7 +102,8 @@ def put(
             selected = select(parts, choose(), dry_run=dry_run)
             if not dry_run and selected.instances:
                 records = [record for group in _studies(parts, selected, level, actor, reason) for record in group]
-                parts.ledger.write(records)
+                with destroying(parts.index, Kind.TRASHED, selected.instances, level, actor=actor, reason=reason):
+                    parts.ledger.write(records)
                 selected.deletion.trash = list(dict.fromkeys(str(record.stamp) for record in records))
             return selected.deletion
 
@@ -134,9 +139,11 @@ def restore(parts: Parts, number: str, *, series_instance_uid: str = "", actor: 
             _settle(parts, [(entry, instances)], TrashOperation.RESTORE, actor, reason)
             restored = Settled()
             restored.count(instances)
+            restored.studies = [_study(entry)]
             return restored
 
     restored = parts.ledger.with_reserve(work)
+    changed(parts.index, Kind.RESTORED, restored.studies, actor=actor, reason=reason)
     logger.info("restored from the trash", entry=number, instances=restored.instances, by=actor.actor)
     return restored
 
@@ -224,7 +231,9 @@ def _add_emptied(parts: Parts, total: Settled, stamp: int, actor: Principal, rea
 def _emptied(parts: Parts, entries: Sequence[TrashEntry], actor: Principal, reason: str) -> Settled:
     emptied = Settled()
     pairs = [(entry, list(parts.index.in_trash(entry))) for entry in entries]
-    _settle(parts, pairs, TrashOperation.EMPTY, actor, reason)
+    names = [InstanceIdentifiers.of(instance) for _, instances in pairs for instance in instances]
+    with destroying(parts.index, Kind.DELETED, names, Level.STUDY, actor=actor, reason=reason):
+        _settle(parts, pairs, TrashOperation.EMPTY, actor, reason)
     for _, instances in pairs:
         emptied.count(instances)
     return emptied
