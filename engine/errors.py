@@ -341,3 +341,11 @@ class CursorRefused(FeedError):
 
 class FeedDamaged(FeedError):
     """Events are missing from the feed's journal, or cannot be read."""
+
+
+class IdentityRefused(EngineError):
+    """A token, a code or a log-in by an identity provider is not accepted; the message says why."""
+
+
+class IdentityUnavailable(EngineError):
+    """An identity provider cannot be asked, so that nobody can be let in on its word; the message says why."""

@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"errors", "setting", "titles", "log_settings"},
     "access": {"config", "setting", "titles"},
     "accounts": LEAVES | {"access"},
+    "identity": LEAVES | {"access", "accounts"},
     "dicom": LEAVES,
     "storage": LEAVES,
     "ul": LEAVES | {"dicom"},
@@ -57,10 +58,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "archive": LEAVES | {"access", "audit", "index", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
-    "runtime": LEAVES | {"audit", "access", "accounts", "archive"},
-    "services": LEAVES | {"audit", "access", "accounts", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"},
+    "runtime": LEAVES | {"audit", "access", "accounts", "identity", "archive"},
+    "services": LEAVES
+    | {"audit", "access", "accounts", "identity", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"},
     "viewer": {"errors"},
-    "web": LEAVES | {"audit", "viewer", "access", "accounts", "runtime", "archive", "dicom", "prometheus", "totals"},
+    "web": LEAVES
+    | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"},
     "exchange": LEAVES | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},

@@ -105,7 +105,7 @@ class Policy:
             return Decision(False, _UNKNOWN)
         if peer is not None and peer.is_bound and (mismatch := _mismatch(peer, principal)):
             return Decision(False, mismatch, is_alarming=True)
-        if principal.user and not self.directory.is_valid(principal):
+        if principal.user and not self._is_valid(principal):
             return Decision(False, "a user who is not valid any more")
         if action is Action.ASSOCIATE:
             return ALLOWED
@@ -134,7 +134,7 @@ class Policy:
     # Users, keys and shares ----------------------------------------------------------------------
 
     def _client_may(self, principal: Principal, action: Action) -> Decision:
-        if not self.directory.is_valid(principal):
+        if not self._is_valid(principal):
             return Decision(False, "a session that is not valid any more" if principal.session else "no login")
         if principal.session:
             return self._holder_may(principal, action)
@@ -172,6 +172,10 @@ class Policy:
             return []
         now_s = self._now_s()
         return [grant for grant in self.directory.grants_of(principal) if grant.is_in_force(now_s)]
+
+    def _is_valid(self, principal: Principal) -> bool:
+        has_ended = principal.until_s is not None and self._now_s() >= principal.until_s
+        return not has_ended and self.directory.is_valid(principal)
 
     # Destinations --------------------------------------------------------------------------------
 

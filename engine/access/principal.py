@@ -47,6 +47,8 @@ class Principal:
     """The user that the user identity of an association proves. A user of the HTTP port is its `name`."""
     claimed_user: str = ""
     """The user that a trusted peer claims, for the audit alone: it proves nothing and grants nothing."""
+    until_s: float | None = None
+    """When its credential ends by itself, in Unix seconds; None: a `Directory` knows."""
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """What the credential states of it beside roles: referrer names, the patient of a SMART launch."""
 

@@ -75,16 +75,15 @@ class Accounts:
             raise LoginFailed(WRONG)
         return user
 
-    async def begin_session(self, user: User, method: str, *, address: str = "", agent: str = "") -> str:
-        """Begins a session; returns its token. Raises AccountsError."""
+    async def begin_session(self, user: User, method: str, **facts: str) -> str:
+        """Begins a session; returns its token. `facts`: as of `sessions.begin`. Raises AccountsError."""
         work = partial(
             sessions.begin,
             self.database,
             user,
             method=method,
             lasts_s=self._config().accounts.session_s,
-            address=address,
-            agent=agent,
+            **facts,
         )
         return await self.run(work)
 

@@ -4,7 +4,8 @@ Look-ups are kept until any process commits a change (`Database.version`), so th
 and a change acts at the next question.
 
     Principal.session   s-ID    a session of a user
-                        other   a front end has verified a token by itself; its user may exist here or not
+                        t-…     a front end has verified a token by itself, whose roles and patient count; its user may
+                                exist here or not
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from time import time
 from typing import TYPE_CHECKING, Final
 
 from engine.access import Kind
+from engine.access.launch import grants_of_launch
 from engine.accounts import tokens, users
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ CACHE_MAX: Final = 4096
 """Rows that are kept; what strangers ask for must not fill the memory."""
 
 SESSION: Final = "s-"
+TOKEN: Final = "t-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +75,14 @@ class AccountDirectory:
         return principal.kind is not Kind.HTTP or not self.is_login_needed
 
     def roles_of(self, principal: Principal) -> frozenset[str]:
-        """The roles of its user; what a token states counts if the user is none of ours."""
-        user = self.user(_name_of(principal))
+        """The roles of its user; of a token those that it states."""
+        user = None if principal.session.startswith(TOKEN) else self.user(_name_of(principal))
         return principal.roles if user is None else frozenset(user.roles)
 
     def grants_of(self, principal: Principal) -> tuple[Grant, ...]:
-        """The grants to its user and to its roles."""
+        """The grants to its user and to its roles; of a SMART token that to its patient alone."""
+        if (launched := grants_of_launch(principal)) is not None:
+            return launched
         return ()
 
     def attributes_of(self, principal: Principal) -> Mapping[str, tuple[str, ...]]:
@@ -90,8 +95,9 @@ class AccountDirectory:
     @property
     def is_login_needed(self) -> bool:
         """Whether clients of the HTTP port must log in."""
-        login = self._config().http.login
-        return login == "required" or (login == "auto" and self.has_users)
+        config = self._config()
+        login = config.http.login
+        return login == "required" or (login == "auto" and (self.has_users or bool(config.oidc)))
 
     @property
     def has_users(self) -> bool:

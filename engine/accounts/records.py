@@ -23,6 +23,8 @@ class User(Struct, frozen=True, kw_only=True):
     """What rules compare with studies, as `referrer`: the names under which it refers patients."""
     source: str = ""
     """The provider that vouches for this user; "": this archive."""
+    subject: str = ""
+    """The user's name at the provider that never changes (`sub`)."""
     created: float = 0.0
     created_by: str = ""
 

@@ -35,6 +35,7 @@ from engine.archive.settings import (
 from engine.audit.settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
+from engine.identity.settings import Oidc
 from engine.log_settings import Log
 from engine.runtime.settings import Limits
 from engine.services.settings import Coercion, Queries, Tls
@@ -120,6 +121,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
     roles: tuple[Role, ...] = msgspec.field(default=(), name="role")
     """Roles beside the built-in ones; written [[role]]."""
+    oidc: tuple[Oidc, ...] = ()
+    """Providers that vouch for users; written [[oidc]]."""
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
     attributes: Annotated[tuple[Attribute, ...] | None, FIXED] = msgspec.field(default=None, name="attribute")
@@ -139,10 +142,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         roles = [role.name for role in self.roles]
         if len(set(roles)) < len(roles):
             raise ValueError("two [[role]] have one name")
+        providers = [provider.name for provider in self.oidc]
+        if len(set(providers)) < len(providers):
+            raise ValueError("two [[oidc]] have one name")
         known_roles = {*roles, *(role.name for role in BUILT_IN_ROLES)}
         for peer in self.peers:
             if peer.role and peer.role not in known_roles:
                 raise ValueError(f"the [[peer]] {peer.aet} has the role {peer.role}, which is no [[role]]")
+        for provider in self.oidc:
+            for role in (*provider.roles.values(), *provider.default_roles):
+                if role not in known_roles:
+                    raise ValueError(f"the [[oidc]] {provider.name} gives the role {role}, which is no [[role]]")
 
     @cached_property
     def book(self) -> PeerBook:
@@ -212,6 +222,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             rows += [
                 (f"retention.{rule.name}.{name}", getattr(rule, name))
                 for name in rule.__struct_fields__
+                if name != "name"
+            ]
+        for provider in self.oidc:
+            rows += [
+                (f"oidc.{provider.name}.{name}", getattr(provider, name))
+                for name in provider.__struct_fields__
                 if name != "name"
             ]
         for hook in self.webhooks:

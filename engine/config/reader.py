@@ -20,6 +20,7 @@ from engine.archive.attribute_settings import Attribute, AttributeLevel
 from engine.archive.settings import Retention
 from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
+from engine.identity.settings import Oidc
 from engine.services.settings import Coercion
 from engine.setting import bare
 from engine.web.settings import Webhook
@@ -39,6 +40,7 @@ MISTAKES_MAX = 100
 """The number of mistakes that one run reports."""
 
 _PLACEHOLDERS: dict[str, object] = {"aet": "MISSING", "name": "x", "older_than_days": 1.0, "tag": "x", "level": "study"}
+_PLACEHOLDERS |= {"issuer": "https://missing.example", "client_id": "x"}
 """Values for missing required keys, so that the other keys can be checked."""
 
 _REMOVED_KEYS = {
@@ -226,6 +228,8 @@ def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None
         _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}", mistakes)
     for number, role in enumerate(_tables(values, "role", path, mistakes), 1):
         _check_table(role, _fields(Role), f"{path}: [[role]] {_name_of(role, 'name', number)}", mistakes)
+    for number, provider in enumerate(_tables(values, "oidc", path, mistakes), 1):
+        _check_table(provider, _fields(Oidc), f"{path}: [[oidc]] {_name_of(provider, 'name', number)}", mistakes)
     for number, hook in enumerate(_tables(values, "webhook", path, mistakes), 1):
         _check_table(hook, _fields(Webhook), f"{path}: [[webhook]] {_name_of(hook, 'name', number)}", mistakes)
     values.setdefault("attribute", [])

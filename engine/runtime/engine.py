@@ -2,6 +2,7 @@
 
     archive, ingestor     the stored instances, and the one way to store new ones
     accounts              users, their sessions and rights
+    identities            providers that vouch for users
     access                permissions: every front asks once per operation
     admission             whether new instances are accepted now
     flow                  back-pressure: which connections are read
@@ -30,6 +31,7 @@ from engine.archive.ingest.live import Ingestor
 from engine.archive.rendering.renderer import Renderer
 from engine.archive.rendering.thumbnails import Thumbnails
 from engine.archive.transcoding.transcode import Transcoder
+from engine.identity.providers import Providers
 from engine.metrics import Metrics
 from engine.runtime.admission import Admission
 from engine.runtime.associations_count import AssociationsCount
@@ -67,6 +69,7 @@ class Engine:
     """Where each key of the configuration gets its value from, as far as that is known here."""
     opened_accounts: InitVar[Accounts | None] = None
     accounts: Accounts = field(init=False)
+    identities: Providers = field(init=False)
     access: Access = field(init=False)
     audit_trail: AuditTrail = field(init=False)
     thumbnails: Thumbnails = field(init=False)
@@ -77,6 +80,7 @@ class Engine:
 
     def __post_init__(self, opened_accounts: Accounts | None) -> None:
         self.accounts = opened_accounts or Accounts(None, lambda: self.config)
+        self.identities = Providers(lambda: self.config)
         self.access = Policy(lambda: self.config, self.accounts.directory)
         self.audit_trail = AuditTrail(self.archive, self.pools)
         self.thumbnails = Thumbnails(self.archive, self.renderer)

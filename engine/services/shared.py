@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from engine.services.commitment.commitments import Commitments
-from engine.services.user_identity import UserIdentities
+from engine.services.user_identity import UserIdentities, token_verifier
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -42,7 +42,13 @@ class Services:
     def __post_init__(self) -> None:
         engine = self.engine
         engine.flow.ingest_bytes.append(lambda: self.pool.outstanding * self.pool.chunk_bytes)
-        self.user_identities = UserIdentities(engine.accounts, engine.loop.time)
+        identities = engine.identities
+        self.user_identities = UserIdentities(
+            engine.accounts,
+            engine.loop.time,
+            token_verifier(identities, engine.accounts),
+            lambda: identities.accepts_tokens,
+        )
         self.commitments = Commitments(
             engine.archive, lambda: engine.config, engine.metrics.counters, engine.ingestor.commit.fail
         )

@@ -29,7 +29,8 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.errors import LoginFailed, LoginLater
+from engine.errors import IdentityRefused, IdentityUnavailable, LoginFailed, LoginLater
+from engine.identity.holder import holder_of
 from engine.ul.negotiation import AUTHENTICATION_FAILED, TEMPORARY_CONGESTION
 from engine.ul.user_information import UserIdentityAC
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from engine.access import Principal
     from engine.accounts.accounts import Accounts
     from engine.config import Config
+    from engine.identity.providers import Providers
     from engine.ul.negotiation import Accepted
     from engine.ul.pdu import AssociateRJ, AssociateRQ
     from engine.ul.user_information import UserIdentityRQ
@@ -45,6 +47,8 @@ logger = log.get("services.user_identity")
 
 TIMEOUT_S: Final = 10.0
 """The longest wait for a verification: an identity provider may not answer. Requestors wait 30 s or so."""
+
+RETRY_S: Final = 5.0
 
 REMEMBERED_S: Final = 300.0
 REMEMBERED_MAX: Final = 1024
@@ -72,6 +76,7 @@ class Identity:
     claim: str = ""
     """The user that a trusted peer claims; "": none."""
     session: str = ""
+    until_s: float | None = None
     roles: frozenset[str] = frozenset()
     attributes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """What a token states; see `access.Principal`."""
@@ -117,6 +122,7 @@ def as_used_by(principal: Principal, identity: Identity) -> Principal:
         user=identity.user,
         claimed_user=identity.claim,
         session=identity.session,
+        until_s=identity.until_s,
         roles=identity.roles,
         attributes=identity.attributes,
     )
@@ -131,16 +137,43 @@ def answer_identity(rq: AssociateRQ, accepted: Accepted, identity: Identity) -> 
     return replace(accepted, ac=replace(accepted.ac, user_information=information))
 
 
+def token_verifier(identities: Providers, accounts: Accounts) -> VerifyToken:
+    """Verifies tokens of identity providers as the HTTP port does."""
+
+    async def verify(token: str) -> Identity:
+        try:
+            person = await identities.person_of(token)
+            holder = holder_of(token, person, accounts.directory)
+        except IdentityRefused as error:
+            raise LoginFailed(str(error)) from error
+        except IdentityUnavailable as error:
+            raise LoginLater(str(error), RETRY_S) from error
+        return Identity(
+            holder.user,
+            session=holder.session,
+            until_s=holder.until_s,
+            roles=holder.roles,
+            attributes=holder.attributes,
+        )
+
+    return verify
+
+
 class UserIdentities:
     """Verifies user identities, for all associations of one process."""
 
     def __init__(
-        self, accounts: Accounts, clock_s: Callable[[], float], verify_token: VerifyToken | None = None
+        self,
+        accounts: Accounts,
+        clock_s: Callable[[], float],
+        verify_token: VerifyToken | None = None,
+        accepts_tokens: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`verify_token`: None: no identity provider is configured."""
+        """`verify_token`: None: there are no identity providers. `accepts_tokens`: whether any of theirs count now."""
         self._accounts = accounts
         self._clock_s = clock_s
         self._verify_token = verify_token
+        self._accepts_tokens = accepts_tokens
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, tuple[str, str, float]] = OrderedDict()
         """Keyed hash → user, stored hash, and until when it counts."""
@@ -156,7 +189,7 @@ class UserIdentities:
                 return Rejection(f"{what} without TLS: use the TLS port, or switch it off at the device")
             if kind == IdentityType.PASSCODE:
                 return self._remembered_user(item, principal)
-            if self._verify_token is not None:
+            if self._verify_token is not None and self._accepts_tokens():
                 return None
         if is_required:
             return Rejection("no user identity that proves a user: a passcode or a token is needed")

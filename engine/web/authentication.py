@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Final
 
 from engine.access import Kind, Principal
 from engine.access.networks import is_in_any
-from engine.errors import NotAllowed
+from engine.errors import IdentityRefused, NotAllowed
+from engine.identity.holder import holder_of
+from engine.identity.providers import looks_signed
 from engine.web import cors
 from engine.web.errors import HttpError
 
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from engine.accounts.accounts import Accounts
     from engine.accounts.directory import Proof
+    from engine.identity.claims import Person
     from engine.runtime.engine import Engine
     from engine.web.request import Request
 
@@ -61,7 +64,11 @@ class Authentication:
 
     async def identify(self, request: Request) -> None:
         """Sets the request's principal. Raises LoginNeeded, and HttpError for a request that another page caused."""
-        request.principal = self._known(request)
+        token = bearer_of(request)
+        if token is not None and looks_signed(token):
+            request.principal = await self._verified(request, token)
+        else:
+            request.principal = self._known(request)
         if not request.principal.session and self._accounts.is_login_needed:
             raise LoginNeeded("log in first")
 
@@ -82,6 +89,8 @@ class Authentication:
         self._check_address(request)
         token = bearer_of(request)
         if token is not None:
+            if (person := self._engine.identities.remembered(token)) is not None:
+                return self._principal_of_token(request, token, person)
             raise LoginNeeded("this token is not valid")
         if not (token := cookie_of(request)):
             return request.principal
@@ -91,6 +100,30 @@ class Authentication:
         check_cause(request)
         self._accounts.use(proof)
         return principal_of(request, proof)
+
+    async def _verified(self, request: Request, token: str) -> Principal:
+        """Who shows the token of an identity provider."""
+        self._check_address(request)
+        try:
+            person = await self._engine.identities.person_of(token)
+        except IdentityRefused as error:
+            raise LoginNeeded(str(error)) from None
+        return self._principal_of_token(request, token, person)
+
+    def _principal_of_token(self, request: Request, token: str, person: Person) -> Principal:
+        try:
+            holder = holder_of(token, person, self._accounts.directory)
+        except IdentityRefused as error:
+            raise LoginNeeded(str(error)) from None
+        return Principal(
+            Kind.HTTP,
+            holder.user,
+            request.origin.client,
+            roles=holder.roles,
+            session=holder.session,
+            until_s=holder.until_s,
+            attributes=holder.attributes,
+        )
 
     def _check_address(self, request: Request) -> None:
         allowed = self._engine.config.http.allow
@@ -112,6 +145,17 @@ def bearer_of(request: Request) -> str | None:
     if scheme.lower() != "bearer" or not token.strip():
         raise LoginNeeded("only bearer tokens are supported")
     return token.strip()
+
+
+def login_cookie_of(request: Request) -> str:
+    """What `set_login_cookie` gave the browser; "": nothing."""
+    return request.cookies.get(f"{_cookie_name(request)}-login", "") if "Cookie" in request.headers else ""
+
+
+def set_login_cookie(request: Request, response: web.StreamResponse, text: str, lasts_s: int) -> None:
+    """Lets the browser keep the secrets of a log-in until it comes back from the identity provider; 0: no longer."""
+    name, is_secure = f"{_cookie_name(request)}-login", _is_secure(request)
+    response.set_cookie(name, text, path="/", secure=is_secure, httponly=True, samesite="Lax", max_age=lasts_s)
 
 
 def cookie_of(request: Request) -> str:

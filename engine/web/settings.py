@@ -64,8 +64,8 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     so that half-open ones cannot keep anybody out."""
 
     login: Literal["auto", "required", "off"] = "auto"
-    """Whether clients must log in or show a token. auto: as soon as the archive has a user (`filmroom user`); required:
-    always; off: never, every client of `allow` may do everything."""
+    """Whether clients must log in or show a token. auto: as soon as the archive has a user (`filmroom user`)
+    or an identity provider; required: always; off: never, every client of `allow` may do everything."""
 
     allow: tuple[Network, ...] | None = None
     """Addresses and networks that may use HTTP; others get 403. Unset: this machine only while no login is needed, any

@@ -16,6 +16,7 @@ from engine.archive.settings import Jobs
 from engine.config import Config, Limits, Peer
 from engine.errors import EngineError
 from engine.exchange.runner import Runner
+from engine.identity.settings import Oidc
 from engine.runtime.engine import Engine
 from engine.runtime.front import ServerLink
 from engine.web.front import WebFront
@@ -87,6 +88,7 @@ def host(
     peers: tuple[Peer, ...] = (),
     jobs: Jobs | None = None,
     link: Callable[[Engine], ServerLink] | None = None,
+    oidc: tuple[Oidc, ...] = (),
 ) -> Hosting:
     """Runs `script` while the front serves; checks that nothing is left behind.
 
@@ -97,7 +99,13 @@ def host(
         loop = asyncio.get_running_loop()
         archive = Archive.open(data, role="keeper", create=True)
         config = Config(
-            data=data, limits=limits, http=http or Http(), webhooks=webhooks, peers=peers, jobs=jobs or Jobs()
+            data=data,
+            limits=limits,
+            http=http or Http(),
+            webhooks=webhooks,
+            peers=peers,
+            jobs=jobs or Jobs(),
+            oidc=oidc,
         )
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)

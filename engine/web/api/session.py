@@ -2,7 +2,7 @@
 
 GET       needs no login; without `may` nobody is logged in, and the page asks for it
 POST      user and password; sets the cookie
-DELETE    ends the session, and has the browser forget it
+DELETE    ends the session, and has the browser forget it; `logout_url`: where it logs out at the identity provider too
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from engine.access import Action
 from engine.accounts import sessions
 from engine.errors import LoginFailed, LoginLater
 from engine.web.api.json_bodies import answer, body_of, check_parameters
+from engine.web.api.oidc import logout_url
 from engine.web.authentication import LoginNeeded, check_cause, clear_cookie, principal_of, set_cookie
 from engine.web.errors import HttpError
 
@@ -88,7 +89,8 @@ async def log_out(request: Request) -> web.Response:
         check_cause(request)
         accounts = request.engine.accounts
         await accounts.run(lambda: sessions.end(accounts.database, proof.digest))
-    response = answer({"user": None})
+    elsewhere = "" if proof is None else await logout_url(request, proof.session.provider, proof.session.id_token)
+    response = answer({"user": None, "logout_url": elsewhere or None})
     clear_cookie(request, response)
     return response
 
@@ -108,4 +110,6 @@ def facts_of(request: Request, proof: Proof | None) -> dict[str, Any]:
 
 
 def _ways(request: Request) -> dict[str, Any]:
-    return {"login": request.config.http.login, "methods": list(METHODS)}
+    providers = [{"name": name, "label": label} for name, label in request.engine.identities.offered]
+    methods = [*METHODS, *(["oidc"] if providers else [])]
+    return {"login": request.config.http.login, "methods": methods, "providers": providers}
