@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},
     "doctor": LEAVES | {"audit", "control", "access", "archive", "net", "web", "certificates"},
-    "app": LEAVES | {"audit", "server", "control", "runtime", "services", "web", "net", "exchange"},
+    "app": LEAVES | {"audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
     | {"audit", "exchange", "viewer", "certificates"},

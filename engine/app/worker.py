@@ -12,7 +12,7 @@ from engine.services.secure_front import SecureFront
 if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
-    from engine.config import Peer
+    from engine.config import Config, Peer
     from engine.runtime.engine import Engine
     from engine.runtime.front import Front
     from engine.services.destination import Resources, Results, Sender
@@ -29,7 +29,7 @@ def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
         from engine.exchange.runner import Runner
         from engine.web.front import WebFront
 
-        fronts.append(WebFront(engine, process, outbound=Runner(engine)))
+        fronts.append(WebFront(engine, process, outbound=Runner(engine), examine_security=_examine_security))
     return fronts
 
 
@@ -37,6 +37,15 @@ def _open_web_peer(resources: Resources, peer: Peer, results: Results) -> Abstra
     from engine.exchange.stow import stow_destination  # aiohttp, as above
 
     return stow_destination(resources, peer, results)
+
+
+def _examine_security(config: Config) -> list[dict[str, str]]:
+    from engine.doctor import security  # only whoever asks needs it
+
+    return [
+        {"subject": finding.subject, "verdict": finding.verdict.value, "what": finding.what, "advice": finding.advice}
+        for finding in security.examine(config)
+    ]
 
 
 if __name__ == "__main__":

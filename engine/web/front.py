@@ -87,14 +87,18 @@ class WebFront:
         server: ServerLink | None = None,
         routes: Iterable[Route] = ROUTES,
         outbound: Outbound | None = None,
+        examine_security: Callable[[Config], list[dict[str, str]]] = lambda _: [],
     ) -> None:
         """`server` reaches the other processes of the server, if there are any; `outbound` reaches other archives.
+
+        `examine_security` says how safe a configuration is, for `api.security`.
 
         Raises ConfigError.
         """
         self.engine = engine
         self._server_link = server
         self.outbound = outbound
+        self._examine_security = examine_security
         self.routes = tuple(routes)
         self.is_draining = False
         self._router = Router(self.routes)
@@ -442,6 +446,10 @@ class WebFront:
                 "archive": self.engine.archive.stats(),
             }
         return await self._server_link.ask("stats")
+
+    def security_findings(self) -> list[dict[str, str]]:
+        """How safe the configuration in force is; takes some milliseconds."""
+        return self._examine_security(self.engine.config)
 
     async def peer_sightings(self) -> dict[str, dict[str, Any]]:
         """When each peer was seen last by any worker."""

@@ -119,6 +119,9 @@ class Host(Protocol):
     async def change_peer(self, title: str, table: dict[str, Any] | None, actor: str, reason: str) -> dict[str, Any]:
         """Adds, replaces or removes a managed peer."""
 
+    def security_findings(self) -> list[dict[str, str]]:
+        """How safe the configuration in force is; takes some milliseconds."""
+
     def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
         """Adds the headers that every answer has."""
 

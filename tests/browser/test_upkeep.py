@@ -128,6 +128,14 @@ def test_a_stranger_is_seen_with_what_it_took(open_page: OpenPage, serve: Server
     expect(page.get_by_role("dialog")).to_contain_text("VR Little Endian")
 
 
+def test_security_says_what_is_open_and_what_to_do(open_page: OpenPage) -> None:
+    page = open_page("#/administration/findings")
+    findings = page.get_by_role("list", name="Security")
+    expect(findings).to_contain_text("Warning: whoever uses the title of these peers is taken for them: FILED")
+    expect(findings).to_contain_text('give each networks, or tls = "required" with certificates')
+    expect(findings).to_contain_text("Good: AE titles without a [[peer]] may be used by programs on this machine only")
+
+
 def test_jobs_are_filtered_by_state_and_cancelled_in_bulk(open_page: OpenPage, serve: Server) -> None:
     for _ in range(3):
         api(serve, "jobs", {"kind": "send", "peer": "FILED", "studies": [STUDY]})
@@ -167,6 +175,7 @@ def test_these_views_are_accessible_and_fit_a_phone(open_page: OpenPage, scheme:
         "queues/webhooks",
         "administration/peers",
         "administration/settings",
+        "administration/findings",
         "administration/log",
     )
     for place in places:

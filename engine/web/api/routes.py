@@ -17,6 +17,7 @@ from engine.web.api import (
     oidc,
     peers,
     quarantine,
+    security,
     session,
     stats,
     studies,
@@ -183,5 +184,6 @@ API_ROUTES: Final = (
     _read("/stats", stats.now, "Statistics of all processes", Action.OBSERVE),
     _read("/log", log.listed, "The newest events of the log", Action.MANAGE, log.PARAMETERS),
     _read("/viewer", viewer.state, "Whether the viewer OHIF is installed", Action.QUERY),
+    _read("/security", security.findings, "How safe the configuration in force is", Action.OBSERVE),
     _read("/settings", configuration.listed, "The configuration in force", Action.OBSERVE),
 )

@@ -2,6 +2,7 @@
 
 import { html, useState } from "./preact.mjs";
 import { Action, Dialog, Listed, Table } from "./parts.js";
+import { Findings } from "./findings.js";
 import { Log } from "./log_view.js";
 import { Peers } from "./peers.js";
 import { bytesOf } from "./dicom.js";
@@ -10,13 +11,15 @@ import { Trash } from "./trash.js";
 import { post, urlOf } from "./server.js";
 import { may } from "./session.js";
 import { language, moment, t } from "./words.js";
+import "./words_security.js";
 import "./words_upkeep.js";
 
 
 /** The views, and the action that each one needs. */
 const VIEWS = {
   peers: [Peers, "observe"], quarantine: [Quarantine, "observe"], conflicts: [Conflicts, "observe"], corrections: [Corrections, "observe"], holds: [Holds, "observe"], trash: [Trash, "restore"],
-  retention: [Retention, "observe"], viewer: [InstalledViewer, "observe"], settings: [Settings, "observe"], log: [Log, "manage"],
+  retention: [Retention, "observe"], findings: [Findings, "observe"],
+  viewer: [InstalledViewer, "observe"], settings: [Settings, "observe"], log: [Log, "manage"],
 };
 
 export function Administration({ view }) {
