@@ -159,7 +159,7 @@ class Supervisor:
         return 1 if self._failure else 0
 
     def _keep_audit(self) -> AuditKeeper:
-        return AuditKeeper(self._config.data, lambda: self._config.audit)
+        return AuditKeeper(self._config.data, lambda: self._config.audit, self._config.aet)
 
     def _close_audit(self) -> None:
         reason = self._failure or ""
