@@ -53,5 +53,5 @@ setup(
             "linetrace": DEBUG,
             "embedsignature": False,
         },
-    )
+    ),
 )

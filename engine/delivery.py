@@ -20,6 +20,9 @@ from collections import deque
 _BYTES_ACKED = struct.Struct("=120xQ")
 """Where struct tcp_info of Linux has tcpi_bytes_acked (RFC 4898 tcpEStatsAppHCThruOctetsAcked)."""
 
+_BYTES_RECEIVED = struct.Struct("=128xQ")
+"""Where it has tcpi_bytes_received."""
+
 _INET = frozenset({socket.AF_INET, socket.AF_INET6})
 
 WINDOW_SHARE = 0.9
@@ -72,3 +75,14 @@ def undelivered_bytes(sock: socket.socket) -> int:
     except OSError:
         return 0  # the socket is being closed
     return int.from_bytes(answer, "little")
+
+
+def read_bytes(sock: socket.socket) -> int:
+    """Bytes that we have read from the socket since the connection was made."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES_RECEIVED.size)
+        unread = fcntl.ioctl(sock.fileno(), termios.FIONREAD, b"\0\0\0\0")
+    except OSError:
+        return 0  # the socket is being closed
+    received: int = _BYTES_RECEIVED.unpack(info)[0]
+    return received - int.from_bytes(unread, "little")

@@ -2,7 +2,7 @@
 
     profile     versions     cipher suites of TLS 1.2 (those of TLS 1.3 are OpenSSL's)
     b12         1.2, 1.3     ECDHE with AES-GCM or ChaCha20
-    b13-aead    1.2, 1.3     DHE and CCM too; B.13 also demands Camellia-GCM, which OpenSSL does not have
+    b13-aead    1.2, 1.3     DHE and CCM too; B.13 also demands Camellia-GCM, and CCM in 1.3, which OpenSSL lacks
     legacy      1.2, 1.3     RSA key exchange and CBC too
 
 A context never changes: a reload makes a new one, and open associations keep theirs. There are no session tickets,
@@ -12,6 +12,7 @@ since a resumed session would skip the revocation lists of a newer context.
 from __future__ import annotations
 
 import hashlib
+import os
 import ssl
 from typing import TYPE_CHECKING, cast
 
@@ -27,8 +28,20 @@ _SUITES = {
     "b12": "ECDHE+AESGCM:ECDHE+CHACHA20",
     "b13-aead": "ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:DHE+AESGCM:DHE+CHACHA20:DHE+AESCCM:!aDSS",
     "legacy": "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:ECDHE+AES:DHE+AES:RSA+AESGCM:RSA+AES"
-    ":!aNULL:!eNULL:!aDSS:!PSK:!SRP",
+    ":!aNULL:!eNULL:!aDSS:!PSK:!SRP:!AESCCM",
 }
+
+_FFDHE2048 = b"""
+-----BEGIN DH PARAMETERS-----
+MIIBCAKCAQEA//////////+t+FRYortKmq/cViAnPTzx2LnFg84tNpWp4TZBFGQz
++8yTnc4kmz75fS/jY2MMddj2gbICrsRhetPfHtXV/WVhJDP1H18GbtCFY2VVPe0a
+87VXE15/V8k1mE8McODmi3fipona8+/och3xWKE2rec1MKzKT0g6eXq8CrGCsyT7
+YdEIqUuyyOP7uWrat2DX9GgdT0Kj3jlN9K5W7edjcrsZCwenyO4KbXCeAvzhzffi
+7MA0BM0oNC9hkXL+nOmFg/+OTxIy7vKBg8P+OxtMb61zO7X8vC7CIAXFjvGDfRaD
+ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
+-----END DH PARAMETERS-----
+"""
+"""The group ffdhe2048 (RFC 7919 A.1) of DHE suites, which OpenSSL does not offer by itself."""
 
 SHUTDOWN_TIMEOUT_S = 2.0
 """Seconds for the peer's close_notify, which some never send."""
@@ -50,6 +63,8 @@ def server_context(settings: Tls, table: str = "tls") -> ssl.SSLContext:
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.verify_mode = _VERIFY_MODES[settings.client_certificates]
+    if "DHE+AESGCM" in _SUITES[settings.profile].split(":"):
+        _load_group(context)
     return context
 
 
@@ -89,6 +104,16 @@ def _context(protocol: ssl._SSLMethod, settings: Tls, table: str = "tls") -> ssl
         _load(context, path, f"{table}.crls")
         context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
     return context
+
+
+def _load_group(context: ssl.SSLContext) -> None:
+    """The group of DHE suites; the ssl module reads it from a file only."""
+    fd = os.memfd_create("ffdhe2048")
+    try:
+        os.write(fd, _FFDHE2048)
+        context.load_dh_params(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _load(context: ssl.SSLContext, path: Path, setting: str) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from engine import log
-from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
+from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, read_bytes, undelivered_bytes
 from engine.dimse import assembly
 from engine.errors import LocalProtocolError, RemoteProtocolError
 from engine.net.trace import Trace
@@ -42,6 +42,10 @@ TICKS_PER_TIMEOUT = 10
 
 UNREAD_BYTES_MAX = 256 << 10
 """Bytes of our responses that a peer has not read, above which we stop reading its requests."""
+
+TLS_JUDGED_BYTES = 1 << 20
+"""Of so many bytes of TLS at least a fifth must be data: key updates and records of one byte cost us far more than
+their sender. Records of 16 KiB add a thousandth, a C-ECHO adds a third."""
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: closing resets the connection."""
@@ -138,6 +142,8 @@ class Connection(asyncio.BufferedProtocol):
         self._trusts = trusts
         if trusts is not None:
             self.get_buffer = self._get_view  # type: ignore[method-assign]
+        self._read_bytes = self._data_bytes = 0
+        """Bytes read from a TLS connection, and bytes of data in them, when these were last judged."""
         self._made_at = self._loop.time()
         self._transport: asyncio.Transport | None = None
         self._trace = trace
@@ -619,7 +625,7 @@ class Connection(asyncio.BufferedProtocol):
             if is_stuck:
                 self._reset()
             return
-        if self._is_slow(now):
+        if self._is_slow(now) or self._is_flooding():
             return
         if self._is_sending_slowly(now):
             self.abort(
@@ -644,6 +650,23 @@ class Connection(asyncio.BufferedProtocol):
         if self._closing_since is None:
             self._closing_since = now
         return now - self._closing_since > self._limits.artim_timeout_s
+
+    def _is_flooding(self) -> bool:
+        """Aborts if the peer sends much TLS and little data; returns whether it did."""
+        sock = self._socket() if self.certificate_names is not None else None
+        if sock is None:
+            return False
+        read, data = read_bytes(sock), self.receiver.bytes_received
+        fresh, carried = read - self._read_bytes, data - self._data_bytes
+        if fresh < TLS_JUDGED_BYTES:
+            return False
+        self._read_bytes, self._data_bytes = read, data
+        if fresh <= 5 * carried:
+            return False
+        self._log.warning("a flood of TLS records without data", peer=self.peer_host, bytes=fresh, data_bytes=carried)
+        self.abort(f"{fresh} bytes of TLS carried {carried} bytes of data")
+        self._reset()
+        return True
 
     def _is_slow(self, now: float) -> bool:
         """Aborts if the peer stopped reading or reads too slowly; returns whether it did."""

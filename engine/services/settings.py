@@ -48,9 +48,9 @@ class Tls(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     profile: TlsProfile = "b12"
     """The versions and cipher suites. b12: TLS 1.2 and 1.3 with ECDHE and AES-GCM or ChaCha20 (PS3.15 B.12, BCP 195).
-    b13-aead: of PS3.15 B.13 all suites that OpenSSL has, DHE and CCM too; it lacks Camellia. legacy: also RSA key
-    exchange and CBC, for modalities that nothing else works with; a recording of their traffic can be read by whoever
-    gets the private key later."""
+    b13-aead: of PS3.15 B.13 all suites that OpenSSL has, DHE and CCM too; it lacks Camellia, and CCM in TLS 1.3.
+    legacy: also RSA key exchange and CBC, for modalities that nothing else works with; a recording of their traffic can
+    be read by whoever gets the private key later."""
 
     client_certificates: Literal["required", "wanted", "off"] = "required"
     """Whether a peer must show a certificate that `trust` verifies. wanted: it may; off: it is not asked, and only its

@@ -6,14 +6,12 @@ Every certificate is made here, by the code behind `filmroom cert`.
 from __future__ import annotations
 
 import contextlib
-import re
 import shutil
 import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -22,56 +20,27 @@ from engine import certificates
 from tests import peer, samples
 from tests.peer import CT, EXPLICIT, VERIFICATION, Peer
 from tests.system import foreign
+from tests.system.secure import (
+    HANDSHAKES_MAX,
+    Site,
+    configuration,
+    counter,
+    dial,
+    is_served,
+    made_site,
+    rejection,
+    tls_port,
+)
 from tests.system.server import Server, running, wait_for
 
-HANDSHAKES_MAX = 8
 STUDY = f"{samples.ROOT}.1"
 INSTANCES = [foreign.Stored.of(samples.instance(1, 1, number)) for number in range(1, 6)]
 BIG = foreign.Stored.of(samples.instance(1, 2, 1, rows=1200, columns=1100))
 
 
-@dataclass(frozen=True)
-class Site:
-    """The authority of a hospital, and an attacker's."""
-
-    folder: Path
-
-    def server_settings(self, more: str = "") -> str:
-        """[tls] of the server."""
-        return (
-            "[tls]\nenabled = true\nhost = '127.0.0.1'\nport = 0\n"
-            f"certificates = ['{self.folder}/pacs.pem', '{self.folder}/pacs-rsa.pem']\n"
-            f"keys = ['{self.folder}/pacs.key', '{self.folder}/pacs-rsa.key']\n"
-            f"trust = ['{self.folder}/ca.pem']\ncrls = ['{self.folder}/ca.crl']\nhandshakes_max = {HANDSHAKES_MAX}\n"
-            f"{more}\n"
-        )
-
-    def context(self, name: str = "", *, server: bool = False) -> ssl.SSLContext:
-        """A peer's context with the certificate of that name; "": without one."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT)
-        context.load_verify_locations(self.folder / "ca.pem")
-        context.verify_mode = ssl.CERT_REQUIRED
-        if name:
-            context.load_cert_chain(self.folder / f"{name}.pem", self.folder / f"{name}.key")
-        return context
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("site")
-    certificates.make_authority(folder, "A hospital")
-    certificates.issue(folder, "pacs", ("127.0.0.1", "localhost"))
-    certificates.issue(folder, "pacs-rsa", ("127.0.0.1", "localhost"), "rsa")
-    for name in ("ct1", "ct2", "stolen"):
-        certificates.issue(folder, name, (f"{name}.hosp",))
-    certificates.issue(folder, "sink", ("127.0.0.1",))
-    certificates.revoke(folder, folder / "stolen.pem")
-    other = folder / "other"
-    certificates.make_authority(other, "Another authority")
-    certificates.issue(other, "foreigner", ("127.0.0.1",))
-    for suffix in ("pem", "key"):
-        shutil.copy(other / f"foreigner.{suffix}", folder)
-    return Site(folder)
+    return made_site(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="module")
@@ -79,42 +48,6 @@ def server(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     data = tmp_path_factory.mktemp("tls") / "data"
     with running(data, config=configuration(site), workers=1) as started:
         yield started
-
-
-def configuration(site: Site, more: str = "", tls: str = "") -> str:
-    """CT1 is bound to its certificate; everybody else may come with any certificate of the authority."""
-    return (
-        f'{site.server_settings(tls)}\n[[peer]]\naet = "CT1"\ntls = "required"\ncertificates = ["san:ct1.hosp"]\n{more}'
-    )
-
-
-def tls_port(server: Server) -> int:
-    found = re.search(r"dicom-tls://[^:]+:(\d+)/", server.ready_line)
-    assert found, server.ready_line
-    return int(found[1])
-
-
-def dial(server: Server, context: ssl.SSLContext) -> Peer:
-    """A scripted peer after its handshake."""
-    sock = socket.create_connection(("127.0.0.1", tls_port(server)), 20)
-    return Peer(0, timeout_s=20, sock=context.wrap_socket(sock, server_hostname="127.0.0.1"))
-
-
-def is_served(server: Server, context: ssl.SSLContext, calling: str = "ANYBODY") -> bool:
-    """Whether a peer with this context and title is answered C-ECHO; with TLS 1.3 a refusal comes after its hello."""
-    try:
-        with dial(server, context) as script:
-            script.associate((1, VERIFICATION, [EXPLICIT]), calling=calling)
-            script.send(peer.message(1, peer.c_echo_rq(1)))
-            return script.expect_message().status() == 0
-    except (OSError, peer.Closed, AssertionError):
-        return False
-
-
-def counter(server: Server, name: str) -> int:
-    """A counter of the worker."""
-    (worker,) = server.stats()["workers"]  # type: ignore[misc]
-    return int(worker["counters"].get(name, 0))
 
 
 # What must work ----------------------------------------------------------------------------------
@@ -229,14 +162,6 @@ def test_tls_1_2_is_served_with_both_kinds_of_key(server: Server, site: Site, su
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(suite)
     assert is_served(server, context)
-
-
-def rejection(server: Server, context: ssl.SSLContext | None, calling: str) -> tuple[int, int, int]:
-    """Result, source and reason of the A-ASSOCIATE-RJ for that title."""
-    with Peer(server.port) if context is None else dial(server, context) as script:
-        script.send(peer.associate_rq([(1, VERIFICATION, [EXPLICIT])], calling=calling))
-        body = script.expect(peer.ASSOCIATE_RJ)
-        return body[1], body[2], body[3]
 
 
 def test_the_certificate_of_another_peer_is_rejected_with_a_security_alert(server: Server, site: Site) -> None:
