@@ -224,6 +224,10 @@ class LoginFailed(EngineError):
     """What was given does not prove an identity. The message does not tell which part of it was wrong."""
 
 
+class SecondFactorNeeded(LoginFailed):
+    """The password is right, and a code is needed beside it."""
+
+
 class LoginLater(EngineError):
     """Too many attempts; the next one is looked at after some time."""
 

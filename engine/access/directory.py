@@ -25,6 +25,9 @@ class Directory(Protocol):
     def roles_of(self, principal: Principal) -> frozenset[str]:
         """The names of its roles."""
 
+    def actions_of(self, principal: Principal) -> frozenset[str] | None:
+        """The titles of the only actions that its credential is for, as an API key's; None: all that it may do."""
+
     def grants_of(self, principal: Principal) -> tuple[Grant, ...]:
         """The grants to its user, its share and its roles; `Policy` leaves out those that have ended."""
 
@@ -40,6 +43,9 @@ class NoAccounts:
 
     def roles_of(self, principal: Principal) -> frozenset[str]:
         return frozenset()
+
+    def actions_of(self, principal: Principal) -> frozenset[str] | None:
+        return None
 
     def grants_of(self, principal: Principal) -> tuple[Grant, ...]:
         return ()

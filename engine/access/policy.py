@@ -143,6 +143,9 @@ class Policy:
         return ALLOWED
 
     def _holder_may(self, principal: Principal, action: Action) -> Decision:
+        only = self.directory.actions_of(principal)
+        if only is not None and action.title not in only:
+            return Decision(False, f"its credential is not for {action.title}")
         if any(action in role.actions for role in self._roles_of(principal)):
             return ALLOWED
         if any(action in grant.actions for grant in self._grants_of(principal)):

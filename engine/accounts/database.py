@@ -1,10 +1,15 @@
 """DATA/accounts: the LMDB environment, its tables, and its transactions.
 
     data.mdb, lock.mdb      LMDB's; every commit is synced, so that kill -9 and power cuts leave the last commit
-    meta                    "format" → 1
+    meta                    "format" → 1, "secret" → 32 random bytes, "rights" → changed with each grant and share
     users                   key of the user         → User
     sessions                SHA-256 of its token    → Session
+    keys                    SHA-256 of its token    → Key
     links                   SHA-256 of its token    → Link
+    grants                  12 random bytes         → GrantRow
+    shares                  SHA-256 of its token    → Share
+    failures                digest of who and where → Failures
+    used                    digest of what          → Used
 
 `version` is the number of the last commit of any process: what was looked up is in force while it stays the same.
 """
@@ -12,6 +17,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +26,7 @@ from typing import Any, Final, Generic, TypeVar
 import lmdb
 import msgspec
 
-from engine.accounts.records import Link, Session, User
+from engine.accounts.records import Failures, GrantRow, Key, Link, Session, Share, Used, User
 from engine.errors import AccountsError
 
 FOLDER: Final = "accounts"
@@ -64,6 +70,10 @@ class Table(Generic[Row]):
     def count(self, txn: Transaction) -> int:
         """The number of rows."""
         return int(txn.raw.stat(self._handle)["entries"])
+
+    def find(self, txn: Transaction, prefix: bytes) -> tuple[bytes, Row] | None:
+        """The first row whose key begins with `prefix`."""
+        return next(self.rows(txn, prefix), None)
 
     def rows(self, txn: Transaction, prefix: bytes = b"") -> Iterator[tuple[bytes, Row]]:
         """The rows whose keys begin with `prefix`. The table must not be changed meanwhile."""
@@ -109,23 +119,41 @@ class Database:
             raise AccountsError(f"the accounts in {folder} cannot be opened: {error}") from error
 
     def _open_tables(self, read_only: bool) -> None:
-        names = ("meta", "users", "sessions", "links")
+        names = ("meta", "users", "sessions", "keys", "links", "grants", "shares", "failures", "used")
         with self._environment.begin(write=not read_only) as txn:
             handles = {name: self._environment.open_db(name.encode(), txn, create=not read_only) for name in names}
             found = txn.get(b"format", db=handles["meta"])
             if found is None and not read_only:
                 txn.put(b"format", FORMAT, db=handles["meta"])
+                txn.put(b"secret", secrets.token_bytes(32), db=handles["meta"])
             elif found != FORMAT:
                 raise AccountsError(f"the accounts in {self.folder} have a format that this version does not know")
+            self.secret = bytes(txn.get(b"secret", b"", db=handles["meta"]))
+            if len(self.secret) < 32:
+                raise AccountsError(f"the accounts in {self.folder} have no secret: they were not written whole")
+        self._meta = handles["meta"]
         self.users = Table(handles["users"], User)
         self.sessions = Table(handles["sessions"], Session)
+        self.keys = Table(handles["keys"], Key)
         self.links = Table(handles["links"], Link)
+        self.grants = Table(handles["grants"], GrantRow)
+        self.shares = Table(handles["shares"], Share)
+        self.failures = Table(handles["failures"], Failures)
+        self.used = Table(handles["used"], Used)
 
     @property
     def version(self) -> int:
         """The number of the last commit of any process."""
         with self._environment.begin() as txn:
             return int(txn.id())
+
+    def rights_version(self, txn: Transaction) -> bytes:
+        """Changes with each grant and share."""
+        return bytes(txn.raw.get(b"rights", b"", db=self._meta))
+
+    def note_rights(self, txn: Transaction) -> None:
+        """To be called with each change of grants and shares."""
+        txn.raw.put(b"rights", secrets.token_bytes(8), db=self._meta)
 
     @contextmanager
     def read(self) -> Iterator[Transaction]:

@@ -1,9 +1,10 @@
-"""What the accounts know now: who a token belongs to, and what `engine.access` asks of a principal.
+"""What the accounts know now: whom a token belongs to, and what `engine.access` asks of a principal.
 
 Look-ups are kept until any process commits a change (`Database.version`), so that most cost a look into a dictionary,
 and a change acts at the next question.
 
-    Principal.session   s-ID    a session of a user
+    Principal.session   s-ID    a session of a user, or of a visitor with a share
+                        k-ID    an API key
                         t-…     a front end has verified a token by itself, whose roles and patient count; its user may
                                 exist here or not
 """
@@ -11,40 +12,26 @@ and a change acts at the next question.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from time import time
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from engine.access import Kind
+from engine.access import Holder, Kind
 from engine.access.launch import grants_of_launch
-from engine.accounts import tokens, users
+from engine.accounts import grants, keys, shares, tokens, users
+from engine.accounts.proof import KEY, SESSION, Proof
 
 if TYPE_CHECKING:
     from engine.access import Grant, Principal
-    from engine.accounts.database import Database
-    from engine.accounts.records import Session, User
+    from engine.accounts.database import Database, Transaction
+    from engine.accounts.records import User
     from engine.config import Config
 
 CACHE_MAX: Final = 4096
 """Rows that are kept; what strangers ask for must not fill the memory."""
 
-SESSION: Final = "s-"
 TOKEN: Final = "t-"
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A credential that was valid when it was looked up."""
-
-    user: User
-    digest: bytes
-    """The key of its row."""
-    session: Session
-
-    @property
-    def identifier(self) -> str:
-        """As in `Principal.session`."""
-        return SESSION + tokens.id_of(self.digest)
+NOTHING: Final[frozenset[str]] = frozenset()
 
 
 class AccountDirectory:
@@ -59,6 +46,8 @@ class AccountDirectory:
         self._users: dict[str, User | None] = {}
         self._by_digest: dict[bytes, Proof | None] = {}
         self._by_identifier: dict[str, Proof | None] = {}
+        self._rights_version = b"-"
+        self._grants: dict[tuple[Holder, str], tuple[Grant, ...]] = {}
         self._used: dict[bytes, float] = {}
         """When sessions were used in this process, as long as the database has an earlier time."""
 
@@ -66,7 +55,7 @@ class AccountDirectory:
 
     def is_valid(self, principal: Principal) -> bool:
         """Whether its credential holds; without one, whether none is needed."""
-        if principal.session.startswith(SESSION):
+        if principal.session.startswith((SESSION, KEY)):
             proof = self._proof(principal.session)
             return proof is not None and self.is_alive(proof)
         if name := _name_of(principal):
@@ -75,20 +64,41 @@ class AccountDirectory:
         return principal.kind is not Kind.HTTP or not self.is_login_needed
 
     def roles_of(self, principal: Principal) -> frozenset[str]:
-        """The roles of its user; of a token those that it states."""
+        """The roles of its user; of a token those that it states, of a key those that it is for."""
         user = None if principal.session.startswith(TOKEN) else self.user(_name_of(principal))
-        return principal.roles if user is None else frozenset(user.roles)
+        if user is None:
+            return principal.roles
+        if principal.session.startswith(KEY) and (proof := self._proof(principal.session)) and proof.key:
+            return frozenset(user.roles) & frozenset(proof.key.roles or user.roles)
+        return frozenset(user.roles)
+
+    def actions_of(self, principal: Principal) -> frozenset[str] | None:
+        """The names of the only actions that its credential is for; None: all that its roles and grants allow."""
+        if principal.session.startswith((SESSION, KEY)) and (proof := self._proof(principal.session)):
+            if proof.key is not None and proof.key.actions:
+                return frozenset(proof.key.actions)
+            if proof.key is None and proof.user is not None and proof.user.must_change_password:
+                return NOTHING
+        return None
 
     def grants_of(self, principal: Principal) -> tuple[Grant, ...]:
-        """The grants to its user and to its roles; of a SMART token that to its patient alone."""
+        """The grants to its share, or to its user and roles; of a SMART token that to its patient alone."""
         if (launched := grants_of_launch(principal)) is not None:
             return launched
-        return ()
+        self._look()
+        if principal.share:
+            return self._grants.get((Holder.SHARE, principal.share), ())
+        name = _name_of(principal)
+        own = self._grants.get((Holder.USER, users.key_of(name)), ()) if name else ()
+        by_role = [self._grants.get((Holder.ROLE, role), ()) for role in self.roles_of(principal)]
+        return (*own, *(grant for each in by_role for grant in each)) if any(by_role) else own
 
     def attributes_of(self, principal: Principal) -> Mapping[str, tuple[str, ...]]:
         """Those of its user, and what its token states."""
         user = self.user(_name_of(principal))
-        return principal.attributes if user is None else {**principal.attributes, **user.attributes}
+        if user is None:
+            return principal.attributes
+        return MappingProxyType({**principal.attributes, **user.attributes})
 
     # -- look-ups ---------------------------------------------------------------------------------
 
@@ -108,29 +118,46 @@ class AccountDirectory:
     def user(self, name: str) -> User | None:
         """The user with this name, disabled or not."""
         self._look()
+        if not name or self._database is None:
+            return None
         if name not in self._users:
-            self._users[name] = self._read_user(users.key_of(name))
+            with self._database.read() as txn:
+                self._users[name] = self._database.users.get(txn, users.row_of(users.key_of(name)))
         return self._users[name]
 
-    def session(self, token: str) -> Proof | None:
-        """The session of a token; None: there is none, it has ended, or its user is disabled."""
+    def user_of_certificate(self, names: frozenset[str]) -> User | None:
+        """The user for whom a client certificate stands that says this of itself."""
+        if not names or self._database is None:
+            return None
+        with self._database.read() as txn:
+            return next(
+                (user for _, user in self._database.users.rows(txn) if not names.isdisjoint(user.certificates)), None
+            )
+
+    def proof(self, token: str) -> Proof | None:
+        """What a token of ours proves; None: it is none, has ended, or its user is disabled."""
         self._look()
-        if len(token) > tokens.TOKEN_LENGTH_MAX:
+        if self._database is None or len(token) > tokens.TOKEN_LENGTH_MAX:
             return None
         digest = tokens.digest_of(token)
         if digest not in self._by_digest:
-            self._by_digest[digest] = self._read_session(digest)
+            with self._database.read() as txn:
+                is_key = token.startswith(keys.PREFIX)
+                self._by_digest[digest] = self._read_key(txn, digest) if is_key else self._read_session(txn, digest)
         proof = self._by_digest[digest]
         return proof if proof is not None and self.is_alive(proof) else None
 
     def is_alive(self, proof: Proof) -> bool:
-        """Whether a session has not ended by itself."""
-        now, used = time(), max(proof.session.used, self._used.get(proof.digest, 0.0))
-        return now < proof.session.until and now < used + self._config().accounts.session_idle_s
+        """Whether it has not ended by itself."""
+        now = time()
+        if proof.session is None or now >= proof.until:
+            return now < proof.until
+        used = max(proof.session.used, self._used.get(proof.digest, 0.0))
+        return now < used + self._config().accounts.session_idle_s
 
     def note_use(self, proof: Proof, now: float, after_s: float) -> bool:
         """Notes that a session is used; returns whether its last known use is at least `after_s` ago."""
-        if now - max(proof.session.used, self._used.get(proof.digest, 0.0)) < after_s:
+        if proof.session is None or now - max(proof.session.used, self._used.get(proof.digest, 0.0)) < after_s:
             return False
         if len(self._used) >= CACHE_MAX:
             self._used.clear()
@@ -151,37 +178,65 @@ class AccountDirectory:
         self._by_identifier.clear()
         with self._database.read() as txn:
             self._has_users = self._database.users.count(txn) > 0
+            rights_version = self._database.rights_version(txn)
+            if rights_version != self._rights_version:
+                self._grants = self._read_grants(txn)
+                self._rights_version = rights_version
         self._version = version
+
+    def _read_grants(self, txn: Transaction) -> dict[tuple[Holder, str], tuple[Grant, ...]]:
+        assert self._database is not None
+        now = time()
+        found: dict[tuple[Holder, str], list[Grant]] = {}
+        for key, row in self._database.grants.rows(txn):
+            if row.until is None or row.until > now:
+                grant = grants.grant_of(key.hex(), row)
+                found.setdefault((grant.holder_kind, grant.holder), []).append(grant)
+        for digest, share in self._database.shares.rows(txn):
+            if shares.is_open(share, now):
+                grant = shares.grant_of(tokens.id_of(digest), share)
+                found[grant.holder_kind, grant.holder] = [grant]
+        return {holder: tuple(each) for holder, each in found.items()}
 
     def _proof(self, identifier: str) -> Proof | None:
         self._look()
         if identifier not in self._by_identifier:
-            self._by_identifier[identifier] = self._find_session(identifier.removeprefix(SESSION))
+            if len(self._by_identifier) >= CACHE_MAX:
+                self._by_identifier.clear()
+            self._by_identifier[identifier] = self._find(identifier)
         return self._by_identifier[identifier]
 
-    def _find_session(self, identifier: str) -> Proof | None:
-        prefix = tokens.prefix_of(identifier)
+    def _find(self, identifier: str) -> Proof | None:
+        prefix = tokens.prefix_of(identifier[len(SESSION) :])
         if self._database is None or prefix is None:
             return None
         with self._database.read() as txn:
-            digest = next((digest for digest, _ in self._database.sessions.rows(txn, prefix)), None)
-        return None if digest is None else self._read_session(digest)
+            if identifier.startswith(KEY):
+                key_row = self._database.keys.find(txn, prefix)
+                return None if key_row is None else self._read_key(txn, key_row[0])
+            row = self._database.sessions.find(txn, prefix)
+            return None if row is None else self._read_session(txn, row[0])
 
-    def _read_user(self, key: str) -> User | None:
-        if self._database is None:
+    def _read_session(self, txn: Transaction, digest: bytes) -> Proof | None:
+        assert self._database is not None
+        session = self._database.sessions.get(txn, digest)
+        if session is None:
             return None
-        with self._database.read() as txn:
-            return self._database.users.get(txn, users.row_of(key))
+        if session.share:
+            row = self._database.shares.find(txn, tokens.prefix_of(session.share) or b"-")
+            if row is None or not shares.is_open(row[1], time()):
+                return None
+            return Proof(digest, min(session.until, row[1].until), session=session, share=row[1])
+        user = self._database.users.get(txn, users.row_of(session.user))
+        return None if user is None or user.is_disabled else Proof(digest, session.until, user, session)
 
-    def _read_session(self, digest: bytes) -> Proof | None:
-        if self._database is None:
+    def _read_key(self, txn: Transaction, digest: bytes) -> Proof | None:
+        assert self._database is not None
+        key = self._database.keys.get(txn, digest)
+        user = None if key is None else self._database.users.get(txn, users.row_of(key.user))
+        if key is None or user is None or user.is_disabled:
             return None
-        with self._database.read() as txn:
-            session = self._database.sessions.get(txn, digest)
-            user = None if session is None else self._database.users.get(txn, users.row_of(session.user))
-        if session is None or user is None or user.is_disabled:
-            return None
-        return Proof(user, digest, session)
+        return Proof(digest, key.until, user, key=key)
 
 
 def _name_of(principal: Principal) -> str:

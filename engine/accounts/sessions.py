@@ -12,7 +12,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from engine.accounts import tokens, users
-from engine.accounts.database import Database
+from engine.accounts.database import Database, Transaction
 from engine.accounts.records import Session, User
 
 TOUCH_S: Final = 60.0
@@ -49,16 +49,19 @@ def begin(
     )
     with database.write() as txn:
         users.of(database, txn, user.name)
-        own: list[tuple[float, bytes]] = []
-        for digest, other in list(database.sessions.rows(txn)):
-            if other.until <= now:
-                database.sessions.delete(txn, digest)
-            elif other.user == session.user:
-                own.append((other.used, digest))
+        remove_ended(database, txn, now)
+        rows = database.sessions.rows(txn)
+        own = [(other.used, digest) for digest, other in rows if other.user == session.user]
         for _, digest in sorted(own)[: max(0, len(own) + 1 - PER_USER_MAX)]:
             database.sessions.delete(txn, digest)
         database.sessions.put(txn, tokens.digest_of(token), session)
     return token
+
+
+def remove_ended(database: Database, txn: Transaction, now: float) -> None:
+    """Removes the sessions that have ended by themselves."""
+    for digest in [digest for digest, session in database.sessions.rows(txn) if session.until <= now]:
+        database.sessions.delete(txn, digest)
 
 
 def touch(database: Database, digest: bytes, now: float) -> None:

@@ -1,4 +1,4 @@
-"""The [accounts] table: sessions."""
+"""The [accounts] table: passwords and sessions."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ class AccountSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
     session_s: Annotated[int, Meta(ge=60, le=604_800)] = 43_200
     """Seconds from the log-in to the end of a session, whatever it does: a shift."""
+
+    password_length_min: Annotated[int, Meta(ge=8, le=128)] = 12
+    """Characters that a password must have. There is no rule about their kinds: length is what helps (NIST SP
+    800-63B)."""

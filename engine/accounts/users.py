@@ -83,17 +83,57 @@ def change(database: Database, name: str, **fields: object) -> User:
     return user
 
 
+def with_password(user: User, password_hash: str, now: float) -> User:
+    """The user with a new password."""
+    return replace(user, password=password_hash, password_set=now, must_change_password=False)
+
+
+def set_password(database: Database, name: str, password_hash: str, *, kept_session: bytes = b"") -> User:
+    """Sets a password, and ends all sessions but one. Raises NoSuchAccount."""
+    with database.write() as txn:
+        user = with_password(of(database, txn, name), password_hash, time())
+        database.users.put(txn, row_of(key_of(name)), user)
+        end_sessions(database, txn, key_of(name), kept=kept_session)
+    return user
+
+
 def remove(database: Database, name: str) -> None:
-    """Removes a user with all sessions. Changes that the user made keep the name. Raises NoSuchAccount."""
+    """Removes a user with sessions, keys, links and grants: another one of that name later has none of them.
+
+    What the user did and shared keeps the name. Raises NoSuchAccount.
+    """
     with database.write() as txn:
         of(database, txn, name)
         database.users.delete(txn, row_of(key_of(name)))
         end_sessions(database, txn, key_of(name))
+        own_keys = [digest for digest, key in database.keys.rows(txn) if key.user == key_of(name)]
+        for digest in own_keys:
+            database.keys.delete(txn, digest)
+        own_links = [
+            digest for digest, link in database.links.rows(txn) if link.user and key_of(link.user) == key_of(name)
+        ]
+        for digest in own_links:
+            database.links.delete(txn, digest)
+        own_grants = [
+            identifier
+            for identifier, grant in database.grants.rows(txn)
+            if (grant.holder_kind, grant.holder) == ("user", key_of(name))
+        ]
+        for identifier in own_grants:
+            grant = database.grants.get(txn, identifier)
+            if grant is not None and grant.is_break_glass:  # stays for review
+                ended = replace(grant, until=min(time(), grant.until or 0.0))
+                database.grants.put(txn, identifier, ended)
+            else:
+                database.grants.delete(txn, identifier)
+        database.note_rights(txn)
 
 
-def end_sessions(database: Database, txn: Transaction, key: str) -> int:
-    """Ends all sessions of a user; returns how many there were."""
-    ended = [digest for digest, session in database.sessions.rows(txn) if session.user == key]
+def end_sessions(database: Database, txn: Transaction, key: str, *, kept: bytes = b"") -> int:
+    """Ends the sessions of a user, all but `kept`; returns how many there were."""
+    ended = [
+        digest for digest, session in database.sessions.rows(txn) if key and session.user == key and digest != kept
+    ]
     for digest in ended:
         database.sessions.delete(txn, digest)
     return len(ended)

@@ -238,5 +238,3 @@ def _spelled(request: Request, without: frozenset[str] = frozenset()) -> str:
 
 def _key(principal: Principal, subject: str) -> _Key:
     return principal.name, principal.address, principal.session, subject
-
-

@@ -2,7 +2,8 @@
 
     Authorization: Bearer      an API key or a token of an identity provider
     cookie                     a session of a user (`accounts.sessions`)
-    neither                    an unknown client: while no login is needed, its address decides
+    the share's cookie         a visitor with a share, whose link was opened in this browser
+    none                       an unknown client: while no login is needed, its address decides
 
 A credential that is not valid is answered with 401 even where none is needed: a client must not believe that it acts
 under its name when it does not. Routes without an action, as the page's files and the health of the server, ask for
@@ -12,9 +13,9 @@ at once.
 A cookie is sent by the browser whichever page caused the request. A request that changes something therefore needs a
 sign that a page of ours caused it: Sec-Fetch-Site, which pages cannot set, or our own Origin.
 
-    __Host-filmroom            over HTTPS: Secure, HttpOnly, SameSite=Lax (Strict would lose it on the way back from an
+    __Host-filmroom[-share]    over HTTPS: Secure, HttpOnly, SameSite=Lax (Strict would lose it on the way back from an
                                identity provider)
-    filmroom                   over plain HTTP, which browsers allow no Secure cookie on
+    filmroom[-share]           over plain HTTP, which browsers allow no Secure cookie on
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.access import Kind, Principal
 from engine.access.networks import is_in_any
+from engine.accounts import keys
 from engine.errors import IdentityRefused, NotAllowed
 from engine.identity.holder import holder_of
 from engine.identity.providers import looks_signed
@@ -31,16 +33,21 @@ from engine.web import cors
 from engine.web.errors import HttpError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aiohttp import web
 
     from engine.accounts.accounts import Accounts
-    from engine.accounts.directory import Proof
+    from engine.accounts.proof import Proof
     from engine.identity.claims import Person
     from engine.runtime.engine import Engine
     from engine.web.request import Request
 
-SECURE_COOKIE: Final = "__Host-filmroom"
-PLAIN_COOKIE: Final = "filmroom"
+SECURE_PREFIX: Final = "__Host-"
+COOKIE: Final = "filmroom"
+SHARE_COOKIE: Final = "filmroom-share"
+LOGIN_COOKIE: Final = "filmroom-login"
+"""While a log-in with an identity provider is under way."""
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="filmroom"'}
 
@@ -48,8 +55,8 @@ _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="filmroom"'}
 class LoginNeeded(HttpError):
     """The request has no valid credential."""
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(HTTPStatus.UNAUTHORIZED, detail, _CHALLENGE)
+    def __init__(self, detail: str, facts: Mapping[str, object] | None = None) -> None:
+        super().__init__(HTTPStatus.UNAUTHORIZED, detail, _CHALLENGE, facts)
 
 
 class Authentication:
@@ -81,25 +88,39 @@ class Authentication:
         return self.proof_of(request) if request.principal.session else None
 
     def proof_of(self, request: Request) -> Proof | None:
-        """The session that the request's cookie proves; None: there is none that is valid."""
-        token = cookie_of(request)
-        return self._accounts.directory.session(token) if token else None
+        """What the request's token or cookie proves, if it is one of ours; None: there is none that is valid."""
+        token = bearer_of(request) or cookie_of(request)
+        return self._accounts.directory.proof(token) if token else None
+
+    def check_files(self, request: Request) -> None:
+        """Raises NotAllowed for a visitor whose share is for viewing only, before whole instances are sent."""
+        if not request.principal.share:
+            return
+        proof = self.proof_of(request)
+        if proof is None or proof.share is None or not proof.share.may_download:
+            raise NotAllowed("this link is for viewing only")
 
     def _known(self, request: Request) -> Principal:
         self._check_address(request)
         token = bearer_of(request)
         if token is not None:
-            if (person := self._engine.identities.remembered(token)) is not None:
-                return self._principal_of_token(request, token, person)
-            raise LoginNeeded("this token is not valid")
+            return self._bearer(request, token)
         if not (token := cookie_of(request)):
             return request.principal
-        proof = self._accounts.directory.session(token)
-        if proof is None:
+        proof = self._accounts.directory.proof(token)
+        if proof is None or proof.session is None:
             raise LoginNeeded("the session has ended")
         check_cause(request)
         self._accounts.use(proof)
-        return principal_of(request, proof)
+        return proof.principal(request.origin.client)
+
+    def _bearer(self, request: Request, token: str) -> Principal:
+        if (person := self._engine.identities.remembered(token)) is not None:
+            return self._principal_of_token(request, token, person)
+        proof = self._accounts.directory.proof(token) if token.startswith(keys.PREFIX) else None
+        if proof is None:
+            raise LoginNeeded("this token is not valid, or has ended")
+        return proof.principal(request.origin.client)
 
     async def _verified(self, request: Request, token: str) -> Principal:
         """Who shows the token of an identity provider."""
@@ -131,11 +152,6 @@ class Authentication:
             raise NotAllowed("an address that is not in http.allow")
 
 
-def principal_of(request: Request, proof: Proof) -> Principal:
-    """The principal of a proven session."""
-    return Principal(Kind.HTTP, proof.user.name, request.origin.client, session=proof.identifier)
-
-
 def bearer_of(request: Request) -> str | None:
     """The bearer token; None: there is no Authorization header. Raises LoginNeeded for another scheme."""
     header = request.headers.get("Authorization")
@@ -149,12 +165,12 @@ def bearer_of(request: Request) -> str | None:
 
 def login_cookie_of(request: Request) -> str:
     """What `set_login_cookie` gave the browser; "": nothing."""
-    return request.cookies.get(f"{_cookie_name(request)}-login", "") if "Cookie" in request.headers else ""
+    return request.cookies.get(_cookie_name(request, LOGIN_COOKIE), "") if "Cookie" in request.headers else ""
 
 
 def set_login_cookie(request: Request, response: web.StreamResponse, text: str, lasts_s: int) -> None:
     """Lets the browser keep the secrets of a log-in until it comes back from the identity provider; 0: no longer."""
-    name, is_secure = f"{_cookie_name(request)}-login", _is_secure(request)
+    name, is_secure = _cookie_name(request, LOGIN_COOKIE), _is_secure(request)
     response.set_cookie(name, text, path="/", secure=is_secure, httponly=True, samesite="Lax", max_age=lasts_s)
 
 
@@ -162,7 +178,8 @@ def cookie_of(request: Request) -> str:
     """The token of the session cookie; "": there is none."""
     if "Cookie" not in request.headers:
         return ""
-    return request.cookies.get(_cookie_name(request), "")
+    cookies = request.cookies
+    return cookies.get(_cookie_name(request, COOKIE)) or cookies.get(_cookie_name(request, SHARE_COOKIE), "")
 
 
 def check_cause(request: Request) -> None:
@@ -179,17 +196,17 @@ def check_cause(request: Request) -> None:
         raise HttpError(HTTPStatus.FORBIDDEN, "another page caused this request; it changes nothing")
 
 
-def set_cookie(request: Request, response: web.StreamResponse, token: str) -> None:
+def set_cookie(request: Request, response: web.StreamResponse, token: str, *, is_share: bool = False) -> None:
     """Gives the browser a session. It ends with the browser, or when the session ends here."""
-    response.set_cookie(
-        _cookie_name(request), token, path="/", secure=_is_secure(request), httponly=True, samesite="Lax"
-    )
+    name = _cookie_name(request, SHARE_COOKIE if is_share else COOKIE)
+    response.set_cookie(name, token, path="/", secure=_is_secure(request), httponly=True, samesite="Lax")
 
 
-def clear_cookie(request: Request, response: web.StreamResponse) -> None:
-    """Takes the session from the browser, with all that it keeps of ours."""
-    name, is_secure = _cookie_name(request), _is_secure(request)
-    response.del_cookie(name, path="/", secure=is_secure, httponly=True, samesite="Lax")
+def clear_cookies(request: Request, response: web.StreamResponse) -> None:
+    """Takes the sessions from the browser, with all that it keeps of ours."""
+    is_secure = _is_secure(request)
+    for name in (COOKIE, SHARE_COOKIE):
+        response.del_cookie(_cookie_name(request, name), path="/", secure=is_secure, httponly=True, samesite="Lax")
     if is_secure or request.origin.host in ("localhost", "127.0.0.1", "::1"):
         response.headers["Clear-Site-Data"] = '"cache", "cookies", "storage"'
 
@@ -198,5 +215,5 @@ def _is_secure(request: Request) -> bool:
     return request.root.startswith("https://")
 
 
-def _cookie_name(request: Request) -> str:
-    return SECURE_COOKIE if _is_secure(request) else PLAIN_COOKIE
+def _cookie_name(request: Request, name: str) -> str:
+    return f"{SECURE_PREFIX}{name}" if _is_secure(request) else name

@@ -63,10 +63,18 @@ RETRY_S = 5
 class HttpError(EngineError):
     """An error with its own status; the message is the detail of the problem document."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        """`facts`: further members of the problem document."""
         super().__init__(detail)
         self.status = status
         self.headers = dict(headers or {})
+        self.facts = dict(facts or {})
 
 
 class NotFound(HttpError):
@@ -176,17 +184,23 @@ def problem(error: BaseException, request_id: str) -> web.Response:
     # The message of an internal error goes to the log only: it may name files.
     is_internal = status == HTTPStatus.INTERNAL_SERVER_ERROR
     detail = "an error of this server; its log has details for this request id" if is_internal else str(error)
-    return problem_response(status, detail, request_id, headers)
+    facts = error.facts if isinstance(error, HttpError) else {}
+    return problem_response(status, detail, request_id, headers, facts)
 
 
 def problem_response(
-    status: int, detail: str, request_id: str, headers: Mapping[str, str] | None = None
+    status: int,
+    detail: str,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> web.Response:
     """Makes a problem document."""
     title = HTTPStatus(status).phrase
     # A missing instance may be stored tomorrow, but RFC 9111 lets caches store a 404 or 410.
     headers = {"Cache-Control": "no-store", **(headers or {})}
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "request_id": request_id}
+    body |= facts or {}
     return web.Response(status=status, body=orjson.dumps(body), content_type=PROBLEM, headers=headers)
 
 

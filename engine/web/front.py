@@ -348,6 +348,8 @@ class WebFront:
         if route.action is not None and not (decision := request.allowed(route.action)):
             self.audited.refused(request, decision.reason)
             raise NotAllowed(f"{request.origin.client}: {decision.reason}")
+        if route.gives_files:
+            self.authentication.check_files(request)
         if route.action is Action.STORE and (refusal := self.engine.admission.refusal()) is not None:
             raise refusal
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":

@@ -11,20 +11,23 @@ The Content-Security-Policy allows no foreign and no inline resources, so that D
 
 from __future__ import annotations
 
+import re
 from functools import cache
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
 
 from engine.web.errors import NotFound
 from engine.web.route import Parameter, Route
 from engine.web.static_file import TYPES, StaticFile
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from engine.web.request import Request
 
 FOLDER: Final = Path(__file__).parent / "page"
+_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{1,128}")
 INDEX: Final = "index.html"
 
 
@@ -43,6 +46,14 @@ async def index(request: Request) -> web.Response:
     return _files()[INDEX].answer(request)
 
 
+async def share(request: Request) -> web.Response:
+    """Leads a share's link to the page. The token goes behind #, which browsers send to nobody."""
+    token = request.path_values["token"]
+    location = f"{request.root}/#/s/{token}" if _TOKEN.fullmatch(token) else f"{request.root}/"
+    headers = {"Location": location, "Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+    return web.Response(status=HTTPStatus.SEE_OTHER, headers=headers)
+
+
 async def file(request: Request) -> web.Response:
     """A script, a style sheet, a picture. Raises NotFound."""
     page_file = _files().get(request.path_values["file"])
@@ -54,6 +65,7 @@ async def file(request: Request) -> web.Response:
 _PRODUCES = tuple(dict.fromkeys(TYPES.values()))
 
 ROUTES: Final = (
+    Route("GET", "/s/{token}", share, "A shared link", None, produces=("text/html",), statuses=(303,), tag="page"),
     Route("GET", "/", index, "The web page", None, produces=("text/html",), statuses=(200, 304), tag="page"),
     Route(
         "GET",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
     from engine.access import Principal
-    from engine.accounts.directory import Proof
+    from engine.accounts.proof import Proof
     from engine.archive.retrieve import Instance
     from engine.runtime.engine import Engine
     from engine.web.accept import Choice

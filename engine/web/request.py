@@ -15,7 +15,7 @@ from engine.web.errors import TooLarge
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from engine.accounts.directory import Proof
+    from engine.accounts.proof import Proof
     from engine.config import Config
     from engine.runtime.engine import Engine
     from engine.runtime.outbound import Outbound
@@ -133,7 +133,10 @@ class Authentication(Protocol):
         """Sets the request's principal. Raises HttpError (401) for a credential that is not valid, or missing."""
 
     def proof_of(self, request: Request) -> Proof | None:
-        """The session that the request's cookie proves."""
+        """What the request's token or cookie proves."""
+
+    def check_files(self, request: Request) -> None:
+        """Raises NotAllowed for a visitor whose share is for viewing only."""
 
 
 class Request(web.BaseRequest):

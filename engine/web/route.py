@@ -102,6 +102,8 @@ class Route:
     """The msgspec type of a JSON body."""
     needs_login: bool = False
     """Whether a route without an action needs somebody who has logged in, if a login is needed at all."""
+    gives_files: bool = False
+    """Whether the answer has whole instances, which a share may be forbidden to take away."""
     takes_body: bool = False
     """Whether its handler reads `Request.direct_body` if there is one."""
 

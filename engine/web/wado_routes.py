@@ -32,7 +32,7 @@ _METADATA: Final = tuple(map(str, wado_metadata.OFFERS))
 _BULK_DATA: Final = (_PARTS.format(OCTET_STREAM), OCTET_STREAM)
 
 
-def _row(path: str, handler: Handler, summary: str, produces: tuple[str, ...]) -> Route:
+def _row(path: str, handler: Handler, summary: str, produces: tuple[str, ...], *, gives_files: bool = False) -> Route:
     return Route(
         "GET",
         path,
@@ -45,15 +45,28 @@ def _row(path: str, handler: Handler, summary: str, produces: tuple[str, ...]) -
         errors=(404, 406, 410, 416),
         tag="WADO-RS",
         schema="DataSets",
+        gives_files=gives_files,
     )
 
 
 WADO_ROUTES: Final[tuple[Route, ...]] = (
-    _row(_STUDY, wado.instances, "All instances of a study", _FILES_OR_ZIP),
-    _row(_SERIES, wado.instances, "All instances of a series", _FILES_OR_ZIP),
-    _row(f"{_STUDY}/zip", zip_archive.zipped, "A study as a zip archive with a DICOMDIR", (zip_archive.ZIP,)),
-    _row(f"{_SERIES}/zip", zip_archive.zipped, "A series as a zip archive with a DICOMDIR", (zip_archive.ZIP,)),
-    _row(_INSTANCE, wado.instance, "One instance", (*_FILES, DICOM)),
+    _row(_STUDY, wado.instances, "All instances of a study", _FILES_OR_ZIP, gives_files=True),
+    _row(_SERIES, wado.instances, "All instances of a series", _FILES_OR_ZIP, gives_files=True),
+    _row(
+        f"{_STUDY}/zip",
+        zip_archive.zipped,
+        "A study as a zip archive with a DICOMDIR",
+        (zip_archive.ZIP,),
+        gives_files=True,
+    ),
+    _row(
+        f"{_SERIES}/zip",
+        zip_archive.zipped,
+        "A series as a zip archive with a DICOMDIR",
+        (zip_archive.ZIP,),
+        gives_files=True,
+    ),
+    _row(_INSTANCE, wado.instance, "One instance", (*_FILES, DICOM), gives_files=True),
     *(
         _row(f"{path}/metadata", wado_metadata.metadata, f"Metadata of a {name}", _METADATA)
         for path, name in ((_STUDY, "study"), (_SERIES, "series"))

@@ -82,6 +82,7 @@ async def _presented(request: Request, image: Instance, options: PictureOptions)
 
 
 async def _file(request: Request, instance: Instance, requested_uid: str) -> web.StreamResponse:
+    request.authentication.check_files(request)
     syntax_uid = None if requested_uid == ANY else instance_syntax(instance.transfer_syntax_uid, requested_uid)
     if syntax_uid is None:
         raise NotAcceptable("transferSyntax: the instance cannot be sent in it")

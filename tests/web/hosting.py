@@ -13,7 +13,7 @@ import uvloop
 
 from engine.archive.archive import Archive
 from engine.archive.settings import Jobs
-from engine.config import Config, Limits, Peer
+from engine.config import Config, Limits, Peer, Role
 from engine.errors import EngineError
 from engine.exchange.runner import Runner
 from engine.identity.settings import Oidc
@@ -87,6 +87,7 @@ def host(
     webhooks: tuple[Webhook, ...] = (),
     peers: tuple[Peer, ...] = (),
     jobs: Jobs | None = None,
+    roles: tuple[Role, ...] = (),
     link: Callable[[Engine], ServerLink] | None = None,
     oidc: tuple[Oidc, ...] = (),
 ) -> Hosting:
@@ -106,6 +107,7 @@ def host(
             peers=peers,
             jobs=jobs or Jobs(),
             oidc=oidc,
+            roles=roles,
         )
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)

@@ -6,12 +6,16 @@ from typing import Any, Final
 
 from engine.access import Action
 from engine.web.api import (
+    account,
+    accounts,
     configuration,
     corrections,
     deliveries,
     downloads,
+    grants,
     holds,
     jobs,
+    keys,
     live,
     log,
     oidc,
@@ -19,6 +23,7 @@ from engine.web.api import (
     quarantine,
     security,
     session,
+    shares,
     stats,
     studies,
     study,
@@ -60,7 +65,16 @@ def _file(
 ) -> Route:
     produces = (media_type,)
     return Route(
-        "GET", API + path, handler, summary, action, parameters, produces=produces, errors=(404,), tag="archive API"
+        "GET",
+        API + path,
+        handler,
+        summary,
+        action,
+        parameters,
+        produces=produces,
+        errors=(404,),
+        tag="archive API",
+        gives_files=action is Action.RETRIEVE,
     )
 
 
@@ -88,20 +102,89 @@ def _write(
     )
 
 
-API_ROUTES: Final = (
-    Route("GET", API + "/session", session.show, "Who is logged in", None, tag="accounts"),
-    Route(
-        "POST",
-        API + "/session",
-        session.log_in,
-        "Log in with a password",
-        None,
-        consumes=(JSON,),
-        errors=(401, 429),
+def _account(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    action: Action | None = None,
+    *,
+    body: Any = None,
+    status: int = 200,
+    is_open: bool = False,
+) -> Route:
+    """A route of the accounts; without an action it is for whoever has logged in, or for everybody if it `is_open`."""
+    return Route(
+        method,
+        API + path,
+        handler,
+        summary,
+        action,
+        consumes=(JSON,) if body is not None else (),
+        statuses=(status,),
+        errors=(401, 404, 409, 429),
         tag="accounts",
-        body=session.Login,
+        body=body,
+        needs_login=action is None and not is_open,
+    )
+
+
+ACCOUNT_ROUTES: Final = (
+    _account("GET", "/session", session.show, "Who is logged in", is_open=True),
+    _account("POST", "/session", session.log_in, "Log in with a password", body=session.Login, is_open=True),
+    _account("DELETE", "/session", session.log_out, "Log out", is_open=True),
+    _account("POST", "/session/passkey/options", session.passkey_options, "Begin to log in by passkey", is_open=True),
+    _account("POST", "/session/passkey", session.passkey, "Log in by passkey", body=session.PasskeyLogin, is_open=True),
+    _account("POST", "/welcome", session.welcome, "Follow a link for a password", body=session.Welcome, is_open=True),
+    _account("POST", "/share-session", session.open_share, "Open a shared link", body=session.ShareLogin, is_open=True),
+    _account("GET", "/account", account.show, "One's own account"),
+    _account("POST", "/account/password", account.password, "Change one's password", body=account.NewPassword),
+    _account("POST", "/account/totp", account.totp, "Switch codes of an authenticator on", body=account.NewTotp),
+    _account("POST", "/account/totp/off", account.totp_off, "Switch them off", body=account.Confirmed),
+    _account("POST", "/account/passkeys/options", account.passkey_options, "Begin to make a passkey"),
+    _account("POST", "/account/passkeys", account.passkey, "Add a passkey", body=account.NewPasskey, status=201),
+    _account("DELETE", "/account/passkeys/{id}", account.passkey_remove, "Remove a passkey"),
+    _account("DELETE", "/account/sessions/{id}", account.session_end, "End a session of one's own"),
+    _account("GET", "/users", accounts.listed, "The users", Action.ADMINISTER),
+    _account("POST", "/users", accounts.add, "Add a user", Action.ADMINISTER, body=accounts.NewUser, status=201),
+    _account("GET", "/users/{name}", accounts.one, "One user", Action.ADMINISTER),
+    _account("PATCH", "/users/{name}", accounts.change, "Change a user", Action.ADMINISTER, body=accounts.ChangedUser),
+    _account("DELETE", "/users/{name}", accounts.remove, "Remove a user", Action.ADMINISTER),
+    _account(
+        "POST",
+        "/users/{name}/link",
+        accounts.link,
+        "A link for a new password",
+        Action.ADMINISTER,
+        body=ReasonBody,
+        status=201,
     ),
-    Route("DELETE", API + "/session", session.log_out, "Log out", None, tag="accounts"),
+    _account("DELETE", "/users/{name}/sessions", accounts.sessions_end, "End a user's sessions", Action.ADMINISTER),
+    _account("DELETE", "/users/{name}/sessions/{id}", accounts.session_end, "End a session", Action.ADMINISTER),
+    _account("GET", "/roles", accounts.roles, "The roles in force", Action.ADMINISTER),
+    _account("GET", "/keys", keys.listed, "API keys"),
+    _account("POST", "/keys", keys.add, "Make an API key", body=keys.NewKey, status=201),
+    _account("DELETE", "/keys/{id}", keys.revoke, "Revoke an API key"),
+    _account("GET", "/shares", shares.listed, "Shared links", Action.SHARE),
+    _account("POST", "/shares", shares.add, "Share studies", Action.SHARE, body=shares.NewShare, status=201),
+    _account("DELETE", "/shares/{id}", shares.revoke, "Revoke a shared link", Action.SHARE),
+    _account("GET", "/grants", grants.listed, "Grants, and emergency accesses"),
+    _account("POST", "/grants", grants.add, "Grant studies", Action.ADMINISTER, body=grants.NewGrant, status=201),
+    _account("DELETE", "/grants/{id}", grants.revoke, "End a grant"),
+    _account("POST", "/grants/{id}/review", grants.review, "Note a review", Action.AUDIT, body=ReasonBody),
+    _account(
+        "POST",
+        "/break-glass",
+        grants.break_glass,
+        "Emergency access",
+        Action.BREAK_GLASS,
+        body=grants.BreakGlass,
+        status=201,
+    ),
+)
+
+API_ROUTES: Final = (
+    *ACCOUNT_ROUTES,
     *oidc.ROUTES,
     _read("/studies", studies.window, "A sorted window of studies", Action.QUERY, studies.PARAMETERS),
     _read("/studies/totals", study_totals.totals, "Studies, instances and bytes that match", Action.QUERY),
