@@ -81,7 +81,7 @@ class Browser:
 
     def begin(self, place: str = "") -> dict[str, str]:
         """Begins a log-in; the query with which the browser goes to the provider."""
-        location = self.ask("GET", f"/api/oidc/hospital/login?place={quote(place, safe='')}", 303)
+        location = self.ask("GET", f"/api/oidc/hospital/login?back={quote(place, safe='')}", 303)
         return dict(parse_qsl(urlsplit(location).query))
 
     def come_back(self, small: SmallProvider, query: dict[str, str], **changes: str) -> str:
@@ -103,14 +103,14 @@ def browser(hosting: Hosting) -> Browser:
 
 def test_the_page_is_told_which_providers_there_are(browser: Browser) -> None:
     facts = browser.ask("GET", "/api/session")
-    assert facts["providers"] == [{"name": "hospital", "label": "Hospital"}]
+    assert facts["providers"] == [{"name": "Hospital", "path": "api/oidc/hospital/login"}]
     assert "oidc" in facts["methods"] and "may" not in facts
 
 
 def test_a_log_in_ends_where_it_began_with_a_session_of_the_roles_there(
     browser: Browser, small: SmallProvider, hosting: Hosting
 ) -> None:
-    assert browser.log_in(small, "/study/1.2.3?x=1") == f"{hosting.url}/#/study/1.2.3?x=1"
+    assert browser.log_in(small, "#/study/1.2.3?x=1") == f"{hosting.url}/#/study/1.2.3?x=1"
     assert set(browser.cookies) == {"filmroom"}, "the secrets of the attempt are gone"
     facts = browser.ask("GET", "/api/session")
     assert (facts["user"], facts["full_name"], facts["roles"]) == ("alice", "Alice Ångström", ["radiologist"])
@@ -135,7 +135,7 @@ def test_no_place_leads_elsewhere(browser: Browser, small: SmallProvider, hostin
 
 
 def refused(browser: Browser, location: str, problem: str = "refused") -> None:
-    assert location.endswith(f"/#/login?problem={problem}")
+    assert location.endswith(f"/?login={problem}")
     assert browser.cookies == {}, "neither a session nor an attempt is left"
     browser.ask("GET", "/api/studies", 401)
 

@@ -104,7 +104,7 @@ def test_other_names_are_not_found(hosting: Hosting, name: str) -> None:
 
 
 def test_a_search_finds_the_sections_with_all_words_and_links_to_them(hosting: Hosting) -> None:
-    answer = get(hosting, "/docs/", params={"q": "TRUSTED_proxies  tls"})
+    answer = get(hosting, "/docs/", params={"q": "TRUSTED_proxies  forwarded"})
     assert answer.status_code == 200
     assert 'href="operation#http"' in answer.text
     assert re.search("<mark>trusted_proxies</mark>", answer.text)

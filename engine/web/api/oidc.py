@@ -4,7 +4,7 @@
     callback    the browser comes back: code ─► ID token ─► account ─► session ─► the page
     logout      the provider itself says that a session there has ended (back-channel log-out); no browser is involved
 
-A log-in that fails ends on the page too, which says why: #/login?problem=CODE.
+A log-in that fails ends on the page too, which says why: ?login=PROBLEM.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ logger = log.get("web.oidc")
 
 FORM: Final = "application/x-www-form-urlencoded"
 ID_TOKEN_LENGTH_MAX: Final = 8192
+_IN_PLACES: Final = "/?=&.,:~-_%*!$'()+;@"
+"""What may stand in a place as it is; all of it has no meaning behind #."""
 _NO_STORE: Final = {"Cache-Control": "no-store"}
 
 
@@ -44,11 +46,11 @@ async def begin(request: Request) -> web.Response:
     provider = _provider(request)
     if not provider.settings.login:
         raise NotFound("nobody logs in with this provider")
-    attempt = Attempt.begin(provider.settings.name, time(), request.query.get("place", ""))
+    attempt = Attempt.begin(provider.settings.name, time(), request.query.get("back", "").removeprefix("#"))
     try:
         location = await provider.authorization_url(attempt, _callback_url(request))
     except IdentityUnavailable as error:
-        return _failed(request, "unavailable", error)
+        return _failed(request, "unavailable", error, attempt.place)
     response = _to(location)
     set_login_cookie(request, response, attempt.to_text(), LASTS_S)
     return response
@@ -59,8 +61,10 @@ async def come_back(request: Request) -> web.Response:
     provider = _provider(request)
     accounts = request.engine.accounts
     parameters = {name: value for name, value in request.query.items() if len(request.query.getall(name)) == 1}
+    place = ""
     try:
         attempt = Attempt.from_text(login_cookie_of(request))
+        place = attempt.place
         person, id_token = await provider.person_for(attempt, _callback_url(request), parameters)
         user = await accounts.run(partial(enrolment.enrol, accounts.database, provider.settings, person))
         token = await accounts.begin_session(
@@ -73,9 +77,9 @@ async def come_back(request: Request) -> web.Response:
             id_token=id_token if len(id_token) <= ID_TOKEN_LENGTH_MAX else "",
         )
     except IdentityRefused as error:
-        return _failed(request, "refused", error)
+        return _failed(request, "refused", error, place)
     except (IdentityUnavailable, AccountsError) as error:
-        return _failed(request, "unavailable", error)
+        return _failed(request, "unavailable", error, place)
     logger.info("login", user=user.name, provider=person.provider, peer=request.origin.client)
     response = _to(_page(request, attempt.place))
     set_login_cookie(request, response, "", 0)
@@ -128,16 +132,17 @@ def _callback_url(request: Request) -> str:
     return f"{request.root}{API}/oidc/{request.path_values['provider']}/callback"
 
 
-def _page(request: Request, place: str) -> str:
+def _page(request: Request, place: str, query: str = "") -> str:
     """An address of the page. A place comes from a cookie: it stays behind #, where it leads nowhere else."""
-    return f"{request.root}/#{quote(place, safe='/?=&.,:~-_')}" if place else f"{request.root}/"
+    hash_ = f"#{quote(place, safe=_IN_PLACES)}" if place else ""
+    return f"{request.root}/{query}{hash_}"
 
 
-def _failed(request: Request, problem: str, error: Exception) -> web.Response:
+def _failed(request: Request, problem: str, error: Exception, place: str = "") -> web.Response:
     request.engine.metrics.counters["logins_failed"] += 1
     provider, client = request.path_values["provider"], request.origin.client
     logger.about(client).warning("login failed", provider=provider, peer=client, error=str(error))
-    response = _to(_page(request, f"/login?problem={problem}"))
+    response = _to(_page(request, place, f"?login={problem}"))
     set_login_cookie(request, response, "", 0)
     return response
 
@@ -151,7 +156,7 @@ _PROVIDER: Final = Parameter("provider", "Name of an [[oidc]] table", "path", is
 ROUTES: Final = (
     Route(
         "GET", API + "/oidc/{provider}/login", begin, "Log in with an identity provider", None,
-        (_PROVIDER, Parameter("place", "Where on the page to go on")), statuses=(303,), errors=(404,), tag="accounts",
+        (_PROVIDER, Parameter("back", "Where on the page to go on")), statuses=(303,), errors=(404,), tag="accounts",
     ),
     Route(
         "GET", API + "/oidc/{provider}/callback", come_back, "The way back from an identity provider", None,

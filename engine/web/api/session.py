@@ -27,6 +27,7 @@ from engine.web.api.moments import text_of
 from engine.web.api.oidc import logout_url
 from engine.web.authentication import LoginNeeded, check_cause, clear_cookies, set_cookie
 from engine.web.errors import HttpError
+from engine.web.route import API
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -241,6 +242,7 @@ def _begun(request: Request, proof: Proof, token: str) -> web.Response:
 
 
 def _ways(request: Request) -> dict[str, Any]:
-    providers = [{"name": name, "label": label} for name, label in request.engine.identities.offered]
+    offered = request.engine.identities.offered
+    providers = [{"name": label, "path": f"{API[1:]}/oidc/{name}/login"} for name, label in offered]
     methods = [*METHODS, *(["oidc"] if providers else [])]
     return {"login": request.config.http.login, "methods": methods, "providers": providers}

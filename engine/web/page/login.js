@@ -50,6 +50,10 @@ function Refusal({ error }) {
   return html`<${Failure} error=${error.status === 401 ? { message: t(error.facts.needs_code ? "login.code.needed" : "login.wrong") } : error} />`;
 }
 
+/** Why the identity provider's page led back without a session: "refused", "unavailable", or null. */
+const problemElsewhere = new URLSearchParams(location.search).get("login");
+if (problemElsewhere) history.replaceState(null, "", location.pathname + location.hash);
+
 function Login() {
   const { facts } = useSession();
   const [user, setUser] = useState(facts.user ?? "");
@@ -74,6 +78,7 @@ function Login() {
   const field = useRef(null);
   useEffect(() => { if (needsCode) field.current.focus(); }, [needsCode]);
   return html`<h1 id="cover-title">Filmroom</h1><p class="quiet">${t(facts.may ? "login.again" : "login.about")}</p>
+    ${problemElsewhere && html`<p class="failure" role="alert">${t(problemElsewhere === "refused" ? "login.refused" : "login.unavailable")}</p>`}
     ${methods.includes("password") && html`<form class="form stacked" onSubmit=${submit}>
       <label>${t("login.user")} <input name="user" autocomplete="username" autocapitalize="none" spellcheck=${false} required autofocus=${!user} value=${user} onInput=${(event) => setUser(event.currentTarget.value)} /></label>
       <label>${t("login.password")} <input name="password" type="password" autocomplete="current-password" required autofocus=${Boolean(user)} value=${password} onInput=${(event) => setPassword(event.currentTarget.value)} /></label>

@@ -79,6 +79,8 @@ export const patch = (path, body) => send("PATCH", path, body);
 export async function remove(path) {
   const response = await ask(path, { method: "DELETE" });
   if (!response.ok) throw await problemOf(response);
+  const text = await response.text();
+  return text ? JSON.parse(text) : null;
 }
 
 /**

@@ -59,8 +59,8 @@ export async function logIn(path, body) {
 
 /** Ends the session, and forgets what is on the page. */
 export async function logOut() {
-  await remove("api/session");
-  location.assign(new URL(".", document.baseURI));
+  const answer = await remove("api/session");
+  location.assign(answer?.logout_url ?? new URL(".", document.baseURI));
 }
 
 /** Somebody is there again; the session may have run out. */
