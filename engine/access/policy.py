@@ -33,7 +33,17 @@ from engine.access.networks import LOOPBACK, is_in_any
 from engine.access.principal import Kind, Principal
 from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
 from engine.access.roles import Role, roles_of
-from engine.access.scope import FULL, NOTHING, OfPatients, OneOfStudies, Requirement, Scope, scope_of
+from engine.access.scope import (
+    FULL,
+    NOTHING,
+    Attribute,
+    Matching,
+    OfPatients,
+    OneOfStudies,
+    Requirement,
+    Scope,
+    scope_of,
+)
 from engine.titles import names
 
 if TYPE_CHECKING:
@@ -86,15 +96,25 @@ class Policy:
             return NOTHING
         if principal.kind is Kind.HTTP:
             return self._scope_of_holder(principal, action) if principal.session else FULL
-        scope = self._scope_of_peer(principal.name, action)
+        scope = self.scope_of_peer(principal.name, action)
         return scope & self._scope_of_holder(principal, action) if principal.user else scope
+
+    def scope_of_peer(self, ae_title: str, action: Action) -> Scope:
+        """The studies that an application entity may reach by its role; everything if it has none."""
+        peer = self._config().peer(ae_title)
+        if peer is None or not peer.role:
+            return FULL
+        role = self._roles().get(peer.role)
+        if role is None or action not in role.actions:
+            return NOTHING
+        return _with_own(role.scope({"sender": (peer.aet,)}), action, ae_title)
 
     def scope_of_destination(self, ae_title: str) -> Scope:
         """The studies that an application entity may receive from us; NOTHING if it is no destination."""
         peer = self._config().peer(ae_title)
         if peer is None or "destination" not in peer.may:
             return NOTHING
-        return self._scope_of_peer(ae_title, Action.RETRIEVE)
+        return self.scope_of_peer(ae_title, Action.RETRIEVE)
 
     # Peers ---------------------------------------------------------------------------------------
 
@@ -123,13 +143,6 @@ class Policy:
     def _role_may(self, name: str, action: Action) -> bool:
         role = self._roles().get(name)
         return role is not None and action in role.actions
-
-    def _scope_of_peer(self, ae_title: str, action: Action) -> Scope:
-        peer = self._config().peer(ae_title)
-        if peer is None or not peer.role:
-            return FULL
-        role = self._roles().get(peer.role)
-        return NOTHING if role is None or action not in role.actions else role.scope({"sender": (peer.aet,)})
 
     # Users, keys and shares ----------------------------------------------------------------------
 
@@ -160,7 +173,8 @@ class Policy:
                 scope |= role.scope(attributes)
                 if scope is FULL:
                     return FULL
-        return scope | _scope_of_grants(grant for grant in self._grants_of(principal) if action in grant.actions)
+        scope |= _scope_of_grants(grant for grant in self._grants_of(principal) if action in grant.actions)
+        return _with_own(scope, action, principal.actor)
 
     def _roles(self) -> Mapping[str, Role]:
         return roles_of(self._config().roles)
@@ -194,6 +208,13 @@ class Policy:
         if own is not None and not names(own, destination.aet):
             return Decision(False, "a destination of others")
         return ALLOWED
+
+
+def _with_own(scope: Scope, action: Action, sender: str) -> Scope:
+    """Whoever may store may go on with the studies that they have begun, and ask whether these are safe."""
+    if scope is FULL or action not in (Action.STORE, Action.COMMIT):
+        return scope
+    return scope | scope_of([frozenset({Matching.of(Attribute.SENDER, (), exact=(sender,))})])
 
 
 def _scope_of_grants(grants: Iterable[Grant]) -> Scope:

@@ -99,3 +99,6 @@ class Access(Protocol):
 
     def scope_of_destination(self, ae_title: str) -> Scope:
         """The studies that an application entity may receive from us."""
+
+    def scope_of_peer(self, ae_title: str, action: Action) -> Scope:
+        """The studies that an application entity may reach by its role."""

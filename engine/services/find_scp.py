@@ -164,7 +164,7 @@ class FindOperation:
         return now + max(SLICE_S / self._session.services.find_count, SLICE_S_MIN)
 
     def _steps(self, query: Query) -> Iterator[Match | None]:
-        return self._session.archive.find_steps(query, self._explanation)
+        return self._session.view(Action.QUERY).find_steps(query, self._explanation)
 
     async def _is_cancelled(self) -> bool:
         """Waits for the requestor to read, and lets other tasks run; returns whether C-CANCEL has come meanwhile."""

@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine import access, audit, log
-from engine.access import Action
+from engine.access import FULL, Action
 from engine.audit import Outcome
 from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
 from engine.errors import AuditUnavailable, ConfigError, EngineError, QueryError
-from engine.index.format.types import Instance
+from engine.index.format.types import Instance, Query
 from engine.runtime.audit_trail import Act, Contents
 from engine.services.coercion import Coercer
 from engine.services.destination import Destination
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from engine.archive.retrieve import Pin
     from engine.archive.selection import Selection
+    from engine.archive.view import View
     from engine.services.destination import Sender
     from engine.services.session import Session
 
@@ -337,6 +339,16 @@ async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[
         batch = await retrieval.session.services.pools.index.run(lambda: next(batches, None))
 
 
+def _may_receive(session: Session, move_destination: str, view: View, query: Query) -> bool:
+    """Whether the role of a destination lets it receive all studies that a C-MOVE names. Blocks. Raises QueryError."""
+    scope = session.services.engine.access.scope_of_destination(move_destination)
+    if scope is FULL:
+        return True
+    of_destination = session.archive.view(scope)
+    studies = {instance.study_instance_uid for instance in view.identifiers(query)}
+    return all(of_destination.sees(study) for study in studies)
+
+
 async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, Pin] | None:
     """The instances that the identifier names, and the pin that keeps them readable; None after a refusal.
 
@@ -351,7 +363,19 @@ async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, P
         return None if selection.gather() else archive.retrieval.pin(selection.segment_ids)
 
     try:
-        selection = archive.select(retrieval_query(session.contexts[retrieval.context_id], identifier))
+        query = retrieval_query(session.contexts[retrieval.context_id], identifier)
+        view = session.view(Action.RETRIEVE)
+        if isinstance(rq, CMoveRQ) and not await pool.run(
+            partial(_may_receive, session, rq.move_destination, view, query)
+        ):
+            logger.error(
+                "security alert: a C-MOVE to a destination that may not receive these studies",
+                calling=session.caller,
+                destination=readable(rq.move_destination),
+            )
+            _refuse(session, retrieval.context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
+            return None
+        selection = view.select(query)
         while (pin := await pool.run(gather)) is None and not retrieval.cancelled:
             retrieval.total = len(selection)
             retrieval.send_pending()

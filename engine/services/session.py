@@ -19,7 +19,9 @@ from engine.net.responses import Responses
 from engine.titles import readable
 
 if TYPE_CHECKING:
+    from engine.access import Scope
     from engine.archive.archive import Archive
+    from engine.archive.view import View
     from engine.config import Config, PeerSettings
     from engine.net.connection import Connection
     from engine.services.shared import Services
@@ -87,6 +89,14 @@ class Session:
     def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether the peer may perform the action. Ask once per operation, not per instance."""
         return self.services.engine.access.allowed(self.principal, action, target)
+
+    def scope(self, action: Action) -> Scope:
+        """The studies that the peer may reach by the action, by the rules in force now."""
+        return self.services.engine.access.scope(self.principal, action)
+
+    def view(self, action: Action) -> View:
+        """The archive as the peer sees it, for the action."""
+        return self.archive.view(self.scope(action))
 
     # -- answers ----------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from engine.access import Action
 from engine.archive.rendering.presentation_state import (
     GRAYSCALE,
     Presentation,
@@ -40,8 +41,8 @@ async def presented_image(request: Request, state: Instance, image: Instance | N
     """
     if state.sop_class_uid != GRAYSCALE:
         raise NotAcceptable("of presentation states only grayscale ones are applied: render the image itself")
-    archive = request.engine.archive
-    stored = archive.retrieval.open(state)
+    view = request.view(Action.RETRIEVE)
+    stored = view.retrieval.open(state)
 
     def read() -> PresentedImage:
         check_length(stored.length)
@@ -51,7 +52,7 @@ async def presented_image(request: Request, state: Instance, image: Instance | N
             uid = reference.sop_instance_uid
             if image is not None and uid != image.sop_instance_uid:
                 continue
-            shown = image or archive.instance(uid)
+            shown = image or view.instance(uid)
             if shown is not None:
                 return PresentedImage(shown, reference.frames[0] if reference.frames else None, content.of(uid))
         if image is not None:

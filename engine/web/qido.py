@@ -107,7 +107,7 @@ class _Xml:
 
 
 async def _answer(request: Request, level: Level) -> web.StreamResponse:
-    engine, archive = request.engine, request.engine.archive
+    engine, archive, view = request.engine, request.engine.archive, request.view(Action.QUERY)
     choice = choices_of(request, OFFERS)[0]
     if not accepts_utf_8(request.headers.get("Accept-Charset"), request.query.getall("charset", [])):
         raise NotAcceptable("text is available in UTF-8 only")
@@ -119,7 +119,7 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
     base_url = request.root + DICOMWEB
     form = _Xml() if choice.offer.is_multipart else _Json(choice.offer.media_type)
     start_s = perf_counter()
-    search = Search(archive, search_query, Rows(search_query, archive.schema, base_url), limits.query_timeout_s)
+    search = Search(view, search_query, Rows(search_query, archive.schema, base_url), limits.query_timeout_s)
     pieces: list[bytes] = []
     length = 0
     while not search.is_over and length < HELD_BYTES:
@@ -130,7 +130,7 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
         body = b"".join((*pieces, form.end()))
         response: web.StreamResponse = web.Response(body=body, headers=headers)
     else:
-        counter = RemainingCounter(archive, search_query, limits.query_timeout_s)
+        counter = RemainingCounter(view, search_query, limits.query_timeout_s)
         while not counter.is_over:
             await engine.pools.index.run(counter.slice)
         headers = _headers(form.content_type, search_query, base_url, counter.remaining)

@@ -150,12 +150,11 @@ class QuickFrames:
             terms = connection.terms = self._terms_of(connection, message, settings)
             if terms is None:
                 return False
-        if not engine.access.allowed(terms.principal, Action.RETRIEVE):
-            return False
         if terms.proof is not None:
             engine.accounts.use(terms.proof)
         study, series, uid, number = path.groups()
-        instance = engine.archive.instance(uid)
+        view = engine.archive.view(engine.access.scope(terms.principal, Action.RETRIEVE))
+        instance = view.instance(uid)
         if instance is None or instance.study_instance_uid != study or instance.series_instance_uid != series:
             return False
         if not self._host.audited.is_known(terms.principal, study):

@@ -148,7 +148,7 @@ async def send_picture(
 ) -> web.Response:
     """The answer with a picture; annotations have corrected values. Raises NotFound, NotAcceptable."""
     if options.annotation:
-        corrections = request.engine.archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
+        corrections = request.view(Action.RETRIEVE).corrected(instance.study_instance_uid, instance.series_instance_uid)
         texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrections.items())
         options = replace(options, corrections=texts)
     body = await _picture(request, instance, options)

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.client_exceptions import ClientConnectionResetError
 from aiohttp.http_writer import StreamWriter
 
-from engine.access import ARCHIVE, Action, Decision, Principal, Target
+from engine.access import ARCHIVE, Action, Decision, Principal, Scope, Target
 from engine.errors import NotAllowed
 from engine.web.errors import TooLarge
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from engine.accounts.proof import Proof
+    from engine.archive.view import View
     from engine.config import Config
     from engine.runtime.engine import Engine
     from engine.runtime.outbound import Outbound
@@ -194,6 +195,14 @@ class Request(web.BaseRequest):
     def allowed(self, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether the client may do that, in addition to the action of its route."""
         return self.engine.access.allowed(self.principal, action, target)
+
+    def scope(self, action: Action) -> Scope:
+        """The studies that the client may reach by the action, by the rules in force now."""
+        return self.engine.access.scope(self.principal, action)
+
+    def view(self, action: Action) -> View:
+        """The archive as the client sees it, for the action."""
+        return self.engine.archive.view(self.scope(action))
 
     def require(self, action: Action, target: Target = ARCHIVE) -> None:
         """Raises NotAllowed unless the client may do that."""

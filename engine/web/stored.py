@@ -6,6 +6,7 @@ import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from engine.access import Action
 from engine.web.errors import Gone, NotFound, TooLarge
 from engine.web.route import DICOMWEB
 from engine.web.urls import segment
@@ -42,10 +43,10 @@ def instance_of(request: Request) -> Instance:
 
 def named_instance(request: Request, study: str, series: str, uid: str) -> Instance:
     """The instance with these UIDs. Raises NotFound, Gone."""
-    archive = request.engine.archive
-    instance = archive.instance(uid)
+    view = request.view(Action.RETRIEVE)
+    instance = view.instance(uid)
     if instance is None:
-        if archive.was_deleted(uid):
+        if view.was_deleted(uid):
             raise Gone(f"instance {uid} was deleted")
         raise NotFound(f"there is no instance {uid}")
     if (instance.study_instance_uid, instance.series_instance_uid) != (study, series):
@@ -57,10 +58,10 @@ async def instances_of(request: Request) -> list[Instance]:
     """The instances of the study, or of the series, that the path names. Raises NotFound, Gone, TooLarge."""
     study = uid_of(request, "study")
     series = uid_of(request, "series") if "series" in request.path_values else None
-    archive = request.engine.archive
+    view = request.view(Action.RETRIEVE)
 
     def read() -> list[Instance]:
-        with archive.contents(study, series) as selection:
+        with view.contents(study, series) as selection:
             while selection.gather():
                 if len(selection) > INSTANCES_MAX:
                     raise TooLarge(f"more than {INSTANCES_MAX} instances: retrieve the series or instances one by one")
@@ -75,7 +76,7 @@ async def instances_of(request: Request) -> list[Instance]:
 def missing(request: Request, study: str, series: str | None) -> NotFound | Gone:
     """The error for a study or series without instances."""
     name = f"study {study}" if series is None else f"series {series}"
-    if request.engine.archive.was_entity_deleted(study, series):
+    if request.view(Action.RETRIEVE).was_entity_deleted(study, series):
         return Gone(f"{name} was deleted")
     return NotFound(f"there is no {name}")
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from aiohttp import web
 
+from engine.access import Action
 from engine.archive.metadata.gzip_pieces import Piece, joined, stored, text_of
 from engine.archive.metadata.series_metadata import etag as etag_of
 from engine.dicom import xml_model
@@ -48,7 +49,8 @@ async def metadata(request: Request) -> web.StreamResponse:
     study = uid_of(request, "study")
     series = uid_of(request, "series") if "series" in request.path_values else None
     series_metadata, root, pools = request.engine.archive.metadata, root_of(request), request.engine.pools
-    revisions = await pools.index.run(lambda: series_metadata.revisions(study, series))
+    view = request.view(Action.RETRIEVE)
+    revisions = await pools.index.run(lambda: view.revisions(study, series))
     if not revisions:
         raise missing(request, study, series)
     if (count := sum(revision.count for revision in revisions)) > INSTANCES_MAX:
@@ -105,7 +107,8 @@ async def _xml(request: Request, instances: Sequence[Instance]) -> web.StreamRes
 
     study = instances[0].study_instance_uid
     series = instances[0].series_instance_uid if "series" in request.path_values else None
-    revisions = await request.engine.pools.index.run(lambda: series_metadata.revisions(study, series))
+    view = request.view(Action.RETRIEVE)
+    revisions = await request.engine.pools.index.run(lambda: view.revisions(study, series))
     with pinned(request, instances):
         return await send_stream(request, parts(), f'W/"{etag_of(revisions, root)}-{len(instances)}-xml"', DICOM_XML)
 

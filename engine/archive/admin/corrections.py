@@ -15,22 +15,23 @@ if TYPE_CHECKING:
     from engine.access.principal import Principal
     from engine.archive.archive import Archive
     from engine.archive.lifecycle.correction import Corrected
+    from engine.archive.view import View
 
 
-def list_all(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
+def list_all(view: View, *, values: bool) -> Iterator[dict[str, Any]]:
     """Every correction and undo, the earliest first, with the keywords that it sets, or with `values` also their
     values."""
-    for row in correction.list_all(archive):
+    for row in correction.list_all(view):
         made_text = time_text(row.pop("made_ns"))
         texts = {tags.keyword_of(tag): value for tag, value in row.pop("sets").items()}
         yield {**row, "made": made_text, "sets": texts if values else list(texts)}
 
 
-def conflicts(archive: Archive, *, values: bool) -> Iterator[dict[str, Any]]:
+def conflicts(view: View, *, values: bool) -> Iterator[dict[str, Any]]:
     """Studies and series whose instances disagree, with the keywords, or with `values` also the values of each."""
-    for conflict in archive.conflicts():
+    for conflict in view.conflicts():
         texts_by_keyword = {
-            tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in texts]
+            tags.keyword_of(tag): [plain_values.text_of(tag, value, view.schema.vr_of) for value in texts]
             for tag, texts in conflict.values.items()
         }
         yield {

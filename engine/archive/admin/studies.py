@@ -17,15 +17,15 @@ from engine.dicom import plain_values, tags
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from engine.archive.archive import Archive
+    from engine.archive.view import View
     from engine.index.catalog import SeriesArrival
 
 _HTTP: Final = "http:"
 
 
-def summary(archive: Archive, study_instance_uid: str) -> dict[str, Any]:
+def summary(view: View, study_instance_uid: str) -> dict[str, Any]:
     """Size, senders and times of one study, for a list: the first and last instance of each series tell the senders."""
-    arrivals = archive.arrivals(study_instance_uid)
+    arrivals = view.arrivals(study_instance_uid)
     senders = [(name, sender) for arrival in arrivals for name, sender in arrival.senders.items()]
     return {
         "instances": sum(arrival.instances for arrival in arrivals),
@@ -37,9 +37,9 @@ def summary(archive: Archive, study_instance_uid: str) -> dict[str, Any]:
     }
 
 
-def details(archive: Archive, study_instance_uid: str) -> dict[str, Any] | None:
+def details(view: View, study_instance_uid: str) -> dict[str, Any] | None:
     """Everything about one study; None if it is not stored. The values of conflicts and corrections included."""
-    arrivals = archive.arrivals(study_instance_uid, whole=True)
+    arrivals = view.arrivals(study_instance_uid, whole=True)
     if not arrivals:
         return None
     return {
@@ -48,18 +48,18 @@ def details(archive: Archive, study_instance_uid: str) -> dict[str, Any] | None:
         "bytes": sum(arrival.bytes for arrival in arrivals),
         "series": [_series(arrival) for arrival in arrivals],
         "senders": _senders(arrivals),
-        "hold": _hold(archive, study_instance_uid),
+        "hold": _hold(view, study_instance_uid),
         "conflicts": [
             {
                 "series_instance_uid": conflict.series_instance_uid.decode("utf-8", "replace"),
                 "attributes": {
-                    tags.keyword_of(tag): [plain_values.text_of(tag, value, archive.schema.vr_of) for value in texts]
+                    tags.keyword_of(tag): [plain_values.text_of(tag, value, view.schema.vr_of) for value in texts]
                     for tag, texts in conflict.values.items()
                 },
             }
-            for conflict in archive.conflicts_of(study_instance_uid)
+            for conflict in view.conflicts_of(study_instance_uid)
         ],
-        "corrections": list(_corrections(archive, study_instance_uid)),
+        "corrections": list(_corrections(view, study_instance_uid)),
     }
 
 
@@ -96,9 +96,9 @@ def _senders(arrivals: Iterable[SeriesArrival]) -> list[dict[str, Any]]:
     return sorted(facts, key=lambda sender: str(sender["first_received"]))
 
 
-def _hold(archive: Archive, study_instance_uid: str) -> dict[str, Any] | None:
+def _hold(view: View, study_instance_uid: str) -> dict[str, Any] | None:
     uid = study_instance_uid.encode()
-    for hold in archive.holds():
+    for hold in view.holds():
         if hold.study_instance_uid == uid:
             return {
                 "since": time_text(hold.set_ns),
@@ -108,15 +108,15 @@ def _hold(archive: Archive, study_instance_uid: str) -> dict[str, Any] | None:
     return None
 
 
-def _corrections(archive: Archive, study_instance_uid: str) -> Iterator[dict[str, Any]]:
+def _corrections(view: View, study_instance_uid: str) -> Iterator[dict[str, Any]]:
     """Corrections of the study, of its series, and of its patient, the earliest first; undos are part of them."""
     keys = {"StudyInstanceUID": study_instance_uid, "PatientID": "", "IssuerOfPatientID": ""}
     patients = {
         f"{match['PatientID']}^^^{match['IssuerOfPatientID']}" if match["IssuerOfPatientID"] else match["PatientID"]
-        for match in archive.find("study", keys)
+        for match in view.find("study", keys)
         if match["PatientID"]
     }
-    for row in corrections.list_all(archive, values=True):
+    for row in corrections.list_all(view, values=True):
         if row["undoes"]:
             continue
         is_of_patient = row["level"] == "patient" and bool(patients & {*row["names"], row["sets"].get("PatientID")})

@@ -55,6 +55,7 @@ from engine.index.format.types import Level
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.view import View
 
 logger = log.get("archive.correction")
 
@@ -200,9 +201,9 @@ def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Cor
     return _record(archive, decide, actor=actor, reason=reason)
 
 
-def list_all(archive: Archive) -> Iterator[dict[str, Any]]:
+def list_all(view: View) -> Iterator[dict[str, Any]]:
     """Every correction and undo as plain data, the earliest first."""
-    for row in archive.parts.index.corrections():
+    for row in view.parts.index.corrections():
         yield _facts(row)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from engine.access import Action
 from engine.archive.questions import Level, Query
 from engine.dicom import tags
 from engine.errors import RequestError
@@ -38,12 +39,12 @@ async def download(request: Request) -> web.StreamResponse:
     """Sends the archive. Raises RequestError, NotFound, TooLarge."""
     check_parameters(request, tuple(_LEVELS))
     queries = list(_queries(request))
-    archive = request.engine.archive
+    view = request.view(Action.RETRIEVE)
 
     def read() -> list[Instance]:
         by_uid: dict[str, Instance] = {}
         for query in queries:
-            with archive.select(query) as selection:
+            with view.select(query) as selection:
                 while selection.gather():
                     if len(selection) + len(by_uid) > INSTANCES_MAX:
                         raise TooLarge(f"more than {INSTANCES_MAX} instances: download fewer at once")

@@ -37,6 +37,7 @@ from urllib.parse import urlencode
 import orjson
 from aiohttp import web
 
+from engine.access import FULL, Action
 from engine.archive.admin import studies as facts_of_studies
 from engine.archive.questions import ArrivalFact, Bookmark, Explanation, Level, Order, PlacedMatch, path_of
 from engine.dicom import tags
@@ -49,6 +50,7 @@ from engine.web.search_rows import Rows
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.view import View
     from engine.web.request import Request
     from engine.web.search_request import SearchRequest
 
@@ -82,7 +84,7 @@ PARAMETERS: Final = (
 class _WindowSearch:
     """The search for one window, for one thread at a time."""
 
-    archive: Archive
+    view: View
     order: Order
     steps: Iterator[PlacedMatch | Bookmark | None]
     limit: int
@@ -115,16 +117,16 @@ class _WindowSearch:
 
 async def window(request: Request) -> web.Response:
     """Answers with one window. Raises RequestError, QueryError, Gone."""
-    archive, pools = request.engine.archive, request.engine.pools
+    archive, view, pools = request.engine.archive, request.view(Action.QUERY), request.engine.pools
     search_query = search_of(request, _WINDOW_PARAMETERS)
     order, search_query = order_of(request, search_query)
     epoch = archive.epoch_id()[:EPOCH_BYTES]
     after = _after(request, archive, order, epoch)
     limit = number_of(request, "limit", WINDOW_MAX, WINDOW_MAX)
     position = number_of(request, "position", 0, POSITION_MAX)
-    steps = archive.ordered_steps(search_query.query, order, after, Explanation(), skip=position)
+    steps = view.ordered_steps(search_query.query, order, after, Explanation(), skip=position)
     rows = Rows(search_query, archive.schema, request.root + DICOMWEB)
-    search = _WindowSearch(archive, order, steps, limit, rows, [], [])
+    search = _WindowSearch(view, order, steps, limit, rows, [], [])
     timeout_s = request.config.limits.query_timeout_s
     while not search.is_over and (search.last is None or search.work_s < WINDOW_S):
         await pools.index.run(search.slice)
@@ -132,15 +134,15 @@ async def window(request: Request) -> web.Response:
             raise TooLarge(f"the search was stopped after {timeout_s:g} s: narrow it")
     facts: dict[str, Any] = {"next": _cursor(search, order, after, epoch)}
     if switch_of(request, "count"):
-        facts["total"] = await _total(request, archive, search_query)
+        facts["total"] = await _total(request, view, search_query)
     if switch_of(request, "arrivals"):
-        facts["arrivals"] = await pools.index.run(partial(_arrivals, archive, search.uids))
+        facts["arrivals"] = await pools.index.run(partial(_arrivals, view, search.uids))
     body = b'{"studies":[%b],%b' % (b",".join(search.objects), orjson.dumps(facts)[1:])
     return web.Response(body=body, content_type=JSON, headers=NO_STORE)
 
 
-def _arrivals(archive: Archive, uids: list[str]) -> list[dict[str, Any]]:
-    return [facts_of_studies.summary(archive, uid) for uid in uids]
+def _arrivals(view: View, uids: list[str]) -> list[dict[str, Any]]:
+    return [facts_of_studies.summary(view, uid) for uid in uids]
 
 
 def search_of(request: Request, others: Collection[str]) -> SearchRequest:
@@ -212,14 +214,14 @@ def _bookmark_of(cursor: str, order: Order, epoch: bytes) -> Bookmark:
     return Bookmark(packed[length + 4 :], int.from_bytes(packed[length : length + 4], "big"))
 
 
-async def _total(request: Request, archive: Archive, search_query: SearchRequest) -> dict[str, Any]:
+async def _total(request: Request, view: View, search_query: SearchRequest) -> dict[str, Any]:
     """How many studies match: exactly, or as far as they were counted."""
     pools = request.engine.pools
-    if not any(search_query.query.keys.values()):
-        stats = await pools.index.run(archive.stats)
+    if view.scope is FULL and not any(search_query.query.keys.values()):
+        stats = await pools.index.run(request.engine.archive.stats)
         return {"count": stats["studies"], "is_exact": True}
     explanation = Explanation()
-    steps = archive.find_steps(replace(search_query.query, limit=0, count_max=COUNT_MAX), explanation)
+    steps = view.find_steps(replace(search_query.query, limit=0, count_max=COUNT_MAX), explanation)
     work_s, is_over = 0.0, False
     while not is_over and work_s < COUNT_S:
         start_s = perf_counter()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from engine.access import Action
 from engine.archive.admin import studies
 from engine.web.api.json_bodies import answer, check_parameters
 from engine.web.stored import missing, uid_of
@@ -23,7 +24,7 @@ async def one(request: Request) -> web.Response:
     """The facts of one study. Raises NotFound, Gone."""
     check_parameters(request)
     uid = uid_of(request, "study")
-    facts = await request.engine.pools.index.run(partial(studies.details, request.engine.archive, uid))
+    facts = await request.engine.pools.index.run(partial(studies.details, request.view(Action.QUERY), uid))
     if facts is None:
         raise missing(request, uid, None)
     for sender in facts["senders"]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from engine.access import Action
 from engine.archive.admin import studies as facts_of_studies
 from engine.archive.questions import Bookmark, Explanation, Level, Match, PlacedMatch, level_of, path_of
 from engine.dicom import plain_values, tags
@@ -28,7 +29,7 @@ from engine.web.api.studies import SLICE_S, order_of, search_of
 from engine.web.route import Parameter
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Archive
+    from engine.archive.view import View
     from engine.web.request import Request
 
 CSV: Final = "text/csv"
@@ -56,7 +57,7 @@ _DATE: Final = re.compile(r"(\d{4})(\d{2})(\d{2})", re.ASCII)
 class _Table:
     """The table while it is made, for one thread at a time."""
 
-    archive: Archive
+    view: View
     steps: Iterator[PlacedMatch | Bookmark | None]
     columns: Sequence[str]
     tags: Sequence[int | None]
@@ -85,14 +86,14 @@ class _Table:
     def _cells(self, match: Match) -> list[str]:
         has_arrival = None in self.tags
         uid = match.attributes[tags.StudyInstanceUID].decode("utf-8", "replace")
-        arrival = facts_of_studies.summary(self.archive, uid) if has_arrival else {}
+        arrival = facts_of_studies.summary(self.view, uid) if has_arrival else {}
         return [
             safe_cell(self._value(match, tag) if tag is not None else _arrival_value(arrival, column))
             for column, tag in zip(self.columns, self.tags, strict=True)
         ]
 
     def _value(self, match: Match, tag: int) -> str:
-        vr_of = self.archive.schema.vr_of
+        vr_of = self.view.schema.vr_of
         text = plain_values.text_of(tag, match.attributes.get(tag, b""), vr_of)
         return _DATE.sub(r"\1-\2-\3", text) if vr_of(tag) == "DA" else text
 
@@ -104,8 +105,8 @@ async def table(request: Request) -> web.StreamResponse:
     columns, column_tags = _columns(request)
     keys = {tag: b"" for tag in column_tags if tag is not None}
     query = replace(search_query.query, keys={tags.StudyInstanceUID: b"", **keys, **search_query.query.keys})
-    archive, pools = request.engine.archive, request.engine.pools
-    made = _Table(archive, archive.ordered_steps(query, order, None, Explanation()), columns, column_tags)
+    view, pools = request.view(Action.QUERY), request.engine.pools
+    made = _Table(view, view.ordered_steps(query, order, None, Explanation()), columns, column_tags)
     # The first rows before the head of the answer: a search that is refused gets its status.
     rows = b"" if request.is_head else await pools.index.run(made.slice)
     response = web.StreamResponse(

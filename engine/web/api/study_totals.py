@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.access import FULL, Action
 from engine.archive.questions import Explanation, Match
 from engine.dicom import tags
 from engine.web.api.json_bodies import answer
@@ -21,7 +22,7 @@ from engine.web.api.studies import SLICE_S, search_of
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from engine.archive.archive import Archive
+    from engine.archive.view import View
     from engine.web.request import Request
 
 TOTALS_S: Final = 0.3
@@ -33,7 +34,7 @@ AT_ONCE: Final = 200
 class _Totals:
     """The totals so far, for one thread at a time."""
 
-    archive: Archive
+    view: View
     steps: Iterator[Match | None]
     studies: int = 0
     instances: int = 0
@@ -58,7 +59,7 @@ class _Totals:
         self.work_s += perf_counter() - start_s
 
     def _add(self, uids: list[bytes]) -> None:
-        for instances, size in self.archive.sizes(uids):
+        for instances, size in self.view.sizes(uids):
             self.studies += 1
             self.instances += instances
             self.payload_bytes += size
@@ -67,14 +68,14 @@ class _Totals:
 async def totals(request: Request) -> web.Response:
     """Counts. Raises RequestError, QueryError."""
     query = search_of(request, ()).query
-    archive, pools = request.engine.archive, request.engine.pools
-    if not any(query.keys.values()):
-        stats = await pools.index.run(archive.stats)
+    view, pools = request.view(Action.QUERY), request.engine.pools
+    if view.scope is FULL and not any(query.keys.values()):
+        stats = await pools.index.run(request.engine.archive.stats)
         facts: dict[str, Any] = {name: stats[name] for name in ("studies", "instances")}
         return answer({**facts, "bytes": stats["live_bytes"], "is_exact": True})
     keys = {tag: value for tag, value in query.keys.items() if value}
     bare = replace(query, keys={**keys, tags.StudyInstanceUID: keys.get(tags.StudyInstanceUID, b"")})
-    search = _Totals(archive, archive.find_steps(bare, Explanation()))
+    search = _Totals(view, view.find_steps(bare, Explanation()))
     while not search.is_over and search.work_s < TOTALS_S:
         await pools.index.run(search.slice)
     return answer(

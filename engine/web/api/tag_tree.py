@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
+from engine.access import Action
 from engine.dicom import tags as dictionary
 from engine.errors import DataSetError
 from engine.web.api.json_bodies import answer, check_parameters
@@ -36,10 +37,10 @@ async def tree(request: Request) -> web.Response:
     """The elements of an instance. Raises NotFound, Gone."""
     check_parameters(request)
     uid = uid_of(request, "instance")
-    archive = request.engine.archive
-    instance = archive.instance(uid)
+    archive, view = request.engine.archive, request.view(Action.RETRIEVE)
+    instance = view.instance(uid)
     if instance is None:
-        if archive.was_deleted(uid):
+        if view.was_deleted(uid):
             raise Gone(f"instance {uid} was deleted")
         raise NotFound(f"there is no instance {uid}")
     with pinned(request, [instance]):
