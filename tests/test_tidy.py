@@ -6,12 +6,15 @@ The layers are drawn in engine/README.md. A module may import its own layer and 
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from engine.archive.view import View
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE = ROOT / "engine"
@@ -113,6 +116,7 @@ OPEN_INDEX = {
 FRONT_ENDS = {"services", "web", "exchange", "runtime", "server", "doctor", "cli"}
 
 ARCHIVE_FACE = {
+    "engine.archive.view",
     "engine.archive.archive",
     # The way in, and the ways out.
     "engine.archive.ingest.live",
@@ -320,6 +324,36 @@ def test_no_files_import_each_other_in_a_circle() -> None:
     names = {dotted(path) for path in modules()}
     arrows = {dotted(path): {name for _, name in imported(path)} & names for path in modules()}
     assert not circles(arrows), "\n".join(" ".join(sorted(circle)) for circle in circles(arrows))
+
+
+ASKED_THROUGH_A_VIEW = {
+    name
+    for name, member in vars(View).items()
+    if inspect.isfunction(member)
+    and not name.startswith("_")
+    and name not in ("read", "pieces", "dataset", "bookmark_at")
+}
+"""The questions that have an answer for each scope; the others are about an instance that one of these has returned."""
+
+ASKS_FOR_ITSELF = {
+    "services/pull_plan.py": "what is stored already, for a pull of the operator or of a job",
+    "web/audited.py": "the study that somebody tried to read, for the audit log",
+    "services/coercion.py": "values of an instance that was selected in scope",
+}
+
+
+def test_front_ends_ask_the_archive_only_through_the_view_of_their_client() -> None:
+    wrong = []
+    for path in modules():
+        name = str(path.relative_to(ENGINE))
+        if not name.startswith(("services/", "web/")) or name in ASKS_FOR_ITSELF:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ASKED_THROUGH_A_VIEW:
+                receiver = ast.unparse(node.value)
+                if receiver.rpartition(".")[2] in ("archive", "_archive"):
+                    wrong.append(f"{where(path, node.lineno)}: {receiver}.{node.attr} asks for everything")
+    assert not wrong, "\n".join(wrong)
 
 
 LOADS_ARE_CALLED_BY = {"engine.cli.commands.bench", "engine.cli.commands.doctor", "engine.cli.commands.size"}

@@ -320,9 +320,16 @@ class Archive(View):
     # -- deleting -------------------------------------------------------------------------------
 
     def delete(
-        self, query: Query, *, actor: Principal, reason: str, dry_run: bool = False, into_trash: bool = False
+        self,
+        query: Query,
+        *,
+        scope: Scope = FULL,
+        actor: Principal,
+        reason: str,
+        dry_run: bool = False,
+        into_trash: bool = False,
     ) -> Deletion:
-        """Deletes what a retrieval with this query would name; gone for every process when it returns.
+        """Deletes what a retrieval with this query would name in a scope; gone for every process when it returns.
 
         `into_trash`: it can be taken back (`lifecycle.trash`). Raises QueryError, DeletionRefused (something is on
         legal hold: nothing is deleted), StorageFull, StorageFailed.
@@ -330,7 +337,7 @@ class Archive(View):
         work = trash.put if into_trash else deletion.delete
         return work(
             self.parts,
-            lambda: self.parts.index.identifiers(query),
+            lambda: self.parts.index.identifiers(query, scope),
             level=query.level,
             actor=actor,
             reason=reason,

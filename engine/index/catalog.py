@@ -256,6 +256,11 @@ class Catalog:
             admitted[key] = answer
         return answer
 
+    def has_study(self, study_instance_uid: bytes) -> bool:
+        """Whether a study is stored."""
+        with self._environment.reading() as txn:
+            return txn.get(keys.bounded(study_instance_uid), db=self._environment.study_uids) is not None
+
     def access_facts(self, study_instance_uid: bytes) -> AccessFacts | None:
         """What a scope may ask of a study; None: it is not stored."""
         with self._environment.reading() as txn:

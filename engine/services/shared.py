@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.access import Action
 from engine.services.commitment.commitments import Commitments
 from engine.services.user_identity import UserIdentities, token_verifier
 
@@ -50,7 +51,11 @@ class Services:
             lambda: identities.accepts_tokens,
         )
         self.commitments = Commitments(
-            engine.archive, lambda: engine.config, engine.metrics.counters, engine.ingestor.commit.fail
+            engine.archive,
+            lambda: engine.config,
+            engine.metrics.counters,
+            engine.ingestor.commit.fail,
+            lambda title: engine.access.scope_of_peer(title, Action.COMMIT),
         )
 
     # -- `destination.Resources` -------------------------------------------------------------------

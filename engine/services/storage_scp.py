@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from engine import audit, guards, log
-from engine.access import Action
+from engine.access import NOTHING, Action
 from engine.archive.ingest.request import POLICIES, StoreRequest
 from engine.archive.ingest.stream import StreamIngest
 from engine.dicom.elements import SCAN_LIMITS, ScanLimits
@@ -45,6 +45,7 @@ class StorageProvider:
         self._services = session.services
         self._connection = session.connection
         self._allowed = False
+        self._scope = NOTHING
         self._durable = True
         self._policy = 0
         self._limits = SCAN_LIMITS
@@ -63,6 +64,7 @@ class StorageProvider:
         session, limits = self._session, self._services.config.limits
         settings = session.settings
         self._allowed = bool(session.allowed(Action.STORE))
+        self._scope = session.scope(Action.STORE)
         self._durable = settings.durability == "durable"
         self._policy = POLICIES[settings.duplicates]
         self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max)
@@ -152,6 +154,7 @@ class StorageProvider:
             self._policy,
             self._limits,
             self._accept_truncated,
+            scope=self._scope,
         )
 
     def _too_long(self, length: int) -> InstanceRefused | None:

@@ -15,7 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import guards
-from engine.archive.feed.event import action_of
+from engine.access import FULL
+from engine.archive.feed.event import action_of, decode
 from engine.errors import EngineError
 from engine.web.errors import Unavailable
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from engine.archive.feed.cursor import Cursor
     from engine.archive.feed.subscription import Feed, Page
+    from engine.archive.view import View
     from engine.runtime.engine import Engine
 
 Result = TypeVar("Result")
@@ -42,6 +44,7 @@ class Frames:
     """Sequence number of the first event."""
     frames: list[bytes]
     actions: list[str]
+    lines: list[bytes]
     cursor: Cursor
 
     @classmethod
@@ -51,15 +54,27 @@ class Frames:
             b"id: %s\ndata: %s\n\n" % (str(page.cursor_at(number)).encode(), line)
             for number, line in enumerate(page.lines)
         ]
-        return cls(page.first, frames, [action_of(line) for line in page.lines], page.cursor)
+        return cls(page.first, frames, [action_of(line) for line in page.lines], page.lines, page.cursor)
 
-    def behind(self, sequence: int, actions: frozenset[str]) -> bytes:
-        """The frames behind an event, with these actions; no actions: all."""
+    def behind(self, sequence: int, actions: frozenset[str], view: View) -> bytes:
+        """The frames behind an event, with these actions (none: all), of studies in the view. Blocks if it is not the
+        view of everything."""
         start = max(0, sequence + 1 - self.first)
-        if not actions:
+        if not actions and view.scope is FULL:
             return b"".join(self.frames[start:])
-        frames = zip(self.frames[start:], self.actions[start:], strict=True)
-        return b"".join([frame for frame, action in frames if action in actions])
+        rows = zip(self.frames[start:], self.actions[start:], self.lines[start:], strict=True)
+        return b"".join(
+            [frame for frame, action, line in rows if (not actions or action in actions) and is_visible(view, line)]
+        )
+
+
+def is_visible(view: View, line: bytes) -> bool:
+    """Whether an event is of a study in the view. Only who sees everything is told what names no study that is stored:
+    deletions for good, corrections of patients, replication."""
+    if view.scope is FULL:
+        return True
+    study_instance_uid = decode(line).study_instance_uid
+    return bool(study_instance_uid) and view.sees(study_instance_uid)
 
 
 class Follower:

@@ -23,15 +23,16 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
-from engine.access import Action
+from engine.access import FULL, Action
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.event import ACTIONS, action_of
 from engine.errors import CursorRefused, RequestError
-from engine.web.change_stream import PAGE_EVENTS, Frames
+from engine.web.change_stream import PAGE_EVENTS, Frames, is_visible
 from engine.web.route import Parameter, Route
 
 if TYPE_CHECKING:
     from engine.archive.feed.subscription import Feed
+    from engine.archive.view import View
     from engine.web.change_stream import Follower
     from engine.web.request import Request
 
@@ -55,12 +56,13 @@ async def changes(request: Request) -> web.StreamResponse:
         return await _stream(request, since, actions)
     limit = _limit(request)
     stream = request.changes
-    return await stream.in_thread(partial(_page, stream.feed(), request.query.get("since", ""), limit, actions))
+    view = request.view(Action.QUERY)
+    return await stream.in_thread(partial(_page, view, stream.feed(), request.query.get("since", ""), limit, actions))
 
 
-def _page(feed: Feed, since: str, limit: int, actions: frozenset[str]) -> web.Response:
+def _page(view: View, feed: Feed, since: str, limit: int, actions: frozenset[str]) -> web.Response:
     page = feed.read(_cursor(feed, since), limit)
-    lines = [line for line in page.lines if not actions or action_of(line) in actions]
+    lines = [line for line in page.lines if (not actions or action_of(line) in actions) and is_visible(view, line)]
     return _json(lines, page.cursor, is_more=len(page.lines) == limit and feed.has_more(page.cursor))
 
 
@@ -128,8 +130,8 @@ async def _send_stream(request: Request, since: str, actions: frozenset[str]) ->
     try:
         while True:
             while page.lines and not stream.is_ended:
-                frames = Frames.of(page)
-                await response.write(frames.behind(cursor.sequence, actions))
+                if visible := await _behind(request, Frames.of(page), cursor, actions):
+                    await response.write(visible)
                 cursor = page.cursor
                 page = await stream.read(feed, cursor)
             if stream.is_ended:
@@ -137,7 +139,7 @@ async def _send_stream(request: Request, since: str, actions: frozenset[str]) ->
             if follower is None:
                 follower = stream.join()
             else:
-                cursor = await _follow(response, follower, cursor, actions)
+                cursor = await _follow(request, response, follower, cursor, actions)
                 if follower.is_slow or stream.is_ended:
                     await response.write(b": reconnect with Last-Event-ID\n\n")
                     return response
@@ -147,7 +149,21 @@ async def _send_stream(request: Request, since: str, actions: frozenset[str]) ->
             stream.leave(follower)
 
 
-async def _follow(response: web.StreamResponse, follower: Follower, cursor: Cursor, actions: frozenset[str]) -> Cursor:
+async def _behind(request: Request, frames: Frames, cursor: Cursor, actions: frozenset[str]) -> bytes:
+    """What the client may see of these frames, by the rules in force now."""
+    view = request.view(Action.QUERY)
+    if view.scope is FULL:
+        return frames.behind(cursor.sequence, actions, view)
+    return await request.changes.in_thread(partial(frames.behind, cursor.sequence, actions, view))
+
+
+async def _follow(
+    request: Request,
+    response: web.StreamResponse,
+    follower: Follower,
+    cursor: Cursor,
+    actions: frozenset[str],
+) -> Cursor:
     """Sends events until the stream ends or has a gap; returns the cursor behind the last one."""
     while True:
         try:
@@ -161,7 +177,8 @@ async def _follow(response: web.StreamResponse, follower: Follower, cursor: Curs
         if frames.first > cursor.sequence + 1:
             return cursor
         if frames.cursor.sequence > cursor.sequence:
-            await response.write(frames.behind(cursor.sequence, actions))
+            if visible := await _behind(request, frames, cursor, actions):
+                await response.write(visible)
             cursor = frames.cursor
         if follower.is_slow and follower.queue.empty():
             return cursor

@@ -70,7 +70,9 @@ async def ask(request: Request) -> web.StreamResponse:
             raise HttpError(HTTPStatus.CONFLICT, "the Transaction UID is in use")
     except StorageFull as error:
         raise Unavailable(str(error)) from error
-    return _answer(request, await commitments.judged(CommitmentRequest(transaction)), media_type)
+    return _answer(
+        request, await commitments.judged(CommitmentRequest(transaction), request.scope(Action.COMMIT)), media_type
+    )
 
 
 async def result(request: Request) -> web.StreamResponse:
@@ -78,12 +80,16 @@ async def result(request: Request) -> web.StreamResponse:
     media_type = choices_of(request, OFFERS)[0].offer.media_type
     uid, commitments = _transaction_uid(request), request.commitments
     commitment = await request.engine.pools.slow.run(lambda: commitments.requests.find(uid))
+    if commitment is not None and request.principal.session:
+        # The result says what is stored: it is for who has requested it.
+        is_own = commitment.transaction.calling_ae_title == request.principal.actor
+        commitment = commitment if is_own else None
     if commitment is None:
         raise NotFound(
             "storage commitment was not requested with this Transaction UID, or its result is no longer kept"
         )
     if commitment.verdicts is None:
-        commitment = await commitments.judged(commitment)
+        commitment = await commitments.judged(commitment, request.scope(Action.COMMIT))
     return _answer(request, commitment, media_type)
 
 

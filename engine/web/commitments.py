@@ -12,6 +12,7 @@ from engine.archive.commitment.requests import CommitmentRequest, CommitmentRequ
 from engine.dicom import storage_classes
 
 if TYPE_CHECKING:
+    from engine.access import Scope
     from engine.runtime.engine import Engine
 
 WAIT_S: Final = 2.0
@@ -32,23 +33,24 @@ class Commitments:
     def _is_supported(self, sop_class_uid: str) -> bool:
         return storage_classes.is_stored(sop_class_uid, promiscuous=self._engine.config.promiscuous)
 
-    async def judged(self, commitment: CommitmentRequest) -> CommitmentRequest:
-        """The request, with its result unless that takes longer than WAIT_S."""
+    async def judged(self, commitment: CommitmentRequest, scope: Scope) -> CommitmentRequest:
+        """The request, with its result unless that takes longer than WAIT_S. `scope`: of who has requested it."""
         uid = commitment.transaction.transaction_uid
         task = self._in_progress.get(uid)
         if task is None:
-            task = guards.watch(self._engine.loop.create_task(self._judged(commitment)), "storage commitment")
+            task = guards.watch(self._engine.loop.create_task(self._judged(commitment, scope)), "storage commitment")
             self._in_progress[uid] = task
             task.add_done_callback(lambda _: self._in_progress.pop(uid, None))
         done, _ = await asyncio.wait([task], timeout=WAIT_S)
         return task.result() if done else commitment
 
-    async def _judged(self, commitment: CommitmentRequest) -> CommitmentRequest:
+    async def _judged(self, commitment: CommitmentRequest, scope: Scope) -> CommitmentRequest:
         options = self._engine.config.commitment
 
         def judge() -> CommitmentRequest:
             verdicts = self._judge.verdicts(
                 commitment.transaction.references,
+                scope=scope,
                 verify=options.verify,
                 bytes_per_s=options.verify_bytes_per_s,
                 whole=set(),

@@ -47,15 +47,18 @@ async def delete(request: Request) -> web.StreamResponse:
     query = Query(level, {tag: uid.encode() for _, tag, uid in uids})
     reason = request.query.get("reason", "") or _REASON
 
+    view = request.view(Action.DELETE)
     into_trash = request.config.deletion.trash_days > 0
 
     def work() -> tuple[int, list[str]]:
-        deletion = archive.delete(query, actor=request.principal, reason=reason, into_trash=into_trash)
+        deletion = archive.delete(
+            query, scope=view.scope, actor=request.principal, reason=reason, into_trash=into_trash
+        )
         return deletion.instances, deletion.trash
 
     instances, entries = await request.engine.pools.slow.run(work)
     if not instances:
-        if level is Level.IMAGE and archive.was_deleted(uid):
+        if level is Level.IMAGE and view.was_deleted(uid):
             raise Gone(f"instance {uid} was deleted")
         if level is not Level.IMAGE:
             raise missing(request, uid_of(request, "study"), uid if level is Level.SERIES else None)

@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from engine import guards, log
+from engine.access import Action
 from engine.archive.ingest.request import POLICIES, Answer, Outcome, Payload, StoreRequest, crc32c
 from engine.dicom import part10, storage_classes, transfer_syntax
 from engine.dicom.elements import ScanLimits
@@ -91,6 +92,7 @@ class Uploads:
         self._counts: dict[tuple[bytes, str, bool], int] = {}
         """What was stored, for the audit log."""
         self._is_over = False
+        self._scope = engine.access.scope(principal, Action.STORE)
         self._recorder = StoreRecorder(engine, logger.about(principal.address), self._sender)
         config = engine.config
         self._whole_bytes_max = config.limits.stream_threshold_bytes
@@ -228,6 +230,7 @@ class Uploads:
             POLICIES[settings.duplicates],
             ScanLimits(config.limits.nesting_depth_max, config.limits.element_count_max),
             study_instance_uid=self._study,
+            scope=self._scope,
         )
         self._requests = {(syntax_uid, sop_class_uid): request}
         return request

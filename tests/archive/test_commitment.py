@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.access import FULL
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import ABANDONED_NS, Attempts, Transaction, Transactions
@@ -34,7 +35,9 @@ def judge(archive: Archive) -> Judge:
 
 def verdicts(archive: Archive, *uids: str, verify: str = "read", whole: set[Place] | None = None) -> list[Verdict]:
     wanted = [(CT, uid) for uid in uids]
-    return judge(archive).verdicts(wanted, verify=verify, bytes_per_s=0, whole=set() if whole is None else whole)
+    return judge(archive).verdicts(
+        wanted, scope=FULL, verify=verify, bytes_per_s=0, whole=set() if whole is None else whole
+    )
 
 
 # Judging -----------------------------------------------------------------------------------------
@@ -49,7 +52,7 @@ def test_what_is_stored_is_committed_and_what_is_not_has_a_reason(tmp_path: Path
             Query(Level.IMAGE, {tags.SOPInstanceUID: third.encode()}, relational=True), actor=actor("t"), reason="t"
         )
         wanted = [(CT, first), (samples.MR, second), (CT, third), (CT, "1.2.3"), ("1.2.840.10008.1.1", "1.2.3")]
-        assert judge(archive).verdicts(wanted, verify=verify, bytes_per_s=0, whole=set()) == [
+        assert judge(archive).verdicts(wanted, scope=FULL, verify=verify, bytes_per_s=0, whole=set()) == [
             Verdict.COMMITTED,
             Verdict.OTHER_CLASS,
             Verdict.ABSENT,
@@ -121,9 +124,11 @@ def test_what_a_compaction_has_moved_is_committed_where_it_lies_now(tmp_path: Pa
         assert verdicts(archive, *uids) == [Verdict.ABSENT] + [Verdict.COMMITTED] * 3
         # As if the move had come between the look into the index and the reading.
         judging = judge(archive)
-        judging._durable = lambda references: found  # type: ignore[method-assign]
+        judging._durable = lambda references, view: found  # type: ignore[method-assign]
         wanted = [(CT, uid) for uid in uids[1:]]
-        assert judging.verdicts(wanted, verify="read", bytes_per_s=0, whole=set()) == [Verdict.COMMITTED] * 3
+        assert (
+            judging.verdicts(wanted, scope=FULL, verify="read", bytes_per_s=0, whole=set()) == [Verdict.COMMITTED] * 3
+        )
 
 
 # Durability --------------------------------------------------------------------------------------
@@ -207,7 +212,7 @@ def test_a_server_that_stops_says_nothing(tmp_path: Path) -> None:
         stopping = threading.Event()
         stopping.set()
         with pytest.raises(StorageError, match="stopping"):
-            Judge(archive, bool, stopping).verdicts([(CT, uid)], verify="read", bytes_per_s=0, whole=set())
+            Judge(archive, bool, stopping).verdicts([(CT, uid)], scope=FULL, verify="read", bytes_per_s=0, whole=set())
 
 
 # Transactions ------------------------------------------------------------------------------------

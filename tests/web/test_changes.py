@@ -216,7 +216,7 @@ def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
 
 def test_a_client_that_does_not_read_is_disconnected_and_does_not_block_others() -> None:
     follower = change_stream.Follower()
-    frames = change_stream.Frames(1, [b"x"], ["stored"], None)  # type: ignore[arg-type]
+    frames = change_stream.Frames(1, [b"x"], ["stored"], [b"{}"], None)  # type: ignore[arg-type]
     offered = [follower.offer(frames) for _ in range(change_stream.QUEUE_MAX + 2)]
     assert offered == [True] * change_stream.QUEUE_MAX + [False, False]
     assert follower.is_slow

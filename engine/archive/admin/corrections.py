@@ -41,6 +41,13 @@ def conflicts(view: View, *, values: bool) -> Iterator[dict[str, Any]]:
         }
 
 
+def studies_of(view: View, patient: str) -> set[str]:
+    """The Study Instance UIDs of a patient, and of others whom the same text may mean."""
+    name = patients.patient_of(patient)
+    keys = {"PatientID": name.patient_id, "IssuerOfPatientID": name.issuer or "", "StudyInstanceUID": ""}
+    return {study["StudyInstanceUID"] for study in view.find("study", keys)}
+
+
 def merge(
     archive: Archive, source: str, into: str, *, in_advance: bool, actor: Principal, reason: str
 ) -> dict[str, Any]:

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
     from engine.access.principal import Principal
     from engine.archive.archive import Archive
+    from engine.archive.view import View
 
 
-def list_all(archive: Archive) -> list[dict[str, Any]]:
+def list_all(view: View) -> list[dict[str, Any]]:
     """Every hold in force, by study."""
     return [
         {
@@ -24,9 +25,9 @@ def list_all(archive: Archive) -> list[dict[str, Any]]:
             "since": time_text(hold.set_ns),
             "by": hold.by.decode("utf-8", "replace"),
             "reason": hold.reason.decode("utf-8", "replace"),
-            "instances": _count(archive, hold.study_instance_uid),
+            "instances": _count(view, hold.study_instance_uid),
         }
-        for hold in archive.holds()
+        for hold in view.holds()
     ]
 
 
@@ -51,7 +52,7 @@ def change(
     return work(study_instance_uids, actor=actor, reason=reason)
 
 
-def _count(archive: Archive, study_instance_uid: bytes) -> int:
+def _count(view: View, study_instance_uid: bytes) -> int:
     """Number of stored instances of a study."""
     keys = {tags.StudyInstanceUID: study_instance_uid, tags.NumberOfStudyRelatedInstances: b""}
-    return sum(int(match["NumberOfStudyRelatedInstances"]) for match in archive.find(Query(Level.STUDY, keys)))
+    return sum(int(match["NumberOfStudyRelatedInstances"]) for match in view.find(Query(Level.STUDY, keys)))

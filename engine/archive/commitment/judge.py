@@ -30,8 +30,10 @@ from engine.rate_limiter import RateLimiter
 if TYPE_CHECKING:
     import threading
 
+    from engine.access.scope import Scope
     from engine.archive.archive import Archive
     from engine.archive.commitment.transactions import Reference
+    from engine.archive.view import View
     from engine.index.format.types import Instance
 
 Place = tuple[int, int]
@@ -69,13 +71,14 @@ class Judge:
         self._stopping = stopping
 
     def verdicts(
-        self, references: Sequence[Reference], *, verify: str, bytes_per_s: int, whole: set[Place]
+        self, references: Sequence[Reference], *, scope: Scope, verify: str, bytes_per_s: int, whole: set[Place]
     ) -> list[Verdict]:
-        """One verdict a reference, in order. `whole`: records that need not be read again; new ones are added.
+        """One verdict a reference, in order. What is not in `scope` is absent. `whole`: records that need not be read
+        again; new ones are added.
 
         Raises StorageFailed when a sync fails, StorageError when no verdict is possible now.
         """
-        durable = self._durable(references)
+        durable = self._durable(references, self._archive.view(scope))
         damaged = {(row.segment_id, row.offset) for row in self._parts.index.damage()}
         rate_limiter = RateLimiter(bytes_per_s, wait=self._stopping.wait)
         return [
@@ -83,20 +86,20 @@ class Judge:
             for (sop_class_uid, _), instance in zip(references, durable, strict=True)
         ]
 
-    def _durable(self, references: Sequence[Reference]) -> list[Instance | None]:
+    def _durable(self, references: Sequence[Reference], view: View) -> list[Instance | None]:
         """The current instances, all of which now survive a power cut."""
-        located = self._located(references)
+        located = self._located(references, view)
         for _ in range(SYNC_TRIES):
             sync_log(self._parts.index, self._parts.reader)
-            second_look = self._located(references)
+            second_look = self._located(references, view)
             is_settled = all(_lie_together(one, other) for one, other in zip(located, second_look, strict=True))
             located = second_look
             if is_settled:
                 return located
         raise StorageError("the instances that commitment is asked for are being replaced")
 
-    def _located(self, references: Sequence[Reference]) -> list[Instance | None]:
-        return [self._parts.index.locate(uid.encode()) for _, uid in references]
+    def _located(self, references: Sequence[Reference], view: View) -> list[Instance | None]:
+        return [view.instance(uid) for _, uid in references]
 
     def _verdict(
         self,

@@ -32,14 +32,17 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.access.scope import FULL
+from engine.archive.ingest import foreign
 from engine.archive.ingest.committer import Committer
 from engine.archive.ingest.decision import Decision, Step
 from engine.archive.ingest.entry import answer_of, entry_of, scan
+from engine.archive.ingest.foreign import ForeignStudy, NoRoom
 from engine.archive.ingest.resolver import Duplicate
 from engine.archive.ingest.stream import StreamIngest
 from engine.dicom import transfer_syntax
 from engine.dicom.elements import Head
-from engine.errors import EngineError, InstanceRefused
+from engine.errors import EngineError, InstanceQuarantined, InstanceRefused
 from engine.index.format.entry import HEAL
 from engine.index.format.types import Outcome
 
@@ -165,6 +168,8 @@ class Ingestor:
             if isinstance(head, InstanceRefused):
                 raise head
             entry = entry_of(head, self._writer.schema, request)
+            if request.scope is not FULL:
+                foreign.check(self._writer.index, request.scope, entry, head.study_instance_uid)
             stored = self._resolver.look_up(entry, length, crc)
             decision: Decision | None = None
             if entry.stamp:
@@ -228,6 +233,8 @@ class Ingestor:
         if isinstance(error, InstanceRefused) and self._unparseable is not None and self._unparseable.keeps(error):
             self._committer.spawn(self._quarantine(error, data_set, request, self._unparseable), done)
             return
+        if isinstance(error, ForeignStudy):
+            error = NoRoom()
         data_set.release()
         self._committer.note(error)
         done(error)
@@ -235,10 +242,15 @@ class Ingestor:
     async def _quarantine(
         self, error: InstanceRefused, data_set: ReceivedDataSet, request: StoreRequest, unparseable: Unparseable
     ) -> Outcome:
-        """Puts a refused data set into quarantine if there is room. Raises the refusal, whatever else happens."""
+        """Puts a refused data set into quarantine if there is room, and raises the refusal, whatever else happens.
+
+        One for a foreign study counts as stored for its sender, who must not tell the difference.
+        """
         claim = unparseable.claim(error, request)
         length, crc = data_set.length, data_set.crc
         try:
+            if isinstance(error, ForeignStudy) and unparseable.has(claim, length, crc):
+                return Outcome.STORED
             is_kept = await self._committer.blocking(lambda: unparseable.wants(claim, length, crc))
             if is_kept:
                 self._writer.quarantine(claim, data_set.buffers, length, crc)
@@ -251,8 +263,14 @@ class Ingestor:
         if self._writer.log.rolled:
             self._committer.seal()
         if not is_kept:
-            raise error
-        raise await self._committer.book(claim, error)
+            raise NoRoom() if isinstance(error, ForeignStudy) else error
+        answer = await self._committer.book(claim, error)
+        if isinstance(error, ForeignStudy):
+            if not isinstance(answer, InstanceQuarantined):
+                raise NoRoom()
+            logger.warning("kept in quarantine: its sender may not see the study", sender=request.calling_ae_title)
+            return Outcome.STORED
+        raise answer
 
 
 def _with_warning(done: Done) -> Done:

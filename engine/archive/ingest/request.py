@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from engine.access.scope import FULL, Scope
 from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.errors import EngineError
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
@@ -78,6 +79,8 @@ class StoreRequest:
     """Whether to store a data set that ends early, with a warning."""
     study_instance_uid: str | None = None
     """The study that it must belong to; None: any."""
+    scope: Scope = FULL
+    """The stored studies that the sender may add to; new ones it may always begin."""
     study: bytes = b""
     """Filled by ingest: the Study Instance UID of the data set."""
 

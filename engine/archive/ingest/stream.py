@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from engine import log
+from engine.access.scope import FULL
+from engine.archive.ingest import foreign
 from engine.archive.ingest.entry import answer_of, entry_of, unreadable
+from engine.archive.ingest.foreign import ForeignStudy, NoRoom
 from engine.archive.ingest.resolver import Duplicate
 from engine.dicom import elements, transfer_syntax
-from engine.errors import DataSetError, EngineError, InstanceRefused
+from engine.errors import DataSetError, EngineError, InstanceQuarantined, InstanceRefused
 from engine.index.format.entry import HEAL, Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.record import KEY_BYTES_MAX, Kind
@@ -192,11 +195,16 @@ class StreamIngest:
         await self.write(last)
         if self._refusal is None:
             try:
-                entry = await self._committer.blocking(self._record.entry)
+                entry = await self._committer.blocking(self._entry)
             except InstanceRefused as error:
                 self._refusal = error
         if self._refusal is not None:
-            raise await self._refused(self._refusal, crc)
+            answer = await self._refused(self._refusal, crc)
+            if not isinstance(self._refusal, ForeignStudy):
+                raise answer
+            if not isinstance(answer, InstanceQuarantined):
+                raise NoRoom()
+            return Outcome.STORED  # for its sender, who must not tell the difference
         await self._committer.blocking(lambda: self._record.finish(entry, crc))
         # `finish` has synced the segment: the entry only needs to become visible.
         outcome = await self._committer.committed(entry, durable=False)
@@ -204,6 +212,14 @@ class StreamIngest:
             committed = outcome
             outcome = await self._committer.blocking(lambda: self._writer.outcome_of(entry, committed))
         return outcome.of_cut() if self._record.is_cut else outcome
+
+    def _entry(self) -> Entry:
+        entry = self._record.entry()
+        if self._request.scope is not FULL:
+            assert self._record.head is not None
+            study = self._record.head.study_instance_uid
+            foreign.check(self._writer.index, self._request.scope, entry, study)
+        return entry
 
     async def answer(self, last: ReceivedDataSet) -> Answer:
         """As `finish`, but with the UIDs, and with errors as answers. After an error nothing of the object is left."""

@@ -92,6 +92,10 @@ class Unparseable:
         self._recent.add(identity)
         return True
 
+    def has(self, claim: Quarantined, length: int, crc: int) -> bool:
+        """Whether these bytes are kept already, as far as this process knows."""
+        return (claim.sop_instance_uid, length, crc) in self._listed
+
     def has_room(self, length: int) -> bool:
         """Whether this many more bytes are within the limits."""
         has_room = (

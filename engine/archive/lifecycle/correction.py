@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.access.principal import Principal
+from engine.access.scope import FULL
 from engine.archive.ingest.entry import UNPLACED
 from engine.archive.lifecycle.deletion import bounded
 from engine.archive.lifecycle.patients import (
@@ -202,9 +203,19 @@ def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Cor
 
 
 def list_all(view: View) -> Iterator[dict[str, Any]]:
-    """Every correction and undo as plain data, the earliest first."""
+    """Every correction and undo as plain data, the earliest first. Who does not see everything sees those of single
+    studies and series in scope: a patient may have other studies too."""
     for row in view.parts.index.corrections():
-        yield _facts(row)
+        facts = _facts(row)
+        if view.scope is FULL or (facts["level"] in ("study", "series") and _is_seen(view, facts["names"])):
+            yield facts
+
+
+def _is_seen(view: View, names: list[str]) -> bool:
+    """Whether all studies among these names are in scope; the names of a series include its study."""
+    return any(view.sees(name) for name in names) and not any(
+        view.parts.index.access_facts(name.encode()) is not None and not view.sees(name) for name in names
+    )
 
 
 # plain data ------------------------------------------------------------------------------------------

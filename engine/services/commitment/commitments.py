@@ -18,6 +18,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from engine import guards, log
+from engine.access import FULL, Scope
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction
 from engine.dicom import storage_classes
@@ -75,14 +76,19 @@ class Commitments:
         config: Callable[[], Config],
         counters: dict[str, int],
         on_failure: Callable[[EngineError], None],
+        scope_of: Callable[[str], Scope] = lambda title: FULL,
     ) -> None:
-        """`on_failure` is called with the error of a failed write or sync, which is final for the process."""
+        """`scope_of`: the studies that may be committed to an AE title.
+
+        `on_failure` is called with the error of a failed write or sync, which is final for the process.
+        """
         self.archive = archive
         self.config = config
         self.counters = counters
         self.transactions = archive.commitment_transactions()
         """Use it in the file thread only, except `exist`."""
         self._on_failure = on_failure
+        self._scope_of = scope_of
         self._stopping = Event()
         self._judge = Judge(archive, self._is_supported, self._stopping)
         self._file_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="commitment-files")
@@ -188,6 +194,7 @@ class Commitments:
             self._readers,
             lambda: self._judge.verdicts(
                 transaction.references,
+                scope=self._scope_of(transaction.calling_ae_title),
                 verify=options.verify,
                 bytes_per_s=options.verify_bytes_per_s,
                 whole=whole,

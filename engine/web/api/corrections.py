@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from engine.access import Action
 from engine.archive.admin import corrections
 from engine.archive.questions import path_of
+from engine.dicom import tags
 from engine.errors import RequestError
+from engine.web.api import reach
 from engine.web.api.bodies import (
     Correction,
     CorrectPatient,
@@ -25,6 +27,7 @@ from engine.web.api.json_bodies import answer, body_of, check_parameters, page, 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from engine.archive.view import View
     from engine.web.request import Request
 
 
@@ -44,15 +47,14 @@ async def _page(request: Request, name: str, rows: Callable[..., Iterator[dict[s
     if shows_values:
         request.require(Action.QUERY)
     limit, offset = page_of(request)
-    archive = request.engine.archive
-    work = partial(_read, name, rows, archive, shows_values, limit, offset)
+    work = partial(_read, name, rows, request.view(Action.QUERY), shows_values, limit, offset)
     return answer(await request.engine.pools.index.run(work))
 
 
 def _read(
-    name: str, rows: Callable[..., Iterator[dict[str, Any]]], archive: object, values: bool, limit: int, offset: int
+    name: str, rows: Callable[..., Iterator[dict[str, Any]]], view: View, values: bool, limit: int, offset: int
 ) -> dict[str, Any]:
-    return page(name, rows(archive, values=values), limit, offset)
+    return page(name, rows(view, values=values), limit, offset)
 
 
 async def make(request: Request) -> web.Response:
@@ -64,6 +66,7 @@ async def make(request: Request) -> web.Response:
 
 def _make(request: Request, body: Correction) -> dict[str, Any]:
     archive, by = request.engine.archive, request.principal
+    _check_reach(request, body)
     match body:
         case Merge():
             return corrections.merge(
@@ -86,6 +89,27 @@ def _make(request: Request, body: Correction) -> dict[str, Any]:
     return corrections.split(archive, body.studies, body.new, _tags(request, body.sets), actor=by, reason=body.reason)
 
 
+def _check_reach(request: Request, body: Correction) -> None:
+    """Raises NotFound if the client may not correct something that the correction changes."""
+    view = request.view(Action.CORRECT)
+    match body:
+        case Merge():
+            reach.patient(request, Action.CORRECT, body.patient)
+            reach.patient(request, Action.CORRECT, body.into)
+        case Move():
+            reach.studies(view, body.studies)
+            reach.patient(request, Action.CORRECT, body.into)
+        case CorrectPatient():
+            reach.patient(request, Action.CORRECT, body.patient)
+        case CorrectStudy():
+            reach.studies(view, [body.study])
+        case CorrectSeries():
+            reach.entities(view, tags.SeriesInstanceUID, [body.series])
+            reach.studies(view, [body.study] if body.study else [])
+        case _:
+            reach.studies(view, body.studies)
+
+
 def _tags(request: Request, sets: Values) -> dict[int, str]:
     """The values by tag instead of name. Raises QueryError, RequestError."""
     values: dict[int, str] = {}
@@ -100,6 +124,7 @@ def _tags(request: Request, sets: Values) -> dict[int, str]:
 async def undo(request: Request) -> web.Response:
     """Undoes a correction."""
     body = await body_of(request, ReasonBody)
+    reach.everything(request, Action.CORRECT)
     work = partial(
         corrections.undo,
         request.engine.archive,

@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from engine.access import Action, Destination
+from engine.access import FULL, Action, Destination
 from engine.archive.admin.times import with_times
 from engine.archive.jobs import job as states
 from engine.archive.jobs.job import Job, Work
 from engine.archive.jobs.job_files import CANCEL, RETRY, new_id
-from engine.archive.questions import path_of
-from engine.errors import JobError, RequestError
-from engine.web.api import bodies
+from engine.archive.questions import Level, Query, path_of
+from engine.dicom import tags
+from engine.errors import JobError, NotAllowed, RequestError
+from engine.web.api import bodies, reach
 from engine.web.api.json_bodies import PAGE_PARAMETERS, answer, body_of, check_parameters, page, page_of
 from engine.web.api.peers import peer_of
 from engine.web.errors import NotFound
@@ -51,6 +52,7 @@ async def listed(request: Request) -> web.Response:
     if state not in (None, *STATES):
         raise RequestError(f"state: is not one of {', '.join(STATES)}")
     files = request.engine.archive.job_files()
+    sees_all = request.scope(Action.QUERY) is FULL  # a job names studies
 
     def read() -> dict[str, Any]:
         # Taken first: what changes meanwhile changes the next version too.
@@ -58,7 +60,7 @@ async def listed(request: Request) -> web.Response:
         version = str(changed_ns if time.time_ns() - changed_ns > SETTLED_NS else 0)
         if version == request.query.get("unless", "") != "0":
             return {"unchanged": True, "version": version}
-        jobs = files.all()
+        jobs = [job for job in files.all() if sees_all or job.by == request.principal.actor]
         rows = (_facts(job, is_whole=False) for job in jobs if state in (None, job.state))
         return {**page("jobs", rows, limit, offset), "counts": Counter(job.state for job in jobs), "version": version}
 
@@ -85,11 +87,13 @@ async def create(request: Request) -> web.Response:
     body: bodies.Job = await body_of(request, bodies.Job)  # type: ignore[arg-type]
     peer = peer_of(request, body.peer)
     is_send = isinstance(body, bodies.SendJob)
-    if is_send:
+    if isinstance(body, bodies.SendJob):
         request.require(Action.SEND, Destination(peer.aet))
+        await request.engine.pools.index.run(partial(_check_reach, request, body, peer.aet))
     else:
         request.require(Action.MANAGE)
         request.require(Action.STORE)
+        reach.everything(request, Action.STORE)  # what a pull brings is not judged instance by instance
     job = Job(
         id=new_id(),
         kind=states.SEND if is_send else states.PULL,
@@ -101,6 +105,26 @@ async def create(request: Request) -> web.Response:
     )
     await request.engine.pools.slow.run(partial(request.engine.archive.job_files().create, job))
     return answer(_facts(job, is_whole=True), 201)
+
+
+def _check_reach(request: Request, body: bodies.SendJob, ae_title: str) -> None:
+    """Raises NotFound if something of it is out of the client's scope, NotAllowed if its receiver may not have it."""
+    view = request.view(Action.SEND)
+    reach.studies(view, body.studies)
+    reach.entities(view, tags.SeriesInstanceUID, body.series)
+    reach.entities(view, tags.SOPInstanceUID, body.instances)
+    scope = request.engine.access.scope_of_destination(ae_title)
+    if scope is FULL:
+        return
+    receiver = request.engine.archive.view(scope)
+    names = ((Level.SERIES, tags.SeriesInstanceUID, body.series), (Level.IMAGE, tags.SOPInstanceUID, body.instances))
+    studies = set(body.studies)
+    for level, tag, uids in names:
+        for uid in uids:
+            found = view.identifiers(Query(level, {tag: uid.encode()}, relational=True))
+            studies |= {instance.study_instance_uid for instance in found}
+    if any(view.sees(study) and not receiver.sees(study) for study in studies):
+        raise NotAllowed(f"{ae_title} may not receive these studies")
 
 
 def _work(request: Request, body: bodies.Job) -> Work:

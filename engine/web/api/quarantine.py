@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from engine.access import FULL, Action
 from engine.archive.admin import quarantine
+from engine.web.api import reach
 from engine.web.api.bodies import ReasonBody
 from engine.web.api.json_bodies import answer, body_of, check_parameters, page, page_of
 
@@ -21,7 +23,9 @@ async def listed(request: Request) -> web.Response:
     limit, offset = page_of(request)
 
     def read() -> dict[str, Any]:
-        return page("quarantine", quarantine.list_all(request.engine.archive), limit, offset)
+        # A refused data set has no study to judge it by.
+        rows = quarantine.list_all(request.engine.archive) if request.scope(Action.QUERY) is FULL else iter(())
+        return page("quarantine", rows, limit, offset)
 
     return answer(await request.engine.pools.index.run(read))
 
@@ -29,6 +33,7 @@ async def listed(request: Request) -> web.Response:
 async def differences(request: Request) -> web.Response:
     """The elements that differ between a version and the current instance."""
     check_parameters(request)
+    reach.everything(request, Action.RETRIEVE)
     work = partial(
         quarantine.differences,
         request.engine.archive,
@@ -41,6 +46,7 @@ async def differences(request: Request) -> web.Response:
 async def readmit(request: Request) -> web.Response:
     """Stores an item in the archive, or answers why it stays in quarantine."""
     await body_of(request, ReasonBody)
+    reach.everything(request, Action.MANAGE)
     work = partial(
         quarantine.readmit,
         request.engine.archive,
@@ -54,6 +60,7 @@ async def readmit(request: Request) -> web.Response:
 async def drop(request: Request) -> web.Response:
     """Deletes an item; answers with its description."""
     body = await body_of(request, ReasonBody)
+    reach.everything(request, Action.DELETE)
     work = partial(
         quarantine.drop,
         request.engine.archive,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from engine.access import FULL, Action
 from engine.archive.admin import trash
 from engine.errors import RequestError
+from engine.web.api import reach
 from engine.web.api.bodies import EmptyTrash, Restore
 from engine.web.api.json_bodies import answer, body_of, check_parameters, page, page_of, switch_of
 
@@ -23,6 +25,9 @@ async def listed(request: Request) -> web.Response:
     days = request.config.deletion.trash_days
     rows = trash.list_all(request.engine.archive, days, values=switch_of(request, "values"))
 
+    if request.scope(Action.RESTORE) is not FULL:
+        rows = iter(())  # nobody can tell in whose scope a deleted study was
+
     def read() -> dict[str, Any]:
         return {**page("trash", rows, limit, offset), "days": days}
 
@@ -32,6 +37,7 @@ async def listed(request: Request) -> web.Response:
 async def restore(request: Request) -> web.Response:
     """Restores an entry, or one series of it; answers with the number of instances."""
     body = await body_of(request, Restore)
+    reach.everything(request, Action.RESTORE)
     work = partial(
         trash.restore,
         request.engine.archive,
@@ -46,6 +52,7 @@ async def restore(request: Request) -> web.Response:
 async def empty(request: Request) -> web.Response:
     """Deletes entries for good: those named, or all."""
     body = await body_of(request, EmptyTrash)
+    reach.everything(request, Action.EMPTY)
     if bool(body.entries) == body.everything:
         raise RequestError("name either entries, or everything")
     entries = None if body.everything else body.entries

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from engine.access import FULL, Action
 from engine.archive.admin import upkeep
 from engine.web.api.json_bodies import answer, check_parameters, page, page_of
 from engine.web.errors import NotFound
@@ -27,7 +28,8 @@ async def retention(request: Request) -> web.Response:
         raise NotFound("there is no [[retention]] rule with that name")
 
     def read() -> dict[str, Any]:
-        return page("due", upkeep.due(request.engine.archive, rules), limit, offset)
+        due = upkeep.due(request.engine.archive, rules) if request.scope(Action.QUERY) is FULL else iter(())
+        return page("due", due, limit, offset)
 
     due = await request.engine.pools.slow.run(read)
     return answer({"rules": [msgspec.to_builtins(rule) for rule in rules], **due})
@@ -46,7 +48,8 @@ async def damage(request: Request) -> web.Response:
     limit, offset = page_of(request)
 
     def read() -> dict[str, Any]:
-        return page("damage", upkeep.damage(request.engine.archive), limit, offset)
+        rows = upkeep.damage(request.engine.archive) if request.scope(Action.QUERY) is FULL else []
+        return page("damage", rows, limit, offset)
 
     return answer(await request.engine.pools.index.run(read))
 

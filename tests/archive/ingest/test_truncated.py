@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.access import FULL
 from engine.archive import completeness, verify
 from engine.archive.archive import Archive
 from engine.archive.commitment.judge import Judge, Verdict
@@ -71,7 +72,9 @@ def store_cut(archive: Archive, payload: bytes) -> None:
 
 def verdict(archive: Archive, number: int, verify_: str = "index") -> Verdict:
     judge = Judge(archive, lambda uid: True, asyncio.Event())  # type: ignore[arg-type]
-    (answer,) = judge.verdicts([(CT, kept.uid_of(number))], verify=verify_, bytes_per_s=1 << 30, whole=set())
+    (answer,) = judge.verdicts(
+        [(CT, kept.uid_of(number))], scope=FULL, verify=verify_, bytes_per_s=1 << 30, whole=set()
+    )
     return answer
 
 
