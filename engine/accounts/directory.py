@@ -5,6 +5,7 @@ and a change acts at the next question.
 
     Principal.session   s-ID    a session of a user, or of a visitor with a share
                         k-ID    an API key
+                        c-…     a client certificate that stands for a user
                         t-…     a front end has verified a token by itself, whose roles and patient count; its user may
                                 exist here or not
 """
@@ -31,6 +32,7 @@ CACHE_MAX: Final = 4096
 """Rows that are kept; what strangers ask for must not fill the memory."""
 
 TOKEN: Final = "t-"
+CERTIFICATE: Final = "c-"
 NOTHING: Final[frozenset[str]] = frozenset()
 
 
@@ -46,6 +48,7 @@ class AccountDirectory:
         self._users: dict[str, User | None] = {}
         self._by_digest: dict[bytes, Proof | None] = {}
         self._by_identifier: dict[str, Proof | None] = {}
+        self._by_certificate: dict[frozenset[str], User | None] = {}
         self._rights_version = b"-"
         self._grants: dict[tuple[Holder, str], tuple[Grant, ...]] = {}
         self._used: dict[bytes, float] = {}
@@ -60,6 +63,9 @@ class AccountDirectory:
             return proof is not None and self.is_alive(proof)
         if name := _name_of(principal):
             user = self.user(name)
+            if principal.session.startswith(CERTIFICATE):
+                shown = principal.certificate_names or NOTHING
+                return user is not None and not user.is_disabled and not shown.isdisjoint(user.certificates)
             return not user.is_disabled if user is not None else bool(principal.session)
         return principal.kind is not Kind.HTTP or not self.is_login_needed
 
@@ -127,12 +133,17 @@ class AccountDirectory:
 
     def user_of_certificate(self, names: frozenset[str]) -> User | None:
         """The user for whom a client certificate stands that says this of itself."""
+        self._look()
         if not names or self._database is None:
             return None
-        with self._database.read() as txn:
-            return next(
-                (user for _, user in self._database.users.rows(txn) if not names.isdisjoint(user.certificates)), None
-            )
+        if names not in self._by_certificate:
+            if len(self._by_certificate) >= CACHE_MAX:
+                self._by_certificate.clear()
+            with self._database.read() as txn:
+                rows = self._database.users.rows(txn)
+                user = next((user for _, user in rows if not names.isdisjoint(user.certificates)), None)
+            self._by_certificate[names] = user
+        return self._by_certificate[names]
 
     def proof(self, token: str) -> Proof | None:
         """What a token of ours proves; None: it is none, has ended, or its user is disabled."""
@@ -176,6 +187,7 @@ class AccountDirectory:
         self._users.clear()
         self._by_digest.clear()
         self._by_identifier.clear()
+        self._by_certificate.clear()
         with self._database.read() as txn:
             self._has_users = self._database.users.count(txn) > 0
             rights_version = self._database.rights_version(txn)

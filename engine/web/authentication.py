@@ -3,6 +3,7 @@
     Authorization: Bearer      an API key or a token of an identity provider
     cookie                     a session of a user (`accounts.sessions`)
     the share's cookie         a visitor with a share, whose link was opened in this browser
+    a client certificate       the user for whom it stands
     none                       an unknown client: while no login is needed, its address decides
 
 A credential that is not valid is answered with 401 even where none is needed: a client must not believe that it acts
@@ -11,7 +12,8 @@ none. What a principal may do is asked again at each request (`engine.access`), 
 at once.
 
 A cookie is sent by the browser whichever page caused the request. A request that changes something therefore needs a
-sign that a page of ours caused it: Sec-Fetch-Site, which pages cannot set, or our own Origin.
+sign that a page of ours caused it: Sec-Fetch-Site, which pages cannot set, or our own Origin. So does one with a client
+certificate, unless it has no sign of a browser at all: programs use certificates too.
 
     __Host-filmroom[-share]    over HTTPS: Secure, HttpOnly, SameSite=Lax (Strict would lose it on the way back from an
                                identity provider)
@@ -25,7 +27,8 @@ from typing import TYPE_CHECKING, Final
 
 from engine.access import Kind, Principal
 from engine.access.networks import is_in_any
-from engine.accounts import keys
+from engine.accounts import keys, tokens
+from engine.accounts.directory import CERTIFICATE
 from engine.errors import IdentityRefused, NotAllowed
 from engine.identity.holder import holder_of
 from engine.identity.providers import looks_signed
@@ -106,13 +109,26 @@ class Authentication:
         if token is not None:
             return self._bearer(request, token)
         if not (token := cookie_of(request)):
-            return request.principal
+            return self._by_certificate(request) or request.principal
         proof = self._accounts.directory.proof(token)
         if proof is None or proof.session is None:
             raise LoginNeeded("the session has ended")
         check_cause(request)
         self._accounts.use(proof)
         return proof.principal(request.origin.client)
+
+    def _by_certificate(self, request: Request) -> Principal | None:
+        """The user for whom the client certificate stands; None: there is none, or it stands for nobody."""
+        names = request.principal.certificate_names
+        user = self._accounts.directory.user_of_certificate(names) if names else None
+        if user is None or names is None:
+            return None
+        if user.is_disabled:
+            raise LoginNeeded("this user is disabled")
+        check_cause(request, is_program_allowed=True)
+        fingerprint = next(name for name in names if name.startswith("sha256:"))
+        session = CERTIFICATE + fingerprint[len("sha256:") :][: tokens.ID_LENGTH]
+        return Principal(Kind.HTTP, user.name, request.origin.client, certificate_names=names, session=session)
 
     def _bearer(self, request: Request, token: str) -> Principal:
         if (person := self._engine.identities.remembered(token)) is not None:
@@ -182,8 +198,11 @@ def cookie_of(request: Request) -> str:
     return cookies.get(_cookie_name(request, COOKIE)) or cookies.get(_cookie_name(request, SHARE_COOKIE), "")
 
 
-def check_cause(request: Request) -> None:
-    """Raises HttpError for a request that changes something, unless a page of ours or the user caused it."""
+def check_cause(request: Request, *, is_program_allowed: bool = False) -> None:
+    """Raises HttpError for a request that changes something, unless a page of ours or the user caused it.
+
+    `is_program_allowed`: a request without any sign of a browser is one of a program, which no page can cause.
+    """
     if request.method in cors.READING:
         return
     site = request.headers.get("Sec-Fetch-Site")
@@ -191,7 +210,7 @@ def check_cause(request: Request) -> None:
     if site is not None:
         is_ours = site in ("same-origin", "none")
     else:
-        is_ours = origin is not None and cors.is_own(request, origin)
+        is_ours = is_program_allowed if origin is None else cors.is_own(request, origin)
     if not is_ours:
         raise HttpError(HTTPStatus.FORBIDDEN, "another page caused this request; it changes nothing")
 

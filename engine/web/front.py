@@ -300,7 +300,9 @@ class WebFront:
             public_root=settings.public_root,
             trusted=networks(settings.trusted_proxies),
         )
-        request.principal = Principal(Kind.HTTP, "", request.origin.client)
+        request.principal = Principal(
+            Kind.HTTP, "", request.origin.client, certificate_names=protocol.certificate_names
+        )
         return request
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:

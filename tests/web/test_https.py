@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from engine import certificates
+from engine.accounts import users
+from engine.accounts.records import User
 from engine.app.ports import FilmroomComposition
 from engine.config import Config, Http, Tls
 from engine.errors import ConfigError
@@ -183,6 +185,41 @@ def test_who_shows_a_good_certificate_is_known_by_its_names(site: Site) -> None:
         names = [connection.certificate_names for connection in site.hosting.front._connections]
     assert any("san:alice.hosp" in (each or ()) for each in names)
     assert any(name.startswith("sha256:") for each in names for name in each or ())
+
+
+def asked(site: Site, name: str, method: str = "GET", path: str = "/api/studies", **headers: str) -> int:
+    """The status of an answer on a connection with that certificate."""
+    lines = "".join(f"{key.replace('_', '-')}: {value}\r\n" for key, value in headers.items())
+    request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n{lines}\r\n"
+    with site.connect(site.context(name)) as sock:
+        sock.sendall(request.encode())
+        return int(statuses(read_all(sock))[0])
+
+
+def test_a_certificate_stands_for_the_user_whose_account_names_it(site: Site) -> None:
+    database = site.hosting.engine.accounts.database
+    users.add(database, User(name="alice", roles=("full",), certificates=("san:alice.hosp",)))
+    try:
+        assert asked(site, "alice") == 200
+        assert (asked(site, ""), asked(site, "pacs")) == (401, 401), "nobody, and a certificate that stands for nobody"
+        # Browsers show a certificate whichever page asked for it; programs have no page.
+        purge = ("alice", "POST", "/api/trash/empty")
+        assert asked(site, *purge) not in (401, 403)
+        for foreign in ({"Sec_Fetch_Site": "cross-site"}, {"Origin": "https://evil.example"}):
+            assert asked(site, *purge, **foreign) == 403
+        # What changes acts at once, on connections that are open too.
+        with site.connect(site.context("alice")) as sock:
+            question = b"GET /api/studies HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            sock.sendall(question)
+            assert statuses(sock.recv(65536)) == ["200"]
+            users.change(database, "alice", certificates=())
+            sock.sendall(question)
+            assert statuses(sock.recv(65536)) == ["401"]
+            users.change(database, "alice", certificates=("san:alice.hosp",), is_disabled=True)
+            sock.sendall(question)
+            assert statuses(sock.recv(65536)) == ["401"]
+    finally:
+        users.remove(database, "alice")
 
 
 def test_a_required_certificate_is_required(site: Site) -> None:

@@ -18,8 +18,9 @@ from urllib.parse import parse_qsl, quote
 
 from aiohttp import web
 
-from engine import log
+from engine import audit, log
 from engine.accounts import sessions, users
+from engine.audit import Event, Outcome
 from engine.errors import AccountsError, IdentityRefused, IdentityUnavailable, RequestError
 from engine.identity import enrolment
 from engine.identity.attempt import LASTS_S, Attempt
@@ -80,7 +81,8 @@ async def come_back(request: Request) -> web.Response:
         return _failed(request, "refused", error, place)
     except (IdentityUnavailable, AccountsError) as error:
         return _failed(request, "unavailable", error, place)
-    logger.info("login", user=user.name, provider=person.provider, peer=request.origin.client)
+    if (proof := accounts.directory.proof(token)) is not None:
+        audit.write(Event(kind=audit.Kind.LOGIN, principal=proof.principal(request.origin.client), action="oidc"))
     response = _to(_page(request, attempt.place))
     set_login_cookie(request, response, "", 0)
     set_cookie(request, response, token)
@@ -106,6 +108,7 @@ async def end(request: Request) -> web.Response:
     else:
         raise RequestError("the log-out token names neither a session nor a subject")
     logger.info("logged out by the provider", provider=name, sessions=count)
+    audit.write(Event(kind=audit.Kind.LOGOUT, principal=request.principal, detail=f"{count} sessions, by {name}"))
     return web.Response(body=json.dumps({"ended": count}).encode(), content_type="application/json", headers=_NO_STORE)
 
 
@@ -139,9 +142,11 @@ def _page(request: Request, place: str, query: str = "") -> str:
 
 
 def _failed(request: Request, problem: str, error: Exception, place: str = "") -> web.Response:
-    request.engine.metrics.counters["logins_failed"] += 1
+    request.engine.metrics.counters["http_logins_refused"] += 1
     provider, client = request.path_values["provider"], request.origin.client
-    logger.about(client).warning("login failed", provider=provider, peer=client, error=str(error))
+    logger.about(client).warning("log-in refused", provider=provider, peer=client, reason=str(error))
+    event = Event(kind=audit.Kind.LOGIN, principal=request.principal, outcome=Outcome.MINOR, detail=str(error))
+    audit.write(event)
     response = _to(_page(request, place, f"?login={problem}"))
     set_login_cookie(request, response, "", 0)
     return response
