@@ -8,6 +8,7 @@ still in the processor's cache when the kernel takes them:
 Nothing here waits: it reads only from the page cache, and returns the bytes that the kernel does not take.
 """
 
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -48,6 +49,21 @@ cdef class SendBuffer:
 
     def __dealloc__(self):
         free(self.data)
+
+    def lay_out(self, bytes before not None, Py_ssize_t count, bytes after not None):
+        """The same for `count` bytes that the caller writes into the returned view, before it uses the message."""
+        cdef Py_ssize_t before_size = PyBytes_GET_SIZE(before), after_size = PyBytes_GET_SIZE(after)
+        self.length = 0
+        if count < 0 or count > self.capacity - before_size - after_size:
+            raise ValueError("the buffer is too small for this message")
+        memcpy(self.data, PyBytes_AS_STRING(before), before_size)
+        memcpy(self.data + before_size + count, PyBytes_AS_STRING(after), after_size)
+        self.first, self.count = before_size, count
+        self.length = before_size + count + after_size
+        return memoryview(self)[before_size:before_size + count]
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.length, 0, flags)
 
     def fill(self, bytes before not None, int fd, int64_t offset, Py_ssize_t count, bytes after not None):
         """Fills the buffer with a message. Returns False if not all `count` bytes at `offset` are in the page cache.

@@ -130,18 +130,21 @@ cdef class Frame:
         small.
         """
         cdef Py_ssize_t prefix_length = PyBytes_GET_SIZE(prefix)
-        cdef Py_ssize_t at, left, length
-        cdef list gaps = []
         if payload < 0 or fragment < 1:
             raise ValueError("payload and fragment must not be negative")
         if Frame.room_for(prefix_length, payload, fragment) > self.capacity:
             raise ValueError("the frame is too small for this payload")
         memcpy(self.data, PyBytes_AS_STRING(prefix), prefix_length)
         self.put_headers(prefix_length, payload, fragment, context_id, is_last)
+        return self.gaps()
+
+    cdef list gaps(self):
+        """Views of the gaps between the headers, in order."""
+        cdef Py_ssize_t at = self.first, left = self.payload, length
+        cdef list gaps = []
         whole = memoryview(self)
-        at, left = prefix_length, payload
         while left:
-            length = left if left < fragment else fragment
+            length = left if left < self.fragment else self.fragment
             gaps.append(whole[at + 12:at + 12 + length])
             at += 12 + length
             left -= length
@@ -350,6 +353,8 @@ cdef class StoreBatch:
     cdef int heads_count
     cdef list kept
     """The memory that `heads` points into."""
+    cdef list fillers
+    """By slot: what fills the frame of a data set that does not lie in its file as it is sent, else None."""
     cdef list frames
     cdef int free_frames[SLOTS]
     cdef int free_count
@@ -396,6 +401,7 @@ cdef class StoreBatch:
         self.fragment = fragment
         self.window = window
         self.kept = []
+        self.fillers = [None] * SLOTS
         for number in range(len(frames)):
             self.free_frames[number] = number
         self.free_count = len(frames)
@@ -444,9 +450,10 @@ cdef class StoreBatch:
         return self.heads_count - 1
 
     def add(self, int head, uint16_t message_id, str uid not None, int fd, int64_t offset, Py_ssize_t length,
-            uint32_t crc):
+            uint32_t crc, filler=None):
         """Adds a data set of `length` bytes at `offset` of a file, which the caller keeps open. Returns whether it can.
 
+        `filler(gaps)`, of an encrypted one, fills views of the gaps instead, and returns False if it would have to wait.
         It cannot if there is no room, the data set does not fit a frame, or its UID is invalid.
         """
         cdef Py_ssize_t size
@@ -473,6 +480,7 @@ cdef class StoreBatch:
         slot.message_id = message_id
         slot.status = 0
         slot.state = ADDED
+        self.fillers[self.end % SLOTS] = filler
         memcpy(slot.uid, text, size)
         if size & 1:
             slot.uid[size] = 0
@@ -550,7 +558,8 @@ cdef class StoreBatch:
         cdef Frame frame = <Frame>self.frames[self.free_frames[self.free_count - 1]]
         cdef Py_ssize_t prefix = self.put_command(slot, frame)
         frame.put_headers(prefix, slot.length, self.fragment, self.heads[slot.head].context_id, True)
-        if not read_gaps(frame, slot.fd, slot.offset):
+        filler = self.fillers[self.next_read % SLOTS]
+        if not (read_gaps(frame, slot.fd, slot.offset) if filler is None else filler(frame.gaps())):
             self.stopped = NOT_CACHED
         elif frame.crc() != slot.crc:
             self.stopped = DAMAGED

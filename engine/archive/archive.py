@@ -51,6 +51,7 @@ from engine.archive.stats_history import StatsHistory
 from engine.archive.study_facts import StudyFacts, study_facts
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
+from engine.archive.unlocking import require_encryption, unlock
 from engine.archive.view import View
 from engine.archive.writer_watch import WriterWatch
 from engine.dicom.extra import ExtraSet
@@ -134,14 +135,19 @@ class Archive(View):
         on_keeper_failure: Callable[[EngineError], None] | None = None,
         progress: Progress | None = None,
         extra_attributes: ExtraSet | None = None,
+        must_encrypt: bool = False,
     ) -> Archive:
         """Opens `data` as "keeper", "guest", "reader" or "auto".
 
         `extra_attributes`: a keeper puts them in effect. Without them, and in other roles, the archive's own apply.
-        Raises StorageError if there is no archive and not `create`, ArchiveInUse for a second keeper.
+        `must_encrypt`: refuse an archive that does not encrypt new records.
+        Raises StorageError if there is no archive and not `create`, KeyStoreError before anything is written if it is
+        encrypted and cannot be unlocked, ArchiveInUse for a second keeper.
         """
         files = files or Files()
-        layout = layouts.open_layout(Path(data), files, create=create)
+        layout = unlock(layouts.open_layout(Path(data), files, create=create), files)
+        if must_encrypt:
+            require_encryption(layout)
         chosen = extras.choose(layout, files, extra_attributes)
         schema = Schema(chosen)
         keeper: Keeper | None = None
@@ -237,6 +243,7 @@ class Archive(View):
                 segment_bytes=options.segment_bytes,
                 reserve_bytes=options.disk_reserve_bytes,
                 prewrite_bytes=options.prewrite_bytes,
+                data_key=parts.layout.data_key,
             )
             self._writer = Writer(parts.index, segment_log, parts.reader, versions_max=options.versions_max)
         return self._writer

@@ -1,7 +1,9 @@
 """The files of an archive in its data directory, and the archive's identity.
 
     DATA/archive.json         {"format": 1, "archive_id": "<32 hex digits>", "created": "<ISO 8601>", and optionally
-                               "role": "replica", "lineage": "<32 hex digits>"}
+                               "role": "replica", "lineage": "<32 hex digits>"}; format 2 if it has ever been encrypted:
+                               a version that knows format 1 only would take its records for damage
+    DATA/keys.json            the wrapped keys of an encrypted archive (see `keys.key_store`), with the flock keys.lock
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of the process that compacts or scrubs (see `archive.locks`, also for the next two)
     DATA/ledger.lock          flock of the process that deletes, or sets or releases a hold
@@ -32,7 +34,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,6 +49,7 @@ from engine.storage.keyring import DataKey
 logger = log.get("archive.layout")
 
 FORMAT = 1
+ENCRYPTED_FORMAT = 2
 DESCRIPTION_BYTES_MAX = 4096
 
 RESTORING = "restore.json"
@@ -69,6 +72,8 @@ class Layout:
     """32 hex digits; "" for an archive that was never restored or promoted."""
     is_new: bool = False
     """Whether this process has just created it."""
+    is_encrypted: bool = False
+    """Whether it has keys: some of its records are encrypted, or were."""
     data_key: Callable[[], DataKey] | None = field(default=None, compare=False)
     """Returns the data key of new records; None: they are not encrypted."""
 
@@ -117,14 +122,15 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
     try:
         content = orjson.loads(_read(str(description), files))
         archive_id = bytes.fromhex(content["archive_id"])
-        if content["format"] != FORMAT or len(archive_id) != 16:
-            raise ValueError(f"it has format {content['format']}, this version reads format {FORMAT}")
+        if content["format"] not in (FORMAT, ENCRYPTED_FORMAT) or len(archive_id) != 16:
+            known = f"{FORMAT} and {ENCRYPTED_FORMAT}"
+            raise ValueError(f"it has format {content['format']}, this version reads the formats {known}")
         role, lineage = content.get("role", ARCHIVE), content.get("lineage", "")
         if role not in (ARCHIVE, REPLICA) or not isinstance(lineage, str):
             raise ValueError(f"it has the role {role!r}, which this version does not know")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{description} cannot be used: {error}") from error
-    return Layout(data, archive_id, role, lineage, is_new)
+    return Layout(data, archive_id, role, lineage, is_new, content["format"] == ENCRYPTED_FORMAT)
 
 
 def existing(data: Path) -> Layout:
@@ -132,9 +138,15 @@ def existing(data: Path) -> Layout:
     return open_layout(data, Files(), create=False)
 
 
+def encrypted(layout: Layout) -> Layout:
+    """The layout of an archive that has keys from now on; write it with `describe`."""
+    return replace(layout, is_encrypted=True)
+
+
 def describe(layout: Layout, files: Files) -> None:
     """Writes archive.json anew, durably, into an existing folder."""
-    content: dict[str, object] = {"format": FORMAT, "archive_id": layout.archive_id.hex(), "created": _now()}
+    number = ENCRYPTED_FORMAT if layout.is_encrypted else FORMAT
+    content: dict[str, object] = {"format": number, "archive_id": layout.archive_id.hex(), "created": _now()}
     if layout.role != ARCHIVE:
         content["role"] = layout.role
     if layout.lineage:
@@ -204,7 +216,8 @@ def _create_description(data: Path, description: Path, files: Files, *, create: 
 def _create(data: Path, description: Path, files: Files, archive_id: bytes) -> None:
     """Makes the folders first and archive.json last, so that a half-made archive is made again."""
     make_folders(data, files)
-    content = orjson.dumps({"format": FORMAT, "archive_id": archive_id.hex(), "created": _now()})
+    number = ENCRYPTED_FORMAT if files.exists(str(data / "keys.json")) else FORMAT
+    content = orjson.dumps({"format": number, "archive_id": archive_id.hex(), "created": _now()})
     temporary = f"{description}.{os.getpid()}"
     _write(temporary, content, files)
     # When two processes start at once, the first rename wins and the other process uses that archive.

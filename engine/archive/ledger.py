@@ -69,6 +69,7 @@ class Ledger:
                 self._layout.archive_id,
                 writer=f"ledger-{os.getpid()}",
                 segment_bytes=LEDGER_SEGMENT_BYTES,
+                data_key=self._layout.data_key,
             )
             self._writer = Writer(self._index, segment_log, self._reader)
         return self._writer

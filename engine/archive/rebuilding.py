@@ -23,6 +23,7 @@ from engine.archive.lifecycle import losses
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.archive.lifecycle.losses import Loss
 from engine.archive.register import Register
+from engine.archive.unlocking import unlock
 from engine.dicom.schema import Schema
 from engine.errors import CorruptRecord, IndexError_
 from engine.index.catalog import Catalog, RestoreResult
@@ -55,7 +56,7 @@ class Before:
 def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files | None = None) -> rebuild.Report:
     """Discards the index of `data` and makes a new one from the log. Raises ArchiveInUse, StorageError."""
     files = files or Files()
-    layout = layouts.open_layout(data, files, create=False)
+    layout = unlock(layouts.open_layout(data, files, create=False), files)
     schema = Schema(extras.recorded(layout, files))
     is_replica = layout.role == layouts.REPLICA
     with KeeperLock(layout, files):

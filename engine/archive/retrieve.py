@@ -35,7 +35,7 @@ from engine.dicom.frames import (
     pixel_stream,
 )
 from engine.dicom.sources import Inflated, Source
-from engine.errors import CorruptRecord, FramesUnreadable, SegmentGone
+from engine.errors import CorruptRecord, FramesUnreadable, KeyMissing, SegmentGone, StorageError
 from engine.index.format.types import Instance as Instance
 from engine.storage.reader import OpenSegment as OpenSegment
 from engine.storage.reader import Pin as Pin
@@ -133,6 +133,13 @@ class Retrieval:
         """The open segment file of an instance, for callers that read it with preadv2(2). Raises StorageError."""
         return self._reader.opened(instance.position)
 
+    def fill_cached(self, instance: Instance, targets: Sequence[memoryview]) -> bool:
+        """Fills consecutive buffers with the whole of an instance; not checked. False: not without waiting."""
+        try:
+            return self._reader.read_scattered(instance.position, targets, 0, cached_only=True)
+        except StorageError:
+            return False  # the caller reads it in another way and gets the error
+
     def warm(self, instances: Sequence[Instance]) -> None:
         """Reads the first of these into the page cache, and begins with the others. Blocks.
 
@@ -227,7 +234,7 @@ class StoredInstance:
         """The same without waiting for a disk. False: call `fill`, which waits, or raises the error."""
         try:
             return self._reader.read_scattered(self.instance.position, targets, offset, cached_only=True)
-        except CorruptRecord:
+        except (CorruptRecord, KeyMissing):
             return False
 
     # -- the whole data set ---------------------------------------------------------------------

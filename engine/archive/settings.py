@@ -13,6 +13,7 @@ Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
 DuplicatesAnswer = Literal["warning", "success"]
 AgeBy = Literal["received", "study-date"]
 Verify = Literal["index", "read", "disk"]
+EncryptsOld = Literal["off", "plain", "old-keys"]
 
 
 class Compaction(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,6 +36,19 @@ class Compaction(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 32 * MIB
     """Bytes copied a second, each read and written once; 0: no limit. A tenth of what the target hardware writes:
     ingest does not suffer, and a terabyte that is half dead takes five hours."""
+
+
+class Encryption(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Encryption at rest. `filmroom encryption init` makes the keys, and the archive notes itself that it has them."""
+
+    required: bool = False
+    """Start and store only if the archive encrypts its new records. Without this, an archive without keys is not
+    encrypted, and nobody is told."""
+
+    background: EncryptsOld = "off"
+    """Whether a running server encrypts what was stored before, by copying segments at [compaction] bytes_per_s: off;
+    plain (records that are not encrypted); old-keys (also those of older data keys). `filmroom encrypt` does it at any
+    time."""
 
 
 class Deletion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

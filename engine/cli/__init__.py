@@ -58,6 +58,8 @@ COMMANDS = {
     "size": "Compute the cores, memory, disk and network that a server needs.",
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
     "cert": "Make certificates for TLS, revoke and show them.",
+    "encryption": "Encrypt an archive at rest, and manage its keys.",
+    "encrypt": "Encrypt the records that are not encrypted yet.",
     "config": "Check and explain the configuration.",
     "reload": "Make the running server reload peers and limits.",
     "completion": "Write the completion script of a shell.",

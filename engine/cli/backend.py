@@ -91,7 +91,14 @@ def opened(
     is_new = create and not (config.data / "archive.json").exists()
     attributes = extras.configured(config) if is_new else None
     archive = namespaces.under_a_free_id(
-        lambda: Archive.open(config.data, role=role, create=create, progress=progress, extra_attributes=attributes)
+        lambda: Archive.open(
+            config.data,
+            role=role,
+            create=create,
+            progress=progress,
+            extra_attributes=attributes,
+            must_encrypt=create and config.encryption.required,
+        )
     )
     delay_stops()
     try:

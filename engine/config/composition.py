@@ -25,6 +25,7 @@ from engine.archive.settings import (
     Duplicates,
     DuplicatesAnswer,
     Durability,
+    Encryption,
     Feed,
     Jobs,
     Quarantine,
@@ -112,6 +113,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     target: Annotated[Target, FIXED] = Target()
     deletion: Deletion = Deletion()
     compaction: Compaction = Compaction()
+    encryption: Encryption = Encryption()
     scrub: Scrub = Scrub()
     reindex: Reindex = Reindex()
     quarantine: Annotated[Quarantine, FIXED] = Quarantine()

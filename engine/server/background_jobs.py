@@ -18,7 +18,7 @@ from engine import log
 from engine.access import Kind, Principal
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import retention, trash
-from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.compaction import Compactor, Encrypts
 from engine.archive.lifecycle.reindex import Reindexer
 from engine.archive.lifecycle.resent import VersionComparer
 from engine.archive.lifecycle.scrub import Scrubber
@@ -89,13 +89,17 @@ class CompactionJob:
     def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
         self._options = config.compaction
         self._compactor = Compactor(
-            archive, config.compaction, segment_bytes=config.storage.segment_bytes, stopping=stopping
+            archive,
+            config.compaction,
+            segment_bytes=config.storage.segment_bytes,
+            stopping=stopping,
+            encrypts=Encrypts(config.encryption.background),
         )
 
     def configure(self, config: Config) -> None:
         """Applies from the next step on."""
         self._options = config.compaction
-        self._compactor.configure(config.compaction)
+        self._compactor.configure(config.compaction, Encrypts(config.encryption.background))
 
     def step(self) -> float:
         """Compacts one group of segments."""

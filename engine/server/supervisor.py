@@ -185,6 +185,7 @@ class Supervisor:
                     on_keeper_failure=self._keeper_failed,
                     progress=progress,
                     extra_attributes=extras.configured(self._config),
+                    must_encrypt=self._config.encryption.required,
                 )
             except ArchiveInUse:
                 # A short command, such as find or stats, may have the archive open.

@@ -258,6 +258,7 @@ class SteadySender:
             position.payload_offset,
             position.payload_length,
             position.payload_crc,
+            partial(self._retrieval.fill_cached, instance) if position.is_encrypted else None,
         )
 
     def _context(self, instance: Instance) -> AcceptedContext | None:

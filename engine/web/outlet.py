@@ -60,6 +60,8 @@ class Outlet:
         except (CorruptRecord, StorageError):
             return False
         position = stored.instance.position
+        if position.is_encrypted:
+            return stored.fill_cached([self._buffer.lay_out(before, count, after)], offset)
         return self._buffer.fill(before, segment.fd, position.payload_offset + offset, count, after)
 
     def crc(self) -> int:

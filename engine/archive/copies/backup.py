@@ -27,7 +27,7 @@ from hashlib import blake2b
 from pathlib import Path
 
 from engine import log
-from engine.archive.copies import extent, histories
+from engine.archive.copies import extent, histories, key_file
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
 from engine.archive.layout import Layout
@@ -200,7 +200,9 @@ class _Backup:
                 raise BackupError("segments vanish faster than they can be copied")
             self._files.sync_directory(self._folder.segments)
             layout = self._layout
-            manifest = Manifest(layout.archive_id, layout.lineage, moment, tuple(copies), layout.role)
+            # Read after the segments: no record may have a key that the manifest lacks.
+            keys = key_file.content(layout, self._files)
+            manifest = Manifest(layout.archive_id, layout.lineage, moment, tuple(copies), layout.role, keys)
             self._folder.write(manifest)
             journal.replace([])
         finally:

@@ -7,7 +7,8 @@
     DEST/lock                            flock of whoever writes
 
     manifest    {"format": 1, "archive_id", "lineage", of a replica "role": "replica", "created": "<ISO 8601>",
-                 "segments": [segment, …]}; whose state it is stands in its first bytes, where a heading is read
+                 "segments": [segment, …], of an encrypted archive "keys": its keys.json}; whose state it is stands in
+                 its first bytes, where a heading is read
     segment     {"id", "salt", "copy": n, "length", "sealed", "source": [inode, mtime_ns], "ranges": [range, …]}
     range       [start, end, "<blake2b, 32 bytes, of these bytes>"]; the first starts at 0, each where the last ended
 
@@ -150,6 +151,8 @@ class Manifest:
     created: datetime
     segments: tuple[SegmentCopy, ...]
     role: str = ARCHIVE
+    keys: str = ""
+    """The wrapped keys of an encrypted archive, the content of its keys.json."""
 
     @property
     def history(self) -> str:
@@ -175,6 +178,7 @@ class Manifest:
             **({"role": self.role} if self.role != ARCHIVE else {}),
             "created": self.created.astimezone(UTC).isoformat(timespec="microseconds"),
             "segments": [segment.encode() for segment in self.segments],
+            **({"keys": self.keys} if self.keys else {}),
         }
         return orjson.dumps({"manifest": body, "blake2b": _digest(orjson.dumps(body))})
 
@@ -194,6 +198,7 @@ class Manifest:
                 datetime.fromisoformat(body["created"]),
                 tuple(SegmentCopy.decode(segment) for segment in body["segments"]),
                 str(body.get("role", ARCHIVE)),
+                str(body.get("keys", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(f"no whole manifest: {error}") from error

@@ -26,9 +26,11 @@ import orjson
 
 from engine import log
 from engine.archive import layout as layouts
+from engine.archive.copies import key_file
 from engine.archive.copies.manifest import read_whole
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
+from engine.archive.unlocking import unlock
 from engine.errors import ArchiveInUse, ReplicationFailed, StorageError
 from engine.storage.files import Files, replace_file
 from engine.storage.journal import Journal
@@ -221,8 +223,12 @@ class Replica:
         self._journal.append([(segment_id, 0, -1, False) for segment_id in segment_ids])
 
     def tell(self, status: Mapping[str, object]) -> None:
-        """Stores the source's status for `filmroom replicate --status`; not durable."""
-        write_status(str(self.layout.data / "replica.json"), status, self._files)
+        """Stores the source's status for `filmroom replicate --status`, not durably, and its wrapped keys."""
+        keys = status.get("keys", "")
+        if isinstance(keys, str):
+            self.layout = key_file.adopt(self.layout, keys, self._files)
+        shown = {name: value for name, value in status.items() if name != "keys"}
+        write_status(str(self.layout.data / "replica.json"), shown, self._files)
 
     def close(self) -> None:
         """Closes the replica. Bytes that were not committed are written again next time."""
@@ -269,6 +275,7 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
     layout = layouts.open_layout(data, files, create=False)
     if layout.role != REPLICA:
         raise ReplicationFailed(f"{data} is no replica", is_final=True)
+    layout = unlock(layout, files)
     lock = ReplicaLock(data, files)
     try:
         promoted = replace(layout, role=ARCHIVE, lineage=layouts.new_lineage())

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 from engine import log
 from engine.archive import layout as layouts
-from engine.archive.copies import extent, lag
+from engine.archive.copies import extent, key_file, lag
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
@@ -141,6 +141,8 @@ class Replication:
         """The extents of sealed segments, which do not change."""
         self._gone_s: dict[int, float] = {}
         """When a segment was first missing here."""
+        self._sent_keys = ""
+        """The wrapped keys that the destination has, since it was opened."""
         self._told_s = 0.0
         self._seen: dict[str, object] = {}
         self._open_ends: dict[int, int] = {}
@@ -206,6 +208,7 @@ class Replication:
     def _open(self) -> None:
         self._destination = self._connect()
         self._held = self._destination.held()
+        self._sent_keys = ""
         self._joined.clear()
         self._gone_s.clear()
 
@@ -223,6 +226,13 @@ class Replication:
         except (EngineError, OSError) as failure:
             logger.warning("the lag cannot be measured", error=str(failure))
         self._tell("waiting", at_once=True)
+
+    def _send_keys(self, destination: Destination) -> None:
+        """Sends the archive's wrapped keys if they have changed: no record may count whose key the replica lacks."""
+        keys = key_file.content(self._layout, self._files)
+        if keys != self._sent_keys:
+            destination.tell({**self.status.describe(self._clock_s()), "keys": keys})
+            self._sent_keys = keys
 
     def _tell(self, state: str, *, at_once: bool = False) -> None:
         now_s = self._clock_s()
@@ -388,6 +398,7 @@ class Replication:
     def _commit(self, destination: Destination, shipped: list[Shipped]) -> None:
         if not shipped:
             return
+        self._send_keys(destination)
         destination.commit(shipped)
         for item in shipped:
             self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)

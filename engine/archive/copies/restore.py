@@ -1,6 +1,7 @@
 """Restores an archive from a backup: the state that one manifest names, in a new data directory.
 
     DATA/restore.json      written first: {"manifest": "<name>", "archive_id": …}; nobody takes DATA for an archive
+    DATA/keys.json         the keys of an encrypted archive; they are unlocked before anything is copied
     DATA/segments/*.part   being copied; every range is compared with its hash on the way
     DATA/segments/*.seg    whole, synced, renamed
     recovery, index, check as a start does after a crash
@@ -28,11 +29,12 @@ from engine import log
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.copies import histories
+from engine.archive.copies import histories, key_file
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
 from engine.archive.parts import Parts
+from engine.archive.unlocking import unlock
 from engine.errors import BackupError
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files, replace_file
@@ -73,7 +75,7 @@ def restore(
     """Makes an archive in `data`, which must be missing, empty, or hold a part of this same restore.
 
     Restores the newest state, not after `at` if given; name its `lineage` where the backup has several
-    (`copies.histories`). Raises BackupError, StorageFull or StorageFailed.
+    (`copies.histories`). Raises BackupError, KeyStoreError, StorageFull or StorageFailed.
     """
     files = files or Files()
     folder = BackupFolder(source, files)
@@ -82,9 +84,11 @@ def restore(
     if manifest.archive_id != archive_id:
         raise BackupError(f"manifest {manifest.file_name} is of another archive")
     report = RestoreReport(manifest.file_name, manifest.created.isoformat())
-    layout = Layout(data, archive_id, lineage=layouts.new_lineage())
+    layout = Layout(data, archive_id, lineage=layouts.new_lineage(), is_encrypted=bool(manifest.keys))
     if _begin(layout, manifest, files):
         return report
+    key_file.put(layout, manifest.keys, files)
+    layout = unlock(layout, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
     _bring_up(layout, files, report, progress)
     layouts.describe(layout, files)

@@ -1,7 +1,8 @@
 """Compaction: copies the live records of a segment into a new one and removes the old file.
 
     sealed segments      those without live records; those with a share of dead bytes; many small ones, to be joined
-    streamed segments    hold one record: removed when it is dead, never copied
+    streamed segments    hold one record: removed when it is dead, copied only to encrypt it
+    encryption           where asked, also segments with records that are not encrypted, or not by the newest data key
 
 One step, and what a crash after each line leaves behind:
 
@@ -29,6 +30,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from engine import log
@@ -41,7 +43,8 @@ from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
-from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, Position, Record
+from engine.storage.encryption import key_id_of
+from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, Position, Record, crc32c
 from engine.storage.segment import list_segments, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_log import SegmentLog
@@ -68,10 +71,24 @@ CHECKPOINT_PATIENCE_S = 60.0
 FEED_PATIENCE_S = 15.0
 """How long a run waits for the change feed: longer than `feed.writer.SAVE_S`, the interval of its saves."""
 
+LONG_BYTES = 64 << 20
+"""A record whose payload is longer is copied piece by piece."""
+PIECE_BYTES = 1 << 20
+
 _CHECKPOINT_POLL_S = 0.05
 _IN_USE_POLL_S = 0.2
 
 Progress = Callable[[str, int, int], None]
+
+
+class Encrypts(Enum):
+    """Which records are copied to encrypt them."""
+
+    NOTHING = "off"
+    PLAIN = "plain"
+    """Those that are not encrypted."""
+    OLD_KEYS = "old-keys"
+    """Those too that are encrypted by another data key than the newest."""
 
 
 class _LeftAlone(Exception):
@@ -142,8 +159,10 @@ class Compactor:
         segment_bytes: int,
         stopping: threading.Event | None = None,
         everything: bool = False,
+        encrypts: Encrypts = Encrypts.NOTHING,
     ) -> None:
         """`segment_bytes`: of a full segment. `everything`: every segment with a dead byte, without a rate limit.
+        `encrypts`: which records are copied to encrypt them, in an archive that encrypts new ones.
 
         Raises ArchiveReadOnly.
         """
@@ -153,6 +172,8 @@ class Compactor:
         self._segment_bytes = segment_bytes
         self._stopping = stopping or threading.Event()
         self._everything = everything
+        self._encrypted: dict[int, bytes] = {}
+        """Segments without records to encrypt, and the newest data key at that time."""
         self._left_alone: dict[int, SegmentMark] = {}
         """Segments without gain, or with damage, each with its mark at that time."""
         self._streams: set[int] = set()
@@ -160,11 +181,13 @@ class Compactor:
         self.totals = Totals()
         self.is_ahead_of_feed = False
         """Whether the last step left work to the next, since the change feed has not read it yet."""
-        self.configure(options)
+        self.configure(options, encrypts)
 
-    def configure(self, options: Compaction) -> None:
+    def configure(self, options: Compaction, encrypts: Encrypts) -> None:
         """Sets new options."""
         self._options = options
+        self._encrypts = encrypts
+        self._encrypted.clear()
         self._rate_limiter = RateLimiter(0 if self._everything else options.bytes_per_s, wait=self._stopping.wait)
 
     def run(self, progress: Progress | None = None) -> Totals:
@@ -228,11 +251,15 @@ class Compactor:
         plan = Plan()
         small: list[int] = []
         rewrite: list[int] = []
-        for segment_id in sealed[:-1]:
+        for segment_id in sealed:
             mark = marks[segment_id]
-            if self._left_alone.get(segment_id) == mark or (mark.live_bytes and segment_id in self._streams):
+            if self._left_alone.get(segment_id) == mark:
                 continue
-            is_worth_it = not mark.live_bytes or self._is_worth_it(mark.live_bytes, mark.dead_bytes)
+            to_encrypt = mark.live_bytes > 0 and self._is_to_encrypt(segment_id)
+            # A copy gets a higher number, so the newest one may go when it has been copied.
+            if not to_encrypt and (segment_id == sealed[-1] or (mark.live_bytes and segment_id in self._streams)):
+                continue
+            is_worth_it = not mark.live_bytes or to_encrypt or self._is_worth_it(mark.live_bytes, mark.dead_bytes)
             if progress is not None and not self._has_read(progress, segment_id, mark):
                 plan.is_ahead_of_feed |= is_worth_it
             elif not mark.live_bytes:
@@ -261,6 +288,26 @@ class Compactor:
         if self._everything:
             return dead_bytes > 0
         return dead_bytes >= self._options.dead_share_min * (live_bytes + dead_bytes)
+
+    def _is_to_encrypt(self, segment_id: int) -> bool:
+        """Whether a segment has records that are to be copied so that they are encrypted."""
+        data_key = self._parts.layout.data_key
+        if self._encrypts == Encrypts.NOTHING or data_key is None:
+            return False
+        newest = data_key().key_id
+        if self._encrypted.get(segment_id) == newest:
+            return False
+        try:
+            summary = hints.read_summary(self._open(segment_id), segment_id, opens=False)
+        except CorruptRecord:
+            return False  # copied for another reason, or found by a scrub
+        if summary is None:
+            return False
+        key_ids = {key_id_of(record) for record in summary.records}
+        if b"" in key_ids or (self._encrypts == Encrypts.OLD_KEYS and key_ids - {newest}):
+            return True
+        self._encrypted[segment_id] = newest
+        return False
 
     def _is_small(self, live_bytes: int) -> bool:
         return live_bytes < self._segment_bytes // SMALL_SHARE
@@ -351,7 +398,7 @@ class Compactor:
         Some dead records must stay (see `index.upkeep.liveness`), but the marks count them as dead, at each of their
         places. Do not decide by the marks alone: such records would be copied forever.
         """
-        if not source.alive:
+        if not source.alive or self._is_to_encrypt(source.segment_id):
             return True
         if source.segment_id in self._streams:
             return False
@@ -400,13 +447,16 @@ class Compactor:
             data_key=parts.layout.data_key,
         )
         moves: list[tuple[Record, Position]] = []
+        streamed: list[tuple[int, int]] = []
         try:
             for record in live:
                 moves.append((record, self._copy_record(copy, record)))
+                if _is_long(record):
+                    streamed.append((moves[-1][1].segment_id, moves[-1][1].end))
         except BaseException:
             self._abandon(copy)
             raise
-        sealed = copy.close()
+        sealed = [*copy.close(), *(place for place in streamed if self._is_sealed(place[0]))]
         if {position.segment_id for _, position in moves} != {segment_id for segment_id, _ in sealed}:
             raise StorageFull("no room for the footer of the new segment")
         for at in range(0, len(moves), RELOCATE_MAX):
@@ -425,11 +475,18 @@ class Compactor:
             raise _Stopped
         position = record.position
         try:
-            payload = self._parts.reader.read(position, verify=True)
+            moved = self._copy_long(copy, record) if _is_long(record) else self._copy_whole(copy, record)
         except CorruptRecord as error:
             self._leave_alone(position.segment_id, position.offset, record.key, str(error))
             raise _LeftAlone(position.segment_id) from error
-        moved = copy.append(
+        self.totals.bytes_copied += position.record_bytes
+        self._rate_limiter.spent(position.record_bytes)
+        return moved
+
+    def _copy_whole(self, copy: SegmentLog, record: Record) -> Position:
+        position = record.position
+        payload = self._parts.reader.read(position, verify=True)
+        return copy.append(
             record.kind,
             record.flags,
             record.stamp,
@@ -440,9 +497,30 @@ class Compactor:
             position.payload_crc,
             write_back=True,
         )
-        self.totals.bytes_copied += position.record_bytes
-        self._rate_limiter.spent(position.record_bytes)
-        return moved
+
+    def _copy_long(self, copy: SegmentLog, record: Record) -> Position:
+        """Copies a record piece by piece, into a segment of its own."""
+        position, reader = record.position, self._parts.reader
+        stream = copy.begin_stream(record.kind, record.flags, record.stamp, record.key, len(record.meta))
+        buffer = memoryview(bytearray(PIECE_BYTES))
+        at = crc = 0
+        try:
+            while at < position.payload_length:
+                if self._stopping.is_set():
+                    raise _Stopped
+                piece = buffer[: position.payload_length - at]
+                reader.read_into(position, piece, at)
+                crc = crc32c(piece, crc)
+                stream.write([piece], len(piece))
+                at += len(piece)
+            reader.check(position, crc)
+            return stream.finish(record.meta, crc)
+        except BaseException:
+            stream.abort()
+            raise
+
+    def _is_sealed(self, segment_id: int) -> bool:
+        return hints.read_trailer(self._open(segment_id), segment_id) is not None
 
     def _abandon(self, copy: SegmentLog) -> None:
         """Removes an unfinished copy. If that fails, recovery takes its records for duplicates."""
@@ -515,6 +593,10 @@ class Compactor:
         for segment_id in marks.keys() - set(segment_ids):
             if marks[segment_id].sealed and not marks[segment_id].live_count:
                 parts.index.forget_segment(segment_id, [])
+
+
+def _is_long(record: Record) -> bool:
+    return record.position.payload_length > LONG_BYTES
 
 
 def _copied_bytes(record: Record, is_encrypted: bool) -> int:

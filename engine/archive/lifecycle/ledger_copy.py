@@ -6,6 +6,7 @@ of images that must stay. These records are small, so each is kept twice: in the
 Lines (`storage.journal`):
 
     ["record", kind, stamp, segment id, key, meta block]    in Base64; the first segment that it was written to
+    ["encrypted", kind, stamp, segment id, key, id of the data key, nonce and ciphertext of the meta block]
 
     written      after the sync of the log and before the index transaction: every record here is in the log
     at a start   after an unclean end or damage to the log: adds records that only the index has; writes records that
@@ -26,6 +27,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from engine import log
 from engine.archive import locks
 from engine.archive.layout import Layout
@@ -34,6 +39,7 @@ from engine.errors import (
     CorruptRecord,
     EngineError,
     IndexError_,
+    KeyMissing,
     StorageError,
     StorageFailed,
     StorageFull,
@@ -44,6 +50,7 @@ from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
+from engine.storage.keyring import KEYRING, DataKey
 from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage
@@ -51,6 +58,8 @@ from engine.storage.segment_log import SegmentLog
 from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.ledger")
+
+_NONCE_BYTES = 12
 
 LEDGER_SEGMENT_BYTES = 1 << 20
 """Length of a segment of the ledger. A record takes some hundred bytes, and 40 an instance or study."""
@@ -80,7 +89,7 @@ class LedgerCopy:
     def add(self, items: Sequence[LedgerItem]) -> None:
         """Adds records that are durable in the log. Raises StorageFailed; the next start repairs other failures."""
         try:
-            self._append([_line_of(Note(item.position.segment_id, item)) for item in items])
+            self._append([self._line(Note(item.position.segment_id, item)) for item in items])
         except (StorageFull, ArchiveInUse) as error:
             logger.warning("no copy of the ledger's records yet", count=len(items), reason=str(error))
 
@@ -109,7 +118,7 @@ class LedgerCopy:
             if not is_whole or superfluous > max(SUPERFLUOUS_MAX, 2 * len(indexed)):
                 self._begin_anew([*indexed, *rewritten, *missing])
             elif rewritten or missing or not self._files.exists(self._path):
-                self._append([_line_of(note) for note in (*rewritten, *missing)])
+                self._append([self._line(note) for note in (*rewritten, *missing)])
         except (StorageFull, ArchiveInUse) as error:
             logger.error("the ledger is not copied before the next start", reason=str(error))
             return set()
@@ -154,6 +163,7 @@ class LedgerCopy:
             self._layout.archive_id,
             writer=f"ledger-{os.getpid()}",
             segment_bytes=LEDGER_SEGMENT_BYTES,
+            data_key=self._layout.data_key,
         )
         items = [note.item for note in notes]
         try:
@@ -181,9 +191,12 @@ class LedgerCopy:
         with locks.journals(self._layout, self._files):
             journal = self._open()
             try:
-                journal.replace([_line_of(note) for note in notes])
+                journal.replace([self._line(note) for note in notes])
             finally:
                 journal.close()
+
+    def _line(self, note: Note) -> list[object]:
+        return _line_of(note, self._layout.data_key() if self._layout.data_key is not None else None)
 
     def _open(self) -> Journal:
         try:
@@ -248,25 +261,45 @@ def parts_of(item: LedgerItem) -> tuple[Kind, bytes, bytes]:
     return Kind.CORRECTION, item.key, item.pack_meta()
 
 
-def _line_of(note: Note) -> list[object]:
+def _line_of(note: Note, data_key: DataKey | None) -> list[object]:
     kind, key, meta = parts_of(note.item)
-    text = [base64.b64encode(part).decode("ascii") for part in (key, meta)]
-    return ["record", int(kind), note.item.stamp, note.segment_id, *text]
+    head = [int(kind), note.item.stamp, note.segment_id, _text(key)]
+    if data_key is None:
+        return ["record", *head, _text(meta)]
+    nonce = os.urandom(_NONCE_BYTES)
+    ciphertext = _cipher(data_key).encrypt(nonce, meta, orjson.dumps(head))
+    return ["encrypted", *head, data_key.key_id.hex(), _text(nonce + ciphertext)]
 
 
 def _note_of(line: list[object]) -> Note | None:
-    match line:
-        case ["record", int(kind), int(stamp), int(segment_id), str(key_text), str(meta_text)]:
-            pass
-        case _:
-            return None
+    """Raises KeyMissing."""
     try:
-        key, meta = base64.b64decode(key_text, validate=True), base64.b64decode(meta_text, validate=True)
+        match line:
+            case ["record", int(kind), int(stamp), int(segment_id), str(key_text), str(meta_text)]:
+                meta = base64.b64decode(meta_text, validate=True)
+            case ["encrypted", int(kind), int(stamp), int(segment_id), str(key_text), str(key_id), str(meta_text)]:
+                data = base64.b64decode(meta_text, validate=True)
+                head = orjson.dumps([kind, stamp, segment_id, key_text])
+                cipher = _cipher(KEYRING.get(bytes.fromhex(key_id)))
+                meta = cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], head)
+            case _:
+                return None
+        key = base64.b64decode(key_text, validate=True)
         position = Position(segment_id, 0, len(key), len(meta), 0, 0)
         item = unpack_record(Record(position, kind, 0, stamp, 0, 0, key, meta))
-    except (binascii.Error, EngineError):
+    except KeyMissing:
+        raise
+    except (binascii.Error, ValueError, InvalidTag, EngineError):
         return None
     return Note(segment_id, item) if isinstance(item, LedgerItem) else None
+
+
+def _cipher(data_key: DataKey) -> AESGCM:
+    return AESGCM(data_key.derive(b"filmroom ledger copy"))
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def commit(archive_log: SegmentLog, copy: LedgerCopy, items: Sequence[LedgerItem]) -> None:
