@@ -7,7 +7,7 @@ from datetime import date
 
 from engine.access import Action, Kind, Policy, Principal
 from engine.access.launch import PATIENT
-from engine.access.scope import NOTHING, Patient, StudyFacts
+from engine.access.scope import NOTHING, Patient, AccessFacts
 from engine.accounts.directory import TOKEN, AccountDirectory
 from engine.config import Config
 
@@ -23,7 +23,7 @@ def policy(now_s: float = NOW_S) -> Policy:
 
 def sees(principal: Principal, patient: Patient, action: Action = Action.QUERY, now_s: float = NOW_S) -> bool:
     scope = policy(now_s).scope(principal, action)
-    return scope.admits(StudyFacts("1.2.3", patient), date(2026, 11, 30))
+    return scope.admits(AccessFacts("1.2.3", patient), date(2026, 11, 30))
 
 
 def test_only_the_patient_of_the_launch_is_seen() -> None:

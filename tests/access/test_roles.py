@@ -30,6 +30,9 @@ class People:
     def roles_of(self, principal: Principal) -> frozenset[str]:
         return self.roles
 
+    def actions_of(self, principal: Principal) -> frozenset[str] | None:
+        return None
+
     def grants_of(self, principal: Principal) -> tuple[Grant, ...]:
         return self.grants
 
