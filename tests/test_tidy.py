@@ -72,10 +72,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},
     "doctor": LEAVES | {"audit", "control", "access", "archive", "net", "web", "certificates"},
-    "app": LEAVES | {"audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
+    "app": LEAVES
+    | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"audit", "exchange", "viewer", "certificates"},
+    | {"accounts", "audit", "exchange", "viewer", "certificates"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

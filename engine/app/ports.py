@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.accounts import links
+from engine.accounts.database import FOLDER, Database
 from engine.net.trace import make_folder
 from engine.runtime.front import Port, Verdict
 from engine.services import first_pdu
@@ -11,7 +13,7 @@ from engine.tls import server_context
 from engine.web import first_bytes, https
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from engine.config import Config
 
@@ -70,6 +72,18 @@ class FilmroomComposition:
                 )
             )
         return ports
+
+    def welcome(self, config: Config, urls: Sequence[str]) -> str:
+        """The link that makes the first administrator. From then on everybody has to log in."""
+        root = config.http.public_root.rstrip("/") or next((url for url in urls if url.startswith("http")), "")
+        if not root or config.http.login == "off":
+            return ""
+        database = Database(config.data / FOLDER)
+        try:
+            token = links.make(database, roles=links.FIRST_ROLES, by="filmroom serve")
+        finally:
+            database.close()
+        return f"make yourself administrator within a day: {root.rstrip('/')}/#/welcome/{token}"
 
     def prepare(self, config: Config) -> None:
         """Makes the folder of wire traces."""

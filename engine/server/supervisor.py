@@ -17,7 +17,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,6 +70,9 @@ class Composition(Protocol):
 
     def prepare(self, config: Config) -> None:
         """Prepares what workers will need. Raises ConfigError."""
+
+    def welcome(self, config: Config, urls: Sequence[str]) -> str:
+        """What the first start of a new archive says after the ready line, once; "": nothing."""
 
 
 class Supervisor:
@@ -220,6 +223,8 @@ class Supervisor:
             f"{self._config.workers} workers, {self._config.durability}, "
             f"data in {self._config.data} ({content}), configuration: {self._config_source}"
         )
+        if self._archive.is_new and (line := self._composition.welcome(self._config, urls)):
+            self._announce(line)
         logger.info(
             "ready",
             aet=self._config.aet,

@@ -7,7 +7,7 @@ from datetime import date
 
 from engine.access import Action, Kind, Policy, Principal
 from engine.access.launch import PATIENT
-from engine.access.scope import NOTHING, Patient, AccessFacts
+from engine.access.scope import NOTHING, AccessFacts, Patient
 from engine.accounts.directory import TOKEN, AccountDirectory
 from engine.config import Config
 
