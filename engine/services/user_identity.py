@@ -29,7 +29,14 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.errors import IdentityRefused, IdentityUnavailable, LoginFailed, LoginLater
+from engine.errors import (
+    AccountsError,
+    IdentityRefused,
+    IdentityUnavailable,
+    LoginFailed,
+    LoginLater,
+    SecondFactorNeeded,
+)
 from engine.identity.holder import holder_of
 from engine.ul.negotiation import AUTHENTICATION_FAILED, TEMPORARY_CONGESTION
 from engine.ul.user_information import UserIdentityAC
@@ -37,6 +44,7 @@ from engine.ul.user_information import UserIdentityAC
 if TYPE_CHECKING:
     from engine.access import Principal
     from engine.accounts.accounts import Accounts
+    from engine.accounts.records import User
     from engine.config import Config
     from engine.identity.providers import Providers
     from engine.ul.negotiation import Accepted
@@ -177,6 +185,8 @@ class UserIdentities:
         self._key = secrets.token_bytes(32)
         self._remembered: OrderedDict[bytes, tuple[str, str, float]] = OrderedDict()
         """Keyed hash → user, stored hash, and until when it counts."""
+        self._verifications: dict[bytes, asyncio.Task[Identity]] = {}
+        """Those in progress, by keyed hash."""
 
     def judge(
         self, item: UserIdentityRQ | None, principal: Principal, *, is_required: bool, trusts_names: bool
@@ -207,7 +217,7 @@ class UserIdentities:
                 return await self._verify_token(item.primary_field.decode("ascii", "replace"))
         except LoginFailed as error:
             return Rejection(str(error))
-        except LoginLater as error:
+        except (LoginLater, AccountsError) as error:
             return Rejection(str(error), TEMPORARY_CONGESTION)
         except TimeoutError:
             return Rejection("the user identity could not be verified in time", TEMPORARY_CONGESTION)
@@ -215,22 +225,40 @@ class UserIdentities:
     # -- passcodes --------------------------------------------------------------------------------
 
     async def _log_in(self, item: UserIdentityRQ, principal: Principal) -> Identity:
+        """Verifies a passcode once for all associations that bring it at the same time."""
+        key = self._hash(item, principal)
+        task = self._verifications.get(key)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._verify(item, principal, key))
+            self._verifications[key] = task
+            task.add_done_callback(lambda task: self._verified(key, task))
+        return await asyncio.shield(task)
+
+    async def _verify(self, item: UserIdentityRQ, principal: Principal, key: bytes) -> Identity:
         name, passcode = _name(item.primary_field), _text(item.secondary_field, PASSCODE_BYTES_MAX)
         if not name or not passcode:
             raise LoginFailed("a user name or passcode that is empty, too long or not in UTF-8")
-        user = await self._accounts.log_in(name, passcode)
+        try:
+            user = await self._accounts.log_in(name, passcode, address=principal.address)
+        except SecondFactorNeeded as error:
+            raise LoginFailed("this user has a second factor, which a user identity cannot carry") from error
         if user.must_change_password:
             raise LoginFailed("the password must be changed first")
-        self._remembered[self._hash(item, principal)] = (user.name, user.password, self._clock_s() + REMEMBERED_S)
+        self._remembered[key] = (user.name, user.password, self._clock_s() + REMEMBERED_S)
         if len(self._remembered) > REMEMBERED_MAX:
             self._remembered.popitem(last=False)
         return Identity(user.name)
+
+    def _verified(self, key: bytes, task: asyncio.Task[Identity]) -> None:
+        del self._verifications[key]
+        if not task.cancelled():
+            task.exception()  # all who waited may be gone
 
     def _remembered_user(self, item: UserIdentityRQ, principal: Principal) -> Identity | None:
         key = self._hash(item, principal)
         name, password, until_s = self._remembered.get(key, ("", "", 0.0))
         user = self._accounts.directory.user(name) if self._clock_s() < until_s else None
-        if user is None or user.is_disabled or user.must_change_password or user.password != password:
+        if user is None or user.password != password or not _is_usable(user):
             self._remembered.pop(key, None)
             return None
         return Identity(user.name)
@@ -243,6 +271,11 @@ class UserIdentities:
             data = part.encode() if isinstance(part, str) else part
             digest.update(len(data).to_bytes(4, "big") + data)
         return digest.digest()
+
+
+def _is_usable(user: User) -> bool:
+    """Whether a passcode alone opens this account."""
+    return not (user.is_disabled or user.must_change_password or user.has_second_factor)
 
 
 def _name(field: bytes) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.access import Kind, Principal
 from engine.config import Config, Peer, Tls
-from engine.errors import LoginFailed, LoginLater
+from engine.errors import AccountsError, LoginFailed, LoginLater, SecondFactorNeeded
 from engine.services import user_identity
 from engine.services.user_identity import NOBODY, Identity, IdentityType, Rejection, UserIdentities, identity_rules
 from engine.ul.negotiation import AUTHENTICATION_FAILED, TEMPORARY_CONGESTION
@@ -27,6 +27,7 @@ class User:
     password: str = "$argon2id$1"
     is_disabled: bool = False
     must_change_password: bool = False
+    has_second_factor: bool = False
 
 
 @dataclass
@@ -45,7 +46,8 @@ class Accounts:
     def user(self, name: str) -> User | None:
         return self.anna if name == "anna" else None
 
-    async def log_in(self, name: str, password: str) -> User:
+    async def log_in(self, name: str, password: str, *, address: str) -> User:
+        assert address
         self.verifications += 1
         if self.wait is not None:
             await self.wait()
@@ -54,6 +56,8 @@ class Accounts:
         user = self.user(name)
         if user is None or user.is_disabled or password != "right":
             raise LoginFailed("wrong")
+        if user.has_second_factor:
+            raise SecondFactorNeeded("a code")
         return user
 
 
@@ -153,6 +157,11 @@ def test_a_secret_that_came_without_tls_is_rejected_even_if_it_is_right(kind: Id
     assert rj(outcome) == AUTHENTICATION_FAILED and accounts.verifications == 1
 
 
+def test_a_user_with_a_second_factor_cannot_use_a_passcode_alone() -> None:
+    identities = UserIdentities(Accounts(User(has_second_factor=True)), Clock())
+    assert rj(result(identities, passcode())) == AUTHENTICATION_FAILED
+
+
 def test_a_token_proves_a_user_where_a_provider_is_configured() -> None:
     identities = UserIdentities(Accounts(), Clock(), token)
     outcome = result(identities, item(IdentityType.JWT, b"a.good.token"))
@@ -198,6 +207,7 @@ def test_without_certificates_the_address_stands_for_the_peer() -> None:
     [
         pytest.param({"password": "$argon2id$2"}, id="another password"),
         pytest.param({"is_disabled": True}, id="disabled"),
+        pytest.param({"has_second_factor": True}, id="a second factor"),
         pytest.param({"must_change_password": True}, id="must be changed"),
         pytest.param(None, id="removed"),
     ],
@@ -232,12 +242,59 @@ def test_lengths_cannot_be_shifted_between_the_fields_that_are_remembered() -> N
     assert isinstance(result(identities, passcode(b"aright", name=b"ann")), Rejection)
 
 
+def test_associations_at_the_same_time_share_one_verification() -> None:
+    """Otherwise a gateway with ten associations would look like somebody who guesses."""
+    accounts = Accounts(wait=lambda: asyncio.sleep(0))
+    identities = UserIdentities(accounts, Clock())
+
+    async def several(sent: UserIdentityRQ) -> list[Identity | Rejection]:
+        return list(await asyncio.gather(*(identities.prove(sent, TLS) for _ in range(10))))
+
+    assert asyncio.run(several(passcode())) == [Identity("anna")] * 10
+    assert accounts.verifications == 1
+    assert {rj(each) for each in asyncio.run(several(passcode(b"wrong")))} == {AUTHENTICATION_FAILED}
+    assert accounts.verifications == 2 and not identities._verifications
+
+
+def test_who_leaves_during_a_verification_ends_it_for_nobody_else() -> None:
+    accounts, identities = _held_accounts()
+
+    async def scene() -> Identity | Rejection:
+        leaver = asyncio.ensure_future(identities.prove(passcode(), TLS))
+        await asyncio.sleep(0)
+        other = asyncio.ensure_future(identities.prove(passcode(), TLS))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        await asyncio.wait([leaver])
+        accounts.gate.set()
+        return await other
+
+    assert asyncio.run(scene()) == Identity("anna")
+    assert accounts.verifications == 1
+
+
+class _HeldAccounts(Accounts):
+    """Verifies when its gate opens."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        super().__init__(wait=self._pass)
+
+    async def _pass(self) -> None:
+        await self.gate.wait()
+
+
+def _held_accounts() -> tuple[_HeldAccounts, UserIdentities]:
+    accounts = _HeldAccounts()
+    return accounts, UserIdentities(accounts, Clock())
+
+
 # What cannot be verified now ---------------------------------------------------------------------
 
 
 def test_too_many_at_once_are_rejected_for_the_moment() -> None:
-    accounts = Accounts(error=LoginLater("too many", 2.0))
-    assert rj(result(UserIdentities(accounts, Clock()), passcode())) == TEMPORARY_CONGESTION
+    for error in (LoginLater("too many", 2.0), AccountsError("the database cannot be read")):
+        assert rj(result(UserIdentities(Accounts(error=error), Clock()), passcode())) == TEMPORARY_CONGESTION
 
 
 def test_a_verification_that_does_not_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

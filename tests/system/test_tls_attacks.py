@@ -70,7 +70,7 @@ def server(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     data = tmp_path_factory.mktemp("attacks") / "data"
     with running(data, config=settings(site), workers=1) as started:
         database = Database(data / FOLDER)
-        for name, roles in (("anna", ("full",)), ("otto", ("looker",))):
+        for name, roles in (("anna", ("full",)), ("otto", ("looker",)), ("eva", ("full",))):
             users.add(database, User(name=name, roles=roles, password=hash_of(PASSCODE)))
         database.close()
         yield started
@@ -337,7 +337,7 @@ def test_a_right_passcode_gets_a_positive_response_if_it_asks(server: Server, si
 @pytest.mark.parametrize(
     "item",
     [
-        identity_item(2, b"anna", b"another passcode"),
+        identity_item(2, b"eva", b"another passcode"),
         identity_item(2, b"nobody", PASSCODE.encode()),
         identity_item(2, b"", b""),
         identity_item(2, b"\xff" * 60_000, b"\0"),
@@ -396,8 +396,8 @@ def test_the_roles_of_a_user_narrow_an_association_at_once(server: Server, site:
 
 
 def test_slow_verifications_keep_nobody_waiting(server: Server, site: Site) -> None:
-    """Wrong passcodes cost a hash each. Meanwhile others are served, and every sender gets its answer."""
-    wrong = [identity_item(2, b"anna", b"wrong %d" % number) for number in range(6)]
+    """Eva's wrong passcodes cost a hash each. Meanwhile others are served, and every sender gets its answer."""
+    wrong = [identity_item(2, b"eva", b"wrong %d" % number) for number in range(6)]
     with ThreadPoolExecutor(len(wrong)) as pool:
         answers = [pool.submit(answer, server, site.context("ct2"), item) for item in wrong]
         assert is_served(server, site.context("ct2"))
@@ -407,11 +407,11 @@ def test_slow_verifications_keep_nobody_waiting(server: Server, site: Site) -> N
 def test_pynetdicom_proves_a_user(server: Server, site: Site) -> None:
     ae = AE("VIEWER")
     ae.add_requested_context(VERIFICATION)
-    for passcode, is_accepted in ((PASSCODE, True), ("another passcode", False)):
+    for user, passcode, is_accepted in ((b"anna", PASSCODE, True), (b"eva", "another passcode", False)):
         item = UserIdentityNegotiation()
         item.user_identity_type = 2
         item.positive_response_requested = True
-        item.primary_field, item.secondary_field = b"anna", passcode.encode()
+        item.primary_field, item.secondary_field = user, passcode.encode()
         association = ae.associate(
             "127.0.0.1", tls_port(server), ext_neg=[item], tls_args=(site.context("ct2"), "127.0.0.1")
         )
@@ -427,7 +427,7 @@ def test_pynetdicom_proves_a_user(server: Server, site: Site) -> None:
     ("arguments", "is_accepted"),
     [
         (("-usr", "anna", "-pwd", PASSCODE, "-rsp"), True),
-        (("-usr", "anna", "-pwd", "another passcode", "-rsp"), False),
+        (("-usr", "eva", "-pwd", "another passcode", "-rsp"), False),
         (("-usr", "anna"), True),
     ],
 )
