@@ -1,7 +1,7 @@
 // What an administrator looks after: peers, quarantine, corrections, holds, retention, settings, the log.
 
 import { html, useState } from "./preact.mjs";
-import { Action, Dialog, Listed, Table } from "./parts.js";
+import { Action, Dialog, Listed, Table, lazily } from "./parts.js";
 import { Findings } from "./findings.js";
 import { Log } from "./log_view.js";
 import { Peers } from "./peers.js";
@@ -14,16 +14,19 @@ import { language, moment, t } from "./words.js";
 import "./words_security.js";
 import "./words_upkeep.js";
 
+const Grants = lazily(async () => (await import("./break_glass.js")).Grants);
+const Shares = lazily(async () => (await import("./shares.js")).Shares);
+const Users = lazily(async () => (await import("./users.js")).Users);
 
-/** The views, and the action that each one needs. */
+/** The views, and the actions of which each one needs one. */
 const VIEWS = {
   peers: [Peers, "observe"], quarantine: [Quarantine, "observe"], conflicts: [Conflicts, "observe"], corrections: [Corrections, "observe"], holds: [Holds, "observe"], trash: [Trash, "restore"],
-  retention: [Retention, "observe"], findings: [Findings, "observe"],
+  retention: [Retention, "observe"], users: [Users, "administer"], shares: [Shares, "share"], grants: [Grants, "administer", "audit"], findings: [Findings, "observe"],
   viewer: [InstalledViewer, "observe"], settings: [Settings, "observe"], log: [Log, "manage"],
 };
 
 export function Administration({ view }) {
-  const names = Object.keys(VIEWS).filter((one) => may(VIEWS[one][1]));
+  const names = Object.keys(VIEWS).filter((one) => may(...VIEWS[one].slice(1)));
   const name = names.includes(view) ? view : names[0];
   return html`<section class="page-part"><h1>${t("administration")}</h1>
     <nav class="tabs" aria-label=${t("administration")}>${names.map((one) => html`<a href=${hashOf(["administration", one])} aria-current=${one === name ? "page" : undefined}>${t(one)}</a>`)}</nav>

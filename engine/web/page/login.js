@@ -1,10 +1,11 @@
 // What covers the page: the log-in, the link that makes an account or a new password, and the lock after a while without anybody.
 
 import { html, useEffect, useRef, useState } from "./preact.mjs";
-import { Failure } from "./parts.js";
+import { Failure, Loading, useAnswer } from "./parts.js";
 import { go, here } from "./location.js";
 import { logIn, logOut, useSession, wake } from "./session.js";
-import { urlOf } from "./server.js";
+import { post, urlOf } from "./server.js";
+import { Door } from "./shared.js";
 import { usePasskey } from "./passkeys.js";
 import { t } from "./words.js";
 import "./words_security.js";
@@ -15,17 +16,17 @@ export function Cover({ cover }) {
   useEffect(() => element.current.showModal(), []);
   const stay = (event) => event.preventDefault();
   const reopen = () => element.current?.showModal();
-  const isWelcome = here().path[0] === "welcome";
+  const [kind, token] = here().path;
   return html`<dialog class="cover" ref=${element} closedby="none" onCancel=${stay} onClose=${reopen} aria-labelledby="cover-title"><div>
-    ${cover === "idle" ? html`<${Idle} />` : isWelcome ? html`<${Welcome} token=${here().path[1]} />` : html`<${Login} />`}</div></dialog>`;
+    ${cover === "idle" ? html`<${Idle} />` : kind === "welcome" ? html`<${Welcome} token=${token} />` : kind === "s" ? html`<${Door} token=${token} />` : html`<${Login} />`}</div></dialog>`;
 }
 
 function Idle() {
   const { facts } = useSession();
   const [error, setError] = useState(null);
   const goOn = () => wake().catch(setError);
-  return html`<h1 id="cover-title">${t("idle")}</h1><p>${t("idle.about", { user: facts.user })}</p><${Failure} error=${error} />
-    <p class="buttons"><button type="button" class="main" autofocus onClick=${goOn}>${t("idle.on")}</button><button type="button" onClick=${() => logOut().catch(setError)}>${t("logout")}</button></p>`;
+  return html`<section><h1 id="cover-title">${t("idle")}</h1><p>${t("idle.about", { user: facts.user })}</p><${Failure} error=${error} />
+    <p class="buttons"><button type="button" class="main" autofocus onClick=${goOn}>${t("idle.on")}</button><button type="button" onClick=${() => logOut().catch(setError)}>${t("logout")}</button></p></section>`;
 }
 
 /** {isBusy, error, run}: one attempt at a time. */
@@ -77,7 +78,7 @@ function Login() {
   };
   const field = useRef(null);
   useEffect(() => { if (needsCode) field.current.focus(); }, [needsCode]);
-  return html`<h1 id="cover-title">Filmroom</h1><p class="quiet">${t(facts.may ? "login.again" : "login.about")}</p>
+  return html`<section><h1 id="cover-title">Filmroom</h1><p class="quiet">${t(facts.may ? "login.again" : "login.about")}</p>
     ${problemElsewhere && html`<p class="failure" role="alert">${t(problemElsewhere === "refused" ? "login.refused" : "login.unavailable")}</p>`}
     ${methods.includes("password") && html`<form class="form stacked" onSubmit=${submit}>
       <label>${t("login.user")} <input name="user" autocomplete="username" autocapitalize="none" spellcheck=${false} required autofocus=${!user} value=${user} onInput=${(event) => setUser(event.currentTarget.value)} /></label>
@@ -86,8 +87,8 @@ function Login() {
       <${Refusal} error=${error} />
       <p class="buttons"><button type="submit" class="main" disabled=${isBusy}>${t("login")}</button></p></form>`}
     <p class="buttons">
-      ${methods.includes("passkey") && window.PublicKeyCredential && html`<button type="button" disabled=${isBusy} onClick=${() => run(() => usePasskey(user))}>${t("login.passkey")}</button>`}
-      ${(facts.providers ?? []).map((provider) => html`<a class="button" href=${urlOf(`${provider.path}?back=${encodeURIComponent(location.hash)}`)}>${t("login.provider", { name: provider.name })}</a>`)}</p>`;
+      ${methods.includes("passkey") && window.PublicKeyCredential && html`<button type="button" disabled=${isBusy} onClick=${() => run(usePasskey)}>${t("login.passkey")}</button>`}
+      ${(facts.providers ?? []).map((provider) => html`<a class="button" href=${urlOf(`${provider.path}?back=${encodeURIComponent(location.hash)}`)}>${t("login.provider", { name: provider.name })}</a>`)}</p></section>`;
 }
 
 /** A link that was given out once: who opens it chooses a password. */
@@ -97,19 +98,21 @@ function Welcome({ token }) {
   const [user, setUser] = useState("");
   const { isBusy, error, run } = useAttempt();
   const isSame = password === again;
+  const link = useAnswer(() => post("api/welcome", { token }, true), [token]);
+  const owner = link.value?.user;
   const submit = (event) => {
     event.preventDefault();
     if (!isSame) return;
     run(async () => {
-      await logIn("api/welcome", { token, user, password });
-      go(["account"], undefined, true);
+      await logIn("api/welcome", { token, user: owner ? "" : user, password }, () => go(["account"], undefined, true));
     });
   };
-  return html`<h1 id="cover-title">${t("welcome")}</h1><p class="quiet">${t("welcome.about")}</p><form class="form stacked" onSubmit=${submit}>
-    <label>${t("login.user")} <input autocomplete="username" autocapitalize="none" required autofocus value=${user} onInput=${(event) => setUser(event.currentTarget.value)} /></label>
+  if (!link.value) return html`<section><h1 id="cover-title">${t("welcome")}</h1><${Loading} isLoading=${link.isLoading} /><${Failure} error=${link.error && (link.error.status === 404 ? { message: t("welcome.over") } : link.error)} /></section>`;
+  return html`<section><h1 id="cover-title">${t("welcome")}</h1><p class="quiet">${t(owner ? "welcome.about" : "welcome.first")}</p><form class="form stacked" onSubmit=${submit}>
+    <label>${t("login.user")} <input autocomplete="username" autocapitalize="none" required autofocus=${!owner} disabled=${Boolean(owner)} value=${owner ?? user} onInput=${(event) => setUser(event.currentTarget.value)} /></label>
     <${NewPassword} password=${password} setPassword=${setPassword} again=${again} setAgain=${setAgain} />
     <${Failure} error=${error} />
-    <p class="buttons"><button type="submit" class="main" disabled=${isBusy || !isSame}>${t("welcome.do")}</button></p></form>`;
+    <p class="buttons"><button type="submit" class="main" disabled=${isBusy || !isSame}>${t("welcome.do")}</button></p></form></section>`;
 }
 
 /** A new password, typed twice. */

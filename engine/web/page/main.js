@@ -12,9 +12,11 @@ import { LANGUAGES, language, setLanguage, t } from "./words.js";
 const Account = lazily(async () => (await import("./account.js")).Account);
 const Administration = lazily(async () => (await import("./administration.js")).Administration);
 const Cover = lazily(async () => (await import("./login.js")).Cover);
+const GlassBanner = lazily(async () => (await import("./break_glass.js")).GlassBanner);
 const Health = lazily(async () => (await import("./health.js")).Health);
 const Patient = lazily(async () => (await import("./patient.js")).Patient);
 const Queues = lazily(async () => (await import("./queues.js")).Queues);
+const Shared = lazily(async () => (await import("./shared.js")).Shared);
 const Study = lazily(async () => (await import("./study.js")).Study);
 const Upload = lazily(async () => (await import("./upload.js")).Upload);
 const Viewer = lazily(async () => (await import("./viewer.js")).Viewer);
@@ -34,6 +36,9 @@ const firstPlace = () => Object.keys(PLACES).find((name) => may(...PLACES[name])
 
 function View({ place }) {
   const [name = firstPlace(), ...rest] = place.path;
+  const { facts } = useSession();
+  if (facts.must_change_password) return html`<${Account} />`;
+  if (facts.share && name !== "view") return html`<${Shared} share=${facts.share} />`;
   if (name in PLACES && !may(...PLACES[name])) return html`<section class="page-part"><h1>${t(name)}</h1><p>${t("forbidden")}</p></section>`;
   if (name === "study" && rest[0]) return html`<${Study} key=${rest[0]} study=${rest[0]} />`;
   if (name === "patient") return html`<${Patient} query=${place.query} />`;
@@ -92,7 +97,8 @@ function Page() {
     return () => removeEventListener("beforeunload", leave);
   }, []);
   const current = place.path[0] ?? firstPlace();
-  const isWelcome = current === "welcome";
+  /** A link that lets somebody in: to an account, or to what is shared. */
+  const isDoor = current === "welcome" || current === "s";
   const { facts, cover } = useSession();
   const theme = () => {
     const next = document.documentElement.dataset.theme === "light" ? "dark" : "light";
@@ -113,8 +119,9 @@ function Page() {
         </select>
       </span>
     </header>
-    <main id="view" tabindex="-1" class=${isOver ? "over" : ""}>${facts.may && !isWelcome && html`<${View} key=${language()} place=${place} />`}</main>
-    ${(cover || isWelcome) && html`<${Cover} cover=${cover} />`}
+    ${facts.user && may("break-glass") && html`<${GlassBanner} />`}
+    <main id="view" tabindex="-1" class=${isOver ? "over" : ""}>${facts.may && !isDoor && html`<${View} key=${language()} place=${place} />`}</main>
+    ${(cover || isDoor) && html`<${Cover} cover=${cover} />`}
     ${isHelp && html`<${Dialog} title=${t("keys")} close=${() => setHelp(false)}><${Table} label=${t("keys")} columns=${[t("key"), t("meaning")]} rows=${KEYS.map(([key, name]) => [html`<kbd>${key}</kbd>`, t(name)])} /><p><a href="docs/" target="_blank">${t("documentation")}</a></p><//>`}
   </div>`;
 }

@@ -1,9 +1,9 @@
 // Parts that the views of accounts share: forms, names of roles and actions, and what is shown only once.
 
-import { html, useState } from "./preact.mjs";
+import { html, useEffect, useRef, useState } from "./preact.mjs";
 import { copyText } from "./parts.js";
 import { QrCode } from "./qr_code.js";
-import { moment, t } from "./words.js";
+import { t } from "./words.js";
 
 /** The word for a name of the server's, or the name: {role, action, audit kind} may have names of one's own. */
 export function named(prefix, name) {
@@ -14,8 +14,8 @@ export function named(prefix, name) {
 export const rolesText = (roles) => roles.map((role) => named("role", role)).join(", ") || "–";
 export const actionsText = (actions) => actions.filter((action) => action !== "associate" && action !== "commit").map((action) => named("action", action)).join(", ") || "–";
 
-/** A time in seconds since 1970, or none. */
-export const momentOf = (seconds) => (seconds ? moment(new Date(seconds * 1000).toISOString()) : "–");
+/** Who did something, without the way in which this person came. */
+export const actorText = (by) => by.replace(/^http:/, "");
 
 /** {isBusy, error, submit}: a form that does `work` when it is sent. */
 export function useForm(work) {
@@ -36,12 +36,14 @@ export function useForm(work) {
 /** What nobody can look up again: to copy now. `isLink`: a QR code for a telephone too. */
 export function Once({ text, label, isLink }) {
   const [isCopied, setCopied] = useState(false);
+  const button = useRef(null);
+  useEffect(() => button.current.focus(), []);
   const copy = async () => {
     await copyText(text);
     setCopied(true);
   };
   return html`<div class="note once"><p><strong>${label}</strong> <span class="quiet">${t("once")}</span></p>
-    <p><code>${text}</code></p><p><button type="button" class="main" autofocus onClick=${copy}>${t(isCopied ? "copied" : "copy")}</button></p>
+    <p><code>${text}</code></p><p><button type="button" class="main" ref=${button} onClick=${copy}>${t(isCopied ? "copied" : "copy")}</button></p>
     ${isLink && html`<${QrCode} text=${text} label=${t("qr.link")} />`}</div>`;
 }
 
@@ -58,5 +60,5 @@ export function Days({ label, value, changed, choices = [1, 7, 30, 90, 365], may
     ${mayBeForever && html`<option value="" selected=${value === ""}>${t("days.forever")}</option>`}</select></label>`;
 }
 
-/** Seconds since 1970 some days from now. */
-export const inDays = (days) => Math.round(Date.now() / 1000 + Number(days) * 86400);
+/** The moment some days from now, in ISO 8601. */
+export const inDays = (days) => new Date(Date.now() + Number(days) * 86_400_000).toISOString();

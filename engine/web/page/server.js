@@ -75,9 +75,9 @@ export const put = (path, body) => send("PUT", path, body);
 /** PATCHes JSON; the JSON of the answer. */
 export const patch = (path, body) => send("PATCH", path, body);
 
-/** DELETEs. */
+/** DELETEs; the JSON of the answer, or null. */
 export async function remove(path) {
-  const response = await ask(path, { method: "DELETE" });
+  const response = await ask(path, { method: "DELETE", headers: { Accept: "application/json" } });
   if (!response.ok) throw await problemOf(response);
   const text = await response.text();
   return text ? JSON.parse(text) : null;

@@ -49,12 +49,13 @@ export async function learn() {
   change(answer, answer.may ? "" : "login");
 }
 
-/** Logs in by `body`; Problem if it is refused. What waited goes on. */
-export async function logIn(path, body) {
+/** Logs in by `body`; Problem if it is refused. `arrive` goes where one goes on; then what waited goes on. */
+export async function logIn(path, body, arrive = () => {}) {
   const answer = await post(path, body, true);
+  arrive();
   // What is behind the cover belongs to somebody else.
   if (facts?.may && facts.user !== answer.user) location.reload();
-  else change(answer, "");
+  else change(answer, answer.may ? "" : "login");
 }
 
 /** Ends the session, and forgets what is on the page. */

@@ -17,6 +17,8 @@ import { t } from "./words.js";
 
 const ColumnsDialog = lazily(async () => (await import("./columns_dialog.js")).ColumnsDialog);
 
+const BreakGlass = lazily(async () => (await import("./break_glass.js")).BreakGlass);
+
 const MARK = { name: "mark", kind: "mark", wide: 0.3 };
 /** Of a row with a thumbnail. */
 const TALL_PX = 52;
@@ -39,6 +41,7 @@ export function Studies({ query }) {
   const [version, setVersion] = useState(0);
   const [selected, setSelected] = useState(null);
   const [isChoosing, setChoosing] = useState(false);
+  const [isBreaking, setBreaking] = useState(false);
   const choice = useChoice(keyOf);
   const firstFilter = useRef(null);
   const windows = useMemo(() => {
@@ -108,7 +111,7 @@ export function Studies({ query }) {
   return html`<div class="studies"><h1 class="unseen">${t("studies")}</h1>
     <div class="bar">
       <${Saved} query=${query} visit=${(wanted) => go(["studies"], wanted)}>
-        <button type="button" onClick=${() => setChoosing(true)}>${t("columns")}</button><a class="button" download href=${tableUrl(columns, filters, order)}>CSV</a><//>
+        <button type="button" onClick=${() => setChoosing(true)}>${t("columns")}</button><a class="button" download href=${tableUrl(columns, filters, order)}>CSV</a>${may("break-glass") && html`<button type="button" onClick=${() => setBreaking(true)}>${t("glass.begin")}</button>`}<//>
       <${Totals} windows=${current} />
       <${Failure} error=${windows.error} />
       <${ChoiceBar} choice=${choice} columns=${columns} order=${order} />
@@ -118,6 +121,7 @@ export function Studies({ query }) {
         cells=${cells} select=${setSelected} open=${(row) => go(["study", keyOf(row)])} marks=${choice} rowHeight=${isTall ? TALL_PX : ROW_PX} />
       ${selected && html`<${Summary} key=${keyOf(selected)} row=${selected} close=${() => setSelected(null)} />`}
     </div>
+    ${isBreaking && html`<${BreakGlass} close=${() => setBreaking(false)} />`}
     ${isChoosing && html`<${ColumnsDialog} columns=${columns} changed=${() => setColumns(wantedColumns())} close=${() => setChoosing(false)} />`}
   </div>`;
 }

@@ -1,7 +1,7 @@
 // A study: what it is, who sent it, its series and instances, and what can be done with it.
 
 import { html, useEffect, useLayoutEffect, useState } from "./preact.mjs";
-import { Action, Copy, Dialog, Failure, Loading, copyText, isTyping, useAnswer } from "./parts.js";
+import { Action, Copy, Dialog, Failure, Loading, copyText, isTyping, lazily, useAnswer } from "./parts.js";
 import { patientHash } from "./choice.js";
 import { TAGS, bytesOf, dateOf, pathOf, text, texts, timeOf } from "./dicom.js";
 import { Instances } from "./instances.js";
@@ -16,6 +16,8 @@ import { may } from "./session.js";
 import { Conflicts, Correct, Corrections, Hold, HoldNote, Senders } from "./study_facts.js";
 import { ViewerLinks } from "./viewers.js";
 import { moment, t } from "./words.js";
+
+const Share = lazily(async () => (await import("./shares.js")).Share);
 
 const CHANGES = ["stored", "deleted", "restored", "corrected", "held", "released", "study_quiet"];
 const FIELDS = ["StudyDescription", "IssuerOfPatientID"].map((name) => `&includefield=${name}`).join("");
@@ -66,6 +68,7 @@ export function Study({ study }) {
       <${Corrections} corrections=${facts.value.corrections} changed=${again} /><${Senders} senders=${facts.value.senders} />`}
     ${row && html`<${OtherStudies} row=${row} />`}
     ${dialog === "send" && html`<${Send} what=${chosenOf(study, choice)} close=${close} />`}
+    ${dialog === "share" && html`<${Share} what=${{ studies: [study] }} title=${`${text(row, TAGS.patientName) || t("unnamed")} · ${text(row, TAGS.description)}`} close=${close} />`}
     ${dialog === "hold" && html`<${Hold} studies=${[study]} hold=${facts.value?.hold ?? null} close=${close} changed=${again} />`}
     ${dialog === "correct" && html`<${Correct} study=${study} row=${row} close=${close} changed=${again} />`}
     ${dialog === "delete" && html`<${Delete} study=${study} row=${row} close=${close} />`}
@@ -115,6 +118,7 @@ function Actions({ study, row, choice, clear, open }) {
     ${may("send") && html`<button type="button" onClick=${() => open("send")}>${t("send")}</button>`}
     ${count > 0 && html`<span role="status">${t("chosen", { series: choice.series.size, instances: choice.instances.size })}</span><button type="button" onClick=${clear}>${t("choose.none")}</button>`}
     ${count === 0 && html`
+      ${may("share") && html`<button type="button" onClick=${() => open("share")}>${t("share")}</button>`}
       ${may("hold") && html`<button type="button" onClick=${() => open("hold")}>${t("hold")}</button>`}
       ${may("correct") && html`<button type="button" onClick=${() => open("correct")}>${t("correct")}</button>`}
       <a class="button" href=${patientHash(row)}>${t("same.patient")}</a>
