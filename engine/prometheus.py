@@ -46,6 +46,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     free = [admission["free_bytes"] for admission in admissions if admission["free_bytes"]]
     if free:
         yield GaugeMetricFamily("filmroom_free_bytes", "Free on the disk of the archive.", value=min(free))
+    yield from _audit(answer)
     events = CounterMetricFamily("filmroom_events", "Events since the workers started.", labels=["event"])
     for name, count in sorted(now.counters.items()):
         events.add_metric([name], count)
@@ -62,6 +63,20 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _metadata_cache(workers)
     for name, text in (("store_latency_s", "C-STORE, from data set to answer"), ("sync_latency_s", "fdatasync")):
         yield _histogram(name, text, [worker[name] for worker in workers if name in worker])
+
+
+def _audit(answer: Mapping[str, Any]) -> Iterator[Metric]:
+    """Whether the audit log can be written, and how far behind the collector is."""
+    states = [worker["audit"] for worker in answer.get("workers", []) if worker.get("audit")]
+    if states:
+        failing = sum(bool(state["failure"]) for state in states)
+        yield GaugeMetricFamily("filmroom_audit_failing_workers", "Workers that cannot write it.", value=failing)
+        waiting = sum(state["waiting"] for state in states)
+        yield GaugeMetricFamily("filmroom_audit_waiting", "Audit events that are not on the disk.", value=waiting)
+    collector = (answer.get("audit") or {}).get("collector")
+    if collector:
+        text = "For how long the oldest audit event that the collector lacks has waited."
+        yield GaugeMetricFamily("filmroom_audit_late_seconds", text, value=collector["late_s"])
 
 
 def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

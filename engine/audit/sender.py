@@ -85,6 +85,7 @@ class Sender:
             "connected": self._socket is not None,
             "sent": self._count,
             "late_s": round(self.late_s, 1),
+            "is_late": self.late_s >= self.settings.late_alert_s,
             "error": self.error,
         }
 

@@ -24,6 +24,7 @@ import asyncio
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
+from engine import audit
 from engine.access import Access, Policy
 from engine.accounts.accounts import Accounts
 from engine.archive.archive import QuarantineLimits, StorageOptions
@@ -154,6 +155,7 @@ class Engine:
             **self.metrics.snapshot(),
             "waiting": self.flow.waiting_count,
             "admission": self.admission.snapshot(),
+            "audit": audit.snapshot(),
             "retrieval_budget": self.retrieval_budget.snapshot(),
             "pools": self.pools.snapshot(),
             "codecs": {"transcoding": self.transcoder.unfinished, "rendering": self.renderer.waiting_count},

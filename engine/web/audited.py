@@ -40,7 +40,18 @@ WINDOWS_MAX: Final = 20_000
 _POSITIONS: Final = frozenset({"after", "position", "limit", "count", "arrivals", "includefield"})
 """Parameters of the page's searches that only say which rows of the same search are shown."""
 _RECORDS_ITSELF: Final = frozenset(
-    {Action.STORE, Action.DELETE, Action.RESTORE, Action.EMPTY, Action.CORRECT, Action.HOLD, Action.COMMIT}
+    {
+        Action.STORE,
+        Action.COMMIT,
+        Action.DELETE,
+        Action.RESTORE,
+        Action.EMPTY,
+        Action.CORRECT,
+        Action.HOLD,
+        Action.SHARE,
+        Action.BREAK_GLASS,
+        Action.ADMINISTER,
+    }
 )
 _PAGE_SEARCHES: Final = frozenset(f"{API}/studies{rest}" for rest in ("", "/totals", ".csv"))
 
@@ -56,7 +67,7 @@ class _Sort(Enum):
     SEARCH = auto()
     PAGE_SEARCH = auto()
     VIEW = auto()
-    CONFIGURATION = auto()
+    ALERT = auto()
     OPERATION = auto()
 
 
@@ -123,11 +134,10 @@ class AuditedRequests:
                 if not outcome and self._is_new(_key(principal, study)):
                     self._engine.audit_trail.about_study(Kind.VIEWED, Act(principal, "page"), study)
             case _:
-                is_configuration = sort is _Sort.CONFIGURATION
                 audit.write(
                     Event(
-                        kind=Kind.ALERT if is_configuration else Kind.OPERATION,
-                        alert=Alert.NETWORK if is_configuration else None,
+                        kind=Kind.ALERT if sort is _Sort.ALERT else Kind.OPERATION,
+                        alert=Alert.NETWORK if sort is _Sort.ALERT else None,
                         principal=principal,
                         outcome=outcome,
                         action=request.route_name,
@@ -209,7 +219,7 @@ def _sort_of(route: Route) -> _Sort:
         return _Sort.NOTHING
     if route.action is None or route.action in _RECORDS_ITSELF or route.method == HTTPMethod.OPTIONS:
         return _Sort.NOTHING
-    return _Sort.CONFIGURATION if route.action is Action.CONFIGURE else _Sort.OPERATION
+    return _Sort.ALERT if route.action is Action.CONFIGURE else _Sort.OPERATION
 
 
 def _study_of(request: Request) -> str:

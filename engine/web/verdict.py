@@ -77,6 +77,14 @@ def _server(stats: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Fi
     feed = stats.get("feed") or {}
     if feed.get("error"):
         yield Finding("feed_failing", "attention", {"error": feed["error"]})
+    failures_of_audit = [worker["audit"]["failure"] for worker in workers if (worker.get("audit") or {}).get("failure")]
+    if failures_of_audit:
+        yield Finding("audit_failing", "bad", {"error": failures_of_audit[0]})
+    keeper = stats.get("audit") or {}
+    if keeper.get("signing_failure"):
+        yield Finding("audit_unsigned", "attention", {"error": keeper["signing_failure"]})
+    if (collector := keeper.get("collector")) and collector["is_late"]:
+        yield Finding("audit_late", "attention", {"seconds": collector["late_s"], "error": collector["error"]})
     sync_s = summary.get("latency", {}).get("sync", {}).get("p99")
     if sync_s is not None and sync_s >= SYNC_P99_S_MAX:
         yield Finding("sync_slow", "attention", {"seconds": sync_s})

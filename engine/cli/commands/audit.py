@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import click
 
 from engine.audit.event import Kind
 from engine.audit.search import Condition
+from engine.audit.verify_process import facts_of
 from engine.cli import audit, exit_codes, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole, wrapped
@@ -129,18 +129,9 @@ def verify(key: Path | None, anchor: Path | None, settings: Settings) -> int:
     Exit code 6 when something is damaged. A clock that was set back is reported, and is no damage by itself.
     """
     report = audit.verify(settings.load(), key, anchor)
-    facts = {
-        "whole": report.is_whole,
-        "events": report.events,
-        "chains": report.chains,
-        "checkpoints": report.checkpoints,
-        "signed_until": report.signed_until,
-        "unsigned": report.unsigned,
-        "anchors": report.anchors,
-        "problems_count": report.problems_count,
-        "key": "given" if report.is_key_given else "the one beside the log",
-    }
-    output.write_report(facts, problems=[asdict(problem) for problem in report.problems])
+    facts = facts_of(report)
+    problems = facts.pop("problems")
+    output.write_report(facts, problems=problems)
     return exit_codes.OK if report.is_whole else exit_codes.TAMPERED
 
 

@@ -48,8 +48,8 @@ async def listed(request: Request) -> web.Response:
         text=_text(request, "text"),
         event=_text(request, "event"),
         peer=_text(request, "peer"),
-        since=_time(request, "since"),
-        until=_time(request, "until"),
+        since=time_of(request, "since"),
+        until=time_of(request, "until"),
     )
     limit = number_of(request, "limit", 200, ROWS_MAX)
     read = partial(
@@ -81,7 +81,8 @@ def _text(request: Request, name: str) -> str:
     return text
 
 
-def _time(request: Request, name: str) -> str:
+def time_of(request: Request, name: str) -> str:
+    """A time, or the beginning of one. Raises RequestError."""
     text = request.query.get(name, "")
     if text and not _TIME.fullmatch(text):
         raise RequestError(f"{name}: is not a time such as 2026-01-05T14:03")

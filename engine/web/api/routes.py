@@ -8,6 +8,7 @@ from engine.access import Action
 from engine.web.api import (
     account,
     accounts,
+    audit,
     configuration,
     corrections,
     deliveries,
@@ -265,6 +266,8 @@ API_ROUTES: Final = (
         tag="archive API",
     ),
     _read("/stats", stats.now, "Statistics of all processes", Action.OBSERVE),
+    _read("/audit", audit.listed, "Who did what with whose data", Action.AUDIT, audit.PARAMETERS),
+    _read("/audit/verify", audit.verified, "Whether the audit log is as it was written", Action.AUDIT),
     _read("/log", log.listed, "The newest events of the log", Action.MANAGE, log.PARAMETERS),
     _read("/viewer", viewer.state, "Whether the viewer OHIF is installed", Action.QUERY),
     _read("/security", security.findings, "How safe the configuration in force is", Action.OBSERVE),
