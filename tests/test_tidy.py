@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ul": LEAVES | {"dicom"},
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
-    "archive": LEAVES | {"access", "audit", "index", "keys", "storage", "dicom"},
+    "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
     "runtime": LEAVES | {"audit", "access", "accounts", "identity", "archive"},

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,6 +86,19 @@ class Table(Generic[Row]):
                     return
                 yield bytes(key), self._decode(raw)
 
+    def raw_rows(self, txn: Transaction) -> Iterator[tuple[bytes, bytes]]:
+        """The rows as they are stored."""
+        with txn.raw.cursor(db=self._handle) as cursor:
+            for key, raw in cursor.iternext():
+                yield bytes(key), bytes(raw)
+
+    def replace_all(self, txn: Transaction, rows: list[tuple[bytes, bytes]]) -> None:
+        """Replaces all rows, by rows as they are stored. Raises AccountsError for one that cannot be read."""
+        txn.raw.drop(self._handle, delete=False)
+        for key, raw in rows:
+            self._decode(raw)
+            txn.raw.put(key, raw, db=self._handle)
+
     def _decode(self, raw: bytes) -> Row:
         try:
             return self._decoder.decode(raw)
@@ -92,8 +106,13 @@ class Table(Generic[Row]):
             raise AccountsError(f"a row of the accounts database cannot be read: {error}") from error
 
 
+_opened: dict[str, tuple[Any, int]] = {}
+"""Path → the environment that this process has open, and how often: LMDB allows only one."""
+_opening = threading.Lock()
+
+
 class Database:
-    """One process's handle; thread-safe. A process opens it once."""
+    """A handle; thread-safe. All handles of a process share one environment."""
 
     def __init__(self, folder: Path, *, read_only: bool = False) -> None:
         """Opens the database, and creates it if there is none. Raises AccountsError."""
@@ -102,26 +121,42 @@ class Database:
         try:
             if not read_only:
                 folder.mkdir(mode=0o700, exist_ok=True)
-            self._environment = lmdb.open(
-                str(folder),
-                map_size=MAP_BYTES,
-                readonly=read_only,
-                readahead=False,
-                max_dbs=TABLES_MAX,
-                max_readers=READERS_MAX,
-                max_spare_txns=4,
-                mode=0o600,
-            )
+            self._path = os.path.realpath(folder)
+            self._environment = self._share_environment(read_only)
+        except (lmdb.Error, OSError) as error:
+            raise AccountsError(f"the accounts in {folder} cannot be opened: {error}") from error
+        try:
             self._open_tables(read_only)
             if not read_only:
                 self._environment.reader_check()
-        except (lmdb.Error, OSError) as error:
+        except (lmdb.Error, AccountsError) as error:
+            self.close()
             raise AccountsError(f"the accounts in {folder} cannot be opened: {error}") from error
+
+    def _share_environment(self, read_only: bool) -> Any:
+        with _opening:
+            environment, count = _opened.get(self._path, (None, 0))
+            if environment is None:
+                environment = lmdb.open(
+                    self._path,
+                    map_size=MAP_BYTES,
+                    readonly=read_only,
+                    readahead=False,
+                    max_dbs=TABLES_MAX,
+                    max_readers=READERS_MAX,
+                    max_spare_txns=4,
+                    mode=0o600,
+                )
+            elif environment.flags()["readonly"] and not read_only:
+                raise AccountsError(f"the accounts in {self.folder} are open for reading only")
+            _opened[self._path] = environment, count + 1
+            return environment
 
     def _open_tables(self, read_only: bool) -> None:
         names = ("meta", "users", "sessions", "keys", "links", "grants", "shares", "failures", "used")
-        with self._environment.begin(write=not read_only) as txn:
-            handles = {name: self._environment.open_db(name.encode(), txn, create=not read_only) for name in names}
+        environment = self._environment
+        handles = {name: environment.open_db(name.encode(), create=not read_only) for name in names}
+        with environment.begin(write=not read_only) as txn:
             found = txn.get(b"format", db=handles["meta"])
             if found is None and not read_only:
                 txn.put(b"format", FORMAT, db=handles["meta"])
@@ -151,6 +186,16 @@ class Database:
         """Changes with each grant and share."""
         return bytes(txn.raw.get(b"rights", b"", db=self._meta))
 
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """All tables."""
+        durable = (self.users, self.sessions, self.keys, self.links, self.grants, self.shares)
+        return (*durable, self.failures, self.used)
+
+    def replace_secret(self, txn: Transaction, secret: bytes) -> None:
+        """Replaces the secret, in a copy; a process that has it open keeps the old one."""
+        txn.raw.put(b"secret", secret, db=self._meta)
+
     def note_rights(self, txn: Transaction) -> None:
         """To be called with each change of grants and shares."""
         txn.raw.put(b"rights", secrets.token_bytes(8), db=self._meta)
@@ -173,20 +218,12 @@ class Database:
         except (lmdb.Error, OSError) as error:
             raise AccountsError(f"the accounts cannot be written: {error}") from error
 
-    def copy_to(self, folder: Path) -> None:
-        """Writes a snapshot of it, synced, into an empty folder."""
-        folder.mkdir(mode=0o700, exist_ok=True)
-        try:
-            self._environment.copy(str(folder), compact=True)
-            for name in (str(folder / "data.mdb"), str(folder)):
-                fd = os.open(name, os.O_RDONLY)
-                try:
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-        except (lmdb.Error, OSError) as error:
-            raise AccountsError(f"the accounts cannot be copied: {error}") from error
-
     def close(self) -> None:
         """Closes it. No transaction may be open."""
-        self._environment.close()
+        with _opening:
+            environment, count = _opened[self._path]
+            if count > 1:
+                _opened[self._path] = environment, count - 1
+            else:
+                del _opened[self._path]
+                environment.close()

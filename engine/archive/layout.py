@@ -18,6 +18,7 @@
     DATA/control.sock         control socket of a running server
     DATA/attributes.json      the extra attributes in effect (see `archive.extras`)
     DATA/scrub.json           how far the scrub has come (see `archive.lifecycle.scrub_state`)
+    DATA/accounts/            users, sessions, keys and grants: LMDB, not derived (see `engine.accounts`)
     DATA/feed/                the change feed: journal, state, cursors (see `archive.feed`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from engine.accounts import dump
 from engine.archive import completeness
 from engine.archive.lifecycle import trash
 from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
@@ -50,10 +51,13 @@ class Finding:
     """One fault, and its place."""
 
     segment_id: int
+    """Negative: the fault is in no segment."""
     offset: int
     what: str
 
     def __str__(self) -> str:
+        if self.segment_id < 0:
+            return self.what
         return f"segment {self.segment_id:016x} offset {self.offset}: {self.what}"
 
 
@@ -84,6 +88,8 @@ def check(archive: Archive, *, payloads: bool, progress: Progress | None = None)
         report.add(Finding(row.segment_id, row.offset, _with_uid(row.what, uid)))
     _name_losses(archive, report)
     _check_log(archive, report, progress)
+    for number, problem in enumerate(dump.check(archive.parts.layout.data)):
+        report.add(Finding(-1, number, problem))
     return report
 
 

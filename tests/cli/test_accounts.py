@@ -98,3 +98,14 @@ def test_without_an_archive_nothing_is_made(capsys: pytest.CaptureFixture[str], 
     code, _, err = run(capsys, "user", "list", "--data", str(tmp_path / "none"))
     assert code == exit_codes.UNAVAILABLE and "holds no archive" in err
     assert not (tmp_path / "none").exists()
+
+
+def test_a_backup_has_the_accounts_and_a_restore_brings_them_back(capsys: pytest.CaptureFixture[str]) -> None:
+    rows(capsys, "user", "add", "anna", "--role", "full")
+    rows(capsys, "grant", "add", "anna", "--study", STUDY, "--reason", "second opinion")
+    assert run(capsys, "backup", "copy")[0] == exit_codes.OK
+    rows(capsys, "user", "remove", "anna")
+    assert run(capsys, "restore", "copy", "again")[0] == exit_codes.OK
+    assert [row["name"] for row in rows(capsys, "user", "list", "--data", "again")] == ["anna"]
+    assert len(rows(capsys, "grant", "list", "--data", "again")) == 1
+    assert run(capsys, "check", "--data", "again")[0] == exit_codes.OK

@@ -27,11 +27,12 @@ from hashlib import blake2b
 from pathlib import Path
 
 from engine import log
+from engine.accounts import dump
 from engine.archive.copies import extent, histories, key_file
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
 from engine.archive.layout import Layout
-from engine.errors import ArchiveInUse, BackupError, CorruptRecord, StorageError
+from engine.errors import AccountsError, ArchiveInUse, BackupError, CorruptRecord, StorageError
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.journal import Journal
@@ -202,7 +203,9 @@ class _Backup:
             layout = self._layout
             # Read after the segments: no record may have a key that the manifest lacks.
             keys = key_file.content(layout, self._files)
-            manifest = Manifest(layout.archive_id, layout.lineage, moment, tuple(copies), layout.role, keys)
+            manifest = Manifest(
+                layout.archive_id, layout.lineage, moment, tuple(copies), layout.role, keys, self._accounts()
+            )
             self._folder.write(manifest)
             journal.replace([])
         finally:
@@ -210,6 +213,13 @@ class _Backup:
         self.report.manifest = manifest.file_name
         self.report.segments = len(copies)
         self.report.total_bytes = manifest.total_bytes
+
+    def _accounts(self) -> str:
+        try:
+            return dump.text_of(self._layout.data)
+        except AccountsError as error:
+            self.report.findings.append(str(error))  # images are worth a backup without them
+            return ""
 
     # -- the existing backup --------------------------------------------------------------------
 

@@ -7,7 +7,8 @@
     DEST/lock                            flock of whoever writes
 
     manifest    {"format": 1, "archive_id", "lineage", of a replica "role": "replica", "created": "<ISO 8601>",
-                 "segments": [segment, …], of an encrypted archive "keys": its keys.json}; whose state it is stands in
+                 "segments": [segment, …], of an encrypted archive "keys": its keys.json, with accounts
+                 "accounts": as `accounts.dump` has them}; whose state it is stands in
                  its first bytes, where a heading is read
     segment     {"id", "salt", "copy": n, "length", "sealed", "source": [inode, mtime_ns], "ranges": [range, …]}
     range       [start, end, "<blake2b, 32 bytes, of these bytes>"]; the first starts at 0, each where the last ended
@@ -153,6 +154,8 @@ class Manifest:
     role: str = ARCHIVE
     keys: str = ""
     """The wrapped keys of an encrypted archive, the content of its keys.json."""
+    accounts: str = ""
+    """Users, keys, grants and shares (`accounts.dump`); "": there are none."""
 
     @property
     def history(self) -> str:
@@ -179,6 +182,7 @@ class Manifest:
             "created": self.created.astimezone(UTC).isoformat(timespec="microseconds"),
             "segments": [segment.encode() for segment in self.segments],
             **({"keys": self.keys} if self.keys else {}),
+            **({"accounts": self.accounts} if self.accounts else {}),
         }
         return orjson.dumps({"manifest": body, "blake2b": _digest(orjson.dumps(body))})
 
@@ -199,6 +203,7 @@ class Manifest:
                 tuple(SegmentCopy.decode(segment) for segment in body["segments"]),
                 str(body.get("role", ARCHIVE)),
                 str(body.get("keys", "")),
+                str(body.get("accounts", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(f"no whole manifest: {error}") from error

@@ -25,6 +25,7 @@ from typing import NamedTuple, Protocol
 import orjson
 
 from engine import log
+from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive.copies import key_file
 from engine.archive.copies.manifest import read_whole
@@ -223,11 +224,14 @@ class Replica:
         self._journal.append([(segment_id, 0, -1, False) for segment_id in segment_ids])
 
     def tell(self, status: Mapping[str, object]) -> None:
-        """Stores the source's status for `filmroom replicate --status`, not durably, and its wrapped keys."""
+        """Stores the source's status for `filmroom replicate --status`, not durably; its keys and accounts, durably."""
         keys = status.get("keys", "")
         if isinstance(keys, str):
             self.layout = key_file.adopt(self.layout, keys, self._files)
-        shown = {name: value for name, value in status.items() if name != "keys"}
+        accounts = status.get("accounts", "")
+        if isinstance(accounts, str):
+            dump.restore(self.layout.data, accounts)
+        shown = {name: value for name, value in status.items() if name not in ("keys", "accounts")}
         write_status(str(self.layout.data / "replica.json"), shown, self._files)
 
     def close(self) -> None:

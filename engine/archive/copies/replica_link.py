@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
-from engine.archive.copies.replica import STATUS_BYTES_MAX, Held, Shipped
+from engine.archive.copies.replica import Held, Shipped
 from engine.archive.copies.replica_tls import Credentials, reason, shake_hands
 from engine.errors import ReplicationFailed
 
@@ -198,7 +198,7 @@ def entries(shape: struct.Struct, body: bytes) -> Iterator[tuple[int, ...]]:
 def status(body: bytes) -> dict[str, object]:
     """The status that a source has sent. Raises ReplicationFailed."""
     try:
-        status = orjson.loads(body[:STATUS_BYTES_MAX])
+        status = orjson.loads(body)
     except ValueError as error:
         raise ReplicationFailed("a status that is no JSON") from error
     return status if isinstance(status, dict) else {}

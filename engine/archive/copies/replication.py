@@ -29,6 +29,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from engine import log
+from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive.copies import extent, key_file, lag
 from engine.archive.copies.extent import Extent
@@ -51,6 +52,8 @@ COMMIT_EVERY_S = 10.0
 """The same over a slow line, or with a low rate."""
 REMOVE_AFTER_S = 60.0
 """How long a compacted segment stays at the destination, so that its readers learn where its records are now."""
+ACCOUNTS_BYTES_MAX = 1_000_000
+"""What one message to the destination takes: some thousands of users."""
 PAUSE_S = (1.0, 30.0)
 """The pause between two attempts to reach a lost destination: at first, and at most."""
 STATUS_EVERY_S = 1.0
@@ -143,6 +146,8 @@ class Replication:
         """When a segment was first missing here."""
         self._sent_keys = ""
         """The wrapped keys that the destination has, since it was opened."""
+        self._sent_accounts = ""
+        """The same of the accounts."""
         self._told_s = 0.0
         self._seen: dict[str, object] = {}
         self._open_ends: dict[int, int] = {}
@@ -208,7 +213,7 @@ class Replication:
     def _open(self) -> None:
         self._destination = self._connect()
         self._held = self._destination.held()
-        self._sent_keys = ""
+        self._sent_keys = self._sent_accounts = ""
         self._joined.clear()
         self._gone_s.clear()
 
@@ -234,6 +239,17 @@ class Replication:
             destination.tell({**self.status.describe(self._clock_s()), "keys": keys})
             self._sent_keys = keys
 
+    def _send_accounts(self, destination: Destination) -> None:
+        """Sends users, keys, grants and shares if they have changed."""
+        accounts = dump.text_of(self._layout.data)
+        if accounts == self._sent_accounts:
+            return
+        if len(accounts) > ACCOUNTS_BYTES_MAX:
+            logger.error("the accounts are too large for a replica: a backup has them", bytes=len(accounts))
+        else:
+            destination.tell({**self.status.describe(self._clock_s()), "accounts": accounts})
+        self._sent_accounts = accounts
+
     def _tell(self, state: str, *, at_once: bool = False) -> None:
         now_s = self._clock_s()
         if state != "waiting":
@@ -252,6 +268,7 @@ class Replication:
             except StorageError as error:
                 logger.warning("the status cannot be kept", error=str(error))
         if self._destination is not None:
+            self._send_accounts(self._destination)
             self._destination.tell(described)
         self._on_status(self.status)
 

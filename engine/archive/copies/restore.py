@@ -4,6 +4,7 @@
     DATA/keys.json         the keys of an encrypted archive; they are unlocked before anything is copied
     DATA/segments/*.part   being copied; every range is compared with its hash on the way
     DATA/segments/*.seg    whole, synced, renamed
+    DATA/accounts/         users, keys, grants and shares; nobody is logged in
     recovery, index, check as a start does after a crash
     DATA/archive.json      written last; then restore.json goes
 
@@ -26,6 +27,7 @@ from pathlib import Path
 import orjson
 
 from engine import log
+from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
@@ -75,7 +77,7 @@ def restore(
     """Makes an archive in `data`, which must be missing, empty, or hold a part of this same restore.
 
     Restores the newest state, not after `at` if given; name its `lineage` where the backup has several
-    (`copies.histories`). Raises BackupError, KeyStoreError, StorageFull or StorageFailed.
+    (`copies.histories`). Raises BackupError, KeyStoreError, AccountsError, StorageFull or StorageFailed.
     """
     files = files or Files()
     folder = BackupFolder(source, files)
@@ -91,6 +93,7 @@ def restore(
     layout = unlock(layout, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
     _bring_up(layout, files, report, progress)
+    dump.restore(layout.data, manifest.accounts)
     layouts.describe(layout, files)
     files.unlink(str(data / layouts.RESTORING))
     files.sync_directory(str(data))
