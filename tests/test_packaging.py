@@ -95,13 +95,14 @@ def test_a_server_from_a_checkout_installs_no_test_tools(tmp_path: Path) -> None
     assert names == {*locked("tools/runtime.lock"), "cython", "packaging", "setuptools", "wheel"}
 
 
-def test_an_environment_for_tests_serves_but_one_for_a_server_does_not_test(tmp_path: Path) -> None:
-    ask = 'packages_are_current "$(packages_stamp)" && echo current || echo missing'
-    environment(tmp_path, 'packages_stamp >"$venv/packages.stamp"')
-    assert environment(tmp_path, "packages_for=server", ask) == "current\n"
-    environment(tmp_path, "packages_for=server", 'packages_stamp >"$venv/packages.stamp"')
-    assert environment(tmp_path, "packages_for=server", ask) == "current\n"
-    assert environment(tmp_path, ask) == "missing\n"
+def test_an_environment_with_test_tools_keeps_them(tmp_path: Path) -> None:
+    ask = ["packages_for=server", "prepare", "echo $packages_for"]
+    known = 'is_current() { true; }; every_extension_is_there() { true; }'
+    (tmp_path / "bin").mkdir()
+    for name, purpose in (("filmroom", "server"), ("pytest", "everything")):
+        (tmp_path / "bin" / name).write_text("")
+        (tmp_path / "bin" / name).chmod(0o755)
+        assert environment(tmp_path, known, *ask) == f"{purpose}\n"
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

@@ -2,7 +2,7 @@
 # extensions built from ext/. A second start only compares two checksums.
 #
 # `packages_for=server` asks for what a server needs and what builds the extensions, a third of the whole; else it is all
-# of tools/requirements.lock, tests included. What is there already is never taken away.
+# of tools/requirements.lock, tests included. An environment with test tools keeps them.
 #
 # Sets `venv`. Says nothing when there is nothing to do; ends with one sentence when something is missing.
 # FILMROOM_PYTHON names another interpreter than python3 to make the environment with.
@@ -32,10 +32,6 @@ extensions_stamp() { (cd "$root" && cat tools/requirements.lock pyproject.toml s
 
 is_current() { [[ -f $venv/$1.stamp && $(<"$venv/$1.stamp") == "$2" ]]; }
 
-# An environment for tests serves, too.
-packages_are_current() {
-    is_current packages "$1" || is_current packages "$(packages_for= packages_stamp)"
-}
 
 every_extension_is_there() {
     local source
@@ -96,9 +92,11 @@ build_extensions() {
 
 prepare() {
     local packages extensions
+    # What tests are run with is kept up to date.
+    [[ ! -x $venv/bin/pytest ]] || packages_for=everything
     packages=$(packages_stamp)
     extensions=$(extensions_stamp)
-    if packages_are_current "$packages" && is_current extensions "$extensions" && [[ -x $venv/bin/filmroom ]] &&
+    if is_current packages "$packages" && is_current extensions "$extensions" && [[ -x $venv/bin/filmroom ]] &&
         every_extension_is_there; then
         return
     fi
@@ -108,7 +106,7 @@ prepare() {
     # Two first starts at once would disturb each other.
     exec {lock}<"$root/tools"
     flock "$lock"
-    if ! packages_are_current "$packages" || [[ ! -x $venv/bin/python ]]; then
+    if ! is_current packages "$packages" || [[ ! -x $venv/bin/python ]]; then
         install_packages
         printf '%s\n' "$packages" >"$venv/packages.stamp"
         rm -f "$venv/extensions.stamp"
