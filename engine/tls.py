@@ -14,15 +14,15 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from engine.services.settings import Tls
+    from engine.services.settings import Tls, TlsProfile
 
 _SUITES = {
     "b12": "ECDHE+AESGCM:ECDHE+CHACHA20",
@@ -128,6 +128,13 @@ def _load(context: ssl.SSLContext, path: Path, setting: str) -> None:
     if context.cert_store_stats()[kind] == before[kind]:
         what = "revocation list" if kind == "crl" else "certificate"
         raise ConfigError(f"{setting}: {path} has no new {what}")
+
+
+def cipher_suites(profile: TlsProfile) -> list[Mapping[str, Any]]:
+    """The suites of a profile in our order of preference, as OpenSSL describes them: name, protocol, strength_bits."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(_SUITES[profile])
+    return list(context.get_ciphers())
 
 
 def names_of(connection: ssl.SSLObject | ssl.SSLSocket) -> frozenset[str]:

@@ -69,6 +69,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "web": LEAVES
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"},
     "exchange": LEAVES | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
+    "reports": LEAVES
+    | {"access", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "index", "services", "ul", "viewer"}
+    | {"web"},
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},
     "doctor": LEAVES | {"audit", "control", "access", "archive", "net", "web", "certificates"},
@@ -76,7 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"accounts", "audit", "exchange", "viewer", "certificates"},
+    | {"accounts", "audit", "exchange", "viewer", "certificates", "reports"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

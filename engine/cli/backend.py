@@ -14,7 +14,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from engine import audit
 from engine.access import Action, Destination, Kind, Policy, Principal
@@ -387,6 +387,17 @@ def examine(
         measure_bytes = examination.MEASURE_BYTES if measure else 0
         findings = examination.examine(config, measure_bytes=measure_bytes, progress=progress, goal=goal)
     return [{**asdict(finding), "verdict": finding.verdict.value} for finding in findings]
+
+
+def security_report(config: Config, directory: Path, form: Literal["md", "json"]) -> list[dict[str, Any]]:
+    """Writes the papers of a security review into a folder; returns what was written."""
+    from engine.reports.papers import papers
+
+    made = papers(config, form)
+    directory.mkdir(parents=True, exist_ok=True)
+    for paper in made:
+        (directory / paper.name).write_bytes(paper.content)
+    return [{"file": str(directory / paper.name), "title": paper.title, "counts": paper.counts} for paper in made]
 
 
 # Scrub -------------------------------------------------------------------------------------------

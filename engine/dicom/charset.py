@@ -53,6 +53,16 @@ _BY_REGISTRATION = {
     203: "iso8859_15",
 }
 
+_ONLY_WITH_ESCAPES = frozenset((58, 87, 149, 159))
+"""Sets of two bytes, which code extensions alone can select (PS3.3 Table C.12-4)."""
+
+DEFINED_TERMS: Final = (
+    *(f"ISO_IR {number}" for number in _BY_REGISTRATION if number not in _ONLY_WITH_ESCAPES),
+    *(f"ISO 2022 IR {number}" for number in _BY_REGISTRATION),
+    *_WHOLE_VALUE,
+)
+"""The values of Specific Character Set that are read."""
+
 # PS3.3 Tables C.12-3 and C.12-4: bytes after ESC → codec of G1.
 _G1_ESCAPES = {
     b"-A": "latin_1",

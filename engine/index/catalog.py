@@ -25,6 +25,7 @@ from engine.index.apply.history import newest_stamp, read_kept_versions
 from engine.index.apply.other_records import deletion_prefix
 from engine.index.apply.versions import State as State
 from engine.index.apply.writer import Writer
+from engine.index.database.environment import DATABASE_VERSION as DATABASE_VERSION
 from engine.index.database.environment import MAP_BYTES, Environment, RunWrite
 from engine.index.database.transactions import WriteTxn, present
 from engine.index.database.turn import turn_path

@@ -42,6 +42,8 @@ Result = TypeVar("Result")
 
 MAP_BYTES = 1 << 40
 """Address space; takes neither memory nor disk."""
+DATABASE_VERSION = ".".join(map(str, lmdb.version()))
+"""Of the C library."""
 READERS_MAX = 512
 """Open read transactions of all processes together."""
 OPEN_PATIENCE_S = 10.0

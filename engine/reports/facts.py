@@ -1,0 +1,63 @@
+"""What the papers are made from: the configuration, the archive, and what the doctor finds, all read now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from engine import __version__
+from engine.archive.admin import upkeep
+from engine.archive.archive import Archive
+from engine.config import Config
+from engine.doctor import examination
+from engine.doctor.finding import Finding, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One look at a server."""
+
+    config: Config
+    made: datetime
+    findings: Sequence[Finding] = ()
+    """Of `filmroom doctor --security`."""
+    stats: Mapping[str, int] = field(default_factory=dict)
+    """Empty: there is no archive yet."""
+    scrub: Mapping[str, Any] = field(default_factory=dict)
+    backups: Sequence[Mapping[str, Any]] = ()
+    """The latest first."""
+    replications: Sequence[Mapping[str, Any]] = ()
+    damage: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def subtitle(self) -> str:
+        """Of which server and time a paper is."""
+        made = self.made.isoformat(sep=" ", timespec="seconds")
+        return f"Filmroom {__version__}, AE title {self.config.aet}, archive {self.config.data}, made {made}"
+
+    @property
+    def problems(self) -> list[Finding]:
+        """The findings that are not good."""
+        return [finding for finding in self.findings if finding.verdict is not Verdict.GOOD]
+
+
+def gather(config: Config) -> Facts:
+    """Looks at everything. Raises EngineError if there is an archive that cannot be opened."""
+    facts: dict[str, Any] = {}
+    if (config.data / "archive.json").exists():
+        archive = Archive.open(config.data)
+        try:
+            facts = {
+                "stats": archive.stats(),
+                "scrub": upkeep.scrub_status(archive, config.scrub),
+                "backups": archive.backup_states(),
+                "replications": archive.replication_states(),
+                "damage": upkeep.damage(archive),
+            }
+        finally:
+            archive.close()
+    made = datetime.fromtimestamp(time.time(), UTC)
+    return Facts(config=config, made=made, findings=examination.examine_security(config), **facts)

@@ -1,0 +1,211 @@
+"""What protects this server now: one judgement for each safeguard, which the papers name by clause or by question."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine import tls
+from engine.access.networks import is_loopback
+from engine.reports.evidence import Evidence, State, judged
+from engine.reports.facts import Facts
+
+BACKUP_AGE_DAYS_MAX: Final = 7.0
+"""An older backup is no plan that is carried out."""
+VERIFIED_AGE_DAYS_MAX: Final = 92.0
+"""A verification a quarter."""
+
+_DAY_S: Final = 86400.0
+
+
+def roles_in_force(facts: Facts) -> Evidence:
+    """Whether everybody may do only what their role allows."""
+    config = facts.config
+    if config.http.enabled and not _needs_login(facts):
+        return Evidence(State.NOT_MET, _OPEN_HTTP)
+    if config.accept_unknown_peers is True:
+        return Evidence(
+            State.NOT_MET, "AE titles without a [[peer]] may store, query and retrieve (accept_unknown_peers)."
+        )
+    unbound = [peer.aet for peer in config.peers if not peer.is_bound]
+    if unbound:
+        return Evidence(
+            State.PARTLY,
+            f"{len(config.peers)} peers are configured; these are bound neither to a certificate nor to a network, so"
+            f" that anybody may use their title: {', '.join(unbound[:20])}.",
+            _ACCESS_TESTS,
+        )
+    return Evidence(State.MET, "Peers are bound, and everybody has a role; others are refused.", _ACCESS_TESTS)
+
+
+def people_authenticated(facts: Facts) -> Evidence:
+    """Whether each person has a name and proves it."""
+    if not facts.config.http.enabled:
+        return Evidence(
+            State.MET, "HTTP is off: nobody uses this server but by DICOM and by the account of the system."
+        )
+    if _needs_login(facts):
+        return Evidence(State.MET, "Every client shows a certificate (http.client_certificates).", _HTTPS_TESTS)
+    return Evidence(State.NOT_MET, _OPEN_HTTP)
+
+
+def peers_authenticated(facts: Facts) -> Evidence:
+    """Whether each application entity proves who it is."""
+    config = facts.config
+    plain = not is_loopback(config.host)
+    if config.tls.enabled and config.tls.client_certificates == "required" and not plain:
+        return Evidence(State.MET, "Every peer shows a certificate that tls.trust verifies.", _TLS_TESTS)
+    bound = [peer.aet for peer in config.peers if peer.is_bound]
+    if config.accept_unknown_peers is True or not bound:
+        return Evidence(State.NOT_MET, "A calling AE title is a name that anybody may use; no peer is bound to more.")
+    return Evidence(
+        State.PARTLY,
+        f"{len(bound)} of {len(config.peers)} peers are bound to a certificate or a network; DICOM without TLS is"
+        f" open on {config.host}:{config.dicom_port}.",
+        _TLS_TESTS,
+    )
+
+
+def sessions_end(facts: Facts) -> Evidence:
+    """Whether an unused session ends."""
+    minutes = facts.config.limits.idle_timeout_s / 60
+    dicom = f"An idle association ends after {minutes:.0f} minutes (limits.idle_timeout_s)."
+    return Evidence(people_authenticated(facts).state, f"{people_authenticated(facts).text} {dicom}")
+
+
+def encrypted_on_the_way(facts: Facts) -> Evidence:
+    """Whether nothing is sent or received in the clear."""
+    config = facts.config
+    open_ = []
+    if not is_loopback(config.host):
+        open_.append(f"DICOM without TLS on {config.host}:{config.dicom_port}")
+    if config.http.enabled and not is_loopback(config.http.host) and config.http.plain:
+        open_.append(f"HTTP without TLS on {config.http.host}:{config.http.port}")
+    if config.tls.profile == "legacy":
+        open_.append("the TLS profile legacy")
+    open_ += [f"{peer.aet} is called without TLS" for peer in config.peers if peer.host and peer.tls == "off"][:20]
+    suites = tls.cipher_suites(config.tls.profile)
+    served = f"DICOM over TLS, profile {config.tls.profile} with {len(suites)} suites." if config.tls.enabled else ""
+    if not open_:
+        return Evidence(
+            State.MET, f"{served} Nothing is served or called in the clear beyond this machine.", _TLS_TESTS
+        )
+    state = State.PARTLY if config.tls.enabled else State.NOT_MET
+    return Evidence(state, f"{served} Open: {'; '.join(open_)}.".strip(), _TLS_TESTS if config.tls.enabled else ())
+
+
+def encrypted_at_rest(facts: Facts) -> Evidence:
+    """Whether a stolen disk tells nothing."""
+    return Evidence(
+        State.NOT_MET, "Segments and index are readable on the disk: put the archive on an encrypted one (LUKS)."
+    )
+
+
+def audit_kept(facts: Facts) -> Evidence:
+    """Whether it is recorded who did what with whose data."""
+    audit = facts.config.audit
+    return judged(
+        audit.enabled,
+        f"A hash-chained log with signed checkpoints, kept for {audit.keep_days} days.",
+        "No audit is kept (audit.enabled).",
+        (
+            "tests/audit/test_verify.py::test_a_change_is_found_where_it_is",
+            "tests/audit/test_recorder.py::test_what_was_begun_is_on_the_disk",
+            "tests/audit/test_recorder.py::test_a_disk_that_refuses_stops_disclosures_and_loses_nothing_else",
+        ),
+    )
+
+
+def log_in_monitored(facts: Facts) -> Evidence:
+    """Whether failed attempts are seen: with an audit, and with somebody to log in."""
+    kept = audit_kept(facts)
+    return kept if kept.state is not State.MET else Evidence(people_authenticated(facts).state, kept.text, kept.tests)
+
+
+def review_possible(facts: Facts) -> Evidence:
+    """Whether somebody can look at what happened; that they do is the operator's part."""
+    kept = audit_kept(facts)
+    return Evidence(
+        State.OPERATOR if kept.state is State.MET else State.NOT_MET,
+        f"{kept.text} Somebody must look at it." if kept.state is State.MET else kept.text,
+        kept.tests,
+    )
+
+
+def integrity_verified(facts: Facts) -> Evidence:
+    """Whether changed bytes are found, and whether there are any."""
+    scrub, damage = facts.scrub, len(facts.damage)
+    when = (scrub.get("last_pass") or {}).get("ended") or "no pass has ended yet"
+    cycle = f"every {facts.config.scrub.cycle_days:g} days" if facts.config.scrub.cycle_days else "only by request"
+    text = (
+        "Every record has a checksum, and what is sent is compared with it. All stored bytes are read again"
+        f" {cycle}; last: {when}. Damage known now: {damage}."
+    )
+    tests = (
+        "tests/archive/lifecycle/test_scrub.py::test_any_byte_of_a_record_that_turns_is_found",
+        "tests/faults/test_torn_tail.py::test_a_tail_torn_at_every_length",
+        "tests/faults/test_power_cut_fuse.py::test_every_acknowledged_instance_survives_every_power_cut",
+    )
+    state = State.NOT_MET if damage else State.MET if facts.config.scrub.cycle_days else State.PARTLY
+    return Evidence(state, text, tests)
+
+
+def backups_taken(facts: Facts) -> Evidence:
+    """Whether there is a backup that is not old."""
+    if not facts.backups:
+        return Evidence(State.NOT_MET, "No backup has been made (`filmroom backup`).")
+    newest = facts.backups[0]
+    days = newest["age_s"] / _DAY_S
+    text = f"The newest backup is in {newest['destination']}, from {newest['taken']}, {days:.1f} days old."
+    return Evidence(State.MET if days <= BACKUP_AGE_DAYS_MAX else State.NOT_MET, text, _BACKUP_TESTS)
+
+
+def backups_verified(facts: Facts) -> Evidence:
+    """Whether a backup has been read again."""
+    verified = [backup for backup in facts.backups if backup["verified"]]
+    if not verified:
+        return Evidence(State.NOT_MET, "No backup has been read again (`filmroom verify-backup`), and none restored.")
+    newest = min(verified, key=lambda backup: backup["verified_age_s"])
+    days = newest["verified_age_s"] / _DAY_S
+    text = (
+        f"Every byte of the backup in {newest['destination']} was read again {newest['verified']}, {days:.1f} days ago."
+        " Restore one to show how long it takes."
+    )
+    return Evidence(State.MET if days <= VERIFIED_AGE_DAYS_MAX else State.NOT_MET, text, _BACKUP_TESTS)
+
+
+def copies_elsewhere(facts: Facts) -> Evidence:
+    """Whether the archive outlives this machine."""
+    replicas = [str(each.get("destination", each.get("target", ""))) for each in facts.replications]
+    if replicas:
+        tests = ("tests/archive/test_replica.py::test_a_promoted_replica_is_an_archive_of_its_own",)
+        return Evidence(State.MET, f"Replicas: {', '.join(replicas)}.", tests)
+    return backups_taken(facts)
+
+
+def _needs_login(facts: Facts) -> bool:
+    return facts.config.http.client_certificates == "required"
+
+
+_OPEN_HTTP: Final = (
+    "Whoever reaches the HTTP port from an allowed address may do everything (http.allow); nobody logs in."
+)
+_ACCESS_TESTS: Final = (
+    "tests/access/test_policy.py::test_unknown_titles_are_accepted_from_this_machine_only_by_default",
+    "tests/access/test_roles.py::test_changes_act_at_the_next_question",
+    "tests/access/test_roles.py::test_the_role_of_a_peer_narrows_its_actions_and_studies",
+)
+_TLS_TESTS: Final = (
+    "tests/system/test_tls.py::test_a_peer_without_a_valid_certificate_is_refused",
+    "tests/system/test_tls.py::test_the_certificate_of_another_peer_is_rejected_with_a_security_alert",
+    "tests/system/test_tls.py::test_nothing_is_sent_to_a_destination_with_another_certificate",
+    "tests/system/test_tls.py::test_an_old_version_of_tls_is_refused",
+    "tests/system/test_tls.py::test_a_suite_that_the_profile_does_not_have_is_refused",
+)
+_HTTPS_TESTS: Final = (
+    "tests/web/test_https.py::test_a_required_certificate_is_required",
+    "tests/web/test_https.py::test_a_certificate_that_is_not_good_is_refused_even_where_none_is_needed",
+)
+_BACKUP_TESTS: Final = (
+    "tests/system/test_backup.py::test_everything_acknowledged_before_a_backup_is_in_the_restored_archive",
+    "tests/archive/test_backup.py::test_every_flipped_byte_is_found_by_verification_and_by_a_restore",
+)
