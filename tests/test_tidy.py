@@ -70,8 +70,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"},
     "exchange": LEAVES | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "reports": LEAVES
-    | {"access", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "index", "services", "ul", "viewer"}
-    | {"web"},
+    | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
+    | {"services", "ul", "viewer", "web"},
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},
     "doctor": LEAVES | {"audit", "control", "access", "archive", "net", "web", "certificates"},

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Final
 
 from engine import certificates, tls
+from engine.accounts.passwords import HASHER
+from engine.accounts.tokens import SESSION_BYTES
 from engine.archive.copies.manifest import DIGEST_BYTES
 from engine.errors import CertificateError
 from engine.reports.document import Document, Section, table
@@ -76,6 +78,19 @@ USES: Final = (
         "256",
         ("engine.storage.encryption", "engine.storage.decryption", "engine.storage.keyring"),
     ),
+    Use(
+        "Passwords of users",
+        f"argon2id, {HASHER.memory_cost} KiB, {HASHER.time_cost} passes, {HASHER.parallelism} lane",
+        str(HASHER.hash_len * 8),
+        ("engine.accounts.passwords",),
+    ),
+    Use(
+        "Tokens of sessions, kept as SHA-256",
+        "the system's random numbers",
+        str(SESSION_BYTES * 8),
+        ("engine.accounts.tokens",),
+    ),
+    Use("Passcodes that were verified a moment ago", "HMAC-SHA-256", "256", ("engine.services.user_identity",)),
     Use("Signatures of webhook deliveries", "HMAC-SHA-256", "the operator's secret", ("engine.web.webhooks",)),
     Use(
         "Manifests and ranges of backups",

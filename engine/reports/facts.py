@@ -9,11 +9,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine import __version__
+from engine.accounts import users
+from engine.accounts.accounts import Accounts
+from engine.accounts.records import User
 from engine.archive.admin import upkeep
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.doctor import examination
 from engine.doctor.finding import Finding, Verdict
+from engine.errors import AccountsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,13 @@ class Facts:
     """The latest first."""
     replications: Sequence[Mapping[str, Any]] = ()
     damage: Sequence[Mapping[str, Any]] = ()
+    users: Sequence[User] = ()
+
+    @property
+    def needs_login(self) -> bool:
+        """Whether HTTP is of use only to those who prove who they are."""
+        http = self.config.http
+        return http.login == "required" or (http.login == "auto" and bool(self.users))
 
     @property
     def subtitle(self) -> str:
@@ -59,5 +70,16 @@ def gather(config: Config) -> Facts:
             }
         finally:
             archive.close()
+        facts["users"] = _users(config)
     made = datetime.fromtimestamp(time.time(), UTC)
     return Facts(config=config, made=made, findings=examination.examine_security(config), **facts)
+
+
+def _users(config: Config) -> list[User]:
+    accounts = Accounts.open(config.data, lambda: config, read_only=True)
+    try:
+        return users.listed(accounts.database)
+    except AccountsError:
+        return []  # an archive of before, which nobody has opened since for writing
+    finally:
+        accounts.close()

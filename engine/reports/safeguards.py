@@ -20,7 +20,7 @@ _DAY_S: Final = 86400.0
 def roles_in_force(facts: Facts) -> Evidence:
     """Whether everybody may do only what their role allows."""
     config = facts.config
-    if config.http.enabled and not _needs_login(facts):
+    if config.http.enabled and not facts.needs_login:
         return Evidence(State.NOT_MET, _OPEN_HTTP)
     if config.accept_unknown_peers is True:
         return Evidence(
@@ -39,13 +39,17 @@ def roles_in_force(facts: Facts) -> Evidence:
 
 def people_authenticated(facts: Facts) -> Evidence:
     """Whether each person has a name and proves it."""
-    if not facts.config.http.enabled:
-        return Evidence(
-            State.MET, "HTTP is off: nobody uses this server but by DICOM and by the account of the system."
-        )
-    if _needs_login(facts):
-        return Evidence(State.MET, "Every client shows a certificate (http.client_certificates).", _HTTPS_TESTS)
-    return Evidence(State.NOT_MET, _OPEN_HTTP)
+    config = facts.config
+    if not config.http.enabled:
+        return Evidence(State.MET, "HTTP is off: people use this server by the account of the operating system only.")
+    if not facts.needs_login:
+        return Evidence(State.NOT_MET, _OPEN_HTTP)
+    enabled = sum(not user.is_disabled for user in facts.users)
+    text = (
+        f"Every request over HTTP needs a session, a key or a token (http.login = {config.http.login}). {enabled} users"
+        " have a name and a password of their own; passwords are kept as argon2id hashes."
+    )
+    return Evidence(State.MET, text, _LOGIN_TESTS)
 
 
 def peers_authenticated(facts: Facts) -> Evidence:
@@ -67,9 +71,16 @@ def peers_authenticated(facts: Facts) -> Evidence:
 
 def sessions_end(facts: Facts) -> Evidence:
     """Whether an unused session ends."""
-    minutes = facts.config.limits.idle_timeout_s / 60
-    dicom = f"An idle association ends after {minutes:.0f} minutes (limits.idle_timeout_s)."
-    return Evidence(people_authenticated(facts).state, f"{people_authenticated(facts).text} {dicom}")
+    accounts, people = facts.config.accounts, people_authenticated(facts)
+    if people.state is not State.MET:
+        return people
+    return Evidence(
+        State.MET,
+        f"A session ends after {accounts.session_idle_s / 60:g} minutes without a request, and after"
+        f" {accounts.session_s / 3600:g} hours; an association"
+        f" after {facts.config.limits.idle_timeout_s / 60:g} minutes.",
+        ("tests/web/test_api_session.py::test_a_session_ends_when_nobody_uses_it_and_at_its_end",),
+    )
 
 
 def encrypted_on_the_way(facts: Facts) -> Evidence:
@@ -182,10 +193,6 @@ def copies_elsewhere(facts: Facts) -> Evidence:
     return backups_taken(facts)
 
 
-def _needs_login(facts: Facts) -> bool:
-    return facts.config.http.client_certificates == "required"
-
-
 _OPEN_HTTP: Final = (
     "Whoever reaches the HTTP port from an allowed address may do everything (http.allow); nobody logs in."
 )
@@ -201,9 +208,10 @@ _TLS_TESTS: Final = (
     "tests/system/test_tls.py::test_an_old_version_of_tls_is_refused",
     "tests/system/test_tls.py::test_a_suite_that_the_profile_does_not_have_is_refused",
 )
-_HTTPS_TESTS: Final = (
-    "tests/web/test_https.py::test_a_required_certificate_is_required",
-    "tests/web/test_https.py::test_a_certificate_that_is_not_good_is_refused_even_where_none_is_needed",
+_LOGIN_TESTS: Final = (
+    "tests/web/test_api_session.py::test_what_has_data_needs_a_login_and_the_pages_files_and_health_do_not",
+    "tests/web/test_api_session.py::test_a_session_ends_at_once_when_it_is_revoked_or_its_user_disabled_or_removed",
+    "tests/web/test_api_session.py::test_a_request_that_another_page_caused_changes_nothing",
 )
 _BACKUP_TESTS: Final = (
     "tests/system/test_backup.py::test_everything_acknowledged_before_a_backup_is_in_the_restored_archive",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from engine.accounts.records import User
 from engine.audit.settings import Audit
 from engine.config import Config, Http, Peer, Tls
 from engine.reports import conformance, cryptography, hipaa, mds2
@@ -57,9 +58,7 @@ def names_in(path: str) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-@pytest.mark.parametrize(
-    "seen", [facts(), facts((BACKUP,), **CLOSED), facts(http=Http(client_certificates="required"))], ids=str
-)
+@pytest.mark.parametrize("seen", [facts(), facts((BACKUP,), **CLOSED), facts(http=Http(login="required"))], ids=str)
 def test_every_test_that_a_verdict_names_exists(seen: Facts) -> None:
     named = {test for requirement in hipaa.REQUIREMENTS for test in requirement.judge(seen).tests}
     assert named
@@ -116,6 +115,14 @@ def test_an_old_backup_is_none_and_damage_is_no_integrity() -> None:
     assert seen["164.308(a)(7)(ii)(A) Data backup plan"] == "not met"
     assert seen["164.308(a)(7)(ii)(D) Testing and revision procedures"] == "not met"
     assert seen["164.312(c)(1) Integrity"] == "not met"
+
+
+def test_accounts_answer_for_people() -> None:
+    people = "164.312(a)(2)(i) Unique user identification"
+    anna = User(name="anna")
+    assert verdicts(facts())[people] == "not met"
+    assert verdicts(Facts(Config(), datetime.now(UTC), users=(anna,)))[people] == "met"
+    assert verdicts(Facts(Config(http=Http(login="off")), datetime.now(UTC), users=(anna,)))[people] == "not met"
 
 
 def test_the_statement_has_every_route_of_dicomweb_and_the_settings_in_force() -> None:

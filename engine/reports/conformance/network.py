@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 from engine.access import Action
 from engine.archive.transcoding.transcode import DECODABLE, ENCODABLE, LOSSY_ENCODABLE
+from engine.config import Config
 from engine.dicom import transfer_syntax, uids
 from engine.dimse.messages import Message
 from engine.dimse.status import FindStatus, GeneralStatus, RetrieveStatus, StoreStatus
@@ -144,9 +145,17 @@ def _associations(facts: Facts) -> Section:
         ("called AE title", "must be ours" if config.called_ae_title_check else "is not checked"),
         ("calling AE titles that are not configured", _unknown_titles(config.accept_unknown_peers)),
         ("options of C-FIND in extended negotiation", ", ".join(options)),
-        ("user identity negotiation", "accepted without a response"),
+        ("user identity negotiation", _user_identity(config)),
     )  # fmt: skip
     return Section("Association policies", tables=(table("policy | value", rows),))
+
+
+def _user_identity(config: Config) -> str:
+    duty = "must prove a user" if config.tls.identity == "required" else "may prove a user"
+    return (
+        f"types 1 (user name, recorded), 2 (passcode) and 5 (JWT) over TLS, with a positive response; 3 and 4 are as"
+        f" absent. Peers over TLS {duty} (tls.identity)"
+    )
 
 
 def _unknown_titles(accepted: bool | Literal["loopback"]) -> str:
