@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from engine import certificates, tls
 from engine.accounts.passwords import HASHER
 from engine.accounts.tokens import SESSION_BYTES
 from engine.archive.copies.manifest import DIGEST_BYTES
 from engine.errors import CertificateError
+from engine.identity.settings import Algorithm
 from engine.reports.document import Document, Section, table
 from engine.reports.facts import Facts
 
@@ -89,6 +90,18 @@ USES: Final = (
         "the system's random numbers",
         str(SESSION_BYTES * 8),
         ("engine.accounts.tokens",),
+    ),
+    Use(
+        "Tokens of identity providers",
+        ", ".join(get_args(Algorithm)),
+        "the provider's keys",
+        ("engine.identity.tokens", "engine.identity.key_set"),
+    ),
+    Use(
+        "Log-in at a provider: PKCE, state, nonce, sealed cookie",
+        "SHA-256, HMAC-SHA-256, the system's random numbers; TLS to the provider",
+        "256",
+        ("engine.identity",),
     ),
     Use("Passcodes that were verified a moment ago", "HMAC-SHA-256", "256", ("engine.services.user_identity",)),
     Use("Signatures of webhook deliveries", "HMAC-SHA-256", "the operator's secret", ("engine.web.webhooks",)),
