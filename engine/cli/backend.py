@@ -391,12 +391,14 @@ def examine(
 
 def security_report(config: Config, directory: Path, form: Literal["md", "json"]) -> list[dict[str, Any]]:
     """Writes the papers of a security review into a folder; returns what was written."""
+    from engine.archive.interchange.private_files import make_folder, new_file
     from engine.reports.papers import papers
 
     made = papers(config, form)
-    directory.mkdir(parents=True, exist_ok=True)
+    make_folder(directory)
     for paper in made:
-        (directory / paper.name).write_bytes(paper.content)
+        with new_file(directory / paper.name, replace=True) as file:
+            file.write(paper.content)
     return [{"file": str(directory / paper.name), "title": paper.title, "counts": paper.counts} for paper in made]
 
 

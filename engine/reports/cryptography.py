@@ -86,10 +86,17 @@ USES: Final = (
         ("engine.accounts.passwords",),
     ),
     Use(
-        "Tokens of sessions, kept as SHA-256",
-        "the system's random numbers",
+        "Tokens of sessions, keys, links and shares",
+        "the system's random numbers; kept as SHA-256; HMAC-SHA-256 for short-lived ones",
         str(SESSION_BYTES * 8),
-        ("engine.accounts.tokens",),
+        ("engine.accounts",),
+    ),
+    Use("Codes of a second factor", "TOTP (RFC 6238), HMAC-SHA-1", "160", ("engine.accounts.second_factor",)),
+    Use(
+        "Passkeys",
+        "WebAuthn: ECDSA P-256, EdDSA, RSA with SHA-256, as the authenticator has it",
+        "256 and more",
+        ("engine.accounts.passkeys",),
     ),
     Use(
         "Tokens of identity providers",

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from engine import __version__
 from engine.accounts import users
@@ -14,6 +14,8 @@ from engine.accounts.accounts import Accounts
 from engine.accounts.records import User
 from engine.archive.admin import upkeep
 from engine.archive.archive import Archive
+from engine.audit import verify
+from engine.audit.chain import chain_files, chain_names
 from engine.config import Config
 from engine.doctor import examination
 from engine.doctor.finding import Finding, Verdict
@@ -36,6 +38,8 @@ class Facts:
     replications: Sequence[Mapping[str, Any]] = ()
     damage: Sequence[Mapping[str, Any]] = ()
     users: Sequence[User] = ()
+    audit: verify.Report | None = None
+    """None: there is no log yet, or it is too long to be verified meanwhile."""
 
     @property
     def needs_login(self) -> bool:
@@ -55,6 +59,10 @@ class Facts:
         return [finding for finding in self.findings if finding.verdict is not Verdict.GOOD]
 
 
+AUDIT_BYTES_MAX: Final = 256 << 20
+"""A longer log takes half a minute and more: `filmroom audit verify`."""
+
+
 def gather(config: Config) -> Facts:
     """Looks at everything. Raises EngineError if there is an archive that cannot be opened."""
     facts: dict[str, Any] = {}
@@ -70,7 +78,7 @@ def gather(config: Config) -> Facts:
             }
         finally:
             archive.close()
-        facts["users"] = _users(config)
+        facts |= {"users": _users(config), "audit": _verified_audit(config)}
     made = datetime.fromtimestamp(time.time(), UTC)
     return Facts(config=config, made=made, findings=examination.examine_security(config), **facts)
 
@@ -83,3 +91,10 @@ def _users(config: Config) -> list[User]:
         return []  # an archive of before, which nobody has opened since for writing
     finally:
         accounts.close()
+
+
+def _verified_audit(config: Config) -> verify.Report | None:
+    files = [path for name in chain_names(config.data) for path in chain_files(config.data, name)]
+    if not files or sum(path.stat().st_size for path in files) > AUDIT_BYTES_MAX:
+        return None
+    return verify.verify(config.data)

@@ -61,10 +61,6 @@ def _ports(facts: Facts) -> tuple[str, str]:
     return "Yes", "; ".join(ports)
 
 
-def _unique_names(facts: Facts) -> tuple[str, str]:
-    return _judged(safeguards.people_authenticated)(facts)
-
-
 def _destinations(facts: Facts) -> tuple[str, str]:
     return "Yes", f"Only a [[peer]] is sent to: {len(facts.config.peers)} are configured."
 
@@ -102,6 +98,10 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
             Question("AUDT-4.1", "Do they have date and time?", _yes("UTC, microseconds.")),
             Question("AUDT-4.1.1", "Is the time synchronised by NTP?",
                      _see("By the operating system; `filmroom doctor` warns when it is not.")),
+            Question("AUDT-5.2", "Can they be sent by IHE ATNA?",
+                     lambda facts: ("Yes" if facts.config.audit.collector else "No",
+                                    "DICOM audit messages by syslog over TLS (audit.collector).")),
+            Question("AUDT-6", "Can the operator review them?", _yes("`filmroom audit search`.")),
             Question("AUDT-7", "Are audit logs protected from modification?",
                      _judged(safeguards.audit_kept)),
         ),
@@ -147,7 +147,7 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
     ),
     (
         "Emergency access (EMRG)",
-        (Question("EMRG-1", "Is there access in an emergency?", _judged(safeguards.people_authenticated)),),
+        (Question("EMRG-1", "Is there access in an emergency?", _judged(safeguards.emergency_access)),),
     ),
     (
         "Integrity and authenticity of data (IGAU)",
@@ -187,8 +187,9 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
     (
         "Person authentication (PAUT)",
         (
-            Question("PAUT-1", "Does each user have a name and a password or more?", _unique_names),
-            Question("PAUT-5", "Are there accounts that everybody knows?", _no("None is made, and no password.")),
+            Question("PAUT-1", "Does each user have a name and prove it?", _judged(safeguards.people_authenticated)),
+            Question("PAUT-2", "Are accounts protected from guessing?", _judged(safeguards.passwords_managed)),
+            Question("PAUT-5", "Are there accounts that everybody knows?", _no("The first user comes by a link.")),
         ),
     ),
     (

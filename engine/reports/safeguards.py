@@ -6,6 +6,7 @@ from typing import Final
 
 from engine import tls
 from engine.access.networks import is_loopback
+from engine.access.role_settings import BUILT_IN_ROLES
 from engine.reports.evidence import Evidence, State, judged
 from engine.reports.facts import Facts
 
@@ -44,12 +45,56 @@ def people_authenticated(facts: Facts) -> Evidence:
         return Evidence(State.MET, "HTTP is off: people use this server by the account of the operating system only.")
     if not facts.needs_login:
         return Evidence(State.NOT_MET, _OPEN_HTTP)
-    enabled = sum(not user.is_disabled for user in facts.users)
+    enabled = [user for user in facts.users if not user.is_disabled]
+    strong = sum(bool(user.totp_secret or user.passkeys) for user in enabled)
     text = (
-        f"Every request over HTTP needs a session, a key or a token (http.login = {config.http.login}). {enabled} users"
-        " have a name and a password of their own; passwords are kept as argon2id hashes."
+        f"Every request over HTTP needs a session, a key or a token (http.login = {config.http.login}). {len(enabled)}"
+        f" users have names of their own, {strong} of them a second factor here; {len(config.oidc)} identity providers"
+        " vouch for others."
     )
     return Evidence(State.MET, text, _LOGIN_TESTS)
+
+
+def passwords_managed(facts: Facts) -> Evidence:
+    """Whether passwords are hard to guess and kept safe."""
+    people = people_authenticated(facts)
+    if people.state is not State.MET or not facts.config.http.enabled:
+        return people
+    text = (
+        f"A password has at least {facts.config.accounts.password_length_min} characters and is none that everybody"
+        " tries; it is kept as an argon2id hash, wrong ones are slowed down, and the first one must be changed."
+    )
+    tests = (
+        "tests/web/test_api_accounts.py::test_a_thousand_wrong_passwords_slow_down_only_who_tries_them",
+        "tests/web/test_api_accounts.py::test_a_user_with_a_first_password_may_do_nothing_before_it_is_changed",
+    )
+    return Evidence(State.MET, text, tests)
+
+
+def access_ended(facts: Facts) -> Evidence:
+    """Whether somebody who leaves has no access from then on."""
+    people = people_authenticated(facts)
+    if people.state is not State.MET:
+        return people
+    text = (
+        "A user who is disabled or removed loses every session, key and grant at the next request. Do it when they go."
+    )
+    return Evidence(State.MET, text, _LOGIN_TESTS[1:2])
+
+
+def emergency_access(facts: Facts) -> Evidence:
+    """Whether somebody can see what they otherwise may not, with a reason, for some hours."""
+    people = people_authenticated(facts)
+    if people.state is not State.MET or not facts.config.http.enabled:
+        return people
+    in_force = {role.name: role for role in (*BUILT_IN_ROLES, *facts.config.roles)}.values()
+    roles = [role.name for role in in_force if "break-glass" in role.may]
+    return judged(
+        bool(roles),
+        f"Users with the role {' or '.join(roles)} open a study with a reason, for some hours; somebody reviews it.",
+        "No role may break-glass.",
+        ("tests/web/test_api_accounts.py::test_an_emergency_access_needs_a_reason_ends_and_is_reviewed",),
+    )
 
 
 def peers_authenticated(facts: Facts) -> Evidence:
@@ -112,18 +157,23 @@ def encrypted_at_rest(facts: Facts) -> Evidence:
 
 
 def audit_kept(facts: Facts) -> Evidence:
-    """Whether it is recorded who did what with whose data."""
-    audit = facts.config.audit
-    return judged(
-        audit.enabled,
-        f"A hash-chained log with signed checkpoints, kept for {audit.keep_days} days.",
-        "No audit is kept (audit.enabled).",
-        (
-            "tests/audit/test_verify.py::test_a_change_is_found_where_it_is",
-            "tests/audit/test_recorder.py::test_what_was_begun_is_on_the_disk",
-            "tests/audit/test_recorder.py::test_a_disk_that_refuses_stops_disclosures_and_loses_nothing_else",
-        ),
+    """Whether it is recorded who did what with whose data, and whether the record is whole."""
+    audit, report = facts.config.audit, facts.audit
+    if not audit.enabled:
+        return Evidence(State.NOT_MET, "No audit is kept (audit.enabled).")
+    collector = (
+        f"sent to {audit.collector} over {audit.transport}"
+        if audit.collector
+        else "sent to no collector (audit.collector)"
     )
+    text = f"A hash-chained log with signed checkpoints, kept for {audit.keep_days} days, {collector}."
+    if report is None:
+        return Evidence(State.MET, f"{text} Verify it with `filmroom audit verify`.", _AUDIT_TESTS)
+    if not report.is_whole:
+        return Evidence(
+            State.NOT_MET, f"{text} It is damaged: {report.problems_count} problems (`filmroom audit verify`)."
+        )
+    return Evidence(State.MET, f"{text} Verified now: {report.events} events, nothing changed.", _AUDIT_TESTS)
 
 
 def log_in_monitored(facts: Facts) -> Evidence:
@@ -207,6 +257,11 @@ _TLS_TESTS: Final = (
     "tests/system/test_tls.py::test_nothing_is_sent_to_a_destination_with_another_certificate",
     "tests/system/test_tls.py::test_an_old_version_of_tls_is_refused",
     "tests/system/test_tls.py::test_a_suite_that_the_profile_does_not_have_is_refused",
+)
+_AUDIT_TESTS: Final = (
+    "tests/audit/test_verify.py::test_a_change_is_found_where_it_is",
+    "tests/audit/test_recorder.py::test_what_was_begun_is_on_the_disk",
+    "tests/audit/test_recorder.py::test_a_disk_that_refuses_stops_disclosures_and_loses_nothing_else",
 )
 _LOGIN_TESTS: Final = (
     "tests/web/test_api_session.py::test_what_has_data_needs_a_login_and_the_pages_files_and_health_do_not",

@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "rebuild-index": (ONE, ()),
     "reindex": (ONE, ()),
     "reindex status": (ONE, ()),
+    "security-report": (LIST, ("--output", "papers")),
     "backup": (ONE, ("safe",)),
     "verify-backup": (ONE, ("safe",)),
     "restore": (ONE, ("safe", "--data", "restored")),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from engine.accounts.records import User
+from engine.audit import verify
 from engine.audit.settings import Audit
 from engine.config import Config, Http, Peer, Tls
 from engine.reports import conformance, cryptography, hipaa, mds2
@@ -107,6 +108,14 @@ def test_a_closed_server_meets_what_an_open_one_does_not() -> None:
 def test_one_opening_is_one_verdict(changes: dict[str, Any], clause: str, verdict: State) -> None:
     assert verdicts(facts((BACKUP,), **CLOSED))[clause] == "met"
     assert verdicts(facts((BACKUP,), **{**CLOSED, **changes}))[clause] == verdict.value
+
+
+def test_a_damaged_audit_log_is_no_audit() -> None:
+    whole, damaged = verify.Report(events=5), verify.Report(events=5)
+    damaged.add("changed", "chain 1", "record 3")
+    for report, verdict in ((whole, "met"), (damaged, "not met")):
+        seen = Facts(Config(), datetime.now(UTC), audit=report)
+        assert verdicts(seen)["164.312(b) Audit controls"] == verdict
 
 
 def test_an_old_backup_is_none_and_damage_is_no_integrity() -> None:

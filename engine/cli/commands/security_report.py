@@ -41,4 +41,4 @@ def command(directory: Path, form: Literal["md", "json"], settings: Settings) ->
 
 
 def _shown(row: Mapping[str, Any]) -> Mapping[str, object]:
-    return {**row, "contents": ", ".join(f"{count} {name}" for name, count in row["counts"].items())}
+    return {**row, "contents": ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in row["counts"].items())}

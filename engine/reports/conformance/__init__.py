@@ -24,7 +24,7 @@ def make(facts: Facts) -> Document:
             protection.section(facts),
             data.annexes(facts),
         ),
-        {"SOP classes": network.sop_class_count(), "DICOMweb routes": web.route_count()},
+        {"sop_classes": network.sop_class_count(), "dicomweb_routes": web.route_count()},
     )
 
 
