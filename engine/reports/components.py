@@ -27,7 +27,7 @@ from engine.reports.library_licenses import license_of_library, spdx
 from engine.viewer import installation
 
 OURS: Final = "filmroom"
-_OPTIONAL_EXTRAS: Final = ("video",)
+_OPTIONAL_EXTRAS: Final = ("video", "pkcs11")
 """Extras that a server uses when they are installed; the others are for tests."""
 _PAGE: Final = Path(__file__).parent.parent / "web" / "page"
 _PAGE_LINE: Final = re.compile(r"^    (\S+\.\w+) +(\S+) (\d\S*?)( with (\w+))?, file", re.MULTILINE)

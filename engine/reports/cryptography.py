@@ -80,6 +80,12 @@ USES: Final = (
         ("engine.storage.encryption", "engine.storage.decryption", "engine.storage.keyring"),
     ),
     Use(
+        "Data keys wrapped by the master key, which its providers wrap; the file of keys",
+        "AES-256-GCM, HMAC-SHA-256; as the provider has it (file, systemd, PKCS#11, Vault)",
+        "256",
+        ("engine.keys",),
+    ),
+    Use(
         "Passwords of users",
         f"argon2id, {HASHER.memory_cost} KiB, {HASHER.time_cost} passes, {HASHER.parallelism} lane",
         str(HASHER.hash_len * 8),
@@ -137,6 +143,7 @@ USES: Final = (
             "engine.archive.metadata",
             "engine.archive.likeness",
             "engine.archive.commitment",
+            "engine.archive.lifecycle",
         ),
         is_security=False,
     ),

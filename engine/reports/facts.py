@@ -12,7 +12,7 @@ from engine import __version__
 from engine.accounts import users
 from engine.accounts.accounts import Accounts
 from engine.accounts.records import User
-from engine.archive.admin import upkeep
+from engine.archive.admin import encryption, upkeep
 from engine.archive.archive import Archive
 from engine.audit import verify
 from engine.audit.chain import chain_files, chain_names
@@ -38,6 +38,8 @@ class Facts:
     replications: Sequence[Mapping[str, Any]] = ()
     damage: Sequence[Mapping[str, Any]] = ()
     users: Sequence[User] = ()
+    encryption: Mapping[str, Any] = field(default_factory=dict)
+    """As of `filmroom encryption status`; empty: there is no archive yet."""
     audit: verify.Report | None = None
     """None: there is no log yet, or it is too long to be verified meanwhile."""
 
@@ -78,7 +80,11 @@ def gather(config: Config) -> Facts:
             }
         finally:
             archive.close()
-        facts |= {"users": _users(config), "audit": _verified_audit(config)}
+        facts |= {
+            "users": _users(config),
+            "audit": _verified_audit(config),
+            "encryption": encryption.status(config.data),
+        }
     made = datetime.fromtimestamp(time.time(), UTC)
     return Facts(config=config, made=made, findings=examination.examine_security(config), **facts)
 

@@ -103,6 +103,8 @@ def peers_authenticated(facts: Facts) -> Evidence:
     plain = not is_loopback(config.host)
     if config.tls.enabled and config.tls.client_certificates == "required" and not plain:
         return Evidence(State.MET, "Every peer shows a certificate that tls.trust verifies.", _TLS_TESTS)
+    if config.accept_unknown_peers is False and not config.peers:
+        return Evidence(State.MET, "No peer is configured, and nobody else is accepted.", _ACCESS_TESTS[:1])
     bound = [peer.aet for peer in config.peers if peer.is_bound]
     if config.accept_unknown_peers is True or not bound:
         return Evidence(State.NOT_MET, "A calling AE title is a name that anybody may use; no peer is bound to more.")
@@ -143,17 +145,30 @@ def encrypted_on_the_way(facts: Facts) -> Evidence:
     served = f"DICOM over TLS, profile {config.tls.profile} with {len(suites)} suites." if config.tls.enabled else ""
     if not open_:
         return Evidence(
-            State.MET, f"{served} Nothing is served or called in the clear beyond this machine.", _TLS_TESTS
+            State.MET, f"{served} Nothing is served or called in the clear beyond this machine.".strip(), _TLS_TESTS
         )
     state = State.PARTLY if config.tls.enabled else State.NOT_MET
     return Evidence(state, f"{served} Open: {'; '.join(open_)}.".strip(), _TLS_TESTS if config.tls.enabled else ())
 
 
 def encrypted_at_rest(facts: Facts) -> Evidence:
-    """Whether a stolen disk tells nothing."""
-    return Evidence(
-        State.NOT_MET, "Segments and index are readable on the disk: put the archive on an encrypted one (LUKS)."
+    """Whether a stolen disk tells nothing. Never wholly met by us alone: the index is readable."""
+    status = facts.encryption
+    if not status.get("is_encrypted"):
+        return Evidence(
+            State.NOT_MET,
+            "Records and index are readable on the disk (`filmroom encryption init`, or an encrypted disk).",
+        )
+    kinds = [wrapping["kind"] for wrapping in status["wrappings"]]
+    open_ = [f"{status['plain_records']} records are not encrypted"] if status["plain_records"] else []
+    open_ += [] if status["encrypts_new_records"] else ["new records are not encrypted"]
+    open_ += ["there is no second wrapping of the master key"] if len(kinds) < 2 else []
+    open_ += ["the index must be on an encrypted disk (LUKS), which the operator sees to"]
+    text = (
+        f"Records are encrypted with AES-256-GCM by {len(status['data_keys'])} data keys; the master key is wrapped by"
+        f" {', '.join(kinds)}. Open: {'; '.join(open_)}."
     )
+    return Evidence(State.PARTLY, text, _ENCRYPTION_TESTS)
 
 
 def audit_kept(facts: Facts) -> Evidence:
@@ -262,6 +277,11 @@ _AUDIT_TESTS: Final = (
     "tests/audit/test_verify.py::test_a_change_is_found_where_it_is",
     "tests/audit/test_recorder.py::test_what_was_begun_is_on_the_disk",
     "tests/audit/test_recorder.py::test_a_disk_that_refuses_stops_disclosures_and_loses_nothing_else",
+)
+_ENCRYPTION_TESTS: Final = (
+    "tests/archive/test_encryption.py::test_names_and_texts_are_readable_in_the_index_only",
+    "tests/archive/test_encryption.py::test_a_backup_holds_ciphertext_and_wrapped_keys_is_checked_without_a_key_and_restores_with_one",
+    "tests/archive/test_encryption.py::test_without_the_right_key_a_start_fails_and_writes_nothing",
 )
 _LOGIN_TESTS: Final = (
     "tests/web/test_api_session.py::test_what_has_data_needs_a_login_and_the_pages_files_and_health_do_not",

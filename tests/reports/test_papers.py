@@ -15,7 +15,7 @@ from engine.accounts.records import User
 from engine.audit import verify
 from engine.audit.settings import Audit
 from engine.config import Config, Http, Peer, Tls
-from engine.reports import conformance, cryptography, hipaa, mds2
+from engine.reports import conformance, cryptography, hipaa, mds2, safeguards
 from engine.reports.document import Document, Section, Table, to_markdown, to_plain
 from engine.reports.evidence import State
 from engine.reports.facts import Facts, gather
@@ -116,6 +116,23 @@ def test_a_damaged_audit_log_is_no_audit() -> None:
     for report, verdict in ((whole, "met"), (damaged, "not met")):
         seen = Facts(Config(), datetime.now(UTC), audit=report)
         assert verdicts(seen)["164.312(b) Audit controls"] == verdict
+
+
+def test_an_encrypted_archive_says_what_is_open() -> None:
+    status = {
+        "is_encrypted": True,
+        "encrypts_new_records": True,
+        "plain_records": 7,
+        "wrappings": [{"kind": "file"}],
+        "data_keys": [{}],
+    }
+    evidence = safeguards.encrypted_at_rest(Facts(Config(), datetime.now(UTC), encryption=status))
+    assert evidence.state is State.PARTLY
+    assert "7 records are not encrypted" in evidence.text and "no second wrapping" in evidence.text
+    for test in evidence.tests:
+        path, _, name = test.partition("::")
+        assert name in names_in(path), test
+    assert safeguards.encrypted_at_rest(facts()).state is State.NOT_MET
 
 
 def test_an_old_backup_is_none_and_damage_is_no_integrity() -> None:
