@@ -91,6 +91,7 @@ DOORS = {
     "scan": "dicom/elements.py",
     "json_model": "dicom/json_model.py",
     "crc32c": "storage/record.py",
+    "encrypted_heads": "storage/encryption.py",
     "multipart": "web/multipart.py",
     "disk": "storage/files.py",
     "heads": "index/apply/bulk.py",

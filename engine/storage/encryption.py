@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from engine._ext.encrypted_heads import has_encrypted, open_heads
 from engine.errors import CorruptRecord
 from engine.storage.keyring import KEY_ID_BYTES, KEYRING, DataKey
 from engine.storage.record import (
@@ -46,7 +47,6 @@ from engine.storage.record import (
     add_checksum,
     crc32c,
     encrypted_header,
-    unpack_head,
 )
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ _PREFIX_BYTES = KEY_ID_BYTES + SALT_BYTES
 _CRC_BYTES = 4
 _STORED_BLOCK_BYTES = BLOCK_BYTES + TAG_BYTES
 _NO_CRC = bytes(4)
-_UNUSED = slice(10, 12)
-_PAYLOAD_CRC = slice(56, 60)
 _PURPOSE = b"filmroom record"
 
 
@@ -237,26 +235,17 @@ def _decrypted(head: bytes, segment_id: int, offset: int, key_length: int, meta_
 def opened_heads(data: bytes, at: int, count: int, segment_id: int) -> bytes:
     """The heads in a footer, decrypted in place: each keeps its length, and the end of its area becomes unused.
 
-    Returns `data` itself if none is encrypted. Raises CorruptRecord, KeyMissing, struct.error.
+    Returns `data` itself if none is encrypted. Raises CorruptRecord, KeyMissing.
     """
-    out: bytearray | None = None
-    for _ in range(count):
-        record = unpack_head(data, at, segment_id)
-        position = record.position
-        end = at + position.head_bytes
-        if position.is_encrypted:
-            if out is None:
-                out = bytearray(data)
-            meta_length = len(record.meta)
-            content = _decrypted(data[at:end], segment_id, position.offset, position.key_length, meta_length)
-            area_at = at + HEADER_BYTES + position.key_length
-            meta = content[:-_CRC_BYTES]
-            unused = end - area_at - len(meta)
-            out[area_at:end] = meta + bytes(unused)
-            out[at + _UNUSED.start : at + _UNUSED.stop] = unused.to_bytes(2, "little")
-            out[at + _PAYLOAD_CRC.start : at + _PAYLOAD_CRC.stop] = content[-_CRC_BYTES:]
-        at = end
-    return data if out is None else bytes(out)
+    if not has_encrypted(data, at, count):
+        return data
+    try:
+        heads = open_heads(data, at, count, segment_id, lambda key_id: KEYRING.get(key_id).heads.decrypt)
+    except ValueError as error:
+        raise CorruptRecord(str(error), segment_id, 0) from error
+    if isinstance(heads, int):
+        raise CorruptRecord("a record head was not written here with its key", segment_id, heads)
+    return heads
 
 
 def _bytes_of(buffer: Buffer) -> memoryview:

@@ -212,10 +212,7 @@ def read_heads(data: SegmentBytes, segment_id: int, *, opens: bool = True) -> He
     if computed != trailer.hint_crc or not hints.startswith(FOOTER_HEAD):
         raise CorruptRecord(f"footer: checksum {computed:08x}, expected {trailer.hint_crc:08x}", segment_id, tail)
     if opens:
-        try:
-            hints = opened_heads(hints, len(FOOTER_HEAD), trailer.record_count, segment_id)
-        except struct.error as error:
-            raise CorruptRecord("the footer ends too early", segment_id, tail) from error
+        hints = opened_heads(hints, len(FOOTER_HEAD), trailer.record_count, segment_id)
     return Heads(trailer, hints)
 
 

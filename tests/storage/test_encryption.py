@@ -10,7 +10,7 @@ import pytest
 
 from engine.errors import CorruptRecord, KeyMissing, StorageError
 from engine.storage import hints
-from engine.storage.encryption import Encryptor, cipher_of, opened, spans
+from engine.storage.encryption import Encryptor, cipher_of, opened, opened_heads, spans
 from engine.storage.files import Files
 from engine.storage.inspection import Inspection
 from engine.storage.keyring import KEYRING, DataKey
@@ -218,6 +218,35 @@ def test_a_scrub_of_checksums_needs_no_key_but_sees_every_flipped_byte(directory
         directory, segment_id, position.payload_offset + 66_000, bytes([content[position.payload_offset + 66_000] ^ 1])
     )
     assert ["payload" in what for what in faults()] == [True]
+
+
+def test_heads_that_are_cut_or_changed_anywhere_are_refused_and_never_read_past_their_end(
+    directory: str, key: DataKey
+) -> None:
+    (position, _), *_ = stored(directory, [10, 20], key)
+    data = LocalSegments(directory, Files()).open(position.segment_id)
+    heads = hints.read_heads(data, position.segment_id, opens=False)
+    assert heads is not None
+    content = heads.data[heads.start :]
+    assert opened_heads(content, 0, 2, position.segment_id) != content
+    for end in range(len(content)):
+        try:
+            result = opened_heads(content[:end], 0, 2, position.segment_id)
+        except CorruptRecord:
+            continue
+        assert end < 64, f"{end} of {len(content)} bytes were accepted"
+        assert result == content[:end]
+    rng = random.Random(5)
+    for _ in range(2000):
+        changed = bytearray(content)
+        at = rng.randrange(position.head_bytes)
+        changed[at] ^= 1 << rng.randrange(8)
+        try:
+            result = opened_heads(bytes(changed), 0, 2, position.segment_id)
+        except (CorruptRecord, KeyMissing):
+            continue
+        assert at in (4, 60, 61, 62, 63), f"a changed byte {at} was accepted"
+        assert len(result) == len(content)
 
 
 # -- an attacker who can write the disk, and compute every checksum -----------------------------
