@@ -132,3 +132,18 @@ def test_emergency_access_needs_a_reason_is_announced_and_waits_for_review(page:
     row.get_by_role("button", name="I have reviewed it").click()
     expect(row).to_contain_text("root")
     assert browsing.accessibility_problems(review) == []
+
+
+def test_the_audit_log_says_who_came_in_and_that_it_is_whole(open_page: OpenPage) -> None:
+    page = open_page("#/administration/audit")
+    log_in(page, "root")
+    page.get_by_role("search").get_by_role("combobox").select_option("login")
+    page.get_by_label("User or address").fill("root")
+    row = page.get_by_role("table", name="Audit").locator("tbody tr").first
+    expect(row).to_contain_text("log-in")
+    expect(row).to_contain_text("root")
+    page.get_by_role("button", name="Verify the log").click()
+    expect(page.locator(".verdict.good")).to_contain_text("The log is whole")
+    assert browsing.accessibility_problems(page) == []
+    page.get_by_label("User or address").fill("nobody at all")
+    expect(page.get_by_text("No such event.")).to_be_visible()

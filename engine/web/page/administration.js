@@ -14,6 +14,7 @@ import { language, moment, t } from "./words.js";
 import "./words_security.js";
 import "./words_upkeep.js";
 
+const Audit = lazily(async () => (await import("./audit_view.js")).Audit);
 const Grants = lazily(async () => (await import("./break_glass.js")).Grants);
 const Shares = lazily(async () => (await import("./shares.js")).Shares);
 const Users = lazily(async () => (await import("./users.js")).Users);
@@ -21,7 +22,7 @@ const Users = lazily(async () => (await import("./users.js")).Users);
 /** The views, and the actions of which each one needs one. */
 const VIEWS = {
   peers: [Peers, "observe"], quarantine: [Quarantine, "observe"], conflicts: [Conflicts, "observe"], corrections: [Corrections, "observe"], holds: [Holds, "observe"], trash: [Trash, "restore"],
-  retention: [Retention, "observe"], users: [Users, "administer"], shares: [Shares, "share"], grants: [Grants, "administer", "audit"], findings: [Findings, "observe"],
+  retention: [Retention, "observe"], users: [Users, "administer"], shares: [Shares, "share"], grants: [Grants, "administer", "audit"], audit: [Audit, "audit"], findings: [Findings, "observe"],
   viewer: [InstalledViewer, "observe"], settings: [Settings, "observe"], log: [Log, "manage"],
 };
 
