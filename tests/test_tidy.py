@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"services", "ul", "viewer", "web"},
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},
-    "doctor": LEAVES | {"audit", "control", "access", "archive", "net", "web", "certificates"},
+    "doctor": LEAVES | {"audit", "accounts", "identity", "control", "access", "archive", "net", "web", "certificates"},
     "app": LEAVES
     | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
     "cli": LEAVES

@@ -68,6 +68,10 @@ class Accounts:
             raise AccountsError("this archive has no accounts, and cannot be written")
         return self._database
 
+    def users(self) -> list[User]:
+        """All users, by name; none if this archive has no accounts. Blocks."""
+        return [] if self._database is None else users.listed(self._database)
+
     @property
     def is_login_needed(self) -> bool:
         """Whether clients of the HTTP port must log in."""

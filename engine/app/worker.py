@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.server import worker
@@ -29,7 +30,8 @@ def make_fronts(engine: Engine, process: worker.Process) -> list[Front]:
         from engine.exchange.runner import Runner
         from engine.web.front import WebFront
 
-        fronts.append(WebFront(engine, process, outbound=Runner(engine), examine_security=_examine_security))
+        examine = partial(_examine_security, engine)
+        fronts.append(WebFront(engine, process, outbound=Runner(engine), examine_security=examine))
     return fronts
 
 
@@ -39,12 +41,13 @@ def _open_web_peer(resources: Resources, peer: Peer, results: Results) -> Abstra
     return stow_destination(resources, peer, results)
 
 
-def _examine_security(config: Config) -> list[dict[str, str]]:
+def _examine_security(engine: Engine, config: Config) -> list[dict[str, str]]:
     from engine.doctor import security  # only whoever asks needs it
 
+    present = engine.accounts.users()
     return [
         {"subject": finding.subject, "verdict": finding.verdict.value, "what": finding.what, "advice": finding.advice}
-        for finding in security.examine(config)
+        for finding in security.examine(config, present)
     ]
 
 

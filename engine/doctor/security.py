@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engine.access.networks import LOOPBACK, is_in_any, is_loopback
+from engine.access.networks import is_loopback
+from engine.accounts.records import User
 from engine.certificates import Certificate, describe
 from engine.config import Config
+from engine.doctor import logins
 from engine.doctor.finding import Finding, fault, good, warning
 from engine.errors import CertificateError, ConfigError
 from engine.web import https
@@ -19,11 +21,15 @@ SOON_DAYS = 30
 _SUBJECT = "security"
 
 
-def examine(config: Config) -> Iterator[Finding]:
-    """One finding for each thing that is open or about to end, and one for each certificate."""
+def examine(config: Config, known_users: Sequence[User] | None = None) -> Iterator[Finding]:
+    """One finding for each thing that is open or about to end, and one for each certificate.
+
+    `known_users`: of a process that has the archive's accounts open; None: they are read from its folder.
+    """
     yield from _certificates(config)
     yield from _ports(config)
     yield from _peers(config)
+    yield from logins.examine(config, known_users)
 
 
 def _certificates(config: Config) -> Iterator[Finding]:
@@ -73,10 +79,6 @@ def _ports(config: Config) -> Iterator[Finding]:
         advice = 'enable [tls], give peers tls = "required", and let host be 127.0.0.1 when all of them use it'
         yield warning(_SUBJECT, f"DICOM without TLS is open on {config.host}:{config.dicom_port}", advice)
     yield from _http(config)
-    foreign = [network for network in config.http.open_to if not is_in_any(network.partition("/")[0], LOOPBACK)]
-    if config.http.enabled and foreign:
-        advice = "allow only the addresses of machines whose users may do everything"
-        yield warning(_SUBJECT, f"HTTP clients of {', '.join(foreign)} may read, store and delete", advice)
 
 
 def _http(config: Config) -> Iterator[Finding]:

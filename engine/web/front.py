@@ -452,7 +452,7 @@ class WebFront:
         return await self._server_link.ask("stats")
 
     def security_findings(self) -> list[dict[str, str]]:
-        """How safe the configuration in force is; takes some milliseconds."""
+        """How safe the configuration in force is; takes seconds if identity providers do not answer."""
         return self._examine_security(self.engine.config)
 
     async def peer_sightings(self) -> dict[str, dict[str, Any]]:
