@@ -216,7 +216,8 @@ def test_key_updates_cost_an_association_nothing_and_nobody_else(server: Server,
 
 
 def test_a_peer_that_never_answers_close_notify_is_gone(server: Server, site: Site) -> None:
-    """Without a timer of ours the event loop would wait 30 s for it."""
+    """Without a timer of ours the event loop would wait 30 s for it, or as long as ARTIM."""
+    server.reload(settings(site).replace(LIMITS, "[limits]\nartim_timeout_s = 60\n"))
     with socket.create_connection(("127.0.0.1", tls_port(server)), 60) as plain:
         incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         secured = site.context("ct2").wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
@@ -237,6 +238,7 @@ def test_a_peer_that_never_answers_close_notify_is_gone(server: Server, site: Si
         run(lambda: secured.write(peer.pdu(peer.ABORT, bytes(4))))
         # From now on it reads nothing, and leaves the connection open.
         wait_for(lambda: server.stats()["workers"][0]["connections"] == 0, 25, what="the end")  # type: ignore[index]
+    server.reload(settings(site))
 
 
 # Reload, and somebody in between -----------------------------------------------------------------
