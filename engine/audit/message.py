@@ -198,6 +198,10 @@ def _user(who: Record) -> dict[str, str]:
         attributes["AlternativeUserID"] = f"AETITLES={name}"
     elif session := who.get("session", ""):
         attributes["AlternativeUserID"] = session
+    if user := who.get("user", ""):
+        attributes["UserName"] = user
+    elif claim := who.get("claimed_user", ""):
+        attributes["UserName"] = f"{claim} (not proven)"
     return {**attributes, "UserIsRequestor": "true", **_network(address)}
 
 

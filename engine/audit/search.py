@@ -29,7 +29,7 @@ class Condition:
 
     kind: str = ""
     user: str = ""
-    """The name or the address of the principal, or of the third party."""
+    """The name or the address of the principal, the user of an association, or the third party."""
     patient: str = ""
     """Patient ID."""
     study: str = ""
@@ -61,7 +61,8 @@ class Condition:
                 return None
             if self.study and event.get("study") != self.study:
                 return None
-            names = (who.get("name"), who.get("address"), event.get("peer"), event.get("peer_address"))
+            names = {who.get(field) for field in ("name", "user", "claimed_user", "address")}
+            names |= {event.get("peer"), event.get("peer_address")}
         except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
             return None
         if self.user and self.user not in names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.access.principal import Kind as PrincipalKind
 from engine.access.principal import Principal
 from engine.audit.event import Alert, Event, Kind, Outcome, Patient, encoded, fields_of
 from engine.audit.message import _EVENTS, _TYPES, MESSAGE_BYTES_MAX, Source, message
+from engine.audit.search import Condition
 
 etree = pytest.importorskip("lxml.etree", reason="lxml validates the messages")
 
@@ -69,6 +71,18 @@ def test_every_alert_has_its_code(alert: Alert) -> None:
 
 def roles(tree: Any) -> dict[str, str]:
     return {each.get("UserID"): role.get("csd-code") for each in tree.iter("ActiveParticipant") for role in each[:1]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [({"user": "anna"}, "anna"), ({"claimed_user": "anna"}, "anna (not proven)"), ({}, None)],
+)
+def test_the_user_of_an_association_is_named_beside_its_title(fields: dict[str, str], name: str | None) -> None:
+    event = full(Kind.RECEIVED, principal=replace(CT1, **fields), peer="")
+    participant = next(document(event).iter("ActiveParticipant"))
+    assert (participant.get("UserID"), participant.get("UserName")) == ("CT1", name)
+    record = encoded({"n": 1, **fields_of(event)})
+    assert (Condition(user="anna").parse(record) is not None) == bool(fields)
 
 
 def test_instances_go_from_a_source_to_a_destination() -> None:

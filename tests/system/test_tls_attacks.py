@@ -31,6 +31,7 @@ from engine.accounts import users
 from engine.accounts.database import FOLDER, Database
 from engine.accounts.passwords import hash_of
 from engine.accounts.records import User
+from engine.audit.search import Condition, search
 from tests import peer, samples
 from tests.peer import CT, EXPLICIT, VERIFICATION, Peer
 from tests.system import foreign
@@ -334,6 +335,14 @@ def test_a_right_passcode_gets_a_positive_response_if_it_asks(server: Server, si
     assert answer(server, context, RIGHT) == EMPTY  # remembered
     assert answer(server, context, identity_item(2, b"anna", PASSCODE.encode(), asks=False)) is None
     assert [event["user"] for event in server.events("association accepted") if "user" in event][-2:] == ["anna"] * 2
+    wait_for(lambda: logins(server, "anna"), what="the log-in in the audit")
+    assert set(logins(server, "anna")) == {("VIEWER", 0)}
+
+
+def logins(server: Server, user: str) -> list[tuple[str, int]]:
+    """Title and outcome of the log-ins of a user in the audit."""
+    events = search(server.data, Condition(kind="login", user=user), 1000).events
+    return [(event["who"]["name"], event.get("outcome", 0)) for event in events]
 
 
 @pytest.mark.parametrize(
