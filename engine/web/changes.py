@@ -169,9 +169,11 @@ async def _follow(
         try:
             frames = await asyncio.wait_for(follower.queue.get(), ALIVE_S)
         except TimeoutError:
-            await response.write(b": alive\n\n")
-            continue
-        if frames is None:
+            if request.allowed(Action.QUERY):
+                await response.write(b": alive\n\n")
+                continue
+            frames = None  # the session has ended meanwhile, or its rights
+        if frames is None or not request.allowed(Action.QUERY):
             follower.is_slow = True
             return cursor
         if frames.first > cursor.sequence + 1:

@@ -51,11 +51,12 @@ from engine.web.quick_frames import QuickFrames
 from engine.web.request import Request, Writer
 from engine.web.route import Router
 from engine.web.routes import ROUTES
+from engine.web.sending import MUTABLE
 from engine.web.webhooks import Webhooks
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, MutableMapping
 
     from aiohttp.http_parser import RawRequestMessage
 
@@ -400,6 +401,8 @@ class WebFront:
         if self.is_draining or request.is_last:
             response.force_close()
             headers["Connection"] = "close"
+        if request.principal.session:
+            _keep_private(headers)
         cors.add_headers(request, response, self._settings)
 
     def finished(self, request: Any, response: web.StreamResponse | None) -> None:
@@ -467,6 +470,14 @@ class WebFront:
         if self._server_link is None:
             return {}
         return await self._server_link.ask("change_peer", title=title, table=table, actor=actor, reason=reason)
+
+
+def _keep_private(headers: MutableMapping[str, str]) -> None:
+    """Lets no cache give to others what a user or a visitor may see: a browser asks each time, or keeps nothing."""
+    if "max-age" in headers.get("Cache-Control", ""):
+        headers["Cache-Control"] = MUTABLE
+    elif "ETag" not in headers:
+        headers["Cache-Control"] = "no-store"
 
 
 def _is_address(name: str) -> bool:

@@ -105,7 +105,7 @@ def test_a_backup_has_the_accounts_and_a_restore_brings_them_back(capsys: pytest
     rows(capsys, "grant", "add", "anna", "--study", STUDY, "--reason", "second opinion")
     assert run(capsys, "backup", "copy")[0] == exit_codes.OK
     rows(capsys, "user", "remove", "anna")
-    assert run(capsys, "restore", "copy", "again")[0] == exit_codes.OK
+    assert run(capsys, "restore", "copy", "--data", "again")[0] == exit_codes.OK
     assert [row["name"] for row in rows(capsys, "user", "list", "--data", "again")] == ["anna"]
     assert len(rows(capsys, "grant", "list", "--data", "again")) == 1
     assert run(capsys, "check", "--data", "again")[0] == exit_codes.OK

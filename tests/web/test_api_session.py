@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from engine.access import Action
 from engine.accounts import sessions, tokens, users
+from engine.web import changes
+from engine.web.api import live
 from engine.web.settings import Http
 from tests.web.hosting import Hosting
 from tests.web.logged_in import PASSWORD, Browser, add_user
@@ -217,3 +219,34 @@ def test_http_allow_holds_for_those_who_log_in_too(tmp_path_factory: pytest.Temp
         user = Browser(hosting)
         user.get("/api/studies", 403)
         user.close()
+
+
+@pytest.mark.parametrize("path", ["/api/live", "/changes"])
+def test_a_stream_ends_when_its_session_does(
+    path: str, browser: Callable[[], Browser], hosting: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "ALIVE_S", 0.2)
+    monkeypatch.setattr(changes, "ALIVE_S", 0.2)
+    user = browser()
+    user.log_in("full")
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {user.cookie}\r\n\r\n"
+    with hosting.connect(timeout_s=60.0) as sock:
+        sock.sendall(request.encode())
+        received = b""
+        while b"retry:" not in received:
+            received += sock.recv(1 << 16)
+            assert received.startswith(b"HTTP/1.1 200"), received
+        sessions.revoke_all(hosting.engine.accounts.database, "full")
+        while not received.endswith(b"0\r\n\r\n"):  # the end of the chunked body
+            part = sock.recv(1 << 16)
+            assert part, "the stream has an end"
+            received += part
+
+
+def test_caches_keep_nothing_for_others(browser: Callable[[], Browser]) -> None:
+    user = browser()
+    user.log_in("full")
+    user.get("/dicom-web/studies")
+    assert user.headers["Cache-Control"] == "no-store"
+    user.get("/page/main.js")
+    assert user.headers["Cache-Control"] == "no-cache"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from engine.access import Action
 from engine.web.api.json_bodies import JSON, NO_STORE, check_parameters
 from engine.web.errors import Unavailable
 
@@ -60,9 +61,11 @@ async def _stream(request: Request, status: LiveStatus) -> web.StreamResponse:
             try:
                 frame = await asyncio.wait_for(queue.get(), ALIVE_S)
             except TimeoutError:
+                if not request.allowed(Action.OBSERVE):
+                    break
                 await response.write(b": alive\n\n")
                 continue
-            if frame is None:
+            if frame is None or not request.allowed(Action.OBSERVE):
                 break
             if frame:
                 await response.write(b"data: %b\n\n" % frame)
