@@ -97,7 +97,7 @@ def test_a_server_from_a_checkout_installs_no_test_tools(tmp_path: Path) -> None
 
 def test_an_environment_with_test_tools_keeps_them(tmp_path: Path) -> None:
     ask = ["packages_for=server", "prepare", "echo $packages_for"]
-    known = 'is_current() { true; }; every_extension_is_there() { true; }'
+    known = "is_current() { true; }; every_extension_is_there() { true; }"
     (tmp_path / "bin").mkdir()
     for name, purpose in (("filmroom", "server"), ("pytest", "everything")):
         (tmp_path / "bin" / name).write_text("")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.config import Config, Target
-from engine.doctor import archive_state, disk, hardware, host, peers, security
+from engine.doctor import archive_state, disk, encryption, hardware, host, peers, security
 from engine.doctor.finding import Finding, fault
 from engine.doctor.hardware import Hardware
 from engine.errors import EngineError
@@ -69,7 +69,11 @@ def examine(
 
 def examine_security(config: Config) -> list[Finding]:
     """Examines only what protects the archive from others."""
-    return _run([("security", lambda: security.examine(config))], None)
+    examinations: list[Examination] = [
+        ("security", lambda: security.examine(config)),
+        ("encryption", lambda: encryption.examine(config)),
+    ]
+    return _run(examinations, None)
 
 
 def _run(examinations: list[Examination], progress: Progress | None) -> list[Finding]:

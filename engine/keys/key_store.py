@@ -211,11 +211,6 @@ class KeyStore:
                 self._master = before
                 raise
 
-    def encrypt_new_records(self, is_encrypting: bool) -> None:
-        """Sets whether new records are encrypted."""
-        with self._changing():
-            self._write(msgspec.structs.replace(self.content, is_encrypting=is_encrypting))
-
     # -- inside ---------------------------------------------------------------------------------
 
     @property

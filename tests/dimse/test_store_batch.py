@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import socket
@@ -43,6 +44,7 @@ class Bench:
         self.wire = Wire()
         self.news = 0
         self.is_wanted = True
+        self.is_cached = True
         frames = [Frame(Frame.room_for(512, LENGTH_MAX, fragment)) for _ in range(window + 1)]
         self.batch = StoreBatch(self.wire, lambda: self.is_wanted, self._told, frames, fragment, window)
         self.fragment = fragment
@@ -52,6 +54,23 @@ class Bench:
 
     def _told(self) -> None:
         self.news += 1
+
+    def fill(self, data: bytes, gaps: list[memoryview]) -> bool:
+        """What fills the frame of a data set that does not lie in the file as it is sent."""
+        assert sum(map(len, gaps)) == len(data)
+        at = 0
+        for gap in gaps:
+            gap[:] = data[at : at + len(gap)]
+            at += len(gap)
+        return self.is_cached
+
+    def add_filled(self, message_id: int, uid: str, data: bytes) -> bool:
+        """Tells the batch of a data set that is not in the file."""
+        rq = replace(self.rq, message_id=message_id, affected_sop_instance_uid=uid)
+        self.expected.append(p_data_tf(5, True, rq.encode(), self.fragment) + p_data_tf(5, False, data, self.fragment))
+        return self.batch.add(
+            self.head, message_id, uid, self.fd, 0, len(data), crc32c(data), functools.partial(self.fill, data)
+        )
 
     def add(self, message_id: int, uid: str, data: bytes, crc: int | None = None) -> bool:
         """Puts a data set behind what is in the file, and tells the batch of it."""
@@ -104,6 +123,22 @@ def test_it_sends_the_same_bytes_as_the_general_path(
     assert not bench.batch.stopped
     assert bench.news
     os.close(bench.fd)
+
+
+def test_a_data_set_that_something_else_fills_in_is_sent_as_any_other_and_may_have_to_wait(bench: Bench) -> None:
+    rng = random.Random(2)
+    assert bench.add(1, "1.1", rng.randbytes(10_000))
+    assert bench.add_filled(2, "1.2", rng.randbytes(10_000))
+    assert bench.add(3, "1.3", rng.randbytes(10_000))
+    bench.is_cached = False
+    bench.batch.advance()
+    assert bench.answer(1)
+    assert bench.batch.stopped == assembly.NOT_CACHED
+    bench.is_cached = True
+    bench.batch.resume()
+    assert bench.answer(2)
+    assert bench.answer(3)
+    assert bench.wire.sent == bench.expected
 
 
 def test_one_is_read_ahead_and_sent_as_soon_as_the_answer_comes(bench: Bench) -> None:

@@ -40,6 +40,18 @@ def test_what_is_filled_in_is_sent(fd: int, offset: int, count: int) -> None:
         assert buffer.rest(len(expected) - 2) == b"er"
 
 
+def test_what_the_caller_writes_between_is_sent() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        buffer = SendBuffer(20)
+        buffer.lay_out(b"before", 5, b"after")[:] = b"pixel"
+        assert buffer.crc() == crc32c(b"pixel")
+        assert buffer.send(ours.fileno()) == 16
+        assert theirs.recv(100) == b"beforepixelafter"
+        with pytest.raises(ValueError, match="too small"):
+            buffer.lay_out(b"before", 10, b"after")
+
+
 def test_the_kernel_takes_what_it_can_and_the_rest_is_given_back(fd: int) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.archive.admin import encryption
 from engine.archive.lifecycle import quarantine
 from engine.config import Config, Quarantine
+from engine.keys import key_file
 from engine.services import storage_scu
 from engine.storage.record import Position
 from tests import peer, samples
@@ -65,11 +67,15 @@ def named(serving: Serving) -> set[str]:
     return {row.sop_instance_uid.decode() for row in serving.archive.parts.index.damage()}
 
 
+@pytest.mark.parametrize("encrypted", [False, True])
 @pytest.mark.parametrize("size", [512, LARGE])
 def test_a_damaged_instance_is_a_failed_sub_operation_by_uid_and_is_healed_by_a_re_send(
-    tmp_path: Path, size: int
+    tmp_path: Path, size: int, encrypted: bool
 ) -> None:
     data = tmp_path / "data"
+    if encrypted:
+        key_file.make(tmp_path / "key")
+        encryption.begin(data, "key", "file", {"path": str(tmp_path / "key")}, data_key_days=30)
 
     def script(serving: Serving) -> None:
         with serving.call() as scripted:
