@@ -3,7 +3,7 @@
     DATA/audit/checkpoints/000000000001.signed      lines, from checkpoint number 1 on
     a line          SIGNATURE SPACE JSON \\n        Ed25519 of the JSON's bytes, in base64
     DATA/audit/signing-key.pem                      the key; only the keeper opens it
-    DATA/audit/verify-key.pem                       its public half: keep a copy elsewhere
+    DATA/audit/verify-key.pem                       its public half, behind those of earlier keys: keep a copy elsewhere
 
     {"checkpoint":17,"t":"2026-11-30T02:15:44.123456Z","previous":"<SHA-256 of the JSON before>",
      "chains":{"000":[4711,"<hash of record 4711>"]},"pruned":{"000":[1200,"<hash of record 1200>"]}}
@@ -21,7 +21,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -46,6 +46,7 @@ FILE_BYTES_MAX: Final = 16 << 20
 SIGNING_KEY: Final = "signing-key.pem"
 VERIFY_KEY: Final = "verify-key.pem"
 
+_PEM: Final = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----\n?", re.S)
 _LINE: Final = re.compile(rb'([A-Za-z0-9+/]{86}==) (\{"checkpoint":.*?\}\})')
 
 
@@ -66,15 +67,17 @@ class Checkpoint:
         """What the next checkpoint names as the one before."""
         return hashlib.sha256(self.statement).hexdigest()
 
-    def is_signed_by(self, key: Ed25519PublicKey) -> bool:
-        """Whether its signature is that of this key."""
+    def is_signed_by(self, keys: Sequence[Ed25519PublicKey]) -> bool:
+        """Whether its signature is that of one of these keys."""
         from cryptography.exceptions import InvalidSignature
 
-        try:
-            key.verify(self.signature, self.statement)
-        except InvalidSignature:
-            return False
-        return True
+        for key in keys:
+            try:
+                key.verify(self.signature, self.statement)
+            except InvalidSignature:
+                continue
+            return True
+        return False
 
 
 def parse(text: bytes) -> Checkpoint | None:
@@ -165,18 +168,23 @@ def _write_private(path: Path, content: bytes) -> None:
         raise_write_error(error, f"write {path}")
 
 
-def verify_key(path: Path) -> Ed25519PublicKey:
-    """A public key in PEM. Raises ConfigError."""
+def verify_keys(path: Path) -> list[Ed25519PublicKey]:
+    """Public keys in PEM, one behind the other. Raises ConfigError."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    keys: list[Ed25519PublicKey] = []
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        for block in _PEM.findall(path.read_bytes()):
+            key = serialization.load_pem_public_key(block)
+            if not isinstance(key, Ed25519PublicKey):
+                raise ConfigError(f"{path}: a key that is no Ed25519 public key")
+            keys.append(key)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: {error}") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise ConfigError(f"{path}: it is no Ed25519 public key")
-    return key
+    if not keys:
+        raise ConfigError(f"{path}: there is no public key in it")
+    return keys
 
 
 # -- signing ------------------------------------------------------------------------------------------
@@ -197,8 +205,9 @@ class Notary:
         )
         place = folder_of(data) / VERIFY_KEY
         make_private(folder_of(data), self._files)
-        if not place.exists() or place.read_bytes() != public:
-            replace_file(self._files, str(place), public)
+        before = place.read_bytes() if place.exists() else b""
+        if public not in before:
+            replace_file(self._files, str(place), before + public)
         self._last = last_checkpoint(data)
         self._signed: dict[str, Head] = {}
         self._sizes: dict[str, tuple[str, int]] = {}

@@ -16,14 +16,14 @@ nobody has signed them yet; a running server signs every few seconds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from engine.audit.chain import HASH_BYTES, Head, chain_files, chain_names, first_hash, first_number, folder_of
-from engine.audit.checkpoint import CHECKPOINTS, VERIFY_KEY, Checkpoint, checkpoint_lines, parse, verify_key
+from engine.audit.checkpoint import CHECKPOINTS, VERIFY_KEY, Checkpoint, checkpoint_lines, parse, verify_keys
 from engine.audit.reading import lines_of
 
 if TYPE_CHECKING:
@@ -106,14 +106,14 @@ def verify(data: Path, *, key: Path | None = None, anchor: Iterable[bytes] | Non
         if any(chain_files(data, name) for name in names):
             report.add("missing", str(place), "there is no key to verify with, and nothing is signed")
     else:
-        _checkpoints(data, verify_key(place), anchor or (), report, signed)
+        _checkpoints(data, verify_keys(place), anchor or (), report, signed)
     for name in sorted({*names, *signed}):
         _Chain(data, name, signed.get(name, _Signed()), report).verify()
     return report
 
 
 def _checkpoints(
-    data: Path, key: Ed25519PublicKey, anchor: Iterable[bytes], report: Report, signed: dict[str, _Signed]
+    data: Path, keys: Sequence[Ed25519PublicKey], anchor: Iterable[bytes], report: Report, signed: dict[str, _Signed]
 ) -> None:
     before: Checkpoint | None = None
     pruned, first = 0, 0
@@ -121,7 +121,7 @@ def _checkpoints(
     for path, line_number, line in checkpoint_lines(data):
         place = f"{path.parent.name}/{path.name}:{line_number}"
         checkpoint = parse(line)
-        if checkpoint is None or not checkpoint.is_signed_by(key):
+        if checkpoint is None or not checkpoint.is_signed_by(keys):
             report.add("forged", place, "it is not signed by the key")
             continue
         if before is not None:
@@ -146,7 +146,7 @@ def _checkpoints(
             continue
         report.anchors += 1
         place = f"the collector's checkpoint {checkpoint.number}"
-        if not checkpoint.is_signed_by(key):
+        if not checkpoint.is_signed_by(keys):
             report.add("forged", place, "it is not signed by the key")
             continue
         local = digests.get(checkpoint.number)

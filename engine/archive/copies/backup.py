@@ -29,6 +29,7 @@ from pathlib import Path
 from engine import log
 from engine.accounts import dump
 from engine.archive.copies import extent, histories, key_file
+from engine.archive.copies.audit_copy import copy_audit
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
 from engine.archive.layout import Layout
@@ -119,6 +120,10 @@ def back_up(
             if keep is not None:
                 pruned = histories.prune(folder, keep, history_of(layout.lineage, layout.role))
                 backup.report.removed_manifests, backup.report.removed_segments = pruned
+            if layout.is_encrypted:
+                logger.warning("the audit log is not encrypted, and not in this backup of an encrypted archive")
+            else:
+                backup.report.copied_bytes += copy_audit(layout.data, destination, folder.files)
             return backup.report
         finally:
             lock.close()

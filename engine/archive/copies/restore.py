@@ -32,6 +32,7 @@ from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
 from engine.archive.copies import histories, key_file
+from engine.archive.copies.audit_copy import copy_audit
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
@@ -92,6 +93,7 @@ def restore(
     key_file.put(layout, manifest.keys, files)
     layout = unlock(layout, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
+    report.copied_bytes += copy_audit(source, data, files)
     _bring_up(layout, files, report, progress)
     dump.restore(layout.data, manifest.accounts)
     layouts.describe(layout, files)
