@@ -335,6 +335,22 @@ def test_a_token_ends_on_an_open_connection_too(browser: Browser, small: SmallPr
     assert statuses[-1] in (401, 403) and time.time() >= until
 
 
+def test_a_smart_token_shows_its_patient_and_nobody_else(browser: Browser, small: SmallProvider) -> None:
+    both = [
+        samples.instance(number, patient_id=patient, IssuerOfPatientID="H")
+        for number, patient in ((21, "4711"), (22, "4712"))
+    ]
+    body, kind = multipart(*both)
+    full = small.token({"preferred_username": "ida", "sub": "u-i", "realm_access": {"roles": ["pacs-full"]}})
+    browser.ask("POST", "/dicom-web/studies", 200, body, Authorization=f"Bearer {full}", Content_Type=kind)
+    claims = {"scope": "patient/ImagingStudy.read", "patient": "4711", "sub": "u-q", "preferred_username": "pat"}
+    bearer = {"Authorization": f"Bearer {small.token(claims)}", "Accept": "application/dicom+json"}
+    found = browser.ask("GET", "/dicom-web/studies", **bearer)
+    assert [study["00100020"]["Value"] for study in found] == [["4711"]]
+    for ds, status in zip(both, (200, 404), strict=True):
+        browser.ask("GET", f"/dicom-web/studies/{ds.StudyInstanceUID}/metadata", status, **bearer)
+
+
 def test_a_smart_token_may_only_read(browser: Browser, small: SmallProvider) -> None:
     """Which studies it reads: tests/access/test_launch.py."""
     claims = {"scope": "openid patient/ImagingStudy.read", "patient": "4711", "sub": "u-p", "preferred_username": "pat"}
