@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from engine import __version__
-from engine.accounts import users
+from engine.accounts import database, users
 from engine.accounts.accounts import Accounts
 from engine.accounts.records import User
 from engine.archive.admin import encryption, upkeep
@@ -19,7 +19,6 @@ from engine.audit.chain import chain_files, chain_names
 from engine.config import Config
 from engine.doctor import examination
 from engine.doctor.finding import Finding, Verdict
-from engine.errors import AccountsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +89,11 @@ def gather(config: Config) -> Facts:
 
 
 def _users(config: Config) -> list[User]:
+    if not (config.data / database.FOLDER / database.FILE).exists():
+        return []  # an archive of before, which nobody has opened since for writing
     accounts = Accounts.open(config.data, lambda: config, read_only=True)
     try:
         return users.listed(accounts.database)
-    except AccountsError:
-        return []  # an archive of before, which nobody has opened since for writing
     finally:
         accounts.close()
 

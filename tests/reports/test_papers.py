@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from engine import Archive
+from engine.accounts import users
+from engine.accounts.accounts import Accounts
 from engine.accounts.records import User
 from engine.audit import verify
 from engine.audit.settings import Audit
@@ -200,3 +203,17 @@ def test_the_threat_model_names_tests_that_exist() -> None:
         path, _, name = test.partition("::")
         assert (ROOT / path).is_file(), test
         assert not name or name in names_in(path), test
+
+
+def test_users_and_the_audit_of_an_archive_are_evidence(tmp_path: Path) -> None:
+    config = Config(data=tmp_path)
+    Archive.open(tmp_path, create=True).close()
+    assert gather(config).users == []
+    accounts = Accounts.open(tmp_path, lambda: config)
+    users.add(accounts.database, User(name="anna"))
+    accounts.close()
+    seen = gather(config)
+    assert [user.name for user in seen.users] == ["anna"]
+    assert seen.needs_login
+    assert seen.stats["instances"] == 0
+    assert not seen.encryption["is_encrypted"]
