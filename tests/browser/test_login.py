@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests import samples
 from tests.browser import browsing
@@ -68,6 +68,21 @@ def test_a_session_that_ends_is_covered_and_goes_on_where_it_was(page: Page) -> 
     expect(page.locator("dialog.cover")).to_have_count(0)
     expect(page.get_by_label("Filter: Patient", exact=True)).to_have_value("*3")
     expect(browsing.rows(page)).to_have_count(1)
+
+
+def test_a_refusal_that_arrives_after_the_log_in_does_not_cover_the_page_again(page: Page) -> None:
+    log_in(page, "root")
+    expect(browsing.rows(page)).to_have_count(3)
+    held: list[Route] = []
+    page.route("**/api/viewer", lambda route: held.append(route), times=1)
+    page.evaluate("void import('/page/server.js').then(({ get }) => get('api/viewer'))")
+    page.context.clear_cookies()
+    page.get_by_label("Filter: Patient", exact=True).fill("*3")
+    expect(page.get_by_text("Your session has ended.")).to_be_visible()
+    log_in(page, "root")
+    with page.expect_response(lambda response: response.url.endswith("/api/viewer") and response.ok):
+        held[0].fulfill(status=401, json={"status": 401})  # it is made again
+    expect(page.locator("dialog.cover")).to_have_count(0)
 
 
 def test_somebody_else_does_not_get_what_was_on_the_page(open_page: OpenPage) -> None:

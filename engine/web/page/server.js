@@ -16,8 +16,11 @@ export class Problem extends Error {
   }
 }
 
-/** Where requests wait: `enter` before each one, `refused` after a 401 until it may be made again. Set by session.js. */
-let gate = { enter: () => undefined, refused: () => undefined };
+/**
+ * Where requests wait: `enter` before each one, `refused` after a 401 until it may be made again; `turn` counts log-ins. Set by
+ * session.js.
+ */
+let gate = { enter: () => undefined, refused: () => undefined, turn: () => 0 };
 export const setGate = (value) => { gate = value; };
 
 /** Waits until somebody has logged in, after a 401 of a request that was not made here. */
@@ -27,9 +30,11 @@ export const loginNeeded = () => gate.refused();
 async function ask(path, options, isLogin) {
   for (;;) {
     if (!isLogin) await gate.enter(options.signal);
+    const turn = gate.turn();
     const response = await fetch(urlOf(path), options);
     if (response.status !== 401 || isLogin) return response;
-    await gate.refused(options.signal);
+    // A refusal that arrives after a log-in says nothing of the session that began meanwhile.
+    if (turn === gate.turn()) await gate.refused(options.signal);
   }
 }
 

@@ -12,6 +12,8 @@ let facts = null;
 /** Why the page is covered: "" (it is not), "login", "idle". */
 let cover = "";
 let used = Date.now();
+/** How often the cover has gone. */
+let turn = 0;
 /** What lets a request go on that waits for the cover to go. */
 const waiting = new Set();
 const listeners = new Set();
@@ -20,6 +22,7 @@ function change(nextFacts, nextCover) {
   [facts, cover] = [nextFacts, nextCover];
   used = Date.now();
   if (!cover) {
+    turn += 1;
     waiting.forEach((goOn) => goOn());
     waiting.clear();
   }
@@ -80,6 +83,7 @@ setGate({
     if (cover !== "login") change(facts, "login");
     return uncovered(signal);
   },
+  turn: () => turn,
 });
 
 for (const event of ["keydown", "pointerdown", "pointermove", "wheel"]) {
