@@ -159,32 +159,34 @@ class Policy:
         only = self.directory.actions_of(principal)
         if only is not None and action.title not in only:
             return Decision(False, f"its credential is not for {action.title}")
-        if any(action in role.actions for role in self._roles_of(principal)):
+        if any(action in role.actions for role in self.roles_of(principal)):
             return ALLOWED
-        if any(action in grant.actions for grant in self._grants_of(principal)):
+        if any(action in grant.actions for grant in self.grants_of(principal)):
             return ALLOWED
         return Decision(False, f"no role or grant to {action.title}")
 
     def _scope_of_holder(self, principal: Principal, action: Action) -> Scope:
         attributes = self.directory.attributes_of(principal)
         scope = NOTHING
-        for role in self._roles_of(principal):
+        for role in self.roles_of(principal):
             if action in role.actions:
                 scope |= role.scope(attributes)
                 if scope is FULL:
                     return FULL
-        scope |= _scope_of_grants(grant for grant in self._grants_of(principal) if action in grant.actions)
+        scope |= _scope_of_grants(grant for grant in self.grants_of(principal) if action in grant.actions)
         return _with_own(scope, action, principal.actor)
 
     def _roles(self) -> Mapping[str, Role]:
         return roles_of(self._config().roles)
 
-    def _roles_of(self, principal: Principal) -> list[Role]:
+    def roles_of(self, principal: Principal) -> list[Role]:
+        """The roles of a user that are in force."""
         known = self._roles()
         return [known[name] for name in sorted(self.directory.roles_of(principal)) if name in known]
 
-    def _grants_of(self, principal: Principal) -> list[Grant]:
-        roles = self._roles_of(principal)
+    def grants_of(self, principal: Principal) -> list[Grant]:
+        """The grants to a user, share or role that are in force."""
+        roles = self.roles_of(principal)
         if roles and not any(role.allows_grants for role in roles):
             return []
         now_s = self._now_s()

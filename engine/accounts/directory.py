@@ -131,6 +131,13 @@ class AccountDirectory:
                 self._users[name] = self._database.users.get(txn, users.row_of(users.key_of(name)))
         return self._users[name]
 
+    def user_names(self) -> list[str]:
+        """The names of all users, sorted."""
+        if self._database is None:
+            return []
+        with self._database.read() as txn:
+            return sorted(user.name for _, user in self._database.users.rows(txn))
+
     def user_of_certificate(self, names: frozenset[str]) -> User | None:
         """The user for whom a client certificate stands that says this of itself."""
         self._look()

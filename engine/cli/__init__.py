@@ -62,6 +62,7 @@ COMMANDS = {
     "share": "Make, list and revoke links for people outside.",
     "grant": "Grant single studies or patients to users and roles.",
     "security-report": "Write HIPAA, MDS2, conformance and SBOM papers for a review.",
+    "access": "Show who may see what, and why or why not.",
     "cert": "Make certificates for TLS, revoke and show them.",
     "encryption": "Encrypt an archive at rest, and manage its keys.",
     "encrypt": "Encrypt the records that are not encrypted yet.",
