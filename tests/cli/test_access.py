@@ -54,12 +54,10 @@ def test_an_explanation_names_the_rule_that_decides(archive: Path, capsys: pytes
     assert code and "there is no user nobody" in err
 
 
-def test_a_report_lists_users_and_peers_in_eighty_columns(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_lists_users_and_peers(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
     of_user, of_peer = rows(capsys, "access", "report")
     assert (of_user["who"], of_user["kind"], of_user["roles"]) == ("anna", "user", ["ward"])
     assert (of_peer["who"], of_peer["kind"], of_peer["roles"]) == ("WARD", "peer", ["ward"])
     for row in (of_user, of_peer):
         assert row["may"] == ["query", "retrieve"]
         assert row["scope"] == "institution is st. m*"
-    _, out, _ = run(capsys, "access", "report")
-    assert all(len(line) <= 80 for line in out.splitlines())
