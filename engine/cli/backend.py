@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,9 +104,38 @@ def opened(
     delay_stops()
     try:
         with recorded(config):
+            _record_command()
             yield archive
     finally:
         archive.close()
+
+
+_UNRECORDED = frozenset({"stats", "doctor", "completion", "help", "man", "version", "viewer"})
+"""Commands that show nothing of a patient and change nothing."""
+_RECORDED = "filmroom.recorded"
+
+
+def _record_command() -> None:
+    """Records the command of this process with its arguments. Raises AuditUnavailable."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    words = context.command_path.split()[1:] if context is not None else []
+    if context is None or not words or words[0] in _UNRECORDED or context.meta.get(_RECORDED):
+        return
+    context.meta[_RECORDED] = True  # a command may open the archive several times
+    arguments = " ".join(sys.argv[1:])
+    kinds = {"find": audit.Kind.QUERY, "import": audit.Kind.IMPORTED}
+    kind = kinds.get(words[0], audit.Kind.OPERATION)
+    audit.begin_now(
+        audit.Event(
+            kind=kind,
+            principal=operator(),
+            action=f"filmroom {' '.join(words)}",
+            query=arguments if kind is audit.Kind.QUERY else "",
+            detail="" if kind is audit.Kind.QUERY else arguments,
+        )
+    )
 
 
 def find(config: Config, request: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:
@@ -261,12 +291,40 @@ def export(
         instances = matching_instances(archive, queries)
         if not instances:
             return None, True
+        _record_export(archive, instances, target)
         summary = exporter.ExportSummary()
         try:
             exporter.export(archive, instances, target, form=form, force=force, progress=progress, summary=summary)
         except KeyboardInterrupt:
             return summary, False
         return summary, True
+
+
+def _record_export(archive: Archive, instances: Sequence[Instance], target: Path) -> None:
+    """Records durably, before they are written, what leaves the archive. Raises AuditUnavailable."""
+    if not audit.is_on():
+        return
+    classes: dict[str, dict[str, int]] = {}
+    for instance in instances:
+        counts = classes.setdefault(instance.study_instance_uid, {})
+        counts[instance.sop_class_uid] = counts.get(instance.sop_class_uid, 0) + 1
+    events = []
+    for study, counts in classes.items():
+        facts = archive.study_facts(study)
+        events.append(
+            audit.Event(
+                kind=audit.Kind.EXPORTED,
+                principal=operator(),
+                action="filmroom export",
+                patient=facts.patient,
+                accession=facts.accession,
+                study=study,
+                classes=counts,
+                count=sum(counts.values()),
+                peer=str(target),
+            )
+        )
+    audit.begin_now(*events)
 
 
 _UID_LEVELS = (

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from engine import audit
+from engine.access import Kind, Principal
 from engine.archive.selection import Selection
+from engine.audit import Outcome
 from engine.dicom import tags
 from engine.exchange.dicomweb import connected
 from engine.exchange.sending import send
 from engine.exchange.web_pull import WebPull
 from engine.index.format.types import Level, Query
 from engine.index.query.keywords import tag_of
+from engine.runtime.audit_trail import Act, Contents
 from engine.runtime.engine import Engine
 from engine.services.pull import Pull
 from engine.services.pull_plan import PullQuery
@@ -38,12 +42,15 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
     archive, pools = services.archive, services.pools
     report = StoredReport()
     missing: list[str] = []
+    contents = Contents()
+    """What is sent, for the audit log."""
     before = len(peer_instances.uids)
     unflushed = 0
     counters, counted, counted_bytes = services.engine.metrics.peer(peer.aet), 0, 0
 
     def select() -> Selection:
-        return Selection(peer_instances.unsent(_instances(archive, job.work, missing)), archive.scratch_folder)
+        unsent = peer_instances.unsent(_instances(archive, job.work, missing))
+        return Selection(_counted(unsent, contents), archive.scratch_folder)
 
     def note(uid: str) -> None:
         nonlocal unflushed
@@ -62,12 +69,18 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
         job.bytes = report.bytes
         job.failed_count = len(report.failed)
 
+    act = Act(Principal(Kind.JOB, job.by), "send", peer.aet, peer.host or peer.url)
     with await pools.slow.run(select) as selection:
+        if audit.is_on():
+            await services.engine.audit_trail.sending(act, contents, list(contents.studies))
         try:
             await send(services, peer, selection, report, show_progress, retries=RETRIES, on_sent=note)
         finally:
             peer_instances.flush()
             show_progress("", 0, 0)
+            services.engine.audit_trail.sent(
+                act, contents, report.sent, Outcome.MINOR if report.failed else Outcome.SUCCESS
+            )
             job.failed_count = 0
             for uid, why in report.failed.items():
                 job.fail(uid, why)
@@ -93,6 +106,12 @@ def _instances(archive: Archive, work: Work, missing: list[str]) -> Iterator[Ins
                 if instance.sop_instance_uid not in yielded:
                     yielded.add(instance.sop_instance_uid)
                     yield instance
+
+
+def _counted(instances: Iterable[Instance], contents: Contents) -> Iterator[Instance]:
+    for instance in instances:
+        contents.add((instance,))
+        yield instance
 
 
 async def pull_job(services: Services, peer: Peer, job: Job) -> None:
@@ -146,4 +165,5 @@ def _engine_for(engine: Engine, peer: Peer) -> Engine:
         opened_accounts=engine.accounts,
     )
     copy.admission, copy.retrieval_budget = engine.admission, engine.retrieval_budget
+    copy.audit_trail = engine.audit_trail
     return copy
