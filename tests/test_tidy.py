@@ -39,6 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "setting": set(),
     "titles": set(),
     "log_settings": {"setting"},
+    "audit_settings": {"setting"},
     "interpreter": set(),
     "boot": set(),
     "stops": set(),

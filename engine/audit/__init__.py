@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Protocol
 
-    from engine.audit.settings import Audit
+    from engine.audit_settings import Audit
 
     class _Settings(Protocol):
         @property

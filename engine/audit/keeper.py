@@ -20,7 +20,7 @@ from engine.storage.files import Files
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from engine.audit.settings import Audit
+    from engine.audit_settings import Audit
 
 logger = log.get("audit.keeper")
 

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from engine.audit.settings import Audit
+    from engine.audit_settings import Audit
 
 MESSAGE_BYTES_MAX: Final = 32_768
 """What every collector takes (PS3.15 A.6): of longer messages the texts are shortened."""

@@ -37,7 +37,7 @@ from engine.errors import StorageError
 from engine.storage.files import Files, replace_file
 
 if TYPE_CHECKING:
-    from engine.audit.settings import Audit
+    from engine.audit_settings import Audit
 
 logger = log.get("audit.sender")
 

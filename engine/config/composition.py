@@ -33,7 +33,7 @@ from engine.archive.settings import (
     Retention,
     Scrub,
 )
-from engine.audit.settings import Audit
+from engine.audit_settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
 from engine.identity.settings import Oidc

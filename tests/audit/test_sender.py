@@ -16,8 +16,8 @@ from engine import audit
 from engine.audit.checkpoint import Notary
 from engine.audit.keeper import AuditKeeper
 from engine.audit.sender import Sender
-from engine.audit.settings import Audit
 from engine.audit.verify import verify
+from engine.audit_settings import Audit
 from tests.audit.collector import Certificates, TlsCollector
 from tests.audit.recording import events, make_log, recording, stored, wait_until
 

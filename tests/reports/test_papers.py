@@ -16,7 +16,7 @@ from engine.accounts import users
 from engine.accounts.accounts import Accounts
 from engine.accounts.records import User
 from engine.audit import verify
-from engine.audit.settings import Audit
+from engine.audit_settings import Audit
 from engine.config import Config, Http, Peer, Tls
 from engine.reports import conformance, cryptography, hipaa, mds2, safeguards
 from engine.reports.document import Document, Section, Table, to_markdown, to_plain
