@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from engine.access import Action
 from engine.accounts import sessions, tokens, users
-from engine.web import changes
 from engine.web.api import live
 from engine.web.settings import Http
 from tests.web.hosting import Hosting
@@ -221,15 +220,13 @@ def test_http_allow_holds_for_those_who_log_in_too(tmp_path_factory: pytest.Temp
         user.close()
 
 
-@pytest.mark.parametrize("path", ["/api/live", "/changes"])
 def test_a_stream_ends_when_its_session_does(
-    path: str, browser: Callable[[], Browser], hosting: Hosting, monkeypatch: pytest.MonkeyPatch
+    browser: Callable[[], Browser], hosting: Hosting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "ALIVE_S", 0.2)
-    monkeypatch.setattr(changes, "ALIVE_S", 0.2)
     user = browser()
     user.log_in("full")
-    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {user.cookie}\r\n\r\n"
+    request = f"GET /api/live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {user.cookie}\r\n\r\n"
     with hosting.connect(timeout_s=60.0) as sock:
         sock.sendall(request.encode())
         received = b""
