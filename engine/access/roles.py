@@ -67,8 +67,15 @@ def _actions(names: Iterable[str]) -> frozenset[Action]:
 
 def _alternative(rule: role_settings.StudyRule, attributes: Mapping[str, tuple[str, ...]]) -> Alternative:
     requirements: set[Requirement] = set()
+    written_of = {
+        Attribute.INSTITUTION: rule.institution,
+        Attribute.DEPARTMENT: rule.department,
+        Attribute.REFERRER: rule.referrer,
+        Attribute.MODALITY: rule.modality,
+        Attribute.SENDER: rule.sender,
+    }
     for attribute in Attribute:
-        written = getattr(rule, attribute.value)
+        written = written_of[attribute]
         if not written:
             continue
         texts = (written,) if isinstance(written, str) else written

@@ -68,6 +68,8 @@ PATH_PARAMETERS: Final[Mapping[str, Parameter]] = {
         Parameter("number", "Number of a correction", "path", is_required=True),
         Parameter("id", "Identifier from the list", "path", is_required=True),
         Parameter("title", "AE title of a peer", "path", is_required=True),
+        Parameter("name", "Name of a user", "path", is_required=True),
+        Parameter("token", "Token of a share", "path", is_required=True),
     )
 }
 """Path parameters of more than one route; a route describes others among its own parameters."""

@@ -216,8 +216,8 @@ def test_what_is_not_in_the_page_cache_is_read_there_and_the_batch_goes_on(
     warm, transmit = Retrieval.warm, InstanceSender._transmit
 
     class ColdBatch(StoreBatch):
-        def add(self, head: int, message_id: int, uid: str, fd: int, offset: int, length: int, crc: int) -> bool:
-            return super().add(head, message_id, uid, copy, offset, length, crc)
+        def add(self, head: int, message_id: int, uid: str, fd: int, *place: Any) -> bool:
+            return super().add(head, message_id, uid, copy, *place)
 
     def watched_warm(self: Retrieval, instances: Sequence[Instance]) -> None:
         warm(self, instances)
