@@ -12,18 +12,18 @@ import os
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from engine import audit
+from engine import audit, log
 from engine.access import Action, Destination, Kind, Policy, Principal
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
 from engine.config import Config, Peer, parse_peer
 from engine.dicom import plain_values, tags
-from engine.errors import NotAllowed, NotStored
+from engine.errors import ArchiveInUse, EngineError, NotAllowed, NotStored
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from engine.doctor.hardware import Hardware
     from engine.index.format.types import Instance, Query
     from engine.services.file_scu import SendSummary
+
+logger = log.get("cli")
 
 Result = TypeVar("Result")
 
@@ -68,8 +70,11 @@ def needs_restart(answer: dict[str, Any]) -> list[str]:
 
 
 @contextmanager
-def recorded(config: Config) -> Iterator[None]:
-    """Records what this command does in the audit log, unless nothing can be written there: a read-only archive."""
+def recorded(config: Config, *, is_keeper: bool = False) -> Iterator[None]:
+    """Records what this command does in the audit log, unless nothing can be written there: a read-only archive.
+
+    Signs the log at the end if no server does. `is_keeper`: whether this process keeps the archive.
+    """
     if audit.is_on() or not os.access(config.data, os.W_OK):
         yield
         return
@@ -78,6 +83,23 @@ def recorded(config: Config) -> Iterator[None]:
         yield
     finally:
         audit.close()
+        if config.audit.enabled:
+            _sign(config, is_keeper=is_keeper)
+
+
+def _sign(config: Config, *, is_keeper: bool) -> None:
+    from engine.archive import layout
+    from engine.archive.keeper import KeeperLock
+    from engine.audit.checkpoint import Notary
+    from engine.storage.files import Files
+
+    try:
+        with nullcontext() if is_keeper else KeeperLock(layout.existing(config.data), Files()):
+            Notary(config.data, config.audit.signing_key).sign()
+    except ArchiveInUse:
+        pass  # the keeper signs
+    except (EngineError, OSError) as error:
+        logger.warning("the audit log is not signed", error=str(error))
 
 
 @contextmanager
@@ -103,7 +125,7 @@ def opened(
     )
     delay_stops()
     try:
-        with recorded(config):
+        with recorded(config, is_keeper=archive.parts.keeper is not None):
             _record_command()
             yield archive
     finally:

@@ -93,6 +93,30 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "config check": (ONE, ()),
     "config explain": (LIST, ()),
     "version": (ONE, ()),
+    "audit search": (LIST, ()),
+    "audit tail": (LIST, ()),
+    "audit verify": (LIST, ()),
+    "access explain": (LIST, ("ann", f"{ROOT}.1")),
+    "user add": (ONE, ("bob", "--role", "radiologist")),
+    "user disable": (ONE, ("ann",)),
+    "user enable": (ONE, ("ann",)),
+    "user link": (ONE, ("ann",)),
+    "user list": (LIST, ()),
+    "user password": (ONE, ("ann", "--password-file", "secret")),
+    "user remove": (ONE, ("ann",)),
+    "user reset-second-factor": (ONE, ("ann",)),
+    "user revoke": (ONE, ("ann",)),
+    "user roles": (ONE, ("ann", "referrer")),
+    "user sessions": (LIST, ()),
+    "key add": (ONE, ("ann", "script")),
+    "key list": (LIST, ()),
+    "share add": (ONE, ("--study", f"{ROOT}.1")),
+    "share list": (LIST, ()),
+    "grant add": (ONE, ("ann", "--study", f"{ROOT}.1", *WHY)),
+    "grant list": (LIST, ()),
+    "encryption new-key": (ONE, ("another-key",)),
+    "encryption init": (ONE, ("path=key", "--name", "first")),
+    "encryption status": (ONE, ()),
 }
 """What each says, and with what arguments."""
 
@@ -103,7 +127,6 @@ ELSEWHERE = {
     "bench schema": "is a JSON Schema, which has names of its own",
     "bench show": "writes TOML",
     "serve": "has no result",
-    "access explain": "needs a user; see test_access",
     "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",
     "webhooks resume": "needs one that was delivered to; see tests/web/test_webhooks.py",
@@ -116,6 +139,15 @@ ELSEWHERE = {
     "man": "writes for people; see test_manual",
     "reload": "needs a server; its error is looked at below",
     "commitments drop": "needs a request; see test_commitments",
+    "audit export": "writes the log as it is; see tests/system/test_audit.py",
+    "grant revoke": "needs an id; see test_accounts",
+    "key revoke": "needs an id; see test_accounts",
+    "share revoke": "needs an id; see test_accounts",
+    "encrypt": "needs keys; see test_encryption",
+    **{
+        f"encryption {name}": "needs keys; see test_encryption"
+        for name in ("add-wrapping", "remove-wrapping", "rotate-master", "rotate-data-key")
+    },
     "scrub acknowledge": "needs damage; see test_scrub_quarantine",
 }
 
@@ -150,6 +182,7 @@ def archive(tmp_path: Path, made_once: Path, capsys: pytest.CaptureFixture[str])
 
 def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "filmroom.toml").write_text(RULE)
+    (tmp_path / "secret").write_text("a password that is long enough")
     samples.write(tmp_path / "files", samples.instance(1, 1, 1), samples.instance(2, 1, 1))
     samples.write(tmp_path / "roe", samples.instance(3, 1, 1, patient_name="Roe^Richard", patient_id="P2"))
     samples.write(tmp_path / "again", samples.instance(1, 1, 1, pixels=bytes(512), patient_name="Doe^Janet"))
@@ -167,6 +200,11 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["hold", "set", "--study", f"{ROOT}.3", *WHY],
         ["cert", "authority", "tls"],
         ["cert", "issue", "tls", "pacs", "localhost"],
+        ["encryption", "new-key", "key"],
+        ["user", "add", "ann", "--role", "radiologist"],
+        ["key", "add", "ann", "first"],
+        ["share", "add", "--study", f"{ROOT}.1"],
+        ["grant", "add", "ann", "--study", f"{ROOT}.1", *WHY],
     ):
         assert run(capsys, *arguments)[0] == exit_codes.OK, arguments
 
@@ -213,7 +251,7 @@ def test_every_command_keeps_the_convention(
     assert (
         len(lines) == 1
         if kind == ONE
-        else lines or name in ("scrub findings", "commitments list", "webhooks list", "trash list")
+        else lines or name in ("scrub findings", "commitments list", "webhooks list", "trash list", "user sessions")
     )
     for line in lines:
         for where, key, value in walk(line):
