@@ -194,6 +194,11 @@ class Archive(View):
         return self.parts.is_read_only
 
     @property
+    def is_keeper(self) -> bool:
+        """Whether this process keeps the archive."""
+        return self.parts.keeper is not None
+
+    @property
     def is_new(self) -> bool:
         """Whether this process has created it."""
         return self.parts.layout.is_new

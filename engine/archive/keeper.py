@@ -58,9 +58,9 @@ Progress = Callable[[str, int, int], None]
 class KeeperLock:
     """The keeper's lock: its holder is the keeper until `close` or the end of the process."""
 
-    def __init__(self, layout: Layout, files: Files) -> None:
+    def __init__(self, layout: Layout, files: Files | None = None) -> None:
         """Takes the lock. Raises ArchiveInUse when another process has it, StorageError when it cannot be opened."""
-        self._files = files
+        self._files = files = files or Files()
         try:
             self._fd = files.open(layout.keeper_lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:

@@ -12,18 +12,18 @@ import os
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from engine import audit, log
+from engine import audit
 from engine.access import Action, Destination, Kind, Policy, Principal
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
 from engine.config import Config, Peer, parse_peer
 from engine.dicom import plain_values, tags
-from engine.errors import ArchiveInUse, EngineError, NotAllowed, NotStored
+from engine.errors import NotAllowed, NotStored
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from engine.doctor.hardware import Hardware
     from engine.index.format.types import Instance, Query
     from engine.services.file_scu import SendSummary
-
-logger = log.get("cli")
 
 Result = TypeVar("Result")
 
@@ -78,28 +76,15 @@ def recorded(config: Config, *, is_keeper: bool = False) -> Iterator[None]:
     if audit.is_on() or not os.access(config.data, os.W_OK):
         yield
         return
+    from engine.archive.admin import audit_log
+
     audit.configure(config)
     try:
         yield
     finally:
         audit.close()
         if config.audit.enabled:
-            _sign(config, is_keeper=is_keeper)
-
-
-def _sign(config: Config, *, is_keeper: bool) -> None:
-    from engine.archive import layout
-    from engine.archive.keeper import KeeperLock
-    from engine.audit.checkpoint import Notary
-    from engine.storage.files import Files
-
-    try:
-        with nullcontext() if is_keeper else KeeperLock(layout.existing(config.data), Files()):
-            Notary(config.data, config.audit.signing_key).sign()
-    except ArchiveInUse:
-        pass  # the keeper signs
-    except (EngineError, OSError) as error:
-        logger.warning("the audit log is not signed", error=str(error))
+            audit_log.sign(config.data, config.audit.signing_key, is_keeper=is_keeper)
 
 
 @contextmanager
@@ -125,7 +110,7 @@ def opened(
     )
     delay_stops()
     try:
-        with recorded(config, is_keeper=archive.parts.keeper is not None):
+        with recorded(config, is_keeper=archive.is_keeper):
             _record_command()
             yield archive
     finally:

@@ -65,7 +65,7 @@ async def file(request: Request) -> web.Response:
 _PRODUCES = tuple(dict.fromkeys(TYPES.values()))
 
 ROUTES: Final = (
-    Route("GET", "/s/{token}", share, "A shared link", None, produces=("text/html",), statuses=(303,), tag="page"),
+    Route("GET", "/s/{token}", share, "A shared link", None, produces=(), statuses=(303,), tag="page"),
     Route("GET", "/", index, "The web page", None, produces=("text/html",), statuses=(200, 304), tag="page"),
     Route(
         "GET",

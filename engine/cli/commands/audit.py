@@ -45,7 +45,12 @@ def command() -> None:
 
 
 @command.command("search", short_help="Find events.")
-@click.option("--kind", type=click.Choice([kind.value for kind in Kind]), help="Only these events.")
+@click.option(
+    "--kind",
+    type=click.Choice([kind.value for kind in Kind]),
+    metavar="KIND",
+    help=f"Only these events: {', '.join(kind.value for kind in Kind)}.",
+)
 @click.option("--user", metavar="NAME", default="", help="A user, AE title or address.")
 @click.option("--patient", metavar="ID", default="", help="A Patient ID.")
 @click.option("--study", metavar="UID", default="", help="A Study Instance UID.")

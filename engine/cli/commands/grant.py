@@ -40,6 +40,7 @@ def command() -> None:
     "actions",
     multiple=True,
     type=click.Choice(sorted(BY_NAME)),
+    metavar="ACTION",
     default=("query", "retrieve"),
     show_default=True,
 )

@@ -26,7 +26,14 @@ def command() -> None:
 @click.argument("name")
 @click.option("--days", type=float, default=365.0, show_default=True, help="It ends then.")
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="Only this role of the user; may be repeated.")
-@click.option("--action", "actions", multiple=True, type=click.Choice(sorted(BY_NAME)), help="Only this action.")
+@click.option(
+    "--action",
+    "actions",
+    multiple=True,
+    type=click.Choice(sorted(BY_NAME)),
+    metavar="ACTION",
+    help="Only this action; may be repeated.",
+)
 @with_settings()
 def add(
     user: str, name: str, days: float, roles: tuple[str, ...], actions: tuple[str, ...], settings: Settings

@@ -41,7 +41,9 @@ def command() -> None:
 @click.option("--full-name", default="", metavar="TEXT")
 @click.option("--referrer", "referrers", multiple=True, metavar="NAME", help="Referring Physician's Name of the user.")
 @click.option("--department", "departments", multiple=True, metavar="NAME", help="Department of the user.")
-@click.option("--certificate", "certificates", multiple=True, metavar="NAME", help="san:… or sha256:… of the user.")
+@click.option(
+    "--certificate", "certificates", multiple=True, metavar="NAME", help="san:NAME or sha256:FINGERPRINT of the user."
+)
 @_password_file
 @with_settings()
 def add(
