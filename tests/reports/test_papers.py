@@ -62,7 +62,9 @@ def names_in(path: str) -> frozenset[str]:
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-@pytest.mark.parametrize("seen", [facts(), facts((BACKUP,), **CLOSED), facts(http=Http(login="required"))], ids=str)
+@pytest.mark.parametrize(
+    "seen", [facts(), facts((BACKUP,), **CLOSED), facts(http=Http(login="required"))], ids=["open", "closed", "login"]
+)
 def test_every_test_that_a_verdict_names_exists(seen: Facts) -> None:
     named = {test for requirement in hipaa.REQUIREMENTS for test in requirement.judge(seen).tests}
     assert named
@@ -106,7 +108,7 @@ def test_a_closed_server_meets_what_an_open_one_does_not() -> None:
         ({"tls": Tls(profile="legacy")}, "164.312(e)(1) Transmission security", State.NOT_MET),
         ({"peers": (Peer(aet="CT1"),)}, "164.312(a)(1) Access control", State.PARTLY),
     ],
-    ids=str,
+    ids=["audit-off", "audit-short", "plain", "legacy", "peers"],
 )
 def test_one_opening_is_one_verdict(changes: dict[str, Any], clause: str, verdict: State) -> None:
     assert verdicts(facts((BACKUP,), **CLOSED))[clause] == "met"
