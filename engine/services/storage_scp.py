@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from engine.config import Config
     from engine.services.session import Session
 
 logger = log.get("services.storage_scp")
@@ -46,6 +47,8 @@ class StorageProvider:
         self._connection = session.connection
         self._allowed = False
         self._scope = NOTHING
+        self._config: Config | None = None
+        """The configuration by which these two were decided."""
         self._durable = True
         self._policy = 0
         self._limits = SCAN_LIMITS
@@ -65,6 +68,7 @@ class StorageProvider:
         settings = session.settings
         self._allowed = bool(session.allowed(Action.STORE))
         self._scope = session.scope(Action.STORE)
+        self._config = self._services.config
         self._durable = settings.durability == "durable"
         self._policy = POLICIES[settings.duplicates]
         self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max)
@@ -90,6 +94,7 @@ class StorageProvider:
     def receive(self, presentation_context_id: int, rq: CStoreRQ, data_set: DataSet) -> None:
         """Stores a whole data set, or the last part of a large one."""
         start_s = perf_counter()
+        self._check_permission()
         self._unanswered += 1
         length = data_set.offset + data_set.length
         stream = self._streams.pop(presentation_context_id, None)
@@ -119,6 +124,7 @@ class StorageProvider:
         """Stores a part of an object above the stream threshold; reading pauses until it is written."""
         stream = self._streams.get(presentation_context_id)
         if stream is None:
+            self._check_permission()
             stream = _Stream(self._services.engine.loop, self._connection, self._request(presentation_context_id, rq))
             self._streams[presentation_context_id] = stream
             refusal = self._services.engine.admission.refusal()
@@ -143,6 +149,18 @@ class StorageProvider:
             self._audited.end()
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _check_permission(self) -> None:
+        """Withdraws on an open association what the rules do not allow any more. New rights need a new association.
+
+        It costs a comparison an instance: the rules change with the configuration, and with the accounts of a user.
+        """
+        config = self._services.config
+        if config is self._config and not self._session.principal.user:
+            return
+        self._config = config
+        self._allowed = self._allowed and bool(self._session.allowed(Action.STORE))
+        self._scope = self._session.scope(Action.STORE)
 
     def _request(self, presentation_context_id: int, rq: CStoreRQ) -> StoreRequest:
         return StoreRequest(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from pydicom.dataset import Dataset
 from pynetdicom import AE, build_role, evt
 from pynetdicom.sop_class import (
@@ -159,5 +161,30 @@ def test_what_a_peer_stores_into_a_foreign_study_goes_to_quarantine_and_its_own_
         assert archive.sizes([uid_of(1).encode()])[0][0] == 3
         assert archive.sizes([uid_of(20).encode()])[0][0] == 2, "whoever has begun a study goes on with it"
         assert archive.stats()["quarantined"] == 2
+
+    run(tmp_path, script)
+
+
+def test_a_right_that_is_withdrawn_is_gone_on_associations_that_are_open(tmp_path: Path) -> None:
+    def script(serving: Serving) -> None:
+        config = serving.services.config
+
+        def reload(peer: KnownPeer) -> None:
+            changed = replace(config, peers=(*(each for each in PEERS if each.aet != peer.aet), peer))
+            engine, is_done = serving.services.engine, threading.Event()
+            engine.loop.call_soon_threadsafe(engine.configure, changed)
+            engine.loop.call_soon_threadsafe(is_done.set)
+            assert is_done.wait(60)
+
+        with Asker(serving, "WIDE") as wide:
+            store, find = wide.association.send_c_store, wide.find
+            assert store(made(2, 1, 3)).Status == 0
+            assert len(find("STUDY", StudyInstanceUID="")) == 4
+            reload(KnownPeer(aet="WIDE", role="ct"))
+            assert store(made(4, 1, 3)).Status == 0
+            assert len(find("STUDY", StudyInstanceUID="")) == 2
+            assert serving.archive.sizes([uid_of(4).encode()])[0][0] == 2, "a foreign study now"
+            reload(KnownPeer(aet="WIDE", may=("query",)))
+            assert store(made(1, 1, 3)).Status == 0x0124
 
     run(tmp_path, script)
