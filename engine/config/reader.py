@@ -301,9 +301,11 @@ def _from_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_text(key: str, text: str, type_: Any) -> object:
-    if not text and type(None) in get_args(bare(type_)):
+    options = get_args(bare(type_))
+    if not text and type(None) in options:
         return None
-    value = re.findall(r"[^\s,()\[\]\"']+", text) if get_origin(bare(type_)) is tuple else text
+    is_list = any(get_origin(bare(option)) is tuple for option in (type_, *options))
+    value = re.findall(r"[^\s,()\[\]\"']+", text) if is_list else text
     try:
         return msgspec.convert(value, type_, strict=False, dec_hook=to_path)
     except msgspec.ValidationError as error:

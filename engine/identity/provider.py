@@ -176,7 +176,7 @@ class Provider:
         }
         headers = {}
         if settings.client_secret_file is not None:
-            secret = await asyncio.get_running_loop().run_in_executor(None, self._secret)
+            secret = self._secret()
             if "client_secret_basic" in metadata.get("token_endpoint_auth_methods_supported", ["client_secret_basic"]):
                 pair = f"{quote(settings.client_id, safe='')}:{quote(secret, safe='')}"
                 headers["Authorization"] = f"Basic {_base64(pair)}"

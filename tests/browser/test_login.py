@@ -59,8 +59,14 @@ def test_a_wrong_password_is_refused_in_words_and_the_right_one_goes_where_the_a
 def test_a_session_that_ends_is_covered_and_goes_on_where_it_was(page: Page) -> None:
     log_in(page, "root")
     expect(browsing.rows(page)).to_have_count(3)
+    held: list[Route] = []
+    page.route("**/api/studies?*PatientName*", lambda route: held.append(route))
+    with page.expect_request("**/api/studies?*PatientName*"):
+        page.get_by_label("Filter: Patient", exact=True).fill("*3")
     page.context.clear_cookies()
-    page.get_by_label("Filter: Patient", exact=True).fill("*3")
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/studies?*PatientName*")
     expect(page.get_by_text("Your session has ended.")).to_be_visible()
     expect(page.get_by_label("User", exact=True)).to_have_value("root")
     page.get_by_label("Password", exact=True).fill("correct horse battery")

@@ -67,6 +67,8 @@ class BackupReport:
     total_bytes: int = 0
     """Of the state that the manifest names."""
     copied_bytes: int = 0
+    audit_bytes: int = 0
+    """Of the audit log, which no manifest names."""
     findings: list[str] = field(default_factory=list)
     """Segments that could not be copied, or are wrong."""
     removed_manifests: int = 0
@@ -123,7 +125,7 @@ def back_up(
             if layout.is_encrypted:
                 logger.warning("the audit log is not encrypted, and not in this backup of an encrypted archive")
             else:
-                backup.report.copied_bytes += copy_audit(layout.data, destination, folder.files)
+                backup.report.audit_bytes += copy_audit(layout.data, destination, folder.files)
             return backup.report
         finally:
             lock.close()

@@ -60,6 +60,7 @@ class RestoreReport:
     """The moment of the restored state."""
     segments: int = 0
     copied_bytes: int = 0
+    audit_bytes: int = 0
     instances: int = 0
     findings: list[str] = field(default_factory=list)
 
@@ -93,7 +94,7 @@ def restore(
     key_file.put(layout, manifest.keys, files)
     layout = unlock(layout, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
-    report.copied_bytes += copy_audit(source, data, files)
+    report.audit_bytes += copy_audit(source, data, files)
     _bring_up(layout, files, report, progress)
     dump.restore(layout.data, manifest.accounts)
     layouts.describe(layout, files)
