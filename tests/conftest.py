@@ -7,10 +7,15 @@ import os
 import threading
 
 import pytest
+from hypothesis import settings
 from pynetdicom.association import Association
 
 from engine.runtime.admission import Admission
 from tests import effort
+
+# The same examples in each run, so that a failure is that of a change; --all looks for new ones.
+settings.register_profile("filmroom", derandomize=not effort.ALL, database=None, deadline=None)
+settings.load_profile("filmroom")
 
 # Only tests of HTTP enable it: it costs memory and time at each start, and a fixed port.
 os.environ.setdefault("FILMROOM_HTTP_ENABLED", "false")

@@ -132,6 +132,11 @@ def _shifted_or(normal: str, minutes: int, otherwise: str) -> str:
     return otherwise if shifted == normal else shifted
 
 
+def _shifted_date_or(normal: str, minutes: int, otherwise: str) -> str:
+    """A date later by `minutes`; `otherwise` for what is none, even if it would be a date-time."""
+    return _shifted_or(normal, minutes, otherwise) if len(normal) == 8 else otherwise
+
+
 # pairs -----------------------------------------------------------------------------------------------
 
 
@@ -169,7 +174,7 @@ def pair_condition(pair: tuple[int, int], dates: Sequence[str], times: Sequence[
     if shifts:
         # Offsets differ by at most 26 hours.
         days = [
-            (_shifted_or(low, -2 * _DAY_MINUTES, ""), _shifted_or(high, 2 * _DAY_MINUTES, "\uffff"))
+            (_shifted_date_or(low, -2 * _DAY_MINUTES, ""), _shifted_date_or(high, 2 * _DAY_MINUTES, "\uffff"))
             for low, high in days
         ]
     ranges = _ranges(date_tag, days, rules.schema) if days else None

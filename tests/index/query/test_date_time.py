@@ -174,6 +174,11 @@ RULES = [
 ]
 
 
+def test_a_word_of_more_digits_than_a_date_has_is_no_date_that_a_zone_moves() -> None:
+    for zone in ("-0500", "+0100"):
+        assert met(tags.StudyDate, "202420242024", "202420242024", rules=Rules(zone=zone))
+
+
 @given(
     st.sampled_from([tags.StudyDate, tags.StudyTime, tags.AcquisitionDateTime]),
     texts_of(MOMENTS),
