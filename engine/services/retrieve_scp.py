@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import nullcontext
-from functools import partial
 from typing import TYPE_CHECKING
 
 from engine import access, audit, log
@@ -339,14 +338,18 @@ async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[
         batch = await retrieval.session.services.pools.index.run(lambda: next(batches, None))
 
 
-def _may_receive(session: Session, move_destination: str, view: View, query: Query) -> bool:
-    """Whether the role of a destination lets it receive all studies that a C-MOVE names. Blocks. Raises QueryError."""
+async def _may_receive(session: Session, move_destination: str, view: View, query: Query) -> bool:
+    """Whether the role of a destination lets it receive all studies that a C-MOVE names. Raises QueryError."""
     scope = session.services.engine.access.scope_of_destination(move_destination)
     if scope is FULL:
-        return True
+        return True  # as most are: no thread need say so
     of_destination = session.archive.view(scope)
-    studies = {instance.study_instance_uid for instance in view.identifiers(query)}
-    return all(of_destination.sees(study) for study in studies)
+
+    def sees_all() -> bool:
+        studies = {instance.study_instance_uid for instance in view.identifiers(query)}
+        return all(of_destination.sees(study) for study in studies)
+
+    return await session.services.pools.index.run(sees_all)
 
 
 async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, Pin] | None:
@@ -365,9 +368,7 @@ async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, P
     try:
         query = retrieval_query(session.contexts[retrieval.context_id], identifier)
         view = session.view(Action.RETRIEVE)
-        if isinstance(rq, CMoveRQ) and not await pool.run(
-            partial(_may_receive, session, rq.move_destination, view, query)
-        ):
+        if isinstance(rq, CMoveRQ) and not await _may_receive(session, rq.move_destination, view, query):
             logger.error(
                 "security alert: a C-MOVE to a destination that may not receive these studies",
                 calling=session.caller,
