@@ -1,6 +1,7 @@
 """Finds the candidates of a query, patients or studies, by the most selective access that its keys allow.
 
     unique keys      the UIDs in the query, the lowest level last
+    scope            the studies that the requester may see, where the scope has keys (`scope_keys`)
     search           the shortest ranges of keys, intersected with further ranges as long as reading these costs less
                      than testing the candidates that they exclude
     texts            bytes that a value must contain, searched block by block in the order of arrival
@@ -24,9 +25,11 @@ from engine.index.format import keys, terms
 from engine.index.format.rows import scan_prefix
 from engine.index.format.terms import Range
 from engine.index.format.types import Level
+from engine.index.query.admission import Admission
 from engine.index.query.candidates import Candidates, IdList, Ids, ascending
 from engine.index.query.condition import Condition
 from engine.index.query.reading import Reading
+from engine.index.query.scope_keys import ScopeKeys, keys_of
 from engine.index.query.text_scan import Scan, Sieve
 
 KEYS_MAX = 20_000
@@ -61,6 +64,11 @@ def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
         candidates.tops = IdList(ascending((yield from _tops(reading, studies))))
         return
     tops = yield from _tops_by_range(reading, candidates)
+    if reading.admission is not None and (tops is None or len(tops) > _FEW):
+        in_scope = yield from _tops_in_scope(reading, reading.admission, tops)
+        if in_scope is not None:
+            _explain(reading, "scope", tops)
+            tops = in_scope if tops is None else tops & in_scope
     text = _text_condition(reading)
     if text is not None and (tops is None or _is_scan_cheaper(reading, tops)):
         _explain(reading, f"texts: {tags.keyword_of(text.tag)}", tops)
@@ -211,6 +219,42 @@ def _tops_by_range(reading: Reading, candidates: Candidates) -> Generator[None, 
         words = " and ".join(dict.fromkeys(names))
         reading.explanation.access = f"search: {words}"
     return top_ids
+
+
+def _tops_in_scope(
+    reading: Reading, admission: Admission, tops: set[int] | None
+) -> Generator[None, None, set[int] | None]:
+    """All that may be in scope; None: the scope has no keys, or to test all or `tops` costs less than to read them."""
+    wide = max(reading.txn.stat(reading.environment.studies)["entries"] // _WIDE_SHARE, _SHORT)
+    if tops is not None:
+        wide = min(wide, _TEST_IDS * len(tops))
+    alternatives = keys_of(admission.scope, admission.today, reading.environment.schema)
+    if alternatives is None:
+        return None
+    in_scope: set[int] = set()
+    for alternative in alternatives:
+        studies: set[int] | None = None
+        for way in alternative:
+            studies = yield from _studies_by_key(reading, way, wide)
+            if studies is not None:
+                break
+        if studies is None or len(in_scope) + len(studies) > wide:
+            return None
+        in_scope |= studies
+    return (yield from _tops(reading, in_scope))
+
+
+def _studies_by_key(reading: Reading, way: ScopeKeys, wide: int) -> Generator[None, None, set[int] | None]:
+    if not way.ranges:
+        ids = (reading.txn.get(keys.bounded(uid), db=reading.environment.study_uids) for uid in way.study_instance_uids)
+        return {_number_of(study_id) for study_id in ids if study_id is not None}
+    if _count(reading, way.ranges, _COUNT_LIMITS[0])[0] > wide:
+        return None
+    owners = yield from _owners(reading, way.ranges, wide)
+    if owners is None or not way.is_owned_by_series:
+        return owners
+    above = yield from _above(reading, reading.environment.series, owners)
+    return set(above.values())
 
 
 def _is_near(reading: Reading, by_count: Sequence[_Term], study_count: int) -> bool:

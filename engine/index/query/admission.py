@@ -35,6 +35,7 @@ from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
 from engine.index.format.rows import read_name, scan_prefix, unpack_tail
 from engine.index.format.statements import Facts, fact_values, unpack_content
+from engine.index.format.terms import normal_values
 from engine.index.format.types import Level
 
 ANSWERS_MAX = 100_000
@@ -52,7 +53,7 @@ class Admission:
     def __init__(self, environment: Environment, scope: Scope, today: date) -> None:
         self._environment = environment
         self.scope = scope
-        self._today = today
+        self.today = today
         self._requirements: frozenset[Requirement] = frozenset().union(*scope.alternatives)
         self._attributes = {item.attribute for item in self._requirements if isinstance(item, Matching)}
         self._asks_for_identity = any(isinstance(item, Deidentified) for item in self._requirements)
@@ -64,7 +65,7 @@ class Admission:
         if answer is None:
             if len(self._answers) >= ANSWERS_MAX:
                 self._answers.clear()
-            answer = self._answers[study_id] = self.scope.admits(self.facts_of(txn, study_id, row), self._today)
+            answer = self._answers[study_id] = self.scope.admits(self.facts_of(txn, study_id, row), self.today)
         return answer
 
     def facts_of(self, txn: ReadTxn, study_id: bytes, row: bytes) -> AccessFacts:
@@ -183,7 +184,9 @@ def _text(value: bytes) -> str:
 
 @lru_cache(4096)
 def _date(value: bytes) -> date | None:
+    """A Study Date; None for what is none, as for range matching."""
+    normal = next(iter(normal_values("DA", value)), "")
     try:
-        return datetime.strptime(value.decode("ascii").strip(" \0").replace(".", ""), "%Y%m%d").date()
+        return datetime.strptime(normal, "%Y%m%d").date() if len(normal) == 8 and normal.isdecimal() else None
     except ValueError:
         return None
