@@ -28,7 +28,9 @@ def add(database: Database, key: Key, user: str) -> tuple[str, str]:
         raise AccountsRefused("a key ends in the future, and within five years")
     token = PREFIX + tokens.new_token(TOKEN_BYTES)
     with database.write() as txn:
-        users.of(database, txn, user)
+        others = sorted(set(key.roles) - set(users.of(database, txn, user).roles))
+        if others:
+            raise AccountsRefused(f"{user} does not have the role {others[0]}: a key has rights of its user only")
         own = sum(1 for _, other in database.keys.rows(txn) if other.user == key.user)
         if own >= PER_USER_MAX:
             raise AccountsRefused(f"this user has {PER_USER_MAX} keys already")

@@ -61,7 +61,7 @@ def of(database: Database, txn: Transaction, name: str) -> User:
     """A user, within a transaction. Raises NoSuchAccount."""
     user = database.users.get(txn, row_of(key_of(name)))
     if user is None:
-        raise NoSuchAccount("there is no user with that name")
+        raise NoSuchAccount(f"there is no user {name}")
     return user
 
 

@@ -16,13 +16,16 @@ from engine.errors import NotStored
 
 
 def explanation(config: Config, user: str, study_instance_uid: str) -> list[dict[str, Any]]:
-    """Whether and why a user may do what with a study. Raises NotStored for a user that does not exist."""
+    """Whether and why a user may do what with a study. Raises NotStored for a user or a study that does
+    not exist."""
     accounts = Accounts.open(config.data, lambda: config, read_only=True)
     try:
         if accounts.directory.user(user) is None:
             raise NotStored(f"there is no user {user}")
         with backend.opened(config) as archive:
             facts = archive.access_facts(study_instance_uid)
+        if facts is None:
+            raise NotStored(f"no study {study_instance_uid} is stored; `filmroom find` lists those that are")
         policy = Policy(lambda: config, accounts.directory)
         return [asdict(reason) for reason in explain(policy, user_named(user), facts, date.today())]
     finally:

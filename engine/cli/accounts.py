@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from engine import audit
 from engine.access.networks import is_loopback
+from engine.access.roles import BY_NAME
 from engine.accounts.database import FOLDER, Database
 from engine.accounts.records import GrantRow, Key, Session, Share, User
 from engine.audit import Alert, Event
@@ -19,6 +20,27 @@ from engine.errors import AccountsRefused, StorageError
 
 if TYPE_CHECKING:
     from engine.config import Config
+
+Command = TypeVar("Command", bound="Callable[..., object]")
+
+studies_option = click.option(
+    "--study", "studies", metavar="UID", multiple=True, help="Study Instance UID; may be repeated."
+)
+patient_option = click.option("--patient", metavar="ID", help="All studies of a patient: ID or ID^^^ISSUER.")
+
+
+def actions_option(help: str, default: tuple[str, ...] = ()) -> Callable[[Command], Command]:
+    """The option --action of a command, which may be repeated."""
+    return click.option(
+        "--action",
+        "actions",
+        multiple=True,
+        type=click.Choice(sorted(BY_NAME)),
+        metavar="ACTION",
+        default=default,
+        show_default=bool(default),
+        help=help,
+    )
 
 
 @contextmanager
@@ -46,6 +68,13 @@ def record(what: str, *, study: str = "", alert: Alert = Alert.USER, reason: str
         reason=reason,
     )
     audit.write(event)
+
+
+def check_studies(config: Config, study_instance_uids: Iterable[str]) -> None:
+    """Raises NotStored for studies that are not there: most likely a UID was mistyped."""
+    with backend.opened(config) as archive:
+        missing = [f"study {uid}" for uid in study_instance_uids if not archive.sees(uid)]
+    backend.refuse_missing(missing, "nothing was changed; --patient also covers studies that come later")
 
 
 def check_roles(config: Config, names: Iterable[str]) -> tuple[str, ...]:

@@ -131,7 +131,7 @@ def _record_command() -> None:
     if context is None or not words or words[0] in _UNRECORDED or context.meta.get(_RECORDED):
         return
     context.meta[_RECORDED] = True  # a command may open the archive several times
-    arguments = " ".join(sys.argv[1:])
+    arguments = " ".join(sys.argv[1:]).removeprefix(" ".join(words)).lstrip()
     kinds = {"find": audit.Kind.QUERY, "import": audit.Kind.IMPORTED}
     kind = kinds.get(words[0], audit.Kind.OPERATION)
     audit.begin_now(

@@ -243,22 +243,28 @@ def test_a_source_that_greets_wrongly_makes_nothing(tmp_path: Path, site: Site, 
         site.replica(listener).close()
 
 
+class Trickling:
+    """A socket that gives one byte at a time, with a pause before each."""
+
+    def __init__(self, sock: socket.socket, now: list[float], step_s: float) -> None:
+        self._sock, self._now, self._step_s = sock, now, step_s
+
+    def settimeout(self, seconds: float) -> None:
+        self._sock.settimeout(seconds)
+
+    def recv(self, count: int) -> bytes:
+        self._now[0] += self._step_s
+        return self._sock.recv(1)
+
+
 def test_a_handshake_has_one_deadline_however_its_bytes_come(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(replica_link.time, "monotonic", lambda: now[0])
     ours, theirs = socket.socketpair()
     with ours, theirs:
-
-        class Trickling:
-            def settimeout(self, seconds: float) -> None:
-                ours.settimeout(seconds)
-
-            def recv(self, count: int) -> bytes:
-                now[0] += 3
-                return ours.recv(1)
-
         line = Line.__new__(Line)
-        line._sock, line._until_s, line._body_bytes_max = Trickling(), 110.0, 2048  # type: ignore[assignment]
+        line._sock = Trickling(ours, now, step_s=3)  # type: ignore[assignment]
+        line._until_s, line._body_bytes_max = 110.0, 2048
         theirs.sendall(frame(Frame.SOURCE, bytes(100)))
         with pytest.raises(ReplicationFailed, match="timed out"):
             line.receive()
@@ -270,17 +276,9 @@ def test_a_frame_after_the_greeting_needs_a_least_rate(monkeypatch: pytest.Monke
     monkeypatch.setattr(replica_link.time, "monotonic", lambda: now[0])
     ours, theirs = socket.socketpair()
     with ours, theirs:
-
-        class Trickling:
-            def settimeout(self, seconds: float) -> None:
-                ours.settimeout(seconds)
-
-            def recv(self, count: int) -> bytes:
-                now[0] += 9
-                return ours.recv(1)
-
         line = Line.__new__(Line)
-        line._sock, line._until_s, line._body_bytes_max = Trickling(), None, 1 << 20  # type: ignore[assignment]
+        line._sock = Trickling(ours, now, step_s=9)  # type: ignore[assignment]
+        line._until_s, line._body_bytes_max = None, 1 << 20
         theirs.sendall(frame(Frame.DATA, bytes(1000)))
         with pytest.raises(ReplicationFailed, match="timed out"):
             line.receive()

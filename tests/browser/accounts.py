@@ -9,7 +9,21 @@ from playwright.sync_api import Page, expect
 from engine.accounts import passwords, users
 from engine.accounts.database import FOLDER, Database
 from engine.accounts.records import User
+from tests import samples
 
+THREE_STUDIES = [
+    samples.instance(1, 1, 1, patient_id="P1", patient_name="Doe^Jane"),
+    samples.instance(2, 1, 1, patient_id="P2", patient_name="Roe^Rita", ReferringPhysicianName="Refer^Ralph"),
+    samples.instance(3, 1, 1, patient_id="P3", patient_name="Poe^Paul"),
+]
+GUARD = """
+[[role]]
+name = "guard"
+may = ["query", "retrieve", "break-glass"]
+studies = [{ referrer = "Refer^Ralph" }]
+"""
+"""A configuration with a role that sees the second study only."""
+PHONE = {"width": 390, "height": 800}
 PASSWORD = "correct horse battery"
 HASH = passwords.hash_of(PASSWORD)
 
@@ -35,3 +49,10 @@ def send_login(page: Page, user: str, password: str = PASSWORD) -> None:
     page.get_by_label("User", exact=True).fill(user)
     page.get_by_label("Password", exact=True).fill(password)
     page.get_by_role("button", name="Log in", exact=True).click()
+
+
+def once(page: Page) -> str:
+    """The secret or link that is shown once, now."""
+    code = page.locator(".once code")
+    expect(code).to_be_visible()
+    return str(code.text_content())

@@ -10,23 +10,12 @@ from playwright.sync_api import Locator, Page, expect
 
 from tests import samples
 from tests.browser import browsing
-from tests.browser.accounts import add_users, log_in
+from tests.browser.accounts import GUARD, PHONE, THREE_STUDIES, add_users, log_in, once
 from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
-DATA_SETS = [
-    samples.instance(1, 1, 1, patient_id="P1", patient_name="Doe^Jane"),
-    samples.instance(2, 1, 1, patient_id="P2", patient_name="Roe^Rita", ReferringPhysicianName="Refer^Ralph"),
-    samples.instance(3, 1, 1, patient_id="P3", patient_name="Poe^Paul"),
-]
-CONFIG = """
-[[role]]
-name = "guard"
-may = ["query", "retrieve", "break-glass"]
-studies = [{ referrer = "Refer^Ralph" }]
-"""
-PHONE = {"width": 390, "height": 800}
+CONFIG, DATA_SETS = GUARD, THREE_STUDIES
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,13 +27,6 @@ def users(serve: Server) -> None:
 def watched(watch: Watch) -> Iterator[None]:
     watch.allow(r"status of 401")  # the browser reports each request without a session
     yield
-
-
-def once(page: Page) -> str:
-    """The link that is shown once, now."""
-    code = page.locator(".once code")
-    expect(code).to_be_visible()
-    return str(code.text_content())
 
 
 def share(page: Page, fill: Callable[[Locator], None]) -> str:

@@ -10,6 +10,7 @@ from engine.accounts import users
 from engine.accounts.accounts import Accounts
 from engine.accounts.records import User
 from engine.archive.archive import Archive
+from engine.cli import exit_codes
 from engine.config import Config
 from tests import samples
 from tests.cli.commands import rows, run
@@ -48,9 +49,9 @@ def test_an_explanation_names_the_rule_that_decides(archive: Path, capsys: pytes
         "not in scope: institution is st. m*",
     )
     assert (seen["delete"]["allowed"], seen["delete"]["why"]) == (False, "no role or grant to delete")
-    nowhere = {row["action"]: row for row in rows(capsys, "access", "explain", "anna", "1.2.3")}
-    assert nowhere["query"]["why"] == "no such study is stored"
-    code, _, err = run(capsys, "access", "explain", "nobody", "1.2.3")
+    code, _, err = run(capsys, "access", "explain", "anna", "1.2.3")
+    assert code == exit_codes.FAILED and "1.2.3" in err
+    code, _, err = run(capsys, "access", "explain", "nobody", f"{samples.ROOT}.1")
     assert code and "there is no user nobody" in err
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +31,20 @@ COLUMNS = (
     wrapped("detail"),
 )
 
+_TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?Z?)?)?)?", re.ASCII)
+
+
+def _time(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The beginning of a time in UTC, as records have it."""
+    if value and not _TIME.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is no time: write 2026-01-05, or 2026-01-05T14:03 (UTC)")
+    return value.removesuffix("Z")
+
+
 _since_option = click.option(
-    "--since", metavar="TIME", default="", help="Not before: 2026-01-05, or 2026-01-05T14:03 UTC."
+    "--since", metavar="TIME", default="", callback=_time, help="Not before: 2026-01-05, or 2026-01-05T14:03 UTC."
 )
-_until_option = click.option("--until", metavar="TIME", default="", help="Before this time.")
+_until_option = click.option("--until", metavar="TIME", default="", callback=_time, help="Before this time.")
 
 
 @options.group("audit")

@@ -6,7 +6,6 @@ from datetime import datetime
 
 import click
 
-from engine.access.roles import BY_NAME
 from engine.accounts import grants, users
 from engine.accounts.records import GrantRow
 from engine.audit import Alert
@@ -33,17 +32,9 @@ def command() -> None:
 @command.command("add", short_help="Grant studies or a patient.")
 @click.argument("to", metavar="USER")
 @click.option("--role", "is_role", is_flag=True, help="USER is the name of a role.")
-@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID; may be repeated.")
-@click.option("--patient", metavar="ID", help="All studies of a patient: ID or ID^^^ISSUER.")
-@click.option(
-    "--action",
-    "actions",
-    multiple=True,
-    type=click.Choice(sorted(BY_NAME)),
-    metavar="ACTION",
-    default=("query", "retrieve"),
-    show_default=True,
-)
+@accounts.studies_option
+@accounts.patient_option
+@accounts.actions_option("What may be done; may be repeated.", default=("query", "retrieve"))
 @click.option("--until", type=click.DateTime(), help="When it ends.  [when it is revoked]")
 @options.reason_option
 @with_settings()
@@ -71,6 +62,7 @@ def add(
         by=backend.operator().actor,
         reason=reason,
     )
+    accounts.check_studies(config, studies)
     with accounts.opened(config) as database:
         identifier = grants.add(database, row)
         for study in studies or ("",):

@@ -6,7 +6,6 @@ from time import time
 
 import click
 
-from engine.access.roles import BY_NAME
 from engine.accounts import keys, users
 from engine.accounts.records import Key
 from engine.cli import accounts, backend, exit_codes, options, output
@@ -26,14 +25,7 @@ def command() -> None:
 @click.argument("name")
 @click.option("--days", type=float, default=365.0, show_default=True, help="It ends then.")
 @click.option("--role", "roles", multiple=True, metavar="ROLE", help="Only this role of the user; may be repeated.")
-@click.option(
-    "--action",
-    "actions",
-    multiple=True,
-    type=click.Choice(sorted(BY_NAME)),
-    metavar="ACTION",
-    help="Only this action; may be repeated.",
-)
+@accounts.actions_option("Only this action; may be repeated.")
 @with_settings()
 def add(
     user: str, name: str, days: float, roles: tuple[str, ...], actions: tuple[str, ...], settings: Settings

@@ -31,8 +31,8 @@ def command() -> None:
 
 
 @command.command("add", short_help="Make a link; print it once.")
-@click.option("--study", "studies", metavar="UID", multiple=True, help="Study Instance UID; may be repeated.")
-@click.option("--patient", metavar="ID", help="All studies of a patient: ID or ID^^^ISSUER.")
+@accounts.studies_option
+@accounts.patient_option
 @click.option("--days", type=float, default=14.0, show_default=True, help="It ends then.")
 @click.option("--uses", type=click.IntRange(0), default=0, help="How often it may be opened.  [no limit]")
 @click.option("--password-file", type=click.File(encoding="utf-8"), help="Read a password from a file (-: stdin).")
@@ -62,6 +62,7 @@ def add(
         by=backend.operator().actor,
         recipient=recipient,
     )
+    accounts.check_studies(config, studies)
     with accounts.opened(config) as database:
         identifier, token = shares.add(database, share)
         for study in studies or ("",):
