@@ -353,3 +353,12 @@ class IdentityRefused(EngineError):
 
 class IdentityUnavailable(EngineError):
     """An identity provider cannot be asked, so that nobody can be let in on its word; the message says why."""
+
+
+class UpdateRefused(EngineError):
+    """What a message says of a patient, order or step was not applied; the message names no patient."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """A `RefusalReason` of `orders.values`."""

@@ -61,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
     "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "storage", "dicom"},
+    "orders": LEAVES | {"access", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
     "runtime": LEAVES | {"audit", "access", "accounts", "identity", "archive"},
