@@ -57,6 +57,7 @@ _COMPUTED = frozenset(
         tags.NumberOfSeriesRelatedInstances,
         tags.ModalitiesInStudy,
         tags.SOPClassesInStudy,
+        tags.AvailableTransferSyntaxUID,
         tags.QueryRetrieveLevel,
         tags.RetrieveAETitle,
         tags.InstanceAvailability,

@@ -49,7 +49,9 @@ OPTIONAL_ATTRIBUTES: Final[Mapping[Level, tuple[int, ...]]] = {
         tags.SeriesDescription, tags.TimezoneOffsetFromUTC, tags.PerformedProcedureStepStartDate,
         tags.PerformedProcedureStepStartTime, tags.RequestAttributesSequence,
     ),
-    Level.IMAGE: (tags.NumberOfFrames, tags.Rows, tags.Columns, tags.BitsAllocated),
+    Level.IMAGE: (
+        tags.NumberOfFrames, tags.Rows, tags.Columns, tags.BitsAllocated, tags.AvailableTransferSyntaxUID,
+    ),
 }  # fmt: skip
 """These are returned only with a value."""
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from dicomweb_client.api import DICOMwebClient
 from pydicom.dataset import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from engine.archive.archive import Archive
 from engine.archive.questions import Level, Match
@@ -236,6 +237,12 @@ def test_no_match_is_an_empty_list(get: Callable[..., Answer]) -> None:
         found = get(path)
         assert found.rows == [] and found.body == b"[]"
     assert get("/studies?limit=0").headers["X-Remaining-Count"] == str(STUDIES)
+
+
+def test_instances_say_the_transfer_syntax_they_are_stored_in(get: Callable[..., Answer]) -> None:
+    rows = get("/instances").rows
+    assert {row["00083002"]["Value"][0] for row in rows} == {ExplicitVRLittleEndian}
+    assert all("00083002" not in row for row in get("/series?includefield=AvailableTransferSyntaxUID").rows)
 
 
 def test_the_number_of_remaining_matches_is_in_two_headers(get: Callable[..., Answer], hosting: Hosting) -> None:

@@ -240,6 +240,9 @@ class Place:
         names = self._reading.names
         return b"\\".join(sorted(names[class_id] for class_id in self._tails()[1]))
 
+    def _stored_syntax(self) -> bytes:
+        return self._reading.names[keys.INSTANCE.unpack_from(self.instance_row)[11]]
+
     def _tails(self) -> tuple[bytes, frozenset[int]]:
         """Modalities and name ids of the SOP classes of the study."""
         return _union_of_tails(frozenset([row[keys.COUNTS.size :] for _, row in self.counts()]))
@@ -263,4 +266,5 @@ COMPUTE: dict[int, Callable[[Place], bytes]] = {
     tags.ModalitiesInStudy: Place._modalities_of_study,
     tags.SOPClassesInStudy: Place._classes_of_study,
     tags.NumberOfSeriesRelatedInstances: Place._instances_of_series,
+    tags.AvailableTransferSyntaxUID: Place._stored_syntax,
 }

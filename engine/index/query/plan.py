@@ -38,6 +38,7 @@ COMPUTED: dict[int, Level] = {
     tags.ModalitiesInStudy: Level.STUDY,
     tags.SOPClassesInStudy: Level.STUDY,
     tags.NumberOfSeriesRelatedInstances: Level.SERIES,
+    tags.AvailableTransferSyntaxUID: Level.IMAGE,
 }
 _MATCHED_COMPUTED = frozenset((tags.ModalitiesInStudy, tags.SOPClassesInStudy))
 
