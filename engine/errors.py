@@ -138,6 +138,18 @@ class KeyStoreError(StorageError):
 class StoreUnreachable(StorageError):
     """The storage of a segment does not answer: its bytes are not damaged, and a later read may succeed."""
 
+    retry_s = 5.0
+    """When a later attempt is worth it."""
+
+
+class SegmentCold(StoreUnreachable):
+    """The segment is in an archive class, and has to be recalled before it can be read."""
+
+    def __init__(self, message: str, retry_s: float) -> None:
+        super().__init__(message)
+        self.retry_s = retry_s
+        """When it is expected to be readable."""
+
 
 class StorageFull(StorageError):
     """The disk is full, or only its reserve is free: new stores are refused, everything else continues."""
@@ -145,6 +157,10 @@ class StorageFull(StorageError):
 
 class StorageFailed(StorageError):
     """An I/O error from write or sync; final. The writer stops: a second sync could report success for lost data."""
+
+
+class Fenced(StorageFailed):
+    """Another node has taken over what this one was writing. It sends no answer and writes no more; no disk is bad."""
 
 
 # index and archive -------------------------------------------------------------------------------

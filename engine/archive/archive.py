@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +82,7 @@ if TYPE_CHECKING:
 
     from engine.archive.ingest.request import ReceivedInstance
     from engine.index.format.types import DamageRow
+    from engine.storage.segment_store import SegmentStore
 
 logger = log.get("archive")
 
@@ -136,16 +137,18 @@ class Archive(View):
         progress: Progress | None = None,
         extra_attributes: ExtraSet | None = None,
         must_encrypt: bool = False,
+        elsewhere: SegmentStore | None = None,
     ) -> Archive:
         """Opens `data` as "keeper", "guest", "reader" or "auto".
 
         `extra_attributes`: a keeper puts them in effect. Without them, and in other roles, the archive's own apply.
         `must_encrypt`: refuse an archive that does not encrypt new records.
+        `elsewhere`: has sealed segments that are not on this machine.
         Raises StorageError if there is no archive and not `create`, KeyStoreError before anything is written if it is
         encrypted and cannot be unlocked, ArchiveInUse for a second keeper.
         """
         files = files or Files()
-        layout = unlock(layouts.open_layout(Path(data), files, create=create), files)
+        layout = replace(unlock(layouts.open_layout(Path(data), files, create=create), files), elsewhere=elsewhere)
         if must_encrypt:
             require_encryption(layout)
         chosen = extras.choose(layout, files, extra_attributes)
@@ -209,9 +212,11 @@ class Archive(View):
         return Path(tempfile.gettempdir()) if self.is_read_only else Path(self.parts.layout.index)
 
     @classmethod
-    def rebuild_index(cls, data: Path, *, progress: Progress | None = None) -> rebuild.Report:
+    def rebuild_index(
+        cls, data: Path, *, progress: Progress | None = None, elsewhere: SegmentStore | None = None
+    ) -> rebuild.Report:
         """Discards the index of `data` and makes a new one from the log. Raises ArchiveInUse, StorageError."""
-        return rebuilding.rebuild_index(data, progress=progress)
+        return rebuilding.rebuild_index(data, progress=progress, elsewhere=elsewhere)
 
     def _keeper_failed(self, error: EngineError) -> None:
         logger.error("checkpoint failed", error=str(error))

@@ -41,7 +41,6 @@ from engine.storage.files import Files
 from engine.storage.reader import LogReader
 from engine.storage.recovery import NONE_SEALED
 from engine.storage.segment import list_segments
-from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.keeper")
 
@@ -122,7 +121,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
         self.failed: EngineError | None = None
-        self._reader = LogReader(LocalSegments(layout.segments, files))
+        self._reader = LogReader(layout.segment_store(files))
         self.register = Register(layout, files)
         self._marks: dict[int, SegmentMark] = {}
         """The marks of the last checkpoint."""
@@ -203,6 +202,7 @@ class Keeper:
             progress=progress,
             follow=self._follows,
             archive_id=self._layout.archive_id,
+            elsewhere=self._layout.elsewhere,
             sealed_segments=NONE_SEALED if self._follows else self.register.load(),
         )
         for finding in map(str, report.findings):

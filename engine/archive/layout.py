@@ -46,6 +46,7 @@ from engine.archive import founding
 from engine.errors import StorageError
 from engine.storage.files import Files, replace_file
 from engine.storage.keyring import DataKey
+from engine.storage.segment_store import LayeredSegments, LocalSegments, SegmentStore
 
 logger = log.get("archive.layout")
 
@@ -77,6 +78,13 @@ class Layout:
     """Whether it has keys: some of its records are encrypted, or were."""
     data_key: Callable[[], DataKey] | None = field(default=None, compare=False)
     """Returns the data key of new records; None: they are not encrypted."""
+    elsewhere: SegmentStore | None = field(default=None, compare=False)
+    """Has sealed segments that are not on this machine; None: all are."""
+
+    def segment_store(self, files: Files) -> SegmentStore:
+        """The log for reading: the segments of this machine, and those elsewhere."""
+        local = LocalSegments(self.segments, files)
+        return local if self.elsewhere is None else LayeredSegments(local, self.elsewhere)
 
     @property
     def segments(self) -> str:

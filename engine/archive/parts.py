@@ -14,7 +14,7 @@ from engine.archive.readonly import UnwrittenIndex, refuse
 from engine.archive.register import Register
 from engine.archive.retrieve import Retrieval
 from engine.storage.reader import LogReader
-from engine.storage.segment_store import LocalSegments, SegmentStore
+from engine.storage.segment_store import SegmentStore
 
 if TYPE_CHECKING:
     from engine.archive.keeper import Keeper
@@ -40,8 +40,8 @@ class Parts:
         self.index = index
         self.keeper = keeper
         self.unwritten = unwritten
-        self.segments: SegmentStore = LocalSegments(layout.segments, files)
-        """The store of sealed segments."""
+        self.segments: SegmentStore = layout.segment_store(files)
+        """The log, wherever its segments are."""
         self.reader = LogReader(self.segments)
         self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register

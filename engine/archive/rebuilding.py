@@ -11,7 +11,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from engine import log
@@ -36,7 +36,7 @@ from engine.storage.record import Position
 from engine.storage.recovery import NONE_SEALED, Sealed, SealedSegments
 from engine.storage.segment import LAYOUT_LOG, Damage, segment_path
 from engine.storage.segment_bytes import FileBytes
-from engine.storage.segment_store import LocalSegments
+from engine.storage.segment_store import SegmentStore
 
 logger = log.get("archive.rebuilding")
 
@@ -53,10 +53,16 @@ class Before:
     """SOP Instance UID, segment and offset of each record in a segment that is not as it was sealed."""
 
 
-def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files | None = None) -> rebuild.Report:
+def rebuild_index(
+    data: Path,
+    *,
+    progress: Progress | None = None,
+    files: Files | None = None,
+    elsewhere: SegmentStore | None = None,
+) -> rebuild.Report:
     """Discards the index of `data` and makes a new one from the log. Raises ArchiveInUse, StorageError."""
     files = files or Files()
-    layout = unlock(layouts.open_layout(data, files, create=False), files)
+    layout = replace(unlock(layouts.open_layout(data, files, create=False), files), elsewhere=elsewhere)
     schema = Schema(extras.recorded(layout, files))
     is_replica = layout.role == layouts.REPLICA
     with KeeperLock(layout, files):
@@ -69,6 +75,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
             progress=progress,
             follow=is_replica,
             archive_id=layout.archive_id,
+            elsewhere=elsewhere,
             sealed_segments=before.sealed_segments,
             schema=schema,
         )
@@ -81,7 +88,7 @@ def rebuild_index(data: Path, *, progress: Progress | None = None, files: Files 
                 register.note(index.segment_marks(), is_complete=True)
                 _name_losses(layout, files, index, report, before)
         finally:
-            reader = LogReader(LocalSegments(layout.segments, files))
+            reader = LogReader(layout.segment_store(files))
             index.checkpointer(lambda: sync_log(index, reader)).close(clean=True)
             reader.close()
             index.close()

@@ -35,7 +35,7 @@ from engine.dicom.frames import (
     pixel_stream,
 )
 from engine.dicom.sources import Inflated, Source
-from engine.errors import CorruptRecord, FramesUnreadable, KeyMissing, SegmentGone, StorageError
+from engine.errors import CorruptRecord, FramesUnreadable, SegmentGone, StorageError
 from engine.index.format.types import Instance as Instance
 from engine.storage.reader import OpenSegment as OpenSegment
 from engine.storage.reader import Pin as Pin
@@ -234,7 +234,7 @@ class StoredInstance:
         """The same without waiting for a disk. False: call `fill`, which waits, or raises the error."""
         try:
             return self._reader.read_scattered(self.instance.position, targets, offset, cached_only=True)
-        except (CorruptRecord, KeyMissing):
+        except StorageError:
             return False
 
     # -- the whole data set ---------------------------------------------------------------------

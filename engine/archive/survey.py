@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engine.archive.lifecycle import losses
 from engine.errors import EngineError, SegmentGone
-from engine.storage.reader import read_header_or_trailer
+from engine.storage.hints import read_header_or_trailer
 from engine.storage.segment import list_segments
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Survey:
 
 
 def survey(parts: Parts) -> Survey:
-    """Makes the survey."""
+    """Makes the survey. Reads nothing of segments that are not on this machine."""
     directory, files, layout = parts.layout.segments, parts.files, parts.layout
     segment_ids = list_segments(directory, files)
     result = Survey(len(segment_ids))
@@ -57,7 +57,7 @@ def survey(parts: Parts) -> Survey:
         if name.endswith(".damaged") and not any(name.startswith(f"{number:016x}.") for number in acknowledged)
     ]
     marks = parts.index.segment_marks()
-    present_ids = set(list_segments(directory, files))
+    present_ids = set(parts.segments.segment_ids())
     result.missing = [
         f"{segment_id:016x}" for segment_id, mark in marks.items() if mark.live_count and segment_id not in present_ids
     ]

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING
 from engine.accounts import dump
 from engine.archive import completeness
 from engine.archive.lifecycle import trash
-from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError
+from engine.errors import CorruptRecord, DataSetError, SegmentGone, StorageError, StoreUnreachable
 from engine.index.format.types import Instance, SegmentMark
 from engine.storage import hints, segment
 from engine.storage.record import Kind, Position, Record
-from engine.storage.segment import Damage, list_segments
+from engine.storage.segment import Damage
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -103,7 +103,7 @@ def _name_losses(archive: Archive, report: CheckReport) -> None:
 
 def _check_log(archive: Archive, report: CheckReport, progress: Progress | None) -> None:
     marks = archive.parts.index.segment_marks()
-    segment_ids = list_segments(archive.parts.layout.segments, archive.parts.files)
+    segment_ids = archive.parts.segments.segment_ids()
     for segment_id in marks.keys() - set(segment_ids):
         if marks[segment_id].live_count:
             report.add(Finding(segment_id, 0, "the segment file is missing"))
@@ -118,6 +118,8 @@ def _check_log(archive: Archive, report: CheckReport, progress: Progress | None)
             _check_segment(archive, report, segment_id, mark)
         except CorruptRecord as error:
             report.add(Finding(error.segment_id, error.offset, str(error)))
+        except StoreUnreachable:
+            raise
         except (OSError, StorageError) as error:
             report.add(Finding(segment_id, 0, str(error)))
 

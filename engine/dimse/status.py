@@ -19,6 +19,7 @@ from engine.errors import (
     AssociationFailed,
     AuditUnavailable,
     DataSetError,
+    Fenced,
     IndexError_,
     InstanceRefused,
     MemoryShort,
@@ -27,6 +28,7 @@ from engine.errors import (
     Refusal,
     StorageError,
     StorageFull,
+    StoreUnreachable,
     TranscodeError,
 )
 
@@ -168,11 +170,14 @@ ERROR_STATUS: Final[Mapping[Service, Mapping[type[Exception], int]]] = MappingPr
             StorageError: FindStatus.UNABLE_TO_PROCESS,
             MemoryError: FindStatus.OUT_OF_RESOURCES,
             AuditUnavailable: FindStatus.OUT_OF_RESOURCES,
+            StoreUnreachable: FindStatus.OUT_OF_RESOURCES,
         },
         Service.MOVE: _RETRIEVE,
         Service.GET: _RETRIEVE,
         Service.OTHER: {
             StorageFull: GeneralStatus.RESOURCE_LIMITATION,
+            StoreUnreachable: GeneralStatus.RESOURCE_LIMITATION,
+            Fenced: GeneralStatus.RESOURCE_LIMITATION,
             MemoryError: GeneralStatus.RESOURCE_LIMITATION,
             DataSetError: GeneralStatus.INVALID_ARGUMENT_VALUE,
         },

@@ -40,7 +40,7 @@ from engine.errors import CorruptRecord
 from engine.storage.encryption import opened_heads
 from engine.storage.files import Files
 from engine.storage.record import Record, crc32c, unpack_head
-from engine.storage.segment import FOOTER_MAGIC, Damage, SegmentHeader
+from engine.storage.segment import FOOTER_MAGIC, Damage, SegmentHeader, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 
 # These constants are part of the format.
@@ -214,6 +214,17 @@ def read_heads(data: SegmentBytes, segment_id: int, *, opens: bool = True) -> He
     if opens:
         hints = opened_heads(hints, len(FOOTER_HEAD), trailer.record_count, segment_id)
     return Heads(trailer, hints)
+
+
+def read_header_or_trailer(data: SegmentBytes, segment_id: int) -> SegmentHeader:
+    """The header of an open segment; if it is lost and the segment is sealed, the trailer's part of it."""
+    try:
+        return read_segment_header(data, segment_id)
+    except CorruptRecord:
+        trailer = read_trailer(data, segment_id)
+        if trailer is None:
+            raise
+        return trailer.header()
 
 
 def read_summary(data: SegmentBytes, segment_id: int, *, opens: bool = True) -> Summary | None:

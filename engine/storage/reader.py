@@ -21,11 +21,11 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
 from engine.errors import CorruptRecord, StorageError
-from engine.storage import hints
 from engine.storage.decryption import Decryption
 from engine.storage.encryption import PayloadCipher, cipher_of, opened
+from engine.storage.hints import read_header_or_trailer
 from engine.storage.record import Position, Record, crc32c, decode_head
-from engine.storage.segment import SegmentHeader, read_segment_header
+from engine.storage.segment import SegmentHeader
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_store import SegmentStore
 
@@ -356,17 +356,6 @@ class LogReader:
         if segment.header is None:
             segment.header = read_header_or_trailer(segment.data, segment_id)
         return segment.header
-
-
-def read_header_or_trailer(data: SegmentBytes, segment_id: int) -> SegmentHeader:
-    """The header of an open segment; if it is lost and the segment is sealed, the trailer's part of it."""
-    try:
-        return read_segment_header(data, segment_id)
-    except CorruptRecord:
-        trailer = hints.read_trailer(data, segment_id)
-        if trailer is None:
-            raise
-        return trailer.header()
 
 
 def _outside(position: Position, payload_offset: int, length: int) -> StorageError:

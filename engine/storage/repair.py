@@ -20,7 +20,7 @@ from collections.abc import Callable
 from engine.errors import CorruptRecord, StorageFull
 from engine.storage import hints
 from engine.storage.files import Files
-from engine.storage.reader import read_header_or_trailer
+from engine.storage.hints import read_header_or_trailer
 from engine.storage.record import Record, crc32c, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, Walk, read_segment_header, segment_path
 from engine.storage.segment_bytes import FileBytes

@@ -1,27 +1,46 @@
 """SegmentBytes: read access to the bytes of one segment, wherever they are stored.
 
 Code that reads sealed segments takes SegmentBytes, not a descriptor: reader, footer, walks, inspection, rebuild, backup
-and feed. So a sealed segment may come from elsewhere (`segment_store`). Files are the only implementation now: the
-calls of `Files` are bound to the descriptor once, which costs some 0.2 microseconds a read.
+and feed. So a sealed segment may come from elsewhere (`segment_store`). Of a file, the calls of `Files` are bound to
+the descriptor once, which costs some 0.2 microseconds a read.
 
 Reading raises:
 
     SegmentGone          the segment no longer exists: its records were moved or deleted
     StoreUnreachable     the store does not answer: the bytes are not damaged, and may be readable in a moment
+    SegmentCold          the same, of a segment that has to be recalled first
     OSError              the bytes cannot be read (EIO): the caller adds what it was reading
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from enum import Enum
 from functools import partial
 from typing import Final, Protocol
 
 from engine.storage.files import Files
 
 
+class Where(Enum):
+    """Where the bytes of a segment are, the nearest first."""
+
+    LOCAL = "local"
+    """A file on this machine."""
+    PEER = "peer"
+    """Another node."""
+    OBJECT = "object"
+    """An object store, which answers in milliseconds."""
+    COLD = "cold"
+    """An archive class of an object store: a read raises SegmentCold until the segment has been recalled."""
+
+
 class SegmentBytes(Protocol):
     """The bytes of one segment, wherever they are stored. Closed with the last reference to this object."""
+
+    @property
+    def where(self) -> Where:
+        """Where they are. Does not wait."""
 
     @property
     def fd(self) -> int:
@@ -36,8 +55,11 @@ class SegmentBytes(Protocol):
     def read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
         """Fills the targets as far as there are bytes; returns the number of bytes."""
 
+    def read_many(self, ranges: Sequence[tuple[int, int]], /) -> list[bytes]:
+        """The bytes of each (offset, length), as `read`; one request to a store that takes several ranges at once."""
+
     def try_read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """The same, but stops instead of waiting for a disk or another machine."""
+        """As `read_into`, but stops instead of waiting for a disk or another machine."""
 
     def next_data(self, offset: int) -> int:
         """The first offset from here on that may hold anything but zeros."""
@@ -66,6 +88,8 @@ class FileBytes:
 
     __slots__ = ("_files", "fd", "read", "read_into", "try_read_into")
 
+    where: Final = Where.LOCAL
+
     def __init__(self, files: Files, fd: int) -> None:
         self._files = files
         self.fd: Final = fd
@@ -76,6 +100,10 @@ class FileBytes:
     def size(self) -> int:
         """The file's size in bytes."""
         return self._files.size(self.fd)
+
+    def read_many(self, ranges: Sequence[tuple[int, int]], /) -> list[bytes]:
+        """The bytes of each range, one call after the other: the page cache answers, or the disk reads ahead."""
+        return [self.read(length, offset) for offset, length in ranges]
 
     def next_data(self, offset: int) -> int:
         """As `Files.next_data`."""

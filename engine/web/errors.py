@@ -6,6 +6,7 @@ in the log. It has no patient data: the errors of this engine name keys, UIDs an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -31,6 +32,7 @@ from engine.errors import (
     EngineError,
     FeedDamaged,
     FeedError,
+    Fenced,
     FramesUnreadable,
     IdentityRefused,
     IdentityUnavailable,
@@ -51,6 +53,7 @@ from engine.errors import (
     RequestError,
     StorageError,
     StorageFull,
+    StoreUnreachable,
     TranscodeError,
 )
 
@@ -126,6 +129,7 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
         CursorRefused: HTTPStatus.GONE,
         DataSetError: HTTPStatus.BAD_REQUEST,
         DeletionRefused: HTTPStatus.CONFLICT,
+        Fenced: HTTPStatus.SERVICE_UNAVAILABLE,
         FeedDamaged: HTTPStatus.INTERNAL_SERVER_ERROR,
         FeedError: HTTPStatus.NOT_FOUND,
         FramesUnreadable: HTTPStatus.NOT_ACCEPTABLE,
@@ -147,6 +151,7 @@ ERROR_STATUS: Final[Mapping[type[BaseException], int]] = MappingProxyType(
         NoSuchFrame: HTTPStatus.NOT_FOUND,
         StorageError: HTTPStatus.INTERNAL_SERVER_ERROR,
         StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+        StoreUnreachable: HTTPStatus.SERVICE_UNAVAILABLE,
         TranscodeError: HTTPStatus.NOT_ACCEPTABLE,
     }
 )
@@ -180,7 +185,8 @@ def problem(error: BaseException, request_id: str) -> web.Response:
     status = status_of(error)
     headers = dict(error.headers) if isinstance(error, HttpError) else {}
     if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers.setdefault("Retry-After", str(RETRY_S))
+        retry_s = math.ceil(error.retry_s) if isinstance(error, StoreUnreachable) else RETRY_S
+        headers.setdefault("Retry-After", str(retry_s))
     # The message of an internal error goes to the log only: it may name files.
     is_internal = status == HTTPStatus.INTERNAL_SERVER_ERROR
     detail = "an error of this server; its log has details for this request id" if is_internal else str(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,85 +12,16 @@ from engine.index.catalog import Catalog
 from engine.index.upkeep.rebuild import Report, load_sealed
 from engine.storage import hints
 from engine.storage.files import Files
+from engine.storage.hints import read_header_or_trailer
 from engine.storage.inspection import Inspection
-from engine.storage.reader import LogReader, read_header_or_trailer
+from engine.storage.reader import LogReader
 from engine.storage.record import Record
 from engine.storage.segment import Walk, list_segments
-from engine.storage.segment_store import LocalSegments
+from engine.storage.segment_bytes import Where
+from engine.storage.segment_store import LayeredSegments, LocalSegments
 from tests.archive import kept
 from tests.index.entries import meaning
-
-
-class MemorySegment:
-    """One segment's bytes in memory; nothing of it is here at once while the place is slow."""
-
-    fd = -1
-
-    def __init__(self, place: MemoryPlace, data: bytearray, segment_id: int) -> None:
-        self._place = place
-        self._data = data
-        self._segment_id = segment_id
-
-    def size(self) -> int:
-        self._place.check()
-        return len(self._data)
-
-    def read(self, length: int, offset: int, /) -> bytes:
-        self._place.check()
-        return bytes(self._data[offset : offset + length])
-
-    def read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        self._place.check()
-        start = offset
-        for target in targets:
-            piece = self._data[offset : offset + len(target)]
-            target[: len(piece)] = piece
-            offset += len(piece)
-        return offset - start
-
-    def try_read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        return 0 if self._place.is_slow else self.read_into(targets, offset)
-
-    def next_data(self, offset: int) -> int:
-        return offset
-
-    def next_hole(self, offset: int) -> int:
-        return len(self._data)
-
-    def expect_random(self) -> None: ...
-
-    def read_ahead(self, offset: int, length: int) -> None: ...
-    def forget(self, offset: int, length: int) -> None: ...
-
-    def is_gone(self) -> bool:
-        return self._segment_id not in self._place.segments
-
-    def sync(self) -> None: ...
-
-
-class MemoryPlace:
-    """A SegmentStore without files."""
-
-    def __init__(self, segments: dict[int, bytearray]) -> None:
-        self.segments = segments
-        self.is_unreachable = False
-        self.is_slow = False
-
-    def check(self) -> None:
-        if self.is_unreachable:
-            raise StoreUnreachable("the place does not answer")
-
-    def open(self, segment_id: int, offset: int = 0) -> MemorySegment:
-        self.check()
-        if segment_id not in self.segments:
-            raise SegmentGone("there is no such segment", segment_id, offset)
-        return MemorySegment(self, self.segments[segment_id], segment_id)
-
-    def segment_ids(self) -> list[int]:
-        self.check()
-        return sorted(self.segments)
-
-    def sync_names(self) -> None: ...
+from tests.memory_segments import MemoryPlace
 
 
 @pytest.fixture(scope="module")
@@ -178,7 +108,7 @@ def test_a_place_that_does_not_answer_is_no_damage(
     reader.read(position)
     data = place.open(position.segment_id)
     inspection = Inspection(data, position.segment_id, start_offset=0, mark_bytes=data.size(), is_sealed=True)
-    place.is_unreachable = True
+    place.failure = StoreUnreachable("the place does not answer")
     attempts = {
         "read": lambda: reader.read(position),
         "verify": lambda: reader.verify(position),
@@ -192,8 +122,9 @@ def test_a_place_that_does_not_answer_is_no_damage(
         with pytest.raises(StoreUnreachable):
             attempt()
             pytest.fail(name)
+    assert not reader.read_scattered(position, [memoryview(bytearray(9))], 0, cached_only=True)
     assert not issubclass(StoreUnreachable, CorruptRecord)
-    place.is_unreachable = False
+    place.failure = None
     assert reader.read(position) == stored[1][instance.sop_instance_uid]
     assert [fault for step in inspection.steps() for fault in step.faults] == []
     index.close()
@@ -226,3 +157,26 @@ def test_files_are_read_by_the_calls_of_files_without_a_layer_between(stored: tu
     assert data.read.func == files.pread and data.read.args == (data.fd,)  # type: ignore[attr-defined]
     with pytest.raises(SegmentGone):
         store.open(1 << 40)
+    assert data.where is Where.LOCAL
+    ranges = [(0, 8), (100, 0), (data.size() - 3, 9)]
+    assert data.read_many(ranges) == [data.read(length, offset) for offset, length in ranges]
+    salt = read_header_or_trailer(data, store.segment_ids()[0]).salt
+    assert store.open(store.segment_ids()[0], salt=salt).size() == data.size()
+    with pytest.raises(SegmentGone, match="another history"):
+        store.open(store.segment_ids()[0], salt=salt ^ 1)
+
+
+def test_what_is_not_on_this_machine_is_opened_elsewhere(
+    stored: tuple[Path, dict[str, bytes]], place: MemoryPlace
+) -> None:
+    local = LocalSegments(str(stored[0] / "segments"), Files())
+    first, *others = local.segment_ids()
+    further = max(others) + 1
+    place.segments = {first: place.segments[first], further: place.segments[first]}
+    store = LayeredSegments(local, place)
+    assert store.segment_ids() == [first, *others, further]
+    assert store.open(first).where is Where.LOCAL
+    assert store.open(further).where is Where.OBJECT
+    with pytest.raises(SegmentGone):
+        store.open(further + 1)
+    store.sync_names()

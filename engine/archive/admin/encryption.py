@@ -16,8 +16,6 @@ from engine.keys.key_store import KeyStore
 from engine.storage import hints
 from engine.storage.encryption import key_id_of
 from engine.storage.files import Files
-from engine.storage.segment import list_segments
-from engine.storage.segment_store import LocalSegments
 
 Progress = Callable[[str, int, int], None]
 
@@ -85,8 +83,8 @@ def status(data: Path) -> dict[str, object]:
 def _records_by_key(layout: layouts.Layout, files: Files) -> dict[str, int]:
     """Records of sealed segments by the id of their key, in hex digits; "" for those without encryption."""
     counts: dict[str, int] = {}
-    store = LocalSegments(layout.segments, files)
-    for segment_id in list_segments(layout.segments, files):
+    store = layout.segment_store(files)
+    for segment_id in store.segment_ids():
         try:
             summary = hints.read_summary(store.open(segment_id), segment_id, opens=False)
         except (CorruptRecord, StorageError):

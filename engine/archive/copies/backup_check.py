@@ -22,7 +22,7 @@ from engine.errors import BackupError, CorruptRecord, StorageError
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints
 from engine.storage.files import Files
-from engine.storage.reader import read_header_or_trailer
+from engine.storage.hints import read_header_or_trailer
 from engine.storage.segment import Damage, SegmentHeader, Walk
 from engine.storage.segment_bytes import FileBytes, SegmentBytes
 

@@ -21,7 +21,7 @@ from typing import NamedTuple
 from engine.errors import CorruptRecord
 from engine.storage import hints
 from engine.storage.files import Files
-from engine.storage.reader import read_header_or_trailer
+from engine.storage.hints import read_header_or_trailer
 from engine.storage.record import HEADER_BYTES, Record, crc32c, decode_head, head_length
 from engine.storage.segment import (
     FIRST_RECORD,

@@ -40,7 +40,6 @@ from engine.dicom import tags
 from engine.errors import ArchiveInUse, EngineError, FeedDamaged, StorageError
 from engine.index.format.types import Level, Query
 from engine.storage.files import Files, raise_write_error
-from engine.storage.segment_store import LocalSegments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -176,7 +175,7 @@ class FeedWriter:
         state.progress.changed.clear()
         self._tracker = tracker
         self._replicas = state.replicas
-        self._intake = Intake(self._index, LocalSegments(self._layout.segments, self._files), state.progress)
+        self._intake = Intake(self._index, self._layout.segment_store(self._files), state.progress)
         self._translator = Translator(self._index, state.progress)
         self._last_change = self._journal.last
         self._moments.clear()

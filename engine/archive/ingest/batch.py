@@ -16,7 +16,7 @@ from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.ingest.request import POLICIES, ReceivedInstance, StoreRequest
 from engine.archive.ingest.resolver import THOROUGH, Duplicate
 from engine.archive.ingest.stream import StreamedRecord
-from engine.errors import CorruptRecord, EngineError, InstanceRefused
+from engine.errors import CorruptRecord, EngineError, InstanceRefused, StoreUnreachable
 from engine.index.format.entry import Entry
 from engine.index.format.types import Outcome
 from engine.storage.record import crc32c
@@ -109,5 +109,5 @@ class BatchIngestor:
                 flags = decision.flags
             writer.append(entry, item.payload, length, crc, flags)
             return entry
-        except (InstanceRefused, CorruptRecord) as error:
+        except (InstanceRefused, CorruptRecord, StoreUnreachable) as error:
             return error

@@ -23,7 +23,7 @@ from engine.archive.ingest.decision import Copy, Decision, Facts, Step, decide
 from engine.dicom import transfer_syntax
 from engine.dicom.content import ELEMENTS_MAX
 from engine.dicom.sources import Whole
-from engine.errors import CorruptRecord, InstanceRefused, Refusal
+from engine.errors import CorruptRecord, InstanceRefused, Refusal, StoreUnreachable
 from engine.index.format.entry import Entry, Tombstone
 from engine.index.format.types import Instance, Outcome
 
@@ -212,8 +212,11 @@ class Duplicate:
 
     def _is_current_cut(self) -> bool:
         current = self._index.locate(self.entry.sop_instance_uid)
-        if current is None or not completeness.cut_of(self._reader, current):
-            return False
+        try:
+            if current is None or not completeness.cut_of(self._reader, current):
+                return False
+        except StoreUnreachable:
+            return False  # keep both, rather than refuse instances while a store is away
         logger.warning(
             "a whole instance replaces a truncated one",
             sop_instance_uid=self.entry.sop_instance_uid.decode("ascii", "replace"),
@@ -292,7 +295,7 @@ class Duplicate:
                 if finding[1] == digest:
                     self._reader.verify(stored.position)
                     return stored
-            except CorruptRecord:
+            except (CorruptRecord, StoreUnreachable):
                 continue  # unreadable: store the bytes once more
         return None
 
@@ -308,8 +311,8 @@ class Duplicate:
                 continue
             try:
                 data = self._reader.read(stored.position, verify=True)
-            except CorruptRecord:
-                continue  # unreadable: keep both
+            except (CorruptRecord, StoreUnreachable):
+                continue  # unreadable, at least now: keep both
             other = likeness.Side(Whole(data), of_stored)
             if likeness.is_same(side, other, elements_max=self._effort.elements_max):
                 return stored

@@ -30,7 +30,7 @@ from engine.archive.ingest.request import ReceivedInstance
 from engine.archive.interchange import formats, media
 from engine.archive.interchange.media import Refused, SourceItem
 from engine.dicom import elements, part10, tags, transfer_syntax, uids
-from engine.errors import CorruptRecord, DataSetError, EngineError, InstanceRefused
+from engine.errors import CorruptRecord, DataSetError, EngineError, InstanceRefused, StoreUnreachable
 from engine.index.format.types import Instance, Level, Outcome, Query
 from engine.storage.record import crc32c
 
@@ -362,7 +362,7 @@ def _store_large(archive: Target, large: _Large, policy: str) -> tuple[Outcome |
                 syntax = large.transfer_syntax_uid
                 return archive.ingest_stream(chunks, transfer_syntax_uid=syntax, policy=policy), length
             return Outcome.DUPLICATE, length
-    except (InstanceRefused, CorruptRecord) as error:
+    except (InstanceRefused, CorruptRecord, StoreUnreachable) as error:
         return error, length
     except DataSetError as error:
         return InstanceRefused(f"the data set cannot be read: {error}"), length

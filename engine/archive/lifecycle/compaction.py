@@ -590,7 +590,7 @@ class Compactor:
             report = rebuild.replay(parts.index, parts.layout.segments, parts.files, only=new_ids)
             for finding in report.findings:
                 logger.warning("damage in an unfinished segment", finding=str(finding))
-        for segment_id in marks.keys() - set(segment_ids):
+        for segment_id in marks.keys() - set(parts.segments.segment_ids()):
             if marks[segment_id].sealed and not marks[segment_id].live_count:
                 parts.index.forget_segment(segment_id, [])
 

@@ -55,7 +55,6 @@ from engine.storage.reader import LogReader
 from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage
 from engine.storage.segment_log import SegmentLog
-from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.ledger")
 
@@ -138,7 +137,7 @@ class LedgerCopy:
 
     def _missing(self, index: Catalog, identities: set[tuple[object, ...]]) -> list[Note]:
         """Records that the index knows and the copy lacks: the archive had no copy, or a process died in between."""
-        reader = LogReader(LocalSegments(self._layout.segments, self._files))
+        reader = LogReader(self._layout.segment_store(self._files))
         notes = []
         try:
             for position in index.ledger_places():

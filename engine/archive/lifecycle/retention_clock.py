@@ -23,7 +23,7 @@ import msgspec
 from engine.boot import boot_id
 from engine.errors import RetentionRefused, StorageError
 from engine.storage import files as storage_files
-from engine.storage.reader import read_header_or_trailer
+from engine.storage.hints import read_header_or_trailer
 
 if TYPE_CHECKING:
     from engine.archive.parts import Parts

@@ -9,6 +9,7 @@ them with `Catalog.apply`, so the result is the same as after live writing. May 
     a living writer has it                left to that writer
     its file is gone, with live records   reported; the index keeps their positions
     no mark, no file, known as sealed     reported: the index was lost, and so were these records
+    its file is elsewhere                 as a sealed one, from the store that has it
 
 With `follow` the log belongs to another machine (on a replica), or cannot be written. It is then only read, by
 `recovery.read_segment`, again and again. Records that a compaction has moved there move here too: the last copy counts.
@@ -19,7 +20,7 @@ continues. Never skip a record silently.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -38,8 +39,7 @@ from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tomb
 from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
-from engine.storage.hints import read_heads
-from engine.storage.reader import read_header_or_trailer
+from engine.storage.hints import read_header_or_trailer, read_heads
 from engine.storage.record import Record
 from engine.storage.recovery import (
     NONE_SEALED,
@@ -105,13 +105,14 @@ def replay(
     seal: bool = True,
     follow: bool = False,
     archive_id: bytes = b"",
+    elsewhere: SegmentStore | None = None,
     sealed_segments: SealedSegments = NONE_SEALED,
 ) -> Report:
     """Applies the records of the log after the marks; with `only`, of these segments.
 
-    With an `archive_id`, a segment of another archive is reported and not changed. `sealed_segments`: sealed segments
-    by another source than the index. Raises IndexError_, StorageFailed or StorageFull; damage in the log is reported,
-    not raised.
+    With an `archive_id`, a segment of another archive is reported and not changed. `elsewhere`: has segments that are
+    not in the directory. `sealed_segments`: sealed segments by another source than the index. Raises IndexError_,
+    StorageFailed, StorageFull or StoreUnreachable; damage in the log is reported, not raised.
     """
     marks = index.segment_marks()
     store = LocalSegments(log_directory, files)
@@ -122,10 +123,12 @@ def replay(
         report.renamed = restore_names(files, log_directory, [number for number in present if number not in is_sealed])
         present = list_segments(log_directory, files)
     segment_ids = set(present) if only is None else set(only)
+    shipped = set() if elsewhere is None else set(elsewhere.segment_ids()) - set(present)
     for segment_id in sorted(marks.keys() & segment_ids if only is not None else marks.keys()):
-        if segment_id not in present and marks[segment_id].live_count:
+        if segment_id not in present and segment_id not in shipped and marks[segment_id].live_count:
             report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is missing"))
-    for segment_id in sorted(sealed_segments.by_id.keys() - marks.keys() - set(present) if only is None else ()):
+    missing = sealed_segments.by_id.keys() - marks.keys() - set(present) - shipped
+    for segment_id in sorted(missing if only is None else ()):
         # Check again: the file may have been removed or renamed a moment ago.
         recovery = recover_segment(files, log_directory, segment_id, FIRST_RECORD, sealed_segments=sealed_segments)
         report.add_lost(*recovery.damage)
@@ -148,7 +151,27 @@ def replay(
         _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, sealed_segments, has_grown)
     if progress is not None:
         progress("segments", len(unsealed), len(unsealed))
+    if elsewhere is not None:
+        _replay_shipped(index, elsewhere, shipped if only is None else shipped & segment_ids, marks, report)
     return report
+
+
+def _replay_shipped(
+    index: Catalog,
+    store: SegmentStore,
+    segment_ids: Iterable[int],
+    marks: Mapping[int, SegmentMark],
+    report: Report,
+) -> None:
+    """Applies segments that are not on this machine, as far as their marks say that they are not applied yet."""
+    for segment_id in sorted(segment_ids):
+        mark = marks.get(segment_id)
+        if mark is not None and mark.sealed:
+            continue
+        start = mark.indexed_bytes if mark is not None else FIRST_RECORD
+        report.segments += 1
+        if not load_sealed(index, store, segment_id, start, report):
+            report.findings.append(Damage(segment_id, start, 0, "the segment cannot be read where it is stored"))
 
 
 def _is_foreign(store: SegmentStore, segment_id: int, archive_id: bytes) -> bool:
@@ -299,6 +322,7 @@ def rebuild(
     progress: Progress | None = None,
     follow: bool = False,
     archive_id: bytes = b"",
+    elsewhere: SegmentStore | None = None,
     sealed_segments: SealedSegments = NONE_SEALED,
     schema: Schema = STANDARD,
 ) -> tuple[Catalog, Report]:
@@ -316,6 +340,7 @@ def rebuild(
             progress=progress,
             follow=follow,
             archive_id=archive_id,
+            elsewhere=elsewhere,
             sealed_segments=sealed_segments,
         )
     except BaseException:
