@@ -76,6 +76,21 @@ class MessageError(EngineError):
         """e.g. 0x0211 unrecognized operation, 0x0212 mistyped argument."""
 
 
+# hl7 ---------------------------------------------------------------------------------------------
+
+
+class FrameError(EngineError):
+    """Bytes of a connection that are no MLLP, and never will be."""
+
+
+class FrameTooLong(FrameError):
+    """A message that is longer than the limit."""
+
+
+class MessageUnreadable(EngineError):
+    """Bytes that are no HL7 message: not even its header can be read."""
+
+
 # web ---------------------------------------------------------------------------------------------
 
 

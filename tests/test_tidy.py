@@ -58,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": LEAVES,
     "keys": LEAVES | {"storage"},
     "ul": LEAVES | {"dicom"},
+    "hl7": LEAVES,
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
     "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "storage", "dicom"},
