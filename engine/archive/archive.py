@@ -73,7 +73,6 @@ from engine.index.format.types import (
 )
 from engine.index.upkeep import rebuild
 from engine.storage.files import Files, replace_file
-from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
     import asyncio
@@ -245,15 +244,12 @@ class Archive(View):
             self._writer = RefusingWriter(parts.index, refusing, parts.reader, parts.layout)
         if self._writer is None:
             options = options or StorageOptions()
-            segment_log = SegmentLog(
-                parts.layout.segments,
+            segment_log = parts.layout.segment_log(
                 parts.files,
-                parts.layout.archive_id,
-                writer=label,
+                label,
                 segment_bytes=options.segment_bytes,
                 reserve_bytes=options.disk_reserve_bytes,
                 prewrite_bytes=options.prewrite_bytes,
-                data_key=parts.layout.data_key,
             )
             self._writer = Writer(parts.index, segment_log, parts.reader, versions_max=options.versions_max)
         return self._writer

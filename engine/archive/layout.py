@@ -1,8 +1,8 @@
 """The files of an archive in its data directory, and the archive's identity.
 
     DATA/archive.json         {"format": 1, "archive_id": "<32 hex digits>", "created": "<ISO 8601>", and optionally
-                               "role": "replica", "lineage": "<32 hex digits>"}; format 2 if it has ever been encrypted:
-                               a version that knows format 1 only would take its records for damage
+                               "role": "replica", "lineage": "<32 hex digits>", "slot": n}; format 2 if it has
+                               ever been encrypted: a version that knows format 1 only would take its records for damage
     DATA/keys.json            the wrapped keys of an encrypted archive (see `keys.key_store`), with the flock keys.lock
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of the process that compacts or scrubs (see `archive.locks`, also for the next two)
@@ -46,6 +46,8 @@ from engine.archive import founding
 from engine.errors import StorageError
 from engine.storage.files import Files, replace_file
 from engine.storage.keyring import DataKey
+from engine.storage.segment_ids import SLOT_MAX, ListedIds
+from engine.storage.segment_log import SEGMENT_BYTES, SegmentLog
 from engine.storage.segment_store import LayeredSegments, LocalSegments, SegmentStore
 
 logger = log.get("archive.layout")
@@ -78,6 +80,8 @@ class Layout:
     """Whether it has keys: some of its records are encrypted, or were."""
     data_key: Callable[[], DataKey] | None = field(default=None, compare=False)
     """Returns the data key of new records; None: they are not encrypted."""
+    slot: int = 0
+    """The slot of the segments that are made here (see `storage.segment_ids`)."""
     elsewhere: SegmentStore | None = field(default=None, compare=False)
     """Has sealed segments that are not on this machine; None: all are."""
 
@@ -85,6 +89,28 @@ class Layout:
         """The log for reading: the segments of this machine, and those elsewhere."""
         local = LocalSegments(self.segments, files)
         return local if self.elsewhere is None else LayeredSegments(local, self.elsewhere)
+
+    def segment_log(
+        self,
+        files: Files,
+        writer: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        reserve_bytes: int = 0,
+        prewrite_bytes: int = 0,
+    ) -> SegmentLog:
+        """The log for a writer that `writer` names; creates nothing yet."""
+        return SegmentLog(
+            self.segments,
+            files,
+            self.archive_id,
+            writer=writer,
+            segment_bytes=segment_bytes,
+            reserve_bytes=reserve_bytes,
+            prewrite_bytes=prewrite_bytes,
+            data_key=self.data_key,
+            ids=ListedIds(self.segment_store(files), self.slot),
+        )
 
     @property
     def segments(self) -> str:
@@ -137,9 +163,12 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
         role, lineage = content.get("role", ARCHIVE), content.get("lineage", "")
         if role not in (ARCHIVE, REPLICA) or not isinstance(lineage, str):
             raise ValueError(f"it has the role {role!r}, which this version does not know")
+        slot = content.get("slot", 0)
+        if not isinstance(slot, int) or not 0 <= slot <= SLOT_MAX:
+            raise ValueError(f"it has the slot {slot!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{description} cannot be used: {error}") from error
-    return Layout(data, archive_id, role, lineage, is_new, content["format"] == ENCRYPTED_FORMAT)
+    return Layout(data, archive_id, role, lineage, is_new, content["format"] == ENCRYPTED_FORMAT, slot=slot)
 
 
 def existing(data: Path) -> Layout:
@@ -160,6 +189,8 @@ def describe(layout: Layout, files: Files) -> None:
         content["role"] = layout.role
     if layout.lineage:
         content["lineage"] = layout.lineage
+    if layout.slot:
+        content["slot"] = layout.slot
     replace_file(files, str(layout.data / "archive.json"), orjson.dumps(content))
 
 

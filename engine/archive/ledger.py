@@ -22,7 +22,6 @@ from engine.archive.lifecycle import reserve_file
 from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, apply, commit, parts_of
 from engine.errors import StorageFailed, StorageFull
 from engine.index.format.entry import LedgerItem
-from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
     from engine.archive.layout import Layout
@@ -63,14 +62,8 @@ class Ledger:
         """The writer. Use it only while `locked`. Raises ArchiveReadOnly."""
         self._refuse()
         if self._writer is None:
-            segment_log = SegmentLog(
-                self._layout.segments,
-                self._files,
-                self._layout.archive_id,
-                writer=f"ledger-{os.getpid()}",
-                segment_bytes=LEDGER_SEGMENT_BYTES,
-                data_key=self._layout.data_key,
-            )
+            writer = f"ledger-{os.getpid()}"
+            segment_log = self._layout.segment_log(self._files, writer, segment_bytes=LEDGER_SEGMENT_BYTES)
             self._writer = Writer(self._index, segment_log, self._reader)
         return self._writer
 

@@ -46,6 +46,7 @@ from engine.storage.segment import (
     segment_path,
 )
 from engine.storage.segment_bytes import FileBytes
+from engine.storage.segment_ids import slot_of
 
 
 class Sealed(NamedTuple):
@@ -216,7 +217,10 @@ def has_sealed_later(files: Files, directory: str, segment_id: int, present: Ite
     """
     writer = _writer_of(files, directory, segment_id, must_be_sealed=False)
     return bool(writer) and any(
-        later > segment_id and _writer_of(files, directory, later, must_be_sealed=True) == writer for later in present
+        later > segment_id
+        and slot_of(later) == slot_of(segment_id)
+        and _writer_of(files, directory, later, must_be_sealed=True) == writer
+        for later in present
     )
 
 

@@ -18,7 +18,8 @@ from engine.storage import hints
 from engine.storage.files import Files, raise_write_error
 from engine.storage.growing_segment import GrowingSegment
 from engine.storage.log_health import LogHealth
-from engine.storage.segment import FIRST_RECORD, LAYOUT_LOG, LAYOUT_STREAM, SegmentHeader, list_segments, segment_path
+from engine.storage.segment import FIRST_RECORD, LAYOUT_LOG, LAYOUT_STREAM, SegmentHeader, segment_path
+from engine.storage.segment_ids import SegmentIds
 
 FREE_SHARE = 4
 """A new segment takes at most this share (a quarter) of the free space, so every writer gets one on a small disk."""
@@ -45,6 +46,7 @@ class SegmentFactory:
         reserve_bytes: int,
         prewrite_bytes: int,
         allocates: bool,
+        ids: SegmentIds,
         clock_ns: Callable[[], int],
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -61,10 +63,10 @@ class SegmentFactory:
         self._segment_bytes = segment_bytes
         self._prewrite_bytes = prewrite_bytes
         self._allocates = allocates
+        self._ids = ids
         self._clock_ns = clock_ns
         self._random_bytes = random_bytes
         self._lock = threading.Lock()
-        self._highest_id = -1
         self._created_count = 0
         self._created_synced_count = 0
 
@@ -187,22 +189,17 @@ class SegmentFactory:
 
     def _create_file(self, layout: int) -> GrowingSegment:
         """Creates and locks a file with the next free id. Several processes do this at once."""
-        present = list_segments(self._directory, self._files)
-        segment_id = max(self._highest_id, present[-1] if present else -1) + 1
         while True:
+            segment_id = self._ids.next()
             path = segment_path(self._directory, segment_id)
             try:
                 fd = self._files.create(path)
             except FileExistsError:
-                segment_id += 1
                 continue
             # Between create and lock a recovery may have taken the empty file for an abandoned one, and removed it.
             if self._files.lock(fd) and self._files.is_linked(fd):
                 break
             self._files.close(fd)
-            segment_id += 1
-        with self._lock:
-            self._highest_id = max(self._highest_id, segment_id)
         salt = int.from_bytes(self._random_bytes(8), "little")
         header = SegmentHeader(segment_id, self._archive_id, salt, self._clock_ns(), self._writer, layout)
         return GrowingSegment(header, fd, path)

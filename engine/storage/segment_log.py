@@ -48,6 +48,8 @@ from engine.storage.record import (
 )
 from engine.storage.segment import FIRST_RECORD
 from engine.storage.segment_factory import SegmentFactory
+from engine.storage.segment_ids import ListedIds, SegmentIds
+from engine.storage.segment_store import LocalSegments
 from engine.storage.stream_appender import StreamAppender
 
 if TYPE_CHECKING:
@@ -79,8 +81,11 @@ class SegmentLog:
         clock_ns: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = os.urandom,
         data_key: Callable[[], DataKey] | None = None,
+        ids: SegmentIds | None = None,
     ) -> None:
         """Creates nothing yet. `writer` is a label for people; `reserve_bytes` of the disk stay free.
+
+        `ids` gives the numbers of new segments; None: the numbers after those in `directory`.
 
         `data_key` is asked with each new segment for the key that encrypts its records; None: they are not encrypted.
 
@@ -99,6 +104,7 @@ class SegmentLog:
             reserve_bytes=reserve_bytes,
             prewrite_bytes=prewrite_bytes,
             allocates=allocate,
+            ids=ids or ListedIds(LocalSegments(directory, files)),
             clock_ns=clock_ns,
             random_bytes=random_bytes,
         )

@@ -22,6 +22,7 @@ from engine import log
 from engine.archive.copies.manifest import BackupFolder, Heading, Manifest, SegmentCopy, time_of
 from engine.errors import BackupError
 from engine.storage.files import Files
+from engine.storage.segment_ids import newest_of_slots, slot_of
 
 logger = log.get("archive.backup")
 
@@ -157,10 +158,12 @@ def prune(folder: BackupFolder, keep: int, ours: str) -> Pruned:
 
 
 def _agrees(manifest: Manifest, newest: dict[int, SegmentCopy]) -> bool:
-    """Whether a state came before the newest one: no segment is in another file there, or has a higher number."""
-    last = max(newest, default=-1)
+    """Whether a state came before the newest one: no segment is in another file there, or has a higher number
+    than the last of its slot."""
+    last = newest_of_slots(newest)
     return all(
-        copy.segment_id <= last and newest.get(copy.segment_id, copy).file_name == copy.file_name
+        copy.segment_id <= last.get(slot_of(copy.segment_id), -1)
+        and newest.get(copy.segment_id, copy).file_name == copy.file_name
         for copy in manifest.segments
     )
 

@@ -1,7 +1,7 @@
 """How far a replica is behind now, and whether a replication is running.
 
 The status file of a replication that has ended no longer changes. So it also records the log of that time: the last
-number of a segment and the ends of unsealed segments. Whatever the log has beyond that is new since then.
+number of a segment in each slot and the ends of unsealed segments. Whatever the log has beyond that is new since then.
 
     lag now    what was missing then, and what has come since; not known (None) of a status that older versions wrote
     running    the process of the status is there, and is the same; at the replica: somebody has its lock
@@ -24,13 +24,18 @@ from engine.errors import CorruptRecord
 from engine.storage.files import Files
 from engine.storage.segment import FIRST_RECORD, segment_path
 from engine.storage.segment_bytes import FileBytes
+from engine.storage.segment_ids import newest_of_slots, slot_of
 
 _STATUS_FILE: Final = re.compile(r"replica(tion-[0-9a-f]{16})?\.json")
 
 
 def seen(present: Iterable[int], ends: dict[int, int]) -> dict[str, object]:
     """The present state of the log, for a status file; `ends` are those of the segments that can still grow."""
-    return {"last": max(present, default=-1), "open": [[segment_id, end] for segment_id, end in ends.items()]}
+    return {
+        "last": max(present, default=-1),  # for older versions, which know one slot
+        "newest": sorted(newest_of_slots(present).values()),
+        "open": [[segment_id, end] for segment_id, end in ends.items()],
+    }
 
 
 def states(layout: Layout, paths: Iterable[str] | None = None) -> list[dict[str, Any]]:
@@ -64,12 +69,15 @@ def now_bytes(layout: Layout, status: dict[str, object]) -> int | None:
     """The lag now. Raises OSError."""
     files = Files()
     match status.get("seen"), status.get("lag_bytes"):
+        case {"newest": list(noted), "open": list(entries)}, int(lag_bytes):
+            newest = newest_of_slots(map(int, noted))
         case {"last": int(last), "open": list(entries)}, int(lag_bytes):
-            ends = {int(entry[0]): int(entry[1]) for entry in entries}
+            newest = {0: last}
         case _:
             return None
+    ends = {int(entry[0]): int(entry[1]) for entry in entries}
     for segment_id in extent.stable_segments(layout.segments, files):
-        if segment_id > last or segment_id in ends:
+        if segment_id > newest.get(slot_of(segment_id), -1) or segment_id in ends:
             lag_bytes += max(0, _end(layout, segment_id, files) - ends.get(segment_id, 0))
     return lag_bytes
 

@@ -47,6 +47,7 @@ from engine.storage.encryption import key_id_of
 from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, Position, Record, crc32c
 from engine.storage.segment import list_segments, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
+from engine.storage.segment_ids import newest_of_slots
 from engine.storage.segment_log import SegmentLog
 
 if TYPE_CHECKING:
@@ -248,6 +249,7 @@ class Compactor:
         sealed = [segment_id for segment_id in segment_ids if segment_id in marks and marks[segment_id].sealed]
         # Wait for the change feed: it would miss records that it has not read, or report their copies again.
         progress = feed_state.progress_of(self._parts.layout, self._parts.files)
+        newest = newest_of_slots(sealed).values()
         plan = Plan()
         small: list[int] = []
         rewrite: list[int] = []
@@ -257,7 +259,7 @@ class Compactor:
                 continue
             to_encrypt = mark.live_bytes > 0 and self._is_to_encrypt(segment_id)
             # A copy gets a higher number, so the newest one may go when it has been copied.
-            if not to_encrypt and (segment_id == sealed[-1] or (mark.live_bytes and segment_id in self._streams)):
+            if not to_encrypt and (segment_id in newest or (mark.live_bytes and segment_id in self._streams)):
                 continue
             is_worth_it = not mark.live_bytes or to_encrypt or self._is_worth_it(mark.live_bytes, mark.dead_bytes)
             if progress is not None and not self._has_read(progress, segment_id, mark):
@@ -436,15 +438,11 @@ class Compactor:
             return
         parts = self._parts
         is_encrypted = parts.layout.data_key is not None
-        copy = SegmentLog(
-            parts.layout.segments,
+        copied_bytes = sum(_copied_bytes(record, is_encrypted) for record in live)
+        copy = parts.layout.segment_log(
             parts.files,
-            parts.layout.archive_id,
-            writer=f"{COMPACTION}{os.getpid()}",
-            segment_bytes=segment.FIRST_RECORD
-            + sum(_copied_bytes(record, is_encrypted) for record in live)
-            + hints.FOOTER_BYTES_MIN,
-            data_key=parts.layout.data_key,
+            f"{COMPACTION}{os.getpid()}",
+            segment_bytes=segment.FIRST_RECORD + copied_bytes + hints.FOOTER_BYTES_MIN,
         )
         moves: list[tuple[Record, Position]] = []
         streamed: list[tuple[int, int]] = []

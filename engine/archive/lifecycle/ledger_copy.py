@@ -156,14 +156,8 @@ class LedgerCopy:
         """Writes lost records to the log again, and applies them."""
         if not notes:
             return []
-        segment_log = SegmentLog(
-            self._layout.segments,
-            self._files,
-            self._layout.archive_id,
-            writer=f"ledger-{os.getpid()}",
-            segment_bytes=LEDGER_SEGMENT_BYTES,
-            data_key=self._layout.data_key,
-        )
+        writer = f"ledger-{os.getpid()}"
+        segment_log = self._layout.segment_log(self._files, writer, segment_bytes=LEDGER_SEGMENT_BYTES)
         items = [note.item for note in notes]
         try:
             for item in items:
