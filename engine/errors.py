@@ -91,6 +91,13 @@ class MessageUnreadable(EngineError):
     """Bytes that are no HL7 message: not even its header can be read."""
 
 
+# journal -----------------------------------------------------------------------------------------
+
+
+class JournalError(EngineError):
+    """The journal does not have what was asked for."""
+
+
 # web ---------------------------------------------------------------------------------------------
 
 

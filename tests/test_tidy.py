@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "keys": LEAVES | {"storage"},
     "ul": LEAVES | {"dicom"},
     "hl7": LEAVES,
+    "journal": LEAVES | {"storage"},
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
     "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "storage", "dicom"},

@@ -133,6 +133,8 @@ class Kind(IntEnum):
     """Changed attributes of the key's patient, study or series, which replace those of its instances."""
     TRASH = 6
     """Puts instances into the trash, restores them, or empties it; the key is the UID of the study or series."""
+    EVENT = 7
+    """A message of another system, or what it did; only in the journal (`journal.history`)."""
 
 
 class Position(NamedTuple):
