@@ -281,7 +281,7 @@ class Negotiated:
 class Peer:
     """One connection; calls the server, or was accepted by a `Listener`."""
 
-    def __init__(self, port: int, *, timeout_s: float = 10.0, sock: socket.socket | None = None) -> None:
+    def __init__(self, port: int, *, timeout_s: float = 60.0, sock: socket.socket | None = None) -> None:
         self.socket = sock or socket.create_connection(("127.0.0.1", port), timeout_s)
         self.socket.settimeout(timeout_s)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -492,7 +492,7 @@ class Peer:
 class Listener:
     """A listening socket for the associations that a server opens."""
 
-    def __init__(self, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, *, timeout_s: float = 60.0) -> None:
         self._timeout_s = timeout_s
         self._socket = socket.create_server(("127.0.0.1", 0))
         self._socket.settimeout(timeout_s)

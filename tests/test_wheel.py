@@ -96,7 +96,7 @@ def installed(wheel: Path, folder: Path) -> Path:
 
 def store(port: int, ds: samples.Dataset) -> None:
     """By C-STORE."""
-    with Peer(port, timeout_s=30.0) as script:
+    with Peer(port) as script:
         script.associate((1, CT, [EXPLICIT]))
         script.send(peer.message(1, peer.c_store_rq(1, CT, str(ds.SOPInstanceUID)), samples.encoded(ds)))
         assert script.expect_message().status() == 0

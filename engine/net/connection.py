@@ -175,6 +175,9 @@ class Connection(asyncio.BufferedProtocol):
         self._end_reason: str | None = None
         self._ended = False
         self._tick: asyncio.TimerHandle | None = None
+        self._tick_due = 0.0
+        self._is_late = False
+        """Whether the last tick came much too late, so that it judged nothing."""
         self.peer_host = ""
         self.peer_port = 0
         self.certificate_names: frozenset[str] | None = None
@@ -212,7 +215,7 @@ class Connection(asyncio.BufferedProtocol):
             self._association.request(self._request)
         # ARTIM counts a TLS handshake too.
         self._dispatch(self._association.transport_connected(self._made_at))
-        self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
+        self._schedule_tick()
 
     def _get_view(self, sizehint: int) -> memoryview:
         """`get_buffer` for a TLS transport, which slices its buffers."""
@@ -612,9 +615,18 @@ class Connection(asyncio.BufferedProtocol):
         self._has_stopped_receiving = True
         self.receiver.stop()
 
-    def _on_tick(self) -> None:
+    def _schedule_tick(self) -> None:
+        self._tick_due = self._loop.time() + self._limits.tick_s
         self._tick = self._loop.call_later(self._limits.tick_s, self._on_tick)
+
+    def _on_tick(self) -> None:
         now = self._loop.time()
+        # A loop that was held up runs its timers before it reads: what the peer has sent meanwhile must count. A loop
+        # that is late again and again still judges at each second tick.
+        self._is_late = not self._is_late and now >= self._tick_due + self._limits.tick_s
+        self._schedule_tick()
+        if self._is_late:
+            return
         if self._is_closing_too_long(now):
             self._reset()
             return

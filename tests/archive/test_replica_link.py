@@ -87,7 +87,7 @@ def listening(data: Path, site: Site, credentials: Credentials | None = None) ->
     finally:
         stop.set()
         listener.close()
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -399,7 +399,7 @@ def test_a_replica_with_another_certificate_gets_not_even_the_name_of_the_archiv
         words = "peer-certificate" if names else "not trusted: IP address mismatch"
         with pytest.raises(ReplicationFailed, match=words):
             RemoteReplica("127.0.0.1", server.getsockname()[1], site.source("source", *names), bytes(16), "")
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive() and b"".join(received) == b""
 
 
@@ -419,7 +419,7 @@ def test_where_nobody_listens_or_speaks_tls_is_said(site: Site) -> None:
         thread.start()
         with pytest.raises(ReplicationFailed, match="speaks no TLS"):
             RemoteReplica("127.0.0.1", port, site.source(), bytes(16), "")
-        thread.join(30)
+        thread.join(60)
     with pytest.raises(ReplicationFailed, match="cannot be reached"):
         RemoteReplica("127.0.0.1", port, site.source(), bytes(16), "")
 

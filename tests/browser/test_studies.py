@@ -104,10 +104,10 @@ def test_several_studies_are_chosen_by_keys_and_downloaded_sent_and_listed(page:
     expect(bar).to_contain_text("3 chosen")
     page.keyboard.press("Space")
     expect(bar).to_contain_text("2 chosen")
-    table = requests.get(str(bar.get_by_role("link", name="CSV").get_attribute("href")), timeout=10).text
+    table = requests.get(str(bar.get_by_role("link", name="CSV").get_attribute("href")), timeout=60).text
     assert len(table.splitlines()) == 3 and "'=cmd()" in table
     address = str(bar.get_by_role("link", name="Download").get_attribute("href"))
-    with zipfile.ZipFile(io.BytesIO(requests.get(address, timeout=10).content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(requests.get(address, timeout=60).content)) as archive:
         assert len([name for name in archive.namelist() if name.startswith("DICOM/")]) == 2
     bar.get_by_role("button", name="Send…").click()
     page.get_by_role("button", name="NOBODY (127.0.0.1:9)").click()
@@ -156,7 +156,7 @@ def test_chosen_series_and_instances_are_what_is_downloaded(page: Page) -> None:
     page.get_by_role("button", name="Close").click()
     expect(page.get_by_role("dialog")).to_have_count(0)
     address = str(page.get_by_role("link", name="Download").get_attribute("href"))
-    with zipfile.ZipFile(io.BytesIO(requests.get(address, timeout=10).content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(requests.get(address, timeout=60).content)) as archive:
         assert len([name for name in archive.namelist() if name.startswith("DICOM/")]) == 2
 
 

@@ -69,8 +69,8 @@ def test_an_archive_with_lengths_of_64_bits_is_read(page: Page, monkeypatch: pyt
 def test_what_was_downloaded_can_be_uploaded_again(page: Page, serve: Server) -> None:
     browsing.store(serve.url, samples.instance(9, 1, 1), samples.instance(9, 1, 2))
     path = f"{serve.url}/dicom-web/studies/{samples.ROOT}.9"
-    own = requests.get(f"{path}?accept=application/zip", timeout=10).content
-    requests.delete(path, timeout=10)
+    own = requests.get(f"{path}?accept=application/zip", timeout=60).content
+    requests.delete(path, timeout=60)
     browsing.drop(page, {"study.exe": b"PK\3\4 a program that unpacks itself" + own})
     # Two instances; the DICOMDIR and the archive itself are passed over.
     expect(page.locator("section [role=status]")).to_contain_text("4 of 4: 2 stored, 0 with a warning, 0 refused, 2")

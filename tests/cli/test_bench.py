@@ -206,7 +206,7 @@ def behind_tls(sink: Sink, context: ssl.SSLContext) -> Iterator[int]:
                 context.wrap_socket(sock, server_side=True) as near,
                 socket.create_connection(("127.0.0.1", sink.port)) as far,
             ):
-                while ready := select.select([near, far], [], [], 10)[0]:
+                while ready := select.select([near, far], [], [], 60)[0]:
                     for source in ready:
                         piece = source.recv(65536)
                         if not piece:

@@ -59,7 +59,7 @@ def on_terminal(columns: int, *arguments: str) -> str:
         check=False,
     )
     os.close(terminal)
-    reader.join(30)
+    reader.join(60)
     os.close(controller)
     return b"".join(done).decode().replace("\r\n", "\n")
 

@@ -90,7 +90,7 @@ def test_an_instance_that_the_peer_never_answers_costs_that_one(
     def answer(event: Any) -> int:
         asked.append(event.request.AffectedSOPInstanceUID)
         if len(asked) == silent_from:
-            ended.wait(30)
+            ended.wait(60)
         return 0
 
     with sink(BOTH, answer=answer) as (peer, _):
@@ -110,7 +110,7 @@ def test_a_peer_that_answers_nothing_is_given_up_after_some_instances(
 
     def answer(event: Any) -> int:
         asked.append(event.request.AffectedSOPInstanceUID)
-        ended.wait(30)
+        ended.wait(60)
         return 0
 
     with sink(BOTH, answer=answer) as (peer, _):

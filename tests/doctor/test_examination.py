@@ -212,7 +212,7 @@ def test_a_peer_that_answers_is_good_and_one_that_does_not_is_a_fault(data: Path
             Peer(aet="SILENT"),
         )
         found = examine(config_of(data, peers=peers))
-        thread.join(10)
+        thread.join(60)
     assert found["peer HERE"][0].verdict is Verdict.GOOD
     assert found["peer HERE"][0].figures["echo_ms"] > 0
     assert found["peer NOBODY"][0].verdict is Verdict.FAULT

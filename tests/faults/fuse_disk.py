@@ -316,7 +316,7 @@ class FuseDisk:
         """Unmounts it and waits for the program's end."""
         try:
             unmount(self.mount_point)
-            self._process.wait(10)
+            self._process.wait(60)
         finally:
             self._process.kill()
             self._process.communicate()

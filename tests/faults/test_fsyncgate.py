@@ -25,7 +25,7 @@ CONFIG = "[limits]\ndisk_reserve_bytes = 0\n[storage]\nsegment_bytes = 8388608\n
 
 def store(port: int, made: ingest.GeneratedInstance) -> int | None:
     """The status of a C-STORE; None when the association ended without one."""
-    with Peer(port, timeout_s=30) as script:
+    with Peer(port) as script:
         script.associate((1, CT, [EXPLICIT]))
         script.send(peer.message(1, peer.c_store_rq(1, CT, made.uid), made.data_set()))
         try:

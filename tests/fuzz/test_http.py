@@ -74,19 +74,19 @@ def test_no_uid_makes_a_path_a_header_or_a_name_in_a_zip_archive(server: Server)
     files = [part10.write_file_meta(samples.CT, "1.2.3", EXPLICIT) + samples.encoded(ds) for ds in stored.values()]
     body = b"".join(b"--b\r\nContent-Type: application/dicom\r\n\r\n" + file + b"\r\n" for file in files) + b"--b--"
     headers = {"Content-Type": 'multipart/related; type="application/dicom"; boundary=b'}
-    answer = requests.post(f"{server.url}/dicom-web/studies", data=body, headers=headers, timeout=20)
+    answer = requests.post(f"{server.url}/dicom-web/studies", data=body, headers=headers, timeout=60)
     assert answer.status_code == 200, answer.text
     url = f"{server.url}/dicom-web/studies/{quote(study, safe='')}"
 
-    zipped = requests.get(f"{url}/zip", timeout=20)
+    zipped = requests.get(f"{url}/zip", timeout=60)
     assert zipped.headers["Content-Disposition"] == 'attachment; filename="x_.._.._y__z.zip"'
     names = zipfile.ZipFile(io.BytesIO(zipped.content)).namelist()
     assert len({name.lower() for name in names}) == len(names) == len(HOSTILE_UIDS) + 1
     for name in names:
         assert re.fullmatch(r"DICOMDIR|DICOM/PT000001/ST000001/SE000001/IM0000\d\d", name), name
 
-    parts = parts_of(requests.get(url, headers={"Accept": AS_STORED}, timeout=20))
-    rows = requests.get(f"{url}/instances", timeout=20).json()
+    parts = parts_of(requests.get(url, headers={"Accept": AS_STORED}, timeout=60))
+    rows = requests.get(f"{url}/instances", timeout=60).json()
     locations = {part.content_location for part, _ in parts}
     assert len(parts) == len(HOSTILE_UIDS)
     assert locations == {row["00081190"]["Value"][0] for row in rows}, "searches and retrievals name the same URLs"
@@ -95,6 +95,6 @@ def test_no_uid_makes_a_path_a_header_or_a_name_in_a_zip_archive(server: Server)
     )
     for location in locations:
         assert re.fullmatch(r"[!-~]+", location) and not re.search(r"[\"<>#]|/\.\.?(/|$)", location), location
-        instance = requests.get(location, headers={"Accept": "application/dicom"}, timeout=20)
+        instance = requests.get(location, headers={"Accept": "application/dicom"}, timeout=60)
         assert instance.status_code == 200, location
         assert instance.headers["Content-Location"] == location

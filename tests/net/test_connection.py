@@ -24,9 +24,8 @@ from engine.ul.pdu import AssociateAC, AssociateRJ, AssociateRQ, PresentationCon
 from tests import peer
 from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Listener, Peer
 
-LIMITS = ConnectionLimits(artim_timeout_s=0.5, message_timeout_s=1.0, idle_timeout_s=30.0)
-SLACK_S = 3.0
-"""How much later than its timer a busy test machine may do it."""
+LIMITS = ConnectionLimits(artim_timeout_s=60.0, message_timeout_s=60.0, idle_timeout_s=300.0)
+"""No test waits for these, however slow the machine is: `elapse` lets a connection's time pass."""
 ECHO = (1, VERIFICATION, [IMPLICIT])
 STORE = (3, CT, [EXPLICIT])
 
@@ -35,6 +34,20 @@ POLICY = AcceptPolicy(
     storage_transfer_syntaxes=frozenset({EXPLICIT}),
     services={VERIFICATION: (IMPLICIT,)},
 )
+
+
+class ShiftedLoop:
+    """An event loop whose clock a test moves ahead."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.ahead_s = 0.0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._loop, name)
+
+    def time(self) -> float:
+        return self._loop.time() + self.ahead_s
 
 
 @dataclass
@@ -94,7 +107,7 @@ def play(
     script: Callable[[Peer, User], None],
     *,
     limits: ConnectionLimits = LIMITS,
-    timeout_s: float = 10.0,
+    timeout_s: float = 60.0,
     **options: object,
 ) -> User:
     """Runs `script` in a thread against one accepted connection; the user, once the connection has ended."""
@@ -105,6 +118,7 @@ def play(
         user = User(pool, **options)  # type: ignore[arg-type]
 
         def factory(connection: Connection) -> User:
+            connection._loop = ShiftedLoop(connection._loop)  # type: ignore[assignment]
             user.connection = connection
             return user
 
@@ -155,7 +169,7 @@ def call(user: User, act: Callable[[Connection], None]) -> None:
         called.set()
 
     user.connection._loop.call_soon_threadsafe(poll)
-    assert called.wait(30)
+    assert called.wait(60)
 
 
 def requested(scripted: Peer, user: User) -> None:
@@ -163,8 +177,35 @@ def requested(scripted: Peer, user: User) -> None:
     wait_until(lambda: user.connection is not None)
 
 
+def elapse(user: User, seconds: float) -> None:
+    """Lets that time pass for the connection, from the script's thread, tick by tick; stops when it has ended."""
+    wait_until(lambda: user.connection is not None and user.connection._tick is not None)
+    connection = user.connection
+    assert connection is not None
+    done = threading.Event()
+
+    def tick() -> None:
+        step_s = connection._limits.tick_s
+        for _ in range(round(seconds / step_s)):
+            if user.ends:
+                break
+            assert connection._tick is not None
+            connection._tick.cancel()
+            connection._loop.ahead_s += step_s  # type: ignore[attr-defined]
+            connection._on_tick()
+        done.set()
+
+    connection._loop.call_soon_threadsafe(tick)
+    assert done.wait(60)
+
+
+def received(user: User, count: int) -> None:
+    """Waits until the connection has read so many bytes."""
+    wait_until(lambda: user.connection is not None and user.connection.received_bytes >= count)
+
+
 def wait_until(is_true: Callable[[], bool]) -> None:
-    due = time.monotonic() + 30
+    due = time.monotonic() + 60
     while not is_true():
         assert time.monotonic() < due
         threading.Event().wait(0.005)
@@ -175,13 +216,14 @@ def test_an_association_may_be_answered_later_than_artim_lasts() -> None:
 
     def script(scripted: Peer, user: User) -> None:
         requested(scripted, user)
-        assert not scripted.socket_has_more(3 * LIMITS.artim_timeout_s)
+        call(user, lambda connection: None)
+        elapse(user, 3 * LIMITS.artim_timeout_s)
         call(user, lambda connection: connection.answer(user.answer()))
         scripted.expect(peer.ASSOCIATE_AC)
         scripted.echo()
         scripted.release()
 
-    assert play(script, answers_later=True, timeout_s=60).ends == ["released by the peer"]
+    assert play(script, answers_later=True).ends == ["released by the peer"]
 
 
 def test_an_association_may_be_rejected_later() -> None:
@@ -190,7 +232,7 @@ def test_an_association_may_be_rejected_later() -> None:
         call(user, lambda connection: connection.answer(AssociateRJ(1, 2, 1)))
         assert scripted.expect(peer.ASSOCIATE_RJ)[1:4] == b"\x01\x02\x01"
 
-    assert play(script, answers_later=True, timeout_s=60).ends[0].startswith("rejected by us")
+    assert play(script, answers_later=True).ends[0].startswith("rejected by us")
 
 
 def test_data_before_a_late_answer_is_aborted_and_the_answer_is_dropped() -> None:
@@ -199,9 +241,10 @@ def test_data_before_a_late_answer_is_aborted_and_the_answer_is_dropped() -> Non
         scripted.send(peer.message(1, peer.c_echo_rq(1)))
         scripted.expect_abort()
         call(user, lambda connection: connection.answer(user.answer()))
+        elapse(user, LIMITS.artim_timeout_s + 3)
         scripted.expect_closed()
 
-    user = play(script, answers_later=True, timeout_s=60)
+    user = play(script, answers_later=True)
     assert user.commands == []
 
 
@@ -217,7 +260,7 @@ def test_an_answer_to_a_peer_that_is_gone_is_dropped(ending: str) -> None:
         wait_until(lambda: bool(user.ends))
         call(user, lambda connection: connection.answer(user.answer()))
 
-    assert len(play(script, answers_later=True, timeout_s=60).ends) == 1
+    assert len(play(script, answers_later=True).ends) == 1
 
 
 def test_an_association_that_waits_for_its_answer_can_be_aborted() -> None:
@@ -226,7 +269,7 @@ def test_an_association_that_waits_for_its_answer_can_be_aborted() -> None:
         call(user, lambda connection: connection.abort("the server is stopping", 2, 0))
         scripted.expect_abort()
 
-    assert play(script, answers_later=True, timeout_s=60).ends == ["the server is stopping"]
+    assert play(script, answers_later=True).ends == ["the server is stopping"]
 
 
 # Ends and limits ---------------------------------------------------------------------------------
@@ -255,21 +298,79 @@ def test_short_timeouts_are_checked_more_often() -> None:
 
 
 def test_a_silent_connection_is_closed_by_the_artim_timer() -> None:
-    began = time.monotonic()
-    user = play(lambda scripted, user: scripted.expect_closed())
-    assert user.ends == ["ARTIM timer expired"]
-    assert time.monotonic() - began < LIMITS.artim_timeout_s + SLACK_S
+    def script(scripted: Peer, user: User) -> None:
+        elapse(user, LIMITS.artim_timeout_s - 2)
+        assert not user.ends
+        elapse(user, 3)
+        scripted.expect_closed()
+
+    assert play(script).ends == ["ARTIM timer expired"]
 
 
 def test_a_peer_that_stops_inside_a_pdu_is_aborted_even_during_an_operation() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(STORE)
         user.busy = True
-        scripted.send(peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1000))[:-1])
+        assert user.connection is not None
+        before = user.connection.received_bytes
+        stopped = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1000))[:-1]
+        scripted.send(stopped)
+        received(user, before + len(stopped))
+        elapse(user, LIMITS.message_timeout_s + 3)
         scripted.expect_abort()
 
     user = play(script)
     assert user.ends[0].startswith("the peer stopped in the middle of a message")
+
+
+def test_what_came_while_the_loop_stood_still_is_read_before_the_peer_is_judged() -> None:
+    """A loop that was held up runs its timers first."""
+    message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1000))
+
+    def script(scripted: Peer, user: User) -> None:
+        scripted.associate(STORE)
+        assert user.connection is not None
+        connection = user.connection
+        half = connection.received_bytes + 500
+        scripted.send(message[:500])
+        received(user, half)
+        stands, goes_on = threading.Event(), threading.Event()
+
+        def stand_still() -> None:
+            stands.set()
+            assert goes_on.wait(60)
+            connection._loop.ahead_s += 2 * LIMITS.message_timeout_s  # type: ignore[attr-defined]
+            assert connection._tick is not None
+            connection._tick.cancel()
+            connection._on_tick()
+
+        connection._loop.call_soon_threadsafe(stand_still)
+        assert stands.wait(60)
+        scripted.send(message[500:])
+        goes_on.set()
+        wait_until(lambda: bool(user.data_sets or user.ends))
+        scripted.release()
+
+    user = play(script)
+    assert user.ends == ["released by the peer"]
+    assert len(user.data_sets) == 1
+
+
+def test_a_loop_that_is_always_late_judges_its_peers_all_the_same() -> None:
+    def late(connection: Connection) -> None:
+        for _ in range(4):
+            assert connection._tick is not None
+            connection._tick.cancel()
+            connection._loop.ahead_s += LIMITS.artim_timeout_s  # type: ignore[attr-defined]
+            connection._on_tick()
+
+    def script(scripted: Peer, user: User) -> None:
+        wait_until(lambda: user.connection is not None and user.connection._tick is not None)
+        assert user.connection is not None
+        user.connection._loop.call_soon_threadsafe(late, user.connection)
+        scripted.expect_closed()
+
+    assert play(script).ends == ["ARTIM timer expired"]
 
 
 def test_a_peer_that_sends_a_message_too_slowly_is_aborted() -> None:
@@ -278,32 +379,37 @@ def test_a_peer_that_sends_a_message_too_slowly_is_aborted() -> None:
 
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(STORE)
+        assert user.connection is not None
+        connection = user.connection
+        whole = connection.received_bytes + 2000
         scripted.send(message[:2000])
-        began = time.monotonic()
-        for at in range(2000, 3000):
-            scripted.send_until_closed(message[at : at + 1])
-            if scripted.socket_has_more(0.1):
+        for at in range(3 * int(LIMITS.message_timeout_s)):
+            wait_until(lambda: connection.received_bytes == whole + at or scripted.socket_has_more(0))  # noqa: B023
+            if scripted.socket_has_more(0):
                 break
+            elapse(user, 1)
+            scripted.send_until_closed(message[whole + at : whole + at + 1])
         scripted.expect_abort()
-        assert time.monotonic() - began < 2 * LIMITS.message_timeout_s + SLACK_S
 
     user = play(script, limits=replace(LIMITS, rate_bytes_per_s_min=256))
     assert user.ends[0].startswith("the peer sent less than 256 bytes a second")
 
 
 def test_a_peer_on_a_slow_line_is_not_aborted() -> None:
-    message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(1500))
-    step = len(message) // 40 + 1
+    message = peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100_000))
+    step = 400
 
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(STORE)
-        began = time.monotonic()
+        assert user.connection is not None
+        before = user.connection.received_bytes
         for at in range(0, len(message), step):
             scripted.send(message[at : at + step])
-            threading.Event().wait(0.1)
-        assert time.monotonic() - began > 3 * LIMITS.message_timeout_s
+            received(user, before + min(at + step, len(message)))
+            elapse(user, 1)
         scripted.release()
 
+    assert len(message) / step > 3 * LIMITS.message_timeout_s
     user = play(script, limits=replace(LIMITS, rate_bytes_per_s_min=256))
     assert user.ends == ["released by the peer"]
     assert len(user.data_sets) == 1
@@ -317,10 +423,11 @@ def test_time_without_reading_does_not_count_against_a_peer() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(STORE)
         scripted.send(peer.message(3, peer.c_store_rq(1, CT, "1.2.3"), bytes(100)))
-        assert not scripted.is_closed_within(3 * LIMITS.message_timeout_s)
+        wait_until(lambda: bool(user.commands))
+        elapse(user, 3 * LIMITS.message_timeout_s)
+        assert not user.ends
         assert user.connection is not None
         user.connection._loop.call_soon_threadsafe(user.connection.resume_reading)
-        scripted.socket.settimeout(10)
         scripted.release()
 
     user = play(script, limits=replace(LIMITS, rate_bytes_per_s_min=256), on_command=pause)
@@ -353,12 +460,13 @@ def test_an_idle_association_is_aborted_but_not_during_an_operation() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         user.busy = True
-        assert not scripted.is_closed_within(2.5)
+        elapse(user, 3 * LIMITS.idle_timeout_s)
+        assert not user.ends
         user.busy = False
-        scripted.socket.settimeout(10)
+        elapse(user, LIMITS.idle_timeout_s + 3)
         scripted.expect_abort()
 
-    user = play(script, limits=replace(LIMITS, idle_timeout_s=1.0))
+    user = play(script)
     assert user.ends[0].startswith("idle for")
 
 
@@ -370,9 +478,10 @@ def test_a_peer_that_reads_nothing_is_aborted_and_reset() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         scripted.send(peer.message(1, peer.c_echo_rq()))
-        deadline = time.monotonic() + 8
-        while not user.ends and time.monotonic() < deadline:
-            scripted.socket_has_more(0.05)
+        assert user.connection is not None
+        connection = user.connection
+        wait_until(lambda: connection._write_stalled_at is not None)
+        wait_until(lambda: elapse(user, 5) or bool(user.ends))  # type: ignore[func-returns-value]
 
     user = play(script, on_command=flood)
     assert user.ends[0].startswith("the peer received nothing")
@@ -400,7 +509,9 @@ def test_one_protocol_error_is_answered_by_one_abort() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         scripted.send(peer.pdu(0x42, b"") + b"\xff" * 5000 + peer.pdu(0x43, b""))
-        assert scripted.wait_closed() == [peer.ABORT]
+        scripted.expect_abort()
+        elapse(user, LIMITS.artim_timeout_s + 3)
+        scripted.expect_closed()
 
     user = play(script)
     assert user.ends[0].startswith("protocol error")
@@ -411,6 +522,7 @@ def test_data_after_a_release_request_in_one_piece_is_not_delivered() -> None:
         scripted.associate(ECHO)
         scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)) + peer.message(1, peer.c_echo_rq()))
         scripted.expect(peer.RELEASE_RP)
+        elapse(user, LIMITS.artim_timeout_s + 3)
         assert scripted.last_word() is None
 
     user = play(script)
@@ -440,16 +552,16 @@ def test_a_peer_that_reads_slowly_is_not_aborted() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         scripted.send(peer.message(1, peer.c_echo_rq()))
-        left, began = flood_bytes + 12, time.monotonic()
+        left, pause_s = flood_bytes + 12, 8
+        assert left / (1 << 20) * pause_s > 3 * LIMITS.message_timeout_s
         while left:
             left -= len(scripted.socket.recv(min(left, 1 << 20), socket.MSG_WAITALL))
-            threading.Event().wait(0.1)
-        assert time.monotonic() - began > 2 * LIMITS.message_timeout_s
+            elapse(user, pause_s)
         scripted.release()
         assert user.connection is not None
         assert user.connection.unsent_bytes == 0
 
-    user = play(script, on_command=flood, timeout_s=20.0)
+    user = play(script, on_command=flood)
     assert user.ends == ["released by the peer"]
 
 
@@ -479,6 +591,7 @@ def test_nothing_is_sent_after_the_abort() -> None:
         scripted.associate(ECHO)
         scripted.send(peer.message(1, peer.c_echo_rq()))
         scripted.expect_abort()
+        elapse(user, LIMITS.artim_timeout_s + 3)
         scripted.expect_closed()
 
     assert play(script, on_command=refuse).ends == ["enough"]
@@ -539,7 +652,7 @@ def test_a_release_that_is_answered_when_the_association_is_over_does_nothing(en
             assert not scripted.socket_has_more(0.2)
         answered = threading.Event()
         user.connection._loop.call_soon_threadsafe(lambda: (respond(user), answered.set()))
-        assert answered.wait(5)
+        assert answered.wait(60)
 
     user = play(script, answer_release=False)
     assert not raised
@@ -586,7 +699,7 @@ def test_reading_resumes_after_as_many_resumes_as_pauses() -> None:
     def script(scripted: Peer, user: User) -> None:
         scripted.associate(ECHO)
         scripted.send(peer.message(1, peer.c_echo_rq()))
-        scripted.socket_has_more(0.2)
+        wait_until(lambda: bool(user.commands))
         scripted.send(peer.message(1, peer.c_echo_rq()))
         scripted.socket_has_more(0.2)
         assert len(user.commands) == 1, "read while one pause was still due"
@@ -602,11 +715,18 @@ def test_reading_resumes_after_as_many_resumes_as_pauses() -> None:
 # The requestor -----------------------------------------------------------------------------------
 
 
-def request(script: Callable[[Peer], None], *, timeout_s: float = 1.0) -> str:
+def request(script: Callable[[Peer], None], *, connect_timeout_s: float = 60.0, timeout_s: float = 60.0) -> str:
     """Requests an association and echoes, while a listener plays `script`; how it failed, or ""."""
 
     async def run(listener: Listener) -> str:
-        address = Address("127.0.0.1", listener.port, "THEM", "US", connect_timeout_s=1.0, message_timeout_s=timeout_s)
+        address = Address(
+            "127.0.0.1",
+            listener.port,
+            "THEM",
+            "US",
+            connect_timeout_s=connect_timeout_s,
+            message_timeout_s=timeout_s,
+        )
 
         def act() -> None:
             with listener.accept() as scripted:
@@ -654,7 +774,7 @@ def test_a_requestor_does_not_mistake_a_request_for_its_response() -> None:
         scripted.expect(peer.RELEASE_RQ)
         scripted.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
 
-    assert request(script, timeout_s=10) == ""
+    assert request(script) == ""
 
 
 def test_a_requestor_aborts_if_an_unaccepted_context_is_used() -> None:
@@ -667,7 +787,7 @@ def test_a_requestor_aborts_if_an_unaccepted_context_is_used() -> None:
         scripted.send(peer.message(9, peer.command_set(rsp)))
         scripted.expect_abort()
 
-    assert "presentation context 9, which was not accepted" in request(script, timeout_s=10)
+    assert "presentation context 9, which was not accepted" in request(script)
 
 
 def test_a_requestor_acknowledges_incomplete_responses_at_once() -> None:
@@ -682,13 +802,13 @@ def test_a_requestor_acknowledges_incomplete_responses_at_once() -> None:
             scripted.accept()
             scripted.expect_message()
             scripted.send(answer[:12])
-            assert cut.wait(10)
+            assert cut.wait(60)
             scripted.send(answer[12:])
             scripted.expect(peer.RELEASE_RQ)
             scripted.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
 
     async def run(listener: Listener) -> int:
-        address = Address("127.0.0.1", listener.port, "THEM", "US", connect_timeout_s=10, message_timeout_s=10)
+        address = Address("127.0.0.1", listener.port, "THEM", "US", connect_timeout_s=60, message_timeout_s=60)
         playing = asyncio.get_running_loop().run_in_executor(None, act, listener)
         requestor = await open_association(address, [PresentationContextRQ(1, VERIFICATION, (IMPLICIT,))])
         receiver = requestor.connection.receiver
@@ -746,9 +866,9 @@ def test_a_requestor_does_not_wait_for_ever() -> None:
     def no_response(scripted: Peer) -> None:
         scripted.accept()
         scripted.expect_message()
-        assert scripted.wait_closed() == [peer.ABORT]
+        scripted.expect_abort()
 
-    assert "did not answer within 1 s" in request(no_association)
+    assert "did not answer within 0.3 s" in request(no_association, connect_timeout_s=0.3)
     assert "did not answer within 0.3 s" in request(no_response, timeout_s=0.3)
 
 
@@ -759,6 +879,4 @@ def test_a_release_by_the_peer_ends_the_wait_for_its_response() -> None:
         scripted.send(peer.pdu(peer.RELEASE_RQ, bytes(4)))
         scripted.expect(peer.RELEASE_RP)
 
-    began = time.monotonic()
-    assert "released by the peer" in request(script, timeout_s=8.0)
-    assert time.monotonic() - began < 4
+    assert "released by the peer" in request(script)

@@ -122,7 +122,7 @@ class CaretakerThread:
             self.channel.send("drain")
         except ChannelClosed:
             pass  # it has ended by itself
-        self.thread.join(20)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         return self.code
 
@@ -186,7 +186,7 @@ def test_a_crashed_step_counts_as_failed_and_the_others_continue(tmp_path: Path,
 def test_a_failed_disk_ends_it(tmp_path: Path, scripted: ScriptedJob) -> None:
     scripted.steps = [StorageFailed("EIO")]
     caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
-    caretaker_thread.thread.join(20)
+    caretaker_thread.thread.join(60)
     assert caretaker_thread.end() == caretaker.EXIT_STORAGE_FAILED
     caretaker_thread.caretaker._archive.close()
 

@@ -213,7 +213,7 @@ def test_a_port_scan_leaves_nothing_behind(sent: bytes, ending: Callable[[Peer],
         scripted = host.call()
         scripted.send(sent)
         ending(scripted)
-        wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
+        wait_for(lambda: host.waiting == 0, what="let go")
 
     host.run(script)
     assert dict(host.metrics.counters) == {"connections_closed_without_a_request": 1}
@@ -294,7 +294,7 @@ def test_a_peer_that_resets_at_any_moment_is_removed() -> None:
             scripted.send(REQUEST[:count])
             scripted.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             scripted.socket.close()
-        wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
+        wait_for(lambda: host.waiting == 0, what="let go")
 
     host.run(script)
 
@@ -335,7 +335,7 @@ def test_a_queued_connection_that_ends_is_removed() -> None:
         wait_for(lambda: len(host.handed) == 1, what="the first")
         for scripted in called[1:]:
             scripted.close()
-        wait_for(lambda: host.waiting == 0, timeout_s=5, what="let go")
+        wait_for(lambda: host.waiting == 0, what="let go")
 
     host.run(script)
 

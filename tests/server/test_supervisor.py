@@ -46,11 +46,11 @@ def test_draining_accepts_no_new_association_and_ends_with_the_last_one(tmp_path
             silent.send(associate_rq([ECHO]))
             silent.expect(2)
         with pytest.raises(OSError):
-            socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+            socket.create_connection(("127.0.0.1", server.port), timeout=60).close()
         peer.echo()
         assert server.process.poll() is None
         peer.release()
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
     assert not (tmp_path / "d" / "control.sock").exists()
 
 
@@ -58,7 +58,7 @@ def test_draining_has_a_limit(tmp_path: Path) -> None:
     with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\n") as server, associated(server) as peer:
         server.process.send_signal(signal.SIGTERM)
         peer.expect_abort()
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
 
 
 def test_a_second_signal_aborts_what_the_first_lets_finish(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_second_signal_aborts_what_the_first_lets_finish(tmp_path: Path) -> No
         began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         peer.expect_abort()
-        assert server.wait(20) == 0
+        assert server.wait(60) == 0
         assert time.monotonic() - began < 15
 
 
@@ -131,7 +131,7 @@ def test_it_serves_with_any_number_of_workers(tmp_path: Path, workers: int) -> N
 def test_systemd_is_told_of_start_readiness_and_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(tmp_path / "notify"))
-        systemd.settimeout(10)
+        systemd.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         with running(tmp_path / "d", workers=1) as server:
             messages = [systemd.recv(200)]

@@ -101,7 +101,7 @@ def serve(
         serving.failures = failures
         loop.set_exception_handler(lambda _, context: serving.unhandled.append(repr(context)))
         await loop.run_in_executor(None, script, serving)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while ended < len(serving.acceptors) or ingestor.depth or pool.outstanding:
                 await asyncio.sleep(0.005)
         await engine.audit_trail.finish()

@@ -119,7 +119,7 @@ def test_eight_senders_heal_one_instance_at_once(tmp_path: Path) -> None:
         def send() -> None:
             with serving.call() as scripted:
                 scripted.associate(STORE)
-                together.wait(10)
+                together.wait(60)
                 answers.append(store(scripted, 1))
                 scripted.release()
 

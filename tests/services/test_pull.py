@@ -37,7 +37,7 @@ def uid(ds: Dataset) -> str:
 
 
 def pulled(
-    data: Path, peer: Peer, query: PullQuery | None = None, *, timeout_s: float = 10.0, **options: Any
+    data: Path, peer: Peer, query: PullQuery | None = None, *, timeout_s: float = 60.0, **options: Any
 ) -> PullReport:
     """One pull into `data`."""
     report = PullReport()

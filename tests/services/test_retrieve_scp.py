@@ -267,7 +267,7 @@ def test_a_cancel_ends_the_reading_of_a_long_list(
 
     def meanwhile() -> None:
         is_listing.set()
-        assert may_go_on.wait(10)
+        assert may_go_on.wait(60)
 
     seen = slowly_listed(monkeypatch, meanwhile)
 
@@ -275,7 +275,7 @@ def test_a_cancel_ends_the_reading_of_a_long_list(
         fill(serving, [1000] * COUNT)
         with serving.call() as asker:
             get(asker)
-            assert is_listing.wait(10)
+            assert is_listing.wait(60)
             asker.send(peer.message(3, peer.c_cancel_rq(7)) + peer.message(1, peer.c_echo_rq(9)))
             assert asker.expect_message().responded_to() == 9, "the cancel before it has been read"
             may_go_on.set()

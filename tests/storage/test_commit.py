@@ -74,7 +74,7 @@ class Disk:
     def sync(self) -> None:
         self.sync_count += 1
         self.entered.set()
-        self.gate.wait(10)
+        self.gate.wait(60)
         if self.sync_count >= self.fail_from:
             raise StorageFailed("EIO")
         self.events.append("sync")
@@ -228,7 +228,7 @@ def test_an_answer_that_fails_takes_no_other_answer_away(make: Make) -> None:
             commit.submit("b", broken)
             commit.submit("c", lambda result, last=last, answers=answers: (answers.append(result), last.set()))  # type: ignore[misc]
             commit.start()
-            await asyncio.wait_for(last.wait(), 10)
+            await asyncio.wait_for(last.wait(), 60)
             assert [isinstance(answer, StorageFailed) for answer in answers] == [outcome == "failed"] * 2
             assert commit.depth == 0
             await asyncio.sleep(0)
@@ -261,10 +261,10 @@ def test_whatever_goes_wrong_everybody_is_answered_and_the_failure_is_told(
             commit.submit("a", answer.set_result)
         commit.start()
         for answer in answers[:3]:
-            assert isinstance(await asyncio.wait_for(answer, 10), StorageFailed)
-        assert isinstance(await asyncio.wait_for(failed, 10), StorageFailed)
+            assert isinstance(await asyncio.wait_for(answer, 60), StorageFailed)
+        assert isinstance(await asyncio.wait_for(failed, 60), StorageFailed)
         commit.submit("b", answers[3].set_result)
-        assert isinstance(await asyncio.wait_for(answers[3], 10), StorageFailed)
+        assert isinstance(await asyncio.wait_for(answers[3], 60), StorageFailed)
         commit.close()
 
     asyncio.run(run())
@@ -286,17 +286,17 @@ def test_who_waits_for_too_long_is_answered_and_is_committed_all_the_same(make: 
         for item, answer in zip("bc", answers[1:], strict=False):
             commit.submit(item, answer.set_result)
         for answer in answers[:3]:
-            error = await asyncio.wait_for(answer, 10)
+            error = await asyncio.wait_for(answer, 60)
             assert isinstance(error, StorageError) and not isinstance(error, StorageFailed)
             assert "pid 7 stands still" in str(error)
         assert commit.late == "pid 7 stands still"
         # What comes after all is answered in time too.
         commit.submit("d", answers[3].set_result)
-        assert isinstance(await asyncio.wait_for(answers[3], 10), StorageError)
+        assert isinstance(await asyncio.wait_for(answers[3], 60), StorageError)
         disk.gate.set()
         fresh = loop.create_future()
         commit.submit("e", fresh.set_result)
-        assert await asyncio.wait_for(fresh, 10) == "E"
+        assert await asyncio.wait_for(fresh, 60) == "E"
         assert commit.late == "" and commit.depth == 0 and failures == []
         assert [item for event in disk.events if event != "sync" for item in event[6:].split(",")] == list("abcde")
         commit.close()
@@ -320,7 +320,7 @@ def test_write_behind_that_would_have_to_wait_goes_by_way_of_the_thread(make: Ma
         for item in "ab":
             answered = loop.create_future()
             commit.submit_unsynced(item, answered.set_result)
-            assert await asyncio.wait_for(answered, 10) == item.upper()
+            assert await asyncio.wait_for(answered, 60) == item.upper()
         assert disk.events == ["sync", "apply a", "apply b"]
         assert commit.depth == 0
         commit.close()
@@ -362,7 +362,7 @@ def test_a_lone_waiter_is_prepared_while_the_disk_works_and_visible_when_it_is_d
         shelf = Shelf(disk)
 
         def sync() -> None:
-            shelf.prepared.wait(10)
+            shelf.prepared.wait(60)
             disk.sync()
 
         answers: list[object] = []
@@ -407,9 +407,9 @@ def test_a_disk_that_is_slow_is_not_waited_for_and_nothing_is_visible_before_it_
         commit.submit("a", answers[0].set_result)
         assert disk.events == ["prepare a", "forget"] and not answers[0].done()
         disk.gate.set()
-        assert await asyncio.wait_for(answers[0], 10) == "A"
+        assert await asyncio.wait_for(answers[0], 60) == "A"
         commit.submit("b", answers[1].set_result)
-        assert await asyncio.wait_for(answers[1], 10) == "B"
+        assert await asyncio.wait_for(answers[1], 60) == "B"
         assert disk.events == ["prepare a", "forget", "sync", "apply a", "sync", "apply b"]
         commit.close()
         assert failures == []
@@ -438,7 +438,7 @@ def test_the_loop_does_not_stand_still_while_something_on_it_is_ready() -> None:
             answer = loop.create_future()
             commit.submit("a", answer.set_result)
             loop.remove_reader(ready)
-            assert await asyncio.wait_for(answer, 10) == "A"
+            assert await asyncio.wait_for(answer, 60) == "A"
             assert disk.events == ["sync", "apply a"]
         finally:
             os.close(ready)
@@ -469,7 +469,7 @@ def test_after_a_failed_sync_of_a_lone_waiter_nothing_is_visible_and_nothing_is_
         answers = [loop.create_future() for _ in range(2)]
         for item, answer in zip("ab", answers, strict=True):
             commit.submit(item, answer.set_result)
-            assert isinstance(await asyncio.wait_for(answer, 10), StorageFailed)
+            assert isinstance(await asyncio.wait_for(answer, 60), StorageFailed)
         assert disk.events == ["prepare a"] and disk.sync_count == 1
         assert len(failures) == 1 and commit.depth == 0
         commit.close()
@@ -487,7 +487,7 @@ def test_what_cannot_be_synced_in_the_background_is_left_to_the_thread() -> None
         commit.start()
         answer = loop.create_future()
         commit.submit("a", answer.set_result)
-        assert await asyncio.wait_for(answer, 10) == "A"
+        assert await asyncio.wait_for(answer, 60) == "A"
         assert disk.events == ["sync", "apply a"]
         commit.close()
 

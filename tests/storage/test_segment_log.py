@@ -355,12 +355,12 @@ def test_what_is_appended_during_a_sync_is_not_taken_for_synced(bench: Bench) ->
     def wait(method: str) -> None:
         if method == "fdatasync":
             entered.set()
-            assert leave.wait(10)
+            assert leave.wait(60)
 
     bench.files.before = wait
     thread = threading.Thread(target=bench.log.sync)
     thread.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     bench.append()
     leave.set()
     thread.join()
@@ -380,11 +380,11 @@ def test_a_segment_is_not_closed_under_a_running_fdatasync(bench: Bench) -> None
     def wait(method: str) -> None:
         if method == "fdatasync" and threading.current_thread() is syncing and not entered.is_set():
             entered.set()
-            assert leave.wait(10)
+            assert leave.wait(60)
 
     bench.files.before = wait
     syncing.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     closed = bench.files.calls["close"]
     assert [segment_id for segment_id, _ in bench.log.seal_rolled()] == [0]
     assert bench.files.calls["close"] == closed

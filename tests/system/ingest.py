@@ -134,7 +134,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         """Runs the association from request to release."""
         try:
-            with Peer(self._port, timeout_s=30.0) as script:
+            with Peer(self._port) as script:
                 self._send(script)
                 script.release()
         except (OSError, AssertionError):
@@ -177,7 +177,7 @@ def start_senders(
 def find_instances(port: int, study: int) -> set[str]:
     """The SOP Instance UIDs that C-FIND lists in a study."""
     found = set()
-    with Peer(port, timeout_s=30.0) as script:
+    with Peer(port) as script:
         script.associate((1, STUDY_ROOT_FIND, [IMPLICIT]))
         keys = {0x00080052: "IMAGE", 0x0020000D: f"{samples.ROOT}.{study}", 0x00080018: ""}
         script.send(peer.message(1, peer.query_rq(peer.C_FIND_RQ, 1, STUDY_ROOT_FIND), peer.identifier(keys)))
@@ -194,7 +194,7 @@ def find_instances(port: int, study: int) -> set[str]:
 def get_study(port: int, study: int) -> dict[str, bytes]:
     """SOP Instance UID → data set of all instances that C-GET of a study returns."""
     brought: dict[str, bytes] = {}
-    with Peer(port, timeout_s=30.0) as script:
+    with Peer(port) as script:
         script.associate(
             *((1, CT, [EXPLICIT]), (3, STUDY_ROOT_GET, [IMPLICIT])),
             maximum_length=1 << 20,

@@ -142,7 +142,7 @@ class Server:
         else:
             self.process.send_signal(signal.SIGTERM)
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         """Asks it to stop; returns its exit code."""
         if self.process.poll() is None:
             self.ask_to_stop()
@@ -183,7 +183,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def wait_for(condition: object, timeout_s: float = 20.0, what: str = "condition") -> None:
+def wait_for(condition: object, timeout_s: float = 60.0, what: str = "condition") -> None:
     """Polls until `condition()` is true; a failure contains `what`."""
     deadline = time.monotonic() + timeout_s
     while not condition():  # type: ignore[operator]

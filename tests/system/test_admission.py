@@ -34,7 +34,7 @@ class Sender:
     """Stores instances of its own on one association until told to stop."""
 
     def __init__(self, server: Server, number: int) -> None:
-        self._script = Peer(server.port, timeout_s=30.0)
+        self._script = Peer(server.port)
         self._script.associate(STORE, ECHO, calling=f"SENDER{number}")
         self._next = number * 100_000
         self.acknowledged: list[str] = []
@@ -70,7 +70,7 @@ class Sender:
 
 def found(server: Server) -> set[str]:
     """Every SOP Instance UID that the archive knows."""
-    with Peer(server.port, timeout_s=30.0) as script:
+    with Peer(server.port) as script:
         script.associate(FIND)
         keys = peer.identifier({0x00080052: "IMAGE", 0x00080018: ""})
         script.send(peer.message(3, peer.query_rq(peer.C_FIND_RQ, 1, STUDY_ROOT_FIND), keys))
@@ -86,7 +86,7 @@ def found(server: Server) -> set[str]:
 
 def retrieved(server: Server, uid: str) -> bytes:
     """The data set of one instance, by C-GET."""
-    with Peer(server.port, timeout_s=30.0) as script:
+    with Peer(server.port) as script:
         script.associate(GET, STORE, user_items=peer.role(CT, scu=False, scp=True))
         keys = peer.identifier({0x00080052: "IMAGE", 0x00080018: uid})
         script.send(peer.message(7, peer.query_rq(peer.C_GET_RQ, 1, STUDY_ROOT_GET), keys))
@@ -208,7 +208,7 @@ def test_a_retrieval_goes_before_what_is_stored_meanwhile(tmp_path: Path) -> Non
                 assert sender.store() == 0
 
         def retrieve_all() -> None:
-            with Peer(server.port, timeout_s=30.0) as script:
+            with Peer(server.port) as script:
                 script.associate(GET, STORE, user_items=peer.role(CT, scu=False, scp=True), maximum_length=1 << 17)
                 keys = peer.identifier({0x00080052: "STUDY", 0x0020000D: f"{samples.ROOT}.1"})
                 script.send(peer.message(7, peer.query_rq(peer.C_GET_RQ, 1, STUDY_ROOT_GET), keys))
@@ -234,7 +234,7 @@ def test_a_retrieval_goes_before_what_is_stored_meanwhile(tmp_path: Path) -> Non
                 return bool(worker["counters"].get("ingest_waits_for_retrieval"))  # type: ignore[index]
 
             try:
-                wait_for(waited, timeout_s=60, what="ingest that waits")
+                wait_for(waited, what="ingest that waits")
             finally:
                 stop.set()
             for future in storing:

@@ -163,7 +163,7 @@ def test_a_replica_catches_up_is_read_meanwhile_and_takes_over(tmp_path: Path) -
         stop(senders)
         filmroom("promote", "--data", target, expect=4)
         replication.send_signal(signal.SIGTERM)
-        assert replication.wait(30) == 0, replication.communicate()
+        assert replication.wait(60) == 0, replication.communicate()
         filmroom("replicate", target, "--data", data, "--once")
     filmroom("promote", "--data", target)
     with running(target, workers=1) as server:
@@ -214,10 +214,10 @@ def test_a_second_filmroom_takes_the_log_over_a_connection_and_survives_its_loss
 
         wait_for(caught_up, 60, "catching up")
         replication.send_signal(signal.SIGTERM)
-        assert replication.wait(30) == 0
+        assert replication.wait(60) == 0
         filmroom("replicate", where, "--config", source, "--data", data, "--once")
         listener.send_signal(signal.SIGTERM)
-        assert listener.wait(30) == 0
+        assert listener.wait(60) == 0
     verify(target, ledger)
 
 

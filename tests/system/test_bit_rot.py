@@ -52,7 +52,7 @@ def store(server: Server, instances: list[GeneratedInstance]) -> list[int]:
 def retrieve(server: Server) -> tuple[dict[str, bytes], set[str], int]:
     """What a C-GET of the study brings, the UIDs that it says have failed, and its status."""
     brought: dict[str, bytes] = {}
-    with Peer(server.port, timeout_s=30) as script:
+    with Peer(server.port) as script:
         script.associate(
             (1, STUDY_ROOT_GET, [IMPLICIT]), (3, CT, [EXPLICIT]), user_items=peer.role(CT, scu=False, scp=True)
         )

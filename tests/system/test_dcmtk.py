@@ -89,7 +89,7 @@ def storescp(output: Path, *options: str) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def test_echoscu_succeeds(server: Server) -> None:

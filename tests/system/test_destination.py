@@ -66,8 +66,8 @@ def server(running_server: Server, sockets_at_rest: int) -> Iterator[Server]:
         workers: list[dict[str, int]] = running_server.stats()["workers"]  # type: ignore[assignment]
         return all(worker["associations"] == worker["chunks"] == 0 for worker in workers)
 
-    wait_for(at_rest, timeout_s=10, what="every association ended")
-    wait_for(lambda: socket_count(running_server) <= sockets_at_rest, timeout_s=10, what="every socket closed")
+    wait_for(at_rest, what="every association ended")
+    wait_for(lambda: socket_count(running_server) <= sockets_at_rest, what="every socket closed")
 
 
 def socket_count(server: Server) -> int:
@@ -122,13 +122,13 @@ def finish(script: Peer) -> Moved:
 def move(server: Server, listener: Listener, destination: Callable[[Listener], None], more: str = "") -> Moved:
     """A C-MOVE of the study while `destination` plays its part."""
     configure(server, listener, more)
-    with ThreadPoolExecutor(1) as pool, Peer(server.port, timeout_s=20) as script:
+    with ThreadPoolExecutor(1) as pool, Peer(server.port) as script:
         playing = pool.submit(destination, listener)
         script.associate((1, STUDY_ROOT_MOVE, [IMPLICIT]))
         ask(script, peer.C_MOVE_RQ, STUDY_ROOT_MOVE)
         moved = finish(script)
         script.release()
-        playing.result(20)
+        playing.result(60)
     for response in [*moved.pending, moved.final]:
         known = [peer.REMAINING, peer.COMPLETED, peer.FAILED, peer.WARNING]
         total = sum(peer.number(response.command, element) for element in known if element in response.command)
@@ -365,14 +365,14 @@ def test_wherever_a_destination_fails_the_counts_say_what_it_has_got(server: Ser
     with Listener() as listener:
         saboteur = Saboteur(point, ending)
         configure(server, listener)
-        with ThreadPoolExecutor(1) as pool, Peer(server.port, timeout_s=31) as script:
+        with ThreadPoolExecutor(1) as pool, Peer(server.port) as script:
             playing = pool.submit(saboteur.play, listener)
             script.associate((1, STUDY_ROOT_MOVE, [IMPLICIT]))
             ask(script, peer.C_MOVE_RQ, STUDY_ROOT_MOVE)
             moved = finish(script)
             script.release()
             listener.close()
-            playing.result(20)
+            playing.result(60)
     completed, failed, warned = moved.counts()
     assert completed + failed == COUNT
     assert warned == 0
@@ -552,4 +552,4 @@ def test_two_retrievals_on_one_association_are_both_answered(server: Server) -> 
             assert moved.final.responded_to() == message_id
             assert moved.final.status() == 0
         script.release()
-        playing.result(10)
+        playing.result(60)

@@ -82,7 +82,7 @@ def test_a_data_set_that_was_cut_is_refused_unless_its_sender_may_cut(server: Se
         (b"CUTTER", whole[:-100], 0xB006),
         (b"SCU", whole, 0),
     ):
-        with Peer(server.port, timeout_s=30) as script:
+        with Peer(server.port) as script:
             script.associate((1, CT, [EXPLICIT]), calling=title)
             script.send(peer.message(1, peer.c_store_rq(1, CT, uid), data))
             assert script.expect_message().status() == expected

@@ -29,7 +29,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("http") / "data", http=True)
     yield server
     server.process.send_signal(signal.SIGTERM)
-    assert server.wait(20) == 0
+    assert server.wait(60) == 0
 
 
 def port_of(server: Server) -> int:
@@ -37,7 +37,7 @@ def port_of(server: Server) -> int:
 
 
 def curl(*arguments: str) -> str:
-    return subprocess.run(["curl", "-s", *arguments], capture_output=True, text=True, timeout=20).stdout
+    return subprocess.run(["curl", "-s", *arguments], capture_output=True, text=True, timeout=60).stdout
 
 
 def test_the_ready_line_names_the_url_and_curl_gets_an_answer_there(server: Server) -> None:
@@ -143,7 +143,7 @@ def test_https_takes_a_new_certificate_over_and_drops_no_connection(tmp_path: Pa
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
 
         def connect() -> http.client.HTTPSConnection:
-            connection = http.client.HTTPSConnection("127.0.0.1", port_of(server), timeout=10, context=context)
+            connection = http.client.HTTPSConnection("127.0.0.1", port_of(server), timeout=60, context=context)
             connection.connect()
             return connection
 
@@ -167,4 +167,4 @@ def test_https_takes_a_new_certificate_over_and_drops_no_connection(tmp_path: Pa
         assert first_answer(port_of(server), b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 400 ")
     finally:
         os.killpg(server.process.pid, signal.SIGTERM)
-        server.wait(20)
+        server.wait(60)

@@ -77,7 +77,7 @@ def store_until_refused(server: Server, ledger: ingest.Ledger, study: int) -> No
     """Senders go on until some of their instances have been refused; every refusal says A700."""
     senders = ingest.start_senders(server.port, ledger, study, 3)
     try:
-        wait_for(lambda: len(ledger.refused) > 10, timeout_s=60, what="refusals")
+        wait_for(lambda: len(ledger.refused) > 10, what="refusals")
     finally:
         for sender in senders:
             sender.stop()
@@ -106,7 +106,7 @@ def resume(server: Server, ledger: ingest.Ledger, study: int) -> None:
 
     def are_taken() -> bool:
         # Two associations at once: one goes to each worker.
-        with Peer(server.port, timeout_s=30) as one, Peer(server.port, timeout_s=30) as other:
+        with Peer(server.port) as one, Peer(server.port) as other:
             for script in (one, other):
                 script.associate((1, CT, [EXPLICIT]))
             statuses = [store(script, each) for script, each in zip((one, other), made, strict=True)]
@@ -254,7 +254,7 @@ def test_large_instances_from_many_senders_fit_into_little_memory(tmp_path: Path
     prefix = ("prlimit", f"--data={limit_bytes}:{limit_bytes}")
     with running(tmp_path / "data", prefix=prefix, config=config, workers=1) as server:
         before = server.worker_pids()
-        scripts = [Peer(server.port, timeout_s=60.0) for _ in range(6)]
+        scripts = [Peer(server.port) for _ in range(6)]
         made = [ingest.GeneratedInstance(ingest.study_number(1), number) for number in range(len(scripts))]
         heads = [each.data_set() for each in made]
         try:

@@ -41,13 +41,13 @@ def send_at_once(server: Server, instances: list[Stored]) -> list[int]:
     barrier = threading.Barrier(len(instances))
 
     def send(stored: Stored) -> int:
-        with Peer(server.port, timeout_s=30) as script:
+        with Peer(server.port) as script:
             script.associate((1, CT, [EXPLICIT]))
             rq = peer.c_store_rq(1, CT, stored.sop_instance_uid)
             *first, last = peer.message_pdus(1, rq, stored.data_set, fragment=1000)
             for pdu in first:
                 script.send(pdu)
-            barrier.wait(20)
+            barrier.wait(60)
             script.send(last)
             status = script.expect_message().status()
             script.release()

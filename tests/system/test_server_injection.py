@@ -122,7 +122,7 @@ def test_from_the_first_failed_sync_on_nothing_is_acknowledged_and_the_server_st
             assert server.wait(60) in (1, 4), "it goes on as if nothing had happened"
         finally:
             server.kill_all()
-            strace.wait(10)
+            strace.wait(60)
     assert len(ledger.acknowledged) == acknowledged
     with running(tmp_path / "data", config=CONFIG) as server:
         ledger.verify(server.port)

@@ -82,7 +82,7 @@ def test_a_worker_that_stands_still_under_load_is_replaced_and_nothing_is_lost(t
             victim = rng.choice(server.worker_pids())
             ready = partial(workers_ready, server, 2, without=victim)
             with stopped(victim):
-                wait_for(ready, timeout_s=30, what="a worker in its place")
+                wait_for(ready, what="a worker in its place")
             countdown.begin_again(30)
             countdown.wait()
             for sender in senders:
@@ -95,7 +95,7 @@ def test_a_worker_that_stands_still_under_load_is_replaced_and_nothing_is_lost(t
 
 
 def test_a_stopped_supervisor_leaves_running_associations_alone(tmp_path: Path) -> None:
-    with running(tmp_path / "data", workers=2) as server, Peer(server.port, timeout_s=20) as script:
+    with running(tmp_path / "data", workers=2) as server, Peer(server.port) as script:
         script.associate((1, CT, [EXPLICIT]))
         with stopped(server.process.pid):
             for number in range(20):
@@ -197,7 +197,7 @@ def test_a_command_that_is_stopped_in_its_transaction_is_named_and_continued_and
             wait_for(lambda: server.stats()["index_held_by"] is not None, what="the holder being named")
             assert server.stats()["index_held_by"]["pid"] == guest.pid  # type: ignore[index]
             wait_for(lambda: server.stats()["index_held_by"] is None, what="its going on")
-            assert guest.wait(20) == 0
+            assert guest.wait(60) == 0
             assert foreign.store(server.port, [foreign.Stored.of(samples.instance(1, 1, 1))]) == [0]
         finally:
             guest.kill()

@@ -33,7 +33,7 @@ class Sender(threading.Thread):
 
     def run(self) -> None:
         """Ends with the connection."""
-        connection = http.client.HTTPConnection(self._address, timeout=20)
+        connection = http.client.HTTPConnection(self._address, timeout=60)
         try:
             while True:
                 self._store(connection)
@@ -81,7 +81,7 @@ def test_every_acknowledged_instance_survives_a_kill_of_everything(tmp_path: Pat
     finally:
         server.kill_all()
     for sender in senders:
-        sender.join(30)
+        sender.join(60)
         assert not sender.is_alive()
     server = Server(tmp_path / "data", config=config)
     try:

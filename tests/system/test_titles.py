@@ -57,7 +57,7 @@ def test_c_move_by_and_to_a_title_beyond_ascii_succeeds(
 ) -> None:
     listener = Listener()
     configure(server, aet, listener)
-    with ThreadPoolExecutor(1) as pool, Peer(server.port, timeout_s=20) as script:
+    with ThreadPoolExecutor(1) as pool, Peer(server.port) as script:
         receiving = pool.submit(receive_one, listener)
         answer = script.associate((1, STUDY_ROOT_MOVE, [IMPLICIT]), calling=calling)
         assert answer.titles[16:32] == calling.ljust(16)
@@ -67,7 +67,7 @@ def test_c_move_by_and_to_a_title_beyond_ascii_succeeds(
             pass
         assert final.status() == 0
         assert peer.number(final.command, peer.COMPLETED) == 1
-        assert receiving.result(20) == (called, b"FILMROOM", calling)
+        assert receiving.result(60) == (called, b"FILMROOM", calling)
         script.release()
 
 
@@ -106,7 +106,7 @@ def test_echo_calls_a_title_beyond_ascii(server: Server, aet: str, called: bytes
     with ThreadPoolExecutor(1) as pool:
         answering = pool.submit(answer)
         filmroom(server, "echo", f"{aet}@127.0.0.1:{listener.port}")
-        assert answering.result(20) == called
+        assert answering.result(60) == called
 
 
 def test_the_log_and_the_statistics_name_it_as_it_is_meant(server: Server) -> None:

@@ -101,7 +101,7 @@ def test_nothing_is_sent_to_a_destination_with_another_certificate(server: Serve
         receiving = pool.submit(receive, listener)
         result = foreign.move(server.port, {"QueryRetrieveLevel": "STUDY", "StudyInstanceUID": STUDY}, "SINK")
         assert result.counts[-1][1] == 0
-        receiving.result(20)
+        receiving.result(60)
     assert b"".join(received) == b""
 
 

@@ -39,14 +39,14 @@ def retrieved(server: Server, number: int) -> dict[str, bytes]:
     for _ in range(4):
         matches = len(foreign.find(server.port, {**keys, "StudyDate": ""})[1])
         path = f"{server.url}/dicom-web/studies/{uid(number)}/instances"
-        found = requests.get(path, headers={"Accept": "application/dicom+json"}, timeout=20)
+        found = requests.get(path, headers={"Accept": "application/dicom+json"}, timeout=60)
         count = len(found.json()) if found.status_code == 200 else 0
         assert (matches, count) == (bool(result.data_sets), len(result.data_sets))
     return {name: data for name, (_, data) in result.data_sets.items()}
 
 
 def events(server: Server) -> list[str]:
-    answer = requests.get(f"{server.url}/changes?action=deleted,restored&limit=500", timeout=20).json()
+    answer = requests.get(f"{server.url}/changes?action=deleted,restored&limit=500", timeout=60).json()
     return [event["action"] for event in answer["events"]]
 
 
@@ -56,10 +56,10 @@ def test_a_study_in_the_trash_is_gone_for_all_processes_and_comes_back_after_a_k
     path = f"dicom-web/studies/{uid(1)}"
     with running(tmp_path / "d", config=CONFIG, http=True) as server:
         assert foreign.store(server.port, [*stored.values(), *other.values()]) == [0] * (2 * COUNT)
-        answer = requests.delete(f"{server.url}/{path}", timeout=20)
+        answer = requests.delete(f"{server.url}/{path}", timeout=60)
         number = answer.headers["Filmroom-Trash"]
         assert answer.status_code == 204 and retrieved(server, 1) == {}
-        assert requests.get(f"{server.url}/{path}/metadata", timeout=20).status_code == 410
+        assert requests.get(f"{server.url}/{path}/metadata", timeout=60).status_code == 410
         server.kill_all()
     with running(tmp_path / "d", config=CONFIG, http=True) as server:
         assert retrieved(server, 1) == {} and len(retrieved(server, 2)) == COUNT
@@ -70,11 +70,11 @@ def test_a_study_in_the_trash_is_gone_for_all_processes_and_comes_back_after_a_k
     with running(tmp_path / "d", config=CONFIG, http=True) as server:
         assert retrieved(server, 1) == whole
         body = {"reason": "again"}
-        assert requests.post(f"{server.url}/api/trash/{number}/restore", json=body, timeout=20).status_code == 404
-        assert requests.delete(f"{server.url}/{path}", timeout=20).status_code == 204
+        assert requests.post(f"{server.url}/api/trash/{number}/restore", json=body, timeout=60).status_code == 404
+        assert requests.delete(f"{server.url}/{path}", timeout=60).status_code == 204
         assert foreign.store(server.port, [*stored.values()][:2]) == [0, 0]
         assert len(retrieved(server, 1)) == 2
-        emptied = requests.post(f"{server.url}/api/trash/empty", json={"everything": True}, timeout=20).json()
+        emptied = requests.post(f"{server.url}/api/trash/empty", json={"everything": True}, timeout=60).json()
         assert emptied["instances"] == COUNT and len(retrieved(server, 1)) == 2
         assert filmroom(server, "check")["findings"] == []
         assert events(server)[:2] == ["deleted", "restored"]

@@ -46,11 +46,11 @@ class Hosting:
     def counters(self) -> dict[str, int]:
         return self.engine.metrics.counters
 
-    def connect(self, timeout_s: float = 10.0) -> socket.socket:
+    def connect(self, timeout_s: float = 60.0) -> socket.socket:
         """A connection."""
         return socket.create_connection(("127.0.0.1", self.port), timeout_s)
 
-    def ask(self, request: bytes, timeout_s: float = 10.0) -> bytes:
+    def ask(self, request: bytes, timeout_s: float = 60.0) -> bytes:
         """All that comes back on a connection of its own until it is closed."""
         with self.connect(timeout_s) as sock:
             sock.sendall(request)
@@ -137,7 +137,7 @@ def host(
             finally:
                 loop.remove_reader(listener.fileno())
                 front.start_draining()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while front.connections_count or front.is_busy:
                         await asyncio.sleep(0.005)
                 await engine.audit_trail.finish()

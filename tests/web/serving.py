@@ -36,12 +36,12 @@ def serving(data: Path, **options: Any) -> Iterator[Hosting]:
     thread = threading.Thread(target=serve)
     thread.start()
     try:
-        started.wait(30)
+        started.wait(60)
         assert found, failures
         yield found[0]
     finally:
         done.set()
-        thread.join(30)
+        thread.join(60)
     assert not failures and not thread.is_alive(), failures
 
 
@@ -49,7 +49,7 @@ class ApiClient:
     """One connection; answers as status and JSON."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         self.headers: dict[str, str] = {}
         """Of the last answer."""
 

@@ -75,7 +75,7 @@ def stow_sink(certificate: Path | None = None, key: Path | None = None) -> Itera
         def do_POST(self) -> None:
             sink.authorizations.append(self.headers.get("Authorization", ""))
             body = self._body()
-            sink.goes_on.wait(30)
+            sink.goes_on.wait(60)
             status, module = sink.take(self.headers["Content-Type"], body) if sink.status is None else (sink.status, {})
             self._answer(status, json.dumps(module).encode())
 

@@ -74,7 +74,7 @@ def post(
     **headers: str,
 ) -> Answer:
     """A request on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     connection.request(method, f"/dicom-web{path}", body, {"Content-Type": content_type, **sent})
     answer = Answer(connection.getresponse())

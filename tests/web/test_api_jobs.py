@@ -347,7 +347,7 @@ def test_an_idle_server_reads_no_jobs_until_one_is_created(tmp_path: Path, monke
     monkeypatch.setattr(runner, "CHECK_S", 0.01)
     monkeypatch.setattr(runner, "SETTLED_NS", 0)
     with stow_sink() as stow, serving(tmp_path / "data", peers=(Peer(aet="STOW", url=stow.url),)) as hosting:
-        assert looked.wait(20)
+        assert looked.wait(60)
         assert calls.count("poll") == 1 and not (tmp_path / "data" / "jobs").exists()
         api = ApiClient(hosting.port)
         for _ in range(2):
@@ -355,7 +355,7 @@ def test_an_idle_server_reads_no_jobs_until_one_is_created(tmp_path: Path, monke
             while api.get(f"/api/jobs/{identifier}")["state"] != "done":
                 threading.Event().wait(0.01)
             calls.clear(), looked.clear()
-            assert looked.wait(20)
+            assert looked.wait(60)
             assert calls.count("poll") <= 2, "the end of the job, and once after it"
         api.close()
     assert set(stow.received) == uids(1)

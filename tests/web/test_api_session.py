@@ -227,7 +227,7 @@ def test_a_stream_ends_when_its_session_does(
     user = browser()
     user.log_in("full")
     request = f"GET /api/live HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\nCookie: {user.cookie}\r\n\r\n"
-    with hosting.connect(timeout_s=60.0) as sock:
+    with hosting.connect() as sock:
         sock.sendall(request.encode())
         received = b""
         while b"retry:" not in received:

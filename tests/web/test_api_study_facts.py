@@ -103,10 +103,10 @@ def test_who_uploads_over_http_is_named_by_the_address(api: ApiClient) -> None:
     body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + samples.part10(samples.instance(77)) + b"\r\n--b--\r\n"
     kind = 'multipart/related; type="application/dicom"; boundary=b'
     url = f"{url_of(api)}/dicom-web/studies"
-    assert requests.post(url, body, headers={"Content-Type": kind}, timeout=10).status_code == 200
+    assert requests.post(url, body, headers={"Content-Type": kind}, timeout=60).status_code == 200
     (sender,) = api.get(f"/api/studies/{samples.ROOT}.77")["senders"]
     assert (sender["way"], sender["address"]) == ("http", "127.0.0.1")
-    requests.delete(f"{url_of(api)}/dicom-web/studies/{samples.ROOT}.77", timeout=10)
+    requests.delete(f"{url_of(api)}/dicom-web/studies/{samples.ROOT}.77", timeout=60)
     assert api.get(f"/api/studies/{samples.ROOT}.77", 410)["status"] == 410
 
 
@@ -136,7 +136,7 @@ def test_a_wrong_filter_is_refused(api: ApiClient, path: str) -> None:
 
 
 def rows_of(api: ApiClient, query: str) -> list[list[str]]:
-    response = requests.get(f"{url_of(api)}/api/studies.csv?{query}", timeout=10)
+    response = requests.get(f"{url_of(api)}/api/studies.csv?{query}", timeout=60)
     assert (response.status_code, response.headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
     assert "attachment" in response.headers["Content-Disposition"]
     assert response.content.startswith(b"\xef\xbb\xbf")
@@ -184,7 +184,7 @@ def uids_in(content: bytes) -> list[str]:
 def test_any_choice_is_downloaded_once(api: ApiClient) -> None:
     root = samples.ROOT
     query = f"studies={root}.1,{root}.2&series={root}.3.1&instances={root}.1.1.2,{root}.4.1.1"
-    response = requests.get(f"{url_of(api)}/api/download?{query}", timeout=10)
+    response = requests.get(f"{url_of(api)}/api/download?{query}", timeout=60)
     assert (response.status_code, response.headers["Content-Type"]) == (200, "application/zip")
     own = [f"{root}.1.1.{number}" for number in range(1, 5)]
     assert uids_in(response.content) == sorted([*own, f"{root}.2.1.1", f"{root}.3.1.1", f"{root}.4.1.1"])

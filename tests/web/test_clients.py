@@ -56,7 +56,7 @@ def ask(hosting: Hosting) -> Iterator[Ask]:
             request = requests.Request(method, "http://127.0.0.1", headers={"Accept": accept} if accept else {}, **more)  # type: ignore[arg-type]
             prepared = request.prepare()
             prepared.url = f"{hosting.url}/dicom-web{path}"
-            return session.send(prepared, timeout=20, allow_redirects=False)
+            return session.send(prepared, timeout=60, allow_redirects=False)
 
         yield ask
 
@@ -208,7 +208,7 @@ def test_dcmjs_client_stores(hosting: Hosting, modules: Path, tmp_path: Path) ->
     for ds in stored:
         assert pixels_of(hosting, ds.SOPInstanceUID) == ds.PixelData
     url = f"{hosting.url}/dicom-web/studies/{stored[0].StudyInstanceUID}"
-    assert requests.delete(url, timeout=20).status_code == 204, "other tests count studies"
+    assert requests.delete(url, timeout=60).status_code == 204, "other tests count studies"
 
 
 def pixels_of(hosting: Hosting, uid: str) -> bytes:

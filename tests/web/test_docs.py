@@ -25,7 +25,7 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
 
 
 def get(hosting: Hosting, path: str, **options: object) -> requests.Response:
-    return requests.get(f"{hosting.url}{path}", timeout=10, **options)  # type: ignore[arg-type]
+    return requests.get(f"{hosting.url}{path}", timeout=60, **options)  # type: ignore[arg-type]
 
 
 class Page(HTMLParser):
@@ -55,7 +55,7 @@ def test_every_link_of_every_page_leads_somewhere(hosting: Hosting) -> None:
         url = waiting.pop()
         if url in pages:
             continue
-        answer = requests.get(url, timeout=10, allow_redirects=False)
+        answer = requests.get(url, timeout=60, allow_redirects=False)
         assert answer.status_code == 200, url
         is_page = "text/html" in answer.headers["Content-Type"] and url.startswith(f"{hosting.url}/docs/")
         pages[url] = page = Page(answer.text if is_page else "")

@@ -99,7 +99,7 @@ def routes(gate: Gate | None = None) -> list[Route]:
 
 
 def get(hosting: Hosting, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple:  # type: ignore[type-arg]
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
     answer = connection.getresponse()
     content = answer.read()

@@ -99,7 +99,7 @@ class Site:
         return context
 
     def connect(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        return context.wrap_socket(self.hosting.connect(timeout_s=30), server_hostname="127.0.0.1")
+        return context.wrap_socket(self.hosting.connect(), server_hostname="127.0.0.1")
 
     def ask(self, context: ssl.SSLContext) -> bytes:
         """The answer, or nothing: with TLS 1.3 a refusal comes after the client's side of the handshake."""
@@ -337,7 +337,7 @@ def test_requests_in_records_of_one_byte_are_answered_like_any_other(site: Site)
 
 
 def test_a_client_that_never_confirms_the_end_is_gone_all_the_same(site: Site) -> None:
-    raw = site.hosting.connect(timeout_s=60)
+    raw = site.hosting.connect()
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = site.context().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     with raw:

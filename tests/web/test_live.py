@@ -172,7 +172,7 @@ def test_the_status_has_the_archive_and_its_condition(hosting: Hosting) -> None:
 def test_watchers_share_one_task_which_ends_with_the_last(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live_status, "INTERVAL_S", 0.02)
     monkeypatch.setattr(live_status, "LINGER_S", 0.1)
-    connections = [http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20) for _ in range(3)]
+    connections = [http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60) for _ in range(3)]
     responses = []
     for connection in connections:
         connection.request("GET", "/api/live", headers={"Accept": "text/event-stream"})

@@ -314,7 +314,7 @@ def sending(hosting: Hosting) -> Iterator[list[int]]:
     finally:
         del hosting.front.outlet.send
         done[0] = True
-        turning.result(10)
+        turning.result(60)
 
 
 def test_a_study_is_the_same_on_the_fast_path_and_others_are_served_between_its_instances(

@@ -25,7 +25,7 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
 
 
 def test_the_page_is_at_the_root_under_a_strict_policy(hosting: Hosting) -> None:
-    answer = requests.get(f"{hosting.url}/", timeout=10)
+    answer = requests.get(f"{hosting.url}/", timeout=60)
     assert answer.status_code == 200
     assert answer.headers["Content-Type"] == "text/html; charset=utf-8"
     policy = answer.headers["Content-Security-Policy"]
@@ -36,14 +36,14 @@ def test_the_page_is_at_the_root_under_a_strict_policy(hosting: Hosting) -> None
 
 def test_a_file_is_sent_once_and_then_known(hosting: Hosting) -> None:
     url = f"{hosting.url}/page/main.js"
-    first = requests.get(url, timeout=10)
+    first = requests.get(url, timeout=60)
     assert (first.status_code, first.headers["Content-Encoding"]) == (200, "gzip")
     assert first.content == (page_files.FOLDER / "main.js").read_bytes()
-    assert requests.get(url, headers={"If-None-Match": first.headers["ETag"]}, timeout=10).status_code == 304
-    plain = requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=10)
+    assert requests.get(url, headers={"If-None-Match": first.headers["ETag"]}, timeout=60).status_code == 304
+    plain = requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=60)
     assert "Content-Encoding" not in plain.headers
     assert plain.headers["ETag"] != first.headers["ETag"]
-    head = requests.head(url, timeout=10)
+    head = requests.head(url, timeout=60)
     assert (head.status_code, head.headers["ETag"]) == (200, first.headers["ETag"])
 
 

@@ -74,7 +74,7 @@ class Answer:
 
 @pytest.fixture(scope="module")
 def get(hosting: Hosting) -> Iterator[Callable[..., Answer]]:
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
 
     def get(path: str, method: str = "GET", **headers: str) -> Answer:
         connection.request(method, f"/dicom-web{path}", headers=headers)
@@ -198,7 +198,7 @@ def test_monai_asks_for_series_by_modality_and_with_a_slash_at_the_end(get: Call
 
 
 def test_google_names_no_media_type(hosting: Hosting) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
     connection.putrequest("GET", "/dicom-web/studies?PatientID=P3", skip_accept_encoding=True)
     connection.endheaders()
     assert len(Answer(connection.getresponse()).rows) == 1
@@ -381,14 +381,14 @@ def test_the_search_of_a_disconnected_client_ends(hosting: Hosting, monkeypatch:
     def slow(self: search.Search) -> list[bytes]:
         slices.append(self)
         begun.set()
-        go_on.wait(10)
+        go_on.wait(60)
         return slice_(self)
 
     monkeypatch.setattr(search.Search, "slice", slow)
     ended = hosting.ended
     with hosting.connect() as sock:
         sock.sendall(b"GET /dicom-web/instances HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert begun.wait(10)
+        assert begun.wait(60)
 
     def wait_for_end() -> None:
         while hosting.ended == ended:
@@ -396,6 +396,6 @@ def test_the_search_of_a_disconnected_client_ends(hosting: Hosting, monkeypatch:
 
     waiting = threading.Thread(target=wait_for_end)
     waiting.start()
-    waiting.join(10)
+    waiting.join(60)
     go_on.set()
     assert not waiting.is_alive() and len(slices) == 1

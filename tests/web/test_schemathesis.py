@@ -95,7 +95,7 @@ def test_the_server_behaves_as_documented(hosting: Hosting, operation: Any) -> N
         if leads_somewhere:
             case.path_parameters = {name: PLACES.get(name, value) for name, value in case.path_parameters.items()}
             case.query = {name: PLACES.get(name, value) for name, value in (case.query or {}).items()}
-        case.call_and_validate(base_url=hosting.url, session=session, checks=CHECKS, timeout=20)
+        case.call_and_validate(base_url=hosting.url, session=session, checks=CHECKS, timeout=60)
 
     ask()
     session.close()

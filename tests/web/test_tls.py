@@ -112,7 +112,7 @@ def test_plain_http_and_a_refused_renegotiation_end_their_connection_only(
         plain = socket.socket(fileno=sock.detach())
     with plain:
         plain.sendall(b"\x16\x03\x03\x00\x04\x01\x00\x00\x00" * 100)  # a handshake where records must be
-        plain.settimeout(10)
+        plain.settimeout(60)
         assert b"HTTP/1.1 " not in read_all(plain)
     with connect(hosting, context) as sock:
         sock.sendall(HEALTH + b"Connection: close\r\n\r\n")

@@ -37,7 +37,7 @@ def hosting(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 def files_of(url: str) -> list[str]:
     """The absolute URLs of the scripts and style sheets of a page."""
-    page = requests.get(url, headers=HTML, timeout=10)
+    page = requests.get(url, headers=HTML, timeout=60)
     assert page.status_code == 200
     assert page.headers["Content-Type"].startswith("text/html")
     return [urljoin(page.url, found) for found in re.findall(r'(?:href|src|data-files)="([^"]+)"', page.text)]
@@ -50,15 +50,15 @@ def test_every_view_finds_the_files_of_the_viewer(hosting: Hosting, path: str) -
     assert f"{hosting.url}/ohif/app-config.js" in urls
     for url in urls:
         if not url.endswith("/"):
-            assert requests.get(url, timeout=10).status_code == 200, url
+            assert requests.get(url, timeout=60).status_code == 200, url
 
 
 def test_scripts_are_kept_by_browsers_and_the_page_is_checked_each_time(hosting: Hosting) -> None:
-    page = requests.get(f"{hosting.url}/ohif/viewer", timeout=10)
+    page = requests.get(f"{hosting.url}/ohif/viewer", timeout=60)
     configuration, script = files_of(f"{hosting.url}/ohif/viewer")[2::2]
     assert page.headers["Cache-Control"] == "no-cache"
-    assert requests.get(configuration, timeout=10).headers["Cache-Control"] == "no-cache"
-    answer = requests.get(script, timeout=10)
+    assert requests.get(configuration, timeout=60).headers["Cache-Control"] == "no-cache"
+    answer = requests.get(script, timeout=60)
     assert "immutable" in answer.headers["Cache-Control"]
     assert answer.headers["Content-Type"] == "text/javascript"
     for sent in (page, answer):
@@ -68,7 +68,7 @@ def test_scripts_are_kept_by_browsers_and_the_page_is_checked_each_time(hosting:
 
 
 def test_no_page_has_a_script_of_its_own(hosting: Hosting) -> None:
-    text = requests.get(f"{hosting.url}/ohif/viewer", timeout=10).text
+    text = requests.get(f"{hosting.url}/ohif/viewer", timeout=60).text
     assert re.findall(r"<script[^>]*>([^<]*)</script>", text) == ["", ""]
     assert "style=" not in text and "<style" not in text
 
@@ -80,14 +80,14 @@ def test_no_page_has_a_script_of_its_own(hosting: Hosting) -> None:
 )  # fmt: skip
 def test_a_client_gets_a_coding_that_it_accepts(hosting: Hosting, accepted: str, coding: str | None) -> None:
     script = files_of(f"{hosting.url}/ohif/viewer")[-1]
-    with requests.get(script, headers={"Accept-Encoding": accepted}, stream=True, timeout=10) as answer:
+    with requests.get(script, headers={"Accept-Encoding": accepted}, stream=True, timeout=60) as answer:
         assert answer.headers.get("Content-Encoding") == coding
         assert len(answer.raw.read(decode_content=False)) == int(answer.headers["Content-Length"])
-        head = requests.head(script, headers={"Accept-Encoding": accepted}, timeout=10)
+        head = requests.head(script, headers={"Accept-Encoding": accepted}, timeout=60)
         for name in ("ETag", "Content-Length", "Content-Type"):
             assert head.headers[name] == answer.headers[name]
     known = requests.get(
-        script, headers={"Accept-Encoding": accepted, "If-None-Match": head.headers["ETag"]}, timeout=10
+        script, headers={"Accept-Encoding": accepted, "If-None-Match": head.headers["ETag"]}, timeout=60
     )
     assert (known.status_code, known.content) == (304, b"")
 
@@ -111,12 +111,12 @@ def test_a_damaged_file_is_an_error_and_not_sent(hosting: Hosting, directory: Pa
     url = f"{files_of(f'{hosting.url}/ohif/')[-1].rpartition('/')[0]}/{name}"
     try:
         path.write_bytes(content[:-1])
-        assert requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=10).status_code == 500
+        assert requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=60).status_code == 500
         path.unlink()
-        assert requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=10).status_code == 500
+        assert requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=60).status_code == 500
     finally:
         path.write_bytes(content)
-    assert requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=10).content == content
+    assert requests.get(url, headers={"Accept-Encoding": "identity"}, timeout=60).content == content
 
 
 def test_without_an_installation_the_page_says_what_to_do(hosting: Hosting, directory: Path) -> None:
@@ -124,16 +124,16 @@ def test_without_an_installation_the_page_says_what_to_do(hosting: Hosting, dire
     target = link.readlink()
     link.unlink()
     try:
-        assert requests.get(f"{hosting.url}/api/viewer", timeout=10).json() == {"is_installed": False}
+        assert requests.get(f"{hosting.url}/api/viewer", timeout=60).json() == {"is_installed": False}
         url = f"{hosting.url}/ohif/viewer/filmroom?StudyInstanceUIDs=1.2.3"
-        page = requests.get(url, headers=HTML, timeout=10)
+        page = requests.get(url, headers=HTML, timeout=60)
         assert page.status_code == 404
         assert "filmroom viewer install" in page.text
         [link_to_study] = re.findall(r'href="([^"]+)"', page.text)
         assert urljoin(page.url, link_to_study) == f"{hosting.url}/#/study/1.2.3"
-        hostile = requests.get(url.replace("1.2.3", '"><script>1</script>'), headers=HTML, timeout=10)
+        hostile = requests.get(url.replace("1.2.3", '"><script>1</script>'), headers=HTML, timeout=60)
         assert "script>" not in hostile.text
-        problem = requests.get(url, headers={"Accept": "*/*"}, timeout=10)
+        problem = requests.get(url, headers={"Accept": "*/*"}, timeout=60)
         assert (problem.status_code, "filmroom viewer install" in problem.json()["detail"]) == (404, True)
     finally:
         link.symlink_to(target)
@@ -141,9 +141,9 @@ def test_without_an_installation_the_page_says_what_to_do(hosting: Hosting, dire
 
 
 def test_the_page_learns_what_is_installed(hosting: Hosting) -> None:
-    state = requests.get(f"{hosting.url}/api/viewer", timeout=10).json()
+    state = requests.get(f"{hosting.url}/api/viewer", timeout=60).json()
     assert state == {
         "is_installed": True, "name": NAME, "version": package.VERSION, "is_minified": False, "is_current": True,
     }  # fmt: skip
-    licence = requests.get(f"{hosting.url}/ohif/files/{NAME}/LICENSE.txt", timeout=10)
+    licence = requests.get(f"{hosting.url}/ohif/files/{NAME}/LICENSE.txt", timeout=60)
     assert (licence.status_code, licence.text) == (200, "MIT")

@@ -229,7 +229,7 @@ def test_damage_found_while_sending_breaks_the_answer_off_and_is_left_out_next_t
         patch.setattr(LogReader, "check", damaged)
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             get(f"/studies/{samples.ROOT}.21", Accept=AS_STORED)
-    fresh = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=20)
+    fresh = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
     fresh.request("GET", f"/dicom-web/studies/{samples.ROOT}.21", headers={"Accept": AS_STORED})
     answer = Answer(fresh.getresponse())
     fresh.close()

@@ -573,7 +573,7 @@ def test_tasks_are_woken_by_a_store(archive: Archive, writer: FeedWriter, feed: 
             page = feed.read(cursor)
             if page.lines:
                 break
-            await asyncio.wait_for(asyncio.shield(changed), 30)
+            await asyncio.wait_for(asyncio.shield(changed), 60)
         await storing
         watch.close()
         return actions(page.events())

@@ -198,7 +198,7 @@ def test_what_is_prepared_is_prewritten_while_nothing_is_stored(
     async def script(ingestor: Ingestor) -> Answer:
         segment_log.prepare(patience_s=0)
         assert not segment_log.is_prewritten
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not segment_log.is_prewritten:
                 await asyncio.sleep(0.01)
         return await ingestor.ingest(Lent(kept.data_set(0)).payload, ANY)

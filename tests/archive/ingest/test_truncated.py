@@ -46,7 +46,7 @@ def sent(archive: Archive, payload: bytes, asked: StoreRequest) -> Outcome | Eng
         ingestor = Ingestor(loop, archive.writer("test"), lambda error: None, Unparseable(archive.parts.index, ROOM))
         answer: asyncio.Future[Outcome | EngineError] = loop.create_future()
         ingestor.store(Borrowed(payload), asked, answer.set_result)
-        return await asyncio.wait_for(answer, 10)
+        return await asyncio.wait_for(answer, 60)
 
     return asyncio.run(run())
 

@@ -274,7 +274,7 @@ def test_no_deletion_comes_between_the_question_and_the_hold(tmp_path: Path) -> 
             assert not deleted.wait(0.05)
             # What set_holds does once it has the lock.
             holds._change(archive.parts, [uid(1)], True, actor(""), "")
-        thread.join(10)
+        thread.join(60)
         assert deleted.is_set()
         assert left(archive) == uids(without=set())
 

@@ -80,7 +80,7 @@ def sent(
 
         for number, (data_set, (_, asked)) in enumerate(zip(borrowed, data_sets, strict=True)):
             ingestor.store(data_set, asked, done(number))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(answers) < len(data_sets):
                 await asyncio.sleep(0.001)
         assert all(each.released for each in borrowed)

@@ -158,7 +158,7 @@ def test_a_thread_that_waits_for_its_turn_does_not_delay_others(tmp_path: Path) 
         waiting.start()
         assert index.try_apply([entry(tail, instance=2)]) is None
         goes_on(process)
-        waiting.join(20)
+        waiting.join(60)
         assert not waiting.is_alive()
     assert index.try_apply([entry(tail, instance=2)]) == [Outcome.STORED]
     assert index.stats()["instances"] == 2

@@ -456,14 +456,14 @@ def test_a_request_whose_association_ends_while_it_is_written_is_free_for_the_re
     def before(method: str) -> None:
         if method == "rename":
             writes.set()
-            assert ended.wait(10)
+            assert ended.wait(60)
 
     def script(serving: Serving) -> None:
         with serving.call() as scripted:
             scripted.associate(ASK)
             files.before = before
             scripted.send(peer.message(3, n_action_rq(), information([(CT, "1.2.3")])))
-            assert writes.wait(10)
+            assert writes.wait(60)
             scripted.cut()
             wait_for(lambda: serving.services.associations_count == 0)
             ended.set()
