@@ -126,7 +126,7 @@ def caught_up(archive: Archive, count: int, *, as_objects: bool) -> float:
 
 def received() -> Iterator[ReceivedInstance]:
     """Small instances as a front end passes them."""
-    for sop_class_uid, sop_instance_uid, data_set in population_fill.instances(population.studies(1, 1 << 20)):
+    for sop_class_uid, sop_instance_uid, data_set, _ in population_fill.instances(population.studies(1, 1 << 20)):
         yield ReceivedInstance(
             [data_set],
             len(data_set),

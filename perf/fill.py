@@ -136,8 +136,8 @@ def _studies(first_study: int, study_count: int, shape: str, long_series_count: 
         yield population.long_study(long_series_count)
 
 
-def instances(studies: Iterable[StudyFacts]) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """(SOP Class UID, SOP Instance UID, data set) of the same population, for a writer without a network."""
+def instances(studies: Iterable[StudyFacts]) -> Iterator[tuple[bytes, bytes, bytes, str]]:
+    """(SOP Class UID, SOP Instance UID, data set, sender) of the same population, for a writer without a network."""
     messages = {
         modality: wire.StoreMessage(corpus.template(f"tiny-{modality.lower()}"), 1, 0)
         for modality in population.MODALITIES
@@ -150,7 +150,7 @@ def instances(studies: Iterable[StudyFacts]) -> Iterator[tuple[bytes, bytes, byt
             for instance in range(1, instance_count + 1):
                 message.set_instance(instance, instance)
                 uid = corpus.instance_uid(facts.number, series_index, instance)
-                yield corpus.SOP_CLASS_OF_MODALITY[facts.modality], uid, message.data_set()
+                yield corpus.SOP_CLASS_OF_MODALITY[facts.modality], uid, message.data_set(), facts.sender
 
 
 def fill_directly(
@@ -172,7 +172,7 @@ def fill_directly(
             batch.clear()
             return sum(isinstance(answer, EngineError) for answer in answers)
 
-        for sop_class_uid, sop_instance_uid, data_set in instances(
+        for sop_class_uid, sop_instance_uid, data_set, sender in instances(
             _studies(first_study, study_count, shape, long_series_count)
         ):
             batch.append(
@@ -181,7 +181,7 @@ def fill_directly(
                     len(data_set),
                     crc32c(data_set),
                     EXPLICIT_LE,
-                    "PERF",
+                    sender,
                     sop_class_uid.decode(),
                     sop_instance_uid.decode(),
                 )

@@ -38,6 +38,10 @@ SHAPES = {
 _SYLLABLES = (
     "an", "ber", "da", "el", "fa", "gar", "ho", "is", "ju", "ka", "lo", "mar", "ne", "ol", "pe", "ri", "so", "tu",
 )  # fmt: skip
+INSTITUTIONS = 400
+DEPARTMENTS = ("Radiology", "Cardiology", "Oncology", "Surgery", "Emergency", "Neurology", "Paediatrics", "Dentistry")
+SENDERS = 60
+
 _REGIONS = ("Head", "Chest", "Abdomen", "Knee", "Spine")
 _GIVEN = (
     "Anna", "Bernd", "Clara", "David", "Elena", "Felix", "Greta", "Henri", "Ines", "Jonas", "Karla",
@@ -63,6 +67,10 @@ class StudyFacts:
     modality: str
     series_instance_counts: tuple[int, ...]
     """Number of instances of each series."""
+    institution: bytes = b"Example University Hosp."
+    department: bytes = b"Radiology"
+    sender: str = "PERF"
+    """The AE title that stores it, where nothing is sent over a network."""
 
     @property
     def study_uid(self) -> bytes:
@@ -97,6 +105,9 @@ def study(number: int, shape: str = "short") -> StudyFacts:
         referring_physician=f"{rng.choice(_SYLLABLES).capitalize()}{rng.choice(_SYLLABLES)}^Dr".encode(),
         modality=modality,
         series_instance_counts=SHAPES[shape][number % len(SHAPES[shape])],
+        institution=b"Hospital %03d" % rng.randrange(INSTITUTIONS),
+        department=rng.choice(DEPARTMENTS).encode(),
+        sender=f"DEVICE{rng.randrange(SENDERS):02d}",
     )
 
 

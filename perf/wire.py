@@ -364,6 +364,8 @@ class StoreMessage:
         self._put("study_time", facts.study_time)
         self._put("accession_number", facts.accession_number)
         self._put("referring_physician", facts.referring_physician)
+        self._put("institution", facts.institution)
+        self._put("department", facts.department)
         self._put("description", facts.description)
         self._put("patient_name", facts.patient_name)
         self._put("patient_id", facts.patient_id)

@@ -20,7 +20,7 @@ from functools import partial
 from engine.access.scope import FULL, AccessFacts, Scope
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexError_
-from engine.index.apply import bulk, overlay, reextract, relocation
+from engine.index.apply import access_tags, bulk, overlay, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept_versions
 from engine.index.apply.other_records import deletion_prefix
 from engine.index.apply.versions import State as State
@@ -503,6 +503,21 @@ class Catalog:
     def drop_unsearched(self, count_max: int) -> bool:
         """Removes keys of attributes that are no longer searchable. Returns whether there may be more."""
         return self._writer.batch(lambda txn: reextract.drop_unsearched(self._environment, txn, count_max))
+
+    # -- keys of scopes -----------------------------------------------------------------------------
+
+    def fill_access_tags(self) -> bool:
+        """Gives some studies the keys by which scopes find them, in an index that is older than these. Returns whether
+        there are more to fill."""
+        return self._writer.batch(lambda txn: access_tags.fill_some(txn, self._environment))
+
+    def has_access_tags(self) -> bool:
+        """Whether scopes find all their studies by keys."""
+        environment = self._environment
+        if environment.access is None:
+            return False
+        with environment.reading() as txn:
+            return access_tags.read_fill(txn, environment).is_complete
 
     # -- comparison with the log ------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-"""The background jobs of the caretaker: compaction, retention, the trash, scrubbing, re-indexing, the comparison of
-versions kept aside with current ones, and the removal of stale metadata.
+"""The background jobs of the caretaker: compaction, retention, the trash, scrubbing, re-indexing, the keys of
+scopes, the comparison of versions kept aside with current ones, and the removal of stale metadata.
 
 A job works in steps. Each step returns after how many seconds the next one may follow, and raises what goes wrong;
 `caretaker` handles the errors. To add a job, write a class like these and add it to `JOBS`.
@@ -18,6 +18,7 @@ from engine import log
 from engine.access import Kind, Principal
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import retention, trash
+from engine.archive.lifecycle.access_keys import AccessKeysFill
 from engine.archive.lifecycle.compaction import Compactor, Encrypts
 from engine.archive.lifecycle.reindex import Reindexer
 from engine.archive.lifecycle.resent import VersionComparer
@@ -286,6 +287,27 @@ class ReindexJob:
         return {**self._reindexer.status(), **counters}
 
 
+class AccessKeysJob:
+    """Gives the studies of an older index the keys by which scopes find them."""
+
+    name = "access_keys"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        del config, stopping
+        self._fill = AccessKeysFill(archive)
+
+    def configure(self, config: Config) -> None:
+        """Does nothing: the job has no settings."""
+
+    def step(self) -> float:
+        """Does some studies."""
+        return BETWEEN_STEPS_S if self._fill.step() else NOTHING_TO_DO_S
+
+    def stats(self) -> dict[str, object]:
+        """Whether all are done."""
+        return {"complete": self._fill.is_complete}
+
+
 class ResentJob:
     """Retires versions kept aside that have the same content as another version of their UID."""
 
@@ -342,10 +364,11 @@ JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     TrashJob,
     ScrubJob,
     ReindexJob,
+    AccessKeysJob,
     ResentJob,
     MetadataJob,
 )
 """The jobs of every caretaker but that of a replica."""
 
-READ_ONLY_JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (ScrubJob, ReindexJob)
+READ_ONLY_JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (ScrubJob, ReindexJob, AccessKeysJob)
 """The jobs of a replica's caretaker: its index is its own, but its log is a copy that only replication may change."""

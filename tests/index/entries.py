@@ -397,6 +397,7 @@ def meaning(index: Catalog) -> dict[str, Any]:
             (key, (studies if level_of[int.from_bytes(key[:4], "big")] < Level.SERIES else series).get(owner))
             for key, owner in rows("search")
         )
+        facts_by_table["access"] = sorted((key, studies[study_id]) for key, study_id in rows("access"))
         facts_by_table["texts"] = sorted(
             (key[:4], studies[keys.ID.pack(keys.PAIR.unpack(key)[1] << 6 | entry[0] & 63)], entry[1:])
             for key, row in rows("texts")

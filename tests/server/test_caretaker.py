@@ -214,7 +214,7 @@ def test_the_caretaker_of_a_replica_scrubs_and_maintains_its_index(
         pass
     monkeypatch.setattr(Archive, "is_read_only", property(lambda self: True))
     caretaker_thread = CaretakerThread(tmp_path / "d", Config(data=tmp_path / "d"))
-    assert set(caretaker_thread.stats()) == {"scrub", "reindex", "failing"}
+    assert set(caretaker_thread.stats()) == {"scrub", "reindex", "access_keys", "failing"}
     assert caretaker_thread.end() == 0
 
 

@@ -11,10 +11,11 @@ its transaction: `settle` for new instances, `refresh` once at the end for entit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from engine.dicom import tags
+from engine.index.apply.access_tags import AccessTags
 from engine.index.apply.counters import Counters
 from engine.index.apply.overlay import Overlay, Part, key_of_patient
 from engine.index.apply.search_keys import SearchKeys
@@ -46,7 +47,7 @@ CACHED_STUDIES_MAX = 1024
 class CachedSeries:
     """A cached series with one of its statements."""
 
-    __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail")
+    __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail", "title_id")
 
     def __init__(self, study_id: bytes, series_id: bytes, digest: bytes, first: bytes) -> None:
         self.counts_key = study_id + series_id
@@ -56,6 +57,8 @@ class CachedSeries:
         self.first = first
         """The order of the statement is this one or an earlier one."""
         self.tail = b""
+        self.title_id = 0
+        """The sender of the last instance: its study has the sender's key in `access`."""
         self.classes: frozenset[int] = frozenset()
 
 
@@ -66,6 +69,7 @@ class Entities:
         self._environment = environment
         self.counters = Counters(environment)
         self.search_keys = SearchKeys(environment)
+        self.access_tags = AccessTags(environment)
         self._texts = Texts(environment)
         self.overlay = Overlay(environment)
         self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
@@ -80,14 +84,19 @@ class Entities:
         """Begins a batch."""
         self.counters.begin()
         self.search_keys.begin()
+        self.access_tags.begin()
         self._texts.begin()
         self._blobs.clear()
 
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
+        next_series = self.counters.changed_next_id("series")
+        if next_series is not None:
+            self.access_tags.write_next_series(txn, next_series)
         self.counters.write(txn)
         self._texts.write(txn)
         self.search_keys.write(txn)
+        self.access_tags.write(txn)
 
     def forget(self) -> None:
         """Ends a batch that has failed."""
@@ -106,14 +115,18 @@ class Entities:
         """Whether an entity has lost an instance, or has other corrections than before."""
         return bool(self._dirty_series or self._dirty_studies or self._dirty_patients)
 
-    def lost_instances(self, txn: ReadTxn, series_id: bytes, count: int, payload_bytes: int) -> None:
-        """Notes that a series has lost instances."""
+    def lost_instances(
+        self, txn: ReadTxn, series_id: bytes, count: int, payload_bytes: int, title_ids: Iterable[int]
+    ) -> None:
+        """Notes that a series has lost instances, which these senders had sent."""
         row = present(txn.get(series_id, db=self._environment.series))
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
         counts = self.counters.load_series(txn, study_id + series_id)
         counts.count -= count
         counts.bytes -= payload_bytes
         self._dirty_series[series_id] = study_id
+        for title_id in title_ids:
+            self.access_tags.lose_sender(txn, study_id, title_id)
 
     def touch_study(self, study_id: bytes) -> None:
         """Notes that the corrections of a study have changed."""
@@ -202,6 +215,7 @@ class Entities:
         items = statement.items[2]
         self.counters.series[study_id + series_id] = Counts(0, 1, 0, pack_tail(items.get(tags.Modality, b""), ()))
         self.search_keys.add(series_id, items)
+        self.access_tags.add_series(study_id, items)
         return series_id
 
     def _add_study(self, txn: WriteTxn, study_key: bytes, statement: Statement, order: bytes) -> bytes:
@@ -232,6 +246,7 @@ class Entities:
         txn.put(study_id, head + uid + facts_of(order, statement.patient, statement.study), db=environment.studies)
         items = statement.items[0] | statement.items[1]
         self.search_keys.add(study_id, items)
+        self.access_tags.add_study(study_id, items)
         self._texts.add(txn, study_id, items)
         return study_id
 
@@ -302,6 +317,7 @@ class Entities:
         self, txn: WriteTxn, study_id: bytes, series_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
         self.search_keys.change(txn, series_id, before, after)
+        self.access_tags.change_series(study_id, before, after)
         modality = after.get(tags.Modality, b"")
         row = self.counters.load_series(txn, study_id + series_id)
         modalities, class_ids = unpack_tail(row.tail, 0)
@@ -312,6 +328,7 @@ class Entities:
         self, txn: WriteTxn, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
         self.search_keys.change(txn, study_id, before, after)
+        self.access_tags.change_study(study_id, before, after)
         self._texts.change(txn, study_id, before, after)
 
     # -- after a removal ------------------------------------------------------------------------
@@ -347,6 +364,7 @@ class Entities:
         if not firsts:
             drop_rows(txn, environment.series_statements, series_id)
             self.search_keys.change(txn, series_id, before, {})
+            self.access_tags.change_series(study_id, before, {})
             txn.delete(keys.bounded(row.uid) + b"\0" + study_id, db=environment.series_uids)
             txn.delete(series_id, db=environment.series)
             txn.delete(study_id + series_id, db=environment.counts)

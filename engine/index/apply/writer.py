@@ -243,6 +243,13 @@ class Writer:
         row.next += 1
         row.bytes += payload_length
         self._note_class(series, row, class_id)
+        if title_id != series.title_id:
+            self._note_sender(series, title_id, entry.calling_ae_title)
+
+    def _note_sender(self, series: CachedSeries, title_id: int, calling_ae_title: bytes) -> None:
+        """Adds the sender to the study's keys in `access`."""
+        self.entities.access_tags.add_sender(series.counts_key[:4], calling_ae_title)
+        series.title_id = title_id
 
     def _note_class(self, series: CachedSeries, row: Counts, class_id: int) -> None:
         """Adds the SOP class to the series' row if it is missing."""
@@ -263,6 +270,8 @@ class Writer:
         texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
         ids = [self._names.get(text) or self._name(txn, text) for text in texts]
         self._note_class(series, row, ids[0])
+        if ids[2] != series.title_id:
+            self._note_sender(series, ids[2], entry.calling_ae_title)
         return series, row, keys.INSTANCE_END.pack(*ids, series.digest)
 
     # -- several records of one UID -------------------------------------------------------------
@@ -407,7 +416,8 @@ class Writer:
         """Removes an instance from its series; `Entities.refresh` updates the rest."""
         environment = self.environment
         value = present(txn.get(where, db=environment.instances))
-        self.entities.lost_instances(txn, where[:4], 1, keys.INSTANCE.unpack_from(value)[3])
+        fields = keys.INSTANCE.unpack_from(value)
+        self.entities.lost_instances(txn, where[:4], 1, fields[3], (fields[12],))
         txn.delete(where, db=environment.instances)
 
     def _current(self, txn: ReadTxn, where: bytes) -> UidRecord:

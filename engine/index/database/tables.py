@@ -35,6 +35,7 @@ class Tables:
     patient_keys: Table
     patient_studies: Table
     search: Table
+    access: Table | None
     texts: Table
     corrections: Table
     trash: Table | None
@@ -50,13 +51,20 @@ class Tables:
             raise IndexError_("this index was made before there was a trash, and is open for reading only")
         return self.trash
 
+    @property
+    def access_table(self) -> Table:
+        """The table of what scopes ask. Every index that may be written has it."""
+        if self.access is None:
+            raise IndexError_("this index was made before scopes had keys, and is open for reading only")
+        return self.access
+
 
 TABLES = tuple(Tables.__annotations__)
 
-_ADDED = ("deletions", "trash")
+_ADDED = ("deletions", "trash", "access")
 """Tables that an index of this format may lack. A read-only handle of such an index has None."""
 
-_SEVERAL = frozenset(("search",))
+_SEVERAL = frozenset(("search", "access"))
 """Tables with several values for each key, all ids of four bytes: `dupsort` and `dupfixed`."""
 
 
@@ -97,6 +105,7 @@ def _create_tables(environment: Any, tables: Tables) -> None:
             setattr(tables, name, handle)
         if txn.get(keys.META_FORMAT, db=tables.meta) is None:
             txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=tables.meta)
+            txn.put(keys.META_ACCESS, keys.ACCESS_FILL.pack(keys.ACCESS_VERSION, keys.ACCESS_FILLED, 1), db=tables.meta)
 
 
 def _check_format(txn: ReadTxn, tables: Tables, directory: str) -> None:

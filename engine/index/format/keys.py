@@ -51,6 +51,8 @@ Values are little endian. Named databases:
     search              tag u32 big endian, kind u8,      ids, several per key (dupsort), big endian: of studies for
                         normal form                       attributes of patient and study, of series for those of
                                                           series and instance. Kinds: see `terms`
+    access              kind u8, text                     ids of studies, several per key (dupsort), big endian: what a
+                                                          scope may ask of a study. See `access_tags`
     texts               tag u32, block u32: the study's   the texts of the block's studies, in their order, each: 0xFF,
                         id >> 6; both big endian          0x80 | the low six bits of the id, normal form. See `texts`
     amended             segment id u64 big endian         AMENDED: the progress of extracting attributes again
@@ -94,6 +96,8 @@ META_TRASHED = b"trashed"
 """u64; records in the trash."""
 META_TRASHED_BYTES = b"trashed bytes"
 """u64; their bytes."""
+META_ACCESS = b"access"
+"""ACCESS_FILL: how far `access` has been filled in an index that is older than it."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
 """u32; the next free id."""
 
@@ -118,6 +122,12 @@ FIRST_STATED = ORDER.pack(1, 0)
 """Lower orders are those of corrections: stamps of records begin with 1."""
 DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
+ACCESS_FILL = struct.Struct("<BII")
+"""version of `access_tags`; the last study that has its rows, or ACCESS_FILLED; next series id."""
+ACCESS_VERSION = 1
+"""Of what `access_tags` makes of a value. An index with another one is filled again."""
+ACCESS_FILLED = 0xFFFFFFFF
+"""Every study has its rows."""
 U32 = struct.Struct("<I")
 U64 = struct.Struct("<Q")
 UID_HEAD = struct.Struct("<IIH")

@@ -1,7 +1,8 @@
 """Finds the candidates of a query, patients or studies, by the most selective access that its keys allow.
 
     unique keys      the UIDs in the query, the lowest level last
-    scope            the studies that the requester may see, where the scope has keys (`scope_keys`)
+    scope            the studies that the requester may see, where the scope has keys (`in_scope`): as candidates, or to
+                     look up those of another access
     search           the shortest ranges of keys, intersected with further ranges as long as reading these costs less
                      than testing the candidates that they exclude
     texts            bytes that a value must contain, searched block by block in the order of arrival
@@ -14,7 +15,6 @@ candidates during the walk, so that the first answers do not wait for all of the
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -25,19 +25,15 @@ from engine.index.format import keys, terms
 from engine.index.format.rows import scan_prefix
 from engine.index.format.terms import Range
 from engine.index.format.types import Level
-from engine.index.query.admission import Admission
-from engine.index.query.candidates import Candidates, IdList, Ids, ascending
+from engine.index.query.candidates import Admitted, Candidates, IdList, Ids, ascending
 from engine.index.query.condition import Condition
+from engine.index.query.in_scope import InScope, find_in_scope
+from engine.index.query.ranges import count_ids, read_ids
 from engine.index.query.reading import Reading
-from engine.index.query.scope_keys import ScopeKeys, keys_of
 from engine.index.query.text_scan import Scan, Sieve
 
-KEYS_MAX = 20_000
-"""Ids of `search` read in one read transaction, up to those of one more key."""
 ROWS_MAX = 5000
 """Rows of series or studies read in one read transaction."""
-_CHUNK = 256
-"""Keys whose ids are read with one call."""
 _COUNT_LIMITS = (32, 4096)
 """Keys of a condition to count: at first, and again if no condition is short."""
 _FEW = 32
@@ -48,6 +44,8 @@ _WIDE_SHARE = 8
 """A condition that more than one in eight studies meets is too wide: testing all studies soon finds the next match."""
 _TEST_IDS = 40
 """Testing one study costs as much as reading this many ids of `search`."""
+_ASKED_IDS = 8
+"""Looking one study up in a scope costs as much as reading this many of its ids."""
 _SERIES_IDS = 8
 """Finding the study of one series costs as much as reading this many ids."""
 _TEST_ROWS = 5
@@ -64,11 +62,14 @@ def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
         candidates.tops = IdList(ascending((yield from _tops(reading, studies))))
         return
     tops = yield from _tops_by_range(reading, candidates)
+    in_scope: InScope | None = None
     if reading.admission is not None and (tops is None or len(tops) > _FEW):
-        in_scope = yield from _tops_in_scope(reading, reading.admission, tops)
-        if in_scope is not None:
+        in_scope = yield from find_in_scope(reading, reading.admission, _wide(reading))
+        if in_scope is not None and _is_read_at_once(reading, in_scope, tops):
             _explain(reading, "scope", tops)
-            tops = in_scope if tops is None else tops & in_scope
+            of_scope = yield from _tops(reading, in_scope.all(reading))
+            tops = of_scope if tops is None else tops & of_scope
+            in_scope = None
     text = _text_condition(reading)
     if text is not None and (tops is None or _is_scan_cheaper(reading, tops)):
         _explain(reading, f"texts: {tags.keyword_of(text.tag)}", tops)
@@ -78,10 +79,27 @@ def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
         of_text = yield from _scan_all(reading, Scan(text.tag, text.infix))
         patients = yield from _tops(reading, of_text)
         tops = patients if tops is None else patients & tops
-    if tops is not None:
+    if in_scope is not None and reading.query.level != Level.PATIENT and (tops is None or in_scope.is_asked):
+        _explain(reading, "scope", tops)
+        candidates.tops = in_scope if tops is None else Admitted(ascending(tops), in_scope)
+    elif tops is not None:
         candidates.tops = IdList(ascending(tops))
     else:
         _explain(reading, f"every {'patient' if reading.query.level == Level.PATIENT else 'study'}", None)
+
+
+def _wide(reading: Reading) -> int:
+    """With more ids a condition is too wide."""
+    return max(reading.txn.stat(reading.environment.studies)["entries"] // _WIDE_SHARE, _SHORT)
+
+
+def _is_read_at_once(reading: Reading, in_scope: InScope, tops: set[int] | None) -> bool:
+    """Whether to read all ids of a scope, rather than while the walk needs them."""
+    if tops is not None:
+        return in_scope.count <= _ASKED_IDS * len(tops)
+    if reading.query.level == Level.PATIENT:
+        return in_scope.count <= _wide(reading)
+    return _text_condition(reading) is not None and in_scope.count < _row_count(reading)
 
 
 def find_in_steps(reading: Reading, candidates: Candidates) -> Iterator[None]:
@@ -197,7 +215,7 @@ class _Term:
 def _tops_by_range(reading: Reading, candidates: Candidates) -> Generator[None, None, set[int] | None]:
     """The intersection of the shortest ranges; None: all are too wide."""
     study_count = reading.txn.stat(reading.environment.studies)["entries"]
-    wide = max(study_count // _WIDE_SHARE, _SHORT)
+    wide = _wide(reading)
     top_ids: set[int] | None = None
     names = []
     by_count = _by_count(reading)
@@ -208,7 +226,7 @@ def _tops_by_range(reading: Reading, candidates: Candidates) -> Generator[None, 
             break
         if top_ids is not None and (len(top_ids) <= _FEW or term.count * term.weight > _TEST_IDS * len(top_ids)):
             break
-        owners = yield from _owners(reading, term.ranges, wide if top_ids is None else _TEST_IDS * len(top_ids))
+        owners = yield from read_ids(reading, term.ranges, wide if top_ids is None else _TEST_IDS * len(top_ids))
         if owners is None:
             continue
         studies = yield from _studies_of(reading, candidates, term, owners)
@@ -219,42 +237,6 @@ def _tops_by_range(reading: Reading, candidates: Candidates) -> Generator[None, 
         words = " and ".join(dict.fromkeys(names))
         reading.explanation.access = f"search: {words}"
     return top_ids
-
-
-def _tops_in_scope(
-    reading: Reading, admission: Admission, tops: set[int] | None
-) -> Generator[None, None, set[int] | None]:
-    """All that may be in scope; None: the scope has no keys, or to test all or `tops` costs less than to read them."""
-    wide = max(reading.txn.stat(reading.environment.studies)["entries"] // _WIDE_SHARE, _SHORT)
-    if tops is not None:
-        wide = min(wide, _TEST_IDS * len(tops))
-    alternatives = keys_of(admission.scope, admission.today, reading.environment.schema)
-    if alternatives is None:
-        return None
-    in_scope: set[int] = set()
-    for alternative in alternatives:
-        studies: set[int] | None = None
-        for way in alternative:
-            studies = yield from _studies_by_key(reading, way, wide)
-            if studies is not None:
-                break
-        if studies is None or len(in_scope) + len(studies) > wide:
-            return None
-        in_scope |= studies
-    return (yield from _tops(reading, in_scope))
-
-
-def _studies_by_key(reading: Reading, way: ScopeKeys, wide: int) -> Generator[None, None, set[int] | None]:
-    if not way.ranges:
-        ids = (reading.txn.get(keys.bounded(uid), db=reading.environment.study_uids) for uid in way.study_instance_uids)
-        return {_number_of(study_id) for study_id in ids if study_id is not None}
-    if _count(reading, way.ranges, _COUNT_LIMITS[0])[0] > wide:
-        return None
-    owners = yield from _owners(reading, way.ranges, wide)
-    if owners is None or not way.is_owned_by_series:
-        return owners
-    above = yield from _above(reading, reading.environment.series, owners)
-    return set(above.values())
 
 
 def _is_near(reading: Reading, by_count: Sequence[_Term], study_count: int) -> bool:
@@ -280,7 +262,7 @@ def _by_count(reading: Reading) -> list[_Term]:
     for keys_max in _COUNT_LIMITS if len(counted) > 1 or reading.query.limit is not None else _COUNT_LIMITS[:1]:
         for term in counted:
             if not term.is_whole:
-                term.count, term.is_whole = _count(reading, term.ranges, keys_max)
+                term.count, term.is_whole = count_ids(reading, term.ranges, keys_max)
             if term.is_whole and term.count <= _FEW:
                 return [term]
         if any(term.is_whole and term.count <= _SHORT for term in counted):
@@ -296,69 +278,6 @@ def _conditions(reading: Reading) -> Iterator[Condition]:
     for level in Level:
         yield from reading.plan.conditions[level]
     yield from reading.plan.computed
-
-
-def _count(reading: Reading, ranges: Sequence[Range], keys_max: int) -> tuple[int, bool]:
-    """The number of ids in the ranges, and whether all were counted: counting stops after `keys_max` keys."""
-    count = 0
-    with reading.txn.cursor(db=reading.environment.search) as cursor:
-        for start, end in ranges:
-            has_key = cursor.set_range(start)
-            while has_key and cursor.key() < end:
-                if not keys_max:
-                    return count, False
-                keys_max -= 1
-                count += cursor.count()
-                has_key = cursor.next_nodup()
-    return count, True
-
-
-def _owners(reading: Reading, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
-    """The ids in the ranges; None if there are more than `count_max`. Yields every KEYS_MAX ids."""
-    data = bytearray()
-    remaining = KEYS_MAX
-    for start, end in ranges:
-        at: bytes | None = start
-        while at is not None:
-            before = len(data)
-            at = _read_some(reading, at, end, data)
-            count = (len(data) - before) // 4
-            reading.explanation.keys_read += count
-            if len(data) > 4 * count_max:
-                return None
-            remaining -= max(count, 1)
-            if remaining <= 0:
-                yield
-                remaining = KEYS_MAX
-    ids = array("I", bytes(data))
-    ids.byteswap()
-    return set(ids)
-
-
-def _read_some(reading: Reading, start: bytes, end: bytes, data: bytearray) -> bytes | None:
-    """Reads the ids of some keys from `start` on. Returns the next key to read; None at the end."""
-    by_length: dict[int, list[bytes]] = {}
-    following: bytes | None = None
-    with reading.txn.cursor(db=reading.environment.search) as cursor:
-        if not cursor.set_range(start):
-            return None
-        remaining = _CHUNK
-        for key in cursor.iternext_nodup(keys=True, values=False):
-            if key >= end:
-                break
-            if not remaining:
-                following = key
-                break
-            remaining -= 1
-            by_length.setdefault(len(key), []).append(key)
-        for length, group in by_length.items():
-            rows = bytes(cursor.getmulti(group, dupdata=True, dupfixed_bytes=4, keyfixed=True))
-            # Keys and ids are end to end, so the same byte of all ids is one slice with a fixed step.
-            ids = bytearray(len(rows) // (length + 4) * 4)
-            for byte in range(4):
-                ids[byte::4] = rows[length + byte :: length + 4]
-            data += ids
-    return following
 
 
 def _studies_of(

@@ -13,7 +13,7 @@ one test for None.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import date, datetime
 from functools import lru_cache
 
@@ -27,12 +27,12 @@ from engine.access.scope import (
     Recent,
     Requirement,
     Scope,
-    normalized,
 )
 from engine.dicom import tags
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
+from engine.index.format.access_tags import decoded, names_of, says_identity_removed, texts_of
 from engine.index.format.rows import read_name, scan_prefix, unpack_tail
 from engine.index.format.statements import Facts, fact_values, unpack_content
 from engine.index.format.terms import normal_values
@@ -75,13 +75,13 @@ class Admission:
         of_patient, of_study = fact_values(row, at)[0]
         texts = self._texts_of_series(txn, study_id)
         if Attribute.REFERRER in self._attributes:
-            texts[Attribute.REFERRER] = _names(of_study.get(tags.ReferringPhysicianName, b""))
+            texts[Attribute.REFERRER] = names_of(of_study.get(tags.ReferringPhysicianName, b""))
         is_deidentified = self._asks_for_identity and self._is_deidentified(
             txn, study_id, statement_count, {**of_patient, **of_study}
         )
         return AccessFacts(
             row[keys.UID_HEAD.size : at].decode("utf-8", "replace"),
-            Patient(_text(of_patient.get(tags.PatientID, b"")), _text(of_patient.get(tags.IssuerOfPatientID, b""))),
+            Patient(decoded(of_patient.get(tags.PatientID, b"")), decoded(of_patient.get(tags.IssuerOfPatientID, b""))),
             {attribute: frozenset(values) for attribute, values in texts.items()},
             _date(of_study.get(tags.StudyDate, b"")),
             is_deidentified,
@@ -97,23 +97,23 @@ class Admission:
         for key, counts in scan_prefix(txn, environment.counts, study_id):
             series_id = key[4:]
             if Attribute.MODALITY in asked:
-                texts[Attribute.MODALITY] |= _values(unpack_tail(counts, keys.COUNTS.size)[0])
+                texts[Attribute.MODALITY] |= texts_of(unpack_tail(counts, keys.COUNTS.size)[0])
             if of_rows and (row := txn.get(series_id, db=environment.series)) is not None:
                 _, _, uid_length = keys.UID_HEAD.unpack_from(row)
                 facts = fact_values(row, keys.UID_HEAD.size + uid_length)[0][0]
                 for attribute in of_rows:
-                    texts[attribute] |= _values(facts.get(_SERIES_TAGS[attribute], b""))
+                    texts[attribute] |= texts_of(facts.get(_SERIES_TAGS[attribute], b""))
             if Attribute.SENDER in asked:
                 texts[Attribute.SENDER] |= self._first_sender(txn, series_id)
         return texts
 
     def _first_sender(self, txn: ReadTxn, series_id: bytes) -> frozenset[str]:
         for _, row in scan_prefix(txn, self._environment.instances, series_id):
-            return _values(read_name(txn, self._environment, keys.INSTANCE.unpack_from(row)[12]))
+            return texts_of(read_name(txn, self._environment, keys.INSTANCE.unpack_from(row)[12]))
         return frozenset()
 
     def _is_deidentified(self, txn: ReadTxn, study_id: bytes, statement_count: int, values: dict[int, bytes]) -> bool:
-        if not _says_yes(values):
+        if not says_identity_removed(values):
             return False
         if statement_count <= 1:
             return True
@@ -123,7 +123,7 @@ class Admission:
             if content:
                 facts = Facts.empty(2)
                 facts.observe(value[: keys.ORDER_BYTES], unpack_content(content))
-                if not _says_yes({**facts.values(0), **facts.values(1)}):
+                if not says_identity_removed({**facts.values(0), **facts.values(1)}):
                     return False
         return True
 
@@ -161,25 +161,6 @@ def level_of_identity(level_of: Callable[[int], int | None]) -> Level | None:
     """The level at which the index keeps Patient Identity Removed; None: no study counts as de-identified."""
     level = level_of(tags.PatientIdentityRemoved)
     return Level(level) if level is not None and level <= Level.STUDY else None
-
-
-def _says_yes(values: dict[int, bytes]) -> bool:
-    return values.get(tags.PatientIdentityRemoved, b"").strip(b" \0").upper() == b"YES"
-
-
-@lru_cache(4096)
-def _values(value: bytes) -> frozenset[str]:
-    return frozenset(filter(None, map(normalized, _text(value).split("\\"))))
-
-
-def _names(value: bytes) -> set[str]:
-    """Each value of a person name, and each of its groups: alphabetic, ideographic, phonetic."""
-    groups: Iterable[str] = (group for name in _text(value).split("\\") for group in name.split("="))
-    return set(filter(None, map(normalized, groups)))
-
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "replace").strip(" \0")
 
 
 @lru_cache(4096)

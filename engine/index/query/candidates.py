@@ -15,6 +15,9 @@ from typing import Protocol
 
 from engine.index.query.reading import Reading
 
+LOOKED_UP_MAX = 2000
+"""Studies looked up in one read transaction: some milliseconds."""
+
 
 class Ids(Protocol):
     """Ids of patients or studies."""
@@ -30,9 +33,47 @@ class IdList:
     ids: array[int]
     """Ascending."""
 
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.ids)
+
     def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`."""
         return islice(self.ids, bisect_right(self.ids, number), None)
+
+
+class Known(Protocol):
+    """Studies among which one can be looked up."""
+
+    @property
+    def count(self) -> int:
+        """How many there are, or more."""
+
+    def admits(self, reading: Reading, number: int) -> bool:
+        """Whether a study is among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """Those studies of a list that are among others."""
+
+    ids: array[int]
+    """Ascending."""
+    among: Known
+
+    @property
+    def count(self) -> int:
+        """How many there are, or more."""
+        return min(len(self.ids), self.among.count)
+
+    def after(self, reading: Reading, number: int) -> Iterator[int]:
+        """The ids above `number`."""
+        for count, each in enumerate(islice(self.ids, bisect_right(self.ids, number), None), 1):
+            if self.among.admits(reading, each):
+                yield each
+            elif not count % LOOKED_UP_MAX:
+                yield -each
 
 
 def ascending(ids: Iterable[int]) -> array[int]:

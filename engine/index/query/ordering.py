@@ -1,10 +1,10 @@
 """Returns studies in the order of one of their attributes, from any bookmark on: for lists of a million studies.
 
     natural     attributes of patient and study that have keys in `search`, and arrival: walks the keys in their order,
-                a chunk at a time, and tests each study. A page does not read the studies before its bookmark. A study
-                without a value has no key, and comes last in both directions
-    gathered    few candidates, any other attribute, or a fact of arrival: makes all matches and sorts them,
-                GATHERED_MAX at most
+                a chunk at a time, and tests each study that is a candidate. A page does not read the studies before its
+                bookmark. A study without a value has no key, and comes last in both directions
+    listed      the same orders for few candidates: reads the value of each, sorts, and tests a chunk at a time
+    gathered    texts, any other attribute, or a fact of arrival: makes all matches and sorts them, GATHERED_MAX at most
 
 A bookmark is the last key and id of a page; it stays valid when studies are stored or deleted. A person name has a key
 for each of its groups: only the first one counts here, so each study appears once.
@@ -17,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from itertools import islice
+from math import isqrt
 from typing import Final
 
 from engine.access.scope import FULL, Scope
@@ -26,12 +28,14 @@ from engine.errors import QueryError
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import Cursor
 from engine.index.format import keys, terms
+from engine.index.format.statements import fact_values
 from engine.index.format.types import Bookmark, Level, Match, Order, PlacedMatch, Query
 from engine.index.query.access import find_in_steps
 from engine.index.query.arrival_places import arrival_places
 from engine.index.query.arrivals import arrival_key
-from engine.index.query.candidates import Candidates, IdList, ascending
+from engine.index.query.candidates import Admitted, Candidates, IdList, ascending
 from engine.index.query.explanation import Explanation
+from engine.index.query.in_scope import InScope
 from engine.index.query.plan import COMPUTED, Plan, level_of
 from engine.index.query.reading import Reading
 from engine.index.query.walk import Walk
@@ -43,8 +47,17 @@ SKIPPED_AT_ONCE: Final = 20_000
 FEW: Final = 5000
 FEW_MIN: Final = 1000
 FEW_SHARE: Final = 200
-"""Up to this many candidates, or one in FEW_SHARE studies, are gathered and sorted. More frequent ones are found soon
-enough in the natural order."""
+"""Up to this many candidates that a search for texts finds, or one in FEW_SHARE studies, are gathered and sorted. More
+frequent ones are found soon enough in the natural order."""
+LISTED_AT_ONCE: Final = 1000
+"""Candidates whose value is read in one read transaction."""
+LISTED_FACTOR: Final = 5
+"""Reading the value of one candidate costs as much as passing this many hundredths of the keys that a page of 100 walks
+past: so candidates are listed up to the root of this many times the number of studies."""
+PASSED_AT_ONCE: Final = 10_000
+"""Keys of studies that are no candidates, passed in one read transaction."""
+REMEMBERED_MAX: Final = 30_000
+"""Candidates that are read at once to walk past all others: a scope with more is asked for each study."""
 GATHERED_MAX: Final = 50_000
 """Limit for matches sorted in memory: some 50 MB."""
 
@@ -125,6 +138,10 @@ def value_key(tag: int, value: bytes, schema: Schema) -> bytes:
     return b""
 
 
+def _in_order(place: Bookmark) -> tuple[bytes, int]:
+    return place.key, place.number
+
+
 class _Ordering:
     """Runs one query."""
 
@@ -135,6 +152,9 @@ class _Ordering:
         self._order = order
         self._schema = environment.schema
         self._reading = Reading(environment, query, Plan.of(query, environment.schema), explanation, scope)
+        self._candidates = Candidates()
+        self._is_candidate: Callable[[bytes], bool] | None = None
+        """Whether a study can match; None: each can."""
         self._has_conditions = bool(
             scope is not FULL
             or self._reading.plan.computed
@@ -142,19 +162,24 @@ class _Ordering:
         )
 
     def steps(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
-        candidates = Candidates()
+        candidates = self._candidates
         if self._has_conditions:
             yield from find_in_steps(self._reading, candidates)
         has_keys = is_natural(self._order, self._schema)
         tops = candidates.tops
         matches: list[PlacedMatch] | None = None
-        few = min(FEW, max(FEW_MIN, self._study_count() // FEW_SHARE))
-        if not has_keys and not self._has_conditions:
-            if self._study_count() <= GATHERED_MAX:
+        study_count = self._study_count()
+        if not has_keys:
+            if self._has_conditions or study_count <= GATHERED_MAX:
                 matches = yield from self._gather(candidates, GATHERED_MAX)
-        elif not has_keys or (isinstance(tops, IdList) and len(tops.ids) <= few):
-            matches = yield from self._gather(candidates, GATHERED_MAX)
-        elif tops is not None and not isinstance(tops, IdList):
+        elif isinstance(tops, IdList | InScope | Admitted):
+            if tops.count <= max(FEW_MIN, isqrt(LISTED_FACTOR * study_count)):
+                places = yield from self._list(tops)
+                yield from self._walk_places(places, after, skip)
+                return
+            yield from self._choose(tops)
+        elif tops is not None:
+            few = min(FEW, max(FEW_MIN, study_count // FEW_SHARE))
             matches = yield from self._gather(candidates, few)
         if matches is not None:
             yield from self._sort(matches, after, skip)
@@ -223,7 +248,65 @@ class _Ordering:
         here, last = (place.key, place.number), (after.key, after.number)
         return here < last if self._order.is_descending else here > last
 
+    # -- listed
+
+    def _list(self, tops: IdList | InScope | Admitted) -> Generator[None, None, list[Bookmark]]:
+        """The places of all candidates, in order."""
+        places: list[Bookmark] = []
+        at, is_over = 0, False
+        while not is_over:
+            with self._reading.transaction():
+                before = len(places)
+                is_over = True
+                for number in tops.after(self._reading, at):
+                    at = abs(number)
+                    if number > 0:
+                        places.append(Bookmark(self._stored_key(keys.ID.pack(number)), number))
+                    if number < 0 or len(places) - before >= LISTED_AT_ONCE:
+                        is_over = False
+                        break
+            yield None
+        reverse = self._order.is_descending
+        with_value = sorted([place for place in places if place.key], key=_in_order, reverse=reverse)
+        return with_value + sorted([place for place in places if not place.key], key=_in_order, reverse=reverse)
+
+    def _stored_key(self, study_id: bytes) -> bytes:
+        """The key that a study is ordered by, from its row."""
+        tag = self._order.tag
+        row = self._reading.txn.get(study_id, db=self._environment.studies) if tag is not None else None
+        if tag is None or row is None:
+            return b""
+        of_patient, of_study = fact_values(row, keys.UID_HEAD.size + keys.UID_HEAD.unpack_from(row)[2])[0]
+        return value_key(tag, of_study.get(tag) or of_patient.get(tag, b""), self._schema)
+
+    def _walk_places(
+        self, places: list[Bookmark], after: Bookmark | None, skip: int
+    ) -> Iterator[PlacedMatch | Bookmark | None]:
+        if after is not None:
+            places = [place for place in places if self._is_behind(place, after)]
+        for at in range(0, len(places), CHUNK):
+            chunk = places[at : at + CHUNK]
+            with self._reading.transaction():
+                matches = self._test(chunk)
+            yield from matches[skip:]
+            skip = max(skip - len(matches), 0)
+            yield None if skip else chunk[-1]
+
     # -- natural
+
+    def _choose(self, tops: IdList | InScope | Admitted) -> Generator[None, None, None]:
+        """Sets which studies the walk does not pass."""
+        if isinstance(tops, Admitted):
+            tops = IdList(tops.ids)
+        if isinstance(tops, IdList):
+            self._is_candidate = frozenset(map(keys.ID.pack, tops.ids)).__contains__
+        elif tops.count <= REMEMBERED_MAX:
+            with self._reading.transaction():
+                self._is_candidate = frozenset(map(keys.ID.pack, tops.all(self._reading))).__contains__
+            yield None
+        elif tops.is_asked:
+            in_scope = tops
+            self._is_candidate = lambda study_id: in_scope.admits(self._reading, keys.ID.unpack(study_id)[0])
 
     def _walk_keys(self, after: Bookmark | None, skip: int) -> Iterator[PlacedMatch | Bookmark | None]:
         place = after
@@ -232,9 +315,8 @@ class _Ordering:
         is_over = False
         while not is_over:
             with self._reading.transaction():
-                places, is_over = self._next(place, CHUNK)
+                places, place, is_over = self._next(place, CHUNK)
                 matches = self._test(places)
-            place = places[-1] if places else place
             yield from matches[skip:]
             skip = max(skip - len(matches), 0)
             if not is_over:
@@ -303,6 +385,7 @@ class _Ordering:
         """The matches among these places whose study is ordered by the place's key."""
         walk = Walk(self._reading)
         walk.candidates.tops = IdList(ascending({place.number for place in places}))
+        walk.candidates.series_of, walk.candidates.instances = self._candidates.series_of, self._candidates.instances
         matches = {}
         for study in walk.places():
             if study is not None:
@@ -315,26 +398,38 @@ class _Ordering:
             and key_of(self._order, match, self._schema) == place.key
         ]
 
-    def _next(self, after: Bookmark | None, count: int) -> tuple[list[Bookmark], bool]:
-        """At most `count` next places in the order, and whether there are no more."""
+    def _next(self, after: Bookmark | None, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
+        """At most `count` next candidates in the order, the place reached, and whether there are no more."""
         if self._order.tag is None or (after is not None and not after.key):
             return self._next_ids(after.number if after else 0, count)
-        places = self._next_keys(after, count)
-        if len(places) == count:
-            return places, False
+        places, reached, is_over = self._next_keys(after, count)
+        if not is_over:
+            return places, reached, False
         # After all keys: studies without a value, in the order of arrival.
-        more, is_over = self._next_ids(0, count - len(places))
-        return places + more, is_over
+        more, end, is_over = self._next_ids(0, count - len(places))
+        return places + more, end, is_over
 
-    def _next_ids(self, number: int, count: int) -> tuple[list[Bookmark], bool]:
-        """Places in the order of arrival after an id, and whether there are no more."""
+    def _next_ids(self, number: int, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
+        """The same in the order of arrival after an id."""
+        tops = self._candidates.tops
+        if isinstance(tops, InScope):
+            ids = tops.before if self._order.is_descending else tops.after
+            start = number or 0xFFFFFFFF if self._order.is_descending else number
+            found = [Bookmark(b"", each) for each in islice(ids(self._reading, start), count)]
+            return found, found[-1] if found else Bookmark(b"", number), len(found) < count
         bookmarks: list[Bookmark] = []
+        is_candidate, reached = self._is_candidate, number
+        remaining = PASSED_AT_ONCE
         with self._reading.txn.cursor(db=self._environment.studies) as cursor:
             has_row, step = self._enter_ids(cursor, number)
-            while has_row and len(bookmarks) < count:
-                bookmarks.append(Bookmark(b"", keys.ID.unpack(cursor.key())[0]))
+            while has_row and remaining and len(bookmarks) < count:
+                remaining -= 1
+                study_id = cursor.key()
+                reached = keys.ID.unpack(study_id)[0]
+                if is_candidate is None or is_candidate(study_id):
+                    bookmarks.append(Bookmark(b"", reached))
                 has_row = step()
-        return bookmarks, not has_row
+        return bookmarks, Bookmark(b"", reached), not has_row
 
     def _enter_ids(self, cursor: Cursor, number: int) -> tuple[bool, Callable[[], bool]]:
         """Goes to the row after an id (0: the first). Returns whether there is one, and the function for the next."""
@@ -343,21 +438,25 @@ class _Ordering:
         is_above = cursor.set_range(keys.ID.pack(number or 0xFFFFFFFF))
         return cursor.prev() if is_above else cursor.last(), cursor.prev
 
-    def _next_keys(self, after: Bookmark | None, count: int) -> list[Bookmark]:
-        """Places by the keys of `search`, of studies that have a value."""
+    def _next_keys(self, after: Bookmark | None, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
+        """The same by the keys of `search`, of studies that have a value."""
         low, high = self._bounds()
-        is_descending = self._order.is_descending
+        is_descending, is_candidate = self._order.is_descending, self._is_candidate
         bookmarks: list[Bookmark] = []
+        reached = after
         with self._reading.txn.cursor(db=self._environment.search) as cursor:
             has_row = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
-            step = cursor.prev if is_descending else cursor.next
-            while has_row and len(bookmarks) < count:
-                key = cursor.key()
+            if not has_row:
+                return bookmarks, reached, True
+            rows = cursor.iterprev() if is_descending else cursor.iternext()
+            for key, study_id in islice(rows, PASSED_AT_ONCE):
                 if not low <= key < high:
-                    break
-                bookmarks.append(Bookmark(key, keys.ID.unpack(cursor.value())[0]))
-                has_row = step()
-        return bookmarks
+                    return bookmarks, reached, True
+                if is_candidate is None or is_candidate(study_id):
+                    bookmarks.append(Bookmark(key, keys.ID.unpack(study_id)[0]))
+                    if len(bookmarks) == count:
+                        return bookmarks, bookmarks[-1], False
+            return bookmarks, Bookmark(key, keys.ID.unpack(study_id)[0]), False
 
     def _bounds(self) -> tuple[bytes, bytes]:
         """The bounds of all keys of the attribute."""

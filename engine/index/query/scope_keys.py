@@ -3,13 +3,15 @@
     alternative      all its requirements must hold, so the keys of one of them are enough
     scope            the union of its alternatives; if one of them has no keys, neither has the scope
 
-    one of some studies, of some patients      their UIDs; their Patient IDs
-    referrer, modality without wild cards      the values in `search`
-    recent                                     a range of Study Dates
-    institution, department, sender, identity  have no keys: `admission` tests each study
+    one of some studies                                            their UIDs
+    of some patients                                               ranges of Patient IDs in `search`
+    recent                                                         a range of Study Dates in `search`
+    institution, department, referrer, modality, sender            keys of `access`; wildcards: all keys that match
+    de-identified                                                  the key of `access`
+    not de-identified                                              none: `admission` tests each study
 
-`admission` decides; here too many are right, too few are not. So a value has keys only if every stored form that
-`access.scope.normalized` makes equal to it has the same normal form in `search`.
+`admission` decides; here too many are right, too few are not. So a value has ranges only if every stored form that
+`access.scope.normalized` makes equal to it has the same normal form in `search`. In `access` the texts are normalized.
 """
 
 from __future__ import annotations
@@ -18,9 +20,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from engine.access.scope import Alternative, Attribute, Matching, OfPatients, OneOfStudies, Recent, Requirement, Scope
+from engine.access.scope import (
+    AccessFacts,
+    Alternative,
+    Deidentified,
+    Matching,
+    OfPatients,
+    OneOfStudies,
+    Patient,
+    Recent,
+    Requirement,
+    Scope,
+)
 from engine.dicom import tags, values
 from engine.dicom.schema import Schema
+from engine.index.format import access_tags
 from engine.index.format.terms import Range, normal_values, ranges_between
 
 VALUES_MAX = 10_000
@@ -30,18 +44,27 @@ _LAST_DATE = "99999999"
 
 @dataclass(frozen=True, slots=True)
 class ScopeKeys:
-    """Keys of one requirement: UIDs, or ranges of `search`."""
+    """What finds the studies that one requirement admits: one of the four."""
 
     study_instance_uids: tuple[bytes, ...] = ()
     ranges: tuple[Range, ...] = ()
-    is_owned_by_series: bool = False
-    """Whether the ids in the ranges are those of series, not of studies."""
+    """Of `search`; their ids are those of studies."""
+    access: tuple[bytes, ...] = ()
+    """Keys of `access`."""
+    matching: Matching | None = None
+    """A requirement with wildcards: the keys of `access` that it admits (`is_key_admitted`)."""
 
 
 def keys_of(scope: Scope, today: date, schema: Schema) -> list[list[ScopeKeys]] | None:
-    """For each alternative the keys of its requirements, the best first; None: an alternative has none."""
-    found = [sorted(_keys_of(each, today, schema), key=_rank) for each in scope.alternatives]
+    """For each alternative the keys of its requirements; None: an alternative has none."""
+    found = [list(_keys_of(each, today, schema)) for each in scope.alternatives]
     return found if all(found) else None
+
+
+def is_key_admitted(key: bytes, matching: Matching, today: date) -> bool:
+    """Whether a requirement admits the text of a key of `access`, or may admit one that is not whole."""
+    text = access_tags.text_of(key)
+    return text is None or matching.admits(AccessFacts("", Patient(""), {matching.attribute: frozenset({text})}), today)
 
 
 def _keys_of(alternative: Alternative, today: date, schema: Schema) -> Iterator[ScopeKeys]:
@@ -49,11 +72,6 @@ def _keys_of(alternative: Alternative, today: date, schema: Schema) -> Iterator[
         keys = _of_requirement(requirement, today, schema)
         if keys is not None:
             yield keys
-
-
-def _rank(keys: ScopeKeys) -> tuple[bool, bool, int]:
-    """UIDs, then ids of studies, then of series; few ranges before many."""
-    return bool(keys.ranges), keys.is_owned_by_series, len(keys.ranges)
 
 
 def _of_requirement(requirement: Requirement, today: date, schema: Schema) -> ScopeKeys | None:
@@ -65,17 +83,16 @@ def _of_requirement(requirement: Requirement, today: date, schema: Schema) -> Sc
         return _of_values(tags.PatientID, "LO", texts, schema)
     if isinstance(requirement, Recent):
         return _of_dates(requirement.days, today, schema)
-    if isinstance(requirement, Matching) and not requirement.patterns:
-        if requirement.attribute is Attribute.REFERRER:
-            return _of_values(tags.ReferringPhysicianName, "PN", sorted(requirement.values), schema)
-        if requirement.attribute is Attribute.MODALITY and all(map(_is_code, requirement.values)):
-            return _of_values(tags.Modality, "CS", sorted(requirement.values), schema, is_owned_by_series=True)
-    return None
+    if isinstance(requirement, Deidentified):
+        return ScopeKeys(access=(access_tags.DEIDENTIFIED_KEY,)) if requirement.is_deidentified else None
+    if requirement.patterns:
+        return ScopeKeys(matching=requirement)
+    if len(requirement.values) > VALUES_MAX:
+        return None
+    return ScopeKeys(access=tuple(access_tags.key_of(requirement.attribute, text) for text in requirement.values))
 
 
-def _of_values(
-    tag: int, vr: str, texts: Sequence[str], schema: Schema, *, is_owned_by_series: bool = False
-) -> ScopeKeys | None:
+def _of_values(tag: int, vr: str, texts: Sequence[str], schema: Schema) -> ScopeKeys | None:
     """The keys of all stored values that are one of these."""
     if len(texts) > VALUES_MAX:
         return None
@@ -86,7 +103,7 @@ def _of_values(
         if of_text is None:
             return None
         ranges += of_text
-    return ScopeKeys(ranges=tuple(ranges), is_owned_by_series=is_owned_by_series)
+    return ScopeKeys(ranges=tuple(ranges))
 
 
 def _of_dates(days: float, today: date, schema: Schema) -> ScopeKeys | None:
@@ -96,8 +113,3 @@ def _of_dates(days: float, today: date, schema: Schema) -> ScopeKeys | None:
         return None
     ranges = ranges_between(tags.StudyDate, values.normalise("DA", low), _LAST_DATE, schema)
     return None if ranges is None else ScopeKeys(ranges=tuple(ranges))
-
-
-def _is_code(text: str) -> bool:
-    """Whether a value has one form only, but for its case."""
-    return text.isascii() and " " not in text

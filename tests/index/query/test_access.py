@@ -14,7 +14,7 @@ from engine.dicom.schema import STANDARD
 from engine.index.catalog import Catalog
 from engine.index.format import terms
 from engine.index.format.types import Level, Query, Root
-from engine.index.query import access, text_scan
+from engine.index.query import access, ranges, text_scan
 from engine.index.query.explanation import Explanation
 from tests.index.entries import ROOT, Tail, entry, tombstone
 
@@ -107,12 +107,12 @@ def test_no_access_misses_a_match(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             for name, value in {
                 "_FEW": 2,
                 "_SHORT": 9,
-                "KEYS_MAX": 7,
                 "ROWS_MAX": 4,
-                "_CHUNK": 3,
                 "_SIEVE_MIN": 4,
             }.items():
                 small.setattr(access, name, value)
+            small.setattr(ranges, "KEYS_MAX", 7)
+            small.setattr(ranges, "_CHUNK", 3)
             small.setattr(access, "_COUNT_LIMITS", rng.choice(((2, 5), (4, 400))))
             small.setattr(access, "_WIDE_SHARE", rng.choice((1, 3, 8)))
             small.setattr(access, "_SERIES_IDS", rng.choice((1, 8)))

@@ -20,9 +20,11 @@ from engine.access.scope import OfPatients, OneOfStudies, scope_of
 from engine.dicom import tags
 from engine.dicom.extra import Extra, ExtraSet
 from engine.dicom.schema import Schema
+from engine.index.apply.access_tags import Fill
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry
 from engine.index.format.types import ArrivalFact, Level, Order, PlacedMatch, Query, Root
+from engine.index.query import access, candidates, in_scope, ordering
 from engine.index.query.explanation import Explanation
 from tests.index.entries import ROOT, Tail, entry, tombstone
 
@@ -226,7 +228,22 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     index.close()
 
 
-def test_queries_answer_as_if_only_the_studies_in_scope_were_stored(world: Any, tmp_path: Path) -> None:
+@pytest.fixture(params=["as it is", "small", "unfilled"])
+def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ways that a scope is found: in an archive of this size, of a million, and without its keys."""
+    if request.param == "unfilled":
+        monkeypatch.setattr(Fill, "is_complete", property(lambda self: False))
+    if request.param == "small":
+        for module, name, value in (
+            (access, "_FEW", 1), (access, "_SHORT", 2), (access, "_WIDE_SHARE", 20), (access, "_ASKED_IDS", 1),
+            (in_scope, "MERGED_MAX", 3), (in_scope, "ASKED_MAX", 2), (candidates, "LOOKED_UP_MAX", 2),
+            (ordering, "FEW_MIN", 3), (ordering, "LISTED_FACTOR", 0), (ordering, "PASSED_AT_ONCE", 2),
+            (ordering, "CHUNK", 2), (ordering, "REMEMBERED_MAX", 4), (ordering, "LISTED_AT_ONCE", 2),
+        ):  # fmt: skip
+            monkeypatch.setattr(module, name, value)
+
+
+def test_queries_answer_as_if_only_the_studies_in_scope_were_stored(world: Any, tmp_path: Path, ways: None) -> None:
     seed, made, index = world
     rng = random.Random(1000 + seed)
     seen: set[int] = set()
@@ -262,7 +279,7 @@ ORDERS = [
 ]
 
 
-def test_lists_in_any_order_skip_nothing_and_count_nothing_out_of_scope(world: Any, tmp_path: Path) -> None:
+def test_lists_in_any_order_skip_nothing_and_count_nothing_out_of_scope(world: Any, tmp_path: Path, ways: None) -> None:
     seed, made, index = world
     rng = random.Random(2000 + seed)
 

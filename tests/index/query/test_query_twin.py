@@ -34,7 +34,7 @@ from engine.dicom.extra import ExtraSet
 from engine.dicom.identifier import decode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.index.format.types import Level, Match, Outcome, Query, Root
-from engine.index.query import access, text_scan
+from engine.index.query import access, ranges, text_scan
 from engine.index.query import search as searching
 from engine.index.query import walk as walking
 from engine.storage.record import crc32c
@@ -58,7 +58,7 @@ SMALL = (
     (searching, "FIRST_PAGE", 2),
     (searching, "PAGE", 3),
     (walking, "EXAMINED_MAX", 4),
-    (access, "KEYS_MAX", 5),
+    (ranges, "KEYS_MAX", 5),
     (access, "_SIEVE_MIN", 1),
     (access, "_FEW", 1),
     (text_scan, "ROWS_MAX", 2),

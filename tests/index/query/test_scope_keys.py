@@ -8,23 +8,39 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.access.scope import Attribute, Matching, OfPatients, OneOfStudies, Patient, Recent, Scope, scope_of
+from engine.access.scope import (
+    Attribute,
+    Deidentified,
+    Matching,
+    OfPatients,
+    OneOfStudies,
+    Patient,
+    Recent,
+    Scope,
+    scope_of,
+)
 from engine.dicom import tags
 from engine.dicom.schema import STANDARD
-from engine.index.format import terms
-from engine.index.query.admission import _date, _names, _text, _values
-from engine.index.query.scope_keys import keys_of
+from engine.index.format import access_tags, terms
+from engine.index.format.access_tags import decoded, names_of, texts_of
+from engine.index.query.admission import _date
+from engine.index.query.scope_keys import is_key_admitted, keys_of
 
 TODAY = date(2026, 3, 1)
 
 
 def finds(scope: Scope, tag: int, stored: bytes) -> bool:
-    """Whether a key of an entity with this value lies in the ranges; true if the scope has none."""
-    keys = keys_of(scope, TODAY, STANDARD)
-    if keys is None:
+    """Whether a key of an entity with this value is one of the scope's; true if the scope has none."""
+    found = keys_of(scope, TODAY, STANDARD)
+    if found is None:
         return True
-    found = terms.search_keys({tag: stored}, STANDARD)
-    return any(start <= key < end for ((one,),) in [keys] for start, end in one.ranges for key in found)
+    ((one,),) = found
+    in_search = terms.search_keys({tag: stored}, STANDARD)
+    in_access = access_tags.keys_of_study({tag: stored}) | access_tags.keys_of_series({tag: stored})
+    if one.matching is not None:
+        return any(is_key_admitted(key, one.matching, TODAY) for key in in_access)
+    is_in_range = any(start <= key < end for start, end in one.ranges for key in in_search)
+    return is_in_range or not in_access.isdisjoint(one.access)
 
 
 def texts(*pieces: str) -> st.SearchStrategy[str]:
@@ -34,23 +50,31 @@ def texts(*pieces: str) -> st.SearchStrategy[str]:
 @given(texts("Doe", "dOE", "^", " ", "  ", "=", "Müller", "ß", "\u0130", "山", "\\", "*", "\0"))
 def test_every_form_of_a_referrer_that_a_scope_admits_has_its_key(stored: str) -> None:
     value = stored.encode()
-    for name in _names(value):
+    for name in names_of(value):
         scope = scope_of([frozenset({Matching.of(Attribute.REFERRER, [], exact=[name])})])
         assert finds(scope, tags.ReferringPhysicianName, value), (stored, name)
 
 
-@given(texts("CT", "ct", " ", "M", "\\", "ſ", "ß", "_1"))
-def test_every_form_of_a_modality_that_a_scope_admits_has_its_key(stored: str) -> None:
+@pytest.mark.parametrize(
+    ("attribute", "tag"),
+    [
+        (Attribute.MODALITY, tags.Modality),
+        (Attribute.INSTITUTION, tags.InstitutionName),
+        (Attribute.DEPARTMENT, tags.InstitutionalDepartmentName),
+    ],
+)
+@given(texts("CT", "ct", " ", "M", "\\", "ſ", "ß", "_1", "\x01", "\0", "x" * 200))
+def test_every_form_of_a_text_that_a_scope_admits_has_its_key(attribute: Attribute, tag: int, stored: str) -> None:
     value = stored.encode()
-    for code in _values(value):
-        scope = scope_of([frozenset({Matching.of(Attribute.MODALITY, [], exact=[code])})])
-        assert finds(scope, tags.Modality, value), (stored, code)
+    for text in texts_of(value[:255] if tag == tags.Modality else value):
+        for rule in (Matching.of(attribute, [], exact=[text]), Matching.of(attribute, [f"{text[:1]}*"])):
+            assert finds(scope_of([frozenset({rule})]), tag, value), (stored, text, rule)
 
 
 @given(texts("P1", "p", " ", "é", "e\u0301", "\\", "^", "\0"))
 def test_every_form_of_a_patient_id_that_a_scope_admits_has_its_key(stored: str) -> None:
     value = stored.encode()
-    scope = scope_of([frozenset({OfPatients(frozenset({Patient(_text(value))}))})])
+    scope = scope_of([frozenset({OfPatients(frozenset({Patient(decoded(value))}))})])
     assert finds(scope, tags.PatientID, value), stored
 
 
@@ -69,14 +93,17 @@ def test_an_age_of_any_length_has_keys_or_none(days: float) -> None:
     assert (keys is None) == (days > 1e6)
 
 
-def test_an_alternative_is_found_by_its_best_requirement_and_one_without_keys_needs_every_study() -> None:
+def test_an_alternative_has_keys_if_one_of_its_requirements_has_and_a_scope_if_all_its_alternatives_have() -> None:
     study = OneOfStudies(frozenset({"1.2"}))
     named = Matching.of(Attribute.REFERRER, ["Doe^John"])
-    without = Matching.of(Attribute.INSTITUTION, ["City"])
+    without = Deidentified(False)
     keys = keys_of(scope_of([frozenset({named, without, study}), frozenset({named})]), TODAY, STANDARD)
     assert keys is not None
-    assert sorted(each[0].study_instance_uids for each in keys) == [(), (b"1.2",)]
+    assert sorted(len(each) for each in keys) == [1, 2]
     assert keys_of(scope_of([frozenset({study}), frozenset({without})]), TODAY, STANDARD) is None
-    pattern = Matching.of(Attribute.REFERRER, ["Doe*"])
-    assert keys_of(scope_of([frozenset({pattern})]), TODAY, STANDARD) is None
-    assert keys_of(scope_of([frozenset({Recent(3), pattern})]), TODAY, STANDARD) is not None
+    assert keys_of(scope_of([frozenset({Recent(3), without})]), TODAY, STANDARD) is not None
+
+
+def test_the_identity_that_was_removed_has_a_key() -> None:
+    assert finds(scope_of([frozenset({Deidentified(True)})]), tags.PatientIdentityRemoved, b"yes ")
+    assert not finds(scope_of([frozenset({Deidentified(True)})]), tags.PatientIdentityRemoved, b"NO")

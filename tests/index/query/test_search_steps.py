@@ -10,7 +10,7 @@ import pytest
 from engine.dicom import tags
 from engine.index.catalog import Catalog
 from engine.index.format.types import Level, Match, Query, Root
-from engine.index.query import access, walk
+from engine.index.query import ranges, walk
 from engine.index.query import search as searching
 from engine.index.query.explanation import Explanation
 from engine.index.query.place import Place
@@ -76,7 +76,7 @@ def test_any_number_of_pauses_gives_the_same_answer(
     whole = list(index.search(query))
     for examined_max, keys_max, page in ((1, 1, 1), (2, 3, 2), (4, 5, 3), (7, 1000, 1000)):
         monkeypatch.setattr(walk, "EXAMINED_MAX", examined_max)
-        monkeypatch.setattr(access, "KEYS_MAX", keys_max)
+        monkeypatch.setattr(ranges, "KEYS_MAX", keys_max)
         monkeypatch.setattr(searching, "FIRST_PAGE", page)
         monkeypatch.setattr(searching, "PAGE", page)
         assert [match for match in index.search_steps(query) if match is not None] == whole
@@ -117,13 +117,13 @@ def test_keys_are_read_in_steps_too(index: Catalog, monkeypatch: pytest.MonkeyPa
         return [step is not None for step in index.search_steps(query)].index(True)
 
     at_once = steps_to_first_match()
-    monkeypatch.setattr(access, "KEYS_MAX", 1)
+    monkeypatch.setattr(ranges, "KEYS_MAX", 1)
     assert steps_to_first_match() > at_once
 
 
 def test_no_transaction_is_open_between_steps(index: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walk, "EXAMINED_MAX", 3)
-    monkeypatch.setattr(access, "KEYS_MAX", 1)
+    monkeypatch.setattr(ranges, "KEYS_MAX", 1)
     monkeypatch.setattr(searching, "FIRST_PAGE", 2)
     pauses = set()
     for step in index.search_steps(query_at(Level.SERIES, {tags.StudyDate: b"20240101-20240109"})):
