@@ -400,3 +400,17 @@ class UpdateRefused(EngineError):
         super().__init__(message)
         self.reason = reason
         """A `RefusalReason` of `orders.values`."""
+
+
+class OrdersError(EngineError):
+    """The registry of patients and orders cannot be opened, read or written."""
+
+
+class StepRefused(EngineError):
+    """A performed procedure step (MPPS) was not created or changed."""
+
+    def __init__(self, message: str, fault: str, offending_elements: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.fault = fault
+        """missing, no-value, value, duplicate, unknown, final, resources."""
+        self.offending_elements = tuple(offending_elements)

@@ -62,13 +62,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "journal": LEAVES | {"storage"},
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
-    "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "storage", "dicom"},
+    "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "orders", "storage", "dicom"},
     "orders": LEAVES | {"access", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
-    "runtime": LEAVES | {"audit", "access", "accounts", "identity", "archive"},
+    "runtime": LEAVES | {"audit", "access", "accounts", "identity", "archive", "orders"},
     "services": LEAVES
-    | {"audit", "access", "accounts", "identity", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"},
+    | {"audit", "access", "accounts", "identity", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"}
+    | {"orders"},
     "viewer": {"errors"},
     "web": LEAVES
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"},
@@ -83,7 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"accounts", "audit", "exchange", "viewer", "certificates", "reports"},
+    | {"accounts", "audit", "exchange", "viewer", "certificates", "reports", "orders"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }
@@ -145,6 +146,8 @@ ARCHIVE_FACE = {
     "engine.archive.admin",
     # What is sent to and pulled from other archives in the background.
     "engine.archive.jobs",
+    # Patients and orders of the hospital.
+    "engine.archive.hospital",
     # What servers did in the last days.
     "engine.archive.stats_history",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.
@@ -445,7 +448,7 @@ def test_only_rooms_of_the_archive_take_it_apart() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_only_the_index_and_the_accounts_know_lmdb() -> None:
+def test_only_the_index_the_accounts_and_the_orders_know_lmdb() -> None:
     """And of each only what opens it."""
     users = {
         path.relative_to(ENGINE).as_posix()
@@ -454,7 +457,7 @@ def test_only_the_index_and_the_accounts_know_lmdb() -> None:
         if (isinstance(node, ast.Import) and any(alias.name.split(".")[0] == "lmdb" for alias in node.names))
         or (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "lmdb")
     }
-    doors = ("index/database/", "accounts/database.py")
+    doors = ("index/database/", "accounts/database.py", "orders/database.py")
     assert users and all(user.startswith(doors) for user in users), sorted(users)
 
 

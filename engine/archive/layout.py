@@ -19,6 +19,8 @@
     DATA/attributes.json      the extra attributes in effect (see `archive.extras`)
     DATA/scrub.json           how far the scrub has come (see `archive.lifecycle.scrub_state`)
     DATA/accounts/            users, sessions, keys and grants: LMDB, not derived (see `engine.accounts`)
+    DATA/hospital/            patients, orders, scheduled steps: a log of their own, and an LMDB that is derived from it
+                              (see `engine.orders`)
     DATA/feed/                the change feed: journal, state, cursors (see `archive.feed`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs

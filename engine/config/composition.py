@@ -38,6 +38,7 @@ from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
+from engine.orders.settings import Station, Worklist
 from engine.runtime.settings import Limits
 from engine.services.settings import Coercion, Queries, Tls
 from engine.setting import FIXED, AETitle, Port, bare, is_fixed
@@ -118,6 +119,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     reindex: Reindex = Reindex()
     quarantine: Annotated[Quarantine, FIXED] = Quarantine()
     commitment: Commitment = Commitment()
+    worklist: Worklist = Worklist()
     jobs: Jobs = Jobs()
     feed: Annotated[Feed, FIXED] = Feed()
     peers: tuple[Peer, ...] = msgspec.field(default=(), name="peer")
@@ -136,11 +138,17 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     webhooks: tuple[Webhook, ...] = msgspec.field(default=(), name="webhook")
     """Receivers of the change feed; written [[webhook]]."""
 
+    stations: tuple[Station, ...] = msgspec.field(default=(), name="station")
+    """Stations that perform scheduled steps: rules and peculiarities; written [[station]]."""
+
     def __post_init__(self) -> None:
         check_title(self.aet)
         names = [hook.name for hook in self.webhooks]
         if len(set(names)) < len(names):
             raise ValueError("two [[webhook]] have one name")
+        stations = [station.aet for station in self.stations]
+        if len(set(stations)) < len(stations):
+            raise ValueError("two [[station]] have one aet")
         roles = [role.name for role in self.roles]
         if len(set(roles)) < len(roles):
             raise ValueError("two [[role]] have one name")
@@ -237,6 +245,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
                 (f"webhook.{hook.name}.{name}", getattr(hook, name))
                 for name in hook.__struct_fields__
                 if name != "name"
+            ]
+        for station in self.stations:
+            rows += [
+                (f"station.{station.aet}.{name}", getattr(station, name))
+                for name in station.__struct_fields__
+                if name != "aet"
             ]
         for number, coercion in enumerate(self.coercion, 1):
             rows += [(f"coercion.{number}.{name}", getattr(coercion, name)) for name in coercion.__struct_fields__]

@@ -21,6 +21,7 @@ from engine.archive.settings import Retention
 from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
 from engine.identity.settings import Oidc
+from engine.orders.settings import Station
 from engine.services.settings import Coercion
 from engine.setting import bare
 from engine.web.settings import Webhook
@@ -232,6 +233,8 @@ def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None
         _check_table(provider, _fields(Oidc), f"{path}: [[oidc]] {_name_of(provider, 'name', number)}", mistakes)
     for number, hook in enumerate(_tables(values, "webhook", path, mistakes), 1):
         _check_table(hook, _fields(Webhook), f"{path}: [[webhook]] {_name_of(hook, 'name', number)}", mistakes)
+    for number, station in enumerate(_tables(values, "station", path, mistakes), 1):
+        _check_table(station, _fields(Station), f"{path}: [[station]] {_name_of(station, 'aet', number)}", mistakes)
     values.setdefault("attribute", [])
     for number, extra in enumerate(_tables(values, "attribute", path, mistakes), 1):
         where = f"{path}: [[attribute]] {_name_of(extra, 'tag', number)}"

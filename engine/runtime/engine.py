@@ -12,6 +12,7 @@
     pools, transcoder     threads and processes for blocking work
     renderer, thumbnails  pictures of stored instances
     audit_trail           who stored, saw and sent what
+    orders                patients, orders and scheduled steps of the hospital
     sightings             when each peer was seen last, and what it took
     config, metrics       the current configuration, and the counters
 
@@ -21,6 +22,7 @@ An engine knows no protocol. A front gets the engine when it is made and calls i
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -28,12 +30,14 @@ from engine import audit
 from engine.access import Access, Policy
 from engine.accounts.accounts import Accounts
 from engine.archive.archive import QuarantineLimits, StorageOptions
+from engine.archive.hospital import open_orders
 from engine.archive.ingest.live import Ingestor
 from engine.archive.rendering.renderer import Renderer
 from engine.archive.rendering.thumbnails import Thumbnails
 from engine.archive.transcoding.transcode import Transcoder
 from engine.identity.providers import Providers
 from engine.metrics import Metrics
+from engine.orders.stations import Stations
 from engine.runtime.admission import Admission
 from engine.runtime.associations_count import AssociationsCount
 from engine.runtime.audit_trail import AuditTrail
@@ -49,6 +53,7 @@ if TYPE_CHECKING:
     from engine.archive.archive import Archive
     from engine.config import Config
     from engine.errors import EngineError
+    from engine.orders.registry import Orders
 
 
 @dataclass(slots=True)
@@ -78,6 +83,9 @@ class Engine:
     flow: FlowControl = field(init=False)
     retrieval_budget: RetrievalBudget = field(init=False)
     ingest_budget: IngestBudget = field(init=False)
+    stations: Stations = field(init=False)
+    _orders: Orders | None = field(init=False, default=None)
+    _opening_orders: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self, opened_accounts: Accounts | None) -> None:
         self.accounts = opened_accounts or Accounts(None, lambda: self.config)
@@ -99,6 +107,7 @@ class Engine:
         self.retrieval_budget = RetrievalBudget(lambda: self.config, self.metrics)
         self.ingest_budget = IngestBudget(lambda: self.config)
         self.flow.ingest_bytes.append(lambda: self.ingest_budget.taken_bytes)
+        self.stations = Stations(lambda: self.config)
 
     @classmethod
     def open(
@@ -144,6 +153,13 @@ class Engine:
         )
         return engine
 
+    def orders(self) -> Orders:
+        """The registry of patients and orders, opened at the first call: in a thread. Raises OrdersError."""
+        with self._opening_orders:
+            if self._orders is None:
+                self._orders = open_orders(self.archive, self.stations)
+            return self._orders
+
     def configure(self, config: Config) -> None:
         """Replaces the configuration."""
         self.config = config
@@ -172,3 +188,5 @@ class Engine:
         self.renderer.close()
         self.pools.close()
         self.accounts.close()
+        if self._orders is not None:
+            self._orders.close()

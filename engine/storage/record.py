@@ -135,6 +135,8 @@ class Kind(IntEnum):
     """Puts instances into the trash, restores them, or empties it; the key is the UID of the study or series."""
     EVENT = 7
     """A message of another system, or what it did; only in the journal (`journal.history`)."""
+    STATE = 8
+    """Changed rows of the registry of patients and orders; only in the log of `orders.state_log`."""
 
 
 class Position(NamedTuple):

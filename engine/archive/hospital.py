@@ -1,0 +1,116 @@
+"""The registry of patients and orders of an archive, and what it tells the archive: merges, and other demographics.
+
+A merge becomes a correction in advance, so that studies that come later under the old identifier follow it too. Changed
+demographics become one only if there are stored studies that say something else: a feed of a million messages adds
+nothing to the ledger but what people see. Upper and lower case in names do not count.
+
+The authority of an identifier is Issuer of Patient ID (0010,0021). Studies without an issuer are concerned if the
+identifier has none, or that of `[worklist] issuer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from engine import log
+from engine.access.principal import Kind, Principal
+from engine.archive.lifecycle import correction
+from engine.archive.lifecycle.patients import IDENTITY, Patient
+from engine.dicom import tags
+from engine.errors import CorrectionRefused
+from engine.index.format.types import Level
+from engine.orders.registry import Orders, Place
+
+if TYPE_CHECKING:
+    from engine.archive.archive import Archive
+    from engine.archive.lifecycle.correction import Corrected
+    from engine.index.catalog import Snapshot
+    from engine.orders.values import Identifier, Source
+    from engine.orders.work import Rules
+
+logger = log.get("archive.hospital")
+
+
+def open_orders(archive: Archive, rules: Rules) -> Orders:
+    """The registry of an archive, for one process; close it before the archive. Raises OrdersError, StorageError."""
+    layout = archive.parts.layout
+    place = Place(layout.data, layout.archive_id, archive.parts.files, layout.data_key, archive.is_read_only)
+    return Orders(place, rules, StudyCorrections(archive, rules))
+
+
+class StudyCorrections:
+    """Implements `orders.work.Corrections` with the ledger."""
+
+    def __init__(self, archive: Archive, rules: Rules) -> None:
+        self._archive = archive
+        self._rules = rules
+
+    def agree(self, identifier: Identifier, attributes: Mapping[str, str], source: Source) -> Sequence[str]:
+        """Corrects the patient's stored studies where they differ. Raises StorageError, IndexError_, ArchiveInUse."""
+        numbers = []
+        for issuer in self._issuers(identifier):
+            with self._archive.parts.index.snapshot() as snapshot:
+                differences = _differences(snapshot, identifier.value, issuer, attributes)
+            if differences:
+                patient = Patient(identifier.value, issuer)
+                correct = partial(correction.correct_patient, self._archive, patient, differences)
+                numbers += _attempt(partial(correct, actor=_actor(source), reason=_reason(source)))
+        return numbers
+
+    def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
+        """Merges in advance, unless that merge is in force. Raises as `agree`."""
+        numbers = []
+        survivors = self._issuers(survivor)
+        for position, issuer in enumerate(self._issuers(prior)):
+            target = Patient(survivor.value, survivors[min(position, len(survivors) - 1)])
+            with self._archive.parts.index.snapshot() as snapshot:
+                is_merged = snapshot.merge_of(prior.value.strip().encode(), issuer.encode()) != 0
+            if not is_merged and (prior.value.strip(), issuer) != (target.patient_id.strip(), target.issuer):
+                merge = partial(correction.merge, self._archive, Patient(prior.value, issuer), target, in_advance=True)
+                numbers += _attempt(partial(merge, actor=_actor(source), reason=_reason(source)))
+        return numbers
+
+    def _issuers(self, identifier: Identifier) -> list[str]:
+        """The values of Issuer of Patient ID that mean this authority."""
+        name = identifier.issuer.name or identifier.issuer.universal_id
+        return [name, ""] if name and name == self._rules.issuer else [name]
+
+
+def _attempt(correct: Callable[[], Corrected]) -> list[str]:
+    """The number of the correction; none if it is refused: the registry has it all the same."""
+    try:
+        return [correct().number]
+    except CorrectionRefused as refusal:
+        logger.warning("what the hospital says cannot be a correction", why=str(refusal))
+        return []
+
+
+def _differences(snapshot: Snapshot, patient_id: str, issuer: str, attributes: Mapping[str, str]) -> dict[int, str]:
+    """What stored studies of this patient say otherwise."""
+    found = [each for each in snapshot.patients_with(patient_id.strip().encode(), issuer.encode()) if each.studies]
+    if len(found) != 1:
+        return {}
+    levels = snapshot.schema.level_of
+    result: dict[int, str] = {}
+    for keyword, text in attributes.items():
+        tag = tags.tag_of(keyword)
+        if tag is None or tag in IDENTITY or levels.get(tag) != Level.PATIENT:
+            continue
+        if _comparable(tag, found[0].items.get(tag, b"").decode("utf-8", "replace")) != _comparable(tag, text):
+            result[tag] = text
+    return result
+
+
+def _comparable(tag: int, text: str) -> str:
+    text = text.strip(" \0")
+    return text.casefold().rstrip("^=") if tags.vr_of(tag) == "PN" else text
+
+
+def _actor(source: Source) -> Principal:
+    return Principal(Kind.JOB, source.name)
+
+
+def _reason(source: Source) -> str:
+    return f"message {source.reference}" if source.reference else "message of the hospital"

@@ -1,0 +1,390 @@
+"""DATA/hospital/index: an LMDB environment with the state of the registry. It is derived from the state log.
+
+    meta          "format" → 1, "state" → stamp of the last transaction of the log (u64, big endian),
+                  "next" → the next free id (u64)
+    patients      id                     → PatientRow          orders       id                → OrderRow
+    visits        key of the number      → VisitRow            steps        id                → StepRow
+    performed     SOP Instance UID       → PerformedRow        links        study NUL order id → LinkRow
+    conflicts     study NUL order id     → ConflictRow
+    asked         AE title               → AskedRow            not in the log: it may be lost
+    names         derived from these rows: what leads to an id (below)
+    days          date (8) AE title (16) id of the step → state of the step
+
+Keys of `names`, each followed by NUL and the id (8 bytes):
+
+    i VALUE       patient with that identifier           o ID       orders of a patient (8 bytes)
+    p f a VALUE   order with that placer number,         s ID       steps of an order (8 bytes)
+                  filler number, accession number        u UID      order with that Study Instance UID
+    r VALUE       order with that requested procedure    t VALUE    step with that scheduled step id
+
+A commit is not synced: after kill -9 the page cache has it; after a power cut the machine has another boot id than
+DATA/hospital/boot, and the environment is made anew from the log. LMDB's own lock lets one writer of all processes in.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import lmdb
+import msgspec
+
+from engine.errors import OrdersError
+from engine.orders.rows import (
+    AskedRow,
+    ConflictRow,
+    LinkRow,
+    OrderRow,
+    PatientRow,
+    PerformedRow,
+    StepRow,
+    VisitRow,
+)
+
+FORMAT: Final = b"1"
+MAP_BYTES: Final = 1 << 36
+"""Address space for some ten million steps; takes neither memory nor disk."""
+READERS_MAX: Final = 512
+KEY_BYTES_MAX: Final = 400
+"""Of a value within a key; LMDB allows 511 bytes for the whole."""
+
+Row = TypeVar("Row")
+
+_ROWS: Final[dict[str, Any]] = {
+    "patients": PatientRow,
+    "visits": VisitRow,
+    "orders": OrderRow,
+    "steps": StepRow,
+    "performed": PerformedRow,
+    "links": LinkRow,
+    "conflicts": ConflictRow,
+}
+TABLES: Final = tuple(_ROWS)
+"""The tables that are in the log, by number there: append only."""
+
+
+def id_key(number: int) -> bytes:
+    """The key of an id."""
+    return number.to_bytes(8, "big")
+
+
+class Table(Generic[Row]):
+    """Rows of one type."""
+
+    def __init__(self, name: str, handle: Any, row: type[Row]) -> None:
+        self.name = name
+        self.handle = handle
+        self._decoder = msgspec.msgpack.Decoder(row)
+
+    def decode(self, raw: bytes) -> Row:
+        """The row of stored bytes. Raises OrdersError."""
+        try:
+            return self._decoder.decode(raw)
+        except msgspec.MsgspecError as error:
+            raise OrdersError(f"a row of {self.name} cannot be read: {error}") from error
+
+
+class Reading:
+    """A snapshot of the last commit, or the changes of a writer."""
+
+    def __init__(self, database: Database, txn: Any) -> None:
+        self.database = database
+        self._txn = txn
+
+    def get(self, table: Table[Row], key: bytes) -> Row | None:
+        """The row; None if there is none."""
+        raw = self._txn.get(key, db=table.handle)
+        return None if raw is None else table.decode(raw)
+
+    def raw(self, table: Table[Any], key: bytes) -> bytes | None:
+        """The row as it is stored."""
+        raw: bytes | None = self._txn.get(key, db=table.handle)
+        return raw
+
+    def rows(self, table: Table[Row], prefix: bytes = b"") -> Iterator[tuple[bytes, Row]]:
+        """The rows whose keys begin with `prefix`. The table must not be changed meanwhile."""
+        for key, raw in self._scan(table.handle, prefix):
+            yield key, table.decode(raw)
+
+    def count(self, table: Table[Any]) -> int:
+        """The number of rows."""
+        return int(self._txn.stat(table.handle)["entries"])
+
+    def ids(self, prefix: bytes) -> list[int]:
+        """The ids that a key of `names` leads to. `prefix`: without its NUL."""
+        start = prefix + b"\0"
+        length = len(start) + 8
+        keys = (key for key, _ in self._scan(self.database.names, start))
+        return [int.from_bytes(key[-8:], "big") for key in keys if len(key) == length]
+
+    def names_from(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+        """The values of `names` that begin with `prefix`, each with an id."""
+        for key, _ in self._scan(self.database.names, prefix):
+            yield key[:-9], int.from_bytes(key[-8:], "big")
+
+    def days_from(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The rows of `days` from a key on."""
+        with self._txn.cursor(db=self.database.days) as cursor:
+            if cursor.set_range(start):
+                yield from cursor.iternext()
+
+    def day_cursor(self) -> Any:
+        """A cursor of `days`, to be closed by the caller."""
+        return self._txn.cursor(db=self.database.days)
+
+    def meta_value(self, name: bytes) -> bytes:
+        """A value of `meta`; b"" if there is none."""
+        value: bytes = self._txn.get(name, b"", db=self.database.meta)
+        return value
+
+    def number(self, name: bytes) -> int:
+        """A number of `meta`."""
+        return int.from_bytes(self.meta_value(name), "big")
+
+    def raw_rows(self, table: Table[Any]) -> Iterator[tuple[bytes, bytes]]:
+        """All rows as they are stored."""
+        return self._scan(table.handle, b"")
+
+    def _scan(self, handle: Any, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._txn.cursor(db=handle) as cursor:
+            if not (cursor.set_range(prefix) if prefix else cursor.first()):
+                return
+            for key, raw in cursor.iternext():
+                if not key.startswith(prefix):
+                    return
+                yield key, raw
+
+
+class Writing(Reading):
+    """A write transaction: changes rows, keeps `names` and `days` true, and collects what the log must have."""
+
+    def __init__(self, database: Database, txn: Any) -> None:
+        super().__init__(database, txn)
+        self.changes: list[tuple[int, bytes, bytes | None]] = []
+        """Number of the table, key, new row or None."""
+
+    def put(self, table: Table[Row], key: bytes, row: Row) -> None:
+        """Adds or replaces a row."""
+        self.put_raw(table, key, msgspec.msgpack.encode(row), row)
+
+    def put_raw(self, table: Table[Any], key: bytes, raw: bytes, row: Any = None) -> None:
+        """The same, for a row as it is stored."""
+        old = self._txn.get(key, db=table.handle)
+        if old == raw:
+            return
+        row = table.decode(raw) if row is None else row
+        before = set() if old is None else _derived(table.name, key, table.decode(old))
+        after = _derived(table.name, key, row)
+        self._rederive(before, after)
+        self._txn.put(key, raw, db=table.handle)
+        self.changes.append((TABLES.index(table.name), key, raw))
+
+    def delete(self, table: Table[Any], key: bytes) -> None:
+        """Removes a row."""
+        old = self._txn.get(key, db=table.handle)
+        if old is not None:
+            self._rederive(_derived(table.name, key, table.decode(old)), set())
+            self._txn.delete(key, db=table.handle)
+            self.changes.append((TABLES.index(table.name), key, None))
+
+    def next_id(self) -> int:
+        """A new id."""
+        number = max(self.number(b"next"), 1)
+        self.set_number(b"next", number + 1)
+        return number
+
+    def set_meta(self, name: bytes, value: bytes) -> None:
+        """Sets a value of `meta`."""
+        self._txn.put(name, value, db=self.database.meta)
+
+    def set_number(self, name: bytes, number: int) -> None:
+        """Sets a number of `meta`."""
+        self.set_meta(name, number.to_bytes(8, "big"))
+
+    def drop(self, handle: Any) -> None:
+        """Removes all rows of a table."""
+        self._txn.drop(handle, delete=False)
+
+    @contextmanager
+    def nested(self) -> Iterator[Writing]:
+        """Changes within these; an error takes back only them."""
+        with self.database.begin_within(self._txn) as txn:
+            inner = Writing(self.database, txn)
+            yield inner
+        self.changes += inner.changes
+
+    def put_asked(self, aet: bytes, row: AskedRow) -> None:
+        """Sets a row of `asked`, which is not in the log."""
+        self._txn.put(aet, msgspec.msgpack.encode(row), db=self.database.asked.handle)
+
+    def _rederive(self, before: set[tuple[str, bytes, bytes]], after: set[tuple[str, bytes, bytes]]) -> None:
+        handles = {"names": self.database.names, "days": self.database.days}
+        kept = {(name, key) for name, key, _ in after}
+        for name, key, _ in before - after:
+            if (name, key) not in kept:
+                self._txn.delete(key, db=handles[name])
+        for name, key, value in after - before:
+            self._txn.put(key, value, db=handles[name])
+
+
+def name_key(letter: str, value: str) -> bytes:
+    """The beginning of a key of `names`."""
+    return letter.encode() + value.encode()[:KEY_BYTES_MAX]
+
+
+def day_key(date: str, ae_title: str) -> bytes:
+    """The beginning of a key of `days`: all steps of an AE title on a day."""
+    return _fixed(date, 8) + _fixed(ae_title, 16)
+
+
+def _fixed(text: str, length: int) -> bytes:
+    return text.encode("utf-8", "replace")[:length].ljust(length, b"\0")
+
+
+def _derived(table: str, key: bytes, row: Any) -> set[tuple[str, bytes, bytes]]:
+    """The rows of `names` and `days` that follow from a row."""
+    if table == "patients":
+        return {_name(name_key("i", each.value), key) for each in row.identifiers}
+    if table == "orders":
+        numbers = (("p", row.placer), ("f", row.filler), ("a", row.accession))
+        found = {_name(name_key(letter, each.value), key) for letter, each in numbers if each is not None}
+        for procedure in row.procedures:
+            found.add(_name(name_key("u", procedure.study_instance_uid), key))
+            found.add(_name(name_key("r", procedure.requested_procedure_id), key))
+        return found | {_name(b"o" + id_key(row.patient), key)}
+    if table == "steps":
+        state = str(row.state).encode()
+        found = {("days", day_key(row.start_date, ae) + key, state) for ae in row.aes or ("",) if not row.is_unbooked}
+        return found | {
+            _name(b"s" + id_key(row.order), key),
+            _name(name_key("t", row.scheduled_procedure_step_id), key),
+        }
+    return set()
+
+
+def _name(start: bytes, key: bytes) -> tuple[str, bytes, bytes]:
+    return "names", start + b"\0" + key, b""
+
+
+def boot_id() -> bytes:
+    """What distinguishes this boot of the machine from others."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b"unknown"
+
+
+_opened: dict[str, tuple[Any, int]] = {}
+"""Path → the environment that this process has open, and how often: LMDB allows only one."""
+_opening = threading.Lock()
+
+
+class Database:
+    """A handle; thread-safe. All handles of a process share one environment."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+        """Opens it, and creates it if there is none. `is_stale` then tells whether to fill it from the log.
+
+        Raises OrdersError.
+        """
+        self._path = os.path.realpath(folder)
+        self.read_only = read_only
+        try:
+            with _opening:
+                self._environment = self._share(folder)
+            self._open_tables()
+            if not read_only:
+                self._environment.reader_check()
+        except (lmdb.Error, OSError) as error:
+            raise OrdersError(f"the orders in {folder} cannot be opened: {error}") from error
+
+    def _share(self, folder: Path) -> Any:
+        environment, count = _opened.get(self._path, (None, 0))
+        if environment is None:
+            if not self.read_only:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            environment = lmdb.open(
+                self._path,
+                map_size=MAP_BYTES,
+                readonly=self.read_only,
+                readahead=False,
+                sync=False,
+                metasync=False,
+                max_dbs=16,
+                max_readers=READERS_MAX,
+                max_spare_txns=4,
+                mode=0o600,
+            )
+        _opened[self._path] = environment, count + 1
+        return environment
+
+    def _open_tables(self) -> None:
+        environment, create = self._environment, not self.read_only
+
+        def opened(name: str) -> Any:
+            return environment.open_db(name.encode(), create=create)
+
+        self.meta, self.names, self.days = opened("meta"), opened("names"), opened("days")
+        handles = {name: opened(name) for name in TABLES}
+        self.patients: Table[PatientRow] = Table("patients", handles["patients"], PatientRow)
+        self.visits: Table[VisitRow] = Table("visits", handles["visits"], VisitRow)
+        self.orders: Table[OrderRow] = Table("orders", handles["orders"], OrderRow)
+        self.steps: Table[StepRow] = Table("steps", handles["steps"], StepRow)
+        self.performed: Table[PerformedRow] = Table("performed", handles["performed"], PerformedRow)
+        self.links: Table[LinkRow] = Table("links", handles["links"], LinkRow)
+        self.conflicts: Table[ConflictRow] = Table("conflicts", handles["conflicts"], ConflictRow)
+        self.asked: Table[AskedRow] = Table("asked", opened("asked"), AskedRow)
+
+    @property
+    def tables(self) -> tuple[Table[Any], ...]:
+        """Those in the log, by their number there."""
+        return (self.patients, self.visits, self.orders, self.steps, self.performed, self.links, self.conflicts)
+
+    def is_stale(self, reading: Reading) -> bool:
+        """Whether it is to be filled from the log: it is new, or of another format."""
+        return bool(reading.meta_value(b"format") != FORMAT)
+
+    def mark_filled(self, writing: Writing) -> None:
+        """From now on it is not stale, if the transaction is committed."""
+        writing.set_meta(b"format", FORMAT)
+
+    def empty(self, writing: Writing) -> None:
+        """Removes all rows."""
+        for handle in (self.meta, self.names, self.days, *(table.handle for table in self.tables)):
+            writing.drop(handle)
+
+    @contextmanager
+    def read(self) -> Iterator[Reading]:
+        """A snapshot. Raises OrdersError."""
+        try:
+            with self._environment.begin() as txn:
+                yield Reading(self, txn)
+        except lmdb.Error as error:
+            raise OrdersError(f"the orders cannot be read: {error}") from error
+
+    @contextmanager
+    def write(self) -> Iterator[Writing]:
+        """Changes, which all processes see when the context ends without an error. Raises OrdersError."""
+        try:
+            with self._environment.begin(write=True) as txn:
+                yield Writing(self, txn)
+        except (lmdb.Error, OSError) as error:
+            raise OrdersError(f"the orders cannot be written: {error}") from error
+
+    def begin_within(self, txn: Any) -> Any:
+        """A raw transaction within another one."""
+        return self._environment.begin(write=True, parent=txn)
+
+    def close(self) -> None:
+        """Closes it. No transaction may be open."""
+        with _opening:
+            environment, count = _opened[self._path]
+            if count > 1:
+                _opened[self._path] = environment, count - 1
+            else:
+                del _opened[self._path]
+                environment.close()

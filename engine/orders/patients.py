@@ -1,0 +1,230 @@
+"""Patients: who has which identifier, and what becomes of them when two turn out to be one person.
+
+    update     the patient with the first known identifier; a new one if none is known
+    merge      the prior identifier and all that belongs to its patient become the survivor's
+               again: nothing to do           the other way round: refused, a person has to decide
+    change     an identifier is replaced by one that nobody has
+    move       an identifier, and the orders that came with it, goes to another patient
+
+Identifiers are the same if value and issuer are. An identifier without an issuer is that of nobody else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
+
+from engine.orders.database import Reading, id_key, name_key
+from engine.orders.rows import PatientRow
+from engine.orders.values import (
+    PATIENT_KEYWORDS,
+    ChangeKind,
+    Identifier,
+    PatientIdentifierChange,
+    PatientIdentifierMove,
+    PatientLink,
+    PatientMerge,
+    PatientUpdate,
+    RefusalReason,
+)
+from engine.orders.work import Work, check_identifier, is_same, merged, refuse
+
+IDENTIFIERS_MAX = 100
+"""Identifiers of one patient."""
+
+
+def find(reading: Reading, identifier: Identifier) -> tuple[int, PatientRow] | None:
+    """The patient with an identifier."""
+    table = reading.database.patients
+    for number in reading.ids(name_key("i", identifier.value)):
+        row = reading.get(table, id_key(number))
+        if row is not None and any(is_same(each, identifier) for each in row.identifiers):
+            return number, row
+    return None
+
+
+def current(reading: Reading, number: int) -> tuple[int, PatientRow] | None:
+    """A patient by id, after all merges."""
+    for _ in range(1000):
+        row = reading.get(reading.database.patients, id_key(number))
+        if row is None or not row.merged_into:
+            return None if row is None else (number, row)
+        number = row.merged_into
+    return None
+
+
+def update(work: Work, value: PatientUpdate, *, only_if_new: bool = False) -> tuple[int, PatientRow]:
+    """Applies what is said of a patient. `only_if_new`: a known patient keeps its attributes."""
+    if not value.identifiers:
+        raise refuse("the patient has no identifier", RefusalReason.INVALID)
+    for identifier in value.identifiers:
+        check_identifier(identifier, "a patient's identifier")
+    found = next(filter(None, (find(work.writing, each) for each in value.identifiers)), None)
+    if found is None:
+        return _create(work, value)
+    number, row = found
+    identifiers, is_grown = _with_more(work, number, row, value.identifiers)
+    attributes, keywords = row.attributes, list[str]()
+    if not only_if_new:
+        attributes, keywords = merged(row.attributes, value.attributes, PATIENT_KEYWORDS, snapshot=value.snapshot)
+    if is_grown or keywords:
+        row = replace(row, identifiers=identifiers, attributes=attributes, updated=max(row.updated, work.said))
+        work.writing.put(work.tables.patients, id_key(number), row)
+        work.changed(ChangeKind.PATIENT, number, "changed", keywords)
+    if not only_if_new:
+        _let_agree(work, row)
+    return number, row
+
+
+def _create(work: Work, value: PatientUpdate) -> tuple[int, PatientRow]:
+    attributes, keywords = merged({}, value.attributes, PATIENT_KEYWORDS)
+    number = work.writing.next_id()
+    row = PatientRow(identifiers=_distinct(value.identifiers), attributes=attributes, updated=work.said)
+    work.writing.put(work.tables.patients, id_key(number), row)
+    work.changed(ChangeKind.PATIENT, number, "created", keywords)
+    _let_agree(work, row)
+    return number, row
+
+
+def _with_more(
+    work: Work, number: int, row: PatientRow, identifiers: Iterable[Identifier]
+) -> tuple[tuple[Identifier, ...], bool]:
+    """The identifiers of a patient with those that nobody has, and whether there are more than before."""
+    more: list[Identifier] = []
+    for identifier in identifiers:
+        owner = find(work.writing, identifier)
+        if owner is None:
+            more.append(identifier)
+        elif owner[0] != number:
+            work.warn("an identifier belongs to another patient: it stays there until a merge says otherwise")
+    result = _distinct((*row.identifiers, *more))
+    return result, len(result) > len(row.identifiers)
+
+
+def _distinct(identifiers: Iterable[Identifier]) -> tuple[Identifier, ...]:
+    result: list[Identifier] = []
+    for identifier in identifiers:
+        if not any(is_same(identifier, each) for each in result):
+            result.append(identifier)
+    if len(result) > IDENTIFIERS_MAX:
+        raise refuse(f"a patient with more than {IDENTIFIERS_MAX} identifiers", RefusalReason.INVALID)
+    return tuple(result)
+
+
+def _let_agree(work: Work, row: PatientRow) -> None:
+    """Stored studies of this patient shall show what is known now."""
+    texts = {keyword: value for keyword, value in row.attributes.items() if isinstance(value, str)}
+    work.agreements += [(each, texts) for each in row.identifiers if each not in row.absorbed]
+
+
+def merge(work: Work, value: PatientMerge) -> None:
+    """Two patients are one."""
+    check_identifier(value.prior, "the prior identifier")
+    number, row = update(work, value.survivor)
+    primary = _primary(value.survivor, row)
+    if is_same(value.prior, primary):
+        raise refuse("a patient cannot be merged with itself", RefusalReason.INVALID)
+    prior = find(work.writing, value.prior)
+    if prior is None:
+        row = replace(row, identifiers=_distinct((*row.identifiers, value.prior)))
+    elif prior[0] == number:
+        if any(is_same(primary, each) for each in row.absorbed):
+            raise refuse("these patients were merged the other way round", RefusalReason.DUPLICATE_KEY)
+        if any(is_same(value.prior, each) for each in row.absorbed):
+            work.merges.append((value.prior, primary))
+            return
+    else:
+        row = _absorb(work, number, row, *prior)
+    row = replace(row, absorbed=(*row.absorbed, value.prior))
+    work.writing.put(work.tables.patients, id_key(number), row)
+    work.changed(ChangeKind.PATIENT, number, "merged")
+    work.merges.append((value.prior, primary))
+
+
+def _primary(value: PatientUpdate, row: PatientRow) -> Identifier:
+    """The identifier by which a message names the patient, as it is known."""
+    named = value.identifiers[0]
+    return next((each for each in row.identifiers if is_same(each, named)), named)
+
+
+def _absorb(work: Work, number: int, row: PatientRow, prior_number: int, prior: PatientRow) -> PatientRow:
+    """Everything of `prior` belongs to another patient now."""
+    writing, tables = work.writing, work.tables
+    gone = replace(prior, identifiers=(), merged_into=number)
+    writing.put(tables.patients, id_key(prior_number), gone)
+    for order in writing.ids(b"o" + id_key(prior_number)):
+        move_order(work, order, number)
+    for key, visit in list(writing.rows(tables.visits)) if _has_visits(work) else ():
+        if visit.patient == prior_number:
+            writing.put(tables.visits, key, replace(visit, patient=number))
+    absorbed = tuple(each for each in prior.identifiers if not any(is_same(each, old) for old in row.absorbed))
+    work.merges += [(each, row.identifiers[0]) for each in prior.identifiers[1:]]
+    return replace(row, identifiers=_distinct((*row.identifiers, *prior.identifiers)), absorbed=row.absorbed + absorbed)
+
+
+def _has_visits(work: Work) -> bool:
+    return work.writing.count(work.tables.visits) > 0
+
+
+def move_order(work: Work, order: int, patient: int) -> None:
+    """An order is for another patient."""
+    row = work.writing.get(work.tables.orders, id_key(order))
+    if row is not None and row.patient != patient:
+        work.writing.put(work.tables.orders, id_key(order), replace(row, patient=patient))
+        work.changed(ChangeKind.ORDER, order, "moved")
+
+
+def change_identifier(work: Work, value: PatientIdentifierChange) -> None:
+    """An identifier is another one now (A47)."""
+    check_identifier(value.prior, "the prior identifier")
+    if not value.current.identifiers:
+        raise refuse("the patient has no identifier", RefusalReason.INVALID)
+    prior = find(work.writing, value.prior)
+    taken = find(work.writing, value.current.identifiers[0])
+    if taken is not None and (prior is None or taken[0] != prior[0]):
+        raise refuse("the new identifier is known already", RefusalReason.DUPLICATE_KEY)
+    if prior is not None and taken is None:
+        number, row = prior
+        rest = [each for each in row.identifiers if not is_same(each, value.prior)]
+        identifiers = _distinct((value.current.identifiers[0], *rest, value.prior))
+        absorbed = (*row.absorbed, value.prior)
+        work.writing.put(work.tables.patients, id_key(number), replace(row, identifiers=identifiers, absorbed=absorbed))
+        work.changed(ChangeKind.PATIENT, number, "identifier changed")
+    update(work, value.current)
+    work.merges.append((value.prior, value.current.identifiers[0]))
+
+
+def move_identifier(work: Work, value: PatientIdentifierMove) -> None:
+    """An identifier belongs to another person (A43)."""
+    check_identifier(value.identifier, "the identifier")
+    number, row = update(work, value.target)
+    owner = find(work.writing, value.identifier)
+    primary = _primary(value.target, row)
+    if owner is not None and owner[0] != number:
+        previous = owner[1]
+        rest = tuple(each for each in previous.identifiers if not is_same(each, value.identifier))
+        if not rest:
+            row = _absorb(work, number, row, *owner)
+        else:
+            work.writing.put(work.tables.patients, id_key(owner[0]), replace(previous, identifiers=rest))
+            work.warn("orders of the previous patient stay there: they do not say with which identifier they came")
+    identifiers = _distinct((*row.identifiers, value.identifier))
+    if identifiers != row.identifiers or owner is None or owner[0] != number:
+        work.writing.put(work.tables.patients, id_key(number), replace(row, identifiers=identifiers))
+        work.changed(ChangeKind.PATIENT, number, "identifier moved")
+    if not is_same(value.identifier, primary):
+        work.merges.append((value.identifier, primary))
+
+
+def link(work: Work, value: PatientLink) -> None:
+    """Two patients are the same person, or not; nothing moves (A24, A37)."""
+    ends = [update(work, PatientUpdate(identifiers=(each,)), only_if_new=True) for each in (value.one, value.other)]
+    (one, first), (other, second) = ends
+    if one == other:
+        return
+    for number, row, peer in ((one, first, other), (other, second, one)):
+        links = tuple(sorted({*row.links, peer} if value.linked else {*row.links} - {peer}))
+        if links != row.links:
+            work.writing.put(work.tables.patients, id_key(number), replace(row, links=links))
+            work.changed(ChangeKind.PATIENT, number, "linked" if value.linked else "unlinked")

@@ -1,0 +1,248 @@
+"""Performed procedure steps (MPPS, PS3.4 F.7): created, changed, ended; and what they do to scheduled steps.
+
+    N-CREATE  IN PROGRESS ──N-SET──► COMPLETED | DISCONTINUED      after that nothing may be changed
+
+    a scheduled step    STARTED while one of its performed steps is in progress, then COMPLETED if one of them is,
+                        else DISCONTINUED
+
+A performed step that names no order that is known, or one of another patient, is kept all the same: the examination has
+happened. With another patient it is a conflict for a person to decide, and no step changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from msgspec.structs import replace
+
+from engine.dicom import charset, tags
+from engine.dicom.identifier import Identifier as DataSet
+from engine.dicom.identifier import Value, decode_identifier, encode_identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.errors import StepRefused
+from engine.orders import linking, ordering
+from engine.orders.database import Reading, id_key
+from engine.orders.rows import PerformedRow
+from engine.orders.values import ChangeKind, StepState
+from engine.orders.work import Work
+
+IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
+STATUSES = frozenset((IN_PROGRESS, COMPLETED, DISCONTINUED))
+
+DATA_SET_BYTES_MAX = 4 << 20
+"""Of all attributes of one performed step: some twenty thousand references."""
+
+_REQUIRED = (
+    tags.PerformedProcedureStepID,
+    tags.PerformedStationAETitle,
+    tags.PerformedProcedureStepStartDate,
+    tags.PerformedProcedureStepStartTime,
+    tags.Modality,
+)
+_PRESENT = (
+    tags.PatientName, tags.PatientID, tags.PatientBirthDate, tags.PatientSex, tags.ReferencedPatientSequence,
+    tags.StudyID, tags.ProcedureCodeSequence, tags.PerformedStationName, tags.PerformedLocation,
+    tags.PerformedProcedureStepEndDate, tags.PerformedProcedureStepEndTime, tags.PerformedProcedureStepDescription,
+    tags.PerformedProcedureTypeDescription, tags.PerformedProtocolCodeSequence, tags.PerformedSeriesSequence,
+)  # fmt: skip
+"""Type 2 in an N-CREATE (PS3.4 Table F.7.2-1)."""
+_PRESENT_IN_ITEM = (
+    tags.ReferencedStudySequence, tags.AccessionNumber, tags.RequestedProcedureID, tags.RequestedProcedureDescription,
+    tags.ScheduledProcedureStepID, tags.ScheduledProcedureStepDescription, tags.ScheduledProtocolCodeSequence,
+)  # fmt: skip
+_ONLY_CREATED = frozenset((
+    tags.ScheduledStepAttributesSequence, tags.PatientName, tags.PatientID, tags.PatientBirthDate, tags.PatientSex,
+    tags.ReferencedPatientSequence, tags.PerformedProcedureStepID, tags.PerformedStationAETitle, tags.StudyID,
+    tags.PerformedStationName, tags.PerformedLocation, tags.PerformedProcedureStepStartDate,
+    tags.PerformedProcedureStepStartTime, tags.Modality,
+))  # fmt: skip
+"""What an N-SET may not set."""
+
+
+def create(work: Work, uid: str, data_set: DataSet, calling_ae: str, *, strict: bool) -> list[str]:
+    """An N-CREATE; returns the names of attributes that should be there. Raises StepRefused."""
+    key = uid.encode()
+    encoded = encoded_of(data_set)
+    digest = hashlib.sha256(encoded).digest()
+    before = work.writing.get(work.tables.performed, key)
+    if before is not None:
+        if before.created == digest:
+            return []
+        raise StepRefused("this SOP Instance exists already, with other attributes", "duplicate")
+    if status_of(data_set) != IN_PROGRESS:
+        raise StepRefused("a step begins as IN PROGRESS", "value", (tags.PerformedProcedureStepStatus,))
+    missing = _check_created(data_set, strict=strict)
+    items = data_set.sequence(tags.ScheduledStepAttributesSequence)
+    row = PerformedRow(
+        status=IN_PROGRESS,
+        data_set=encoded,
+        created=digest,
+        calling_ae=calling_ae,
+        steps=_scheduled(work, data_set, items),
+        study_instance_uids=tuple(dict.fromkeys(item.text(tags.StudyInstanceUID) for item in items)),
+        time=work.now,
+    )
+    work.writing.put(work.tables.performed, key, row)
+    work.changed(ChangeKind.STEP, uid, "performed step created")
+    _move_steps(work, uid, row)
+    return missing
+
+
+def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str]:
+    """An N-SET; returns as `create` does. Raises StepRefused."""
+    key = uid.encode()
+    row = work.writing.get(work.tables.performed, key)
+    if row is None:
+        raise StepRefused("no such performed procedure step", "unknown")
+    if row.status != IN_PROGRESS:
+        raise StepRefused("the performed procedure step may no longer be updated", "final")
+    status = status_of(data_set) or row.status
+    if status not in STATUSES:
+        raise StepRefused("no status of a performed procedure step", "value", (tags.PerformedProcedureStepStatus,))
+    refused = sorted(_ONLY_CREATED & set(data_set.items))
+    if strict and refused:
+        raise StepRefused(f"{tags.keyword_of(refused[0])} cannot be changed", "value", tuple(refused))
+    items: dict[int, Value] = {
+        **in_utf_8(stored(row)),
+        **{tag: value for tag, value in in_utf_8(data_set).items() if tag not in _ONLY_CREATED},
+    }
+    encoded = _encode(items)
+    if len(encoded) > DATA_SET_BYTES_MAX:
+        raise StepRefused("too many attributes", "resources")
+    missing = [tags.keyword_of(tag) for tag in refused]
+    if status != IN_PROGRESS:
+        missing += _check_final(items, strict=strict)
+    row = replace(row, status=status, data_set=encoded, time=work.now)
+    work.writing.put(work.tables.performed, key, row)
+    work.changed(ChangeKind.STEP, uid, f"performed step {status.lower()}")
+    _move_steps(work, uid, row)
+    return missing
+
+
+def stored(row: PerformedRow) -> DataSet:
+    """The attributes of a performed step."""
+    return decode_identifier(row.data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def find(reading: Reading, uid: str) -> PerformedRow | None:
+    """A performed step."""
+    return reading.get(reading.database.performed, uid.encode())
+
+
+def status_of(data_set: DataSet) -> str:
+    """Its Performed Procedure Step Status."""
+    return data_set.text(tags.PerformedProcedureStepStatus).strip().upper()
+
+
+# what must be there ----------------------------------------------------------------------------------
+
+
+def _check_created(data_set: DataSet, *, strict: bool) -> list[str]:
+    for tag in (tags.ScheduledStepAttributesSequence, *_REQUIRED):
+        if tag not in data_set.items:
+            raise StepRefused(f"{tags.keyword_of(tag)} is missing", "missing", (tag,))
+        if not data_set.items[tag]:
+            raise StepRefused(f"{tags.keyword_of(tag)} has no value", "no-value", (tag,))
+    items = data_set.sequence(tags.ScheduledStepAttributesSequence)
+    if not all(item.text(tags.StudyInstanceUID) for item in items):
+        raise StepRefused("StudyInstanceUID of a scheduled step is missing", "missing", (tags.StudyInstanceUID,))
+    absent = [tag for tag in _PRESENT if tag not in data_set.items]
+    absent += [tag for tag in _PRESENT_IN_ITEM if any(tag not in item.items for item in items)]
+    if strict and absent:
+        raise StepRefused(f"{tags.keyword_of(absent[0])} is missing", "missing", tuple(absent))
+    return [tags.keyword_of(tag) for tag in absent]
+
+
+def _check_final(items: Mapping[int, Value], *, strict: bool) -> list[str]:
+    required = (tags.PerformedProcedureStepEndDate, tags.PerformedProcedureStepEndTime, tags.PerformedSeriesSequence)
+    absent = [tag for tag in required if not items.get(tag)]
+    if strict and absent:
+        raise StepRefused(f"{tags.keyword_of(absent[0])} is missing at the end", "missing", tuple(absent))
+    return [tags.keyword_of(tag) for tag in absent]
+
+
+# scheduled steps -------------------------------------------------------------------------------------
+
+
+def _scheduled(work: Work, data_set: DataSet, items: Sequence[DataSet]) -> tuple[int, ...]:
+    """The scheduled steps that it performs, of orders of the same patient."""
+    numbers: dict[int, None] = {}
+    patient_id = data_set.text(tags.PatientID).strip()
+    for item in items:
+        named = linking.Named(
+            study_instance_uid=item.text(tags.StudyInstanceUID).strip(),
+            accession=item.text(tags.AccessionNumber).strip(),
+            patient_id=patient_id,
+            requested=(
+                (item.text(tags.RequestedProcedureID).strip(), item.text(tags.ScheduledProcedureStepID).strip()),
+            ),
+        )
+        for order, _ in linking.link(work, named, "mpps"):
+            numbers |= dict.fromkeys(_steps_named(work, order, named))
+    return tuple(numbers)
+
+
+def _steps_named(work: Work, order: int, named: linking.Named) -> list[int]:
+    procedure_id, step_id = named.requested[0]
+    row = work.writing.get(work.tables.orders, id_key(order))
+    uids = {each.requested_procedure_id: each.study_instance_uid for each in row.procedures} if row else {}
+    steps = ordering.steps_of(work.writing, order)
+    if step_id:
+        return [
+            number
+            for number, step in steps
+            if step.scheduled_procedure_step_id == step_id
+            and (not procedure_id or step.requested_procedure_id == procedure_id)
+        ]
+    return [number for number, step in steps if uids.get(step.requested_procedure_id) == named.study_instance_uid]
+
+
+def _move_steps(work: Work, uid: str, row: PerformedRow) -> None:
+    for number in row.steps:
+        step = work.writing.get(work.tables.steps, id_key(number))
+        if step is None:
+            continue
+        after = replace(step, performed=tuple(dict.fromkeys((*step.performed, uid))))
+        if step.state is StepState.CANCELED:
+            work.warn("a canceled step was performed")
+        else:
+            statuses = {each.status for each in (find(work.writing, other) for other in after.performed) if each}
+            after = replace(after, state=_state_by(statuses))
+        ordering.put_step(work, number, step, after)
+
+
+def _state_by(statuses: set[str]) -> StepState:
+    if IN_PROGRESS in statuses:
+        return StepState.STARTED
+    return StepState.COMPLETED if COMPLETED in statuses else StepState.DISCONTINUED
+
+
+# attributes ------------------------------------------------------------------------------------------
+
+
+def encoded_of(data_set: DataSet) -> bytes:
+    """A data set as it is stored. Raises StepRefused if it is too long."""
+    encoded = _encode(in_utf_8(data_set))
+    if len(encoded) > DATA_SET_BYTES_MAX:
+        raise StepRefused("too many attributes", "resources")
+    return encoded
+
+
+def in_utf_8(data_set: DataSet) -> dict[int, Value]:
+    """The attributes of a data set, with all texts in UTF-8."""
+    return {tag: _recoded(data_set, tag, value) for tag, value in data_set.items.items()}
+
+
+def _recoded(data_set: DataSet, tag: int, value: bytes | list[DataSet]) -> Value:
+    if isinstance(value, list):
+        return [in_utf_8(item) for item in value]
+    vr = tags.vr_of(tag)
+    if vr not in charset.TEXT_VRS or (value.isascii() and b"\x1b" not in value):
+        return value
+    return charset.decode(value, data_set.character_set, vr).encode()
+
+
+def _encode(items: Mapping[int, Value]) -> bytes:
+    with_set = {tags.SpecificCharacterSet: charset.UTF_8, **items}
+    return encode_identifier(dict(sorted(with_set.items())), EXPLICIT_VR_LITTLE_ENDIAN)

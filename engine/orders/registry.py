@@ -1,0 +1,302 @@
+"""`Orders`: the registry of patients, visits, orders and steps, for the rooms above.
+
+    apply(value, source) ──► decide in a write transaction ──► state log, synced ──► commit ──► corrections of studies
+
+When `apply` returns, what it changed is on disk and visible to every process. It may be called again with the same
+value: nothing changes then, and a correction that a crash prevented is made. Call it in a thread, since it waits for
+the disk.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine import log
+from engine.dicom.identifier import Identifier as DataSet
+from engine.errors import EngineError, OrdersError, UpdateRefused
+from engine.orders import linking, ordering, patients, performing, visits
+from engine.orders.database import Database, Reading, Writing, boot_id
+from engine.orders.rows import AskedRow, PerformedRow
+from engine.orders.state_log import StateLog, as_rows
+from engine.orders.values import (
+    Applied,
+    AppointmentUpdate,
+    Change,
+    ChangeKind,
+    OrderUpdate,
+    PatientIdentifierChange,
+    PatientIdentifierMove,
+    PatientLink,
+    PatientMerge,
+    PatientUpdate,
+    ReportUpdate,
+    Source,
+    Update,
+    VisitMove,
+    VisitUpdate,
+)
+from engine.orders.work import Corrections, Rules, Work
+from engine.storage.files import Files
+from engine.storage.keyring import DataKey
+
+logger = log.get("orders")
+
+FOLDER = "hospital"
+COMPACT_BYTES = 64 << 20
+"""The state log is compacted when it is longer than this and four times its content."""
+
+
+class NoRules:
+    """No rules for stations."""
+
+    issuer = ""
+
+    def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
+        """No station."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a registry is, and how its log is written."""
+
+    data: Path
+    archive_id: bytes
+    files: Files
+    data_key: Callable[[], DataKey] | None = None
+    read_only: bool = False
+
+
+def exists(data: Path) -> bool:
+    """Whether an archive has a registry."""
+    return (data / FOLDER / "state").is_dir()
+
+
+class Orders:
+    """One process's handle; thread-safe."""
+
+    def __init__(self, place: Place, rules: Rules | None = None, corrections: Corrections | None = None) -> None:
+        """Opens the registry, and makes its database from the log if it must. Raises OrdersError, StorageError."""
+        self._place = place
+        self.rules: Rules = rules or NoRules()
+        self.corrections = corrections
+        folder = place.data / FOLDER
+        if place.read_only:
+            raise OrdersError("an archive that is read-only has no worklists")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _discard_after_power_cut(folder)
+        self._log = StateLog(folder / "state", place.files, place.archive_id, place.data_key)
+        self._database = Database(folder / "index")
+        self._writing = threading.Lock()
+        try:
+            self._fill()
+        except EngineError:
+            self._database.close()
+            raise
+
+    def _fill(self) -> None:
+        with self._database.read() as reading:
+            if not self._database.is_stale(reading):
+                return
+        with self._database.write() as writing:
+            if not self._database.is_stale(writing):
+                return
+            self._database.empty(writing)
+            count = 0
+            for stamp, next_id, changes in self._log.replay():
+                for number, key, raw in changes:
+                    table = self._database.tables[number] if number < len(self._database.tables) else None
+                    if table is not None and raw is not None:
+                        writing.put_raw(table, key, raw)
+                    elif table is not None:
+                        writing.delete(table, key)
+                writing.changes.clear()
+                writing.set_number(b"state", stamp)
+                writing.set_number(b"next", next_id)
+                count += 1
+            self._database.mark_filled(writing)
+        if count:
+            logger.info("orders: database made anew from the state log", transactions=count)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def apply(self, value: Update, source: Source) -> Applied:
+        """Applies what a message says. Raises UpdateRefused (nothing changed), OrdersError, StorageError."""
+        with self._work(source) as work:
+            _apply(work, value)
+        return self._finish(work)
+
+    def apply_all(self, values: Sequence[tuple[Update, Source]]) -> list[Applied | UpdateRefused]:
+        """Applies several values, in their order, with one sync. A refused one changes nothing. Raises as `apply`."""
+        results: list[Work | UpdateRefused] = []
+        with self._transaction() as writing:
+            for value, source in values:
+                try:
+                    with writing.nested() as inner:
+                        work = self._new_work(inner, source)
+                        _apply(work, value)
+                    results.append(work)
+                except UpdateRefused as refusal:
+                    results.append(refusal.without_frames())
+        return [each if isinstance(each, UpdateRefused) else self._finish(each) for each in results]
+
+    def create_performed(
+        self, uid: str, data_set: DataSet, source: Source, *, strict: bool = False
+    ) -> tuple[Applied, list[str]]:
+        """An MPPS begins; returns also the attributes that it lacks. Raises StepRefused, and as `apply`."""
+        with self._work(source) as work:
+            missing = performing.create(work, uid, data_set, source.name, strict=strict)
+        return self._finish(work), missing
+
+    def modify_performed(
+        self, uid: str, data_set: DataSet, source: Source, *, strict: bool = False
+    ) -> tuple[Applied, list[str]]:
+        """An MPPS changes or ends; as `create_performed`."""
+        with self._work(source) as work:
+            missing = performing.modify(work, uid, data_set, strict=strict)
+        return self._finish(work), missing
+
+    def study_arrived(self, named: linking.Named, source: Source) -> Applied:
+        """Links a stored study to the orders that it names."""
+        with self._work(source) as work:
+            linking.link(work, named)
+        return self._finish(work)
+
+    def link(self, study_instance_uid: str, order: int, source: Source) -> Applied:
+        """Links a study to an order by hand. Raises as `apply`."""
+        with self._work(source) as work:
+            linking.link_by_hand(work, study_instance_uid, order)
+        return self._finish(work)
+
+    def unlink(self, study_instance_uid: str, order: int, source: Source) -> Applied:
+        """Undoes a link. Raises as `apply`."""
+        with self._work(source) as work:
+            linking.unlink(work, study_instance_uid, order)
+        return self._finish(work)
+
+    def note_asked(self, ae_title: str, row: AskedRow) -> None:
+        """Keeps the last query of an application entity."""
+        with self._writing, self._database.write() as writing:
+            writing.put_asked(ae_title.encode(), row)
+
+    @contextmanager
+    def _work(self, source: Source) -> Iterator[Work]:
+        with self._transaction() as writing:
+            yield self._new_work(writing, source)
+
+    def _new_work(self, writing: Writing, source: Source) -> Work:
+        return Work(writing, source, time.time(), self._place.archive_id, self.rules)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Writing]:
+        with self._writing, self._database.write() as writing:
+            yield writing
+            if writing.changes:
+                stamp = self._log.append(writing.number(b"state"), writing.number(b"next"), writing.changes)
+                self._log.sync()
+                writing.set_number(b"state", stamp)
+
+    def _finish(self, work: Work) -> Applied:
+        """Tells the archive; what a crash prevents here is done when the value is applied again."""
+        changes = list(work.changes)
+        if self.corrections is not None:
+            for prior, survivor in work.merges:
+                numbers = self.corrections.merge(prior, survivor, work.source)
+                changes += [Change(ChangeKind.CORRECTION, number, "merged") for number in numbers]
+            for identifier, attributes in work.agreements:
+                numbers = self.corrections.agree(identifier, attributes, work.source)
+                changes += [Change(ChangeKind.CORRECTION, number, "corrected") for number in numbers]
+        return Applied(tuple(changes), tuple(work.warnings))
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    @contextmanager
+    def read(self) -> Iterator[Reading]:
+        """A snapshot, for a moment. Raises OrdersError."""
+        with self._database.read() as reading:
+            yield reading
+
+    def performed(self, uid: str) -> PerformedRow | None:
+        """An MPPS."""
+        with self._database.read() as reading:
+            return performing.find(reading, uid)
+
+    def counts(self) -> dict[str, int]:
+        """The number of rows of each table."""
+        with self._database.read() as reading:
+            return {table.name: reading.count(table) for table in self._database.tables}
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    def compact(self, *, least_bytes: int = COMPACT_BYTES) -> bool:
+        """Writes the state log anew if most of it is outdated; returns whether it did. Raises StorageError."""
+        with self._writing, self._database.write() as writing:
+            total = self._log.bytes
+            tables = list(enumerate(self._database.tables))
+            if total < least_bytes:
+                return False
+            content = sum(len(key) + len(raw) for _, table in tables for key, raw in writing.raw_rows(table))
+            if total < 4 * content:
+                return False
+            rows = as_rows((number, writing.raw_rows(table)) for number, table in tables)
+            stamp = self._log.write_snapshot(writing.number(b"next"), rows)
+            writing.set_number(b"state", stamp)
+        removed = self._log.remove_old()
+        logger.info("orders: state log compacted", bytes_before=total, bytes=self._log.bytes, segments_removed=removed)
+        return True
+
+    def close(self) -> None:
+        """Closes it. No other call may be running."""
+        self._log.close()
+        self._database.close()
+
+    def __enter__(self) -> Orders:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def _apply(work: Work, value: Update) -> None:
+    match value:
+        case PatientUpdate():
+            patients.update(work, value)
+        case PatientMerge():
+            patients.merge(work, value)
+        case PatientIdentifierChange():
+            patients.change_identifier(work, value)
+        case PatientIdentifierMove():
+            patients.move_identifier(work, value)
+        case PatientLink():
+            patients.link(work, value)
+        case VisitUpdate():
+            visits.update(work, value)
+        case VisitMove():
+            visits.move(work, value)
+        case OrderUpdate():
+            ordering.update(work, value)
+        case AppointmentUpdate():
+            ordering.appoint(work, value)
+        case ReportUpdate():
+            ordering.report(work, value)
+
+
+def _discard_after_power_cut(folder: Path) -> None:
+    """Removes a database of another boot of the machine: its commits were not synced, and LMDB may not survive that."""
+    fd = os.open(folder / "boot", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        if os.pread(fd, 100, 0) != boot_id():
+            shutil.rmtree(folder / "index", ignore_errors=True)
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, boot_id(), 0)
+    finally:
+        os.close(fd)

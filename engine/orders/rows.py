@@ -1,0 +1,143 @@
+"""The rows of the registry, as values. They are stored as MessagePack; a reader ignores fields that it does not know.
+
+An id is a number that the registry gives; 0 is none. Times are seconds since 1970.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct, field
+
+from engine.orders.values import Code, Identifier, StepState
+
+StoredValue = str | tuple[str | Code, ...]
+"""A `values.Value` as it is stored."""
+
+StoredAttributes = dict[str, StoredValue]
+
+
+class PatientRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A person, as the hospital knows them."""
+
+    identifiers: tuple[Identifier, ...]
+    """The primary one first; none after a merge into another patient."""
+    attributes: StoredAttributes = field(default_factory=dict)
+    absorbed: tuple[Identifier, ...] = ()
+    """Of the identifiers, those that are no longer given to anybody: they came by a merge or a change."""
+    merged_into: int = 0
+    """The patient that it is now."""
+    links: tuple[int, ...] = ()
+    """Patients who are the same person by a link (A24)."""
+    updated: float = 0.0
+    """When the newest message about it was made."""
+
+
+class VisitRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A visit, or an admission."""
+
+    visit: Identifier
+    patient: int
+    state: str = ""
+    """A `VisitState`."""
+    attributes: StoredAttributes = field(default_factory=dict)
+
+
+class ProcedureRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A requested procedure of an order."""
+
+    requested_procedure_id: str
+    study_instance_uid: str
+    attributes: StoredAttributes = field(default_factory=dict)
+
+
+class OrderRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An order (imaging service request) with its requested procedures."""
+
+    patient: int
+    placer: Identifier | None = None
+    filler: Identifier | None = None
+    accession: Identifier | None = None
+    visit: Identifier | None = None
+    attributes: StoredAttributes = field(default_factory=dict)
+    procedures: tuple[ProcedureRow, ...] = ()
+    final: str = ""
+    """canceled, discontinued or completed; a later message does not open it again."""
+    report: str = ""
+    """The newest `ReportState`."""
+    created: float = 0.0
+
+
+class StepRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A scheduled procedure step. It holds nothing of the patient, who may be merged or corrected."""
+
+    order: int
+    requested_procedure_id: str
+    scheduled_procedure_step_id: str
+    modality: str = ""
+    station_aes: tuple[str, ...] = ()
+    """From the message."""
+    ruled_aes: tuple[str, ...] = ()
+    """By the rules for stations; they count while the message names none."""
+    start_date: str = ""
+    start_time: str = ""
+    room: str = ""
+    state: StepState = StepState.SCHEDULED
+    is_unbooked: bool = False
+    """Whether its appointment was canceled and no other one made: it is on no worklist."""
+    attributes: StoredAttributes = field(default_factory=dict)
+    performed: tuple[str, ...] = ()
+    """SOP Instance UIDs of the performed steps that name it."""
+    source: str = ""
+    """The system that sent it, for the rules."""
+
+    @property
+    def aes(self) -> tuple[str, ...]:
+        """The AE titles whose worklists show it."""
+        return self.station_aes or self.ruled_aes
+
+
+class PerformedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A modality performed procedure step (MPPS)."""
+
+    status: str
+    data_set: bytes
+    """Its attributes in Explicit VR Little Endian."""
+    created: bytes = b""
+    """SHA-256 of the N-CREATE's attributes, by which its repetition is recognized."""
+    calling_ae: str = ""
+    steps: tuple[int, ...] = ()
+    """The scheduled steps that it performs; none: it is unscheduled, or its order is unknown."""
+    study_instance_uids: tuple[str, ...] = ()
+    time: float = 0.0
+
+
+class LinkRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A stored study fulfils an order. An order has any number of studies, and a study any number of orders."""
+
+    study_instance_uid: str
+    order: int
+    rule: str
+    """study-uid, accession, request-attributes, mpps; or by-hand."""
+    by: str = ""
+    time: float = 0.0
+    is_undone: bool = False
+    """No rule makes it again."""
+
+
+class ConflictRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A study that names an order of another patient: a person has to decide."""
+
+    study_instance_uid: str
+    order: int
+    reason: str
+    time: float = 0.0
+
+
+class AskedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The last query of an application entity for its worklist; not part of the log."""
+
+    keys: tuple[tuple[str, str], ...]
+    """Names and values of the keys that restrict the answer."""
+    matches: int
+    time: float
+    host: str = ""
+    status: str = ""

@@ -1,0 +1,67 @@
+"""The settings of worklists: which steps they show, and the rules and quirks of stations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from engine.setting import AETitle
+
+State = Literal["SCHEDULED", "ARRIVED", "READY", "STARTED", "DEPARTED", "CANCELED", "DISCONTINUED", "COMPLETED"]
+
+
+class Worklist(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Modality worklists and performed procedure steps (MPPS)."""
+
+    hide: tuple[State, ...] = ("STARTED", "DEPARTED", "CANCELED", "DISCONTINUED", "COMPLETED")
+    """Scheduled steps in these states are on no worklist, unless a query asks for the state. A started step is hidden,
+    so that nobody performs it twice."""
+
+    unassigned: Literal["hide", "show"] = "hide"
+    """Whether a step without any station, also by the rules of [[station]], is on the worklist of every station that
+    asks for its own title. Queries without a station find it in either case."""
+
+    limit: Annotated[int, Meta(ge=0, le=1_000_000)] = 2000
+    """Entries in one answer; more of them end it with A700. 0: no limit. A modality that receives thousands may run out
+    of memory."""
+
+    issuer: str = ""
+    """The name of the authority whose patient identifiers come without one, in messages and in instances."""
+
+    strict: bool = False
+    """Whether an MPPS must have every attribute that PS3.4 F.7.2 demands; a [[station]] may say otherwise. Off: what is
+    missing is logged, since many modalities leave out what they do not know."""
+
+
+class Station(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A station that performs steps: what is for it, and what is peculiar to it."""
+
+    aet: AETitle
+    """Its AE title, as it asks for its worklist."""
+
+    modality: tuple[str, ...] = ()
+    """A step without a station is for it if it has one of these modalities; none: any."""
+
+    rooms: tuple[str, ...] = ()
+    """And is in one of these rooms or locations; none: any."""
+
+    sources: tuple[str, ...] = ()
+    """And comes from one of these systems; none: any."""
+
+    takes_unassigned: bool = True
+    """Whether steps without a station are for it at all, by the three settings above."""
+
+    own_only: bool = False
+    """Whether a query without a station counts as one for `aet`: for ultrasound units and C-arms that ask for
+    everything."""
+
+    character_set: str = ""
+    """The Specific Character Set of its answers, as "ISO_IR 100", whatever it asks for; what the set lacks is replaced
+    by a question mark. Empty: that of the query."""
+
+    limit: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    """Entries in one answer; unset: as in [worklist]."""
+
+    strict: bool | None = None
+    """Whether its MPPS must be complete; unset: as in [worklist]."""

@@ -1,0 +1,139 @@
+"""Work: what applying one value reads, changes, and has to tell afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.errors import UpdateRefused
+from engine.orders.database import KEY_BYTES_MAX, Database, Writing
+from engine.orders.rows import StoredAttributes, StoredValue
+from engine.orders.values import (
+    Attributes,
+    Change,
+    ChangeKind,
+    Identifier,
+    Issuer,
+    RefusalReason,
+    Source,
+    Value,
+)
+
+TEXT_MAX = 10_240
+"""Characters of one value: the limit of LT (PS3.5 6.2)."""
+
+
+class Rules(Protocol):
+    """The rules for stations of the configuration in force."""
+
+    @property
+    def issuer(self) -> str:
+        """The authority of identifiers that come without one; "" for none."""
+
+    def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
+        """The AE titles that perform such a step."""
+
+
+class Corrections(Protocol):
+    """What the registry tells the archive: the patients of stored studies. Each method may be called again."""
+
+    def agree(self, identifier: Identifier, attributes: Mapping[str, str], source: Source) -> Sequence[str]:
+        """Corrects the patient's stored studies where they differ; returns the numbers of the corrections."""
+
+    def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
+        """Makes the studies of `prior`, also future ones, those of `survivor`; nothing if they are."""
+
+
+@dataclass(slots=True)
+class Work:
+    """One value on its way into the registry."""
+
+    writing: Writing
+    source: Source
+    now: float
+    site: bytes
+    """The id of the archive: UIDs that are made here depend on it."""
+    rules: Rules
+    changes: list[Change] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    agreements: list[tuple[Identifier, Mapping[str, str]]] = field(default_factory=list)
+    """For `Corrections.agree`, after the commit."""
+    merges: list[tuple[Identifier, Identifier]] = field(default_factory=list)
+    """For `Corrections.merge`, after the commit."""
+
+    @property
+    def tables(self) -> Database:
+        """The tables."""
+        return self.writing.database
+
+    @property
+    def said(self) -> float:
+        """When the value was said."""
+        return self.source.time or self.now
+
+    def changed(self, kind: ChangeKind, key: object, action: str, keywords: Sequence[str] = ()) -> None:
+        """Notes a change for the answer."""
+        self.changes.append(Change(kind, str(key), action, tuple(keywords)))
+
+    def warn(self, text: str) -> None:
+        """Notes a warning for the answer."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+def refuse(message: str, reason: RefusalReason) -> UpdateRefused:
+    """An error to raise."""
+    return UpdateRefused(message, reason)
+
+
+def check_identifier(identifier: Identifier, what: str) -> None:
+    """Raises UpdateRefused if this can be nobody's identifier."""
+    value = identifier.value
+    if not value.strip():
+        raise refuse(f"{what} is empty", RefusalReason.INVALID)
+    if len(value.encode()) > KEY_BYTES_MAX or any(character < " " or character == "\\" for character in value):
+        raise refuse(f"{what} is too long or has control characters", RefusalReason.INVALID)
+
+
+def is_same_issuer(one: Issuer, other: Issuer) -> bool:
+    """Whether both are one authority. A universal id decides where both have one, else the name."""
+    if one.universal_id and other.universal_id:
+        return one.universal_id == other.universal_id
+    return one.name == other.name and (bool(one.name) or not (one.universal_id or other.universal_id))
+
+
+def is_same(one: Identifier | None, other: Identifier | None) -> bool:
+    """Whether both are one identifier."""
+    if one is None or other is None:
+        return False
+    return one.value == other.value and is_same_issuer(one.issuer, other.issuer)
+
+
+def merged(
+    known: StoredAttributes, update: Attributes, keywords: frozenset[str], *, snapshot: bool = False
+) -> tuple[StoredAttributes, list[str]]:
+    """The attributes after an update, and the keywords that changed. Raises UpdateRefused for an unknown keyword."""
+    unknown = sorted(set(update) - keywords)
+    if unknown:
+        raise refuse(f"{unknown[0]} is nothing that can be said here", RefusalReason.INVALID)
+    result = dict(known)
+    for keyword, value in update.items():
+        stored = _stored(keyword, value)
+        if stored in ("", ()):
+            result.pop(keyword, None)
+        else:
+            result[keyword] = stored
+    if snapshot:
+        for keyword in set(result) - set(update):
+            del result[keyword]
+    changed = [keyword for keyword in sorted({*known, *result}) if known.get(keyword) != result.get(keyword)]
+    return result, changed
+
+
+def _stored(keyword: str, value: Value) -> StoredValue:
+    texts = (value,) if isinstance(value, str) else value
+    for text in texts:
+        if isinstance(text, str) and (len(text) > TEXT_MAX or "\0" in text or "\x1b" in text):
+            raise refuse(f"the value of {keyword} is too long or has control characters", RefusalReason.INVALID)
+    return value.strip() if isinstance(value, str) else tuple(value)

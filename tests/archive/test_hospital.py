@@ -1,0 +1,98 @@
+"""archive.hospital: what messages say of patients becomes corrections of stored studies, where these differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.archive.archive import Archive
+from engine.archive.hospital import open_orders
+from engine.archive.lifecycle import correction
+from engine.dicom import tags
+from engine.index.format.types import Level, Query, Root
+from engine.orders.registry import NoRules, Orders
+from engine.orders.values import Identifier, Issuer, PatientMerge, PatientUpdate, Source
+from tests.archive.filled import opened, payload_of, store
+
+ADT = Source(name="ADT", reference="17")
+
+
+class WestIsOurs(NoRules):
+    """Identifiers without an authority are those of WEST."""
+
+    issuer = "WEST"
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    with opened(tmp_path / "data") as found:
+        store(found, payload_of(1, 1, 1), payload_of(2, 1, 1, patient_id="P2", IssuerOfPatientID="WEST"))
+        yield found
+
+
+@pytest.fixture
+def orders(archive: Archive) -> Iterator[Orders]:
+    with open_orders(archive, WestIsOurs()) as registry:
+        yield registry
+
+
+def patient(number: str, name: str, issuer: str = "") -> PatientUpdate:
+    return PatientUpdate(identifiers=(Identifier(number, Issuer(issuer)),), attributes={"PatientName": name})
+
+
+def names(archive: Archive) -> dict[str, tuple[str, str]]:
+    """Study → patient ID and name."""
+    asked = (tags.StudyInstanceUID, tags.PatientID, tags.PatientName)
+    matches = archive.find(Query(Level.STUDY, dict.fromkeys(asked, b""), Root.PATIENT, relational=True))
+    rows = ([match.attributes[tag].decode() for tag in asked] for match in matches)
+    return {study.rpartition(".")[2]: (number, name) for study, number, name in rows}
+
+
+def made(archive: Archive) -> list[str]:
+    return [facts["operation"] for facts in correction.list_all(archive)]
+
+
+def test_changed_demographics_correct_stored_studies_once(archive: Archive, orders: Orders) -> None:
+    for _ in range(2):
+        orders.apply(patient("P1", "New^Name"), ADT)
+    assert made(archive) == ["correct"]
+    assert ("P1", "New^Name") in names(archive).values()
+
+
+def test_what_stored_studies_say_already_and_patients_without_studies_add_nothing_to_the_ledger(
+    archive: Archive, orders: Orders
+) -> None:
+    known = next(name for number, name in names(archive).values() if number == "P1")
+    orders.apply(patient("P1", known.upper() + "^"), ADT)
+    orders.apply(patient("P77", "Any^Name"), ADT)
+    assert made(archive) == []
+
+
+def test_a_correction_that_a_crash_prevented_is_made_when_the_message_is_applied_again(
+    archive: Archive, orders: Orders
+) -> None:
+    corrections, orders.corrections = orders.corrections, None
+    orders.apply(patient("P1", "New^Name"), ADT)
+    assert made(archive) == []
+    orders.corrections = corrections
+    orders.apply(patient("P1", "New^Name"), ADT)
+    assert made(archive) == ["correct"]
+
+
+def test_a_merge_moves_studies_now_and_later_and_its_repetition_adds_nothing(archive: Archive, orders: Orders) -> None:
+    merge = PatientMerge(survivor=patient("P3", "Survivor^Name"), prior=Identifier("P1"))
+    for _ in range(2):
+        orders.apply(merge, ADT)
+    assert made(archive) == ["merge", "correct"], "the unknown survivor got the name in the message"
+    store(archive, payload_of(9, 1, 1))
+    assert [number for number, _ in names(archive).values()].count("P3") == 2
+
+
+def test_an_authority_is_the_issuer_and_ours_is_that_of_studies_without_one(archive: Archive, orders: Orders) -> None:
+    orders.apply(patient("P2", "East^Name", "EAST"), ADT)
+    assert made(archive) == []
+    orders.apply(patient("P2", "West^Name", "WEST"), ADT)
+    orders.apply(patient("P1", "Ours^Name", "WEST"), ADT)
+    assert {name for _, name in names(archive).values()} == {"West^Name", "Ours^Name"}

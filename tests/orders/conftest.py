@@ -1,0 +1,99 @@
+"""A registry in a folder of its own, and values as messages say them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from engine.orders.registry import Orders, Place
+from engine.orders.values import (
+    Identifier,
+    Issuer,
+    OrderAction,
+    OrderUpdate,
+    PatientUpdate,
+    ProcedureUpdate,
+    Source,
+    StepUpdate,
+)
+from engine.storage.files import Files
+
+HOSPITAL = Issuer("HOSP")
+RIS = Source(name="RIS")
+
+
+def patient(number: str = "P1", name: str = "Doe^Jane", issuer: Issuer = HOSPITAL, **attributes: str) -> PatientUpdate:
+    """What a message says of a patient."""
+    return PatientUpdate(identifiers=(Identifier(number, issuer),), attributes={"PatientName": name, **attributes})
+
+
+def order(
+    accession: str = "A1",
+    who: PatientUpdate | None = None,
+    *steps: StepUpdate,
+    action: OrderAction = OrderAction.NEW,
+    uid: str = "",
+    issuer: Issuer = HOSPITAL,
+    snapshot: bool = False,
+) -> OrderUpdate:
+    """What a message says of an order with one procedure."""
+    return OrderUpdate(
+        action=action,
+        patient=who or patient(),
+        accession=Identifier(accession, issuer),
+        procedures=(ProcedureUpdate(study_instance_uid=uid, steps=steps),) if steps else (),
+        snapshot=snapshot,
+    )
+
+
+def step(
+    step_id: str = "", ae: str | None = "CT1", date: str = "20261201", modality: str = "CT", time: str = "0900"
+) -> StepUpdate:
+    """What a message says of a step."""
+    aes = None if ae is None else tuple(ae.split("\\"))
+    return StepUpdate(
+        scheduled_procedure_step_id=step_id, modality=modality, station_aes=aes, start_date=date, start_time=time
+    )
+
+
+@dataclass
+class RecordedCorrections:
+    """What the registry told the archive."""
+
+    agreed: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    merged: list[tuple[str, str]] = field(default_factory=list)
+
+    def agree(self, identifier: Identifier, attributes: Mapping[str, str], source: Source) -> Sequence[str]:
+        self.agreed.append((str(identifier), attributes))
+        return ()
+
+    def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
+        self.merged.append((str(prior), str(survivor)))
+        return ()
+
+
+Open = Callable[[], Orders]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens the registry of this test, once more each time."""
+    registries: list[Orders] = []
+
+    def open_() -> Orders:
+        registry = Orders(Place(tmp_path, bytes(16), Files()), corrections=RecordedCorrections())
+        registries.append(registry)
+        return registry
+
+    yield open_
+    for registry in registries:
+        registry.close()
+
+
+@pytest.fixture
+def orders(opened: Open) -> Orders:
+    """An empty registry."""
+    return opened()
