@@ -91,6 +91,13 @@ class MessageUnreadable(EngineError):
     """Bytes that are no HL7 message: not even its header can be read."""
 
 
+# mapping -----------------------------------------------------------------------------------------
+
+
+class ProfileError(EngineError):
+    """A profile of mappings that cannot be used; the message names the file and the line."""
+
+
 # journal -----------------------------------------------------------------------------------------
 
 

@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ul": LEAVES | {"dicom"},
     "hl7": LEAVES,
     "journal": LEAVES | {"storage"},
+    "mapping": LEAVES | {"hl7", "orders", "dicom"},
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
     "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "orders", "storage", "dicom"},

@@ -184,6 +184,15 @@ class Value:
         parts = self.component(component).split(self._message.separators.subcomponent)
         return self._message.unescape(parts[subcomponent - 1]) if subcomponent <= len(parts) else ""
 
+    def part(self, component: int, subcomponent: int = 0) -> Value:
+        """A component as a value of its own, whose components are its subcomponents; or one of these."""
+        separators = self._message.separators
+        raw = self.component(component)
+        if subcomponent:
+            parts = raw.split(separators.subcomponent)
+            return Value(self._message, parts[subcomponent - 1] if subcomponent <= len(parts) else "")
+        return Value(self._message, raw.replace(separators.subcomponent, separators.component))
+
     def whole(self) -> str:
         """All of it as one text, for a field that has no components: somebody forgot to escape the separators."""
         return self._message.unescape(self.raw)
