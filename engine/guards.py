@@ -3,6 +3,7 @@
     start    a daemon thread
     watch    a task
     call     a callback, one of several that must all be called
+    on_loop  a callback of another thread, which may come after the loop has closed
 
 By itself Python prints the exception that ends a thread and forgets it, keeps the one that ends a task until somebody
 collects it, and leaves a loop at the first callback that raises. The owner decides whether to restart after a pause or
@@ -62,6 +63,14 @@ def call(name: str, callback: Callable[..., object], *arguments: object) -> None
         callback(*arguments)
     except Exception as error:
         log_failure(name, error)
+
+
+def on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object) -> None:
+    """Calls it on the loop's thread, from another one. Does nothing if the loop is closed: nobody waits there."""
+    try:
+        loop.call_soon_threadsafe(callback, *arguments)
+    except RuntimeError:
+        return
 
 
 def log_failure(name: str, error: Exception) -> None:

@@ -365,7 +365,8 @@ cdef class StoreBatch:
     cdef Py_ssize_t capacity
     """Capacity of the smallest frame."""
     cdef Py_ssize_t fragment
-    cdef Py_ssize_t window
+    cdef public Py_ssize_t window
+    """The most that may be outstanding. 0: `advance` reads one ahead, and sends nothing."""
     cdef Py_ssize_t head
     """The oldest one that is not collected."""
     cdef Py_ssize_t first_open

@@ -136,6 +136,7 @@ ARCHIVE_FACE = {
     "engine.archive.ingest.stream",
     "engine.archive.questions",
     "engine.archive.retrieve",
+    "engine.archive.study_facts",
     "engine.archive.selection",
     "engine.archive.metadata",
     "engine.archive.rendering",

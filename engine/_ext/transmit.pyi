@@ -43,6 +43,7 @@ class Outlet:
 
 class StoreBatch:
     refill_below: int
+    window: int
     def __init__(
         self,
         connection: _Connection,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import IO
@@ -67,6 +67,11 @@ class Selection:
     def is_one_batch(self) -> bool:
         """Whether all instances are in the first batch. Ask when `gather` has returned False."""
         return self._file is None
+
+    @property
+    def first(self) -> Sequence[Instance]:
+        """The first batch, until `batches` has yielded it."""
+        return self._first
 
     def __enter__(self) -> Selection:
         return self

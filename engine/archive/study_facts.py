@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 from engine.audit import Patient
 from engine.dicom import tags
 from engine.errors import EngineError
-from engine.index.format.types import Level, Query
 
 if TYPE_CHECKING:
     from engine.index.catalog import Catalog
 
-_KEYS = {tags.PatientID: b"", tags.IssuerOfPatientID: b"", tags.PatientName: b"", tags.AccessionNumber: b""}
+_TAGS = (tags.PatientID, tags.IssuerOfPatientID, tags.PatientName, tags.AccessionNumber)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +26,11 @@ class StudyFacts:
 
 def study_facts(index: Catalog, study_instance_uid: str) -> StudyFacts:
     """The facts of a study; empty ones if it is not stored, or the index cannot be read."""
-    query = Query(Level.STUDY, {tags.StudyInstanceUID: study_instance_uid.encode("utf-8", "replace"), **_KEYS})
     try:
-        match = next(iter(index.search(query)), None)
+        values = index.study_attributes(study_instance_uid.encode("utf-8", "replace"))
     except EngineError:
         return StudyFacts()
-    if match is None:
+    if values is None:
         return StudyFacts()
-    values = {tag: match.attributes.get(tag, b"").decode("utf-8", "replace") for tag in _KEYS}
-    patient = Patient(values[tags.PatientID], values[tags.IssuerOfPatientID], values[tags.PatientName])
-    return StudyFacts(patient, values[tags.AccessionNumber])
+    patient_id, issuer, name, accession = (values.get(tag, b"").decode("utf-8", "replace") for tag in _TAGS)
+    return StudyFacts(Patient(patient_id, issuer, name), accession)

@@ -3,6 +3,8 @@
     audit.write(event)         never blocks, never raises
     await audit.begin(event)   durable when it returns; AuditUnavailable: what discloses or destroys must not go on
     audit.begin_now(event)     the same for a thread that may block
+    audit.start(event)         begins it, in any thread; next, call `audit.flush()` in one that may block, and
+                               `await audit.durable(…)` before anything leaves
     audit.check()              AuditUnavailable while the disk refuses: before a query, which is recorded by `write`
 
 Write one event for each operation, or each association or session and study; never one an instance. `configure` is
@@ -19,7 +21,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.audit.event import SYSTEM, Alert, Event, Kind, Outcome, Patient
-from engine.audit.recorder import Recorder
+from engine.audit.recorder import Recorder, Started
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,13 +44,17 @@ __all__ = [
     "Patient",
     "Recorder",
     "SYSTEM",
+    "Started",
     "begin",
     "begin_now",
     "check",
     "close",
     "configure",
+    "durable",
+    "flush",
     "is_on",
     "snapshot",
+    "start",
     "use",
     "write",
 ]
@@ -80,16 +86,33 @@ def write(event: Event) -> None:
         _current[0].write(event)
 
 
-async def begin(event: Event) -> None:
-    """Records an event durably before it returns. Raises AuditUnavailable."""
-    if _current:
-        await _current[0].begin(event)
+async def begin(*events: Event) -> None:
+    """Records events durably before it returns. Raises AuditUnavailable."""
+    if _current and events:
+        await _current[0].begin(*events)
 
 
 def begin_now(*events: Event) -> None:
-    """As `begin`, in a thread that may block; several events are synced together."""
-    if _current:
+    """As `begin`, in a thread that may block."""
+    if _current and events:
         _current[0].begin_now(*events)
+
+
+def start(*events: Event) -> Started | None:
+    """Begins to record events, in any thread. Call `flush` next, and wait with `durable`. Raises AuditUnavailable."""
+    return _current[0].start(*events) if _current and events else None
+
+
+def flush() -> None:
+    """Writes what somebody waits for, in this thread, which may block; unless another one is at it. Never raises."""
+    if _current:
+        _current[0].flush()
+
+
+async def durable(started: Started | None) -> None:
+    """Waits until events are on the disk; None: there were none. Raises AuditUnavailable."""
+    if started is not None and _current:
+        await _current[0].durable(started)
 
 
 def check() -> None:

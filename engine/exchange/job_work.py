@@ -39,7 +39,7 @@ SENT_PER_FLUSH: Final = 64
 
 async def send_job(services: Services, peer: Peer, job: Job, peer_instances: PeerInstances) -> None:
     """Sends the instances of a job. Raises AssociationFailed, NotStored, StorageFull."""
-    archive, pools = services.archive, services.pools
+    archive, pools, trail = services.archive, services.pools, services.engine.audit_trail
     report = StoredReport()
     missing: list[str] = []
     contents = Contents()
@@ -51,6 +51,9 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
     def select() -> Selection:
         unsent = peer_instances.unsent(_instances(archive, job.work, missing))
         return Selection(_counted(unsent, contents), archive.scratch_folder)
+
+    def start() -> audit.Started | None:
+        return trail.start_sending(act, contents, list(contents.studies))
 
     def note(uid: str) -> None:
         nonlocal unflushed
@@ -71,16 +74,14 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
 
     act = Act(Principal(Kind.JOB, job.by), "send", peer.aet, peer.host or peer.url)
     with await pools.slow.run(select) as selection:
-        if audit.is_on():
-            await services.engine.audit_trail.sending(act, contents, list(contents.studies))
+        trail.open(contents)
         try:
+            await audit.durable(await pools.index.run(start, then=audit.flush))
             await send(services, peer, selection, report, show_progress, retries=RETRIES, on_sent=note)
         finally:
             peer_instances.flush()
             show_progress("", 0, 0)
-            services.engine.audit_trail.sent(
-                act, contents, report.sent, Outcome.MINOR if report.failed else Outcome.SUCCESS
-            )
+            trail.sent(act, contents, report.sent, Outcome.MINOR if report.failed else Outcome.SUCCESS)
             job.failed_count = 0
             for uid, why in report.failed.items():
                 job.fail(uid, why)

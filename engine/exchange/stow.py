@@ -75,6 +75,7 @@ class StowDestination:
                 readable.append(instance)
         if not readable:
             return
+        await self._results.cleared()
         try:
             results = await self._post(readable)
         except AssociationFailed as error:

@@ -68,6 +68,7 @@ from engine.index.query.explanation import Explanation
 from engine.index.query.instances import instance_of, read_instance, read_versions
 from engine.index.query.revision import read_revisions
 from engine.index.query.snapshot import Snapshot as Snapshot
+from engine.index.query.study_attributes import read_study_attributes
 from engine.index.query.trash import TrashEntry as TrashEntry
 from engine.index.query.visibility import CurrentRecord as CurrentRecord
 from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
@@ -266,6 +267,10 @@ class Catalog:
         """What a scope may ask of a study; None: it is not stored."""
         with self._environment.reading() as txn:
             return admission.facts_for(txn, self._environment, study_instance_uid)
+
+    def study_attributes(self, study_instance_uid: bytes) -> dict[int, bytes] | None:
+        """The attributes of a study and its patient as queries return them; None: it is not stored."""
+        return read_study_attributes(self._environment, study_instance_uid)
 
     def instances(self, query: Query, scope: Scope = FULL) -> list[Instance]:
         """The instances that a retrieval with these keys names: by series, Instance Number, UID. Raises QueryError."""

@@ -1,7 +1,8 @@
 """What the fronts of a process write to the audit log: an event for each operation and study, with its patient.
 
     received    once an association or request and study: `Arrivals` counts, the patient is looked up at the end
-    sending     before the first byte leaves: durable, or AuditUnavailable
+    sending     durable before the first byte leaves, or AuditUnavailable. The thread that reads the index begins to
+                write it; what will be sent is read meanwhile
     sent        when all has left, or as much as the receiver took
     query       one event a query
     alert       somebody is not who he says: the first one of an address at once, more of them as a sum each ALERTS_S
@@ -13,11 +14,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from engine import audit, guards
+from engine.archive.study_facts import StudyFacts
 from engine.audit import Alert, Event, Kind, Outcome
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 IDLE_S: Final = 60.0
 """A study of which nothing has arrived for so long is recorded."""
 
+STUDIES_AT_ONCE: Final = 16
+"""The events of more studies are made in a thread."""
 FINISH_S: Final = 10.0
 ALERTS_S: Final = 60.0
 ALERT_ADDRESSES_MAX: Final = 1024
@@ -40,9 +44,12 @@ Counts: TypeAlias = Mapping[tuple[bytes, str, bool], int]
 
 @dataclass(slots=True, eq=False)
 class Contents:
-    """Instances of some studies: study → SOP class → count."""
+    """Instances of some studies, and whose these are."""
 
     studies: dict[str, Counter[str]] = field(default_factory=dict)
+    """Study → SOP class → count."""
+    facts: dict[str, StudyFacts] = field(default_factory=dict)
+    """Of the studies whose beginning is recorded."""
 
     def add(self, instances: Iterable[Instance]) -> list[str]:
         """Counts instances; returns the studies that are new."""
@@ -69,7 +76,7 @@ class Act:
 
 
 class AuditTrail:
-    """Writes for all fronts of a process. Used on the loop's thread."""
+    """Writes for all fronts of a process. Used on the loop's thread, but for `start_sending`."""
 
     def __init__(self, archive: Archive, pools: Pools) -> None:
         self._archive = archive
@@ -78,7 +85,7 @@ class AuditTrail:
         self.at_end: list[Callable[[], None]] = []
         """Called by `finish` first: fronts record what they still count."""
         self._unsent: set[Contents] = set()
-        """Whose beginning is recorded, and whose end is not."""
+        """Whose end is not recorded yet."""
         self._alerts: dict[tuple[str, Alert], int] = {}
 
     def alert(self, principal: Principal, alert: Alert, detail: str) -> None:
@@ -108,40 +115,61 @@ class AuditTrail:
         if counts and audit.is_on():
             self._later(lambda: self._write_received(act, dict(counts)))
 
-    async def sending(self, act: Act, contents: Contents, studies: Iterable[str]) -> None:
-        """Records that instances of these studies will leave. Durable when it returns; raises AuditUnavailable."""
-        if not audit.is_on():
-            return
+    def open(self, contents: Contents) -> None:
+        """Call it before `start_sending`; `sent` ends it."""
         self._unsent.add(contents)
-        events = await self._pools.index.run(
-            lambda: [self._event(Kind.SENDING, act, study, contents.studies[study]) for study in studies]
+
+    def start_sending(self, act: Act, contents: Contents, studies: Sequence[str]) -> audit.Started | None:
+        """Begins to record that instances of these studies will leave. Wait with `audit.durable` before they do.
+
+        For any thread that may read the index, and then calls `audit.flush`. Raises AuditUnavailable.
+        """
+        if not audit.is_on():
+            return None
+        for study in studies:
+            contents.facts[study] = self._archive.study_facts(study)
+        return audit.start(
+            *(_event(Kind.SENDING, act, study, contents.facts[study], contents.studies[study]) for study in studies)
         )
-        await asyncio.gather(*(audit.begin(event) for event in events))
 
     async def sending_study(self, act: Act, study: str) -> bool:
-        """As `sending`, for a study of which somebody will read one thing after another; whether it is stored."""
-        event = await self._pools.index.run(lambda: self._event(Kind.SENDING, act, study, {}))
-        if event.patient is None:
-            return False
-        await audit.begin(event)
-        return True
+        """Records that somebody will read one thing of a study after another; returns whether it is stored.
+
+        Durable when it returns; raises AuditUnavailable.
+        """
+
+        def start() -> tuple[bool, audit.Started | None]:
+            facts = self._archive.study_facts(study)
+            if facts.patient is None:
+                return False, None
+            return True, audit.start(_event(Kind.SENDING, act, study, facts, {}))
+
+        is_stored, started = await self._pools.index.run(start, then=audit.flush)
+        await audit.durable(started)
+        return is_stored
 
     async def exporting(self, act: Act, contents: Contents) -> None:
         """Records that instances leave in files. Durable when it returns; raises AuditUnavailable."""
         if not audit.is_on():
             return
-        events = await self._pools.index.run(
-            lambda: [self._event(Kind.EXPORTED, act, *each) for each in contents.studies.items()]
-        )
-        await asyncio.gather(*(audit.begin(event) for event in events))
+
+        def start() -> audit.Started | None:
+            return audit.start(*(self._event(Kind.EXPORTED, act, *each) for each in contents.studies.items()))
+
+        await audit.durable(await self._pools.index.run(start, then=audit.flush))
 
     def sent(self, act: Act, contents: Contents, sent_count: int, outcome: Outcome = Outcome.SUCCESS) -> None:
         """Records what has left. `sent_count`: instances of all studies together."""
         self._unsent.discard(contents)
-        if contents.studies and audit.is_on():
-            total = sum(map(Counter.total, contents.studies.values()))
-            detail = "" if sent_count == total else f"{sent_count} of {total} instances were sent"
-            self._later(lambda: self._write_sent(act, contents, outcome, detail))
+        if not contents.studies or not audit.is_on():
+            return
+        studies = list(contents.studies.items())  # a cancelled call may still be adding some
+        total = sum(classes.total() for _, classes in studies)
+        detail = "" if sent_count == total else f"{sent_count} of {total} instances were sent"
+        if len(studies) <= STUDIES_AT_ONCE:
+            self._write_sent(act, contents, studies, outcome, detail)
+        else:
+            self._later(lambda: self._write_sent(act, contents, studies, outcome, detail))
 
     def query(
         self,
@@ -203,25 +231,14 @@ class AuditTrail:
         outcome: Outcome = Outcome.SUCCESS,
         detail: str = "",
     ) -> Event:
-        facts = self._archive.study_facts(study)
-        return Event(
-            kind=kind,
-            principal=act.principal,
-            action=act.action,
-            outcome=outcome,
-            patient=facts.patient,
-            accession=facts.accession,
-            study=study,
-            classes=classes,
-            count=sum(classes.values()),
-            peer=act.peer,
-            peer_address=act.peer_address,
-            detail=detail,
-        )
+        return _event(kind, act, study, self._archive.study_facts(study), classes, outcome=outcome, detail=detail)
 
-    def _write_sent(self, act: Act, contents: Contents, outcome: Outcome, detail: str) -> None:
-        for study, classes in contents.studies.items():
-            audit.write(self._event(Kind.SENT, act, study, classes, outcome=outcome, detail=detail))
+    def _write_sent(
+        self, act: Act, contents: Contents, studies: Iterable[tuple[str, Counter[str]]], outcome: Outcome, detail: str
+    ) -> None:
+        for study, classes in studies:
+            facts = contents.facts.get(study) or StudyFacts()
+            audit.write(_event(Kind.SENT, act, study, facts, classes, outcome=outcome, detail=detail))
 
     def _write_received(self, act: Act, counts: Counts) -> None:
         contents, known = Contents(), Counter[str]()
@@ -232,6 +249,32 @@ class AuditTrail:
         for study, classes in contents.studies.items():
             detail = f"{known[study]} were stored before" if known[study] else ""
             audit.write(self._event(Kind.RECEIVED, act, study, classes, detail=detail))
+
+
+def _event(
+    kind: Kind,
+    act: Act,
+    study: str,
+    facts: StudyFacts,
+    classes: Mapping[str, int],
+    *,
+    outcome: Outcome = Outcome.SUCCESS,
+    detail: str = "",
+) -> Event:
+    return Event(
+        kind=kind,
+        principal=act.principal,
+        action=act.action,
+        outcome=outcome,
+        patient=facts.patient,
+        accession=facts.accession,
+        study=study,
+        classes=classes,
+        count=sum(classes.values()),
+        peer=act.peer,
+        peer_address=act.peer_address,
+        detail=detail,
+    )
 
 
 class Arrivals:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from engine import guards
 
 Result = TypeVar("Result")
 
@@ -33,16 +35,36 @@ class ThreadPool:
         self._executor = ThreadPoolExecutor(max_workers=threads, thread_name_prefix=name)
         self._unfinished = 0
 
-    async def run(self, work: Callable[[], Result]) -> Result:
-        """Runs `work` in a thread; raises what it raises.
+    async def run(self, work: Callable[[], Result], then: Callable[[], object] | None = None) -> Result:
+        """Runs `work` in a thread; raises what it raises. `then` is called in the same thread when the result is on its
+        way.
 
         A cancelled call does not stop its work: a thread that has begun finishes it.
         """
-        self._unfinished += 1
-        future = self._executor.submit(work)
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: _from_thread(loop, self._finished))
-        return await asyncio.wrap_future(future)
+        waiter: asyncio.Future[Result] = loop.create_future()
+
+        def call() -> None:
+            try:
+                result = work()
+            except BaseException as error:
+                guards.on_loop(loop, self._failed, waiter, error)
+            else:
+                guards.on_loop(loop, self._finished, waiter, result)
+            if then is not None:
+                guards.call(self.name, then)
+
+        def ended(future: Future[None]) -> None:
+            if future.cancelled():
+                guards.on_loop(loop, self._dropped, waiter)
+
+        future = self._executor.submit(call)
+        self._unfinished += 1
+        future.add_done_callback(ended)
+        try:
+            return await waiter
+        finally:
+            future.cancel()  # if this call was cancelled before its work has begun
 
     @property
     def is_stuck(self) -> bool:
@@ -58,8 +80,21 @@ class ThreadPool:
         """Accepts no more work. Running work finishes; waiting work is dropped."""
         self._executor.shutdown(wait=wait, cancel_futures=True)
 
-    def _finished(self) -> None:
+    # Called on the loop, once for each call: a second wake-up would be a good part of what a short call costs.
+
+    def _finished(self, waiter: asyncio.Future[Result], result: Result) -> None:
         self._unfinished -= 1
+        if not waiter.done():  # else the call was cancelled
+            waiter.set_result(result)
+
+    def _failed(self, waiter: asyncio.Future[Result], error: BaseException) -> None:
+        self._unfinished -= 1
+        if not waiter.done():
+            waiter.set_exception(error)
+
+    def _dropped(self, waiter: asyncio.Future[Result]) -> None:
+        self._unfinished -= 1
+        waiter.cancel()
 
 
 class Pools:
@@ -81,10 +116,3 @@ class Pools:
         """Accepts no more work."""
         for pool in self:
             pool.close(wait=wait)
-
-
-def _from_thread(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    try:
-        loop.call_soon_threadsafe(call)
-    except RuntimeError:
-        return  # the loop is closed, and the counters are no longer needed

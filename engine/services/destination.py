@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from engine.errors import AssociationFailed
+from engine.errors import AssociationFailed, AuditUnavailable
 from engine.net.client import Address, Requestor, open_association
 from engine.services.coercion import Coercer
 from engine.services.contexts import in_groups, propose
@@ -69,6 +69,10 @@ class Results(Protocol):
     def sent_count(self) -> int:
         """Instances that the peer has accepted."""
 
+    async def cleared(self) -> None:
+        """Waits until an instance may be sent. A sender that has opened its way to the peer, and has not sent a byte of
+        an instance, calls it. Raises AuditUnavailable."""
+
     def note(self, results: Sequence[SendResult], /) -> None: ...
     def fail_all(self, instances: Iterable[Instance], why: str) -> None: ...
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
@@ -79,7 +83,7 @@ class Sender(Protocol):
     """Sends instances to one peer."""
 
     async def send(self, instances: list[Instance], /) -> None:
-        """Sends all instances, and reports a result for each."""
+        """Sends all instances, and reports a result for each. Raises AuditUnavailable, before anything was sent."""
 
 
 OpenWebPeer: TypeAlias = "Callable[[Resources, Peer, Results], AbstractAsyncContextManager[Sender]]"
@@ -114,7 +118,7 @@ class Destination:
         """Consecutive associations that ended in a timeout."""
 
     async def send(self, instances: list[Instance]) -> None:
-        """Sends all instances, and reports a result for each."""
+        """Sends all instances, and reports a result for each. Raises AuditUnavailable, before anything was sent."""
         for group in in_groups(instances, self._peer.transfer_syntaxes):
             await self._send_group(group)
 
@@ -127,9 +131,12 @@ class Destination:
             results.fail_all(group, results.unreachable)
             return
         sent_before = results.sent_count
-        async with asyncio.TaskGroup() as tasks:
-            for share in filter(None, (group[number::count] for number in range(count))):
-                tasks.create_task(self._send_share(share))
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for share in filter(None, (group[number::count] for number in range(count))):
+                    tasks.create_task(self._send_share(share))
+        except* AuditUnavailable as errors:
+            raise errors.exceptions[0] from None
         if results.sent_count > sent_before:
             results.unreachable = ""  # one share failed, but another made progress
 
@@ -190,6 +197,7 @@ class Destination:
             fragment=requestor.fragment,
             window=max(accepted.operations_invoked_max or self._peer.send_window, 1),
             response_timeout_s=self._address.message_timeout_s,
+            cleared=results.cleared,
             preferred=self._peer.transfer_syntaxes,
             coercer=Coercer(self._resources.archive, self._resources.config, self._peer.aet),
         )
@@ -212,6 +220,9 @@ class Destination:
                 results.fail_all(remaining, results.unreachable)
                 return []
             return remaining
+        except AuditUnavailable:
+            requestor.connection.abort("the audit log cannot be written", 2, 0)
+            raise
         except Exception as error:
             requestor.connection.abort("internal error", 2, 0)
             results.crashed([*queue.in_progress(), *queue.remaining()], error)

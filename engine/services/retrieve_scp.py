@@ -8,7 +8,7 @@ are pinned as soon as the index has returned them.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ FAILED_LIST_BYTES_MAX = 1 << 20
 
 
 class Retrieval:
-    """One C-MOVE or C-GET in progress, with its counts (`destination.Results`)."""
+    """One C-MOVE or C-GET in progress, with its counts (`destination.Results`). Its exit records what was sent."""
 
     def __init__(self, session: Session, presentation_context_id: int, rq: CMoveRQ | CGetRQ) -> None:
         self.session = session
@@ -70,6 +70,7 @@ class Retrieval:
         """Why nothing more is sent to the destination; "" while it answers."""
         self.contents = Contents()
         """What has been announced to the audit log."""
+        self._beginning: audit.Started | None = None
         self._pending_at = 0.0
         receiver = session.caller if isinstance(rq, CGetRQ) else readable(rq.move_destination)
         self._receiver = session.services.engine.metrics.peer(receiver)
@@ -108,13 +109,25 @@ class Retrieval:
             self.session.services.engine.flow.sent(sent_bytes)
         self.send_pending()
 
-    async def announce(self, batch: Iterable[Instance]) -> None:
-        """Records durably, before they are sent, that instances of these studies leave. Raises AuditUnavailable."""
-        if audit.is_on() and (fresh := self.contents.add(batch)):
-            await self.session.services.engine.audit_trail.sending(self._act, self.contents, fresh)
+    def announce(self, batch: Iterable[Instance]) -> None:
+        """Begins to record that these instances will leave, in a thread that then calls `audit.flush`; `cleared` waits.
 
-    def record(self) -> None:
-        """Records what has been sent. Call it at the end, however it ended."""
+        Raises AuditUnavailable.
+        """
+        if audit.is_on() and (fresh := self.contents.add(batch)):
+            trail = self.session.services.engine.audit_trail
+            self._beginning = trail.start_sending(self._act, self.contents, fresh)
+
+    async def cleared(self) -> None:
+        """Waits until the beginning is on the disk. No byte of an instance leaves before. Raises AuditUnavailable."""
+        await audit.durable(self._beginning)
+
+    def __enter__(self) -> Retrieval:
+        self.session.services.engine.audit_trail.open(self.contents)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Records what has been sent, however it ended."""
         outcome = Outcome.SUCCESS
         if self.remaining:
             outcome = Outcome.SERIOUS
@@ -209,6 +222,10 @@ def _response_type(rq: CMoveRQ | CGetRQ) -> type[CMoveRSP] | type[CGetRSP]:
     return CMoveRSP if isinstance(rq, CMoveRQ) else CGetRSP
 
 
+def _service_of(rq: CMoveRQ | CGetRQ) -> Service:
+    return Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET
+
+
 def _refuse(
     session: Session,
     context_id: int,
@@ -246,31 +263,23 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
         _refuse(session, presentation_context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
         return
     retrieval = Retrieval(session, presentation_context_id, rq)
-    selected = await _select(retrieval, identifier)
-    if selected is None:
-        return
-    selection, pin = selected
     originator = Originator(session.calling_ae_title, rq.message_id, rq.priority)
     opened: AbstractAsyncContextManager[Sender]
     if peer.has_address or services.open_web_peer is None:
         opened = nullcontext(Destination(services, peer, retrieval, originator, rq.move_destination))
     else:
         opened = services.open_web_peer(services, peer, retrieval)
-    with selection, pin:
-        try:
-            async with opened as destination:
-                async for batch in _batches(retrieval, selection):
-                    await destination.send(batch)
-        except ConfigError as error:
-            logger.error("move destination has no credentials", destination=peer.aet, error=str(error))
-            _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, str(error))
-            return
-        except AuditUnavailable as error:
-            _refuse(session, presentation_context_id, rq, status_of(error, Service.MOVE), str(error))
-            return
-        finally:
-            retrieval.record()
-    retrieval.finish()
+
+    async def send(batches: AsyncIterator[list[Instance]]) -> None:
+        async with opened as destination:
+            async for batch in batches:
+                await destination.send(batch)
+
+    try:
+        await _retrieve(retrieval, identifier, send)
+    except ConfigError as error:
+        logger.error("move destination has no credentials", destination=peer.aet, error=str(error))
+        _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, str(error))
 
 
 async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identifier: bytes) -> None:
@@ -279,19 +288,30 @@ async def get(session: Session, presentation_context_id: int, rq: CGetRQ, identi
     if not _is_permitted(session, presentation_context_id, rq):
         return
     retrieval = Retrieval(session, presentation_context_id, rq)
-    selected = await _select(retrieval, identifier)
-    if selected is None:
-        return
-    selection, pin = selected
-    with selection, pin:
-        try:
-            async for batch in _batches(retrieval, selection):
-                await _get_batch(retrieval, batch)
-        except AuditUnavailable as error:
-            _refuse(session, presentation_context_id, rq, status_of(error, Service.GET), str(error))
+
+    async def send(batches: AsyncIterator[list[Instance]]) -> None:
+        async for batch in batches:
+            await _get_batch(retrieval, batch)
+
+    await _retrieve(retrieval, identifier, send)
+
+
+async def _retrieve(
+    retrieval: Retrieval, identifier: bytes, send: Callable[[AsyncIterator[list[Instance]]], Awaitable[None]]
+) -> None:
+    """Selects, sends and records what the identifier names, and answers. Raises what `send` does."""
+    session, rq = retrieval.session, retrieval.rq
+    with retrieval:
+        selected = await _select(retrieval, identifier)
+        if selected is None:
             return
-        finally:
-            retrieval.record()
+        selection, pin = selected
+        with selection, pin:
+            try:
+                await send(_batches(retrieval, selection))
+            except AuditUnavailable as error:
+                _refuse(session, retrieval.context_id, rq, status_of(error, _service_of(rq)), str(error))
+                return
     retrieval.finish()
 
 
@@ -308,6 +328,7 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         fragment=session.fragment,
         window=max(session.accepted.operations_invoked_max or 1, 1),
         response_timeout_s=session.settings.timeout_s,
+        cleared=retrieval.cleared,
         preferred=session.settings.transfer_syntaxes,
         coercer=Coercer(session.archive, session.config, session.calling_ae_title),
     )
@@ -329,13 +350,18 @@ def _is_permitted(session: Session, presentation_context_id: int, rq: CMoveRQ | 
 async def _batches(retrieval: Retrieval, selection: Selection) -> AsyncIterator[list[Instance]]:
     """The batches of a selection, until the retrieval is cancelled. Raises AuditUnavailable."""
     batches = selection.batches()
-    batch = next(batches, None)  # the first one is in memory
+
+    def following() -> list[Instance] | None:
+        batch = next(batches, None)
+        retrieval.announce(batch or ())
+        return batch
+
+    batch = next(batches, None)  # it is in memory, and announced
     while batch is not None and not retrieval.cancelled:
-        await retrieval.announce(batch)
         yield batch
         if selection.is_one_batch:
             return  # as nearly all are: a thread need not say so
-        batch = await retrieval.session.services.pools.index.run(lambda: next(batches, None))
+        batch = await retrieval.session.services.pools.index.run(following, then=audit.flush)
 
 
 async def _may_receive(session: Session, move_destination: str, view: View, query: Query) -> bool:
@@ -362,8 +388,12 @@ async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, P
     archive, pool = session.archive, session.services.pools.index
 
     def gather() -> Pin | None:
+        if selection.gather():
+            return None
         # Pin in the same call as the last batch: the instances may be deleted at any time.
-        return None if selection.gather() else archive.retrieval.pin(selection.segment_ids)
+        pin = archive.retrieval.pin(selection.segment_ids)
+        retrieval.announce(selection.first)
+        return pin
 
     try:
         query = retrieval_query(session.contexts[retrieval.context_id], identifier)
@@ -377,11 +407,11 @@ async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, P
             _refuse(session, retrieval.context_id, rq, RetrieveStatus.MOVE_DESTINATION_UNKNOWN)
             return None
         selection = view.select(query)
-        while (pin := await pool.run(gather)) is None and not retrieval.cancelled:
+        while (pin := await pool.run(gather, then=audit.flush)) is None and not retrieval.cancelled:
             retrieval.total = len(selection)
             retrieval.send_pending()
     except EngineError as error:
-        code = status_of(error, Service.MOVE if isinstance(rq, CMoveRQ) else Service.GET)
+        code = status_of(error, _service_of(rq))
         logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=str(error))
         offending = error.offending_elements if isinstance(error, QueryError) else ()
         _refuse(session, retrieval.context_id, rq, code, str(error), offending)

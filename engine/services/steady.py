@@ -83,9 +83,11 @@ class SteadySender:
         coercer: Coercer | None,
         reads: ThreadPool,
         drained: Callable[[], Awaitable[None]],
+        cleared: Callable[[], Awaitable[None]],
     ) -> None:
         """`fragment` in bytes; `window` ≥ 1 outstanding responses; `timeout_s`: how long a peer may be silent;
-        `drained` waits until the kernel has everything that was sent, and raises AssociationFailed."""
+        `drained` waits until the kernel has everything that was sent, and raises AssociationFailed; `cleared` waits
+        until the first instance may be sent, and raises AuditUnavailable."""
         self._retrieval = archive.retrieval
         self._connection = connection
         self._responses = responses
@@ -98,6 +100,8 @@ class SteadySender:
         self._coercer = coercer
         self._reads = reads
         self._drained = drained
+        self._cleared = cleared
+        self._is_cleared = False
         self._loop = asyncio.get_running_loop()
         self._batch: StoreBatch | None = None
         self._batch_frames: list[Frame] = []
@@ -128,7 +132,7 @@ class SteadySender:
         """Sends from `source` up to the first instance that needs more; all sent ones have responses then.
 
         Yields results as they come, many at a time. Raises AssociationFailed when the association is lost; `unanswered`
-        then gets the instances that may or may not have arrived.
+        then gets the instances that may or may not have arrived; or AuditUnavailable, before anything was sent.
         """
         self._may_continue = True
         while self._may_continue:
@@ -150,6 +154,8 @@ class SteadySender:
         try:
             # The first one is on its way while the others are added.
             more = self._add_from(batch, source, originator, FIRST_ADDED)
+            if not self._is_cleared:
+                await self._clear(batch)
             batch.advance()
             while not self._is_over(batch, more):
                 more = more and self._add_from(batch, source, originator, batch.room)
@@ -185,6 +191,14 @@ class SteadySender:
         self._wake()
 
     # -- inside ---------------------------------------------------------------------------------
+
+    async def _clear(self, batch: StoreBatch) -> None:
+        """Reads the first instance, and waits until it may be sent."""
+        window, batch.window = batch.window, 0
+        batch.advance()
+        await self._cleared()
+        batch.window = window
+        self._is_cleared = True
 
     def _begin(self, source: InstanceQueue, is_wanted: Callable[[], bool]) -> StoreBatch | None:
         """Makes a batch with frames for the next instance; None if memory is short or the association has one."""

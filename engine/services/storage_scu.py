@@ -25,7 +25,7 @@ from engine import log
 from engine.archive.transcoding import transcode
 from engine.dimse.assembly import Frame, p_data_tf
 from engine.dimse.messages import CStoreRQ
-from engine.errors import AssociationFailed, CorruptRecord, EngineError, LocalProtocolError
+from engine.errors import AssociationFailed, AuditUnavailable, CorruptRecord, EngineError, LocalProtocolError
 from engine.index.format.types import Instance
 from engine.runtime.pools import ThreadPool
 from engine.runtime.retrieval_budget import PIECE_SHARE, WHOLE_SHARE, RetrievalBudget
@@ -113,10 +113,13 @@ class InstanceSender:
         fragment: int,
         window: int,
         response_timeout_s: float,
+        cleared: Callable[[], Awaitable[None]],
         preferred: tuple[str, ...] = (),
         coercer: Coercer | None = None,
     ) -> None:
-        """`contexts`: uses those on which we are SCU; `fragment` in bytes; `window` ≥ 1 outstanding responses."""
+        """`contexts`: uses those on which we are SCU; `fragment` in bytes; `window` ≥ 1 outstanding responses;
+        `cleared` waits until an instance may be sent, and raises AuditUnavailable: it is read meanwhile."""
+        self._cleared = cleared
         self._budget = budget
         self._reads = reads
         self._coercer = coercer
@@ -150,6 +153,7 @@ class InstanceSender:
             coercer=coercer,
             reads=reads,
             drained=self._drained,
+            cleared=cleared,
         )
 
     async def send_all(
@@ -158,7 +162,7 @@ class InstanceSender:
         """Sends the instances of `source` in order, as long as `is_wanted`; yields their results.
 
         An instance that cannot be sent (no context, corrupt, not decodable) has a result with the error, and the next
-        one follows. Raises AssociationFailed when the association is lost.
+        one follows. Raises AssociationFailed when the association is lost, or AuditUnavailable.
         """
         one_by_one = 1
         try:
@@ -191,10 +195,11 @@ class InstanceSender:
                 ready = self._ahead = await self._prepare(instance, originator)
                 while len(outstanding) >= self._window:
                     yield await self._answer()
+                await self._cleared()
                 if not is_wanted():
                     break
                 await self._transmit(ready)
-            except AssociationFailed:
+            except (AssociationFailed, AuditUnavailable):
                 raise
             except EngineError as error:
                 self._forget_ahead()

@@ -150,6 +150,9 @@ class _Results:
         """Instances that the peer has accepted."""
         return self._report.sent
 
+    async def cleared(self) -> None:
+        """Returns at once: who sends has recorded the beginning before."""
+
     def note(self, results: Sequence[SendResult]) -> None:
         """Counts results."""
         for result in results:

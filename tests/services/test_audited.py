@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import errno
+import threading
 from pathlib import Path
 
+import pytest
+
 from engine import audit
+from engine.audit import recorder
 from engine.config import Config
 from engine.config import Peer as KnownPeer
+from engine.exchange.stow import stow_destination
+from engine.services.steady import FRAGMENT_BYTES_MIN
 from tests import peer, samples
-from tests.audit.recording import events, recording
+from tests.audit.recording import events, recording, wait_until
 from tests.faulty_files import FaultyFiles
-from tests.peer import CT, STUDY_ROOT_FIND, Message
+from tests.peer import CT, STUDY_ROOT_FIND, Listener, Message
 from tests.services.serving import LIMITS, Serving, serve
+from tests.services.test_retrieve_scp import move
 from tests.services.test_storage_scu import answers, fill, get
+from tests.web.stow_sink import stow_sink
 
 STUDY_UID = f"{samples.ROOT}.1"
 FIND = (7, STUDY_ROOT_FIND, [peer.IMPLICIT])
@@ -75,6 +83,66 @@ def test_the_beginning_is_on_the_disk_before_the_first_byte_leaves(tmp_path: Pat
     assert "sending" in sent[0][0]
     assert [event["kind"] for event in events(data)][-1] == "sent"
     assert events(data)[-1]["outcome"] == audit.Outcome.SERIOUS
+
+
+def count_instances(listener: Listener, came: list[str]) -> None:
+    """A destination that notes what reaches it."""
+    while True:
+        try:
+            caller = listener.accept()
+        except OSError:
+            return
+        with caller:
+            caller.accept()
+            while (kind := caller.next_type()) == peer.P_DATA:
+                command = caller.expect_message().command
+                came.append(peer.text(command, peer.SOP_INSTANCE))
+                caller.send(peer.message(1, peer.c_store_rsp(command)))
+            if kind == peer.RELEASE_RQ:
+                caller.expect(peer.RELEASE_RQ)
+                caller.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
+
+
+def test_nothing_leaves_while_the_beginning_is_not_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sync of the beginning fails, while the first instances are read: in each way in which they are sent."""
+    monkeypatch.setattr(recorder, "RETRY_S", 0.01)
+    data, files = tmp_path / "data", FaultyFiles()
+    came: list[str] = []
+    with Listener() as listener, stow_sink() as web:
+        peers = (
+            KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port),
+            KnownPeer(aet="WIDE", host="127.0.0.1", port=listener.port, store_associations=2),
+            KnownPeer(aet="WEB", url=web.url),
+        )
+
+        def script(serving: Serving) -> None:
+            serving.services.open_web_peer = stow_destination
+            fill(serving, [1000, 1000, 1000])
+            for destination in ("", "small", "SINK", "WIDE", "WEB"):
+                wait_until(lambda: not audit.snapshot()["failure"])
+                files.fail("fdatasync", errno.EIO)
+                with serving.call() as asker:
+                    if destination in ("", "small"):  # small PDUs: one by one, and not in batches
+                        get(asker, maximum_length=FRAGMENT_BYTES_MIN // 2 if destination else 16384)
+                        arrived, final = answers(asker)
+                        came.extend(arrived)
+                        asker.release()
+                    else:
+                        final = move(asker, destination)
+                assert (destination, final.status()) == (destination, 0xA702)
+                assert (destination, came, list(web.received)) == (destination, [], [])
+            wait_until(lambda: not audit.snapshot()["failure"])
+            with serving.call() as asker:
+                get(asker)
+                assert answers(asker)[1].status() == 0
+                asker.release()
+            listener.close()
+
+        playing = threading.Thread(target=count_instances, args=(listener, came), daemon=True)
+        playing.start()
+        with recording(data, files=files):
+            serve(data, script, config=Config(data=data, limits=LIMITS, peers=peers))
+        playing.join(60)
 
 
 def test_with_a_full_audit_disk_reading_is_refused_and_storing_goes_on(tmp_path: Path) -> None:
