@@ -16,6 +16,7 @@ from libc.stdlib cimport free, malloc
 cdef extern from "<fcntl.h>" nogil:
     int c_sync_file_range "sync_file_range"(int fd, int64_t offset, int64_t length, unsigned int flags)
     int c_fallocate "fallocate"(int fd, int mode, int64_t offset, int64_t length)
+    int FALLOC_FL_KEEP_SIZE
     unsigned int SYNC_FILE_RANGE_WRITE
 
 cdef extern from "<unistd.h>" nogil:
@@ -79,14 +80,15 @@ def start_write_back(int fd, int64_t offset, int64_t length):
         _raise(number)
 
 
-def allocate(int fd, int64_t offset, int64_t length):
-    """Reserve disk blocks that read as zeros, and grow the file to hold them (fallocate, mode 0)."""
+def allocate(int fd, int64_t offset, int64_t length, bint keep_size=False):
+    """Reserve disk blocks that read as zeros, and grow the file to hold them unless `keep_size` (fallocate)."""
     cdef int result
+    cdef int mode = FALLOC_FL_KEEP_SIZE if keep_size else 0
     cdef int number = 0
     with nogil:
-        result = c_fallocate(fd, 0, offset, length)
+        result = c_fallocate(fd, mode, offset, length)
         while result != 0 and errno == EINTR:
-            result = c_fallocate(fd, 0, offset, length)
+            result = c_fallocate(fd, mode, offset, length)
         if result != 0:
             number = errno
     if result != 0:

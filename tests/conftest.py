@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import threading
 
 import pytest
@@ -19,6 +20,11 @@ settings.load_profile("filmroom")
 
 # Only tests of HTTP enable it: it costs memory and time at each start, and a fixed port.
 os.environ.setdefault("FILMROOM_HTTP_ENABLED", "false")
+
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and every process that a test starts inherits it.
+if threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _is_idle(association: Association) -> bool:

@@ -238,6 +238,10 @@ class FaultyFiles(Files):
         self._enter("allocate")
         super().allocate(fd, offset, length)
 
+    def keep_room(self, fd: int, offset: int, length: int) -> None:
+        self._enter("keep_room")
+        super().keep_room(fd, offset, length)
+
     def write_zeros(self, path: str, offset: int, length: int) -> None:
         self._enter("write_zeros")
         super().write_zeros(path, offset, length)
@@ -815,6 +819,9 @@ class SimulatedDisk(Files):
             raise StorageFull("fallocate: simulated")
         if offset + length > file.size():
             self._truncate(file, offset + length)
+
+    def keep_room(self, fd: int, offset: int, length: int) -> None:
+        self.enter("keep_room", self.name_of(self._use(fd)))
 
     def write_zeros(self, path: str, offset: int, length: int) -> None:
         self.enter("write_zeros", self._key(path))

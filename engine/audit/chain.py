@@ -43,6 +43,8 @@ FILE_BYTES_MAX: Final = 16 << 20
 FILE_AGE_S_MAX: Final = 30 * 86400.0
 """A file is closed after so long, so that pruning can remove it when all of its events are old."""
 CHAINS_MAX: Final = 100_000
+ROOM_BYTES: Final = 256 << 10
+"""A chain reserves this much of the disk ahead, so that some hundred disclosures are recorded when it is full."""
 TAIL_BYTES: Final = 256 << 10
 """The last lines of a file are within this: a record is shorter (`event.TEXT_MAX`)."""
 
@@ -130,6 +132,8 @@ class ChainWriter:
         self._files = files
         self._fd = -1
         self._length = 0
+        self._room_end = 0
+        """Up to where blocks are reserved."""
         self._opened_s = 0.0
         self.cut_bytes = 0
         """Bytes of an unfinished record that were cut off."""
@@ -148,6 +152,7 @@ class ChainWriter:
         """Writes records; they are durable after `sync`."""
         if self._fd < 0 or self._length >= FILE_BYTES_MAX or time.monotonic() - self._opened_s > FILE_AGE_S_MAX:
             self._begin_file()
+        self._keep_room()
         number, before = self._head.number, self._head.hash
         lines: list[bytes] = []
         for fields in records:
@@ -185,10 +190,20 @@ class ChainWriter:
             return  # this process keeps the lock, so that only a later one could take it
         self.close()
 
+    def _keep_room(self) -> None:
+        if self._room_end - self._length >= ROOM_BYTES // 2:
+            return
+        try:
+            self._files.keep_room(self._fd, self._length, ROOM_BYTES)
+        except StorageError:
+            return  # what was reserved before is still there; the next record tries again
+        self._room_end = self._length + ROOM_BYTES
+
     def _take_back(self) -> None:
         """Cuts off what a failed write has left."""
         try:
             self._files.truncate(self._fd, self._length)
+            self._room_end = self._length
         except StorageError as error:
             raise StorageFailed(f"the audit log cannot be continued: {error}") from error
 
@@ -204,6 +219,7 @@ class ChainWriter:
             raise_write_error(error, f"open {path}")
         self._files.sync_directory(str(self._folder))
         self._length, self._opened_s = self._files.size(self._fd), time.monotonic()
+        self._room_end = self._length
 
     # -- taking a chain -----------------------------------------------------------------------------
 
@@ -244,7 +260,7 @@ class ChainWriter:
             return None
         if self.cut_bytes:
             self._files.truncate(self._fd, length - self.cut_bytes)
-        self._length = length - self.cut_bytes
+        self._room_end = self._length = length - self.cut_bytes
         lines = tail[: len(tail) - self.cut_bytes].split(b"\n")[:-1]
         if not _follow(lines[-2:]) or (not lines and first_number(paths[-1]) != head.number + 1):
             self._leave()

@@ -218,6 +218,14 @@ class Files:
             if self.size(fd) < offset + length:
                 self.truncate(fd, offset + length)
 
+    def keep_room(self, fd: int, offset: int, length: int) -> None:
+        """Reserves blocks behind a file's end, which stays where it is. Does nothing where that is not supported."""
+        try:
+            disk.allocate(fd, offset, length, keep_size=True)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise_write_error(error, "fallocate")
+
     def write_zeros(self, path: str, offset: int, length: int) -> None:
         """Writes zeros over allocated blocks, past the page cache, and waits until the disk has them.
 
