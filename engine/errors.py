@@ -347,6 +347,22 @@ class BackupError(EngineError):
     """A backup cannot be taken, read or restored; the message says why."""
 
 
+class StoreRefused(StoreUnreachable):
+    """The object store answers, and does not let us in: wrong credentials, no permission, no such bucket."""
+
+
+class ObjectMissing(StorageError):
+    """The object store has no object of this key."""
+
+
+class ObjectExists(StorageError):
+    """An object of this key is there already, and was not replaced."""
+
+
+class ObjectWrong(StorageError):
+    """An object is not what was written under its key, or has a format that this version does not know."""
+
+
 class ReplicationFailed(EngineError):
     """A replica cannot be updated: it is unreachable, refuses, or has diverged; the message says which."""
 

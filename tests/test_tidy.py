@@ -57,13 +57,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dicom": LEAVES,
     "storage": LEAVES,
     "keys": LEAVES | {"storage"},
+    "objects": LEAVES | {"storage", "keys"},
     "ul": LEAVES | {"dicom"},
     "hl7": LEAVES,
     "journal": LEAVES | {"storage"},
     "mapping": LEAVES | {"hl7", "orders", "dicom"},
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
-    "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "orders", "storage", "dicom"},
+    "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "objects", "orders", "storage", "dicom"},
     "orders": LEAVES | {"access", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
@@ -85,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"accounts", "audit", "exchange", "viewer", "certificates", "reports", "orders"},
+    | {"accounts", "audit", "exchange", "objects", "viewer", "certificates", "reports", "orders"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

@@ -49,6 +49,7 @@ COMMANDS = {
     "restore": "Restore an archive from a backup.",
     "replicate": "Keep a replica up to date; with --listen, receive one.",
     "promote": "Turn a replica into an archive of its own.",
+    "object-store": "Check the object store that keeps a copy of the archive.",
     "scrub": "Verify all stored bytes and list damage.",
     "quarantine": "List quarantined instances; compare, export, readmit or drop them.",
     "commitments": "List undelivered storage commitment reports; retry or drop them.",

@@ -38,6 +38,7 @@ from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
+from engine.objects.settings import ObjectStore
 from engine.orders.settings import Station, Worklist
 from engine.runtime.settings import Limits
 from engine.services.settings import Coercion, Queries, Tls
@@ -116,6 +117,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     compaction: Compaction = Compaction()
     encryption: Encryption = Encryption()
     scrub: Scrub = Scrub()
+    object_store: ObjectStore = ObjectStore()
     reindex: Reindex = Reindex()
     quarantine: Annotated[Quarantine, FIXED] = Quarantine()
     commitment: Commitment = Commitment()
