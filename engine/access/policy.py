@@ -1,6 +1,7 @@
 """The access rules of the configuration, for peers, users, shares and open HTTP.
 
-    [[peer]] may = [...]            store, query, retrieve; destination: receive instances that another peer requests
+    [[peer]] may = [...]            store, query, retrieve, worklist; destination: receive instances that another peer
+                                    requests
     [[peer]] destinations = [...]   where it may have instances sent; unset: to every destination
     [[peer]] role = "..."           narrows what it may do, and which studies it sees, to those of a role
     [[peer]] tls, certificates, networks    the connection that it must come on
@@ -57,6 +58,7 @@ _PERMISSIONS: dict[Action, Permission] = {
     Action.QUERY: "query",
     Action.RETRIEVE: "retrieve",
     Action.SEND: "retrieve",
+    Action.WORKLIST: "worklist",
 }
 
 _UNKNOWN = "no [[peer]] has this aet: add one, or see `filmroom config explain accept_unknown_peers`"

@@ -27,6 +27,8 @@ class Action(Enum):
     """See the trash, and restore from it."""
     EMPTY = auto()
     """Empty the trash: delete for good."""
+    WORKLIST = auto()
+    """See worklists, and report performed procedure steps (MPPS)."""
     CORRECT = auto()
     """Correct patients, studies or series, and undo corrections."""
     HOLD = auto()

@@ -17,7 +17,7 @@ from engine.titles import check_title
 Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
 CertificateName = Annotated[str, Meta(pattern=r"^(sha256:[0-9A-Fa-f:]{64,95}|san:[^\s]+|cn:.+)$", max_length=300)]
 
-Permission = Literal["store", "query", "retrieve", "destination"]
+Permission = Literal["store", "query", "retrieve", "worklist", "destination"]
 
 
 class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,9 +74,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     networks: tuple[Network, ...] = ()
     """Addresses and networks that it may come from, with TLS or without. Unset: any."""
 
-    may: tuple[Permission, ...] = ("store", "query", "retrieve", "destination")
-    """Its permissions: store instances here, query, retrieve, receive instances that another peer requests. Without
-    host, port and url the default leaves destination out."""
+    may: tuple[Permission, ...] = ("store", "query", "retrieve", "worklist", "destination")
+    """Its permissions: store instances here, query, retrieve, see worklists and report performed steps (worklist),
+    receive instances that another peer requests. Without host, port and url the default leaves destination out."""
 
     role: Annotated[str, Meta(max_length=64)] = ""
     """A role that narrows what it may do, and the studies that it sees, retrieves and receives. In the rules of that

@@ -67,21 +67,24 @@ class Identifier:
         return value if isinstance(value, list) else []
 
 
-def decode_identifier(data: Buffer, transfer_syntax: TransferSyntax) -> Identifier:
+def decode_identifier(
+    data: Buffer, transfer_syntax: TransferSyntax, *, element_count_max: int = ELEMENT_COUNT_MAX
+) -> Identifier:
     """Reads a whole data set into values. Raises DataSetError."""
     view = memoryview(inflate(data, INFLATED_BYTES_MAX, "identifier") if transfer_syntax.deflated else data)
     encoding = elements.encoding_of(view, transfer_syntax)
-    return _Decoder(view).data_set(0, len(view), encoding, b"", 0)
+    return _Decoder(view, element_count_max).data_set(0, len(view), encoding, b"", 0)
 
 
 class _Decoder:
     """Decodes one identifier, and counts its elements."""
 
-    __slots__ = ("_count", "_view")
+    __slots__ = ("_count", "_count_max", "_view")
 
-    def __init__(self, view: memoryview) -> None:
+    def __init__(self, view: memoryview, count_max: int) -> None:
         self._view = view
         self._count = 0
+        self._count_max = count_max
 
     def data_set(self, start: int, end: int, encoding: int, character_set: bytes, depth: int) -> Identifier:
         """The identifier, or an item in it."""
@@ -118,8 +121,8 @@ class _Decoder:
 
     def _count_element(self) -> None:
         self._count += 1
-        if self._count > ELEMENT_COUNT_MAX:
-            raise DataSetError(f"the identifier has more than {ELEMENT_COUNT_MAX} elements")
+        if self._count > self._count_max:
+            raise DataSetError(f"the identifier has more than {self._count_max} elements")
 
 
 def _value(raw: memoryview, vr: str, encoding: int) -> bytes:

@@ -46,6 +46,7 @@ class Element(IntEnum):
     AffectedSOPInstanceUID = 0x1000
     RequestedSOPInstanceUID = 0x1001
     EventTypeID = 0x1002
+    AttributeIdentifierList = 0x1005
     ActionTypeID = 0x1008
     NumberOfRemainingSuboperations = 0x1020
     NumberOfCompletedSuboperations = 0x1021

@@ -77,6 +77,8 @@ _FIELDS: Final[Mapping[str, tuple[Element, _Form]]] = {
     "has_data_set": (Element.CommandDataSetType, _Form.DATA_SET),
     "error_comment": (Element.ErrorComment, _Form.COMMENT),
     "offending_elements": (Element.OffendingElement, _Form.TAGS),
+    "error_id": (Element.ErrorID, _Form.UINT16),
+    "attribute_identifier_list": (Element.AttributeIdentifierList, _Form.TAGS),
 }
 
 _ALWAYS_REQUIRED: Final = frozenset({"message_id", "message_id_being_responded_to", "status"})

@@ -37,7 +37,10 @@ class CommandField(IntEnum):
     C_MOVE_RQ = 0x0021
     C_ECHO_RQ = 0x0030
     N_EVENT_REPORT_RQ = 0x0100
+    N_GET_RQ = 0x0110
+    N_SET_RQ = 0x0120
     N_ACTION_RQ = 0x0130
+    N_CREATE_RQ = 0x0140
     C_CANCEL_RQ = 0x0FFF
     C_STORE_RSP = 0x8001
     C_GET_RSP = 0x8010
@@ -45,7 +48,10 @@ class CommandField(IntEnum):
     C_MOVE_RSP = 0x8021
     C_ECHO_RSP = 0x8030
     N_EVENT_REPORT_RSP = 0x8100
+    N_GET_RSP = 0x8110
+    N_SET_RSP = 0x8120
     N_ACTION_RSP = 0x8130
+    N_CREATE_RSP = 0x8140
 
 
 class Priority(IntEnum):
@@ -155,6 +161,37 @@ class NEventReportRQ(_Encodable):
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
     event_type_id: int
+    has_data_set: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NGetRQ(_Encodable):
+    """N-GET-RQ (PS3.7 10.3.2.1)."""
+
+    message_id: int
+    requested_sop_class_uid: str
+    requested_sop_instance_uid: str
+    attribute_identifier_list: tuple[int, ...] = ()
+    """The tags that are asked for; none: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class NSetRQ(_Encodable):
+    """N-SET-RQ (PS3.7 10.3.3.1); has a data set."""
+
+    message_id: int
+    requested_sop_class_uid: str
+    requested_sop_instance_uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class NCreateRQ(_Encodable):
+    """N-CREATE-RQ (PS3.7 10.3.5.1)."""
+
+    message_id: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str = ""
+    """Empty: the receiver makes one."""
     has_data_set: bool = False
 
 
@@ -278,8 +315,64 @@ class NEventReportRSP(_Encodable):
     error_comment: str = ""
 
 
-Request: TypeAlias = CEchoRQ | CStoreRQ | CFindRQ | CGetRQ | CMoveRQ | CCancelRQ | NActionRQ | NEventReportRQ
-Response: TypeAlias = CEchoRSP | CStoreRSP | CFindRSP | CGetRSP | CMoveRSP | NActionRSP | NEventReportRSP
+@dataclass(frozen=True, slots=True)
+class NGetRSP(_Encodable):
+    """N-GET-RSP (PS3.7 10.3.2.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    status: int = 0
+    has_data_set: bool = False
+    error_comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NSetRSP(_Encodable):
+    """N-SET-RSP (PS3.7 10.3.3.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    status: int = 0
+    has_data_set: bool = False
+    error_comment: str = ""
+    error_id: int | None = None
+    attribute_identifier_list: tuple[int, ...] = ()
+    """The tags at fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class NCreateRSP(_Encodable):
+    """N-CREATE-RSP (PS3.7 10.3.5.2)."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    status: int = 0
+    has_data_set: bool = False
+    error_comment: str = ""
+    error_id: int | None = None
+    attribute_identifier_list: tuple[int, ...] = ()
+    """The tags at fault."""
+
+
+Request: TypeAlias = (
+    CEchoRQ
+    | CStoreRQ
+    | CFindRQ
+    | CGetRQ
+    | CMoveRQ
+    | CCancelRQ
+    | NActionRQ
+    | NEventReportRQ
+    | NGetRQ
+    | NSetRQ
+    | NCreateRQ
+)
+Response: TypeAlias = (
+    CEchoRSP | CStoreRSP | CFindRSP | CGetRSP | CMoveRSP | NActionRSP | NEventReportRSP | NGetRSP | NSetRSP | NCreateRSP
+)
 Message: TypeAlias = Request | Response
 
 # The message class of each command, and whether it has a data set.
@@ -290,7 +383,10 @@ _MESSAGES: Final[Mapping[CommandField, tuple[type[Message], DataSet]]] = {
     CommandField.C_MOVE_RQ: (CMoveRQ, DataSet.ALWAYS),
     CommandField.C_ECHO_RQ: (CEchoRQ, DataSet.NEVER),
     CommandField.N_EVENT_REPORT_RQ: (NEventReportRQ, DataSet.SOMETIMES),
+    CommandField.N_GET_RQ: (NGetRQ, DataSet.NEVER),
+    CommandField.N_SET_RQ: (NSetRQ, DataSet.ALWAYS),
     CommandField.N_ACTION_RQ: (NActionRQ, DataSet.SOMETIMES),
+    CommandField.N_CREATE_RQ: (NCreateRQ, DataSet.SOMETIMES),
     CommandField.C_CANCEL_RQ: (CCancelRQ, DataSet.NEVER),
     CommandField.C_STORE_RSP: (CStoreRSP, DataSet.NEVER),
     CommandField.C_GET_RSP: (CGetRSP, DataSet.SOMETIMES),
@@ -298,7 +394,10 @@ _MESSAGES: Final[Mapping[CommandField, tuple[type[Message], DataSet]]] = {
     CommandField.C_MOVE_RSP: (CMoveRSP, DataSet.SOMETIMES),
     CommandField.C_ECHO_RSP: (CEchoRSP, DataSet.NEVER),
     CommandField.N_EVENT_REPORT_RSP: (NEventReportRSP, DataSet.SOMETIMES),
+    CommandField.N_GET_RSP: (NGetRSP, DataSet.SOMETIMES),
+    CommandField.N_SET_RSP: (NSetRSP, DataSet.SOMETIMES),
     CommandField.N_ACTION_RSP: (NActionRSP, DataSet.SOMETIMES),
+    CommandField.N_CREATE_RSP: (NCreateRSP, DataSet.SOMETIMES),
 }
 _CODECS: Final[dict[int, Codec]] = {
     command_field: Codec(command_field, message_class, data_set)

@@ -31,7 +31,9 @@ IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED
 STATUSES = frozenset((IN_PROGRESS, COMPLETED, DISCONTINUED))
 
 DATA_SET_BYTES_MAX = 4 << 20
-"""Of all attributes of one performed step: some twenty thousand references."""
+"""Of all attributes of one performed step: some thirty thousand references."""
+ELEMENT_COUNT_MAX = 120_000
+"""Elements and items of one performed step: three for each referenced instance."""
 
 _REQUIRED = (
     tags.PerformedProcedureStepID,
@@ -122,7 +124,7 @@ def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str
 
 def stored(row: PerformedRow) -> DataSet:
     """The attributes of a performed step."""
-    return decode_identifier(row.data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+    return decode_identifier(row.data_set, EXPLICIT_VR_LITTLE_ENDIAN, element_count_max=ELEMENT_COUNT_MAX)
 
 
 def find(reading: Reading, uid: str) -> PerformedRow | None:

@@ -142,6 +142,8 @@ USES: Final = (
             "engine.dicom.extra",
             "engine.archive.metadata",
             "engine.archive.likeness",
+            "engine.journal",
+            "engine.orders",
             "engine.archive.commitment",
             "engine.archive.lifecycle",
         ),

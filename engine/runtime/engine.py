@@ -160,6 +160,18 @@ class Engine:
                 self._orders = open_orders(self.archive, self.stations)
             return self._orders
 
+    @property
+    def opened_orders(self) -> Orders | None:
+        """The registry, if it has been opened."""
+        return self._orders
+
+    def close_orders(self) -> None:
+        """Closes the registry, if it is open."""
+        with self._opening_orders:
+            if self._orders is not None:
+                self._orders.close()
+                self._orders = None
+
     def configure(self, config: Config) -> None:
         """Replaces the configuration."""
         self.config = config
@@ -188,5 +200,4 @@ class Engine:
         self.renderer.close()
         self.pools.close()
         self.accounts.close()
-        if self._orders is not None:
-            self._orders.close()
+        self.close_orders()

@@ -2,6 +2,7 @@
 
     reads    reads stored instances, and converts them before they are sent    stalls with a disk that does not answer
     index    reads lists of instances from the index                           stalls on index pages not in memory
+    orders   writes to the registry of patients and orders                     stalls with a disk that does not sync
     slow     work of seconds: prepares a writer, opens large objects
 
 Work that waits for a dead disk fills its own pool and no other. Do not use the event loop's default executor: all calls
@@ -23,6 +24,7 @@ READ_THREADS = 8
 """Enough to keep a disk with queues busy; each thread holds what one instance takes."""
 
 INDEX_THREADS = 4
+ORDERS_THREADS = 2
 SLOW_THREADS = 2
 
 
@@ -103,10 +105,11 @@ class Pools:
     def __init__(self) -> None:
         self.reads = ThreadPool("reads", READ_THREADS)
         self.index = ThreadPool("index", INDEX_THREADS)
+        self.orders = ThreadPool("orders", ORDERS_THREADS)
         self.slow = ThreadPool("slow", SLOW_THREADS)
 
     def __iter__(self) -> Iterator[ThreadPool]:
-        return iter((self.reads, self.index, self.slow))
+        return iter((self.reads, self.index, self.orders, self.slow))
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """As plain data, for the statistics."""

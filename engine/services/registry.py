@@ -4,7 +4,10 @@
     Patient Root, Study Root,       find_scp              C-FIND, C-CANCEL
     Patient/Study Only              retrieve_scp          C-MOVE or C-GET, depending on the class; C-CANCEL
                                                           C-STORE-RSP with C-GET
+    Modality Worklist               worklist_scp          C-FIND, C-CANCEL
     Repository Query                repository_query      C-FIND, C-CANCEL
+    Modality Performed Procedure    mpps_scp              N-CREATE, N-SET; Retrieve: N-GET
+    Step, and its Retrieve
     Storage Commitment Push Model   commitment.scp        N-ACTION, N-EVENT-REPORT-RSP
     all others                      storage_scp           C-STORE, C-STORE-RSP
 
@@ -22,7 +25,7 @@ from engine.dicom.uids import name_of
 from engine.dimse.messages import CCancelRQ, Message
 from engine.dimse.status import GeneralStatus
 from engine.errors import MessageError
-from engine.services import echo_scp, find_scp, repository_query, retrieve_scp, storage_scp
+from engine.services import echo_scp, find_scp, mpps_scp, repository_query, retrieve_scp, storage_scp, worklist_scp
 from engine.services.commitment import scp as commitment_scp
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ SERVICES: Final[tuple[ServiceClass, ...]] = (
     echo_scp.SERVICE,
     find_scp.SERVICE,
     repository_query.SERVICE,
+    worklist_scp.SERVICE,
+    mpps_scp.SERVICE,
+    mpps_scp.RETRIEVE_SERVICE,
     retrieve_scp.MOVE_SERVICE,
     retrieve_scp.GET_SERVICE,
     commitment_scp.SERVICE,

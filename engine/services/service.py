@@ -6,7 +6,7 @@ To add a service, write one file that defines its `ServiceClass`, and add a row 
     SERVICE = ServiceClass(
         name="Modality Worklist",
         sop_class_uids=(uids.ModalityWorklistInformationModelFind,),
-        action=Action.QUERY,                      the permission that its negotiation needs
+        action=Action.WORKLIST,                   the permission that its negotiation needs
         requests=frozenset({CFindRQ}),            other messages on its contexts are refused
         is_cancellable=True,
         attach=operations(find, refuse),          find(session, presentation_context_id, rq, identifier), as a task

@@ -31,6 +31,7 @@ def granted(config: Config, title: str, address: str = "127.0.0.1") -> set[Actio
         (("store",), {Action.STORE, Action.COMMIT}),
         (("query",), {Action.QUERY}),
         (("retrieve",), {Action.RETRIEVE, Action.SEND}),
+        (("worklist",), {Action.WORKLIST}),
         (("destination",), set()),
     ],
 )
@@ -40,6 +41,7 @@ def test_a_peer_may_do_what_its_entry_allows_and_always_call(may: tuple[Permissi
 
 
 PEERS_ACTIONS = {Action.ASSOCIATE, Action.STORE, Action.COMMIT, Action.QUERY, Action.RETRIEVE, Action.SEND}
+PEERS_ACTIONS |= {Action.WORKLIST}
 
 
 @pytest.mark.parametrize(

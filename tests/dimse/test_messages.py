@@ -32,8 +32,14 @@ from engine.dimse.messages import (
     Message,
     NActionRQ,
     NActionRSP,
+    NCreateRQ,
+    NCreateRSP,
     NEventReportRQ,
     NEventReportRSP,
+    NGetRQ,
+    NGetRSP,
+    NSetRQ,
+    NSetRSP,
 )
 from engine.errors import LocalProtocolError, MessageError
 
@@ -41,6 +47,7 @@ EXAMPLES = settings(derandomize=True, database=None, deadline=None, max_examples
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MOVE = "1.2.840.10008.5.1.4.1.2.2.2"
+MPPS = "1.2.840.10008.3.1.2.3.3"
 UID = "1.2.826.0.1.3680043.8.498.1"
 
 SAMPLES: list[Message] = [
@@ -65,7 +72,17 @@ SAMPLES: list[Message] = [
     NActionRSP(5, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 1),
     NEventReportRQ(6, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 2, True),
     NEventReportRSP(6, "1.2.840.10008.1.20.1", "1.2.840.10008.1.20.1.1", 2, 0x0110, False, "?"),
+    NCreateRQ(7, MPPS, UID, True),
+    NCreateRQ(7, MPPS, "", True),
+    NCreateRSP(7, MPPS, UID, 0x0120, False, "missing", None, (0x00100010, 0x00400241)),
+    NSetRQ(8, MPPS, UID),
+    NSetRSP(8, MPPS, UID, 0x0110, False, "may no longer be updated", 0xA710),
+    NGetRQ(9, MPPS, UID, (0x00400252,)),
+    NGetRSP(9, MPPS, UID, 0, True),
 ]
+
+OF_STATUSES = {"ErrorComment", "OffendingElement", "ErrorID", "AttributeIdentifierList"}
+"""Elements that belong to a status (PS3.7 Annex C)."""
 
 KEYWORDS = {
     "message_id": "MessageID",
@@ -86,6 +103,7 @@ KEYWORDS = {
     "number_of_failed_suboperations": "NumberOfFailedSuboperations",
     "number_of_warning_suboperations": "NumberOfWarningSuboperations",
     "error_comment": "ErrorComment",
+    "error_id": "ErrorID",
 }
 
 
@@ -126,8 +144,9 @@ def test_pydicom_reads_what_we_write(message: Message) -> None:
         value = getattr(message, field.name)
         if field.name == "has_data_set":
             assert (data_set.CommandDataSetType != 0x0101) == value
-        elif field.name == "offending_elements":
-            offending = data_set.get("OffendingElement", [])
+        elif field.name in ("offending_elements", "attribute_identifier_list"):
+            keyword = "OffendingElement" if field.name == "offending_elements" else "AttributeIdentifierList"
+            offending = data_set.get(keyword, [])
             offending = [offending] if isinstance(offending, int) else list(offending)
             assert tuple(map(int, offending)) == value
         elif value in ("", None):
@@ -138,7 +157,7 @@ def test_pydicom_reads_what_we_write(message: Message) -> None:
 
 @sample
 def test_only_elements_of_the_standards_table_are_written(message: Message) -> None:
-    allowed = set(_COMMAND_SET_KEYWORDS[command_name(message)]) | {"ErrorComment", "OffendingElement"}
+    allowed = set(_COMMAND_SET_KEYWORDS[command_name(message)]) | OF_STATUSES
     assert {element.keyword for element in read(message.encode())} <= allowed
 
 
@@ -253,7 +272,7 @@ def changed(message: Message, element: Element, value: bytes) -> bytes:
     ("data", "status", "text"),
     [
         (b"", 0x0212, "CommandField is missing"),
-        (changed(CEchoRQ(1), Element.CommandField, b"\x10\1"), 0x0211, "unrecognized operation 0110H"),
+        (changed(CEchoRQ(1), Element.CommandField, b"\x50\1"), 0x0211, "unrecognized operation 0150H"),
         (changed(CEchoRQ(1), Element.CommandField, b"\x77\0"), 0x0211, "unrecognized operation 0077H"),
         (without(CStoreRQ(1, CT, UID), Element.MessageID), 0x0212, "MessageID is missing"),
         (without(CStoreRQ(1, CT, UID), Element.AffectedSOPInstanceUID), 0x0212, "AffectedSOPInstanceUID is missing"),
@@ -311,7 +330,7 @@ def test_mutated_commands_are_decoded_or_refused(message: Message, data: st.Data
 
 def test_an_unknown_operation_is_answered_by_its_own_response() -> None:
     values = {
-        Element.CommandField: b"\x10\1",  # N-GET-RQ
+        Element.CommandField: b"\x50\1",  # N-DELETE-RQ
         Element.MessageID: b"\x2a\0",
         Element.RequestedSOPClassUID: b"1.2.840.10008.5.1.1.16",
         Element.RequestedSOPInstanceUID: b"1.2.840.10008.5.1.1.17",
@@ -323,13 +342,13 @@ def test_an_unknown_operation_is_answered_by_its_own_response() -> None:
     answer = messages.failure_response(data, caught.value)
     assert answer is not None
     data_set = read(answer)
-    assert data_set.CommandField == 0x8110
+    assert data_set.CommandField == 0x8150
     assert data_set.MessageIDBeingRespondedTo == 42
     assert data_set.Status == 0x0211
     assert data_set.CommandDataSetType == 0x0101
     assert data_set.AffectedSOPClassUID == "1.2.840.10008.5.1.1.16"
     assert data_set.AffectedSOPInstanceUID == "1.2.840.10008.5.1.1.17"
-    assert data_set.ErrorComment == "unrecognized operation 0110H"
+    assert data_set.ErrorComment == "unrecognized operation 0150H"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvloop
@@ -118,3 +122,27 @@ def serve(
         return serving
 
     return uvloop.run(run())
+
+
+@contextmanager
+def serve_in_thread(data: Path, config: Config, prepare: Callable[[Serving], None]) -> Iterator[Serving]:
+    """Serves in a thread of its own, for the tests of a module, after `prepare`."""
+    started: queue.Queue[Serving | None] = queue.Queue()
+    is_over = threading.Event()
+
+    def script(serving: Serving) -> None:
+        prepare(serving)
+        started.put(serving)
+        is_over.wait()
+        serving.services.engine.close_orders()
+
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(serve, data, script, config=config)
+        ended.add_done_callback(lambda _: started.put(None))
+        serving = started.get()
+        try:
+            if serving is not None:
+                yield serving
+        finally:
+            is_over.set()
+            ended.result()

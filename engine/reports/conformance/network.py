@@ -25,6 +25,7 @@ _STATUSES: Final[Mapping[Action, type[IntEnum]]] = MappingProxyType(
     {
         Action.STORE: StoreStatus,
         Action.QUERY: FindStatus,
+        Action.WORKLIST: FindStatus,
         Action.RETRIEVE: RetrieveStatus,
         Action.ASSOCIATE: GeneralStatus,
         Action.COMMIT: GeneralStatus,
