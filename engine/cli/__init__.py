@@ -33,6 +33,7 @@ COMMANDS = {
     "corrections": "List merges, moves, corrections and undos.",
     "undo": "Undo a merge, a move or a correction.",
     "conflicts": "List studies whose instances disagree.",
+    "worklist": "Show and change the modality worklist; say why one is empty.",
     "retention": "Delete old studies by the configured rules.",
     "compact": "Free the space of deleted instances.",
     "audit": "Search, follow, export and verify the audit log.",

@@ -48,6 +48,7 @@ _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.StorageError, UNAVAILABLE),
     (errors.IndexError_, UNAVAILABLE),
     (errors.ViewerError, UNAVAILABLE),
+    (errors.OrdersError, UNAVAILABLE),
 )
 
 

@@ -37,6 +37,11 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "hold set": (ONE, ("--study", f"{ROOT}.1", *WHY)),
     "hold list": (LIST, ()),
     "hold release": (ONE, ("--study", f"{ROOT}.2", *WHY)),
+    "worklist add": (ONE, ("PatientID=W1", "PatientName=Doe^Jane", "AccessionNumber=W2", "Modality=CT")),
+    "worklist list": (LIST, ()),
+    "worklist import": (ONE, ("entry.wl",)),
+    "worklist cancel": (ONE, ("W1",)),
+    "worklist why": (ONE, ("CT1",)),
     "patient merge": (ONE, ("P2", "P1", *WHY)),
     "patient split": (ONE, ("P9", "--study", f"{ROOT}.3", *WHY)),
     "study move": (ONE, (f"{ROOT}.3", "P1", *WHY)),
@@ -179,6 +184,7 @@ def archive(tmp_path: Path, made_once: Path, capsys: pytest.CaptureFixture[str])
 def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "filmroom.toml").write_text(RULE)
     (tmp_path / "secret").write_text("a password that is long enough")
+    (tmp_path / "entry.wl").write_bytes(b"\x10\0\x20\0LO\2\0W3")
     samples.write(tmp_path / "files", samples.instance(1, 1, 1), samples.instance(2, 1, 1))
     samples.write(tmp_path / "roe", samples.instance(3, 1, 1, patient_name="Roe^Richard", patient_id="P2"))
     samples.write(tmp_path / "again", samples.instance(1, 1, 1, pixels=bytes(512), patient_name="Doe^Janet"))
@@ -199,6 +205,7 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["encryption", "new-key", "key"],
         ["user", "add", "ann", "--role", "radiologist"],
         ["key", "add", "ann", "first"],
+        ["worklist", "add", "PatientID=W1", "AccessionNumber=W1", "ScheduledStationAETitle=CT1"],
         ["share", "add", "--study", f"{ROOT}.1"],
         ["grant", "add", "ann", "--study", f"{ROOT}.1", *WHY],
     ):

@@ -1,0 +1,227 @@
+"""The part of `backend` for worklists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from engine.cli import backend
+from engine.config import Config
+from engine.dicom import part10, plain_values, tags, transfer_syntax
+from engine.dicom.identifier import decode_identifier
+from engine.errors import DataSetError, UpdateRefused
+
+if TYPE_CHECKING:
+    from engine.orders.entry import Entry
+    from engine.orders.registry import Orders
+    from engine.orders.values import Applied, Source
+
+FILE_BYTES_MAX = 1 << 20
+"""A file with one entry has some kilobytes."""
+
+
+@contextmanager
+def opened(config: Config) -> Iterator[Orders]:
+    """The registry of the archive."""
+    from engine.archive.hospital import open_orders
+    from engine.orders.stations import Stations
+
+    with backend.opened(config) as archive, open_orders(archive, Stations(lambda: config)) as orders:
+        yield orders
+
+
+def _source() -> Source:
+    from engine.orders.values import Source
+
+    return Source(name=backend.operator().actor)
+
+
+def add(config: Config, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Adds or changes one entry; returns its numbers. Raises UpdateRefused."""
+    from engine.orders.entry_values import order_of
+
+    update = order_of(texts)
+    with opened(config) as orders:
+        applied = orders.apply(update, _source())
+        return {**_numbers(orders, update.accession or update.filler or update.placer), **_facts(applied)}
+
+
+def _numbers(orders: Orders, number: Any) -> dict[str, Any]:
+    from engine.orders import ordering
+
+    with orders.read() as reading:
+        found = ordering.find(reading, accession=number, filler=number, placer=number)
+        if found is None:
+            return {}
+        order, row = found
+        steps = [step.scheduled_procedure_step_id for _, step in ordering.steps_of(reading, order)]
+    return {
+        "accession_number": number.value,
+        "study_instance_uid": row.procedures[0].study_instance_uid,
+        "scheduled_procedure_step_ids": steps,
+    }
+
+
+def _facts(applied: Applied) -> dict[str, Any]:
+    changes = [f"{change.kind} {change.action}" for change in applied.changes]
+    return {"changes": changes, "warnings": list(applied.warnings)}
+
+
+def import_files(config: Config, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Adds the entry in each file; yields each file, and why it was refused or ""."""
+    from engine.orders.entry_values import order_of, texts_of
+
+    with opened(config) as orders:
+        for path in paths:
+            try:
+                orders.apply(order_of(texts_of(_read(path))), _source())
+            except (DataSetError, UpdateRefused) as error:
+                yield path, str(error)
+            except OSError as error:
+                yield path, error.strerror or str(error)
+            else:
+                yield path, ""
+
+
+def _read(path: Path) -> Any:
+    """The data set of a file. Raises DataSetError, OSError."""
+    with path.open("rb") as file:
+        data = file.read(FILE_BYTES_MAX + 1)
+    if len(data) > FILE_BYTES_MAX:
+        raise DataSetError("too long for an entry of a worklist")
+    meta = part10.read_file_meta(data)
+    return decode_identifier(data[meta.data_set_offset :], transfer_syntax.of(meta.transfer_syntax_uid))
+
+
+def files_below(paths: Sequence[Path]) -> list[Path]:
+    """The files, and of folders those that end in .wl or .dcm."""
+    found: list[Path] = []
+    for path in paths:
+        inside = sorted(each for each in path.rglob("*") if each.suffix.lower() in (".wl", ".dcm"))
+        found += inside if path.is_dir() else [path]
+    return found
+
+
+def entries(config: Config, keys: Sequence[tuple[str, str]], *, all_states: bool, limit: int) -> list[dict[str, Any]]:
+    """The entries that meet the keys, by date and time. Raises QueryError."""
+    import msgspec
+
+    from engine.orders.explanation import identifier_of
+    from engine.orders.worklist import Search, question_of
+
+    settings = msgspec.structs.replace(config.worklist, limit=limit, **({"hide": ()} if all_states else {}))
+    found: list[Entry] = []
+    with opened(config) as orders:
+        search = Search(question_of(identifier_of(keys), settings))
+        while len(found) < limit:
+            with orders.read() as reading:
+                more = search.next(reading)
+            if more is None:
+                break
+            found += more
+    found = sorted(found[:limit], key=lambda each: (each.step.start_date, each.step.start_time, each.number))
+    return [_shown(entry) for entry in found]
+
+
+SHOWN = (
+    "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime", "ScheduledStationAETitle", "Modality",
+    "PatientName", "PatientID", "AccessionNumber", "RequestedProcedureDescription", "ScheduledProcedureStepID",
+    "ScheduledProcedureStepStatus", "StudyInstanceUID",
+)  # fmt: skip
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    from engine.orders.entry import ROOT, STEP
+
+    fields = {**ROOT, **STEP}
+    numbers = [tags.tag_of(keyword) or 0 for keyword in SHOWN]
+    return {
+        keyword: plain_values.value_of(tag, fields[tag](entry), tags.vr_of)
+        for keyword, tag in zip(SHOWN, numbers, strict=True)
+    }
+
+
+def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
+    """Cancels an order, or one step of it. Raises UpdateRefused."""
+    from engine.orders import ordering
+    from engine.orders.database import id_key, name_key
+    from engine.orders.values import Identifier, OrderAction, OrderUpdate, PatientUpdate, ProcedureUpdate, StepUpdate
+
+    with opened(config) as orders:
+        with orders.read() as reading:
+            tables = reading.database
+            found = reading.ids(name_key("a", accession))
+            order = reading.get(tables.orders, id_key(found[0])) if len(found) == 1 else None
+            if order is None:
+                raise UpdateRefused(f"{len(found)} orders have the accession number {accession}", "unknown-key")
+            patient = reading.get(tables.patients, id_key(order.patient))
+            steps = [row for _, row in ordering.steps_of(reading, found[0])]
+        chosen = [row for row in steps if row.scheduled_procedure_step_id == step_id]
+        if step_id and not chosen:
+            raise UpdateRefused(f"the order has no step {step_id}", "unknown-key")
+        procedures = tuple(
+            ProcedureUpdate(
+                requested_procedure_id=row.requested_procedure_id,
+                steps=(StepUpdate(scheduled_procedure_step_id=row.scheduled_procedure_step_id),),
+            )
+            for row in chosen
+        )
+        update = OrderUpdate(
+            action=OrderAction.CANCEL,
+            patient=PatientUpdate(identifiers=patient.identifiers if patient is not None else ()),
+            accession=order.accession or Identifier(accession),
+            procedures=procedures,
+        )
+        return _facts(orders.apply(update, _source()))
+
+
+def why(config: Config, ae_title: str) -> dict[str, Any]:
+    """The last query of an application entity, and what each of its keys leaves of the list."""
+    from engine.orders.explanation import explain
+    from engine.orders.stations import Stations
+
+    stations = Stations(lambda: config)
+    with opened(config) as orders, orders.read() as reading:
+        asked = reading.get(reading.database.asked, ae_title.encode())
+        keys = asked.keys if asked is not None else (("ScheduledStationAETitle", ae_title),)
+        found = explain(reading, keys, stations.settings, stations.of(ae_title))
+    last = None if asked is None else datetime.fromtimestamp(asked.time, UTC).astimezone()
+    return {
+        "aet": ae_title,
+        "asked": None if last is None else last.isoformat("T", "seconds"),
+        "host": "" if asked is None else asked.host,
+        "status": "" if asked is None else asked.status,
+        "matches_then": None if asked is None else asked.matches,
+        "matches_now": found.entries,
+        "scheduled": found.shown,
+        "without_station": found.unassigned,
+        "hidden": {state.lower(): count for state, count in found.hidden.items()},
+        "unbooked": found.unbooked,
+        "refused": _refusal(config, ae_title),
+        "keys": [
+            {
+                "keyword": effect.keyword,
+                "value": effect.value,
+                "entries": effect.entries,
+                "without_it": effect.without,
+                "others_have": [value for value, _ in effect.seen.most_common(5)],
+            }
+            for effect in found.keys
+        ],
+    }
+
+
+def _refusal(config: Config, ae_title: str) -> str:
+    """Why an application entity may see no worklist; "" if it may, as far as its title decides."""
+    from engine.access import Action, Kind, Policy, Principal
+
+    peer = config.peer(ae_title)
+    if peer is None:
+        return ""
+    address = peer.networks[0].partition("/")[0] if peer.networks else "127.0.0.1"
+    principal = Principal(Kind.PEER, peer.aet, address, frozenset(peer.certificates))
+    decision = Policy(lambda: config).allowed(principal, Action.WORKLIST)
+    return "" if decision else decision.reason
