@@ -160,6 +160,10 @@ class KeyMissing(StorageError):
     """An encrypted record whose key this process does not have: the record may be whole, so decide nothing about it."""
 
 
+class KeyDestroyed(KeyMissing):
+    """A record of a study whose key was destroyed: nobody can read it again, and it counts as deleted."""
+
+
 class KeyStoreError(StorageError):
     """The keys of an encrypted archive cannot be unlocked or changed."""
 

@@ -19,6 +19,8 @@ cdef enum:
     NONCE_BYTES = 12
     LEAST_BYTES = 44   # of an area whose meta is empty
     ENCRYPTED_FORMAT = 2
+    KIND_AT = 5
+    SHREDDED = 0xFF    # storage.record
 
 
 cdef inline uint64_t load(const uint8_t* p, int count) noexcept nogil:
@@ -52,8 +54,9 @@ def open_heads(bytes data not None, Py_ssize_t at, Py_ssize_t count, uint64_t se
     """A copy of `data` with the `count` heads from `at` on decrypted; the segment offset of the first head that is not
     authentic, if there is one.
 
-    `decrypt_of(key_id)` returns a function of nonce, ciphertext and associated data. Raises what these two raise, but
-    InvalidTag, and ValueError if the heads are cut off.
+    `decrypt_of(key_id)` returns a function of nonce, ciphertext and associated data, or None for a key that was destroyed:
+    its heads get the kind SHREDDED and stay as they are. Raises what these two raise, but InvalidTag, and ValueError if the
+    heads are cut off.
     """
     cdef Py_ssize_t size = PyBytes_GET_SIZE(data), key_bytes, area_bytes, unused, length
     cdef uint8_t* head
@@ -63,6 +66,7 @@ def open_heads(bytes data not None, Py_ssize_t at, Py_ssize_t count, uint64_t se
     cdef bytes nonce, associated, ciphertext, content
     cdef bytes opened
     cdef object decrypt = None
+    cdef bint is_known = False
     if at < 0 or size < HEADER_BYTES:
         raise ValueError("the heads are cut off")
     opened = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), size)  # nobody else has it until it is returned
@@ -82,9 +86,13 @@ def open_heads(bytes data not None, Py_ssize_t at, Py_ssize_t count, uint64_t se
         if area_bytes - unused < LEAST_BYTES:
             raise ValueError("a head is too short to be encrypted")
         area = head + HEADER_BYTES + key_bytes
-        if decrypt is None or memcmp(key_id, area, KEY_ID_BYTES) != 0:
+        if not is_known or memcmp(key_id, area, KEY_ID_BYTES) != 0:
             memcpy(key_id, area, KEY_ID_BYTES)
             decrypt = decrypt_of(PyBytes_FromStringAndSize(<char*>area, KEY_ID_BYTES))
+            is_known = True
+        if decrypt is None:
+            head[KIND_AT] = SHREDDED
+            continue
         nonce = PyBytes_FromStringAndSize(<char*>area + KEY_ID_BYTES, NONCE_BYTES)
         ciphertext = PyBytes_FromStringAndSize(<char*>area + PREFIX_BYTES, area_bytes - unused - PREFIX_BYTES)
         associated = PyBytes_FromStringAndSize(NULL, 8 + HEADER_BYTES + key_bytes + PREFIX_BYTES)

@@ -6,5 +6,5 @@ def open_heads(
     at: int,
     count: int,
     segment_id: int,
-    decrypt_of: Callable[[bytes], Callable[[bytes, bytes, bytes], bytes]],
+    decrypt_of: Callable[[bytes], Callable[[bytes, bytes, bytes], bytes] | None],
 ) -> bytes | int: ...

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +40,10 @@ from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.ingest.writer import Writer
 from engine.archive.jobs.job_files import JobFiles
 from engine.archive.keeper import Keeper, Progress
-from engine.archive.lifecycle import deletion, holds, losses, reserve_file, trash
+from engine.archive.lifecycle import deletion, holds, losses, reserve_file, shredding, trash
 from engine.archive.lifecycle.deletion import Deletion
 from engine.archive.lifecycle.losses import Loss
+from engine.archive.lifecycle.shredding import Shredded
 from engine.archive.lifecycle.trash import Settled
 from engine.archive.metadata.blob_files import BlobFiles
 from engine.archive.metadata.series_metadata import SeriesMetadata
@@ -51,7 +53,7 @@ from engine.archive.stats_history import StatsHistory
 from engine.archive.study_facts import StudyFacts, study_facts
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
-from engine.archive.unlocking import require_encryption, unlock
+from engine.archive.unlocking import let_go, require_encryption, unlock, use_study_keys
 from engine.archive.view import View
 from engine.archive.writer_watch import WriterWatch
 from engine.dicom.extra import ExtraSet
@@ -137,12 +139,13 @@ class Archive(View):
         extra_attributes: ExtraSet | None = None,
         must_encrypt: bool = False,
         elsewhere: SegmentStore | None = None,
+        study_keys: bool | None = None,
     ) -> Archive:
         """Opens `data` as "keeper", "guest", "reader" or "auto".
 
         `extra_attributes`: a keeper puts them in effect. Without them, and in other roles, the archive's own apply.
-        `must_encrypt`: refuse an archive that does not encrypt new records.
-        `elsewhere`: has sealed segments that are not on this machine.
+        `must_encrypt`: refuse an archive that does not encrypt new records. `study_keys`: whether each study that comes
+        gets a key of its own; None: as it was. `elsewhere`: has sealed segments that are not on this machine.
         Raises StorageError if there is no archive and not `create`, KeyStoreError before anything is written if it is
         encrypted and cannot be unlocked, ArchiveInUse for a second keeper.
         """
@@ -150,6 +153,8 @@ class Archive(View):
         layout = replace(unlock(layouts.open_layout(Path(data), files, create=create), files), elsewhere=elsewhere)
         if must_encrypt:
             require_encryption(layout)
+        if study_keys is not None and layout.role == layouts.ARCHIVE:
+            layout = use_study_keys(layout, files, study_keys)
         chosen = extras.choose(layout, files, extra_attributes)
         schema = Schema(chosen)
         keeper: Keeper | None = None
@@ -366,10 +371,11 @@ class Archive(View):
         reason: str,
         dry_run: bool = False,
         into_trash: bool = False,
+        must_shred: bool = False,
     ) -> Deletion:
-        """The same for given instances, as whole studies, whole series, or one by one."""
+        """The same for given instances, as whole studies, whole series, or one by one. `must_shred`: see `deletion`."""
         names = [InstanceIdentifiers.of(instance) for instance in instances]
-        work = trash.put if into_trash else deletion.delete
+        work = trash.put if into_trash else partial(deletion.delete, must_shred=must_shred)
         return work(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
     def expire_trash(
@@ -378,6 +384,12 @@ class Archive(View):
         """Deletes for good what has been in the trash for these days. Raises RetentionRefused if the clock has jumped,
         StorageFull or StorageFailed."""
         return trash.expire(self.parts, days, now_ns, actor=actor, is_stopping=is_stopping)
+
+    def shred_left(
+        self, *, actor: Principal, everything: bool, is_stopping: Callable[[], bool] = lambda: False
+    ) -> Shredded:
+        """Destroys the keys of deleted studies that an interruption has left. See `lifecycle.shredding`."""
+        return shredding.sweep(self.parts, actor=actor, everything=everything, is_stopping=is_stopping)
 
     def set_holds(self, study_instance_uids: Sequence[str], *, actor: Principal, reason: str) -> list[str]:
         """Puts studies on legal hold, stored or not. Returns those that were not on hold before. See `holds`."""
@@ -515,6 +527,7 @@ class Archive(View):
             parts.unwritten.close()
         else:
             parts.index.close()
+        let_go(parts.layout)
 
     def __enter__(self) -> Archive:
         return self

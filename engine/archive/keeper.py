@@ -183,6 +183,8 @@ class Keeper:
             raise
 
     def _sync_log(self) -> None:
+        if self._layout.study_keys is not None:
+            self._layout.study_keys.sync()
         self._marks = sync_log(self.index, self._reader)
 
     def _note_sealed(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:

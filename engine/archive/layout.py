@@ -4,6 +4,7 @@
                                "role": "replica", "lineage": "<32 hex digits>", "slot": n}; format 2 if it has
                                ever been encrypted: a version that knows format 1 only would take its records for damage
     DATA/keys.json            the wrapped keys of an encrypted archive (see `keys.key_store`), with the flock keys.lock
+    DATA/study.keys           the wrapped keys of its studies, if they have some (see `keys.study_keys`)
     DATA/keeper.lock          flock of the process that recovers and checkpoints (see `archive.keeper`)
     DATA/caretaker.lock       flock of the process that compacts or scrubs (see `archive.locks`, also for the next two)
     DATA/ledger.lock          flock of the process that deletes, or sets or releases a hold
@@ -46,6 +47,7 @@ import orjson
 from engine import log
 from engine.archive import founding
 from engine.errors import StorageError
+from engine.keys.study_keys import StudyKeys
 from engine.storage.files import Files, replace_file
 from engine.storage.keyring import DataKey
 from engine.storage.segment_ids import SLOT_MAX, ListedIds
@@ -82,6 +84,8 @@ class Layout:
     """Whether it has keys: some of its records are encrypted, or were."""
     data_key: Callable[[], DataKey] | None = field(default=None, compare=False)
     """Returns the data key of new records; None: they are not encrypted."""
+    study_keys: StudyKeys | None = field(default=None, compare=False)
+    """The keys of studies, if it has any."""
     slot: int = 0
     """The slot of the segments that are made here (see `storage.segment_ids`)."""
     elsewhere: SegmentStore | None = field(default=None, compare=False)
@@ -111,6 +115,7 @@ class Layout:
             reserve_bytes=reserve_bytes,
             prewrite_bytes=prewrite_bytes,
             data_key=self.data_key,
+            study_keys=self.study_keys,
             ids=ListedIds(self.segment_store(files), self.slot),
         )
 

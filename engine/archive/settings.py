@@ -45,6 +45,12 @@ class Encryption(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Start and store only if the archive encrypts its new records. Without this, an archive without keys is not
     encrypted, and nobody is told."""
 
+    study_keys: bool = False
+    """Encrypt each new study by a key of its own. The key is destroyed when nothing of the study is left, not in the
+    trash either, and it is on no legal hold: then it cannot be read any more from backups, replicas and old segments
+    either, as long as these have no copy of the keys of that time. Costs 256 bytes a study, and a sync of 64 new
+    studies. What was stored before gets such keys by `filmroom encrypt --old-keys`."""
+
     background: EncryptsOld = "off"
     """Whether a running server encrypts what was stored before, by copying segments at [compaction] bytes_per_s: off;
     plain (records that are not encrypted); old-keys (also those of older data keys). `filmroom encrypt` does it at any

@@ -54,6 +54,8 @@ class Kind(Enum):
     TRASHED = "trashed"
     """Deleted, and can be taken back."""
     RESTORED = "restored"
+    SHREDDED = "shredded"
+    """The keys of a deleted study were destroyed: no copy of it can be read any more."""
     EXPORTED = "exported"
     """Written to files, a medium, or a zip archive."""
     IMPORTED = "imported"

@@ -35,6 +35,7 @@ _EVENTS: Final = {
     "restored": ("110103", "DICOM Instances Accessed", "U"),
     "trashed": ("110103", "DICOM Instances Accessed", "D"),
     "deleted": ("110105", "DICOM Study Deleted", "D"),
+    "shredded": ("110105", "DICOM Study Deleted", "D"),
     "exported": ("110106", "Export", "R"),
     "imported": ("110107", "Import", "C"),
     "login": ("110114", "User Authentication", "E"),

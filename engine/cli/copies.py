@@ -68,6 +68,7 @@ def restore(
     lineage: str | None,
     *,
     salvage: bool,
+    destroyed_keys: Path | None,
     bytes_per_s: int,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -75,7 +76,14 @@ def restore(
     from engine.archive.copies import restore as restores
 
     report = restores.restore(
-        source, data, at=at, lineage=lineage, salvage=salvage, bytes_per_s=bytes_per_s, progress=progress
+        source,
+        data,
+        at=at,
+        lineage=lineage,
+        salvage=salvage,
+        destroyed_keys=destroyed_keys,
+        bytes_per_s=bytes_per_s,
+        progress=progress,
     )
     return asdict(report)
 

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 
 
 def delete(
-    config: Config, queries: list[query.Keys], *, reason: str, dry_run: bool, into_trash: bool = False
+    config: Config,
+    queries: list[query.Keys],
+    *,
+    reason: str,
+    dry_run: bool,
+    into_trash: bool = False,
+    must_shred: bool = False,
 ) -> dict[str, Any]:
     """Deletes the matching instances, for good or into the trash; with `dry_run` only counts them.
 
@@ -48,9 +54,11 @@ def delete(
         began = time.perf_counter()
         for level in sorted(chosen):
             instances = list(chosen[level].values())
-            deletion.trash += archive.delete_instances(
-                instances, level=level, actor=actor, reason=reason, into_trash=into_trash
-            ).trash
+            part = archive.delete_instances(
+                instances, level=level, actor=actor, reason=reason, into_trash=into_trash, must_shred=must_shred
+            )
+            deletion.trash += part.trash
+            deletion.shredded += part.shredded
         deletion.dry_run = False
         return {**_facts(deletion), "took_ms": round((time.perf_counter() - began) * 1000, 3)}
 
@@ -59,6 +67,8 @@ def _facts(deletion: Deletion) -> dict[str, Any]:
     facts = asdict(deletion)
     if not deletion.trash:
         del facts["trash"]
+    if not deletion.shredded:
+        del facts["shredded"]
     return facts
 
 

@@ -67,6 +67,10 @@ def _keys(data: Path, status: Mapping[str, Any]) -> Iterator[Finding]:
         if each["kind"] == "file" and os.path.exists(path) and os.stat(path).st_dev == os.stat(data).st_dev:
             advice = "move it to another disk, else whoever has this one has both"
             yield warning(_SUBJECT, f"the key file {path} lies on the disk of the archive", advice)
+    studies = status["study_keys"]
+    if studies is not None:
+        what = f"{studies['keys']} studies have keys of their own; {studies['destroyed_keys']} were shredded"
+        yield good(_SUBJECT, f"{what}; copies of study.keys elsewhere keep what was shredded since")
     if status["plain_records"]:
         what = f"{status['plain_records']} records are not encrypted"
         yield warning(_SUBJECT, what, "run `filmroom encrypt`", plain_records=status["plain_records"])

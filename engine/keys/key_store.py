@@ -6,7 +6,8 @@
 
     {"keys": {"format": 1, "archive_id", "is_encrypting", "data_key_days",
               "wrappings": [{"name", "kind", "settings", "wrapped", "made"}, …],
-              "data_keys": [{"id", "wrapped", "made"}, …]},
+              "data_keys": [{"id", "wrapped", "made"}, …],
+              "study_key": {"id", "wrapped", "made"}},     wraps the keys of studies (`study_keys`); may be missing
      "mac": "<HMAC-SHA256 of keys, as it is written, by a key from the master key>"}
 
 The file is replaced as a whole, under the flock of DATA/keys.lock, and is a part of every backup and replica: it is of
@@ -70,7 +71,7 @@ class WrappedKey(Struct, frozen=True, forbid_unknown_fields=True):
     made: str
 
 
-class Content(Struct, frozen=True, forbid_unknown_fields=True):
+class Content(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What keys.json says."""
 
     format: int
@@ -79,6 +80,7 @@ class Content(Struct, frozen=True, forbid_unknown_fields=True):
     data_key_days: int
     wrappings: list[Wrapping]
     data_keys: list[WrappedKey]
+    study_key: WrappedKey | None = None
 
 
 class _Signed(Struct, frozen=True, forbid_unknown_fields=True):
@@ -167,6 +169,17 @@ class KeyStore:
         made = datetime.fromisoformat(self.content.data_keys[-1].made)
         return (datetime.now(UTC) - made).total_seconds() / 86400
 
+    def study_key(self, *, create: bool = False) -> DataKey | None:
+        """The key that wraps the keys of studies; None if there is none and not `create`."""
+        wrapped = self.content.study_key
+        if wrapped is None and create:
+            with self._changing():
+                wrapped = self.content.study_key
+                if wrapped is None:
+                    wrapped = self._new_data_key()
+                    self._write(msgspec.structs.replace(self.content, study_key=wrapped))
+        return None if wrapped is None else self._unwrap(wrapped)
+
     def rotate_data_key(self) -> str:
         """Makes a data key for new records; writers take it with their next segment. Returns its id."""
         with self._changing():
@@ -198,7 +211,7 @@ class KeyStore:
         """Makes a new master key, wrapped by all providers anew, and wraps the data keys with it. All must answer."""
         with self._changing():
             content, secrets = self.content, [self._keys[key.id] for key in self.content.data_keys]
-            before = self._master
+            before, study_key = self._master, self.study_key()
             self._master = os.urandom(SECRET_BYTES)
             try:
                 wrappings = [self._wrapping(each.name, each.kind, each.settings) for each in content.wrappings]
@@ -206,7 +219,13 @@ class KeyStore:
                     msgspec.structs.replace(key, wrapped=self._wrap(secret.key_id, secret.secret))
                     for key, secret in zip(content.data_keys, secrets, strict=True)
                 ]
-                self._write(msgspec.structs.replace(content, wrappings=wrappings, data_keys=keys))
+                content = msgspec.structs.replace(content, wrappings=wrappings, data_keys=keys)
+                if content.study_key is not None and study_key is not None:
+                    wrapped = self._wrap(study_key.key_id, study_key.secret)
+                    content = msgspec.structs.replace(
+                        content, study_key=msgspec.structs.replace(content.study_key, wrapped=wrapped)
+                    )
+                self._write(content)
             except BaseException:
                 self._master = before
                 raise

@@ -192,15 +192,18 @@ class TrashJob:
         self._days = config.deletion.trash_days
         self._emptied = trash.Settled()
         self._refused = ""
+        self._is_swept = False
 
     def configure(self, config: Config) -> None:
         """Applies from the next step on."""
         self._days = config.deletion.trash_days
 
     def step(self) -> float:
-        """Empties what is due."""
+        """Empties what is due, and destroys keys that an interrupted deletion has left."""
+        self._archive.shred_left(actor=TRASH, everything=not self._is_swept, is_stopping=self._stopping.is_set)
+        self._is_swept = True
         if not self._days:
-            return NOTHING_TO_DO_S
+            return TRASH_REST_S
         try:
             emptied = self._archive.expire_trash(
                 self._days, time.time_ns(), actor=TRASH, is_stopping=self._stopping.is_set

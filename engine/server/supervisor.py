@@ -189,6 +189,7 @@ class Supervisor:
                     progress=progress,
                     extra_attributes=extras.configured(self._config),
                     must_encrypt=self._config.encryption.required,
+                    study_keys=self._config.encryption.study_keys,
                 )
             except ArchiveInUse:
                 # A short command, such as find or stats, may have the archive open.

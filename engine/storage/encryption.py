@@ -29,18 +29,19 @@ UIDs and lengths stay readable, else there were no recovery, scrub or backup wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from engine._ext.encrypted_heads import has_encrypted, open_heads
-from engine.errors import CorruptRecord
+from engine.errors import CorruptRecord, KeyDestroyed, KeyMissing
 from engine.storage.keyring import KEY_ID_BYTES, KEYRING, DataKey
 from engine.storage.record import (
     BLOCK_BYTES,
     ENCRYPTED_META_MORE,
     HEADER_BYTES,
+    SHREDDED,
     TAG_BYTES,
     Position,
     Record,
@@ -185,9 +186,35 @@ class WriterKey:
         """Looks for a newer key: call it for each new segment."""
         self.key = self._current()
 
-    def encryptor(self) -> Encryptor:
-        """For one record."""
-        return Encryptor(self.key, self._random_bytes(SALT_BYTES))
+    def encryptor(self, key: DataKey | None = None) -> Encryptor:
+        """For one record, by this or another key."""
+        return Encryptor(key or self.key, self._random_bytes(SALT_BYTES))
+
+
+class StudyKeyring(Protocol):
+    """The keys of studies, for a writer: see `engine.keys.study_keys`."""
+
+    has_unsynced: bool
+    """Whether a study that was noted with its key may not be on stable storage."""
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether new records are encrypted by keys of studies."""
+
+    def of(self, study: bytes) -> DataKey:
+        """The key of a study's new records."""
+
+    def fresh(self) -> DataKey:
+        """A key for one record whose study is not known yet."""
+
+    def assign(self, key: DataKey, study: bytes) -> None:
+        """Notes the study of a fresh key."""
+
+    def is_current(self, study: bytes, key: DataKey) -> bool:
+        """Whether a record that was just written by this key counts: False if the key was retired meanwhile."""
+
+    def sync(self) -> None:
+        """Makes all that was noted durable."""
 
 
 def cipher_of(head: bytes, position: Position) -> PayloadCipher:
@@ -205,7 +232,8 @@ def key_id_of(record: Record) -> bytes:
 def opened(record: Record, head: bytes) -> Record:
     """A record with its meta and the checksum of its plaintext; `record` and `head` as they lie on the disk.
 
-    A record of format 1 is returned as it is. Raises KeyMissing, and CorruptRecord if its key did not write it here.
+    A record of format 1 is returned as it is. Raises KeyMissing, KeyDestroyed, and CorruptRecord if its key did not
+    write it here.
     """
     position = record.position
     if not position.is_encrypted:
@@ -213,6 +241,25 @@ def opened(record: Record, head: bytes) -> Record:
     content = _decrypted(head, position.segment_id, position.offset, position.key_length, len(record.meta))
     payload_crc = int.from_bytes(content[-_CRC_BYTES:], "little")
     return record._replace(position=position._replace(payload_crc=payload_crc), meta=content[:-_CRC_BYTES])
+
+
+def opened_or_shredded(record: Record, head: bytes) -> Record:
+    """The same, of a record whose study was shredded with the kind SHREDDED instead."""
+    try:
+        return opened(record, head)
+    except KeyDestroyed:
+        return record._replace(kind=SHREDDED, meta=b"")
+
+
+def is_shredded(record: Record) -> bool:
+    """Whether the key of a record, as it lies on the disk, was destroyed."""
+    try:
+        KEYRING.get(key_id_of(record))
+    except KeyDestroyed:
+        return True
+    except KeyMissing:
+        pass
+    return False
 
 
 def _decrypted(head: bytes, segment_id: int, offset: int, key_length: int, meta_length: int) -> bytes:
@@ -233,19 +280,28 @@ def _decrypted(head: bytes, segment_id: int, offset: int, key_length: int, meta_
 
 
 def opened_heads(data: bytes, at: int, count: int, segment_id: int) -> bytes:
-    """The heads in a footer, decrypted in place: each keeps its length, and the end of its area becomes unused.
+    """The heads in a footer, decrypted in place: each keeps its length, and the end of its area becomes unused. Those
+    whose study was shredded get the kind SHREDDED.
 
     Returns `data` itself if none is encrypted. Raises CorruptRecord, KeyMissing.
     """
     if not has_encrypted(data, at, count):
         return data
     try:
-        heads = open_heads(data, at, count, segment_id, lambda key_id: KEYRING.get(key_id).heads.decrypt)
+        heads = open_heads(data, at, count, segment_id, _decrypt_of)
     except ValueError as error:
         raise CorruptRecord(str(error), segment_id, 0) from error
     if isinstance(heads, int):
         raise CorruptRecord("a record head was not written here with its key", segment_id, heads)
     return heads
+
+
+def _decrypt_of(key_id: bytes) -> Callable[[bytes, bytes, bytes | None], bytes] | None:
+    """What decrypts the heads of a key; None if it was destroyed."""
+    try:
+        return KEYRING.get(key_id).heads.decrypt
+    except KeyDestroyed:
+        return None
 
 
 def _bytes_of(buffer: Buffer) -> memoryview:

@@ -3,7 +3,10 @@
 A record names its key by an id, so whoever reads the record asks the ring, and no reader passes keys along. What
 unlocks an archive (`engine.keys`) adds its keys, and a way to look again: another process may have made one meanwhile.
 
-Raises KeyMissing for a key that is nowhere: the record may be whole, so nothing is decided about it.
+Keys of studies are too many for memory: a *finder* looks them up one by one (`engine.keys.study_keys`).
+
+Raises KeyMissing for a key that is nowhere: the record may be whole, so nothing is decided about it. Raises
+KeyDestroyed for the destroyed key of a study: its records count as deleted.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterable
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from engine.errors import KeyMissing
+from engine.errors import KeyDestroyed, KeyMissing
 
 KEY_ID_BYTES = 8
 SECRET_BYTES = 32
@@ -47,6 +50,7 @@ class Keyring:
     def __init__(self) -> None:
         self._keys: dict[bytes, DataKey] = {}
         self._sources: dict[bytes, Callable[[], Iterable[DataKey]]] = {}
+        self._finders: dict[str, Callable[[bytes], DataKey | None]] = {}
 
     def add(self, keys: Iterable[DataKey]) -> None:
         """Adds unlocked keys."""
@@ -57,9 +61,19 @@ class Keyring:
         """Sets who is asked for new keys of an archive when a record names an unknown one."""
         self._sources[archive_id] = source
 
+    def add_finder(self, name: str, find: Callable[[bytes], DataKey | None]) -> None:
+        """Sets who is asked for the keys of studies in the file `name`: it raises KeyDestroyed for a destroyed one."""
+        self._finders[name] = find
+
+    def remove_finder(self, name: str) -> None:
+        """Asks it no longer."""
+        self._finders.pop(name, None)
+
     def get(self, key_id: bytes) -> DataKey:
-        """A key. Raises KeyMissing."""
+        """A key. Raises KeyMissing, KeyDestroyed."""
         key = self._keys.get(key_id)
+        if key is None:
+            key = self._found(key_id)
         if key is None:
             for source in list(self._sources.values()):
                 self.add(source())
@@ -68,10 +82,26 @@ class Keyring:
             raise KeyMissing(f"the record is encrypted with the key {key_id.hex()}, which keys.json does not have")
         return key
 
+    def _found(self, key_id: bytes) -> DataKey | None:
+        """The key of a study; None if no finder knows it."""
+        destroyed: KeyDestroyed | None = None
+        for find in list(self._finders.values()):
+            try:
+                key = find(key_id)
+            except KeyDestroyed as error:
+                destroyed = error
+                continue
+            if key is not None:
+                return key
+        if destroyed is not None:
+            raise destroyed
+        return None
+
     def clear(self) -> None:
-        """Forgets all keys, for tests and for a key that is destroyed."""
+        """Forgets all keys, for tests."""
         self._keys.clear()
         self._sources.clear()
+        self._finders.clear()
 
     def drop(self, key_ids: Iterable[bytes]) -> None:
         """Forgets keys."""

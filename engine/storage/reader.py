@@ -24,7 +24,8 @@ from engine.errors import CorruptRecord, StorageError
 from engine.storage.decryption import Decryption
 from engine.storage.encryption import PayloadCipher, cipher_of, opened
 from engine.storage.hints import read_header_or_trailer
-from engine.storage.record import Position, Record, crc32c, decode_head
+from engine.storage.keyring import KEY_ID_BYTES
+from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
 from engine.storage.segment import SegmentHeader
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_store import SegmentStore
@@ -239,6 +240,19 @@ class LogReader:
                 position.offset,
             )
         return record
+
+    def key_id(self, position: Position) -> bytes:
+        """The id of the key of a record; b"" if it is not encrypted. Raises as `read`."""
+        if not position.is_encrypted:
+            return b""
+        segment = self._segment(position)
+        try:
+            key_id = segment.data.read(KEY_ID_BYTES, position.offset + HEADER_BYTES + position.key_length)
+        except OSError as error:
+            raise _unreadable(error, position) from error
+        if len(key_id) != KEY_ID_BYTES:
+            raise _too_short(len(key_id), KEY_ID_BYTES, position)
+        return key_id
 
     def sync(self, segment_id: int) -> None:
         """Makes everything that any process has written to this segment durable, with its directory entry.

@@ -60,6 +60,7 @@ __all__ = [
     "KEY_BYTES_MAX",
     "MAGIC",
     "META_BYTES_MAX",
+    "SHREDDED",
     "TAG_BYTES",
     "Kind",
     "Position",
@@ -137,6 +138,11 @@ class Kind(IntEnum):
     """A message of another system, or what it did; only in the journal (`journal.history`)."""
     STATE = 8
     """Changed rows of the registry of patients and orders; only in the log of `orders.state_log`."""
+
+
+SHREDDED = 0xFF
+"""In place of the kind of a record whose study's key was destroyed: nobody can read it, so it counts as deleted. Only
+in memory, never on the disk. Of such a record only key, stamp and position are known."""
 
 
 class Position(NamedTuple):

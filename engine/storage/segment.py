@@ -40,7 +40,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.errors import CorruptRecord, StorageError, TornTail
-from engine.storage.encryption import opened
+from engine.storage.encryption import opened_or_shredded
 from engine.storage.files import Files, raise_write_error
 from engine.storage.record import HEADER_BYTES, MAGIC, Record, crc32c, decode_head, head_length
 from engine.storage.segment_bytes import SegmentBytes
@@ -295,7 +295,7 @@ class Walk:
         self.head = head
         if self._opens and position.is_encrypted:
             try:
-                record = opened(record, head)
+                record = opened_or_shredded(record, head)
             except CorruptRecord as error:
                 return None, str(error), position.end
         return record, "", position.end

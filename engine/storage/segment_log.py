@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StorageError, StorageFailed, StorageFull
 from engine.storage import hints
-from engine.storage.encryption import WriterKey
+from engine.storage.encryption import Encryptor, StudyKeyring, WriterKey
 from engine.storage.files import Files
 from engine.storage.growing_segment import GrowingSegment
 from engine.storage.keyring import DataKey
@@ -82,12 +82,14 @@ class SegmentLog:
         random_bytes: Callable[[int], bytes] = os.urandom,
         data_key: Callable[[], DataKey] | None = None,
         ids: SegmentIds | None = None,
+        study_keys: StudyKeyring | None = None,
     ) -> None:
         """Creates nothing yet. `writer` is a label for people; `reserve_bytes` of the disk stay free.
 
         `ids` gives the numbers of new segments; None: the numbers after those in `directory`.
 
         `data_key` is asked with each new segment for the key that encrypts its records; None: they are not encrypted.
+        `study_keys`: of records that name their study.
 
         `prewrite_bytes` of each spare segment are written with zeros: twice the bytes on the disk for twice the speed
         of durable bursts of that length.
@@ -109,6 +111,7 @@ class SegmentLog:
             random_bytes=random_bytes,
         )
         self._key = None if data_key is None else WriterKey(data_key, random_bytes)
+        self._study_keys = study_keys
         self._ciphertext = bytearray()
         self._sealing = threading.Lock()
         self._syncing = threading.Lock()
@@ -132,11 +135,14 @@ class SegmentLog:
         payload_crc: int,
         *,
         write_back: bool = False,
+        study: bytes = b"",
+        data_key: DataKey | None = None,
     ) -> Position:
         """Writes one record to the page cache; `sync` makes it durable. Raises StorageFull or StorageFailed.
 
-        `write_back`: a sync follows soon, so the disk may begin at once and leave little for the sync. Raises
-        StorageError if the arguments contradict each other; nothing is added.
+        `write_back`: a sync follows soon, so the disk may begin at once and leave little for the sync. `study`: it is
+        encrypted by the key of this study, if studies have keys; `data_key`: by this key. Raises StorageError if the
+        arguments contradict each other; nothing is added.
         """
         if self._health.is_over:
             self._health.refuse()
@@ -145,9 +151,15 @@ class SegmentLog:
         if key_length > KEY_BYTES_MAX or meta_length > META_BYTES_MAX:
             raise StorageError(f"a key of {key_length} and a meta block of {meta_length} bytes are no valid record")
         if self._key is not None:
-            return self._append_encrypted(
-                self._key, kind, flags, stamp, key, meta, payload, payload_length, payload_crc, write_back
-            )
+            arguments = kind, flags, stamp, key, meta, payload, payload_length, payload_crc, write_back
+            keys = self._study_keys
+            if data_key is not None or not study or keys is None or not keys.is_in_use:
+                return self._append_encrypted(self._key.encryptor(data_key), *arguments)
+            while True:
+                data_key = keys.of(study)
+                position = self._append_encrypted(self._key.encryptor(data_key), *arguments)
+                if keys.is_current(study, data_key):
+                    return position
         head_bytes = HEADER_BYTES + key_length + meta_length
         record_bytes = padded(head_bytes + payload_length)
         segment = self._segment_for(record_bytes, head_bytes)
@@ -169,7 +181,7 @@ class SegmentLog:
 
     def _append_encrypted(
         self,
-        writer_key: WriterKey,
+        encryptor: Encryptor,
         kind: int,
         flags: int,
         stamp: int,
@@ -185,7 +197,6 @@ class SegmentLog:
         head_bytes = HEADER_BYTES + len(key) + area_length
         record_bytes = padded(head_bytes + length)
         segment = self._segment_for(record_bytes, head_bytes)
-        encryptor = writer_key.encryptor()
         stored = encryptor.all_at_once(payload, payload_length, self._room_for(length))
         if len(stored) != length:
             raise StorageError(f"a payload of another length than the {payload_length} bytes it shall have")
@@ -265,19 +276,26 @@ class SegmentLog:
         """Sets how many bytes of the disk stay free."""
         self._factory.reserve_bytes = reserve_bytes
 
-    def begin_stream(self, kind: int, flags: int, stamp: int, key: bytes, meta_max: int) -> StreamAppender:
+    def begin_stream(
+        self, kind: int, flags: int, stamp: int, key: bytes, meta_max: int, *, data_key: DataKey | None = None
+    ) -> StreamAppender:
         """Starts a record of unknown length in a segment of its own; its meta has at most `meta_max` bytes.
 
-        The only file call is a look at the free space: the first write creates the file.
+        `data_key` as for `append`; without one its study may get a key at the end (`StreamAppender.finish`). The only
+        file call is a look at the free space: the first write creates the file.
         """
         self._health.check()
         if len(key) > KEY_BYTES_MAX or not 0 <= meta_max <= KEY_BYTES_MAX:
             raise StorageError(f"a key of {len(key)} and a meta block of {meta_max} bytes are no valid streamed record")
         self._factory.check_reserve()
         encryptor = None
+        study_keys = None
         if self._key is not None:
             self._key.renew()
-            encryptor = self._key.encryptor()
+            if data_key is None and self._study_keys is not None and self._study_keys.is_in_use:
+                study_keys = self._study_keys
+                data_key = study_keys.fresh()
+            encryptor = self._key.encryptor(data_key)
         appender = StreamAppender(
             self.files,
             self._factory,
@@ -289,6 +307,7 @@ class SegmentLog:
             meta_max,
             on_end=self._end_stream,
             encryptor=encryptor,
+            study_keys=study_keys,
         )
         with self._state:
             self._streams.add(appender)
@@ -301,6 +320,7 @@ class SegmentLog:
         with self._syncing:
             if self._health.failure is not None:
                 self._health.refuse()
+            self._sync_study_keys()
             with self._state:
                 segments = [*self._rolled] if self._active is None else [*self._rolled, self._active]
                 pending = [(segment, segment.written) for segment in segments if segment.written > segment.synced]
@@ -318,6 +338,15 @@ class SegmentLog:
                 for segment, _ in pending:
                     self._release(segment)
 
+    def _sync_study_keys(self) -> None:
+        """Makes durable of which studies the keys are that records may have been encrypted by."""
+        if self._study_keys is not None and self._study_keys.has_unsynced:
+            try:
+                self._study_keys.sync()
+            except StorageFailed as error:
+                self._health.fail(error)
+                raise
+
     def claim_sync(self) -> tuple[GrowingSegment, int] | None:
         """The one segment whose sync makes everything durable, and up to where: for `background_sync`, which then calls
         `release_sync`. Until then no other sync runs. None: call `sync`. Does not wait. Raises StorageFailed."""
@@ -329,7 +358,8 @@ class SegmentLog:
                 self._health.refuse()
             with self._state:
                 active = self._active
-                if active is not None and not self._rolled and not self._factory.has_unsynced_names:
+                has_others = self._study_keys is not None and self._study_keys.has_unsynced
+                if active is not None and not (self._rolled or self._factory.has_unsynced_names or has_others):
                     segment = active
                     segment.users += 1
         finally:
@@ -387,6 +417,11 @@ class SegmentLog:
             segment.synced = segment.written
             with self._state:
                 self._spare = segment
+
+    @property
+    def has_study_keys(self) -> bool:
+        """Whether records that name their study may be encrypted by a key of it."""
+        return self._study_keys is not None
 
     @property
     def is_prewritten(self) -> bool:

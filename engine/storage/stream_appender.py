@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import StorageError, StorageFailed, StorageFull
 from engine.storage import hints
-from engine.storage.encryption import Encryptor
+from engine.storage.encryption import Encryptor, StudyKeyring
 from engine.storage.files import Files
 from engine.storage.growing_segment import GrowingSegment
 from engine.storage.log_health import LogHealth
@@ -50,10 +50,11 @@ class StreamAppender:
         *,
         on_end: Callable[[StreamAppender], None],
         encryptor: Encryptor | None = None,
+        study_keys: StudyKeyring | None = None,
     ) -> None:
         """`meta_max`: the longest meta block; `on_end` is called when the file is closed.
 
-        `encryptor`: of this record, if it is to be encrypted.
+        `encryptor`: of this record, if it is to be encrypted; `study_keys`: its key is to be that of its study.
         """
         self._files = files
         self._factory = factory
@@ -66,6 +67,7 @@ class StreamAppender:
         self._meta_max = meta_max
         self._segment: GrowingSegment | None = None
         self._encryptor = encryptor
+        self._study_keys = study_keys
         area_max = meta_max if encryptor is None else meta_max + ENCRYPTED_META_MORE
         self._payload_offset = FIRST_RECORD + HEADER_BYTES + len(key) + area_max
         self._written_bytes = 0
@@ -110,11 +112,13 @@ class StreamAppender:
         flags: int | None = None,
         stamp: int | None = None,
         key: bytes | None = None,
+        study: bytes = b"",
     ) -> Position:
         """Writes the head and the footer; the record is on stable storage when this returns. Blocks on the disk.
 
         `kind`, `flags`, `stamp` and `key` replace those that it began with; key and meta together may be as long as
-        announced.
+        announced. `study`: the record is unreadable once this study is shredded. Raises StorageError if it was
+        shredded while the record came.
         """
         key = self._key if key is None else key
         meta_length = len(self._key) + self._meta_max - len(key)
@@ -133,6 +137,9 @@ class StreamAppender:
             head = encode_head(segment.seed, FIRST_RECORD, kind, flags, stamp, 0, 0, key, area, *ends)
         else:
             place = segment.seed, segment.segment_id, FIRST_RECORD
+            if self._study_keys is not None and study:
+                self._study_keys.assign(self._encryptor.key, study)
+                self._study_keys.sync()
             head = self._encryptor.head(*place, kind, flags, stamp, 0, 0, key, meta, *ends)
             meta_length = meta_length + ENCRYPTED_META_MORE | ENCRYPTED
         position = Position(segment.segment_id, FIRST_RECORD, len(key), meta_length, self.payload_length, payload_crc)
@@ -141,6 +148,7 @@ class StreamAppender:
             if position.end > end:
                 self._files.pwritev(segment.fd, [bytes(position.end - end)], end)
             self._files.pwritev(segment.fd, [head], FIRST_RECORD)
+            self._refuse_shredded(study)
             self._files.fdatasync(segment.fd)
             self._factory.sync_names()
         except StorageFailed as error:
@@ -169,6 +177,11 @@ class StreamAppender:
                 self._files.unlink(segment.path)
         finally:
             self._end()
+
+    def _refuse_shredded(self, study: bytes) -> None:
+        keys, encryptor = self._study_keys, self._encryptor
+        if study and keys is not None and encryptor is not None and not keys.is_current(study, encryptor.key):
+            raise StorageError("the study was shredded while this instance of it came: send it again")
 
     def _open_segment(self) -> GrowingSegment:
         if self._is_over:

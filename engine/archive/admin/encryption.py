@@ -11,8 +11,9 @@ from engine.archive.keeper import KeeperLock
 from engine.archive.lifecycle.compaction import Compactor, Encrypts, Totals
 from engine.config import Compaction
 from engine.errors import CorruptRecord, KeyStoreError, StorageError
-from engine.keys import key_file
+from engine.keys import key_file, study_keys
 from engine.keys.key_store import KeyStore
+from engine.keys.study_keys import State
 from engine.storage import hints
 from engine.storage.encryption import key_id_of
 from engine.storage.files import Files
@@ -72,11 +73,31 @@ def status(data: Path) -> dict[str, object]:
         for each in content.wrappings
     ]
     return facts | {
+        "study_keys": _study_keys(layout, files, counts),
         "encrypts_new_records": content.is_encrypting,
         "data_key_days": content.data_key_days,
         "wrappings": wrappings,
         "data_keys": keys,
         "records_without_key": sum(counts.values()),
+    }
+
+
+def _study_keys(layout: layouts.Layout, files: Files, counts: dict[str, int]) -> dict[str, int] | None:
+    """How many studies have keys, and how many records these encrypt, which are taken from `counts`."""
+    path = layout.data / study_keys.FILE
+    if not files.exists(str(path)):
+        return None
+    try:
+        states = study_keys.states_in(path, layout.archive_id, files)
+    except OSError as error:
+        raise KeyStoreError(f"{path} cannot be read: {error.strerror}") from error
+    records = {key_id: counts.pop(key_id) for key_id in list(counts) if key_id in states}
+    shredded = {key_id for key_id, state in states.items() if state == State.DESTROYED}
+    return {
+        "keys": sum(state in (State.ASSIGNED, State.RETIRED) for state in states.values()),
+        "destroyed_keys": len(shredded),
+        "records": sum(count for key_id, count in records.items() if key_id not in shredded),
+        "shredded_records": sum(count for key_id, count in records.items() if key_id in shredded),
     }
 
 

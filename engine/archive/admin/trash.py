@@ -79,6 +79,7 @@ def _result(settled: Settled) -> dict[str, Any]:
         "instances": settled.instances,
         "bytes": settled.bytes,
         "held": settled.held,
+        "shredded": len(settled.shredded),
     }
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 
 from engine import log
 from engine.accounts import dump
-from engine.archive.copies import extent, histories, key_file
+from engine.archive.copies import extent, histories, key_file, study_key_file
 from engine.archive.copies.audit_copy import copy_audit
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
@@ -210,6 +210,7 @@ class _Backup:
             layout = self._layout
             # Read after the segments: no record may have a key that the manifest lacks.
             keys = key_file.content(layout, self._files)
+            study_key_file.back_up(layout, self._folder.path, self._files)
             manifest = Manifest(
                 layout.archive_id, layout.lineage, moment, tuple(copies), layout.role, keys, self._accounts()
             )

@@ -16,9 +16,10 @@ from datetime import datetime
 from hashlib import blake2b
 from pathlib import Path
 
-from engine.archive.copies import extent, histories
+from engine.archive.copies import extent, histories, study_key_file
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy
 from engine.errors import BackupError, CorruptRecord, StorageError
+from engine.keys import study_keys
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints
 from engine.storage.files import Files
@@ -61,6 +62,7 @@ def verify_backup(
     if not manifests and not check.report.findings:
         raise BackupError(f"{source} holds no backup")
     check.agree(manifests, archive_id)
+    check.study_keys(manifests, archive_id)
     check.read(manifests)
     return check.report
 
@@ -94,6 +96,17 @@ class _Check:
             ids = [copy.segment_id for copy in manifest.segments]
             if len(ids) != len(set(ids)):
                 self.report.findings.append(f"manifest {manifest.file_name} names a segment twice")
+
+    def study_keys(self, manifests: list[Manifest], archive_id: bytes) -> None:
+        """Checks the keys of studies, which need be there only if the keys of the archive say so."""
+        path, files = self._folder.path, self._files
+        try:
+            if study_key_file.is_in(path, files):
+                study_key_file.check(path, archive_id, files)
+            elif any('"study_key"' in manifest.keys for manifest in manifests):
+                self.report.findings.append(f"{study_keys.FILE} is missing: no study with a key can be read")
+        except BackupError as error:
+            self.report.findings.append(str(error))
 
     def read(self, manifests: list[Manifest]) -> None:
         """Reads every file once, to the longest length in any manifest; again if its ranges differ in another one."""

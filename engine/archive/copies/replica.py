@@ -27,11 +27,11 @@ import orjson
 from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
-from engine.archive.copies import key_file
+from engine.archive.copies import key_file, study_key_file
 from engine.archive.copies.manifest import read_whole
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
-from engine.archive.unlocking import unlock
+from engine.archive.unlocking import let_go, unlock
 from engine.errors import ArchiveInUse, ReplicationFailed, StorageError
 from engine.storage.files import Files, replace_file
 from engine.storage.journal import Journal
@@ -228,10 +228,11 @@ class Replica:
         keys = status.get("keys", "")
         if isinstance(keys, str):
             self.layout = key_file.adopt(self.layout, keys, self._files)
+        study_key_file.receive(self.layout, status, self._files)
         accounts = status.get("accounts", "")
         if isinstance(accounts, str):
             dump.restore(self.layout.data, accounts)
-        shown = {name: value for name, value in status.items() if name not in ("keys", "accounts")}
+        shown = {name: value for name, value in status.items() if name not in ("keys", "study_keys", "accounts")}
         write_status(str(self.layout.data / "replica.json"), shown, self._files)
 
     def close(self) -> None:
@@ -292,6 +293,7 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
             files.unlink(str(data / name))
     finally:
         lock.close()
+        let_go(layout)
     logger.info("promoted", data=str(data), lineage=promoted.lineage)
     return promoted
 

@@ -31,7 +31,7 @@ from typing import NamedTuple
 from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
-from engine.archive.copies import extent, key_file, lag
+from engine.archive.copies import extent, key_file, lag, study_key_file
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
@@ -146,6 +146,7 @@ class Replication:
         """When a segment was first missing here."""
         self._sent_keys = ""
         """The wrapped keys that the destination has, since it was opened."""
+        self._study_keys = study_key_file.Sender(layout, self._files)
         self._sent_accounts = ""
         """The same of the accounts."""
         self._told_s = 0.0
@@ -189,6 +190,7 @@ class Replication:
             self._tell("catching up")
         whole &= self._ship_all(self._destination, transfers)
         if whole:
+            self._send_keys(self._destination)  # a key may have been destroyed since the last record was sent
             self._remove(self._destination, present)
             self.status.caught_up_s = began_s
             self.status.lag_bytes = 0
@@ -214,6 +216,7 @@ class Replication:
         self._destination = self._connect()
         self._held = self._destination.held()
         self._sent_keys = self._sent_accounts = ""
+        self._study_keys.forget()
         self._joined.clear()
         self._gone_s.clear()
 
@@ -238,6 +241,8 @@ class Replication:
         if keys != self._sent_keys:
             destination.tell({**self.status.describe(self._clock_s()), "keys": keys})
             self._sent_keys = keys
+        for message in self._study_keys.messages():
+            destination.tell({**self.status.describe(self._clock_s()), **message})
 
     def _send_accounts(self, destination: Destination) -> None:
         """Sends users, keys, grants and shares if they have changed."""

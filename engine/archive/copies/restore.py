@@ -1,7 +1,7 @@
 """Restores an archive from a backup: the state that one manifest names, in a new data directory.
 
     DATA/restore.json      written first: {"manifest": "<name>", "archive_id": …}; nobody takes DATA for an archive
-    DATA/keys.json         the keys of an encrypted archive; they are unlocked before anything is copied
+    DATA/keys.json         the keys of an encrypted archive, and study.keys; unlocked before anything is copied
     DATA/segments/*.part   being copied; every range is compared with its hash on the way
     DATA/segments/*.seg    whole, synced, renamed
     DATA/accounts/         users, keys, grants and shares; nobody is logged in
@@ -31,14 +31,15 @@ from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.copies import histories, key_file
+from engine.archive.copies import histories, key_file, study_key_file
 from engine.archive.copies.audit_copy import copy_audit
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
 from engine.archive.parts import Parts
 from engine.archive.unlocking import unlock
-from engine.errors import BackupError
+from engine.errors import BackupError, KeyStoreError
+from engine.keys import study_keys
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files, replace_file
 from engine.storage.segment import segment_path
@@ -62,6 +63,8 @@ class RestoreReport:
     copied_bytes: int = 0
     audit_bytes: int = 0
     instances: int = 0
+    destroyed_keys: int = 0
+    """Keys of studies that this backup still had."""
     findings: list[str] = field(default_factory=list)
 
 
@@ -73,13 +76,15 @@ def restore(
     at: datetime | None = None,
     lineage: str | None = None,
     salvage: bool = False,
+    destroyed_keys: Path | None = None,
     bytes_per_s: int = 0,
     progress: Progress | None = None,
 ) -> RestoreReport:
     """Makes an archive in `data`, which must be missing, empty, or hold a part of this same restore.
 
     Restores the newest state, not after `at` if given; name its `lineage` where the backup has several
-    (`copies.histories`). Raises BackupError, KeyStoreError, AccountsError, StorageFull or StorageFailed.
+    (`copies.histories`). `destroyed_keys`: a later study.keys of the archive, or a folder with one; what was shredded
+    there stays unreadable here. Raises BackupError, KeyStoreError, AccountsError, StorageFull or StorageFailed.
     """
     files = files or Files()
     folder = BackupFolder(source, files)
@@ -92,7 +97,10 @@ def restore(
     if _begin(layout, manifest, files):
         return report
     key_file.put(layout, manifest.keys, files)
+    study_key_file.restore(source, layout, files)
     layout = unlock(layout, files)
+    if destroyed_keys is not None:
+        report.destroyed_keys = _destroy(layout, destroyed_keys, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
     report.audit_bytes += copy_audit(source, data, files)
     _bring_up(layout, files, report, progress)
@@ -101,6 +109,16 @@ def restore(
     files.unlink(str(data / layouts.RESTORING))
     files.sync_directory(str(data))
     return report
+
+
+def _destroy(layout: Layout, path: Path, files: Files) -> int:
+    """Destroys the keys that a later file of the archive names as destroyed. Raises BackupError."""
+    path = path / study_keys.FILE if path.is_dir() else path
+    try:
+        key_ids = study_keys.destroyed_in(path, layout.archive_id, files)
+    except (KeyStoreError, OSError) as error:
+        raise BackupError(f"{path} does not say which keys were destroyed: {error}") from error
+    return layout.study_keys.destroy_ids(key_ids) if layout.study_keys is not None else 0
 
 
 def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive.feed.progress import Progress
 from engine.errors import CorruptRecord, SegmentGone
-from engine.storage.encryption import opened
+from engine.storage.encryption import opened_or_shredded
 from engine.storage.hints import read_heads
 from engine.storage.record import Record, decode_head, head_length, unpack_head
 from engine.storage.segment import FIRST_RECORD, Damage, SegmentHeader, Walk, read_segment_header
@@ -228,13 +228,13 @@ def _record_at(data: SegmentBytes, seed: int, segment_id: int, at: int) -> Recor
     """A whole record. Raises CorruptRecord or OSError."""
     head = data.read(_HEAD_BYTES, at)
     try:
-        return opened(decode_head(head, seed, segment_id, at), head)
+        return opened_or_shredded(decode_head(head, seed, segment_id, at), head)
     except CorruptRecord:
         length = head_length(head, segment_id, at)
         if length <= len(head):
             raise
         head = data.read(length, at)
-        return opened(decode_head(head, seed, segment_id, at), head)
+        return opened_or_shredded(decode_head(head, seed, segment_id, at), head)
 
 
 def _one_ahead(record: Record, source: _Source) -> _Source:

@@ -42,6 +42,7 @@ from engine.index.format.entry import (
 )
 from engine.index.format.trash_record import TrashOperation, TrashRecord
 from engine.index.format.types import Level
+from engine.storage.record import SHREDDED
 
 if TYPE_CHECKING:
     from engine.archive.feed.progress import Progress
@@ -73,6 +74,8 @@ class Translator:
         """The events of these records, which have just been read."""
         items: list[Entry | LedgerItem] = []
         for record in records:
+            if record.kind == SHREDDED:
+                continue
             try:
                 item = unpack_record(record)
             except IndexError_:

@@ -20,6 +20,7 @@ from engine.archive.ingest import foreign
 from engine.archive.ingest.entry import answer_of, entry_of, unreadable
 from engine.archive.ingest.foreign import ForeignStudy, NoRoom
 from engine.archive.ingest.resolver import Duplicate
+from engine.archive.ingest.writer import study_of
 from engine.dicom import elements, transfer_syntax
 from engine.errors import DataSetError, EngineError, InstanceQuarantined, InstanceRefused
 from engine.index.format.entry import HEAL, Entry, Quarantined
@@ -120,7 +121,12 @@ class StreamedRecord:
             entry.flags = duplicate.settle_written().flags
         entry.stamp = writer.next_stamp(entry.stamp)
         entry.position = self._appender.finish(
-            entry.pack_meta(), crc, flags=entry.flags, stamp=entry.stamp, key=entry.sop_instance_uid
+            entry.pack_meta(),
+            crc,
+            flags=entry.flags,
+            stamp=entry.stamp,
+            key=entry.sop_instance_uid,
+            study=study_of(entry),
         )
 
     def quarantine(self, claim: Quarantined, crc: int) -> None:

@@ -9,15 +9,19 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine import log as logs
 from engine.archive.ingest.entry import StampClock
 from engine.archive.ingest.resolver import VERSIONS_MAX, Resolver
+from engine.dicom import tags
+from engine.dicom.elements import blob_items
 from engine.dicom.schema import Schema
 from engine.errors import StorageFailed, StorageFull
 from engine.index.format.entry import HEAL, Entry, Quarantined
 from engine.index.format.types import Outcome, SegmentMark
+from engine.keys.study_keys import UID_BYTES_MAX
 from engine.storage.record import Kind
 
 if TYPE_CHECKING:
@@ -28,6 +32,17 @@ if TYPE_CHECKING:
     from engine.storage.segment_log import SegmentLog
 
 logger = logs.get("archive.ingest")
+
+
+def study_of(entry: Entry) -> bytes:
+    """The Study Instance UID of an instance, whose key encrypts its record; b"" if the study can have none."""
+    return _uid_in(entry.study)
+
+
+@lru_cache(maxsize=256)
+def _uid_in(study: bytes) -> bytes:
+    uid = blob_items(study).get(tags.StudyInstanceUID, b"")
+    return uid if len(uid) <= UID_BYTES_MAX else b""
 
 
 class Writer:
@@ -72,6 +87,7 @@ class Writer:
             length,
             crc,
             write_back=sync_soon,
+            study=study_of(entry) if self.log.has_study_keys else b"",
         )
 
     def quarantine(self, claim: Quarantined, payload: Sequence[Buffer], length: int, crc: int) -> None:

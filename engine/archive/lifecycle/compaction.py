@@ -37,14 +37,17 @@ from engine import log
 from engine.archive import locks
 from engine.archive.feed import state as feed_state
 from engine.archive.feed.intake import COMPACTION
+from engine.archive.ingest.writer import study_of
 from engine.archive.lifecycle import reserve_file
-from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFull, StoreUnreachable
+from engine.errors import ArchiveInUse, CorruptRecord, KeyDestroyed, StorageError, StorageFull, StoreUnreachable
+from engine.index.format.entry import Entry
 from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
 from engine.storage.encryption import key_id_of
-from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, Position, Record, crc32c
+from engine.storage.keyring import KEYRING, DataKey
+from engine.storage.record import ENCRYPTED, ENCRYPTED_META_MORE, SHREDDED, Kind, Position, Record, crc32c
 from engine.storage.segment import list_segments, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
 from engine.storage.segment_ids import newest_of_slots
@@ -306,6 +309,15 @@ class Compactor:
         if summary is None:
             return False
         key_ids = {key_id_of(record) for record in summary.records}
+        study_keys = self._parts.layout.study_keys
+        if study_keys is not None:
+            # Those of studies are never old. What else there is of instances gets one where studies get keys.
+            has_shared = any(
+                record.kind == Kind.INSTANCE and not study_keys.is_mine(key_id_of(record)) for record in summary.records
+            )
+            if has_shared and study_keys.is_in_use and self._encrypts == Encrypts.OLD_KEYS:
+                return True
+            key_ids = {key_id for key_id in key_ids if not study_keys.is_mine(key_id)}
         if b"" in key_ids or (self._encrypts == Encrypts.OLD_KEYS and key_ids - {newest}):
             return True
         self._encrypted[segment_id] = newest
@@ -473,7 +485,10 @@ class Compactor:
             raise _Stopped
         position = record.position
         try:
-            moved = self._copy_long(copy, record) if _is_long(record) else self._copy_whole(copy, record)
+            copy_of = self._copy_long if _is_long(record) else self._copy_whole
+            moved = copy_of(copy, record, *self._key_of(record))
+        except KeyDestroyed as error:
+            raise _LeftAlone(position.segment_id) from error  # it has died meanwhile
         except CorruptRecord as error:
             self._leave_alone(position.segment_id, position.offset, record.key, str(error))
             raise _LeftAlone(position.segment_id) from error
@@ -481,7 +496,18 @@ class Compactor:
         self._rate_limiter.spent(position.record_bytes)
         return moved
 
-    def _copy_whole(self, copy: SegmentLog, record: Record) -> Position:
+    def _key_of(self, record: Record) -> tuple[DataKey | None, bytes]:
+        """The key of a copy, or the study whose key it gets: a copy has the same key as its record if that is of a
+        study, so that all copies of a study become unreadable together."""
+        keys = self._parts.layout.study_keys
+        if keys is None or record.kind != Kind.INSTANCE:
+            return None, b""
+        key_id = self._parts.reader.key_id(record.position)
+        if key_id and keys.is_mine(key_id):
+            return KEYRING.get(key_id), b""
+        return None, study_of(Entry.unpack(record))
+
+    def _copy_whole(self, copy: SegmentLog, record: Record, data_key: DataKey | None, study: bytes) -> Position:
         position = record.position
         payload = self._parts.reader.read(position, verify=True)
         return copy.append(
@@ -494,12 +520,16 @@ class Compactor:
             position.payload_length,
             position.payload_crc,
             write_back=True,
+            data_key=data_key,
+            study=study,
         )
 
-    def _copy_long(self, copy: SegmentLog, record: Record) -> Position:
+    def _copy_long(self, copy: SegmentLog, record: Record, data_key: DataKey | None, study: bytes) -> Position:
         """Copies a record piece by piece, into a segment of its own."""
         position, reader = record.position, self._parts.reader
-        stream = copy.begin_stream(record.kind, record.flags, record.stamp, record.key, len(record.meta))
+        stream = copy.begin_stream(
+            record.kind, record.flags, record.stamp, record.key, len(record.meta), data_key=data_key
+        )
         buffer = memoryview(bytearray(PIECE_BYTES))
         at = crc = 0
         try:
@@ -512,7 +542,7 @@ class Compactor:
                 stream.write([piece], len(piece))
                 at += len(piece)
             reader.check(position, crc)
-            return stream.finish(record.meta, crc)
+            return stream.finish(record.meta, crc, study=study)
         except BaseException:
             stream.abort()
             raise
@@ -548,7 +578,9 @@ class Compactor:
                 parts.reader.drop(source.segment_id)
             parts.files.sync_directory(parts.layout.segments)
             for source in removable:
-                parts.index.forget_segment(source.segment_id, source.records)
+                # The rows of a record that cannot be read are found only by a look at all rows.
+                is_shredded = any(record.kind == SHREDDED for record in source.records)
+                parts.index.forget_segment(source.segment_id, [] if is_shredded else source.records)
             marks = parts.index.segment_marks()
             # Do not copy a segment that must stay again before one of its records dies.
             self._left_alone |= {

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from engine import log
 from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
+from engine.archive.lifecycle import shredding
 from engine.archive.lifecycle.recorded import destroying
 from engine.audit import Kind
 from engine.errors import DeletionRefused
@@ -57,6 +58,8 @@ class Deletion:
     trash: list[str] = field(default_factory=list)
     """The numbers of the entries in the trash that it has made; none if it is final."""
     dry_run: bool = False
+    shredded: list[str] = field(default_factory=list)
+    """Studies whose keys were destroyed: no copy of them can be read any more."""
 
     def refuse_held(self) -> None:
         """Raises DeletionRefused when one of the studies is on legal hold."""
@@ -89,8 +92,12 @@ def delete(
     actor: Principal,
     reason: str,
     dry_run: bool = False,
+    must_shred: bool = False,
 ) -> Deletion:
     """Deletes the instances that `choose` returns. Calls it under the lock of the ledger.
+
+    Then the keys of studies of which nothing is left are destroyed (`shredding`); `must_shred`: refuse what is
+    encrypted otherwise, where nothing would become unreadable.
 
     `level`: of the request, with one tombstone for each study, series or instance (PATIENT: each study).
     Raises DeletionRefused when one of the studies is on hold, and AuditUnavailable when the deletion cannot be
@@ -98,12 +105,20 @@ def delete(
     StorageFailed, IndexError_ or the death of the process the tombstones may be in the log; they then take effect at
     the next start.
     """
+    names: dict[str, None] = {}
 
     def work() -> Deletion:
         with parts.ledger.locked():
-            return _delete(parts, choose(), level, actor, reason, dry_run)
+            chosen = choose()
+            if not dry_run and shredding.is_on(parts):
+                names.update(dict.fromkeys(instance.study_instance_uid for instance in chosen))
+            if must_shred:
+                shredding.refuse_shared(parts, chosen)
+            return _delete(parts, chosen, level, actor, reason, dry_run)
 
-    return parts.ledger.with_reserve(work)
+    deletion = parts.ledger.with_reserve(work)
+    deletion.shredded = shredding.after_deletion(parts, names, actor=actor, reason=reason)
+    return deletion
 
 
 class Selected(NamedTuple):
@@ -140,6 +155,8 @@ def _delete(
     deletion, instances, newest_stamp = select(parts, chosen, dry_run=dry_run)
     if dry_run or not instances:
         return deletion
+    if level <= Level.STUDY:
+        shredding.retire(parts, {instance.study_instance_uid for instance in instances})
     with destroying(parts.index, Kind.DELETED, instances, level, actor=actor, reason=reason):
         write_tombstones(parts, _grouped(instances, level), level, after=newest_stamp, actor=actor, reason=reason)
     logger.info(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.access.principal import Principal
 from engine.archive.ingest.entry import UNPLACED
-from engine.archive.lifecycle import retention_clock
+from engine.archive.lifecycle import retention_clock, shredding
 from engine.archive.lifecycle.deletion import Deletion, Selected, bounded, select, uid_parts
 from engine.archive.lifecycle.recorded import changed, destroying
 from engine.audit import Kind
@@ -70,7 +70,9 @@ class Settled:
     held: int = 0
     """Entries that stay because their study is on legal hold."""
     studies: list[str] = field(default_factory=list)
-    """The studies that were restored."""
+    """The studies that were restored, or of which something was deleted."""
+    shredded: list[str] = field(default_factory=list)
+    """Studies whose keys were destroyed: no copy of them can be read any more."""
 
     def add(self, other: Settled) -> None:
         """Adds the counts of another result."""
@@ -101,6 +103,8 @@ def put(
         with parts.ledger.locked():
             selected = select(parts, choose(), dry_run=dry_run)
             if not dry_run and selected.instances:
+                if level <= Level.STUDY:
+                    shredding.retire(parts, {instance.study_instance_uid for instance in selected.instances})
                 records = [record for group in _studies(parts, selected, level, actor, reason) for record in group]
                 with destroying(parts.index, Kind.TRASHED, selected.instances, level, actor=actor, reason=reason):
                     parts.ledger.write(records)
@@ -164,7 +168,7 @@ def empty(parts: Parts, numbers: Sequence[str] | None, *, actor: Principal, reas
                 raise DeletionRefused(f"study {held[0]} is on legal hold; the trash was not emptied of anything", held)
             return _emptied(parts, entries, actor, reason)
 
-    return _noted(parts.ledger.with_reserve(work), actor)
+    return _over(parts, parts.ledger.with_reserve(work), actor, reason)
 
 
 def expire(
@@ -209,7 +213,7 @@ def _empty_before(
                 break
             if not before_ns or entry.put.made_ns < before_ns:
                 _add_emptied(parts, total, entry.stamp, actor, reason)
-    return _noted(total, actor)
+    return _over(parts, total, actor, reason)
 
 
 def _add_emptied(parts: Parts, total: Settled, stamp: int, actor: Principal, reason: str) -> None:
@@ -225,7 +229,9 @@ def _add_emptied(parts: Parts, total: Settled, stamp: int, actor: Principal, rea
                 return Settled(held=1)
             return _emptied(parts, [entry], actor, reason)
 
-    total.add(parts.ledger.with_reserve(work))
+    emptied = parts.ledger.with_reserve(work)
+    total.add(emptied)
+    total.studies += emptied.studies
 
 
 def _emptied(parts: Parts, entries: Sequence[TrashEntry], actor: Principal, reason: str) -> Settled:
@@ -234,12 +240,15 @@ def _emptied(parts: Parts, entries: Sequence[TrashEntry], actor: Principal, reas
     names = [InstanceIdentifiers.of(instance) for _, instances in pairs for instance in instances]
     with destroying(parts.index, Kind.DELETED, names, Level.STUDY, actor=actor, reason=reason):
         _settle(parts, pairs, TrashOperation.EMPTY, actor, reason)
-    for _, instances in pairs:
+    for entry, instances in pairs:
         emptied.count(instances)
+        emptied.studies.append(_study(entry))
     return emptied
 
 
-def _noted(emptied: Settled, actor: Principal) -> Settled:
+def _over(parts: Parts, emptied: Settled, actor: Principal, reason: str) -> Settled:
+    """Shreds what was emptied out of the trash."""
+    emptied.shredded = shredding.after_deletion(parts, emptied.studies, actor=actor, reason=reason)
     if emptied.entries:
         logger.info("trash emptied", entries=emptied.entries, instances=emptied.instances, by=actor.actor)
     return emptied

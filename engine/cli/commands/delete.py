@@ -21,6 +21,7 @@ PATIENTS_NAMED_MAX = 3
 @click.option("--instance", "instances", metavar="UID", multiple=True, help="SOP Instance UID.")
 @click.option("--reason", metavar="TEXT", help="Why; recorded with your user name.")
 @click.option("--trash", "into_trash", is_flag=True, help="Into the trash, from which it can be restored.")
+@click.option("--shred", "must_shred", is_flag=True, help="Only if no copy can be read afterwards.")
 @click.option("--dry-run", is_flag=True, help="Only show what would be deleted.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @with_settings()
@@ -31,6 +32,7 @@ def command(
     instances: tuple[str, ...],
     reason: str | None,
     into_trash: bool,
+    must_shred: bool,
     dry_run: bool,
     yes: bool,
     settings: Settings,
@@ -41,12 +43,18 @@ def command(
     with --trash, `filmroom trash restore` brings them back, until [deletion] trash_days are over. If one of the
     studies is on legal hold, or a named UID is not stored, nothing is deleted and the cause is named. Exit code 1:
     nothing was deleted.
+
+    Where studies have keys of their own ([encryption] study_keys), the keys of a study of which nothing is left are
+    destroyed too, and "shredded" names it: its copies in backups, replicas and old segments can no longer be read.
+    --shred refuses to delete what would stay readable there. Backups made with their own copy of the keys keep it.
     """
     queries = query.named(keys, studies, series, instances)
     if not queries:
         raise click.UsageError("say what to delete: --study, --series or --instance UID, or KEY=VALUE")
     if not reason and not dry_run:
         raise click.UsageError("say why: --reason TEXT is recorded with the deletion")
+    if must_shred and (into_trash or series or instances):
+        raise click.UsageError("--shred is for whole studies, and for good: without --trash, --series and --instance")
     config = settings.load()
     if dry_run or not yes:
         facts = deletion.delete(config, queries, reason="", dry_run=True)
@@ -57,7 +65,9 @@ def command(
         if may_delete and not options.confirmed(_question(facts, deletion.patients_of(config, queries), into_trash)):
             output.complain("nothing was deleted")
             return exit_codes.FAILED
-    facts = deletion.delete(config, queries, reason=reason or "", dry_run=False, into_trash=into_trash)
+    facts = deletion.delete(
+        config, queries, reason=reason or "", dry_run=False, into_trash=into_trash, must_shred=must_shred
+    )
     _show(facts)
     return exit_codes.OK if facts["instances"] else exit_codes.FAILED
 

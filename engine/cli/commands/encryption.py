@@ -137,6 +137,14 @@ def _show(facts: Mapping[str, object]) -> None:
         shown["data_keys"] = ", ".join(
             f"{each['id']} of {each['made'][:10]}: {each['records']} records" for each in keys
         )
+    studies = facts.get("study_keys")
+    if isinstance(studies, dict):
+        shown["study_keys"] = (
+            f"{studies['keys']} keys of {studies['records']} records; {studies['destroyed_keys']} destroyed,"
+            f" which leaves {studies['shredded_records']} records that nobody can read"
+        )
+    else:
+        shown.pop("study_keys", None)
     output.write_one(dict(facts), shown)
     if isinstance(wrappings, list) and len(wrappings) < 2:
         output.complain("there is one wrapping only: add a second one with `filmroom encryption add-wrapping`")

@@ -22,7 +22,7 @@ from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quara
 from engine.index.format.rows import Counts
 from engine.index.format.trash_record import TrashRecord
 from engine.storage.hints import Heads
-from engine.storage.record import HEADER_BYTES, Record, unpack_head
+from engine.storage.record import HEADER_BYTES, SHREDDED, Record, unpack_head
 from engine.storage.segment import Damage
 
 if TYPE_CHECKING:
@@ -142,6 +142,12 @@ class _Batch:
 
     def _handle(self, txn: WriteTxn, record: Record, is_repeated: bool) -> bool:
         """Handles a head at which the gatherer stopped. False: the gatherer can handle it now."""
+        if record.kind == SHREDDED:
+            position = record.position
+            segment = self._writer.accounts.segment(txn, position.segment_id)
+            if not segment.is_covered(position.offset):
+                segment.dead_bytes += position.record_bytes
+            return True
         try:
             item = unpack_record(record)
         except IndexError_ as error:

@@ -77,6 +77,10 @@ class Segment:
                 remaining.append((start, end))
         self.extents = remaining
 
+    def is_covered(self, offset: int) -> bool:
+        """Whether the record at an offset has been applied."""
+        return offset < self.indexed or any(start <= offset < end for start, end in self.extents)
+
     def mark(self) -> SegmentMark:
         complete = 0 < self.end <= self.indexed
         return SegmentMark(self.indexed, complete, self.live_count, self.live_bytes, self.dead_bytes)

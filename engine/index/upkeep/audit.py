@@ -24,7 +24,7 @@ from engine.index.format.rows import Counts, PatientRow, UidRow
 from engine.index.format.statements import PART_COUNT_SERIES, PART_COUNT_STUDY
 from engine.index.format.types import Instance
 from engine.index.query.instances import instance_of, read_instance
-from engine.storage.record import Kind, Record
+from engine.storage.record import SHREDDED, Kind, Record
 
 PAGE = 500
 
@@ -91,6 +91,8 @@ def tables_by_offset(environment: Environment, segment_id: int) -> dict[int, str
 
 
 def _fault(txn: ReadTxn, environment: Environment, record: Record, levels: _Levels) -> str:
+    if record.kind == SHREDDED:
+        return ""  # the index may know it as deleted, or not know it since a rebuild
     if record.kind == Kind.INSTANCE:
         where = txn.get(keys.bounded(record.key), db=environment.sop_uids)
         row = txn.get(where, db=environment.instances) if where else None

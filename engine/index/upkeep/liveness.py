@@ -9,6 +9,7 @@
     hold          the one that counts, of each study
     quarantined   until a tombstone names it
     correction    forever, undone or not: it is the audit trail
+    shredded      never: its study's key was destroyed, and nobody can read it
     unknown       every record that has not been applied
 
 Of copies of one record only the last survives: a relocated record is not needed at its old place. An answer is valid
@@ -33,7 +34,7 @@ from engine.index.format import keys
 from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, Quarantined, Tombstone
 from engine.index.format.rows import read_name, scan_prefix
 from engine.index.format.trash_record import TrashOperation, TrashRecord
-from engine.storage.record import Kind, Position, Record
+from engine.storage.record import SHREDDED, Kind, Position, Record
 
 
 def alive(txn: ReadTxn, environment: Environment, records: Sequence[Record], now_ns: int) -> list[bool]:
@@ -48,6 +49,8 @@ def _is_alive(
     if record.kind == Kind.INSTANCE:
         return _is_instance_alive(txn, environment, record, needed)
     try:
+        if record.kind == SHREDDED:
+            return False
         if record.kind == Kind.TOMBSTONE:
             return _is_tombstone_alive(txn, environment, Tombstone.unpack(record), now_ns)
         if record.kind == Kind.HOLD:

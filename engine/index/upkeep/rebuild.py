@@ -40,7 +40,7 @@ from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.hints import read_header_or_trailer, read_heads
-from engine.storage.record import Record
+from engine.storage.record import SHREDDED, Record
 from engine.storage.recovery import (
     NONE_SEALED,
     SealedSegments,
@@ -292,6 +292,8 @@ def _apply(index: Catalog, records: list[Record], report: Report) -> None:
     corrections: list[Correction] = []
     trash: list[TrashRecord] = []
     for record in records:
+        if record.kind == SHREDDED:
+            continue
         try:
             item = unpack_record(record)
         except IndexError_ as error:

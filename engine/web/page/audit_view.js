@@ -9,7 +9,7 @@ import { language, moment, t } from "./words.js";
 import "./words_security.js";
 
 const KINDS = [
-  "login", "logout", "query", "viewed", "sending", "sent", "received", "exported", "imported", "corrected", "merged", "held", "released", "trashed", "deleted", "restored", "alert", "operation",
+  "login", "logout", "query", "viewed", "sending", "sent", "received", "exported", "imported", "corrected", "merged", "held", "released", "trashed", "deleted", "shredded", "restored", "alert", "operation",
   "audit-read", "start", "stop",
 ];
 const TEXTS = ["user", "patient", "study", "text"];
