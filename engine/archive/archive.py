@@ -116,11 +116,10 @@ class Archive(View):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts, FULL)
         layout = parts.layout
-        blob_files = BlobFiles(layout.metadata, bytes_max=METADATA_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES)
+        cache = partial(BlobFiles, reserve_bytes=METADATA_RESERVE_BYTES, sealing=layout.sealing)
+        blob_files = cache(layout.metadata, bytes_max=METADATA_BYTES_MAX)
         self.metadata = SeriesMetadata(parts.index, parts.retrieval, blob_files)
-        self.thumbnail_files = BlobFiles(
-            layout.thumbnails, bytes_max=THUMBNAILS_BYTES_MAX, reserve_bytes=METADATA_RESERVE_BYTES
-        )
+        self.thumbnail_files = cache(layout.thumbnails, bytes_max=THUMBNAILS_BYTES_MAX)
         self._writer: Writer | None = None
         self._batch_port: BatchIngestor | None = None
         self._opening = threading.Lock()
@@ -459,11 +458,11 @@ class Archive(View):
 
     def commitment_requests(self) -> CommitmentRequests:
         """Requests for storage commitment whose answers are fetched under their Transaction UID."""
-        return CommitmentRequests(self.parts.layout.data, self.parts.files)
+        return CommitmentRequests(self.parts.layout.data, self.parts.files, self.parts.layout.sealing)
 
     def commitment_transactions(self) -> Transactions:
         """Requests for storage commitment that wait for their report."""
-        return Transactions(self.parts.layout.data, self.parts.files)
+        return Transactions(self.parts.layout.data, self.parts.files, self.parts.layout.sealing)
 
     def job_files(self) -> JobFiles:
         """The jobs that send to and pull from other archives."""

@@ -46,6 +46,7 @@ import orjson
 
 from engine import log
 from engine.archive import founding
+from engine.archive.sealing import Sealing
 from engine.errors import StorageError
 from engine.keys.study_keys import StudyKeys
 from engine.storage.files import Files, replace_file
@@ -118,6 +119,11 @@ class Layout:
             study_keys=self.study_keys,
             ids=ListedIds(self.segment_store(files), self.slot),
         )
+
+    @property
+    def sealing(self) -> Sealing:
+        """What encrypts the small files and caches."""
+        return Sealing(self.data_key)
 
     @property
     def segments(self) -> str:

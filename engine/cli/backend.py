@@ -177,11 +177,10 @@ def changes(config: Config, *, since: str | None, limit: int | None, follow: boo
     """The events of the change feed, each with its cursor. With `follow` it waits for more and never ends."""
     import orjson
 
-    from engine.archive import layout
     from engine.archive.feed.cursor import Cursor
     from engine.archive.feed.subscription import PAGE_EVENTS, Feed
 
-    feed = Feed(layout.existing(config.data))
+    feed = Feed.existing(config.data)
     try:
         cursor = feed.oldest() if since is None else Cursor.parse(since)
         remaining = limit

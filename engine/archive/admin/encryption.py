@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -44,6 +45,9 @@ def begin(data: Path, name: str, kind: str, settings: Mapping[str, str], *, data
         else:
             store.unlock()  # an earlier run ended here
         layouts.describe(layouts.encrypted(layout), files)
+        # What they say is readable, and they are made again.
+        for folder in (layout.metadata, layout.thumbnails):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_keys(data: Path) -> KeyStore:

@@ -19,9 +19,11 @@ from typing import Final
 import msgspec
 
 from engine.archive.commitment.transactions import FILE_BYTES_MAX, Transaction
+from engine.archive.sealing import PLAIN, Sealing, Unsealable, unseal
 from engine.errors import StorageError, StorageFull
 from engine.storage.files import Files, replace_file
 
+_PURPOSE: Final = b"commitment request"
 _DAY_NS: Final = 86_400 * 10**9
 
 
@@ -36,7 +38,8 @@ class CommitmentRequest(msgspec.Struct, frozen=True):
 class CommitmentRequests:
     """The requests of one archive; any number of processes at once. Blocks."""
 
-    def __init__(self, data: Path, files: Files) -> None:
+    def __init__(self, data: Path, files: Files, sealing: Sealing = PLAIN) -> None:
+        self._sealing = sealing
         self._parent = str(data / "commitments")
         self._data = str(data)
         self._folder = f"{self._parent}/http"
@@ -65,7 +68,7 @@ class CommitmentRequests:
                 return False
             fd = files.open(path, os.O_RDWR | os.O_TRUNC)
         try:
-            files.pwritev(fd, [msgspec.json.encode(CommitmentRequest(transaction))], 0)
+            files.pwritev(fd, [self._encoded(CommitmentRequest(transaction))], 0)
             files.fdatasync(fd)
         finally:
             files.close(fd)
@@ -81,8 +84,9 @@ class CommitmentRequests:
         except OSError as error:
             raise StorageError(f"a storage commitment cannot be opened: {error.strerror}") from error
         try:
-            found = msgspec.json.decode(self._files.pread(fd, FILE_BYTES_MAX, 0), type=CommitmentRequest)
-        except msgspec.DecodeError:
+            content = unseal(_PURPOSE, self._files.pread(fd, FILE_BYTES_MAX, 0), transaction_uid.encode())
+            found = msgspec.json.decode(content, type=CommitmentRequest)
+        except (msgspec.DecodeError, Unsealable):
             return None
         finally:
             self._files.close(fd)
@@ -91,8 +95,12 @@ class CommitmentRequests:
     def set_verdicts(self, request: CommitmentRequest, verdicts: Sequence[str]) -> CommitmentRequest:
         """The request with its answer, which is kept. Raises StorageFull, StorageFailed."""
         judged = CommitmentRequest(request.transaction, tuple(verdicts))
-        replace_file(self._files, self._path(request.transaction.transaction_uid), msgspec.json.encode(judged))
+        replace_file(self._files, self._path(request.transaction.transaction_uid), self._encoded(judged))
         return judged
+
+    def _encoded(self, request: CommitmentRequest) -> bytes:
+        bound = request.transaction.transaction_uid.encode()
+        return self._sealing.seal(_PURPOSE, msgspec.json.encode(request), bound)
 
     def _drop_old(self, keep_days: float) -> None:
         oldest_ns = time.time_ns() - int(keep_days * _DAY_NS)

@@ -10,6 +10,8 @@
       ▲                      │
       └──── not reported ────┘              removed too when nobody took the report for `[commitment] retry_days`
 
+Each is encrypted where the archive is (`archive.sealing`).
+
 A process must hold the flock on a transaction's file while it works on it. The flock ends with the process, so another
 process can report the transactions of a killed one at once. Removals are not synced: after a power cut a report may go
 out twice. Never make a file name from anything that a peer sent. `judge` finds the verdicts; `services.commitment`
@@ -29,6 +31,8 @@ import msgspec
 
 from engine import log
 from engine.archive import layout
+from engine.archive.sealing import PLAIN, Sealing, Unsealable, unseal
+from engine.archive.unlocking import unlock
 from engine.errors import CommitmentError, StorageError, StorageFull
 from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
@@ -36,6 +40,8 @@ from engine.storage.record import crc32c
 logger = log.get("archive.commitment")
 
 FORMAT = 1
+_PURPOSE = b"commitment"
+_ATTEMPTS = b"commitment attempts"
 
 FILE_BYTES_MAX = 64 << 20
 """A longer file is damaged: no accepted request makes one half as long."""
@@ -149,7 +155,8 @@ class Claim:
 class Transactions:
     """The transactions of one archive, as one process sees them; any number of processes at once. One thread a time."""
 
-    def __init__(self, data: Path, files: Files) -> None:
+    def __init__(self, data: Path, files: Files, sealing: Sealing = PLAIN) -> None:
+        self._sealing = sealing
         self.files = files
         self._data = data
         self.folder = str(data / "commitments")
@@ -161,7 +168,9 @@ class Transactions:
     @classmethod
     def existing(cls, data: Path) -> Transactions:
         """The transactions of an existing archive, which other processes may have open. Raises StorageError."""
-        return cls(layout.existing(data).data, Files())
+        files = Files()
+        unlocked = unlock(layout.existing(data), files)
+        return cls(unlocked.data, files, unlocked.sealing)
 
     @property
     def exist(self) -> bool:
@@ -187,7 +196,8 @@ class Transactions:
         claim = Claim(self, identifier, fd)
         try:
             self.files.lock(fd)
-            self.files.pwritev(fd, [msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))], 0)
+            content = msgspec.json.encode(_Checked(crc32c(content), msgspec.Raw(content)))
+            self.files.pwritev(fd, [self._sealing.seal(_PURPOSE, content, identifier.encode())], 0)
             self.files.fdatasync(fd)
             self.files.rename(temporary, self._path(identifier))
             self.files.sync_directory(self.folder)
@@ -258,7 +268,7 @@ class Transactions:
         """The transaction in a file. Raises CommitmentError."""
         try:
             content = self.files.pread(fd, min(self.files.size(fd), FILE_BYTES_MAX), 0)
-            checked = msgspec.json.decode(content, type=_Checked)
+            checked = msgspec.json.decode(unseal(_PURPOSE, content, identifier.encode()), type=_Checked)
             if crc32c(bytes(checked.transaction)) != checked.crc32c:
                 raise msgspec.ValidationError("wrong checksum")
             transaction = msgspec.json.decode(checked.transaction, type=Transaction)
@@ -266,7 +276,7 @@ class Transactions:
                 raise msgspec.ValidationError(f"format {transaction.format}")
         except OSError as error:
             raise StorageError(f"commitment {identifier} cannot be read: {error.strerror}") from error
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, Unsealable) as error:
             raise CommitmentError(f"commitment {identifier} is damaged: {error}") from error
         return transaction
 
@@ -321,8 +331,8 @@ class Transactions:
             return {}
         try:
             content = self.files.pread(fd, min(self.files.size(fd), FILE_BYTES_MAX), 0)
-            return msgspec.json.decode(content, type=dict[str, Attempts])
-        except (OSError, msgspec.DecodeError) as error:
+            return msgspec.json.decode(unseal(_ATTEMPTS, content), type=dict[str, Attempts])
+        except (OSError, msgspec.DecodeError, Unsealable) as error:
             logger.warning("attempts to report storage commitments begin anew", reason=str(error))
             return {}
         finally:
@@ -330,7 +340,8 @@ class Transactions:
 
     def save_attempts(self, attempts: dict[str, Attempts]) -> None:
         """Stores the attempts for a restart and for people; not synced. Raises StorageFull or StorageFailed."""
-        replace_file(self.files, f"{self.folder}/state.json", msgspec.json.encode(attempts), is_durable=False)
+        content = self._sealing.seal(_ATTEMPTS, msgspec.json.encode(attempts))
+        replace_file(self.files, f"{self.folder}/state.json", content, is_durable=False)
 
     def _names(self) -> list[str]:
         return [match[1] for name in self._listed() if (match := _NAME.fullmatch(name))]

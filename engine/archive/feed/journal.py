@@ -5,7 +5,7 @@
 One block holds the events of one pass; files consist of blocks and nothing else. Little endian:
 
     offset  bytes  field
-    0       8      magic          "FILMFEED"
+    0       8      magic          "FILMFEED"; "FILMFEEC" if the lines are encrypted (`archive.sealing`)
     8       4      epoch          see `cursor`
     12      4      count          events
     16      8      first          sequence of the first event
@@ -31,11 +31,14 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from engine.archive.sealing import PLAIN, Sealing, Unsealable, unseal
 from engine.errors import FeedDamaged, StorageError
 from engine.storage.files import Files, raise_write_error
 from engine.storage.record import crc32c
 
 MAGIC = b"FILMFEED"
+ENCRYPTED_MAGIC = b"FILMFEEC"
+_PURPOSE = b"feed"
 _HEAD = struct.Struct("<8sIIQIIII")
 _MARK = struct.Struct("<QQQ")
 _NAME = re.compile(r"([0-9a-f]{16})\.events")
@@ -97,15 +100,25 @@ def read_blocks(files: Files, fd: int, start: int) -> Iterator[Block]:
             return
         magic, epoch, count, first, marks_length, lines_length, crc, _ = _HEAD.unpack(head)
         length = _HEAD.size + marks_length + lines_length
-        if magic != MAGIC or length > BLOCK_BYTES_MAX:
+        if magic not in (MAGIC, ENCRYPTED_MAGIC) or length > BLOCK_BYTES_MAX:
             return
         if at + length > base + len(window):
             window, base = _pread(files, fd, max(WINDOW_BYTES, length), at), at
         body = window[at - base + _HEAD.size : at - base + length]
         if len(body) < length - _HEAD.size or crc32c(body, crc32c(head[:32])) != crc:
             return
+        lines = body[marks_length:]
+        if magic == ENCRYPTED_MAGIC:
+            try:
+                lines = unseal(_PURPOSE, lines, _bound(epoch, first))
+            except Unsealable:
+                return
         at += length
-        yield Block(epoch, first, count, body[:marks_length], body[marks_length:], at)
+        yield Block(epoch, first, count, body[:marks_length], lines, at)
+
+
+def _bound(epoch: int, first: int) -> bytes:
+    return struct.pack("<IQ", epoch, first)
 
 
 def make_durable(directory: str, files: Files, last: int) -> dict[int, tuple[int, int]]:
@@ -146,7 +159,8 @@ def _pread(files: Files, fd: int, length: int, offset: int) -> bytes:
 class JournalWriter:
     """Appends blocks; a feed has one. After StorageFull or StorageFailed make another one."""
 
-    def __init__(self, directory: str, files: Files, epoch: int) -> None:
+    def __init__(self, directory: str, files: Files, epoch: int, sealing: Sealing = PLAIN) -> None:
+        self._sealing = sealing
         self._directory = directory
         self._files = files
         self.epoch = epoch
@@ -198,7 +212,10 @@ class JournalWriter:
             self._open(self.last + 1)
         body_marks = b"".join([_MARK.pack(segment_id, salt, offset) for segment_id, (salt, offset) in marks.items()])
         body = b"\n".join((*lines, b""))
-        head = _HEAD.pack(MAGIC, self.epoch, len(lines), self.last + 1, len(body_marks), len(body), 0, 0)
+        magic = MAGIC
+        if self._sealing.data_key is not None:
+            magic, body = ENCRYPTED_MAGIC, self._sealing.seal(_PURPOSE, body, _bound(self.epoch, self.last + 1))
+        head = _HEAD.pack(magic, self.epoch, len(lines), self.last + 1, len(body_marks), len(body), 0, 0)
         crc = crc32c(body, crc32c(body_marks, crc32c(head[:32])))
         head = head[:32] + struct.pack("<II", crc, 0)
         self._files.pwritev(self._fd, [head, body_marks, body], self._end)

@@ -25,6 +25,7 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.archive.feed import journal
@@ -32,6 +33,8 @@ from engine.archive.feed.cursor import Cursor, Epochs, NamedCursors, read_epochs
 from engine.archive.feed.event import Event, action_of, decode_lines
 from engine.archive.feed.layout import directory_of
 from engine.archive.feed.wake import LOOK_S, Wake
+from engine.archive.layout import existing
+from engine.archive.unlocking import unlock
 from engine.errors import CursorRefused, FeedDamaged, FeedError
 from engine.storage.files import Files
 
@@ -92,6 +95,12 @@ class Feed:
         self._tail: tuple[int, int, int] = (0, 0, 0)
         """File, offset and sequence of the last known end."""
         self._wake: Wake | None = None
+
+    @classmethod
+    def existing(cls, data: Path) -> Feed:
+        """The feed of an existing archive, which other processes may have open. Raises StorageError, KeyStoreError."""
+        files = Files()
+        return cls(unlock(existing(data), files), files)
 
     def newest(self) -> Cursor:
         """The cursor after the last event. Raises FeedError if there is no feed."""

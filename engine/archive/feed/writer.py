@@ -83,6 +83,7 @@ class FeedWriter:
         """
         self._layout = layout
         self._files = files
+        self._sealing = layout.sealing
         self._index = index
         self._options = options
         self._directory = directory_of(layout)
@@ -103,7 +104,7 @@ class FeedWriter:
         self._replica_names: list[str] = []
         self._last_change = 0
         """The sequence of the last event that is not about a replica."""
-        self._journal = JournalWriter(self._directory, files, 0)
+        self._journal = JournalWriter(self._directory, files, 0, self._sealing)
         self._take(State(), QuietTracker(options.quiet))
         try:
             self._begin()
@@ -132,7 +133,7 @@ class FeedWriter:
             self._layout.archive_id,
             self._layout.lineage,
         )
-        self._journal = JournalWriter(self._directory, self._files, epoch)
+        self._journal = JournalWriter(self._directory, self._files, epoch, self._sealing)
         if epochs is not None and state is not None and is_ours:
             try:
                 self._go_on(state)
@@ -164,7 +165,7 @@ class FeedWriter:
         self._files.unlink(f"{self._directory}/state")
         for first in journal.list_files(self._directory, self._files):
             self._files.unlink(journal.path_of(self._directory, first))
-        self._journal = JournalWriter(self._directory, self._files, epoch)
+        self._journal = JournalWriter(self._directory, self._files, epoch, self._sealing)
         self._take(State(), QuietTracker(self._options.quiet))
         self._intake.begin_now()
         archive_id, lineage = self._layout.archive_id, self._layout.lineage

@@ -1,6 +1,7 @@
 """The files of all jobs of an archive, in DATA/jobs. One process runs jobs; every process may create them.
 
-    ID.json      the job, replaced as a whole: durable when its state changes, not for its progress
+    ID.json      the job, replaced as a whole: durable when its state changes, not for its progress.
+                 Encrypted where the archive is (`archive.sealing`)
     ID.taken     SOP Instance UIDs, one a line, that the peer of a sending job has: a restart sends the others. Not
                  synced: after a power cut some are sent twice, which is harmless
     ID.cancel    empty: a request to cancel; ID.retry: a request to try again. The process that runs jobs removes them
@@ -15,11 +16,13 @@ import os
 import re
 import secrets
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from engine.archive.jobs.job import ENDED, Job
+from engine.archive.sealing import Unsealable, unseal
 from engine.errors import JobError, JobsFull
 from engine.storage.files import Files, raise_write_error, replace_file
 
@@ -36,6 +39,7 @@ JOBS_MAX: Final = 2000
 """The most jobs that have not ended; a further one is refused."""
 
 _NAME: Final = re.compile(r"([0-9a-f]{24})\.json")
+_PURPOSE: Final = b"job"
 _ID: Final = re.compile(r"[0-9a-f]{24}")
 
 
@@ -49,6 +53,7 @@ class JobFiles:
 
     def __init__(self, layout: Layout, files: Files) -> None:
         self._directory = f"{layout.data}/jobs"
+        self._sealing = layout.sealing
         self._files = files
 
     def create(self, job: Job) -> None:
@@ -60,7 +65,8 @@ class JobFiles:
 
     def save(self, job: Job, *, is_durable: bool = True) -> None:
         """Replaces the job's file. Raises StorageFull, StorageFailed."""
-        replace_file(self._files, self._path(job.id), msgspec.json.encode(job), is_durable=is_durable)
+        content = self._sealing.seal(_PURPOSE, msgspec.json.encode(job), job.id.encode())
+        replace_file(self._files, self._path(job.id), content, is_durable=is_durable)
 
     def load(self, identifier: str) -> Job:
         """The job with this id. Raises JobError if there is none."""
@@ -133,8 +139,9 @@ class JobFiles:
     def _load(self, path: str) -> Job | None:
         try:
             with open(path, "rb") as file:
-                return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=Job)
-        except (OSError, msgspec.DecodeError):
+                content = file.read(FILE_BYTES_MAX)
+            return msgspec.json.decode(unseal(_PURPOSE, content, Path(path).stem.encode()), type=Job)
+        except (OSError, msgspec.DecodeError, Unsealable):
             return None
 
     def _path(self, identifier: str, end: str = "json") -> str:

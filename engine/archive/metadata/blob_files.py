@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Final
 
 from engine import log
+from engine.archive.sealing import MAGIC, PLAIN, Sealing, Unsealable, unseal
+from engine.errors import KeyMissing
 
 logger = log.get("archive.metadata")
 
+_PURPOSE: Final = b"cache"
 HEAD_BYTES: Final = 4096
 """Bytes that `heads` reads of a file."""
 
@@ -37,9 +40,10 @@ _LEFT_OVER_S: Final = 3600
 class BlobFiles:
     """One folder. Thread-safe; blocks."""
 
-    def __init__(self, folder: Path, *, bytes_max: int, reserve_bytes: int = 0) -> None:
-        """`reserve_bytes`: must stay free on the disk."""
+    def __init__(self, folder: Path, *, bytes_max: int, reserve_bytes: int = 0, sealing: Sealing = PLAIN) -> None:
+        """`reserve_bytes`: must stay free on the disk. `sealing`: encrypts the files."""
         self._folder = folder
+        self._sealing = sealing
         self._bytes_max = bytes_max
         self._reserve_bytes = reserve_bytes
         self._lock = threading.Lock()
@@ -57,11 +61,12 @@ class BlobFiles:
                 os.utime(path)
         except OSError:
             return None
-        return data
+        return self._opened(path, data)
 
     def write(self, owner: bytes, variant: bytes, data: bytes) -> None:
         """Replaces a file, unless the disk is full or the file exceeds the bound."""
         path = self._path(owner, variant)
+        data = self._sealing.seal(_PURPOSE, data, path.name.encode())
         if len(data) > self._bytes_max // 2:
             return
         beside = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.new")
@@ -96,9 +101,13 @@ class BlobFiles:
         for path in self._all():
             try:
                 with open(path, "rb", buffering=0) as file:
-                    yield file.read(HEAD_BYTES), path
+                    data = file.read(HEAD_BYTES)
+                    if data.startswith(MAGIC):
+                        # It can be decrypted as a whole only.
+                        data = (self._opened(path, data + file.read()) or b"")[:HEAD_BYTES]
             except OSError:
                 continue
+            yield data, path
 
     def remove(self, path: Path) -> None:
         """Removes a file that `heads` has yielded."""
@@ -125,6 +134,16 @@ class BlobFiles:
             total -= size
             if total <= self._bytes_max * _TRIMMED_TO:
                 return
+
+    def _opened(self, path: Path, data: bytes) -> bytes | None:
+        """The content of a file; None if it cannot be decrypted, or must not lie there as it is."""
+        if self._sealing.data_key is not None and not data.startswith(MAGIC):
+            self.remove(path)  # from before the archive had keys
+            return None
+        try:
+            return unseal(_PURPOSE, data, path.name.encode())
+        except (Unsealable, KeyMissing):
+            return None
 
     def _path(self, owner: bytes, variant: bytes) -> Path:
         name = _digest(owner)
