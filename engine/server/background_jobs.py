@@ -203,7 +203,7 @@ class TrashJob:
         self._archive.shred_left(actor=TRASH, everything=not self._is_swept, is_stopping=self._stopping.is_set)
         self._is_swept = True
         if not self._days:
-            return TRASH_REST_S
+            return NOTHING_TO_DO_S
         try:
             emptied = self._archive.expire_trash(
                 self._days, time.time_ns(), actor=TRASH, is_stopping=self._stopping.is_set
