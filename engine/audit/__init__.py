@@ -53,6 +53,7 @@ __all__ = [
     "durable",
     "flush",
     "is_on",
+    "prepare",
     "snapshot",
     "start",
     "use",
@@ -66,6 +67,12 @@ _current: list[Recorder] = []
 def configure(config: _Settings) -> None:
     """Records from now on as the [audit] table says."""
     use(Recorder(config.data, reserve_bytes=config.audit.reserve_bytes) if config.audit.enabled else None)
+
+
+def prepare() -> None:
+    """Takes a chain now, for a process that records for long. Never raises."""
+    if _current:
+        _current[0].prepare()
 
 
 def use(recorder: Recorder | None) -> Recorder | None:

@@ -228,11 +228,16 @@ class ChainWriter:
             folder = folder_of(data) / CHAINS / f"{index:03}"
             make_private(folder, self._files)
             fd = self._open_lock(folder / "lock")
-            if not self._files.exists(str(folder / ENDED)) and self._files.lock(fd):
-                head = self._continue(data, folder)
-                if head is not None:
-                    return fd, folder, head
-                logger.error("the end of an audit chain is damaged: it is left as it is", chain=folder.name)
+            try:
+                if not self._files.exists(str(folder / ENDED)) and self._files.lock(fd):
+                    head = self._continue(data, folder)
+                    if head is not None:
+                        return fd, folder, head
+                    logger.error("the end of an audit chain is damaged: it is left as it is", chain=folder.name)
+            except BaseException:
+                self._leave()
+                self._files.close(fd)
+                raise
             self._files.close(fd)
         raise StorageFailed("the audit log has too many chains")
 
@@ -269,7 +274,8 @@ class ChainWriter:
         return head
 
     def _leave(self) -> None:
-        self._files.close(self._fd)
+        if self._fd >= 0:
+            self._files.close(self._fd)
         self._fd = -1
 
 

@@ -5,19 +5,21 @@
     begin_now(event)          the same for a thread that may block
     start(event), flush()     the same in steps. A thread that has read what will be disclosed hands it over, and writes
     await durable(started)    the event while others get it ready to be sent; nothing leaves before `durable` returns
+    prepare()                 takes a chain now, while there is room for it
 
 One write and one sync serve all events that have gathered. One thread writes at a time: one that may block and waits
 for an event of its own, since to wake another one costs more than the write; or else the recorder's own thread.
 
 While the disk refuses, events wait in memory (QUEUE_MAX, of which the latest are lost and counted), `begin` refuses at
-once, and the thread tries again and again. After a failed sync nobody knows what the disk has: the recorder takes
-another chain, and writes there again what was not synced.
+once, and the thread tries again: after pauses that grow, and soon after somebody was refused. After a failed sync
+nobody knows what the disk has: the recorder takes another chain, and writes there again what was not synced.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -37,6 +39,8 @@ SYNC_S: Final = 0.5
 RETRY_S: Final = 1.0
 RETRY_S_MAX: Final = 60.0
 """The pause between two attempts doubles from the former to the latter."""
+DEMAND_S: Final = 1.0
+"""Whoever is refused has the disk tried again, but not more often than this."""
 QUEUE_MAX: Final = 100_000
 GROUP_MAX: Final = 512
 FLUSH_GROUPS_MAX: Final = 4
@@ -78,6 +82,8 @@ class Recorder:
         self._is_closing = False
         self._failure = ""
         self._retry_s = RETRY_S
+        self._failed_s = 0.0
+        """When the disk refused last, by time.monotonic()."""
         self._lost = 0
         self._written = 0
         self._refused = 0
@@ -85,6 +91,14 @@ class Recorder:
         self._thread: threading.Thread | None = None
 
     # -- any thread -----------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Takes a chain, with descriptors and room on the disk that a server may lack later. Never raises."""
+        with self._writing:
+            try:
+                self._append([])
+            except (StorageError, OSError) as error:
+                logger.warning("the audit log is not ready yet", reason=str(error))
 
     def write(self, event: Event) -> None:
         """Records an event soon. Never blocks, never raises."""
@@ -143,6 +157,8 @@ class Recorder:
     def check(self) -> None:
         """Raises AuditUnavailable if the disk refuses at present: for what is recorded with `write`, as queries are."""
         if self._failure:
+            if time.monotonic() - self._failed_s >= DEMAND_S:
+                self._hurry()
             self._refused += 1
             raise AuditUnavailable(f"the audit log cannot be written: {self._failure}")
 
@@ -251,7 +267,7 @@ class Recorder:
             if chain.cut_bytes:
                 records = [_cut(chain), *records]
             self._make_reserve()
-        for start in range(0, len(records), GROUP_MAX):
+        for start in range(0, len(records) or 1, GROUP_MAX):
             chain.append(records[start : start + GROUP_MAX])
         chain.sync()
 
@@ -262,7 +278,7 @@ class Recorder:
             self._retry_s = RETRY_S
         else:
             self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
-        self._failure = why
+        self._failure, self._failed_s = why, time.monotonic()
         self._lost += len(self._unsynced[QUEUE_MAX:])
         del self._unsynced[QUEUE_MAX:]
         self._refused += len(waiting)

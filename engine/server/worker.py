@@ -261,6 +261,7 @@ def serve(fd: int, make_fronts: MakeFronts) -> int:
     config = Config.from_json(message["config"].encode())
     log.configure(config.log, keeper=kept_log.keeper(config), worker=number)
     audit.configure(config)
+    audit.prepare()
     memory = WorkerMemory(memory_fd, number)
 
     async def run() -> int:

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from engine import audit
-from engine.audit.chain import chain_names
+from engine.audit import recorder as recorder_module
+from engine.audit.chain import ChainWriter, chain_names
 from engine.audit.event import LIST_MAX, TEXT_MAX, Event, Kind, Outcome
 from engine.audit.recorder import RESERVE
 from engine.audit.verify import verify
-from engine.errors import AuditUnavailable
+from engine.errors import AuditUnavailable, StorageFailed
 from tests.audit.recording import CT1, events, recording, stored, wait_until
 from tests.faulty_files import FaultyFiles
 
@@ -80,6 +81,50 @@ def test_a_disk_that_refuses_stops_disclosures_and_loses_nothing_else(tmp_path: 
     studies = [study for kind, study in kinds if kind == "received"]
     assert sorted(studies) == ["1.1", "1.3", "1.4"]
     assert verify(tmp_path).events == len(kinds)
+
+
+def test_whoever_is_refused_has_the_disk_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("RETRY_S", 1e6), ("RETRY_S_MAX", 1e6), ("DEMAND_S", 0.0)):
+        monkeypatch.setattr(recorder_module, name, seconds)
+    files = FaultyFiles()
+    with recording(tmp_path, files=files) as recorder:
+        audit.begin_now(stored("1.1"))
+        files.fail("pwritev", errno.ENOSPC, repeat=True)
+        with pytest.raises(AuditUnavailable):
+            audit.begin_now(stored("1.2"))
+        files.heal()
+
+        def is_recorded() -> bool:
+            try:
+                audit.begin_now(stored("1.3"))
+            except AuditUnavailable:
+                return False
+            return True
+
+        wait_until(is_recorded)
+        assert not recorder.snapshot()["failure"]
+
+
+def test_a_server_that_has_taken_a_chain_records_without_descriptors(tmp_path: Path) -> None:
+    files = FaultyFiles()
+    with recording(tmp_path, files=files) as recorder:
+        recorder.prepare()
+        files.fail("open", errno.EMFILE, repeat=True)
+        audit.begin_now(stored("1.1"))
+    assert [event["study"] for event in events(tmp_path)] == ["1.1"] and verify(tmp_path).events == 1
+
+
+def test_a_chain_that_cannot_be_taken_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    for number in range(2):
+        recorder = audit.Recorder(tmp_path)
+        recorder.begin_now(stored(f"1.{number}"))
+        recorder.close()
+    files = FaultyFiles()
+    files.fail("pread", errno.EIO, repeat=True)
+    for _ in range(3):
+        with pytest.raises(StorageFailed):
+            ChainWriter(tmp_path, files)
+    assert files.calls["close"] == files.calls["open"] > 0
 
 
 def test_after_a_failed_sync_everything_is_written_again_to_another_chain(tmp_path: Path) -> None:
