@@ -86,7 +86,9 @@ def _attribute(of: Callable[[Entry], StoredAttributes], keyword: str) -> Field:
 
     def value(entry: Entry) -> bytes:
         stored = of(entry).get(keyword)
-        return b"" if stored is None else text_of(stored).encode()
+        if stored is None:
+            return b""
+        return stored.encode() if type(stored) is str else text_of(stored).encode()
 
     return value
 

@@ -96,6 +96,7 @@ class Orders:
         self._log = StateLog(folder / "state", place.files, place.archive_id, place.data_key)
         self._database = Database(folder / "index")
         self._writing = threading.Lock()
+        self._is_closed = False
         try:
             self._fill()
         except EngineError:
@@ -184,7 +185,7 @@ class Orders:
 
     def note_asked(self, ae_title: str, row: AskedRow) -> None:
         """Keeps the last query of an application entity."""
-        with self._writing, self._database.write() as writing:
+        with self._open_for_writing() as writing:
             writing.put_asked(ae_title.encode(), row)
 
     @contextmanager
@@ -197,12 +198,20 @@ class Orders:
 
     @contextmanager
     def _transaction(self) -> Iterator[Writing]:
-        with self._writing, self._database.write() as writing:
+        with self._open_for_writing() as writing:
             yield writing
             if writing.changes:
                 stamp = self._log.append(writing.number(b"state"), writing.number(b"next"), writing.changes)
                 self._log.sync()
                 writing.set_number(b"state", stamp)
+
+    @contextmanager
+    def _open_for_writing(self) -> Iterator[Writing]:
+        with self._writing:
+            if self._is_closed:
+                raise OrdersError("the registry is closed")
+            with self._database.write() as writing:
+                yield writing
 
     def _finish(self, work: Work) -> Applied:
         """Tells the archive; what a crash prevents here is done when the value is applied again."""
@@ -220,13 +229,15 @@ class Orders:
 
     @contextmanager
     def read(self) -> Iterator[Reading]:
-        """A snapshot, for a moment. Raises OrdersError."""
+        """A snapshot, for a moment; not while another thread closes the registry. Raises OrdersError."""
+        if self._is_closed:
+            raise OrdersError("the registry is closed")
         with self._database.read() as reading:
             yield reading
 
     def performed(self, uid: str) -> PerformedRow | None:
-        """An MPPS."""
-        with self._database.read() as reading:
+        """An MPPS, from any thread."""
+        with self._writing, self.read() as reading:
             return performing.find(reading, uid)
 
     def counts(self) -> dict[str, int]:
@@ -238,7 +249,7 @@ class Orders:
 
     def compact(self, *, least_bytes: int = COMPACT_BYTES) -> bool:
         """Writes the state log anew if most of it is outdated; returns whether it did. Raises StorageError."""
-        with self._writing, self._database.write() as writing:
+        with self._open_for_writing() as writing:
             total = self._log.bytes
             tables = list(enumerate(self._database.tables))
             if total < least_bytes:
@@ -254,9 +265,12 @@ class Orders:
         return True
 
     def close(self) -> None:
-        """Closes it. No other call may be running."""
-        self._log.close()
-        self._database.close()
+        """Closes it, after the writing that is going on."""
+        with self._writing:
+            if not self._is_closed:
+                self._is_closed = True
+                self._log.close()
+                self._database.close()
 
     def __enter__(self) -> Orders:
         return self

@@ -49,11 +49,15 @@ class Question:
 
     tests: list[tuple[int, Field, Test]] = field(default_factory=list)
     """Tag, where its value comes from, and what it must meet."""
+    date_test: Test | None = None
+    """Of the start date; those who read the steps of `days` need not apply it."""
     moments: tuple[str, str] | None = None
     """The first and last date and time, when both are one range."""
     aes: tuple[str, ...] = ()
     """AE titles without wild cards; (): any."""
     days: tuple[str, str] = (_FIRST_DAY, _LAST_DAY)
+    is_one_range: bool = True
+    """Whether every day of `days` meets the key."""
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Values without wild cards of the keys that lead to steps at once."""
     hidden: frozenset[str] = frozenset()
@@ -62,12 +66,14 @@ class Question:
     """Keyword and value of each key that restricts the answer, for people and the audit log."""
     limit: int = 0
 
-    def admits(self, entry: Entry) -> bool:
-        """Whether an entry meets every key."""
+    def admits(self, entry: Entry, *, is_of_days: bool = False) -> bool:
+        """Whether an entry meets every key. `is_of_days`: it was found by its day, among one range of days."""
         step = entry.step
         if step.is_unbooked or step.state in self.hidden:
             return False
         if self.aes and not (set(self.aes) & set(step.aes) or (self.shows_unassigned and not step.aes)):
+            return False
+        if not is_of_days and self.date_test is not None and not self.date_test(step.start_date):
             return False
         if self.moments is not None and not self._is_in_moments(step.start_date, step.start_time):
             return False
@@ -156,6 +162,11 @@ def _add(question: Question, tag: int, of: Field, texts: list[str], *, is_in_pai
         question.hidden = frozenset()
     if tag == _DATE:
         question.days = _days(tag, texts)
+        question.is_one_range = len(texts) == 1
+        if not is_in_pair:
+            tests = [_test(tag, "DA", text) for text in texts]
+            question.date_test = lambda date: bool(date) and any(test(date) for test in tests)
+        return
     if is_in_pair:
         return
     if tag in _LOOKED_UP and not has_wildcards:
@@ -278,6 +289,7 @@ class Search:
     def __init__(self, question: Question) -> None:
         self._question = question
         self._queue: list[int] | None = None
+        self._is_by_day = True
         is_any_day = question.days == (_FIRST_DAY, _LAST_DAY)
         self._position: bytes | None = b"\0" if is_any_day else day_key(question.days[0], "")
         self._seen: set[int] = set()
@@ -291,12 +303,15 @@ class Search:
             return None
         self.candidates += len(numbers)
         entries = (entry_of(reading, number) for number in numbers)
-        return [entry for entry in entries if entry is not None and self._question.admits(entry)]
+        is_of_days = self._is_by_day and self._question.is_one_range
+        admits = self._question.admits
+        return [entry for entry in entries if entry is not None and admits(entry, is_of_days=is_of_days)]
 
     def _next_numbers(self, reading: Reading) -> list[int] | None:
         if self._queue is None:
             self._queue = self._looked_up(reading)
             if self._queue is not None:
+                self._is_by_day = False
                 self._position = None
             else:
                 self._queue = []

@@ -10,6 +10,7 @@ set of its own; then what the set lacks becomes a question mark.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from engine.dicom import charset, items, tags, transfer_syntax
@@ -32,17 +33,49 @@ def _empty(entry: Entry) -> bytes:
     return b""
 
 
-class _Columns:
-    """The requested attributes of one level, in the order of their tags."""
+KEPT_ELEMENTS = 4096
+"""Encoded values of one attribute that are kept: most entries of a list share most values."""
 
-    def __init__(self, requested: list[int], fields: dict[int, Field], encoding: int) -> None:
-        self.columns: list[tuple[int, Form, Field]] = [
-            (tag, form_of(tag, tags.vr_of(tag), encoding), fields.get(tag, _empty)) for tag in sorted(requested)
-        ]
 
-    def values(self, entry: Entry) -> list[bytes]:
-        """Their values, with texts in UTF-8."""
-        return [of(entry) for _, _, of in self.columns]
+class _Column:
+    """One requested attribute: where its value comes from, and the elements of values that were encoded before."""
+
+    __slots__ = ("elements", "form", "of", "tag")
+
+    def __init__(self, tag: int, of: Field, encoding: int) -> None:
+        self.tag = tag
+        self.form: Form = form_of(tag, tags.vr_of(tag), encoding)
+        self.of = of
+        self.elements: dict[bytes, tuple[bytes, bool]] = {}
+        """Value → element in UTF-8, and whether it needs no character set."""
+
+    def element(self, value: bytes) -> tuple[bytes, bool]:
+        """Encodes a value that was not kept."""
+        form = self.form
+        is_plain = value.isascii() or form.vr in BINARY_VRS
+        is_left_out = not value and self.tag == tags.TimezoneOffsetFromUTC  # it must not be empty
+        found = (b"" if is_left_out else form.element_of_blob(value), is_plain)
+        if len(self.elements) < KEPT_ELEMENTS:
+            self.elements[value] = found
+        return found
+
+
+def _columns(requested: list[int], fields: Mapping[int, Field], encoding: int) -> list[_Column]:
+    return [_Column(tag, fields.get(tag, _empty), encoding) for tag in sorted(requested)]
+
+
+def _elements(columns: list[_Column], entry: Entry) -> tuple[bytes, bool]:
+    """The elements of an entry in UTF-8, and whether they need no character set."""
+    parts = []
+    is_plain = True
+    for column in columns:
+        value = column.of(entry)
+        found = column.elements.get(value)
+        if found is None:
+            found = column.element(value)
+        parts.append(found[0])
+        is_plain = is_plain and found[1]
+    return b"".join(parts), is_plain
 
 
 class WorklistResponses:
@@ -62,8 +95,9 @@ class WorklistResponses:
         of_step = [tag for item in identifier.sequence(_SEQUENCE) for tag in item.items]
         of_root = [tag for tag in identifier.items if tag not in (_SEQUENCE, tags.SpecificCharacterSet)]
         self._has_step = _SEQUENCE in identifier.items
-        self._root = _Columns(of_root, dict(ROOT), encoding)
-        self._step = _Columns(of_step or list(STEP), dict(STEP), encoding)
+        self._before = _columns([tag for tag in of_root if tag < _SEQUENCE], ROOT, encoding)
+        self._after = _columns([tag for tag in of_root if tag > _SEQUENCE], ROOT, encoding)
+        self._step = _columns(of_step or list(STEP), STEP, encoding)
         self._sequence = form_of(_SEQUENCE, "SQ", encoding)
         self._set_form = form_of(tags.SpecificCharacterSet, "CS", encoding)
         is_supported = set(of_root) <= set(ROOT) and set(of_step) <= set(STEP)
@@ -73,59 +107,56 @@ class WorklistResponses:
 
     def encode(self, entry: Entry) -> bytes:
         """The response for an entry, as whole P-DATA-TF."""
-        root, step = self._root.values(entry), self._step.values(entry) if self._has_step else []
-        character_set = b""
-        if not all(map(bytes.isascii, root)) or not all(map(bytes.isascii, step)):
-            root, step, character_set = self._in_character_set(root, step)
-        identifier = self._joined(root, step, character_set)
+        before, is_plain = _elements(self._before, entry)
+        after, is_plain_after = _elements(self._after, entry)
+        step, is_plain_step = _elements(self._step, entry) if self._has_step else (b"", True)
+        if is_plain and is_plain_after and is_plain_step:
+            identifier = b"".join((before, self._item(step), after))
+        else:
+            identifier = self._with_character_set(entry, before, step, after)
         if self._needs_finish:
             identifier = finish(identifier, self._syntax)
         self._connection.trace_command(self._context_id, self._command)
         return self._frames + p_data_tf(self._context_id, False, identifier, self._fragment)
 
-    def _joined(self, root: list[bytes], step: list[bytes], character_set: bytes) -> bytes:
-        parts = [
-            (tag, form.element_of_blob(value))
-            for (tag, form, _), value in zip(self._root.columns, root, strict=True)
-            if value or tag != tags.TimezoneOffsetFromUTC
-        ]
-        if character_set:
-            parts.append((tags.SpecificCharacterSet, self._set_form.element(character_set)))
-        if self._has_step:
-            item = b"".join(
-                [form.element_of_blob(value) for (_, form, _), value in zip(self._step.columns, step, strict=True)]
-            )
-            items_of_step = b"%b%b%b" % (_ITEM, len(item).to_bytes(4, "little"), item)
-            parts.append((_SEQUENCE, self._sequence.element(items_of_step)))
-        parts.sort()
-        return b"".join([element for _, element in parts])
+    def _item(self, elements: bytes) -> bytes:
+        """Scheduled Procedure Step Sequence with its one item."""
+        if not self._has_step:
+            return b""
+        return self._sequence.element(b"%b%b%b" % (_ITEM, len(elements).to_bytes(4, "little"), elements))
 
-    def _in_character_set(self, root: list[bytes], step: list[bytes]) -> tuple[list[bytes], list[bytes], bytes]:
-        """The values in the requested character set, else in UTF-8, and the set."""
-        encoded_root = self._encoded(self._root, root)
-        encoded_step = self._encoded(self._step, step)
-        if encoded_root is None or encoded_step is None:
-            return root, step, charset.UTF_8
-        is_ascii = all(map(bytes.isascii, encoded_root + encoded_step))
-        needs_set = not is_ascii or b"\x1b" in b"".join(encoded_root + encoded_step)
-        return encoded_root, encoded_step, self._character_set if needs_set else b""
+    def _with_character_set(self, entry: Entry, before: bytes, step: bytes, after: bytes) -> bytes:
+        """The identifier in the requested character set, else in UTF-8, with (0008,0005)."""
+        character_set = self._character_set
+        encoded = [self._encoded(columns, entry) for columns in (self._before, self._step, self._after)]
+        if encoded[0] is None or encoded[1] is None or encoded[2] is None:
+            character_set = charset.UTF_8
+        else:
+            before, step, after = encoded[0], encoded[1] if self._has_step else b"", encoded[2]
+        # (0008,0005) is the first element of an identifier but for SOP Class UID and the like, which are no keys here.
+        return b"".join((self._set_form.element(character_set), before, self._item(step), after))
 
-    def _encoded(self, columns: _Columns, texts: list[bytes]) -> list[bytes] | None:
-        """None: the set lacks a character, and another one may be used."""
-        result = []
-        for (_, form, _), value in zip(columns.columns, texts, strict=False):
-            new_value: bytes | None = value
-            if value and form.vr == "SQ" and not value.isascii():
-                try:
-                    new_value = items.recode_texts(value, self._recode)
-                except DataSetError:
-                    new_value = None
-            elif form.vr not in BINARY_VRS and form.vr != "SQ" and not value.isascii():
-                new_value = self._recode(value, form.vr)
-            if new_value is None:
-                return None
-            result.append(new_value)
-        return result
+    def _encoded(self, columns: list[_Column], entry: Entry) -> bytes | None:
+        """The elements in the requested character set; None: it lacks a character, and another one may be used."""
+        parts = []
+        for column in columns:
+            value = column.of(entry)
+            element, is_plain = column.elements.get(value) or column.element(value)
+            if not is_plain:
+                new_value = self._in_set(column, value)
+                if new_value is None:
+                    return None
+                element = column.form.element_of_blob(new_value)
+            parts.append(element)
+        return b"".join(parts)
+
+    def _in_set(self, column: _Column, value: bytes) -> bytes | None:
+        if column.form.vr != "SQ":
+            return self._recode(value, column.form.vr)
+        try:
+            return items.recode_texts(value, self._recode)
+        except DataSetError:
+            return None
 
     def _recode(self, value: bytes, vr: str) -> bytes | None:
         if vr not in charset.TEXT_VRS:

@@ -33,6 +33,8 @@ from engine.services.service import ServiceClass
 from engine.services.worklist_answers import WorklistResponses
 
 if TYPE_CHECKING:
+    from engine.orders.registry import Orders
+    from engine.runtime.pools import ThreadPool
     from engine.services.session import Session
 
 logger = log.get("services.worklist_scp")
@@ -75,7 +77,7 @@ class _Operation:
             await self._answer_all(identifier)
         finally:
             self._record(identifier, perf_counter() - start_s)
-        await self._keep()
+        self._keep()
 
     async def _answer_all(self, identifier: bytes) -> None:
         session = self._session
@@ -175,8 +177,8 @@ class _Operation:
                 transfer_syntax=context.transfer_syntax,
             )
 
-    async def _keep(self) -> None:
-        """Keeps the query, for the question why a list is empty."""
+    def _keep(self) -> None:
+        """Keeps the query, for the question why a list is empty. The next query need not wait for that."""
         session, engine = self._session, self._session.services.engine
         orders = engine.opened_orders
         if orders is None or self._status is None or engine.pools.orders.is_stuck:
@@ -188,10 +190,20 @@ class _Operation:
             host=session.principal.address,
             status=f"{self._status:04X}",
         )
-        try:
-            await engine.pools.orders.run(lambda: orders.note_asked(session.caller, row))
-        except OrdersError as error:
-            logger.warning("the last query was not kept", calling=session.caller, error=str(error))
+        task = engine.loop.create_task(_note(engine.pools.orders, orders, session.caller, row))
+        _notes.add(task)
+        task.add_done_callback(_notes.discard)
+
+
+_notes: set[asyncio.Task[None]] = set()
+"""Queries that are being kept."""
+
+
+async def _note(pool: ThreadPool, orders: Orders, caller: str, row: AskedRow) -> None:
+    try:
+        await pool.run(lambda: orders.note_asked(caller, row))
+    except OrdersError as error:
+        logger.warning("the last query was not kept", calling=caller, error=str(error))
 
 
 def _response(rq: CFindRQ, code: int, comment: str = "", offending: tuple[int, ...] = ()) -> CFindRSP:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -306,8 +307,11 @@ def test_a_peer_without_the_permission_gets_no_context_and_a_role_may_take_it_aw
 
 def test_the_last_query_of_a_station_is_kept(serving: Serving) -> None:
     ask(serving, keys(ScheduledStationAETitle="CT9", Modality="CT"), "CT9")
-    with serving.services.engine.orders().read() as reading:
-        row = reading.get(reading.database.asked, b"CT9")
+    row = None
+    while row is None:  # it is kept after the answer
+        threading.Event().wait(0.01)
+        with serving.services.engine.orders().read() as reading:
+            row = reading.get(reading.database.asked, b"CT9")
     assert row is not None and row.matches == 0
     assert dict(row.keys) == {"ScheduledStationAETitle": "CT9", "Modality": "CT"}
 
