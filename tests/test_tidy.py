@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
     | {"services", "ul", "viewer", "web"},
     "control": LEAVES,
-    "server": LEAVES | {"audit", "access", "control", "runtime", "archive"},
+    "server": LEAVES | {"audit", "access", "control", "runtime", "archive", "orders"},
     "doctor": LEAVES | {"audit", "accounts", "identity", "control", "access", "archive", "net", "web", "certificates"},
     "app": LEAVES
     | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
@@ -151,6 +151,7 @@ ARCHIVE_FACE = {
     "engine.archive.jobs",
     # Patients and orders of the hospital.
     "engine.archive.hospital",
+    "engine.archive.order_links",
     # What servers did in the last days.
     "engine.archive.stats_history",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.

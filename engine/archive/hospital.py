@@ -21,7 +21,7 @@ from engine.archive.lifecycle.patients import IDENTITY, Patient
 from engine.dicom import tags
 from engine.errors import CorrectionRefused
 from engine.index.format.types import Level
-from engine.orders.registry import Orders, Place
+from engine.orders.registry import Orders, Place, exists
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -38,6 +38,11 @@ def open_orders(archive: Archive, rules: Rules) -> Orders:
     layout = archive.parts.layout
     place = Place(layout.data, layout.archive_id, archive.parts.files, layout.data_key, archive.is_read_only)
     return Orders(place, rules, StudyCorrections(archive, rules))
+
+
+def has_orders(archive: Archive) -> bool:
+    """Whether an archive has a registry of patients and orders."""
+    return exists(archive.parts.layout.data)
 
 
 class StudyCorrections:

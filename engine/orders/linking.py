@@ -33,6 +33,7 @@ class Named:
     accession_issuer: str = ""
     """Name or universal id of the issuer, if it says so."""
     patient_id: str = ""
+    patient_issuer: str = ""
     requested: tuple[tuple[str, str], ...] = ()
     """Requested Procedure ID and Scheduled Procedure Step ID of each item."""
 

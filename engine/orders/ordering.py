@@ -271,6 +271,21 @@ def _end_steps(work: Work, steps: Iterable[tuple[int, StepRow]], end: StepState)
             put_step(work, number, step, replace(step, state=end))
 
 
+def complete(work: Work, study_instance_uid: str, orders: Iterable[int]) -> None:
+    """The study of these orders is complete: their steps end that no MPPS reports on.
+
+    Of an order with several procedures only the steps of this study's, if it has one with its UID.
+    """
+    for order in orders:
+        row = work.writing.get(work.tables.orders, id_key(order))
+        uids = {each.requested_procedure_id: each.study_instance_uid for each in row.procedures} if row else {}
+        is_named = study_instance_uid in uids.values()
+        for number, step in steps_of(work.writing, order):
+            is_other = is_named and uids.get(step.requested_procedure_id) != study_instance_uid
+            if not (is_other or step.performed or step.state in FINAL):
+                put_step(work, number, step, replace(step, state=StepState.COMPLETED))
+
+
 def _cancel_missing(work: Work, order: int, updates: tuple[ProcedureUpdate, ...], names: list[str]) -> None:
     keys = _keys(updates, names)
     missing = [(number, step) for number, step in steps_of(work.writing, order) if _key(step) not in keys]

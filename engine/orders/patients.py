@@ -21,6 +21,7 @@ from engine.orders.values import (
     PATIENT_KEYWORDS,
     ChangeKind,
     Identifier,
+    Issuer,
     PatientIdentifierChange,
     PatientIdentifierMove,
     PatientLink,
@@ -62,25 +63,38 @@ def update(work: Work, value: PatientUpdate, *, only_if_new: bool = False) -> tu
         check_identifier(identifier, "a patient's identifier")
     found = next(filter(None, (find(work.writing, each) for each in value.identifiers)), None)
     if found is None:
-        return _create(work, value)
+        return _create(work, value, is_registered=not only_if_new)
     number, row = found
     identifiers, is_grown = _with_more(work, number, row, value.identifiers)
     attributes, keywords = row.attributes, list[str]()
     if not only_if_new:
         attributes, keywords = merged(row.attributes, value.attributes, PATIENT_KEYWORDS, snapshot=value.snapshot)
-    if is_grown or keywords:
-        row = replace(row, identifiers=identifiers, attributes=attributes, updated=max(row.updated, work.said))
+    is_registered = row.is_registered or not only_if_new
+    if is_grown or keywords or is_registered != row.is_registered:
+        row = replace(
+            row,
+            identifiers=identifiers,
+            attributes=attributes,
+            is_registered=is_registered,
+            updated=max(row.updated, work.said),
+        )
         work.writing.put(work.tables.patients, id_key(number), row)
-        work.changed(ChangeKind.PATIENT, number, "changed", keywords)
+        if is_grown or keywords:
+            work.changed(ChangeKind.PATIENT, number, "changed", keywords)
     if not only_if_new:
         _let_agree(work, row)
     return number, row
 
 
-def _create(work: Work, value: PatientUpdate) -> tuple[int, PatientRow]:
+def _create(work: Work, value: PatientUpdate, *, is_registered: bool) -> tuple[int, PatientRow]:
     attributes, keywords = merged({}, value.attributes, PATIENT_KEYWORDS)
     number = work.writing.next_id()
-    row = PatientRow(identifiers=_distinct(value.identifiers), attributes=attributes, updated=work.said)
+    row = PatientRow(
+        identifiers=_distinct(value.identifiers),
+        attributes=attributes,
+        is_registered=is_registered,
+        updated=work.said,
+    )
     work.writing.put(work.tables.patients, id_key(number), row)
     work.changed(ChangeKind.PATIENT, number, "created", keywords)
     _let_agree(work, row)
@@ -114,8 +128,19 @@ def _distinct(identifiers: Iterable[Identifier]) -> tuple[Identifier, ...]:
 
 def _let_agree(work: Work, row: PatientRow) -> None:
     """Stored studies of this patient shall show what is known now."""
+    if not row.is_registered:
+        return
     texts = {keyword: value for keyword, value in row.attributes.items() if isinstance(value, str)}
     work.agreements += [(each, texts) for each in row.identifiers if each not in row.absorbed]
+
+
+def let_agree(work: Work, identifier: Identifier) -> None:
+    """The same for a patient of whom a study has come, if the patient is known."""
+    found = find(work.writing, identifier)
+    if found is None and not str(identifier.issuer) and work.rules.issuer:
+        found = find(work.writing, Identifier(identifier.value, Issuer(work.rules.issuer)))
+    if found is not None:
+        _let_agree(work, found[1])
 
 
 def merge(work: Work, value: PatientMerge) -> None:

@@ -31,6 +31,8 @@ from engine.orders.values import (
     AppointmentUpdate,
     Change,
     ChangeKind,
+    Identifier,
+    Issuer,
     OrderUpdate,
     PatientIdentifierChange,
     PatientIdentifierMove,
@@ -165,10 +167,16 @@ class Orders:
             missing = performing.modify(work, uid, data_set, strict=strict)
         return self._finish(work), missing
 
-    def study_arrived(self, named: linking.Named, source: Source) -> Applied:
-        """Links a stored study to the orders that it names."""
+    def study_arrived(self, named: linking.Named, source: Source, *, is_complete: bool = False) -> Applied:
+        """Links a stored study to the orders that it names, and tells the archive what is known of its patient.
+
+        `is_complete`: their steps of that study end, if no MPPS reports on them. Raises as `apply`.
+        """
         with self._work(source) as work:
-            linking.link(work, named)
+            orders = linking.link(work, named)
+            if is_complete:
+                ordering.complete(work, named.study_instance_uid, [number for number, _ in orders])
+            patients.let_agree(work, Identifier(named.patient_id, Issuer(named.patient_issuer)))
         return self._finish(work)
 
     def link(self, study_instance_uid: str, order: int, source: Source) -> Applied:

@@ -23,6 +23,8 @@ class PatientRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     attributes: StoredAttributes = field(default_factory=dict)
     absorbed: tuple[Identifier, ...] = ()
     """Of the identifiers, those that are no longer given to anybody: they came by a merge or a change."""
+    is_registered: bool = False
+    """Whether a message about the patient said this; else it came with an order, and corrects no stored study."""
     merged_into: int = 0
     """The patient that it is now."""
     links: tuple[int, ...] = ()

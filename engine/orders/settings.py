@@ -29,6 +29,10 @@ class Worklist(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     issuer: str = ""
     """The name of the authority whose patient identifiers come without one, in messages and in instances."""
 
+    arrival: Literal["keep", "complete"] = "complete"
+    """What becomes of a step without MPPS when its study is complete (`[feed] study_complete_s`). complete: it is
+    COMPLETED, and leaves the list: many modalities report nothing. keep: it stays as it is."""
+
     strict: bool = False
     """Whether an MPPS must have every attribute that PS3.4 F.7.2 demands; a [[station]] may say otherwise. Off: what is
     missing is logged, since many modalities leave out what they do not know."""

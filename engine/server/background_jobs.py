@@ -25,6 +25,7 @@ from engine.archive.lifecycle.resent import VersionComparer
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused
+from engine.server.orders_job import OrdersJob
 
 logger = log.get("server.background_jobs")
 
@@ -370,6 +371,7 @@ JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     AccessKeysJob,
     ResentJob,
     MetadataJob,
+    OrdersJob,
 )
 """The jobs of every caretaker but that of a replica."""
 

@@ -8,13 +8,26 @@ from pathlib import Path
 import pytest
 
 from engine.archive.archive import Archive
+from engine.archive.feed.event import STUDY_COMPLETE, STUDY_QUIET, Event
 from engine.archive.hospital import open_orders
 from engine.archive.lifecycle import correction
+from engine.archive.order_links import OrderLinks
 from engine.dicom import tags
 from engine.index.format.types import Level, Query, Root
+from engine.orders import linking, ordering
 from engine.orders.registry import NoRules, Orders
-from engine.orders.values import Identifier, Issuer, PatientMerge, PatientUpdate, Source
-from tests.archive.filled import opened, payload_of, store
+from engine.orders.values import (
+    Identifier,
+    Issuer,
+    OrderAction,
+    OrderUpdate,
+    PatientMerge,
+    PatientUpdate,
+    ProcedureUpdate,
+    Source,
+    StepUpdate,
+)
+from tests.archive.filled import opened, payload_of, store, uid
 
 ADT = Source(name="ADT", reference="17")
 
@@ -96,3 +109,61 @@ def test_an_authority_is_the_issuer_and_ours_is_that_of_studies_without_one(arch
     orders.apply(patient("P2", "West^Name", "WEST"), ADT)
     orders.apply(patient("P1", "Ours^Name", "WEST"), ADT)
     assert {name for _, name in names(archive).values()} == {"West^Name", "Ours^Name"}
+
+
+def test_an_order_corrects_no_stored_study(archive: Archive, orders: Orders) -> None:
+    value = OrderUpdate(action=OrderAction.NEW, patient=patient("P1", "Stale^Name"), accession=Identifier("A1"))
+    orders.apply(value, ADT)
+    assert made(archive) == []
+
+
+def order(accession: str, number: str, study: str = "") -> OrderUpdate:
+    steps = (StepUpdate(scheduled_procedure_step_id=f"S{accession}"),)
+    procedure = ProcedureUpdate(requested_procedure_id=f"R{accession}", study_instance_uid=study, steps=steps)
+    return OrderUpdate(
+        action=OrderAction.NEW, patient=patient(number, "X"), accession=Identifier(accession), procedures=(procedure,)
+    )
+
+
+def states(orders: Orders, *accessions: str) -> list[str]:
+    with orders.read() as reading:
+        found = [ordering.find(reading, accession=Identifier(each)) for each in accessions]
+        return [str(row.state) for each in found if each for _, row in ordering.steps_of(reading, each[0])]
+
+
+def test_a_study_that_has_come_is_linked_by_each_rule_and_its_steps_end_when_it_is_complete(
+    archive: Archive, orders: Orders
+) -> None:
+    store(
+        archive, payload_of(6, 1, 1, AccessionNumber="A2"), payload_of(7, 1, 1, patient_id="P7", AccessionNumber="A3")
+    )
+    for value in (order("A1", "P1", uid(1)), order("A2", "P1"), order("A3", "P1")):
+        orders.apply(value, ADT)
+    links = OrderLinks(archive)
+    quiet = [Event(sequence=1, action=STUDY_QUIET, time="", study_instance_uid=uid(study)) for study in (1, 6, 7, 99)]
+    links.handle(orders, quiet * 2, completes=True)
+    with orders.read() as reading:
+        rules = [[row.rule for row in linking.orders_of(reading, uid(study))] for study in (1, 6, 7)]
+        conflicts = [row.study_instance_uid for _, row in reading.rows(reading.database.conflicts)]
+    assert (rules, conflicts) == ([["study-uid"], ["accession"], []], [uid(7)])
+    assert states(orders, "A1", "A2", "A3") == ["SCHEDULED"] * 3
+    complete = [
+        Event(sequence=2, action=STUDY_COMPLETE, time="", study_instance_uid=each.study_instance_uid) for each in quiet
+    ]
+    links.handle(orders, complete, completes=False)
+    assert states(orders, "A1", "A2", "A3") == ["SCHEDULED"] * 3
+    links.handle(orders, complete, completes=True)
+    assert states(orders, "A1", "A2", "A3") == ["COMPLETED", "COMPLETED", "SCHEDULED"]
+
+
+def test_a_study_that_comes_late_shows_what_was_known_of_its_patient_before(archive: Archive, orders: Orders) -> None:
+    orders.apply(patient("P8", "Known^Before"), ADT)
+    store(archive, payload_of(8, 1, 1, patient_id="P8"))
+    OrderLinks(archive).handle(
+        orders, [Event(sequence=1, action=STUDY_QUIET, time="", study_instance_uid=uid(8))], completes=True
+    )
+    assert ("P8", "Known^Before") in names(archive).values()
+
+
+def test_an_archive_without_a_feed_has_nothing_to_follow(archive: Archive, orders: Orders) -> None:
+    assert OrderLinks(archive).follow(orders, completes=True) is False

@@ -1,0 +1,54 @@
+"""The caretaker's job for the registry of orders: links studies that have come, and compacts the state log."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+from engine.archive.archive import Archive
+from engine.archive.hospital import has_orders, open_orders
+from engine.archive.order_links import OrderLinks
+from engine.config import Config
+from engine.orders.registry import Orders
+from engine.orders.stations import Stations
+
+MORE_S: Final = 0.05
+REST_S: Final = 5.0
+"""The pause until the next look at the feed; a study is told of a minute after its last instance."""
+COMPACTION_S: Final = 3600.0
+
+
+class OrdersJob:
+    """Opens the registry at the first step after somebody has made it: an archive without orders has none."""
+
+    name = "orders"
+
+    def __init__(self, archive: Archive, config: Config, stopping: threading.Event) -> None:
+        self._archive = archive
+        self._config = config
+        self._orders: Orders | None = None
+        self._links = OrderLinks(archive)
+        self._until_compaction_s = COMPACTION_S
+        self._compactions = 0
+
+    def configure(self, config: Config) -> None:
+        """Applies from the next step on."""
+        self._config = config
+
+    def step(self) -> float:
+        """Handles a page of the feed, and once an hour looks at the state log."""
+        if self._orders is None:
+            if not has_orders(self._archive):
+                return REST_S
+            self._orders = open_orders(self._archive, Stations(lambda: self._config))
+        if self._links.follow(self._orders, completes=self._config.worklist.arrival == "complete"):
+            return MORE_S
+        self._until_compaction_s -= REST_S
+        if self._until_compaction_s <= 0:
+            self._until_compaction_s = COMPACTION_S
+            self._compactions += self._orders.compact()
+        return REST_S
+
+    def stats(self) -> dict[str, object]:
+        """Since the start."""
+        return {"studies": self._links.studies, "compactions": self._compactions}
