@@ -74,7 +74,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"orders"},
     "viewer": {"errors"},
     "web": LEAVES
-    | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"},
+    | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"}
+    | {"orders"},
     "exchange": LEAVES | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}

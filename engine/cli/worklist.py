@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engine.cli import backend
 from engine.config import Config
-from engine.dicom import part10, plain_values, tags, transfer_syntax
+from engine.dicom import part10, transfer_syntax
 from engine.dicom.identifier import decode_identifier
 from engine.errors import DataSetError, UpdateRefused
 
 if TYPE_CHECKING:
-    from engine.orders.entry import Entry
     from engine.orders.registry import Orders
     from engine.orders.values import Applied, Source
 
@@ -107,41 +105,10 @@ def files_below(paths: Sequence[Path]) -> list[Path]:
 
 def entries(config: Config, keys: Sequence[tuple[str, str]], *, all_states: bool, limit: int) -> list[dict[str, Any]]:
     """The entries that meet the keys, by date and time. Raises QueryError."""
-    import msgspec
+    from engine.orders import listing
 
-    from engine.orders.explanation import identifier_of
-    from engine.orders.worklist import Search, question_of
-
-    settings = msgspec.structs.replace(config.worklist, limit=limit, **({"hide": ()} if all_states else {}))
-    found: list[Entry] = []
     with opened(config) as orders:
-        search = Search(question_of(identifier_of(keys), settings))
-        while len(found) < limit:
-            with orders.read() as reading:
-                more = search.next(reading)
-            if more is None:
-                break
-            found += more
-    found = sorted(found[:limit], key=lambda each: (each.step.start_date, each.step.start_time, each.number))
-    return [_shown(entry) for entry in found]
-
-
-SHOWN = (
-    "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime", "ScheduledStationAETitle", "Modality",
-    "PatientName", "PatientID", "AccessionNumber", "RequestedProcedureDescription", "ScheduledProcedureStepID",
-    "ScheduledProcedureStepStatus", "StudyInstanceUID",
-)  # fmt: skip
-
-
-def _shown(entry: Entry) -> dict[str, Any]:
-    from engine.orders.entry import ROOT, STEP
-
-    fields = {**ROOT, **STEP}
-    numbers = [tags.tag_of(keyword) or 0 for keyword in SHOWN]
-    return {
-        keyword: plain_values.value_of(tag, fields[tag](entry), tags.vr_of)
-        for keyword, tag in zip(SHOWN, numbers, strict=True)
-    }
+        return listing.entries(orders, keys, config.worklist, all_states=all_states, limit=limit)
 
 
 def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
@@ -180,38 +147,11 @@ def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
 
 def why(config: Config, ae_title: str) -> dict[str, Any]:
     """The last query of an application entity, and what each of its keys leaves of the list."""
-    from engine.orders.explanation import explain
+    from engine.orders import listing
     from engine.orders.stations import Stations
 
-    stations = Stations(lambda: config)
-    with opened(config) as orders, orders.read() as reading:
-        asked = reading.get(reading.database.asked, ae_title.encode())
-        keys = asked.keys if asked is not None else (("ScheduledStationAETitle", ae_title),)
-        found = explain(reading, keys, stations.settings, stations.of(ae_title))
-    last = None if asked is None else datetime.fromtimestamp(asked.time, UTC).astimezone()
-    return {
-        "aet": ae_title,
-        "asked": None if last is None else last.isoformat("T", "seconds"),
-        "host": "" if asked is None else asked.host,
-        "status": "" if asked is None else asked.status,
-        "matches_then": None if asked is None else asked.matches,
-        "matches_now": found.entries,
-        "scheduled": found.shown,
-        "without_station": found.unassigned,
-        "hidden": {state.lower(): count for state, count in found.hidden.items()},
-        "unbooked": found.unbooked,
-        "refused": _refusal(config, ae_title),
-        "keys": [
-            {
-                "keyword": effect.keyword,
-                "value": effect.value,
-                "entries": effect.entries,
-                "without_it": effect.without,
-                "others_have": [value for value, _ in effect.seen.most_common(5)],
-            }
-            for effect in found.keys
-        ],
-    }
+    with opened(config) as orders:
+        return {**listing.why(orders, Stations(lambda: config), ae_title), "refused": _refusal(config, ae_title)}
 
 
 def _refusal(config: Config, ae_title: str) -> str:

@@ -34,7 +34,9 @@ from engine.orders.values import (
     VisitState,
     VisitUpdate,
 )
+from engine.storage import keyring
 from engine.storage.files import Files
+from engine.storage.keyring import DataKey
 from tests.orders.conftest import HOSPITAL, RIS, Open, RecordedCorrections, order, patient, step
 
 
@@ -428,3 +430,16 @@ def test_values_applied_together_are_synced_once_and_a_refused_one_changes_nothi
     assert [isinstance(each, UpdateRefused) for each in results] == [False, True, False]
     assert orders.counts()["patients"] == 2
     assert isinstance(results[0], Applied) and results[0].changes[0].kind is ChangeKind.PATIENT
+
+
+def test_an_encrypted_archive_has_no_names_in_its_state_log_and_reads_them_with_its_key(tmp_path: Path) -> None:
+    key = DataKey(b"k" * 8, b"s" * 32, bytes(16))
+    keyring.KEYRING.add([key])
+    place = Place(tmp_path, bytes(16), Files(), lambda: key)
+    with Orders(place) as orders:
+        apply(orders, patient(name="Unmistakable^Name"))
+    stored = b"".join(path.read_bytes() for path in (tmp_path / "hospital" / "state").glob("*.seg"))
+    assert stored and b"Unmistakable" not in stored
+    shutil.rmtree(tmp_path / "hospital" / "index")
+    with Orders(place) as orders:
+        assert name_of(orders, "P1") == "Unmistakable^Name"

@@ -16,6 +16,8 @@ from engine.archive.feed.destinations import Standing
 from engine.cli import copies
 from engine.config import Config
 from engine.kept_log import KeptLog
+from engine.orders.entry_values import order_of
+from engine.orders.values import Source
 from engine.web.api import routes
 from tests import samples
 from tests.actors import actor
@@ -72,6 +74,18 @@ def test_a_hold_is_set_and_released_and_the_actor_is_recorded(api: ApiClient) ->
     assert (hold["by"], hold["reason"], hold["instances"]) == ("http:127.0.0.1", "court", 1)
     assert api.post("/api/holds/release", {"studies": [uid(1)]}) == {"changed": [uid(1)]}
     assert api.get("/api/holds") == {"holds": []}
+
+
+def test_the_worklist_is_listed_by_its_keys_and_explained(api: ApiClient, hosting: Hosting) -> None:
+    values = {"PatientID": "W1", "PatientName": "Work^List", "Modality": "CT", "ScheduledStationAETitle": "CT1"}
+    hosting.engine.orders().apply(order_of({**values, "AccessionNumber": "W1"}), Source(name="test"))
+    (entry,) = api.get("/api/worklist?ScheduledStationAETitle=CT?&PatientName=work*")["entries"]
+    assert (entry["PatientID"], entry["ScheduledProcedureStepStatus"]) == ("W1", "SCHEDULED")
+    assert api.get("/api/worklist?Modality=MR") == {"entries": []}
+    explained = api.get("/api/worklist/why?aet=CT2")
+    assert explained["matches_now"] == 0 and explained["keys"][0]["others_have"] == ["CT1"]
+    assert "neither a date" in api.get("/api/worklist?ScheduledProcedureStepStartDate=soon", 400)["detail"]
+    assert api.get("/api/worklist/why", 400)["detail"].startswith("aet:")
 
 
 def test_a_correction_is_made_listed_and_undone(api: ApiClient) -> None:

@@ -34,6 +34,7 @@ from engine.web.api import (
     trash,
     upkeep,
     viewer,
+    worklist,
 )
 from engine.web.api.bodies import (
     Correction,
@@ -219,6 +220,8 @@ API_ROUTES: Final = (
     _write("/commitments/{id}/drop", deliveries.commitment_drop, "Drop a report", Action.MANAGE),
     _read("/webhooks", deliveries.webhooks, "The webhooks and their progress", Action.OBSERVE),
     _write("/webhooks/{id}/resume", deliveries.webhook_resume, "Resume a webhook", Action.MANAGE, 202),
+    _read("/worklist", worklist.listed, "Scheduled steps", Action.WORKLIST, worklist.PARAMETERS),
+    _read("/worklist/why", worklist.why, "Why a list is empty", Action.WORKLIST, worklist.WHY_PARAMETERS),
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),
     _write("/holds", holds.hold, "Hold studies", Action.HOLD, body=Hold),
     _write("/holds/release", holds.release, "End holds", Action.HOLD, body=Release),

@@ -1,0 +1,87 @@
+"""Entries of the worklist and explanations as plain data, for the command line and for HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from engine.dicom import plain_values, tags
+from engine.orders.entry import ROOT, STEP, Entry
+from engine.orders.explanation import explain, identifier_of
+from engine.orders.worklist import Search, question_of
+
+if TYPE_CHECKING:
+    from engine.orders.registry import Orders
+    from engine.orders.settings import Worklist
+    from engine.orders.stations import Stations
+
+SHOWN: Final = (
+    "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime", "ScheduledStationAETitle", "Modality",
+    "PatientName", "PatientID", "AccessionNumber", "RequestedProcedureDescription", "ScheduledProcedureStepID",
+    "ScheduledProcedureStepStatus", "StudyInstanceUID",
+)  # fmt: skip
+"""The attributes of an entry in a list."""
+
+VALUES_MAX: Final = 5
+"""Values that other entries have instead, in an explanation."""
+
+_FIELDS = {**ROOT, **STEP}
+_TAGS = tuple(tags.tag_of(keyword) or 0 for keyword in SHOWN)
+
+
+def entries(
+    orders: Orders, keys: Sequence[tuple[str, str]], settings: Worklist, *, all_states: bool, limit: int
+) -> list[dict[str, Any]]:
+    """The entries that meet the keys, by date and time; `all_states`: also hidden ones. Raises QueryError."""
+    changes: dict[str, Any] = {"limit": limit, **({"hide": ()} if all_states else {})}
+    search = Search(question_of(identifier_of(keys), msgspec.structs.replace(settings, **changes)))
+    found: list[Entry] = []
+    while len(found) < limit:
+        with orders.read() as reading:
+            more = search.next(reading)
+        if more is None:
+            break
+        found += more
+    found = sorted(found[:limit], key=lambda each: (each.step.start_date, each.step.start_time, each.number))
+    return [_shown(entry) for entry in found]
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    return {
+        keyword: plain_values.value_of(tag, _FIELDS[tag](entry), tags.vr_of)
+        for keyword, tag in zip(SHOWN, _TAGS, strict=True)
+    }
+
+
+def why(orders: Orders, stations: Stations, ae_title: str) -> dict[str, Any]:
+    """The last query of an application entity, and what each of its keys leaves of the list."""
+    with orders.read() as reading:
+        asked = reading.get(reading.database.asked, ae_title.encode())
+        keys = asked.keys if asked is not None else (("ScheduledStationAETitle", ae_title),)
+        found = explain(reading, keys, stations.settings, stations.of(ae_title))
+    moment = None if asked is None else datetime.fromtimestamp(asked.time, UTC).astimezone()
+    return {
+        "aet": ae_title,
+        "asked": None if moment is None else moment.isoformat("T", "seconds"),
+        "host": "" if asked is None else asked.host,
+        "status": "" if asked is None else asked.status,
+        "matches_then": None if asked is None else asked.matches,
+        "matches_now": found.entries,
+        "scheduled": found.shown,
+        "without_station": found.unassigned,
+        "hidden": {state.lower(): count for state, count in found.hidden.items()},
+        "unbooked": found.unbooked,
+        "keys": [
+            {
+                "keyword": effect.keyword,
+                "value": effect.value,
+                "entries": effect.entries,
+                "without_it": effect.without,
+                "others_have": [value for value, _ in effect.seen.most_common(VALUES_MAX)],
+            }
+            for effect in found.keys
+        ],
+    }
