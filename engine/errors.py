@@ -215,6 +215,15 @@ class IndexDamaged(IndexError_):
     """Files or rows of the index are not as they were written; a keeper that finds this at its start rebuilds it."""
 
 
+class CatalogBehind(EngineError):
+    """The index has not applied all groups of another node's log that the operation needs."""
+
+    def __init__(self, message: str, by: int) -> None:
+        super().__init__(message)
+        self.by = by
+        """The number of missing groups."""
+
+
 class QueryError(EngineError):
     """An identifier that PS3.4 Annex C does not allow (status A900); the message says which key."""
 

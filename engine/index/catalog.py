@@ -19,8 +19,8 @@ from functools import partial
 
 from engine.access.scope import FULL, AccessFacts, Scope
 from engine.dicom.schema import STANDARD, Schema
-from engine.errors import IndexError_
-from engine.index.apply import access_tags, bulk, overlay, reextract, relocation
+from engine.errors import CatalogBehind, IndexError_
+from engine.index.apply import access_tags, bulk, overlay, positions, reextract, relocation
 from engine.index.apply.history import newest_stamp, read_kept_versions
 from engine.index.apply.other_records import deletion_prefix
 from engine.index.apply.versions import State as State
@@ -30,7 +30,7 @@ from engine.index.database.environment import MAP_BYTES, Environment, RunWrite
 from engine.index.database.transactions import WriteTxn, present
 from engine.index.database.turn import turn_path
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone
+from engine.index.format.entry import Correction, Entry, Hold, Item, LedgerItem, Quarantined, Tombstone
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
 from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import (
@@ -78,6 +78,9 @@ from engine.index.upkeep.restoration import RestoreResult as RestoreResult
 from engine.storage.files import Files
 from engine.storage.hints import Heads
 from engine.storage.record import Position, Record
+
+WAIT_POLL_S = 0.001
+"""How often `wait` looks for a commit: a call without a lock, so a waiting query costs one percent of a core."""
 
 LOCATED_MAX = 4096
 """Instances that `locate` caches: some 4 MB."""
@@ -187,6 +190,49 @@ class Catalog:
             return None
         result = writer.try_batch(lambda txn: [writer.add(txn, entry) for entry in entries], is_durable)
         return None if result is None else result[0]
+
+    def apply_group(
+        self,
+        slot: int,
+        number: int,
+        items: Sequence[Item],
+        marks: Mapping[int, SegmentMark] | None = None,
+        covered: Mapping[int, int] | None = None,
+    ) -> bool:
+        """Applies a group of another node's log and notes its number, all in one transaction; False: it was applied.
+
+        The groups of a slot have the numbers 1, 2, 3, ... and are applied in this order; slots do not wait for others.
+        Raises CatalogBehind if groups are missing before this one, and as `apply` does.
+        """
+        return self._writer.apply_group(slot, number, items, marks or {}, covered or {})
+
+    def position(self) -> dict[int, int]:
+        """The number of the last applied group of each slot; none for a slot of which nothing has been applied."""
+        with self._environment.reading() as txn:
+            return {slot: number for slot, (number, _) in positions.read_all(txn, self._environment).items()}
+
+    def newest_group_stamp(self) -> int:
+        """The largest stamp in the applied groups; 0 without any."""
+        with self._environment.reading() as txn:
+            return max((stamp for _, stamp in positions.read_all(txn, self._environment).values()), default=0)
+
+    def wait(self, vector: Mapping[int, int], timeout_s: float) -> None:
+        """Waits until the position has reached all of `vector`: what was acknowledged there is visible here.
+
+        Any process may apply the groups. Blocks. Raises CatalogBehind when that takes too long.
+        """
+        give_up_at = time.monotonic() + timeout_s
+        commit = -1
+        while True:
+            # A commit after this call only costs another look.
+            if (last := self.last_commit()) != commit:
+                commit, position = last, self.position()
+                missing = sum(max(0, number - position.get(slot, 0)) for slot, number in vector.items())
+                if not missing:
+                    return
+            if time.monotonic() >= give_up_at:
+                raise CatalogBehind(f"{missing} groups of other nodes are not applied after {timeout_s:g} s", missing)
+            time.sleep(WAIT_POLL_S)
 
     def load(self, heads: Heads, start_offset: int) -> bulk.LoadResult:
         """Applies a sealed segment from an offset on, some thousand records in a transaction: see `bulk`.

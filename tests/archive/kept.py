@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.ingest.request import ReceivedInstance
 from engine.errors import EngineError
@@ -92,3 +95,11 @@ def place_in(position: Position, part: str, rng: random.Random) -> int:
 
 
 PARTS: Sequence[str] = ("payload", "meta", "key", "header")
+
+
+def node_of(data: Path, folder: Path, slot: int) -> Path:
+    """A further node of an archive in an empty folder, whose segments have a slot of their own."""
+    layouts.make_folders(folder, Files())
+    shutil.copy(data / "archive.json", folder / "archive.json")
+    layouts.describe(replace(layouts.existing(folder), slot=slot), Files())
+    return folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -34,23 +33,13 @@ SLOTS = (0, 1, 7, SLOT_MAX)
 EACH = 6
 
 
-def with_slot(data: Path, slot: int) -> None:
-    """A new archive of the same id whose writer has a slot."""
-    layout = layouts.existing(data)
-    layouts.describe(replace(layout, slot=slot), Files())
-
-
 @pytest.fixture
 def joined(tmp_path: Path) -> tuple[Path, dict[str, bytes]]:
     """An archive with segments of all slots, and what is stored."""
     data = tmp_path / "data"
     payloads = {}
     for turn, slot in enumerate(SLOTS):
-        node = data if slot == 0 else tmp_path / f"node-{slot}"
-        if slot:
-            layouts.make_folders(node, Files())
-            shutil.copy(data / "archive.json", node / "archive.json")
-            with_slot(node, slot)
+        node = kept.node_of(data, tmp_path / f"node-{slot}", slot) if slot else data
         with kept.opened(node, segment_bytes=1 << 14) as archive:
             numbers = range(100 * turn, 100 * turn + EACH)
             assert kept.store(archive, map(kept.data_set, numbers)) == [Outcome.STORED] * EACH

@@ -78,6 +78,8 @@ def test_our_statuses_are_in_the_services_table(
         (errors.SegmentCold("?", 60), Service.OTHER, 0x0213),
         (errors.Fenced("?"), Service.STORE, 0xA700),
         (errors.Fenced("?"), Service.OTHER, 0x0213),
+        (errors.CatalogBehind("?", 1), Service.FIND, 0xA700),
+        (errors.CatalogBehind("?", 1), Service.MOVE, 0xA701),
         (errors.IndexError_("?"), Service.GET, 0xA701),
         (errors.MessageError("?", 0x0210), Service.FIND, 0x0210),
         (ValueError("?"), Service.OTHER, 0x0110),

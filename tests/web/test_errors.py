@@ -13,6 +13,7 @@ from engine.web.errors import problem
     [
         (errors.StoreUnreachable("the store does not answer"), "5"),
         (errors.SegmentCold("in an archive class", 3600.4), "3601"),
+        (errors.CatalogBehind("three groups are missing", 3), "5"),
         (errors.Fenced("another node has taken over"), "5"),
     ],
 )

@@ -2,7 +2,7 @@
 
 One pass takes the marks of all segments from one read transaction: everything below them is visible, so a record that
 depends on another one (a deletion on its instances) never comes without it. Within a pass records are merged by their
-stamps, which are in order within a segment (`ingest.entry.StampClock`); a segment is opened when the merge reaches its
+stamps, which are in order within a segment (`ingest.stamp_clock`); a segment is opened when the merge reaches its
 creation time, so that few are open at once after a long absence.
 
 A compaction waits for the feed and copies only records that the feed has read, so its segments are skipped; their

@@ -33,22 +33,6 @@ UID_LENGTH_MAX = 128
 _ODD_UID = re.compile(rb"[^\x21-\x5b\x5d-\x7e]")
 
 
-class StampClock:
-    """Gives each record a stamp (roughly nanoseconds) that orders the records of one key.
-
-    It never goes backwards in a process, and exceeds the stamp of the record that it supersedes, so `replace` gives the
-    same result after a clock step and after a rebuild.
-    """
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self, after: int = 0) -> int:
-        """A stamp above all earlier ones of this clock and above `after`."""
-        self._last = max(time.time_ns(), self._last + 1, after + 1)
-        return self._last
-
-
 def scan(
     payload: Sequence[Buffer],
     transfer_syntax_uid: str,

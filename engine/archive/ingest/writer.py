@@ -13,8 +13,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from engine import log as logs
-from engine.archive.ingest.entry import StampClock
 from engine.archive.ingest.resolver import VERSIONS_MAX, Resolver
+from engine.archive.ingest.stamp_clock import StampClock
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.dicom.schema import Schema
@@ -53,7 +53,7 @@ class Writer:
         self.log = log
         self.resolver = Resolver(index, reader, self._sync_segment, versions_max=versions_max)
         self._reader = reader
-        self._clock = StampClock()
+        self._clock = StampClock(index.newest_group_stamp())
         self._sealing = threading.Lock()
         self._sealed: dict[int, SegmentMark] = {}
         """Sealed segments that are not marked in the index yet."""
@@ -66,6 +66,10 @@ class Writer:
     def next_stamp(self, after: int = 0) -> int:
         """A stamp above all earlier ones of this writer and above `after`."""
         return self._clock.next(after)
+
+    def observe(self, stamp: int) -> bool:
+        """Gives only higher stamps than this one, of another node's record, from now on; see `StampClock.observe`."""
+        return self._clock.observe(stamp)
 
     def append(
         self, entry: Entry, payload: Sequence[Buffer], length: int, crc: int, flags: int, *, sync_soon: bool = True

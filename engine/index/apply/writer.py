@@ -16,6 +16,8 @@ from functools import lru_cache
 from typing import TypeVar
 
 from engine.dicom import charset
+from engine.errors import CatalogBehind
+from engine.index.apply import positions
 from engine.index.apply.accounts import Accounts
 from engine.index.apply.corrections import Corrections
 from engine.index.apply.entities import CachedSeries, Entities
@@ -35,7 +37,7 @@ from engine.index.apply.versions import OUTCOMES, Fold, LiveRecords, State, UidR
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn, present
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone
+from engine.index.format.entry import Correction, Entry, Hold, Item, Quarantined, Tombstone
 from engine.index.format.rows import Counts, pack_tail, read_name, unpack_tail
 from engine.index.format.statements import canonical
 from engine.index.format.trash_record import TrashRecord
@@ -110,15 +112,58 @@ class Writer:
                 self.corrections.apply(txn, correction)
             for item in trash:
                 self.trash.apply(txn, item)
-            accounts = self.accounts
-            for segment_id, end in (covered or {}).items():
-                accounts.segment(txn, segment_id).cover(FIRST_RECORD, end)
-            for segment_id, mark in (marks or {}).items():
-                if mark.sealed:
-                    accounts.segment(txn, segment_id).end = mark.indexed_bytes
+            self._mark(txn, marks or {}, covered or {})
             return outcomes
 
         return self.batch(work)
+
+    def apply_group(
+        self,
+        slot: int,
+        number: int,
+        items: Sequence[Item],
+        marks: Mapping[int, SegmentMark],
+        covered: Mapping[int, int],
+    ) -> bool:
+        """See `Catalog.apply_group`."""
+
+        def work(txn: WriteTxn) -> bool:
+            last, newest = positions.read(txn, self.environment, slot)
+            if number > last + 1:
+                raise CatalogBehind(f"group {number} of slot {slot} follows group {last} here", number - last - 1)
+            if number <= last:
+                return False
+            for item in items:
+                self.add_item(txn, item)
+            self._mark(txn, marks, covered)
+            newest = max([newest, *(item.stamp for item in items)])
+            positions.write(txn, self.environment, slot, number, newest)
+            return True
+
+        return self.batch(work)
+
+    def add_item(self, txn: WriteTxn, item: Item) -> None:
+        """Applies a record of any kind."""
+        match item:
+            case Entry():
+                self.add(txn, item)
+            case Tombstone():
+                self.tombstones.apply(txn, [item])
+            case Hold():
+                self.other_records.hold(txn, item)
+            case Quarantined():
+                self.other_records.quarantine(txn, item)
+            case Correction():
+                self.corrections.apply(txn, item)
+            case TrashRecord():
+                self.trash.apply(txn, item)
+
+    def _mark(self, txn: WriteTxn, marks: Mapping[int, SegmentMark], covered: Mapping[int, int]) -> None:
+        for segment_id, end in covered.items():
+            self.accounts.segment(txn, segment_id).cover(FIRST_RECORD, end)
+        for segment_id, mark in marks.items():
+            if mark.sealed:
+                self.accounts.segment(txn, segment_id).end = mark.indexed_bytes
 
     def batch(self, work: Callable[[WriteTxn], Result]) -> Result:
         """Runs `work` in a write transaction, all or nothing, between the beginning and the end of a batch."""

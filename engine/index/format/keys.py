@@ -98,6 +98,8 @@ META_TRASHED_BYTES = b"trashed bytes"
 """u64; their bytes."""
 META_ACCESS = b"access"
 """ACCESS_FILL: how far `access` has been filled in an index that is older than it."""
+META_POSITION = b"position "
+"""With a slot (u16 big endian): POSITION; how far the log of another node has been applied. No row: nothing of it."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
 """u32; the next free id."""
 
@@ -153,6 +155,9 @@ SEGMENT = struct.Struct("<QQQQQ")
 """indexed_bytes, end (of the records once sealed, else 0), live_count, live_bytes, dead_bytes."""
 TRASH = struct.Struct("<IQ")
 """SOP Instance UIDs that wait under a PUT, and the bytes of their data sets."""
+POSITION = struct.Struct("<QQ")
+"""The number of the last group of a slot, and the largest stamp in all of them."""
+SLOT = struct.Struct(">H")
 AMENDED = struct.Struct("<8sQ")
 """digest of a set (`dicom.extra`), offset before which all records of the segment have its attributes."""
 EXTENT = struct.Struct("<QQ")
