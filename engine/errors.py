@@ -352,6 +352,10 @@ class ArchiveInUse(EngineError):
     """The operation needs the archive alone, and another process has it open."""
 
 
+class LeaseLost(EngineError):
+    """The process no longer has the right that it acts on: another one may have it by now."""
+
+
 class ArchiveReadOnly(EngineError):
     """This archive cannot be changed: it is a replica, or its disk is read-only."""
 

@@ -46,6 +46,7 @@ import orjson
 
 from engine import log
 from engine.archive import founding
+from engine.archive.leases import FileLeases, Leases
 from engine.archive.sealing import Sealing
 from engine.errors import StorageError
 from engine.keys.study_keys import StudyKeys
@@ -96,6 +97,10 @@ class Layout:
         """The log for reading: the segments of this machine, and those elsewhere."""
         local = LocalSegments(self.segments, files)
         return local if self.elsewhere is None else LayeredSegments(local, self.elsewhere)
+
+    def leases(self, files: Files) -> Leases:
+        """Gives the rights that one process at a time may have."""
+        return FileLeases(self.data, files)
 
     def segment_log(
         self,

@@ -10,28 +10,30 @@
     DATA/commitments.lock  held for its lifetime by the worker that sends pending storage commitment reports
     DATA/thumbnails.lock   held for its lifetime by the worker that draws thumbnails of quiet series
 
-All are flocks: they end with their process. Elsewhere: the keeper's lock (`keeper`) and those of single segments
-(`storage.files`).
+All are leases (`leases`), here flocks: they end with their process. Elsewhere: the keeper's lock (`keeper`) and those
+of single segments (`storage.files`), which are of one machine however many nodes there are.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from engine.errors import ArchiveInUse
-from engine.storage.files import Files, raise_write_error
 
 if TYPE_CHECKING:
     from engine.archive.layout import Layout
+    from engine.storage.files import Files
 
 LEDGER_PATIENCE_S = 30.0
 """Decisions take milliseconds: a process that holds the lock for so long hangs."""
 JOURNALS_PATIENCE_S = 5.0
 """Shorter, since the keeper waits for it and can write its notes later."""
+
+TERM_S = 60.0
+"""Of leases that have a term: a holder that is dead or cut off for so long loses them."""
 
 _POLL_S = 0.005
 
@@ -39,7 +41,7 @@ _POLL_S = 0.005
 @contextmanager
 def caretaker(layout: Layout, files: Files) -> Iterator[None]:
     """The right to compact, scrub or apply rules. Raises ArchiveInUse when another process has it."""
-    with _lock(str(layout.data / "caretaker.lock"), files, 0.0, "another process compacts or scrubs this archive"):
+    with _held(layout, files, "caretaker", 0.0, "another process compacts or scrubs this archive"):
         yield
 
 
@@ -50,7 +52,7 @@ def ledger(layout: Layout, files: Files) -> Iterator[None]:
     Waits for others; raises ArchiveInUse when that takes too long.
     """
     obstacle = f"another process has been deleting from this archive, or correcting it, for {LEDGER_PATIENCE_S:g} s"
-    with _lock(str(layout.data / "ledger.lock"), files, LEDGER_PATIENCE_S, obstacle):
+    with _held(layout, files, "ledger", LEDGER_PATIENCE_S, obstacle):
         yield
 
 
@@ -58,58 +60,55 @@ def ledger(layout: Layout, files: Files) -> Iterator[None]:
 def journals(layout: Layout, files: Files) -> Iterator[None]:
     """The right to write to the archive's journals, which takes milliseconds. Raises ArchiveInUse."""
     obstacle = f"another process has been writing to the archive's journals for {JOURNALS_PATIENCE_S:g} s"
-    with _lock(str(layout.data / "journals.lock"), files, JOURNALS_PATIENCE_S, obstacle):
+    with _held(layout, files, "journals", JOURNALS_PATIENCE_S, obstacle):
         yield
 
 
 @contextmanager
 def commitments(layout: Layout, files: Files) -> Iterator[None]:
     """The right to send pending reports. Raises ArchiveInUse when another process has it."""
-    with _lock(str(layout.data / "commitments.lock"), files, 0.0, "another process reports storage commitments"):
+    with _held(layout, files, "commitments", 0.0, "another process reports storage commitments"):
         yield
 
 
 @contextmanager
 def history(layout: Layout, files: Files) -> Iterator[None]:
     """The right to write the history of statistics. Raises ArchiveInUse when another process has it."""
-    with _lock(str(layout.data / "stats.lock"), files, 0.0, "another process writes the history"):
+    with _held(layout, files, "stats", 0.0, "another process writes the history"):
         yield
 
 
 @contextmanager
 def jobs(layout: Layout, files: Files) -> Iterator[None]:
     """The right to run jobs. Raises ArchiveInUse when another process has it."""
-    with _lock(str(layout.data / "jobs.lock"), files, 0.0, "another process runs jobs"):
+    with _held(layout, files, "jobs", 0.0, "another process runs jobs"):
         yield
 
 
 @contextmanager
 def webhooks(layout: Layout, files: Files) -> Iterator[None]:
     """The right to deliver the change feed. Raises ArchiveInUse when another process has it."""
-    with _lock(str(layout.data / "webhooks.lock"), files, 0.0, "another process delivers to webhooks"):
+    with _held(layout, files, "webhooks", 0.0, "another process delivers to webhooks"):
         yield
 
 
 @contextmanager
 def thumbnails(layout: Layout, files: Files) -> Iterator[None]:
     """The right to draw thumbnails ahead. Raises ArchiveInUse when another process has it."""
-    with _lock(str(layout.data / "thumbnails.lock"), files, 0.0, "another process draws thumbnails"):
+    with _held(layout, files, "thumbnails", 0.0, "another process draws thumbnails"):
         yield
 
 
 @contextmanager
-def _lock(path: str, files: Files, patience_s: float, obstacle: str) -> Iterator[None]:
+def _held(layout: Layout, files: Files, name: str, patience_s: float, obstacle: str) -> Iterator[None]:
+    leases = layout.leases(files)
+    left_s = patience_s
+    while (grant := leases.acquire(name, TERM_S)) is None:
+        if left_s <= 0:
+            raise ArchiveInUse(obstacle)
+        threading.Event().wait(_POLL_S)
+        left_s -= _POLL_S
     try:
-        fd = files.open(path, os.O_RDWR | os.O_CREAT)
-    except OSError as error:
-        raise_write_error(error, f"open {path}")
-    try:
-        left_s = patience_s
-        while not files.lock(fd):
-            if left_s <= 0:
-                raise ArchiveInUse(obstacle)
-            threading.Event().wait(_POLL_S)
-            left_s -= _POLL_S
         yield
     finally:
-        files.close(fd)
+        leases.release(grant)
