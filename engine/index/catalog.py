@@ -11,6 +11,7 @@ refused.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -73,11 +74,13 @@ from engine.index.query.trash import TrashEntry as TrashEntry
 from engine.index.query.visibility import CurrentRecord as CurrentRecord
 from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
+from engine.index.upkeep.follow import GroupFeed, follow
 from engine.index.upkeep.guard import Guard
 from engine.index.upkeep.restoration import RestoreResult as RestoreResult
 from engine.storage.files import Files
 from engine.storage.hints import Heads
 from engine.storage.record import Position, Record
+from engine.storage.segment_store import SegmentStore
 
 WAIT_POLL_S = 0.001
 """How often `wait` looks for a commit: a call without a lock, so a waiting query costs one percent of a core."""
@@ -206,6 +209,12 @@ class Catalog:
         """
         return self._writer.apply_group(slot, number, items, marks or {}, covered or {})
 
+    def follow(
+        self, feeds: Mapping[int, GroupFeed], store: SegmentStore, observe: Callable[[int], object] = lambda stamp: None
+    ) -> int:
+        """Applies the groups of other nodes behind the position; returns how many there were. See `upkeep.follow`."""
+        return follow(feeds, store, self, observe)
+
     def position(self) -> dict[int, int]:
         """The number of the last applied group of each slot; none for a slot of which nothing has been applied."""
         with self._environment.reading() as txn:
@@ -232,7 +241,7 @@ class Catalog:
                     return
             if time.monotonic() >= give_up_at:
                 raise CatalogBehind(f"{missing} groups of other nodes are not applied after {timeout_s:g} s", missing)
-            time.sleep(WAIT_POLL_S)
+            threading.Event().wait(WAIT_POLL_S)
 
     def load(self, heads: Heads, start_offset: int) -> bulk.LoadResult:
         """Applies a sealed segment from an offset on, some thousand records in a transaction: see `bulk`.

@@ -18,7 +18,7 @@ from engine.index.catalog import Catalog
 from engine.index.format.entry import Item
 from engine.index.format.types import Level, Query
 from engine.storage.segment_ids import segment_id_of
-from tests.index.entries import ROOT, Tail, apply, entry, meaning, random_history
+from tests.index.entries import ROOT, Tail, apply, entry, meaning, random_history, record_of
 
 SEEDS = int(os.environ.get("FILMROOM_GROUPS_SEEDS", "12"))
 
@@ -110,6 +110,33 @@ def test_any_interleaving_of_the_groups_of_several_writers_gives_the_same_index(
         for part in contents[0]:
             assert content.get(part) == contents[0][part], f"seed {seed}: {part}"
         assert shown == lists[0], f"seed {seed}"
+
+
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_copies_of_a_compaction_may_come_before_their_originals(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    chains = chains_of(rng, random_history(rng, 120, ties=False))
+    originals = [item for items in chains[rng.choice(list(chains))] for item in items]
+    copies, tail = [], Tail()
+    for item in originals:
+        position = item.position
+        place = tail.place(segment_id_of(9, 1), position.payload_length, position.payload_crc, position.key_length)
+        copies.append(replace(item, position=place))
+    # Another node has compacted the segment: its copies are groups of its own chain.
+    groups = [copies[at : at + 7] for at in range(0, len(copies), 7)]
+    contents = []
+    for turn in range(3):
+        index = Catalog.open(str(tmp_path / str(turn)), map_bytes=1 << 28)
+        apply_in_random_order(rng, index, {**chains, 9: groups} if turn else chains)
+        if not turn:
+            moves = [(record_of(item), copy.position) for item, copy in zip(originals, copies, strict=True)]
+            index.relocate(moves)
+            index.apply([], covered=covered(groups, len(groups)))
+        contents.append(meaning(index))
+        index.close()
+    for content in contents[1:]:
+        for part in contents[0]:
+            assert content.get(part) == contents[0][part], f"seed {seed}: {part}"
 
 
 def test_a_group_and_its_number_are_written_together_or_not_at_all(

@@ -16,7 +16,6 @@ from engine.archive.ingest.stamp_clock import StampClock
 from engine.errors import CatalogBehind, CorruptRecord, StorageError
 from engine.index.catalog import Catalog
 from engine.index.format.types import Level
-from engine.index.upkeep.follow import follow
 from engine.index.upkeep.rebuild import rebuild
 from engine.storage.chain import ChainReader, ChainWriter, Group
 from engine.storage.files import Files
@@ -106,16 +105,16 @@ def test_an_index_that_follows_two_logs_equals_one_made_from_both(
                     node.announce(archive)
                     if rng.random() < 0.4:
                         some = rng.sample(nodes, rng.choice((1, 2)))
-                        follow(feeds_of(*some), store_of(*nodes), followed)
+                        followed.follow(feeds_of(*some), store_of(*nodes))
                     if rng.random() < 0.2:
                         followed.close()
                         followed = Catalog.open(str(tmp_path / "followed"), map_bytes=1 << 28)
         for node in nodes:
             with kept.opened(node.data) as archive:
                 node.announce(archive)
-    follow(feeds_of(*nodes), store_of(*nodes), followed)
+    followed.follow(feeds_of(*nodes), store_of(*nodes))
     assert followed.position() == {node.slot: node.chain.last for node in nodes}
-    assert follow(feeds_of(*nodes), store_of(*nodes), followed) == 0
+    assert followed.follow(feeds_of(*nodes), store_of(*nodes)) == 0
     union = tmp_path / "union"
     union.mkdir()
     for node in nodes:
@@ -138,7 +137,7 @@ def test_what_another_node_has_acknowledged_is_read_after_waiting_for_it(
 
     def keep_following() -> None:
         while not stop.is_set():
-            follow(feeds_of(*nodes), store_of(*nodes), followed, clock.observe)
+            followed.follow(feeds_of(*nodes), store_of(*nodes), clock.observe)
 
     following = threading.Thread(target=keep_following)
     with kept.opened(nodes[0].data) as first, kept.opened(nodes[1].data) as second:
@@ -176,14 +175,14 @@ def test_a_gap_or_a_damaged_group_stops_its_chain_and_no_other(nodes: tuple[Node
     first, second = (node.feed.after(0) for node in nodes)
     followed, store = Catalog.open(str(tmp_path / "followed"), map_bytes=1 << 26), store_of(*nodes)
     with pytest.raises(CatalogBehind, match="group 3 of slot 1 follows group 1"):
-        follow({0: Listed(first), 1: Listed([second[0], second[2]])}, store, followed)
+        followed.follow({0: Listed(first), 1: Listed([second[0], second[2]])}, store)
     assert followed.position() == {0: 3, 1: 1}
     kept.turn_byte(nodes[1].data, second[1].segment_id, second[1].start + 9)
     with pytest.raises(CorruptRecord):
-        follow({1: Listed(second)}, store, followed)
+        followed.follow({1: Listed(second)}, store)
     assert followed.position() == {0: 3, 1: 1}
     kept.turn_byte(nodes[1].data, second[1].segment_id, second[1].start + 9)
-    assert follow({1: Listed(second)}, store, followed) == 2
+    assert followed.follow({1: Listed(second)}, store) == 2
     assert len(list(followed.current_instances())) == 6
     followed.close()
 
