@@ -4,7 +4,9 @@
     python -m perf.scopes --archive DIR:1000000
 
 Searches run in this process, without a network: what a C-FIND or a QIDO-RS waits for. Each asks for other values each
-time, and takes at most 100 matches.
+time, and takes at most 100 matches. Pages are those of `/api/studies`: the first 100 studies in an order.
+
+    --sockets    the same scopes by C-FIND and HTTP, each on one connection to a server with roles, peers and users
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from engine import Archive
 from engine.access import FULL, Patient, Scope
 from engine.access.scope import Attribute, Matching, OfPatients, OneOfStudies, scope_of
 from engine.dicom import tags
-from engine.index.format.types import Level, Query
+from engine.index.format.types import Level, Order, PlacedMatch, Query
+from engine.index.query.explanation import Explanation
 from perf import harness, population
 from perf.harness import PerfError, say
 
@@ -30,11 +33,25 @@ MATCHES_MAX = 100
 def scopes_for(person: population.StudyFacts) -> Iterator[tuple[str, Scope]]:
     """What somebody may see of the archive, the widest first."""
     yield "all", FULL
-    yield "a modality", scope_of([frozenset({Matching.of(Attribute.MODALITY, [person.modality])})])
-    referrer = person.referring_physician.decode()
-    yield "a referrer", scope_of([frozenset({Matching.of(Attribute.REFERRER, [referrer])})])
-    yield "a patient", scope_of([frozenset({OfPatients(frozenset({Patient(person.patient_id.decode())}))})])
-    yield "a study", scope_of([frozenset({OneOfStudies(frozenset({person.study_uid.decode()}))})])
+    for name, rule in rules_for(person).items():
+        requirements = [Matching.of(Attribute(each), [text]) for each, text in rule.items()]
+        yield name, scope_of([frozenset(requirements)])
+    yield "patient", scope_of([frozenset({OfPatients(frozenset({Patient(person.patient_id.decode())}))})])
+    yield "study", scope_of([frozenset({OneOfStudies(frozenset({person.study_uid.decode()}))})])
+
+
+def rules_for(person: population.StudyFacts) -> dict[str, dict[str, str]]:
+    """Conditions by the name of the scope, as in a [[role]]."""
+    institution = person.institution.decode()
+    return {
+        "modality": {"modality": person.modality},
+        "department": {"department": person.department.decode()},
+        "sender": {"sender": person.sender},
+        "institutions": {"institution": institution[:-1] + "?"},
+        "institution": {"institution": institution},
+        "referrer": {"referrer": person.referring_physician.decode()},
+        "inst.+dep.": {"institution": institution, "department": person.department.decode()},
+    }
 
 
 def queries_for(person: population.StudyFacts) -> Iterator[tuple[str, dict[int, bytes]]]:
@@ -46,12 +63,30 @@ def queries_for(person: population.StudyFacts) -> Iterator[tuple[str, dict[int, 
     yield "no key", {}
 
 
+def orders_for() -> Iterator[tuple[str, Order]]:
+    """Orders by name."""
+    yield "page: -received", Order(None, True)
+    yield "page: -StudyDate", Order(tags.StudyDate, True)
+    yield "page: PatientName", Order(tags.PatientName)
+
+
 def seconds(archive: Archive, scope: Scope, keys: dict[int, bytes]) -> float:
     """How long a search takes."""
     returned = dict.fromkeys((tags.StudyInstanceUID, tags.PatientID, tags.PatientName, tags.StudyDate), b"")
     begun, count = perf_counter(), 0
     for match in archive.view(scope).find_steps(Query(Level.STUDY, {**returned, **keys})):
         count += match is not None
+        if count >= MATCHES_MAX:
+            break
+    return perf_counter() - begun
+
+
+def page_seconds(archive: Archive, scope: Scope, order: Order) -> float:
+    """How long the first page takes."""
+    query = Query(Level.STUDY, dict.fromkeys((tags.StudyInstanceUID, tags.PatientID, tags.PatientName), b""))
+    begun, count = perf_counter(), 0
+    for step in archive.view(scope).ordered_steps(query, order, None, Explanation()):
+        count += isinstance(step, PlacedMatch)
         if count >= MATCHES_MAX:
             break
     return perf_counter() - begun
@@ -68,6 +103,10 @@ def run(data: Path, study_count: int, query_count: int) -> dict[str, dict[str, f
                 for name, scope in scopes_for(person):
                     seconds(archive, scope, keys)  # what a first look at a page costs is the disk's
                     taken.setdefault(query, {}).setdefault(name, []).append(seconds(archive, scope, keys))
+            for title, order in orders_for():
+                for name, scope in scopes_for(person):
+                    page_seconds(archive, scope, order)
+                    taken.setdefault(title, {}).setdefault(name, []).append(page_seconds(archive, scope, order))
     return {query: {name: 1000 * median(each) for name, each in by.items()} for query, by in taken.items()}
 
 

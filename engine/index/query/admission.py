@@ -23,6 +23,7 @@ from engine.access.scope import (
     Attribute,
     Deidentified,
     Matching,
+    OfPatients,
     Patient,
     Recent,
     Requirement,
@@ -56,7 +57,12 @@ class Admission:
         self.today = today
         self._requirements: frozenset[Requirement] = frozenset().union(*scope.alternatives)
         self._attributes = {item.attribute for item in self._requirements if isinstance(item, Matching)}
+        self._of_series = [(each, _SERIES_TAGS[each]) for each in _SERIES_TAGS if each in self._attributes]
+        self._asks_for_series = bool(self._attributes - {Attribute.REFERRER})
         self._asks_for_identity = any(isinstance(item, Deidentified) for item in self._requirements)
+        self._asks_for_study = Attribute.REFERRER in self._attributes or any(
+            isinstance(item, Deidentified | OfPatients | Recent) for item in self._requirements
+        )
         self._answers: dict[bytes, bool] = {}
 
     def admits(self, txn: ReadTxn, study_id: bytes, row: bytes) -> bool:
@@ -72,28 +78,27 @@ class Admission:
         """What the scope asks of a study."""
         _, statement_count, uid_length = keys.UID_HEAD.unpack_from(row)
         at = keys.UID_HEAD.size + uid_length
-        of_patient, of_study = fact_values(row, at)[0]
-        texts = self._texts_of_series(txn, study_id)
+        of_patient, of_study = fact_values(row, at)[0] if self._asks_for_study else ({}, {})
+        texts = self._texts_of_series(txn, study_id) if self._asks_for_series else {}
         if Attribute.REFERRER in self._attributes:
-            texts[Attribute.REFERRER] = names_of(of_study.get(tags.ReferringPhysicianName, b""))
+            texts[Attribute.REFERRER] = frozenset(names_of(of_study.get(tags.ReferringPhysicianName, b"")))
         is_deidentified = self._asks_for_identity and self._is_deidentified(
             txn, study_id, statement_count, {**of_patient, **of_study}
         )
         return AccessFacts(
             row[keys.UID_HEAD.size : at].decode("utf-8", "replace"),
             Patient(decoded(of_patient.get(tags.PatientID, b"")), decoded(of_patient.get(tags.IssuerOfPatientID, b""))),
-            {attribute: frozenset(values) for attribute, values in texts.items()},
+            texts,
             _date(of_study.get(tags.StudyDate, b"")),
             is_deidentified,
         )
 
-    def _texts_of_series(self, txn: ReadTxn, study_id: bytes) -> dict[Attribute, set[str]]:
-        asked = self._attributes - {Attribute.REFERRER}
-        texts: dict[Attribute, set[str]] = {attribute: set() for attribute in asked}
-        if not asked:
-            return texts
+    def _texts_of_series(self, txn: ReadTxn, study_id: bytes) -> dict[Attribute, frozenset[str]]:
+        asked = self._attributes
+        nothing: frozenset[str] = frozenset()
+        texts = dict.fromkeys(asked, nothing)
         environment = self._environment
-        of_rows = [each for each in _SERIES_TAGS if each in asked]
+        of_rows = self._of_series
         for key, counts in scan_prefix(txn, environment.counts, study_id):
             series_id = key[4:]
             if Attribute.MODALITY in asked:
@@ -101,8 +106,8 @@ class Admission:
             if of_rows and (row := txn.get(series_id, db=environment.series)) is not None:
                 _, _, uid_length = keys.UID_HEAD.unpack_from(row)
                 facts = fact_values(row, keys.UID_HEAD.size + uid_length)[0][0]
-                for attribute in of_rows:
-                    texts[attribute] |= texts_of(facts.get(_SERIES_TAGS[attribute], b""))
+                for attribute, tag in of_rows:
+                    texts[attribute] |= texts_of(facts.get(tag, b""))
             if Attribute.SENDER in asked:
                 texts[Attribute.SENDER] |= self._first_sender(txn, series_id)
         return texts

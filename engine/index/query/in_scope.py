@@ -4,21 +4,22 @@
     many keys       the ids of all are read at once, if they are few enough
     none            the scope has no keys, or its table is not filled yet: `admission` tests each study
 
-Every alternative of the scope gives those of its requirements that have the fewest ids. Too many are right, too few are
-not: `walk` tests each.
+Every alternative of the scope is a part: the ids of the requirement that has the fewest, and only those that have a key
+of each other requirement with few keys. Too many are right, too few are not: `walk` tests each.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
 
 from engine.access.scope import Matching
 from engine.index.apply.access_tags import read_fill
+from engine.index.database.transactions import Cursor
 from engine.index.format import keys
 from engine.index.format.access_tags import KIND_OF
 from engine.index.query.admission import Admission
@@ -29,6 +30,8 @@ from engine.index.query.scope_keys import ScopeKeys, is_key_admitted, keys_of
 
 MERGED_MAX = 64
 """Keys of `access` whose ids are read in one order."""
+PASSED_MAX = 2000
+"""Ids without a further key after which a search may pause."""
 ASKED_MAX = 8
 """Keys of `access` among which looking a study up costs less than testing it."""
 MATCHED_MAX = 20_000
@@ -38,20 +41,30 @@ _COUNTED_KEYS = 32
 _FIRST, _LAST = keys.ID.pack(0), keys.ID.pack(0xFFFFFFFF)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The studies that have one key of each requirement of an alternative."""
+
+    access: Sequence[bytes]
+    """The keys of the requirement with the fewest ids."""
+    also: Sequence[Sequence[bytes]] = ()
+    """Of the others, those with few keys."""
+
+
 @dataclass(slots=True)
 class InScope:
     """Ids of studies: of a list, and of keys of `access`."""
 
     ids: array[int] = field(default_factory=lambda: array("I"))
     """Ascending."""
-    access: Sequence[bytes] = ()
+    parts: Sequence[Part] = ()
     count: int = 0
     """How many there are, or more."""
 
     @property
     def is_asked(self) -> bool:
         """Whether `admits` costs less than the test of a study."""
-        return len(self.access) <= ASKED_MAX
+        return sum(len(part.access) for part in self.parts) <= ASKED_MAX
 
     def admits(self, reading: Reading, number: int) -> bool:
         """Whether a study is among them."""
@@ -59,28 +72,58 @@ class InScope:
         if at < len(self.ids) and self.ids[at] == number:
             return True
         study_id = keys.ID.pack(number)
-        table = reading.environment.access_table
-        with reading.txn.cursor(db=table) as cursor:
-            return any(cursor.set_range_dup(key, study_id) and cursor.value() == study_id for key in self.access)
+        with reading.txn.cursor(db=reading.environment.access_table) as cursor:
+            return any(
+                _has_one(cursor, part.access, study_id) and _has_all(cursor, part.also, study_id) for part in self.parts
+            )
 
     def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`, ascending: see `candidates.Ids`."""
         of_list = islice(self.ids, bisect_right(self.ids, number), None)
-        return _once(merge(of_list, *(_ids_after(reading, key, number) for key in self.access)))
+        return _once([of_list, *(_ids_of_part(reading, part, number, _ids_after) for part in self.parts)])
 
     def before(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids below `number`, descending."""
         of_list = reversed(self.ids[: bisect_left(self.ids, number)])
-        return _once(merge(of_list, *(_ids_before(reading, key, number) for key in self.access), reverse=True))
+        parts = (_ids_of_part(reading, part, number, _ids_before) for part in self.parts)
+        return _once([of_list, *parts], reverse=True)
 
     def all(self, reading: Reading) -> set[int]:
-        """Every id."""
-        return set(self.ids).union(*(_ids_of(reading, key) for key in self.access))
+        """Every id, and perhaps some that lack a further key of their part."""
+        return set(self.ids).union(*(_ids_of(reading, key) for part in self.parts for key in part.access))
 
 
-def _once(ids: Iterator[int]) -> Iterator[int]:
-    last = -1
-    for number in ids:
+def _has_one(cursor: Cursor, access: Sequence[bytes], study_id: bytes) -> bool:
+    return any(cursor.set_range_dup(key, study_id) and cursor.value() == study_id for key in access)
+
+
+def _has_all(cursor: Cursor, also: Sequence[Sequence[bytes]], study_id: bytes) -> bool:
+    return all(_has_one(cursor, access, study_id) for access in also)
+
+
+def _ids_of_part(
+    reading: Reading, part: Part, number: int, read: Callable[[Reading, bytes, int], Iterator[int]]
+) -> Iterator[int]:
+    ids = _once([read(reading, key, number) for key in part.access], reverse=read is _ids_before)
+    if not part.also:
+        yield from ids
+        return
+    with reading.txn.cursor(db=reading.environment.access_table) as cursor:
+        for count, each in enumerate(ids, 1):
+            if _has_all(cursor, part.also, keys.ID.pack(each)):
+                yield each
+            elif not count % PASSED_MAX and read is _ids_after:
+                yield -each
+
+
+def _once(ids: Sequence[Iterator[int]], *, reverse: bool = False) -> Iterator[int]:
+    """Ids from several sources in one order, each once."""
+    if len(ids) == 1:
+        yield from ids[0]
+        return
+    last = 0
+    # A mark that an id is passed comes after that id from another source.
+    for number in merge(*ids, key=lambda number: (abs(number), number < 0), reverse=reverse):
         if number != last:
             last = number
             yield number
@@ -140,7 +183,7 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
         return None
     is_filled = reading.environment.access is not None and read_fill(reading.txn, reading.environment).is_complete
     ids: set[int] = set()
-    access: dict[bytes, None] = {}
+    parts: dict[bytes, Part] = {}
     count = 0
     for alternative in alternatives:
         found = [way for each in alternative if (way := _way(reading, admission, each, is_filled)) is not None]
@@ -148,7 +191,9 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
         if best is None:
             return None
         if best.access:
-            access.update(dict.fromkeys(best.access))
+            also = [way.access for way in found if way is not best and 0 < len(way.access) <= ASKED_MAX]
+            part = Part(best.access, also)
+            parts[b"\0".join(best.access) + repr(also).encode()] = part
             count += best.count
             continue
         if best.keys.study_instance_uids:
@@ -160,8 +205,8 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
         if of_ranges is None:
             return None
         ids |= of_ranges
-    in_scope = InScope(ascending(ids), list(access), len(ids) + count)
-    if len(access) <= MERGED_MAX:
+    in_scope = InScope(ascending(ids), list(parts.values()), len(ids) + count)
+    if sum(len(part.access) for part in in_scope.parts) <= MERGED_MAX:
         return in_scope
     if in_scope.count > wide:
         return None

@@ -51,7 +51,7 @@ FEW_SHARE: Final = 200
 frequent ones are found soon enough in the natural order."""
 LISTED_AT_ONCE: Final = 1000
 """Candidates whose value is read in one read transaction."""
-LISTED_FACTOR: Final = 5
+LISTED_FACTOR: Final = 3
 """Reading the value of one candidate costs as much as passing this many hundredths of the keys that a page of 100 walks
 past: so candidates are listed up to the root of this many times the number of studies."""
 PASSED_AT_ONCE: Final = 10_000
@@ -177,7 +177,8 @@ class _Ordering:
                 places = yield from self._list(tops)
                 yield from self._walk_places(places, after, skip)
                 return
-            yield from self._choose(tops)
+            if not (isinstance(tops, InScope) and self._order.is_arrival):
+                yield from self._choose(tops)
         elif tops is not None:
             few = min(FEW, max(FEW_MIN, study_count // FEW_SHARE))
             matches = yield from self._gather(candidates, few)
@@ -413,10 +414,7 @@ class _Ordering:
         """The same in the order of arrival after an id."""
         tops = self._candidates.tops
         if isinstance(tops, InScope):
-            ids = tops.before if self._order.is_descending else tops.after
-            start = number or 0xFFFFFFFF if self._order.is_descending else number
-            found = [Bookmark(b"", each) for each in islice(ids(self._reading, start), count)]
-            return found, found[-1] if found else Bookmark(b"", number), len(found) < count
+            return self._next_in_scope(tops, number, count)
         bookmarks: list[Bookmark] = []
         is_candidate, reached = self._is_candidate, number
         remaining = PASSED_AT_ONCE
@@ -437,6 +435,21 @@ class _Ordering:
             return cursor.set_range(keys.ID.pack(min(number + 1, 0xFFFFFFFF))), cursor.next
         is_above = cursor.set_range(keys.ID.pack(number or 0xFFFFFFFF))
         return cursor.prev() if is_above else cursor.last(), cursor.prev
+
+    def _next_in_scope(self, tops: InScope, number: int, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
+        """The same, without the studies out of scope."""
+        if self._order.is_descending:
+            ids = tops.before(self._reading, number or 0xFFFFFFFF)
+        else:
+            ids = tops.after(self._reading, number)
+        bookmarks: list[Bookmark] = []
+        for each in ids:
+            if each < 0:
+                return bookmarks, Bookmark(b"", -each), False
+            bookmarks.append(Bookmark(b"", each))
+            if len(bookmarks) == count:
+                return bookmarks, bookmarks[-1], False
+        return bookmarks, bookmarks[-1] if bookmarks else Bookmark(b"", number), True
 
     def _next_keys(self, after: Bookmark | None, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
         """The same by the keys of `search`, of studies that have a value."""

@@ -236,7 +236,8 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     if request.param == "small":
         for module, name, value in (
             (access, "_FEW", 1), (access, "_SHORT", 2), (access, "_WIDE_SHARE", 20), (access, "_ASKED_IDS", 1),
-            (in_scope, "MERGED_MAX", 3), (in_scope, "ASKED_MAX", 2), (candidates, "LOOKED_UP_MAX", 2),
+            (in_scope, "MERGED_MAX", 3), (in_scope, "ASKED_MAX", 2), (in_scope, "PASSED_MAX", 1),
+            (candidates, "LOOKED_UP_MAX", 2),
             (ordering, "FEW_MIN", 3), (ordering, "LISTED_FACTOR", 0), (ordering, "PASSED_AT_ONCE", 2),
             (ordering, "CHUNK", 2), (ordering, "REMEMBERED_MAX", 4), (ordering, "LISTED_AT_ONCE", 2),
         ):  # fmt: skip
