@@ -1,7 +1,7 @@
 """Queries of somebody who may see a part of an archive that `perf.fill` has filled, against those of one who sees all.
 
     python -m perf.fill --direct DIR --studies 1000000 --shape single
-    python -m perf.scopes --archive DIR:1000000
+    python -m perf.scopes --archive DIR:1000000 [--sockets]
 
 Searches run in this process, without a network: what a C-FIND or a QIDO-RS waits for. Each asks for other values each
 time, and takes at most 100 matches. Pages are those of `/api/studies`: the first 100 studies in an order.
@@ -11,20 +11,27 @@ time, and takes at most 100 matches. Pages are those of `/api/studies`: the firs
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import perf_counter, time
 
 from engine import Archive
 from engine.access import FULL, Patient, Scope
 from engine.access.scope import Attribute, Matching, OfPatients, OneOfStudies, scope_of
+from engine.accounts import keys, users
+from engine.accounts.accounts import Accounts
+from engine.accounts.records import Key, User
+from engine.config import Config
 from engine.dicom import tags
 from engine.index.format.types import Level, Order, PlacedMatch, Query
 from engine.index.query.explanation import Explanation
-from perf import harness, population
+from perf import harness, http_load, load_find, peers, population
 from perf.harness import PerfError, say
+from perf.load_find import FindLoad
 
 SEED = 20261130
 MATCHES_MAX = 100
@@ -70,11 +77,11 @@ def orders_for() -> Iterator[tuple[str, Order]]:
     yield "page: PatientName", Order(tags.PatientName)
 
 
-def seconds(archive: Archive, scope: Scope, keys: dict[int, bytes]) -> float:
+def seconds(archive: Archive, scope: Scope, wanted: dict[int, bytes]) -> float:
     """How long a search takes."""
     returned = dict.fromkeys((tags.StudyInstanceUID, tags.PatientID, tags.PatientName, tags.StudyDate), b"")
     begun, count = perf_counter(), 0
-    for match in archive.view(scope).find_steps(Query(Level.STUDY, {**returned, **keys})):
+    for match in archive.view(scope).find_steps(Query(Level.STUDY, {**returned, **wanted})):
         count += match is not None
         if count >= MATCHES_MAX:
             break
@@ -99,10 +106,10 @@ def run(data: Path, study_count: int, query_count: int) -> dict[str, dict[str, f
     with Archive.open(data) as archive:
         for _ in range(query_count):
             person = population.study(rng.randrange(1, study_count + 1), "single")
-            for query, keys in queries_for(person):
+            for query, wanted in queries_for(person):
                 for name, scope in scopes_for(person):
-                    seconds(archive, scope, keys)  # what a first look at a page costs is the disk's
-                    taken.setdefault(query, {}).setdefault(name, []).append(seconds(archive, scope, keys))
+                    seconds(archive, scope, wanted)  # what a first look at a page costs is the disk's
+                    taken.setdefault(query, {}).setdefault(name, []).append(seconds(archive, scope, wanted))
             for title, order in orders_for():
                 for name, scope in scopes_for(person):
                     page_seconds(archive, scope, order)
@@ -110,15 +117,100 @@ def run(data: Path, study_count: int, query_count: int) -> dict[str, dict[str, f
     return {query: {name: 1000 * median(each) for name, each in by.items()} for query, by in taken.items()}
 
 
+# over sockets --------------------------------------------------------------------------------------------
+
+PATHS = {
+    "QIDO StudyInstanceUID": "/dicom-web/studies?limit=101&StudyInstanceUID={study_uid}",
+    "QIDO PatientID": "/dicom-web/studies?limit=101&PatientID={patient_id}",
+    "QIDO StudyDate": "/dicom-web/studies?limit=101&StudyDate={study_date}",
+    "QIDO, no key": "/dicom-web/studies?limit=101",
+    "page: -received": "/api/studies?limit=101",
+    "page: -StudyDate": "/api/studies?limit=101&order=-StudyDate",
+    "page: PatientName": "/api/studies?limit=101&order=PatientName",
+}
+FINDS = ("StudyInstanceUID", "PatientID", "StudyDate day")
+
+
+def configuration(rules: dict[str, dict[str, str]]) -> str:
+    """A role and a peer for each scope."""
+    lines = ['[[peer]]\naet = "ALL"\n']
+    for number, rule in enumerate(rules.values()):
+        conditions = ", ".join(f"{name} = {json.dumps(text)}" for name, text in rule.items())
+        lines.append(f'[[role]]\nname = "scope{number}"\nmay = ["query"]\nstudies = [{{{conditions}}}]\n')
+        lines.append(f'[[peer]]\naet = "SCOPE{number}"\nrole = "scope{number}"\n')
+    return "".join(lines)
+
+
+def tokens_of(data: Path, count: int) -> list[str]:
+    """An API key for a user with each role, the first for one who sees all."""
+    database = Accounts.open(data, Config).database
+    tokens = []
+    for role in ("full", *(f"scope{number}" for number in range(count))):
+        name = f"perf-{role}"
+        if name not in {user.name for user in users.listed(database)}:
+            users.add(database, User(name=name, roles=(role,)))
+        key = Key(user=name, name="perf", until=time() + 86_400, created=time())
+        tokens.append(keys.add(database, key, name)[1])
+    database.close()
+    return tokens
+
+
+def run_sockets(data: Path, study_count: int, query_count: int) -> dict[str, dict[str, str]]:
+    """p50 in ms and the CPU time of the server in ms, by query and scope. Scopes are those of one study; each request
+    asks for another study's values."""
+    rng = random.Random(SEED)
+    person = population.study(rng.randrange(1, study_count + 1), "single")
+    rules = rules_for(person)
+    people = [population.study(rng.randrange(1, study_count + 1), "single") for _ in range(query_count)]
+    tokens = tokens_of(data, len(rules))
+    cells: dict[str, dict[str, str]] = {}
+    with peers.running(
+        "filmroom", parent=data.parent, data=data, http=True, config=configuration(rules),
+        extra_http='login = "required"\n',
+    ) as peer:  # fmt: skip
+        for number, scope in enumerate(("all", *rules)):
+            target = replace(peer.target, calling_aet=f"SCOPE{number - 1}" if number else "ALL")
+            load = FindLoad(study_count=study_count, query_count=query_count, names=FINDS)
+            load_find.run(target, load)
+            for found in load_find.run(target, load, peer.pid):
+                row = cells.setdefault(f"C-FIND {found.query}", {})
+                row[scope] = f"{found.latency.p50_ms:.2f} / {found.server_cpu_ms:.2f}"
+            headers = {
+                "Accept": "application/dicom+json, application/json",
+                "Authorization": f"Bearer {tokens[number]}",
+            }
+            for title, path in PATHS.items():
+                requests = [http_load.get(_filled(path, each), peer.http_port, headers) for each in people]
+                http_load.run(peer.http_port, requests, total=query_count)
+                answer = http_load.run(peer.http_port, requests, total=query_count, server_pid=peer.pid)
+                if answer.failed_count:
+                    raise PerfError(f"{title}: {answer.failed_count} requests failed")
+                cells.setdefault(title, {})[scope] = f"{answer.latency.p50_ms:.2f} / {answer.server_cpu_ms:.2f}"
+    return cells
+
+
+def _filled(path: str, person: population.StudyFacts) -> str:
+    values = {name: getattr(person, name).decode() for name in ("study_uid", "patient_id", "study_date")}
+    return path.format(**values)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = harness.parser(__doc__)
     parser.add_argument("--archive", required=True, metavar="DIR:STUDIES")
     parser.add_argument("--queries", type=int, default=30, help="of each kind")
+    parser.add_argument("--sockets", action="store_true", help="by C-FIND and HTTP instead")
     options = parser.parse_args(arguments)
     folder, _, number = options.archive.rpartition(":")
     if not number.isdigit():
         raise PerfError(f"{options.archive}: an archive is given as DIR:STUDIES")
-    results = run(Path(folder), int(number), 2 if options.smoke else options.queries)
+    query_count = 2 if options.smoke else options.queries
+    if options.sockets:
+        cells = run_sockets(Path(folder), int(number), query_count)
+        scopes = list(next(iter(cells.values())))
+        lines = [(query, *(by[name] for name in scopes)) for query, by in cells.items()]
+        say(harness.table(("p50 ms / CPU ms", *scopes), lines))
+        return 0
+    results = run(Path(folder), int(number), query_count)
     names = list(next(iter(results.values())))
     rows = [(query, *(f"{by[name]:.2f}" for name in names)) for query, by in results.items()]
     say(harness.table(("p50 ms", *names), rows))

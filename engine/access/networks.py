@@ -33,6 +33,15 @@ def is_in(address: str, among: Iterable[Network]) -> bool:
     return any((mapped or parsed) in network for network in among)
 
 
+def is_address(text: str) -> bool:
+    """Whether a text is a network address."""
+    try:
+        ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host to listen on is reached from this machine only."""
     try:

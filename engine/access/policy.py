@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from engine.access.directory import Directory, NoAccounts
-from engine.access.networks import LOOPBACK, is_in_any
+from engine.access.networks import LOOPBACK, is_address, is_in_any
 from engine.access.principal import Kind, Principal
 from engine.access.question import ALLOWED, ARCHIVE, Action, Decision, Destination, Target
 from engine.access.roles import Role, roles_of
@@ -117,6 +117,14 @@ class Policy:
         if peer is None or "destination" not in peer.may:
             return NOTHING
         return self.scope_of_peer(ae_title, Action.RETRIEVE)
+
+    def scope_of_actor(self, actor: str, action: Action) -> Scope:
+        """The studies that whoever has requested a job may reach by now: a user by the roles and grants in force,
+        nothing if the user is gone. Others, who are not known by name, as when they requested it."""
+        name = actor.removeprefix(f"{Kind.HTTP.value}:")
+        if name == actor or is_address(name):
+            return FULL
+        return self.scope(Principal(Kind.HTTP, name, session="job"), action)
 
     # Peers ---------------------------------------------------------------------------------------
 

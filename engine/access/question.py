@@ -99,6 +99,9 @@ class Access(Protocol):
     def scope(self, principal: Principal, action: Action) -> Scope:
         """The studies on which the principal may perform the action."""
 
+    def scope_of_actor(self, actor: str, action: Action) -> Scope:
+        """The studies that the requester of a job may reach by now."""
+
     def scope_of_destination(self, ae_title: str) -> Scope:
         """The studies that an application entity may receive from us."""
 

@@ -62,6 +62,11 @@ class Accounts:
         return cls(Database(folder, read_only=read_only), config)
 
     @property
+    def secret(self) -> bytes:
+        """The secret of the accounts; b"": there are none."""
+        return b"" if self._database is None else self._database.secret
+
+    @property
     def database(self) -> Database:
         """For changes, in `run`. Raises AccountsError if this archive can have no accounts."""
         if self._database is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from engine import audit
-from engine.access import Kind, Principal
+from engine.access import FULL, Action, Kind, Principal
 from engine.archive.selection import Selection
 from engine.audit import Outcome
 from engine.dicom import tags
@@ -26,9 +26,9 @@ from engine.services.shared import Services
 from engine.services.stored_scu import StoredReport
 
 if TYPE_CHECKING:
-    from engine.archive.archive import Archive
     from engine.archive.jobs.job import Job, Work
     from engine.archive.jobs.job_files import PeerInstances
+    from engine.archive.view import View
     from engine.config import Peer
     from engine.index.format.types import Instance
 
@@ -49,7 +49,7 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
     counters, counted, counted_bytes = services.engine.metrics.peer(peer.aet), 0, 0
 
     def select() -> Selection:
-        unsent = peer_instances.unsent(_instances(archive, job.work, missing))
+        unsent = peer_instances.unsent(_instances(_views_of(services, peer, job), job.work, missing))
         return Selection(_counted(unsent, contents), archive.scratch_folder)
 
     def start() -> audit.Started | None:
@@ -90,8 +90,18 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
         job.error = job.remarks[0]
 
 
-def _instances(archive: Archive, work: Work, missing: list[str]) -> Iterator[Instance]:
-    """The instances that a job names, each once; adds what is not stored to `missing`."""
+def _views_of(services: Services, peer: Peer, job: Job) -> tuple[View, View]:
+    """What the requester may send by now, and what the peer may receive: rights may have been withdrawn since the job
+    was created, or failed for the first time. Whoever works at the command line may send everything to everybody."""
+    access, archive = services.engine.access, services.archive
+    scope = access.scope_of_actor(job.by, Action.SEND)
+    is_free = scope is FULL and not job.by.startswith(f"{Kind.HTTP.value}:")
+    return archive.view(scope), archive.view(FULL if is_free else access.scope_of_destination(peer.aet))
+
+
+def _instances(views: tuple[View, View], work: Work, missing: list[str]) -> Iterator[Instance]:
+    """The instances that a job names, each once; adds what is not stored, or not in both views, to `missing`."""
+    sent, received = views
     yielded: set[str] = set()
     by_level = (
         (Level.STUDY, "study", tags.StudyInstanceUID, work.studies),
@@ -100,7 +110,9 @@ def _instances(archive: Archive, work: Work, missing: list[str]) -> Iterator[Ins
     )
     for level, name, tag, uids in by_level:
         for uid in uids:
-            instances = archive.instances(Query(level, {tag: uid.encode("ascii")}, relational=True))
+            instances = sent.instances(Query(level, {tag: uid.encode("ascii")}, relational=True))
+            if received.scope is not FULL:
+                instances = [instance for instance in instances if received.sees(instance.study_instance_uid)]
             if not instances:
                 missing.append(f"{name} {uid}")
             for instance in instances:

@@ -109,6 +109,11 @@ class Engine:
         self.flow.ingest_bytes.append(lambda: self.ingest_budget.taken_bytes)
         self.stations = Stations(lambda: self.config)
 
+    @property
+    def secret(self) -> bytes:
+        """A secret that all processes share, for what clients carry and must not read or forge."""
+        return self.accounts.secret or self.archive.secret
+
     @classmethod
     def open(
         cls,

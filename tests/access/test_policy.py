@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from engine.access import Action, Decision, Destination, Kind, Policy, Principal
+from engine.access import FULL, NOTHING, Action, Decision, Destination, Kind, Policy, Principal
+from engine.accounts import users
+from engine.accounts.accounts import Accounts
+from engine.accounts.records import User
 from engine.config import Config, Peer, Permission
 
 WS1 = Peer(aet="WS1", host="ws1", port=104)
@@ -159,3 +163,20 @@ def test_a_client_has_instances_sent_to_known_destinations_only() -> None:
     client = Principal(Kind.HTTP, "", "127.0.0.1")
     assert rules.allowed(client, Action.SEND, Destination("WS1"))
     assert not rules.allowed(client, Action.SEND, Destination("OTHER"))
+
+
+def test_the_requester_of_a_job_reaches_what_the_rights_in_force_allow(tmp_path: Path) -> None:
+    accounts = Accounts.open(tmp_path, Config)
+    users.add(accounts.database, User(name="anna", roles=("radiologist",)))
+    users.add(accounts.database, User(name="rita", roles=("researcher",)))
+    rules = Policy(Config, accounts.directory)
+    assert rules.scope_of_actor("http:anna", Action.SEND) is FULL
+    assert rules.scope_of_actor("http:rita", Action.SEND) is NOTHING, "her role may not send"
+    assert rules.scope_of_actor("http:nobody", Action.SEND) is NOTHING
+    for actor in ("cli:anna", "http:10.0.0.1", "http:fe80::1%eth0"):
+        assert rules.scope_of_actor(actor, Action.SEND) is FULL
+    users.change(accounts.database, "anna", roles=())
+    assert rules.scope_of_actor("http:anna", Action.SEND) is NOTHING
+    users.change(accounts.database, "anna", roles=("radiologist",), is_disabled=True)
+    assert rules.scope_of_actor("http:anna", Action.SEND) is NOTHING
+    accounts.close()

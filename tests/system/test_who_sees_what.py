@@ -548,6 +548,22 @@ def test_the_command_line_explains_what_the_judge_says(
         assert of_roles <= set(report[holder.name]["may"]), hospital.about(holder)
 
 
+def check_changes(hospital: Hospital, corrected: Study, deleted: Study) -> None:
+    """The change feed has the events of what somebody sees, and names nothing else."""
+
+    def events(holder: Holder) -> bytes:
+        return hospital.ask(holder, "/changes", Accept="application/json")[1]
+
+    about_both = (f'{corrected.uid}"'.encode(), f'{deleted.uid}"'.encode())
+    wait_for(lambda: all(uid in events(hospital.admin) for uid in about_both), what="the events")
+    for holder in hospital.people:
+        seen = visible(holder, "query", hospital.studies)
+        hidden = [study for study in (*hospital.studies, deleted) if study not in seen]
+        found = events(holder)
+        assert not [word for word in hidden_words(hidden, seen) if word in found], hospital.about(holder)
+        assert (about_both[0] in found) is (corrected in seen), hospital.about(holder)
+
+
 # changes -------------------------------------------------------------------------------------------------
 
 
@@ -587,6 +603,7 @@ def test_corrections_deletions_grants_and_emergencies_act_at_once(hospital: Hosp
             assert found == sorted(study.uid for study in visible(peer, "query", hospital.studies)), hospital.about(
                 peer
             )
+    check_changes(hospital, corrected, deleted)
     identifier = json.loads(answer)["id"]
     assert hospital.ask(doctor, f"/api/grants/{identifier}", "DELETE")[0] == 200
     assert hospital.ask(doctor, f"{ROOT}/studies/{needed.uid}/metadata")[0] in (403, 404)

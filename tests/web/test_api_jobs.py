@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pydicom.uid import CTImageStorage
 
+from engine.access import NOTHING
 from engine.archive.archive import Archive
 from engine.archive.jobs import job as states
 from engine.archive.jobs.job import Job, Work
@@ -22,6 +23,7 @@ from engine.config import Peer
 from engine.exchange import arrival, runner
 from tests import certificates, samples
 from tests.sinks import NATIVE, Received, sink
+from tests.system.server import wait_for
 from tests.web.hosting import Hosting
 from tests.web.serving import ApiClient, serving
 from tests.web.stow_sink import StowSink, stow_sink
@@ -155,6 +157,24 @@ def test_instances_are_sent_by_stow_and_a_retry_sends_only_what_failed(place: Pl
     job = place.until(job["id"], "done")
     assert (job["completed"], job["total"], job["failed"]) == (COUNT + 1, COUNT + 1, {})
     assert set(stow.received) == {uid(1, 1, 2)}
+
+
+@pytest.mark.parametrize("right", ["scope_of_actor", "scope_of_destination"])
+def test_a_job_sends_nothing_that_its_requester_or_receiver_may_not_have_by_now(
+    place: Place, monkeypatch: pytest.MonkeyPatch, right: str
+) -> None:
+    stow = place.stow
+    stow.refused = uids(1)
+    job = place.ended({"kind": "send", "peer": "STOW", "studies": [uid(1)]})
+    assert (job["state"], job["completed"]) == ("failed", 0)
+    stow.refused = set()
+    stow.received.clear()
+    monkeypatch.setattr(place.hosting.engine.access, right, lambda *asked: NOTHING)
+    place.api.post(f"/api/jobs/{job['id']}/retry", {}, 202)
+    error = f"study {uid(1)} is not stored"
+    wait_for(lambda: place.api.get(f"/api/jobs/{job['id']}")["error"] == error, what="the retry")
+    place.until(job["id"], "failed")
+    assert not stow.received
 
 
 def test_a_success_without_referenced_instances_counts_as_failure(place: Place) -> None:

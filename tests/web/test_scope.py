@@ -14,6 +14,8 @@ import pytest
 from engine.access import FULL, Action, Policy, Principal, Scope
 from engine.access.scope import Attribute, Matching, OneOfStudies, scope_of
 from engine.archive.archive import Archive
+from engine.archive.jobs.job import FAILED, SEND, Job, Work
+from engine.archive.jobs.job_files import new_id
 from tests import samples
 from tests.system.server import wait_for
 from tests.web.hosting import Hosting
@@ -231,6 +233,23 @@ def test_lists_of_administrators_tell_nothing_of_what_is_out_of_scope(client: Cl
     assert [row["names"] for row in rows] == [[uid_of(5)]]
     for path, name in (("trash", "trash"), ("quarantine", "quarantine"), ("damage", "damage"), ("jobs", "jobs")):
         assert client.json(f"/api/{path}")[name] == []
+
+
+def test_jobs_of_others_and_the_log_are_not_there_for_who_sees_a_part(client: Client) -> None:
+    files = client.hosting.engine.archive.job_files()
+    work = Work(studies=(uid_of(2),))
+    job = Job(id=new_id(), kind=SEND, peer="NOBODY", work=work, by="http:somebody", created_ns=1, state=FAILED)
+    files.create(job)
+    client.rules.chosen = FULL
+    assert uid_of(2).encode() in client.ask(f"/api/jobs/{job.id}")[1]
+    assert client.ask("/api/log")[0] == 200
+    client.rules.chosen = SCOPES[0][0]
+    assert client.ask(f"/api/jobs/{job.id}")[0] == client.ask(f"/api/jobs/{new_id()}")[0] == 404
+    assert client.ask("/api/log")[0] == 404
+    for change in ("cancel", "retry"):
+        assert client.post(f"/api/jobs/{job.id}/{change}", {})[0] == 404
+        for names in ({"ids": [job.id]}, {"state": FAILED}):
+            assert json.loads(client.post(f"/api/jobs/{change}", names)[1])["count"] == 0
 
 
 def test_an_instance_for_a_study_out_of_scope_is_kept_aside_and_answered_as_any_other(client: Client) -> None:

@@ -32,7 +32,7 @@ MERGED_MAX = 64
 """Keys of `access` whose ids are read in one order."""
 PASSED_MAX = 2000
 """Ids without a further key after which a search may pause."""
-ASKED_MAX = 8
+ASKED_MAX = 16
 """Keys of `access` among which looking a study up costs less than testing it."""
 MATCHED_MAX = 20_000
 """Keys that are compared with wildcards."""
@@ -60,6 +60,11 @@ class InScope:
     parts: Sequence[Part] = ()
     count: int = 0
     """How many there are, or more."""
+
+    @property
+    def is_narrower(self) -> bool:
+        """Whether `count` may be far more than there are, since a part has further keys."""
+        return any(part.also for part in self.parts)
 
     @property
     def is_asked(self) -> bool:

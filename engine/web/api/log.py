@@ -14,7 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from engine import kept_log
+from engine.access import Action
 from engine.errors import RequestError
+from engine.web.api import reach
 from engine.web.api.json_bodies import ROWS_MAX, answer, check_parameters, number_of
 from engine.web.route import Parameter
 
@@ -40,7 +42,8 @@ PARAMETERS: Final = (
 
 
 async def listed(request: Request) -> web.Response:
-    """One page of events."""
+    """One page of events. They name studies, so they are for who sees everything."""
+    reach.everything(request, Action.MANAGE)
     check_parameters(request, [parameter.name for parameter in PARAMETERS])
     query = request.query
     condition = kept_log.Filter(

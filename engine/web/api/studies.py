@@ -20,13 +20,11 @@ with fewer rows than requested or none: only `next` = null means that there are 
 interrupted gets 413 after limits.query_timeout_s.
 
 A cursor is a position, not a row: studies that are stored or deleted meanwhile do not move it. It is valid for its
-order and this index only; with another index it gets 410.
+order and this index only; with another index it gets 410. It is sealed (`window_cursor`).
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -43,8 +41,9 @@ from engine.archive.questions import ArrivalFact, Bookmark, Explanation, Level, 
 from engine.dicom import tags
 from engine.errors import QueryError, RequestError
 from engine.web import search_request
+from engine.web.api import window_cursor
 from engine.web.api.json_bodies import JSON, NO_STORE, number_of, switch_of
-from engine.web.errors import Gone, TooLarge
+from engine.web.errors import TooLarge
 from engine.web.route import DICOMWEB, Parameter
 from engine.web.search_rows import Rows
 
@@ -61,7 +60,6 @@ COUNT_S: Final = 0.2
 SLICE_S: Final = 0.01
 """How long a thread works before other requests get their turn."""
 POSITION_MAX: Final = 1 << 32
-EPOCH_BYTES: Final = 8
 
 _WINDOW_PARAMETERS: Final = ("order", "after", "from", "position", "limit", "count", "arrivals")
 _RECEIVED: Final = "received"
@@ -120,8 +118,7 @@ async def window(request: Request) -> web.Response:
     archive, view, pools = request.engine.archive, request.view(Action.QUERY), request.engine.pools
     search_query = search_of(request, _WINDOW_PARAMETERS)
     order, search_query = order_of(request, search_query)
-    epoch = archive.epoch_id()[:EPOCH_BYTES]
-    after = _after(request, archive, order, epoch)
+    after = _after(request, archive, order)
     limit = number_of(request, "limit", WINDOW_MAX, WINDOW_MAX)
     position = number_of(request, "position", 0, POSITION_MAX)
     steps = view.ordered_steps(search_query.query, order, after, Explanation(), skip=position)
@@ -132,7 +129,7 @@ async def window(request: Request) -> web.Response:
         await pools.index.run(search.slice)
         if timeout_s and search.work_s > timeout_s and search.last is None:
             raise TooLarge(f"the search was stopped after {timeout_s:g} s: narrow it")
-    facts: dict[str, Any] = {"next": _cursor(search, order, after, epoch)}
+    facts: dict[str, Any] = {"next": _cursor(request, search, order, after)}
     if switch_of(request, "count"):
         facts["total"] = await _total(request, view, search_query)
     if switch_of(request, "arrivals"):
@@ -175,43 +172,22 @@ def order_of(request: Request, search_query: SearchRequest) -> tuple[Order, Sear
     return Order(tag, is_descending), replace(search_query, query=replace(search_query.query, keys=keys))
 
 
-def _after(request: Request, archive: Archive, order: Order, epoch: bytes) -> Bookmark | None:
+def _after(request: Request, archive: Archive, order: Order) -> Bookmark | None:
     cursor, text = request.query.get("after"), request.query.get("from")
     if cursor is not None and text is not None:
         raise RequestError("after and from: only one of them can be used")
     if text is not None:
         return archive.bookmark_at(order, text)
-    return _bookmark_of(cursor, order, epoch) if cursor is not None else None
+    if cursor is None:
+        return None
+    return window_cursor.opened(request.engine.secret, order, archive.epoch_id(), cursor)
 
 
-def _head(order: Order, epoch: bytes) -> bytes:
-    name = order.fact.value[:8].encode().ljust(8, b"_") if order.fact else b"%08x" % (order.tag or 0)
-    return name + (b"-" if order.is_descending else b"+") + epoch.ljust(EPOCH_BYTES, b"\0")
-
-
-def _cursor(search: _WindowSearch, order: Order, after: Bookmark | None, epoch: bytes) -> str | None:
+def _cursor(request: Request, search: _WindowSearch, order: Order, after: Bookmark | None) -> str | None:
     if search.is_over and not search.has_more:
         return None
     place = search.last or after or Bookmark(b"", 0)
-    packed = _head(order, epoch) + place.number.to_bytes(4, "big") + place.key
-    return base64.urlsafe_b64encode(packed).rstrip(b"=").decode("ascii")
-
-
-def _bookmark_of(cursor: str, order: Order, epoch: bytes) -> Bookmark:
-    """Raises RequestError for an invalid cursor, Gone for one of another index."""
-    head = _head(order, epoch)
-    try:
-        packed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-    except (binascii.Error, ValueError):
-        raise RequestError("after: is not a cursor") from None
-    length = len(head)
-    if len(packed) < length + 4 or len(packed) > length + 4 + 400:
-        raise RequestError("after: is not a cursor")
-    if packed[: length - EPOCH_BYTES] != head[: length - EPOCH_BYTES]:
-        raise RequestError("after: is a cursor of another order")
-    if packed[:length] != head:
-        raise Gone("after: the index has been rebuilt; begin again without a cursor")
-    return Bookmark(packed[length + 4 :], int.from_bytes(packed[length : length + 4], "big"))
+    return window_cursor.sealed(request.engine.secret, order, request.engine.archive.epoch_id(), place)
 
 
 async def _total(request: Request, view: View, search_query: SearchRequest) -> dict[str, Any]:

@@ -239,7 +239,8 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
             (in_scope, "MERGED_MAX", 3), (in_scope, "ASKED_MAX", 2), (in_scope, "PASSED_MAX", 1),
             (candidates, "LOOKED_UP_MAX", 2),
             (ordering, "FEW_MIN", 3), (ordering, "LISTED_FACTOR", 0), (ordering, "PASSED_AT_ONCE", 2),
-            (ordering, "CHUNK", 2), (ordering, "REMEMBERED_MAX", 4), (ordering, "LISTED_AT_ONCE", 2),
+            (ordering, "CHUNK", 2), (ordering, "REMEMBERED_MAX", 4), (ordering, "NARROWED_MAX", 9),
+            (ordering, "LISTED_AT_ONCE", 2),
         ):  # fmt: skip
             monkeypatch.setattr(module, name, value)
 
