@@ -134,6 +134,7 @@ def built(folder: Path, seed: int, sink: Sink) -> tuple[Hospital, str]:
     rng = random.Random(seed)
     studies = random_studies(rng, STUDIES)
     roles = [random_role(rng, f"role{number}") for number in range(5)]
+    roles.append(Role("looks", ("query",), [{"modality": "*"}]))
     peers = [Holder(f"PEER{number}", [roles[number]], {"sender": (f"PEER{number}",)}) for number in range(3)]
     peers.append(Holder("WIDE", [EVERYTHING]))
     lines = [role.toml() for role in roles]
@@ -169,7 +170,10 @@ def _accounts(rng: random.Random, data: Path, roles: list[Role], studies: list[S
         return Holder(name, chosen, attributes, headers={"Authorization": f"Bearer {keys.add(database, key, name)[1]}"})
 
     for number in range(4):
-        one = user(f"user{number}", rng.sample(roles, rng.choice((1, 1, 2))), random_attributes(rng))
+        chosen = rng.sample(roles[:5], rng.choice((1, 1, 2)))
+        if number == 2:
+            chosen.append(roles[5])  # it may look at more than it may have
+        one = user(f"user{number}", chosen, random_attributes(rng))
         if number % 2:
             grant = random_grant(rng, studies)
             one.grants.append(grant)
