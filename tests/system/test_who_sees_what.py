@@ -552,6 +552,25 @@ def test_the_command_line_explains_what_the_judge_says(
         assert of_roles <= set(report[holder.name]["may"]), hospital.about(holder)
 
 
+class Frames:
+    """A viewer that asks for one frame of a study again and again, on one connection."""
+
+    def __init__(self, hospital: Hospital, holder: Holder, study: Study) -> None:
+        series = study.series[0]
+        self._path = f"{ROOT}/studies/{study.uid}/series/{series.uid}/instances/{series.instances[0]}/frames/1"
+        self._headers = {**holder.headers, "Accept": "*/*"}
+        self._connection = http.client.HTTPConnection(urlsplit(hospital.server.url).netloc, timeout=60)
+
+    def ask(self) -> int:
+        self._connection.request("GET", self._path, headers=self._headers)
+        response = self._connection.getresponse()
+        response.read()
+        return response.status
+
+    def close(self) -> None:
+        self._connection.close()
+
+
 def check_changes(hospital: Hospital, corrected: Study, deleted: Study) -> None:
     """The change feed has the events of what somebody sees, and names nothing else."""
 
@@ -596,6 +615,8 @@ def test_corrections_deletions_grants_and_emergencies_act_at_once(hospital: Hosp
     status, answer = hospital.ask(doctor, "/api/break-glass", "POST", emergency)
     assert status == 201, answer
     doctor.grants.append(Grant(("query", "retrieve"), studies=(needed.uid,)))
+    frames = Frames(hospital, doctor, needed)
+    assert [frames.ask() for _ in range(3)] == [200, 200, 200]
     for holder in hospital.people:
         if any("query" in each.may for each in holder.roles) or any("query" in each.actions for each in holder.grants):
             check_searches(hospital, holder)
@@ -609,5 +630,8 @@ def test_corrections_deletions_grants_and_emergencies_act_at_once(hospital: Hosp
             )
     check_changes(hospital, corrected, deleted)
     identifier = json.loads(answer)["id"]
+    assert frames.ask() == 200
     assert hospital.ask(doctor, f"/api/grants/{identifier}", "DELETE")[0] == 200
+    assert frames.ask() in (403, 404), "on the same connection"
+    frames.close()
     assert hospital.ask(doctor, f"{ROOT}/studies/{needed.uid}/metadata")[0] in (403, 404)

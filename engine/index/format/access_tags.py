@@ -30,7 +30,7 @@ KIND_OF = {
 SENDER_KIND = KIND_OF[Attribute.SENDER]
 DEIDENTIFIED_KEY = b"X"
 
-_LONG = b"\x01"
+LONG = b"\x01"
 """The first byte of a text that is not whole."""
 _OF_SERIES = (
     (tags.InstitutionName, Attribute.INSTITUTION),
@@ -48,7 +48,7 @@ def key_of(attribute: Attribute, text: str) -> bytes:
 
 def text_of(key: bytes) -> str | None:
     """The text of a key; None: it is not whole."""
-    return None if key[1:2] == _LONG else key[1:].decode("utf-8", "replace")
+    return None if key[1:2] == LONG else key[1:].decode("utf-8", "replace")
 
 
 def keys_of_series(items: Mapping[int, bytes]) -> set[bytes]:

@@ -21,12 +21,12 @@ from engine.access.scope import Matching
 from engine.index.apply.access_tags import read_fill
 from engine.index.database.transactions import Cursor
 from engine.index.format import keys
-from engine.index.format.access_tags import KIND_OF
+from engine.index.format.access_tags import key_of
 from engine.index.query.admission import Admission
 from engine.index.query.candidates import ascending
 from engine.index.query.ranges import count_ids, read_ids
 from engine.index.query.reading import Reading
-from engine.index.query.scope_keys import ScopeKeys, is_key_admitted, keys_of
+from engine.index.query.scope_keys import ScopeKeys, is_key_admitted, keys_of, starts_of
 
 MERGED_MAX = 64
 """Keys of `access` whose ids are read in one order."""
@@ -243,17 +243,19 @@ def _counted(reading: Reading, each: ScopeKeys, access: Sequence[bytes]) -> _Way
 
 def _matching_keys(reading: Reading, admission: Admission, matching: Matching) -> list[bytes] | None:
     """The keys that a requirement with wildcards admits; None: there are too many to compare."""
-    found = []
-    kind = KIND_OF[matching.attribute]
+    table = reading.environment.access_table
+    found = {key_of(matching.attribute, text) for text in matching.values}
     remaining = MATCHED_MAX
-    with reading.txn.cursor(db=reading.environment.access_table) as cursor:
-        if cursor.set_range(kind):
+    for start in starts_of(matching):
+        with reading.txn.cursor(db=table) as cursor:
+            if not cursor.set_range(start):
+                continue
             for key in cursor.iternext_nodup(keys=True, values=False):
-                if key[:1] != kind:
+                if not key.startswith(start):
                     break
                 remaining -= 1
                 if not remaining:
                     return None
                 if is_key_admitted(key, matching, admission.today):
-                    found.append(key)
-    return found
+                    found.add(key)
+    return sorted(found)

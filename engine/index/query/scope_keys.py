@@ -16,6 +16,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -40,6 +41,7 @@ from engine.index.format.terms import Range, normal_values, ranges_between
 VALUES_MAX = 10_000
 """Studies, patients or values of one requirement; with more, every study is tested."""
 _LAST_DATE = "99999999"
+_WILDCARD = re.compile(r"[*?]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,15 @@ def keys_of(scope: Scope, today: date, schema: Schema) -> list[list[ScopeKeys]] 
     """For each alternative the keys of its requirements; None: an alternative has none."""
     found = [list(_keys_of(each, today, schema)) for each in scope.alternatives]
     return found if all(found) else None
+
+
+def starts_of(matching: Matching) -> set[bytes]:
+    """How the keys of `access` begin that a requirement with wildcards may admit."""
+    kind = access_tags.KIND_OF[matching.attribute]
+    literal = {_WILDCARD.split(pattern, maxsplit=1)[0] for pattern in matching.patterns}
+    if "" in literal:
+        return {kind}
+    return {kind + text.encode("utf-8", "replace") for text in literal} | {kind + access_tags.LONG}
 
 
 def is_key_admitted(key: bytes, matching: Matching, today: date) -> bool:

@@ -24,7 +24,7 @@ from engine.dicom.schema import STANDARD
 from engine.index.format import access_tags, terms
 from engine.index.format.access_tags import decoded, names_of, texts_of
 from engine.index.query.admission import _date
-from engine.index.query.scope_keys import is_key_admitted, keys_of
+from engine.index.query.scope_keys import is_key_admitted, keys_of, starts_of
 
 TODAY = date(2026, 3, 1)
 
@@ -38,7 +38,8 @@ def finds(scope: Scope, tag: int, stored: bytes) -> bool:
     in_search = terms.search_keys({tag: stored}, STANDARD)
     in_access = access_tags.keys_of_study({tag: stored}) | access_tags.keys_of_series({tag: stored})
     if one.matching is not None:
-        return any(is_key_admitted(key, one.matching, TODAY) for key in in_access)
+        starts = tuple(starts_of(one.matching))
+        return any(is_key_admitted(key, one.matching, TODAY) and key.startswith(starts) for key in in_access)
     is_in_range = any(start <= key < end for start, end in one.ranges for key in in_search)
     return is_in_range or not in_access.isdisjoint(one.access)
 
