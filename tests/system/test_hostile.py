@@ -14,7 +14,6 @@ import shutil
 import signal
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,19 +26,18 @@ from tests.system.server import Server, running, wait_for
 
 pytestmark = pytest.mark.slow
 
-ARTIM_S = 1.0
-SLACK_S = 3.0
-"""How much later than its timer a busy test machine may do it."""
-ECHO_S = 1.0
-"""A fresh C-ECHO takes some milliseconds; the limit leaves room for a busy test machine."""
-
-CONFIG = f"""
+CONFIG = """
 [limits]
-artim_timeout_s = {ARTIM_S}
-dimse_timeout_s = 2.0
+artim_timeout_s = 60.0
+dimse_timeout_s = 60.0
 [log]
 lines_per_peer_per_s_max = 100000
 """
+"""Whatever a test does in time is done before these are over, however busy the machine is."""
+IMPATIENT = CONFIG.replace("artim_timeout_s = 60.0", "artim_timeout_s = 1.5").replace(
+    "dimse_timeout_s = 60.0", "dimse_timeout_s = 2.0"
+)
+"""For tests in which a time must be over."""
 
 STORE = (1, CT, [EXPLICIT])
 FIND = (3, STUDY_ROOT_FIND, [IMPLICIT])
@@ -52,29 +50,48 @@ def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]
         yield started
 
 
+@pytest.fixture(scope="module")
+def running_impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("impatient") / "data", config=IMPATIENT) as started:
+        yield started
+
+
+def healthy_afterwards(server: Server) -> Iterator[Server]:
+    pids = server.worker_pids()
+    yield server
+    assert_healthy(server)
+    assert server.worker_pids() == pids, "a worker died"
+
+
 @pytest.fixture
 def server(running_server: Server) -> Iterator[Server]:
     """The server; every test must leave it healthy."""
-    pids = running_server.worker_pids()
-    yield running_server
-    assert_healthy(running_server)
-    assert running_server.worker_pids() == pids, "a worker died"
+    yield from healthy_afterwards(running_server)
+
+
+@pytest.fixture
+def impatient(running_impatient: Server) -> Iterator[Server]:
+    """A server with short timers."""
+    yield from healthy_afterwards(running_impatient)
 
 
 def assert_healthy(server: Server) -> None:
-    """A fresh C-ECHO is quick, and nothing is held for associations that are gone."""
-    began = time.monotonic()
-    with Peer(server.port) as script:
-        script.associate(ECHO)
-        script.echo(5)
-        script.release()
-    assert time.monotonic() - began < ECHO_S
+    """A fresh C-ECHO is answered, and nothing is held for associations that are gone."""
+    echo(server)
 
     def held() -> list[tuple[int, int, int]]:
         workers: list[dict[str, int]] = server.stats()["workers"]  # type: ignore[assignment]
         return [(worker["associations"], worker["chunks"], worker["queue_depth"]) for worker in workers]
 
     wait_for(lambda: not any(map(any, held())), what="every association and data set let go")
+
+
+def echo(server: Server, calling: str = "FRESH") -> None:
+    """A C-ECHO on a fresh association. It is answered, whoever else is connected, long before any timer is over."""
+    with Peer(server.port, timeout_s=40) as script:
+        script.associate(ECHO, calling=calling)
+        script.echo(5)
+        script.release()
 
 
 def resident_bytes(pids: list[int], *, peak: bool = False) -> int:
@@ -120,29 +137,29 @@ def store(script: Peer, uid: str, data_set: bytes, message_id: int = 1) -> int:
 # Before there is an association ------------------------------------------------------------------
 
 
-def test_silent_connections_keep_nobody_waiting_and_are_closed(server: Server) -> None:
+def test_silent_connections_keep_nobody_waiting(server: Server) -> None:
     silent = [Peer(server.port) for _ in range(80)]
-    began = time.monotonic()
-    with Peer(server.port) as script:
-        script.associate(ECHO)
-        script.echo(5)
-        script.release()
-    assert time.monotonic() - began < ECHO_S
+    echo(server)
+    for script in silent:
+        script.close()
+
+
+def test_silent_connections_are_closed(impatient: Server) -> None:
+    silent = [Peer(impatient.port) for _ in range(80)]
     for script in silent:
         script.expect_closed()
         script.close()
-    assert time.monotonic() - began < ARTIM_S + SLACK_S
 
 
-def test_an_associate_rq_that_drips_in_does_not_stretch_the_artim_timer(server: Server) -> None:
-    began = time.monotonic()
-    with Peer(server.port) as script:
+def test_an_associate_rq_that_drips_in_does_not_stretch_the_artim_timer(impatient: Server) -> None:
+    with Peer(impatient.port) as script:
         for byte in peer.associate_rq([ECHO]):
             script.send_until_closed(bytes([byte]))
             if select.select([script.socket], [], [], 0.1)[0]:
                 break
+        else:
+            raise AssertionError("all of it was taken, over many times the timer")
         script.wait_closed()
-    assert time.monotonic() - began < ARTIM_S + SLACK_S
 
 
 @pytest.mark.parametrize(
@@ -293,7 +310,6 @@ def test_a_thousand_silent_dripping_and_hostile_connections_keep_nobody_waiting(
     threads = [threading.Thread(target=hostile, args=(hellos,)) for _ in range(2)]
     for thread in threads:
         thread.start()
-    slowest = 0.0
     try:
         for number in range(1000):
             script = Peer(server.port)
@@ -305,19 +321,13 @@ def test_a_thousand_silent_dripping_and_hostile_connections_keep_nobody_waiting(
                 script.associate(STORE, calling=f"DRIP{number % 7}")
                 script.send(peer.message(1, peer.c_store_rq(1, CT, "1.2.3"))[: 20 + number % 50])
             if number % 50 == 49:
-                began = time.monotonic()
-                with Peer(server.port) as fresh:
-                    fresh.associate(ECHO, calling="FRESH")
-                    fresh.echo(5)
-                    fresh.release()
-                slowest = max(slowest, time.monotonic() - began)
+                echo(server)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
         for script in held:
             script.cut()
-    assert slowest < ECHO_S
 
 
 def test_lines_that_one_address_causes_are_bounded_and_every_one_is_counted(tmp_path: Path) -> None:
@@ -385,13 +395,11 @@ def test_wrong_application_context_and_protocol_version_are_rejected(server: Ser
         script.cut()
 
 
-def test_a_rejected_peer_that_does_not_close_is_closed_by_artim(server: Server) -> None:
-    with Peer(server.port) as script:
+def test_a_rejected_peer_that_does_not_close_is_closed_by_artim(impatient: Server) -> None:
+    with Peer(impatient.port) as script:
         script.send(peer.associate_rq([ECHO], application_context="1.2.3"))
         script.expect_reject()
-        began = time.monotonic()
         script.expect_closed()
-        assert time.monotonic() - began < ARTIM_S + SLACK_S
 
 
 def test_titles_come_back_as_they_were_sent(server: Server) -> None:
@@ -410,7 +418,7 @@ def test_damaged_associate_rqs_are_answered_or_aborted(server: Server, seed: int
         damaged = bytearray(good)
         for _ in range(rng.randint(1, 4)):
             damaged[rng.randrange(6, len(damaged))] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, rng.randrange(256)))
-        with Peer(server.port, timeout_s=ARTIM_S + SLACK_S + 1) as script:
+        with Peer(server.port) as script:
             script.send_until_closed(bytes(damaged))
             received = script.receive()
             assert received is None or received[0] in (peer.ASSOCIATE_AC, peer.ASSOCIATE_RJ, peer.ABORT), f"seed {seed}"
@@ -433,8 +441,8 @@ def test_the_window_that_is_granted_is_never_more_than_was_asked(server: Server)
 # Messages ----------------------------------------------------------------------------------------
 
 
-def test_a_data_set_without_its_command_is_aborted(server: Server) -> None:
-    with Peer(server.port) as script:
+def test_a_data_set_without_its_command_is_aborted(impatient: Server) -> None:
+    with Peer(impatient.port) as script:
         script.associate(STORE)
         script.send(peer.p_data(peer.pdv(1, b"\x08\0\x16\0", command=False, last=False)))
         assert script.expect_abort()[0] in (0, 2)
@@ -454,25 +462,25 @@ def test_p_data_that_does_not_wait_for_the_association_is_aborted(server: Server
         assert script.expect_abort() == (2, 2)
 
 
-def test_a_message_on_a_context_that_was_not_accepted_is_aborted(server: Server) -> None:
+def test_a_message_on_a_context_that_was_not_accepted_is_aborted(impatient: Server) -> None:
     uid, data_set = instance(1)
     for context_id in (9, 2):
-        with Peer(server.port) as script:
+        with Peer(impatient.port) as script:
             script.associate(ECHO)
             script.send_until_closed(peer.message(context_id, peer.c_store_rq(1, CT, uid), data_set))
             assert script.expect_abort()[0] in (0, 2)
             script.expect_closed()
 
 
-def test_a_data_set_on_another_context_than_its_command_is_aborted(server: Server) -> None:
+def test_a_data_set_on_another_context_than_its_command_is_aborted(impatient: Server) -> None:
     uid, data_set = instance(2)
-    with Peer(server.port) as script:
+    with Peer(impatient.port) as script:
         script.associate(STORE, (7, CT, [EXPLICIT]))
         script.send(peer.message(1, peer.c_store_rq(1, CT, uid)))
         script.send_until_closed(b"".join(peer.fragments(7, data_set, command=False)))
         script.expect_abort()
         script.expect_closed()
-    assert stored_count(server, uid) == 0
+    assert stored_count(impatient, uid) == 0
 
 
 def test_a_command_in_the_middle_of_a_data_set_is_no_harm(server: Server) -> None:
@@ -555,7 +563,7 @@ def test_a_request_that_its_presentation_context_is_not_for_is_answered_0122(
     assert_healthy(server)
 
 
-def test_a_response_on_a_context_of_another_service_ends_its_association(server: Server) -> None:
+def test_a_response_on_a_context_of_another_service_ends_its_association(impatient: Server) -> None:
     answer = peer.command_set(
         {
             peer.SOP_CLASS: CT,
@@ -565,7 +573,7 @@ def test_a_response_on_a_context_of_another_service_ends_its_association(server:
             peer.STATUS: 0,
         }
     )
-    with Peer(server.port) as script:
+    with Peer(impatient.port) as script:
         script.associate(STORE, FIND)
         script.send(peer.message(3, answer))
         script.expect_abort()
@@ -678,8 +686,8 @@ def test_odd_identifiers_are_answered(server: Server, keys: bytes) -> None:
         script.release()
 
 
-def test_an_identifier_without_end_is_stopped(server: Server) -> None:
-    with Peer(server.port) as script:
+def test_an_identifier_without_end_is_stopped(impatient: Server) -> None:
+    with Peer(impatient.port) as script:
         script.associate(FIND)
         script.send(peer.message(3, peer.query_rq(peer.C_FIND_RQ, 1, STUDY_ROOT_FIND)))
         more = peer.p_data(peer.pdv(3, bytes(16000), command=False, last=False))
@@ -873,15 +881,15 @@ def test_a_sender_that_ends_anywhere_leaves_nothing_half(server: Server, ending:
     assert stored_count(server, uid) == 1
 
 
-def test_a_sender_that_stops_inside_a_data_set_is_aborted(server: Server) -> None:
+def test_a_sender_that_stops_inside_a_data_set_is_aborted(impatient: Server) -> None:
     uid, data_set = instance(70)
-    with Peer(server.port) as script:
+    with Peer(impatient.port) as script:
         script.associate(STORE)
         script.send(peer.message(1, peer.c_store_rq(1, CT, uid)))
         script.send(peer.p_data(peer.pdv(1, data_set[:300], command=False, last=False)))
         script.expect_abort()
         script.expect_closed()
-    assert stored_count(server, uid) == 0
+    assert stored_count(impatient, uid) == 0
 
 
 def test_a_large_object_that_stops_half_way_leaves_no_space_taken(server: Server, tmp_path: Path) -> None:
@@ -1021,12 +1029,7 @@ def test_hundreds_of_idle_associations_do_not_slow_a_fresh_one(server: Server) -
             script = Peer(server.port)
             script.associate(ECHO)
             idle.append(script)
-        began = time.monotonic()
-        with Peer(server.port) as script:
-            script.associate(ECHO)
-            script.echo(5)
-            script.release()
-        assert time.monotonic() - began < ECHO_S
+        echo(server)
         for script in idle:
             script.echo(5)
     finally:
