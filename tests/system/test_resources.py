@@ -123,6 +123,16 @@ def resume(server: Server, ledger: ingest.Ledger, study: int) -> None:
     wait_for(are_taken, what="stores are taken again")
 
 
+def wait_for_audit(server: Server) -> None:
+    """Until the audit log can be written again, in each process: while it cannot, nothing is disclosed."""
+
+    def is_written() -> bool:
+        stopped = server.events("the audit log cannot be written: disclosures and deletions are refused")
+        return len(server.events("the audit log can be written again")) == len(stopped)
+
+    wait_for(is_written, what="the audit log")
+
+
 def run(server: Server, *words: str) -> str:
     """A command of the archive's; it must succeed."""
     command = [sys.executable, "-m", "engine", *words, "--data", str(server.data)]
@@ -142,6 +152,10 @@ def test_a_full_disk_refuses_stores_and_nothing_else(tmp_path: Path, file_system
             store_some(server, ledger, first, 20)
             filler = fill(disk, reserve_bytes + 6 * MIB)
             store_until_refused(server, ledger, second)
+            if not reserve_bytes:
+                # Without the reserve nothing keeps room for the audit log, without which nothing is disclosed.
+                os.truncate(filler, filler.stat().st_size - MIB // 2)
+                wait_for_audit(server)
             ledger.verify(server.port)
             server.kill_all()
         # A start on a full disk: to read what is there is always possible.
@@ -224,6 +238,8 @@ def test_a_server_without_descriptors_serves_those_it_has_and_all_once_there_are
             for script in held:
                 script.cut()
         wait_for(lambda: echoes(server), what="service after the crowd is gone")
+        wait_for(lambda: not any(worker["associations"] for worker in server.stats()["workers"]), what="all let go")  # type: ignore[attr-defined]
+        wait_for_audit(server)
         store_some(server, ledger, ingest.study_number(2))
         ledger.verify(server.port)
         assert server.process.poll() is None

@@ -19,6 +19,7 @@ from engine.exchange.runner import Runner
 from engine.identity.settings import Oidc
 from engine.runtime.engine import Engine
 from engine.runtime.front import ServerLink
+from engine.web.connection import HttpConnection
 from engine.web.front import WebFront
 from engine.web.route import Route
 from engine.web.routes import ROUTES
@@ -62,7 +63,28 @@ class Hosting:
         async def run() -> None:
             work()
 
-        asyncio.run_coroutine_threadsafe(run(), self.engine.loop).result(10)
+        asyncio.run_coroutine_threadsafe(run(), self.engine.loop).result(60)
+
+    def wait_idle(self, sock: socket.socket) -> None:
+        """Waits until the front's side of a client's connection waits for a request.
+
+        Only then a request is answered the short way. An answer leaves some turns of the loop before its handler ends.
+        """
+        address = sock.getsockname()[:2]
+
+        def is_at_work(connection: HttpConnection) -> bool:
+            transport = connection.transport
+            return (
+                transport is not None
+                and transport.get_extra_info("peername")[:2] == address
+                and connection._waiter is None
+            )
+
+        async def wait() -> None:
+            while any(map(is_at_work, self.front._connections)):
+                await asyncio.sleep(0)
+
+        asyncio.run_coroutine_threadsafe(wait(), self.engine.loop).result(60)
 
 
 def read_all(sock: socket.socket) -> bytes:

@@ -344,7 +344,6 @@ def test_an_invalid_job_is_refused(place: Place, body: dict[str, Any], status: i
 def test_an_idle_server_reads_no_jobs_until_one_is_created(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path / "data", 1)
     calls: list[str] = []
-    looked = threading.Event()
     changed_ns, poll = JobFiles.changed_ns, JobFiles.poll
 
     def is_of_this_test(files: JobFiles) -> bool:
@@ -353,8 +352,6 @@ def test_an_idle_server_reads_no_jobs_until_one_is_created(tmp_path: Path, monke
     def counted_changed_ns(files: JobFiles) -> int:
         if is_of_this_test(files):
             calls.append("look")
-            if calls.count("look") >= 10:
-                looked.set()
         return changed_ns(files)
 
     def counted_poll(files: JobFiles, known_ids: Any) -> Any:
@@ -362,20 +359,22 @@ def test_an_idle_server_reads_no_jobs_until_one_is_created(tmp_path: Path, monke
             calls.append("poll")
         return poll(files, known_ids)
 
+    def is_idle() -> bool:
+        return len(calls) >= 10 and set(calls[-10:]) == {"look"}
+
     monkeypatch.setattr(JobFiles, "changed_ns", counted_changed_ns)
     monkeypatch.setattr(JobFiles, "poll", counted_poll)
     monkeypatch.setattr(runner, "CHECK_S", 0.01)
     monkeypatch.setattr(runner, "SETTLED_NS", 0)
     with stow_sink() as stow, serving(tmp_path / "data", peers=(Peer(aet="STOW", url=stow.url),)) as hosting:
-        assert looked.wait(60)
+        wait_for(is_idle, what="looks without reading")
         assert calls.count("poll") == 1 and not (tmp_path / "data" / "jobs").exists()
         api = ApiClient(hosting.port)
         for _ in range(2):
             identifier = api.post("/api/jobs", {"kind": "send", "peer": "STOW", "studies": [uid(1)]}, 201)["id"]
             while api.get(f"/api/jobs/{identifier}")["state"] != "done":
                 threading.Event().wait(0.01)
-            calls.clear(), looked.clear()
-            assert looked.wait(60)
-            assert calls.count("poll") <= 2, "the end of the job, and once after it"
+            calls.clear()
+            wait_for(is_idle, what="looks without reading, after the end of the job")
         api.close()
     assert set(stow.received) == uids(1)

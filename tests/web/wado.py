@@ -55,6 +55,8 @@ def requesting(hosting: Hosting) -> Iterator[Get]:
 
     def get(path: str, method: str = "GET", **headers: str) -> Answer:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
+        if connection.sock is not None:
+            hosting.wait_idle(connection.sock)
         connection.request(method, f"/dicom-web{path}", headers=named)
         return Answer(connection.getresponse())
 
