@@ -27,6 +27,8 @@ class Grant:
     """The name of the user or role, or the id of the share."""
     actions: frozenset[Action]
     study_instance_uids: frozenset[str] = frozenset()
+    series: frozenset[tuple[str, str]] = frozenset()
+    """Of these studies only these series, as Study and Series Instance UIDs; for shares."""
     patient: Patient | None = None
     """All studies of this patient, those that arrive later too."""
     until_s: float | None = None

@@ -236,7 +236,8 @@ def _scope_of_grants(grants: Iterable[Grant]) -> Scope:
     patients = frozenset(grant.patient for grant in chosen if grant.patient is not None)
     requirements: list[Requirement] = []
     if studies:
-        requirements.append(OneOfStudies(studies))
+        series = frozenset(pair for grant in chosen for pair in grant.series)
+        requirements.append(OneOfStudies(studies, series))
     if patients:
         requirements.append(OfPatients(patients))
     return scope_of(frozenset({requirement}) for requirement in requirements)

@@ -7,7 +7,8 @@
 Scopes are values: `a | b` is what one of two lets through, `a & b` what both do. `FULL` and `NOTHING` are the only
 scopes of their kind, so that `scope is FULL` is the whole test for those who may see everything.
 
-The unit is the study: one that is out of scope does not exist for the one who asks, with all that it contains.
+The unit is the study: one that is out of scope does not exist for the one who asks, with all that it contains. Only
+shares are of less: a scope that names series is confined to them (`archive.part_view`).
 """
 
 from __future__ import annotations
@@ -110,6 +111,8 @@ class OneOfStudies:
     """It is one of these studies."""
 
     study_instance_uids: frozenset[str]
+    series: frozenset[tuple[str, str]] = frozenset()
+    """Of them only these, as Study and Series Instance UID; empty: all of each."""
 
     def admits(self, facts: AccessFacts, today: date) -> bool:
         return facts.study_instance_uid in self.study_instance_uids
@@ -146,6 +149,17 @@ class Scope:
         return any(
             all(requirement.admits(facts, today) for requirement in alternative) for alternative in self.alternatives
         )
+
+    @property
+    def series(self) -> frozenset[tuple[str, str]] | None:
+        """The series to which it is confined, as Study and Series Instance UIDs; None: it is of whole studies."""
+        parts = [
+            requirement.series
+            for alternative in self.alternatives
+            for requirement in alternative
+            if isinstance(requirement, OneOfStudies) and requirement.series
+        ]
+        return frozenset().union(*parts) if parts else None
 
     def __or__(self, other: Scope) -> Scope:
         return scope_of(self.alternatives | other.alternatives)

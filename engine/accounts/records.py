@@ -131,6 +131,8 @@ class Share(Struct, frozen=True, kw_only=True):
     """What somebody outside may see, with a link."""
 
     studies: tuple[str, ...] = ()
+    series: tuple[tuple[str, str], ...] = ()
+    """Study and Series Instance UIDs: these alone; then there are no `studies` and no `patient`."""
     patient: tuple[str, str] | None = None
     may_download: bool = False
     """Whether instances may be taken away as files."""

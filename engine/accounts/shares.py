@@ -1,4 +1,4 @@
-"""Shares: a link with which somebody outside sees one study or patient, for a time.
+"""Shares: a link with which somebody outside sees a study, a series or a patient, for a time.
 
     /s/TOKEN    the link; whoever has it, and its password if it has one, gets a session with the rights of the share
 
@@ -28,8 +28,10 @@ ACTIONS: Final = frozenset({Action.QUERY, Action.RETRIEVE})
 def add(database: Database, share: Share) -> tuple[str, str]:
     """Makes a share; returns its id and its token, which is stored nowhere. Raises AccountsRefused."""
     now = time()
-    if not share.studies and share.patient is None:
-        raise AccountsRefused("a share names a study, or a patient")
+    if not (share.studies or share.series) and share.patient is None:
+        raise AccountsRefused("a share names a study, a series, or a patient")
+    if share.series and (share.studies or share.patient is not None):
+        raise AccountsRefused("a share of series has no studies and no patient beside them")
     if not now < share.until <= now + LASTS_S_MAX:
         raise AccountsRefused("a share ends in the future, and within a year")
     token = tokens.new_token(tokens.LINK_BYTES)
@@ -117,7 +119,8 @@ def grant_of(identifier: str, share: Share) -> Grant:
         holder_kind=Holder.SHARE,
         holder=identifier,
         actions=ACTIONS,
-        study_instance_uids=frozenset(share.studies),
+        study_instance_uids=frozenset(share.studies) | {study for study, _ in share.series},
+        series=frozenset(share.series),
         patient=None if share.patient is None else Patient(*share.patient),
         until_s=share.until,
         by=share.by,

@@ -47,6 +47,7 @@ from engine.archive.lifecycle.shredding import Shredded
 from engine.archive.lifecycle.trash import Settled
 from engine.archive.metadata.blob_files import BlobFiles
 from engine.archive.metadata.series_metadata import SeriesMetadata
+from engine.archive.part_view import PartView
 from engine.archive.parts import Parts
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
 from engine.archive.stats_history import StatsHistory
@@ -192,7 +193,10 @@ class Archive(View):
 
     def view(self, scope: Scope) -> View:
         """The archive as somebody with this scope sees it."""
-        return self if scope is FULL else View(self.parts, scope)
+        if scope is FULL:
+            return self
+        series = scope.series
+        return View(self.parts, scope) if series is None else PartView(self.parts, scope, series)
 
     @property
     def is_read_only(self) -> bool:

@@ -51,6 +51,9 @@ UIDS_AT_ONCE = 500
 class View:
     """The part of an archive that is in a scope."""
 
+    is_partial = False
+    """Whether it has less than whole studies (`part_view`)."""
+
     def __init__(self, parts: Parts, scope: Scope) -> None:
         self.parts = parts
         """For the modules of the archive. Front ends must not use it."""

@@ -77,6 +77,19 @@ def check_studies(config: Config, study_instance_uids: Iterable[str]) -> None:
     backend.refuse_missing(missing, "nothing was changed; --patient also covers studies that come later")
 
 
+def studies_of_series(config: Config, series_instance_uids: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Each series with its study. Raises NotStored for those that are not there."""
+    pairs: dict[str, str] = {}
+    series_instance_uids = tuple(series_instance_uids)
+    with backend.opened(config) as archive:
+        for uid in series_instance_uids:
+            for match in archive.find("series", {"SeriesInstanceUID": uid, "StudyInstanceUID": ""}):
+                pairs[uid] = str(match["StudyInstanceUID"])
+    missing = [f"series {uid}" for uid in series_instance_uids if uid not in pairs]
+    backend.refuse_missing(missing, "nothing was changed")
+    return tuple((pairs[uid], uid) for uid in series_instance_uids)
+
+
 def check_roles(config: Config, names: Iterable[str]) -> tuple[str, ...]:
     """The names of roles. Raises AccountsRefused for one that does not exist."""
     from engine.access.roles import roles_of
@@ -162,7 +175,7 @@ def share_row(identifier: str, share: Share) -> dict[str, Any]:
     """A share without its secret."""
     return {
         "id": identifier,
-        "what": list(share.studies) or [_patient_text(share.patient)],
+        "what": [*share.studies, *(f"series {series}" for _, series in share.series)] or [_patient_text(share.patient)],
         "recipient": share.recipient,
         "may": "download" if share.may_download else "view",
         "until": "revoked" if share.revoked else time_text(share.until),

@@ -70,9 +70,11 @@ class Frames:
 
 def is_visible(view: View, line: bytes) -> bool:
     """Whether an event is of a study in the view. Only who sees everything is told what names no study that is stored:
-    deletions for good, corrections of patients, replication."""
+    deletions for good, corrections of patients, replication. Who sees single series is told nothing."""
     if view.scope is FULL:
         return True
+    if view.is_partial:
+        return False
     study_instance_uid = decode(line).study_instance_uid
     return bool(study_instance_uid) and view.sees(study_instance_uid)
 

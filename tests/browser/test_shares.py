@@ -129,3 +129,23 @@ def test_the_audit_log_says_who_came_in_and_that_it_is_whole(open_page: OpenPage
     assert browsing.accessibility_problems(page) == []
     page.get_by_label("User or address").fill("nobody at all")
     expect(page.get_by_text("No such event.")).to_be_visible()
+
+
+def test_chosen_series_and_a_patient_can_be_shared(page: Page, open_page: OpenPage) -> None:
+    log_in(page, "ray")
+    page.goto(f"/#/study/{samples.ROOT}.1")
+    page.get_by_role("checkbox", name="Choose series").first.check()
+    page.get_by_role("button", name="Share…").click()
+    page.get_by_role("button", name="Make the link").click()
+    outside = open_page("s/" + once(page).rpartition("/")[2])
+    expect(outside.get_by_role("article")).to_have_count(1)
+    expect(outside.get_by_role("listitem")).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Choose none").click()
+    page.get_by_role("link", name="All studies of this patient").click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Doe, Jane")
+    page.get_by_role("button", name="Share…").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Patient ID")
+    page.get_by_role("button", name="Make the link").click()
+    outside = open_page("s/" + once(page).rpartition("/")[2])
+    expect(outside.get_by_role("article").first).to_be_visible()

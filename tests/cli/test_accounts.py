@@ -94,6 +94,17 @@ def test_keys_shares_and_grants_are_made_listed_and_revoked(capsys: pytest.Captu
     assert [row["until"] for row in rows(capsys, "share", "list")] == ["revoked"]
 
 
+def test_a_single_series_is_shared_by_its_uid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (share,) = rows(capsys, "share", "add", "--series", f"{STUDY}.1")
+    database = Database(tmp_path / "filmroom-data" / "accounts")
+    stored = shares.show(database, share["link"].rpartition("/")[2])
+    database.close()
+    assert (stored.studies, stored.series) == ((), ((STUDY, f"{STUDY}.1"),))
+    assert [row["what"] for row in rows(capsys, "share", "list")] == [[f"series {STUDY}.1"]]
+    code, _, err = run(capsys, "share", "add", "--series", "1.2.3.404")
+    assert code == exit_codes.FAILED and "1.2.3.404" in err
+
+
 def test_without_an_archive_nothing_is_made(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, _, err = run(capsys, "user", "list", "--data", str(tmp_path / "none"))
     assert code == exit_codes.UNAVAILABLE and "holds no archive" in err

@@ -59,7 +59,7 @@ def details(view: View, study_instance_uid: str) -> dict[str, Any] | None:
             }
             for conflict in view.conflicts_of(study_instance_uid)
         ],
-        "corrections": list(_corrections(view, study_instance_uid)),
+        "corrections": [] if view.is_partial else list(_corrections(view, study_instance_uid)),
     }
 
 

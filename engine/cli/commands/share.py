@@ -32,6 +32,7 @@ def command() -> None:
 
 @command.command("add", short_help="Make a link; print it once.")
 @accounts.studies_option
+@click.option("--series", metavar="UID", multiple=True, help="Series Instance UID: this series and nothing else.")
 @accounts.patient_option
 @click.option("--days", type=float, default=14.0, show_default=True, help="It ends then.")
 @click.option("--uses", type=click.IntRange(0), default=0, help="How often it may be opened.  [no limit]")
@@ -41,6 +42,7 @@ def command() -> None:
 @with_settings()
 def add(
     studies: tuple[str, ...],
+    series: tuple[str, ...],
     patient: str | None,
     days: float,
     uses: int,
@@ -49,10 +51,12 @@ def add(
     recipient: str,
     settings: Settings,
 ) -> None:
-    """Make a link for these studies, or for a patient. It is printed once, and stored nowhere."""
+    """Make a link for these studies, for single series, or for a patient. It is printed once, and stored nowhere."""
     config = settings.load()
+    of_series = accounts.studies_of_series(config, series) if series else ()
     share = Share(
         studies=studies,
+        series=of_series,
         patient=accounts.patient_of(patient),
         may_download=download,
         password="" if password_file is None else passwords.hash_of(password_file.read().rstrip("\n")),
@@ -65,7 +69,7 @@ def add(
     accounts.check_studies(config, studies)
     with accounts.opened(config) as database:
         identifier, token = shares.add(database, share)
-        for study in studies or ("",):
+        for study in dict.fromkeys([*studies, *(study for study, _ in of_series)]) or ("",):
             accounts.record(f"share {identifier} for {recipient or 'anybody'}", study=study, alert=Alert.OBJECT)
     link = f"{accounts.root_of(config)}/s/{token}"
     output.write_one({**accounts.share_row(identifier, share), "link": link}, {"id": identifier, "link": link})

@@ -203,6 +203,7 @@ def facts_of(request: Request, proof: Proof | None) -> dict[str, Any]:
         facts["share"] = {
             "id": principal.share,
             "studies": share.studies,
+            "series": [{"study": study, "series": series} for study, series in share.series],
             "patient": None if share.patient is None else {"id": share.patient[0], "issuer": share.patient[1]},
             "until": text_of(share.until),
             "may_download": share.may_download,

@@ -39,10 +39,18 @@ class PatientName(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
         return self.id, self.issuer
 
 
+class SeriesName(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A series of a study."""
+
+    study: UID
+    series: UID
+
+
 class NewShare(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to share: studies, or a patient with all studies."""
+    """What to share: studies, a patient with all studies, or single series and nothing else."""
 
     studies: Annotated[tuple[UID, ...], Meta(max_length=100)] = ()
+    series: Annotated[tuple[SeriesName, ...], Meta(max_length=100)] = ()
     patient: PatientName | None = None
     until: datetime
     uses_max: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -66,11 +74,13 @@ async def add(request: Request) -> web.Response:
     body = await body_of(request, NewShare)
     for action in (Action.SHARE, Action.RETRIEVE):
         await _check_sees(request, action, body.studies, is_whole_patient=body.patient is not None)
+        await _check_series(request, action, body.series)
     accounts = request.engine.accounts
     hashed = await accounts.share_password_hash(body.password) if body.password else ""
     principal = request.principal
     share = Share(
         studies=body.studies,
+        series=tuple((each.study, each.series) for each in body.series),
         patient=None if body.patient is None else body.patient.pair,
         may_download=body.may_download,
         password=hashed,
@@ -113,6 +123,14 @@ async def _check_sees(request: Request, action: Action, studies: tuple[str, ...]
             raise NotFound(f"there is no study {uid}")
 
 
+async def _check_series(request: Request, action: Action, series: tuple[SeriesName, ...]) -> None:
+    """Raises NotFound unless the client may do that with the study of each series, and it is stored."""
+    view = request.view(action)
+    for each in series:
+        if not await request.engine.pools.index.run(partial(view.revisions, each.study, each.series)):
+            raise NotFound(f"there is no series {each.series} in study {each.study}")
+
+
 def _owner(request: Request) -> str | None:
     return None if request.allowed(Action.ADMINISTER) else users.key_of(request.principal.name)
 
@@ -121,6 +139,7 @@ def _facts(identifier: str, share: Share) -> dict[str, Any]:
     return {
         "id": identifier,
         "studies": share.studies,
+        "series": [{"study": study, "series": series} for study, series in share.series],
         "patient": None if share.patient is None else {"id": share.patient[0], "issuer": share.patient[1]},
         "may_download": share.may_download,
         "has_password": bool(share.password),
@@ -138,9 +157,13 @@ def _facts(identifier: str, share: Share) -> dict[str, Any]:
 
 
 def _record(request: Request, identifier: str, share: Share, what: str) -> None:
-    for study in share.studies or ("",):
+    of_study: dict[str, list[str]] = {study: [] for study in share.studies}
+    for study, series in share.series:
+        of_study.setdefault(study, []).append(series)
+    for study, parts in (of_study or {"": []}).items():
         audit.write(
             Event(
+                series=tuple(parts),
                 kind=audit.Kind.ALERT,
                 alert=Alert.OBJECT,
                 principal=request.principal,

@@ -1,12 +1,15 @@
 // A patient: all studies with their series, the latest first. And the other studies of a patient, for the view of one.
 
 import { html, useState } from "./preact.mjs";
-import { Failure, Loading, Table, useAnswer } from "./parts.js";
+import { Failure, Loading, Table, lazily, useAnswer } from "./parts.js";
 import { TAGS, bytesOf, dateOf, text, texts, timeOf } from "./dicom.js";
 import { hashOf, listHash } from "./location.js";
 import { SeriesList } from "./series.js";
 import { get } from "./server.js";
+import { may } from "./session.js";
 import { language, t } from "./words.js";
+
+const Share = lazily(async () => (await import("./shares.js")).Share);
 
 /** The server's limit of one window. */
 const STUDIES_MAX = 200;
@@ -23,6 +26,7 @@ async function studiesOf(id, issuer, signal) {
 
 export function Patient({ query }) {
   const [id, issuer] = [query.get("PatientID") ?? "", query.get("IssuerOfPatientID") ?? ""];
+  const [isSharing, setSharing] = useState(false);
   const { value, error, isLoading } = useAnswer((signal) => studiesOf(id, issuer, signal), [id, issuer]);
   const rows = value?.rows ?? [];
   const [first] = rows;
@@ -32,6 +36,8 @@ export function Patient({ query }) {
     <${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />
     ${value && !rows.length && html`<p>${t("patient.none")}</p>`}
     ${first && html`<h1>${text(first.study, TAGS.patientName) || t("unnamed")} <small>${id}${issuer && ` (${issuer})`} · ${dateOf(text(first.study, TAGS.birthDate))} ${text(first.study, TAGS.sex)}</small></h1>
+      ${may("share") && html`<p class="buttons"><button type="button" onClick=${() => setSharing(true)}>${t("share")}</button></p>`}
+      ${isSharing && html`<${Share} what=${{ patient: { id, issuer } }} title=${`${text(first.study, TAGS.patientName) || t("unnamed")} · ${t("PatientID")} ${id}`} close=${() => setSharing(false)} />`}
       <p role="status">${t("patient.totals", { studies: rows.length + (value.isMore ? "+" : ""), series, images: sum("instances").toLocaleString(language()), bytes: bytesOf(sum("bytes")) })}</p>
       ${rows.map(({ study, arrival }) => html`<${OneStudy} key=${text(study, TAGS.study)} study=${study} arrival=${arrival} />`)}`}
   </article>`;

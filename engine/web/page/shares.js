@@ -8,7 +8,7 @@ import { post, remove } from "./server.js";
 import { moment, t } from "./words.js";
 import "./words_security.js";
 
-/** Makes a share of `what`: {studies} or {patient}. */
+/** Makes a share of `what`: {studies}, {series} or {patient}. */
 export function Share({ what, title, close }) {
   const [values, setValues] = useState({ days: "7", uses: "", password: "", recipient: "", may_download: false });
   const [link, setLink] = useState(null);
@@ -34,11 +34,11 @@ export function Share({ what, title, close }) {
 export function Shares({ study }) {
   const state = (share) => (share.revoked ? "revoked" : !share.is_open ? "ended" : share.uses_max && share.uses >= share.uses_max ? "used.up" : "open");
   return html`<${Listed} path="api/shares?limit=500">${({ shares: all }, again) => {
-    const shares = all.filter((share) => !study || share.studies.includes(study));
+    const shares = all.filter((share) => !study || share.studies.includes(study) || share.series.some((one) => one.study === study));
     return study && !shares.length ? null : html`${study ? html`<h3>${t("shares")}</h3>` : html`<p class="quiet">${t("shares.about")}</p>`}
     <${Table} label=${t("shares")} empty=${t("shares.none")} columns=${[...(study ? [] : [t("shares.what")]), t("share.recipient"), t("state"), t("until"), t("share.used"), t("share.allows"), t("by"), t("queues.actions")]}
       rows=${shares.map((share) => [
-        ...(study ? [] : [share.patient ? `${t("PatientID")} ${share.patient.id}` : share.studies.map((uid) => html`<div><a href=${hashOf(["study", uid])}><code>${uid}</code></a></div>`)]),
+        ...(study ? [] : [share.patient ? `${t("PatientID")} ${share.patient.id}` : share.series.length ? share.series.map((one) => html`<div>${t("series")} <a href=${hashOf(["study", one.study])}><code>${one.series}</code></a></div>`) : share.studies.map((uid) => html`<div><a href=${hashOf(["study", uid])}><code>${uid}</code></a></div>`)]),
         share.recipient || "–", html`<span class=${state(share) === "open" ? "state done" : "state failed"}>${t(`share.${state(share)}`)}</span>`, moment(share.until), `${share.uses}${share.uses_max ? ` / ${share.uses_max}` : ""}`,
         [t(share.may_download ? "share.view.download" : "share.view"), share.has_password && t("share.has.password")].filter(Boolean).join(", "), actorText(share.by),
         state(share) === "open" && html`<${Action} label=${t("revoke")} kind="danger" confirm=${t("share.revoke.sure")} work=${async () => { await remove(`api/shares/${encodeURIComponent(share.id)}`); again(); }} />`])} />`;

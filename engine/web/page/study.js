@@ -68,7 +68,7 @@ export function Study({ study }) {
       <${Corrections} corrections=${facts.value.corrections} changed=${again} /><${Senders} senders=${facts.value.senders} />`}
     ${row && html`<${OtherStudies} row=${row} />`}
     ${dialog === "send" && html`<${Send} what=${chosenOf(study, choice)} close=${close} />`}
-    ${dialog === "share" && html`<${Share} what=${{ studies: [study] }} title=${`${text(row, TAGS.patientName) || t("unnamed")} · ${text(row, TAGS.description)}`} close=${close} />`}
+    ${dialog === "share" && html`<${Share} what=${sharedOf(study, choice)} title=${[text(row, TAGS.patientName) || t("unnamed"), text(row, TAGS.description), ...series.value.filter((one) => choice.series.has(text(one, TAGS.series))).map(titleOf)].filter(Boolean).join(" · ")} close=${close} />`}
     ${dialog === "hold" && html`<${Hold} studies=${[study]} hold=${facts.value?.hold ?? null} close=${close} changed=${again} />`}
     ${dialog === "correct" && html`<${Correct} study=${study} row=${row} close=${close} changed=${again} />`}
     ${dialog === "delete" && html`<${Delete} study=${study} row=${row} close=${close} />`}
@@ -108,6 +108,11 @@ function chosenOf(study, { series, instances }) {
   return series.size || instances.size ? { series: [...series], instances: [...instances] } : { studies: [study] };
 }
 
+/** What a share is of: the chosen series and nothing else, or the study. */
+function sharedOf(study, { series }) {
+  return series.size ? { series: [...series].map((uid) => ({ study, series: uid })) } : { studies: [study] };
+}
+
 function Actions({ study, row, choice, clear, open }) {
   const count = choice.series.size + choice.instances.size;
   const download = count ? `api/download?${new URLSearchParams({ series: [...choice.series].join(","), instances: [...choice.instances].join(",") })}` : `${pathOf(study)}?accept=application/zip`;
@@ -117,8 +122,8 @@ function Actions({ study, row, choice, clear, open }) {
     ${may("retrieve") && html`<a class="button" href=${urlOf(download)} download>${t("download")}</a>`}
     ${may("send") && html`<button type="button" onClick=${() => open("send")}>${t("send")}</button>`}
     ${count > 0 && html`<span role="status">${t("chosen", { series: choice.series.size, instances: choice.instances.size })}</span><button type="button" onClick=${clear}>${t("choose.none")}</button>`}
+    ${may("share") && !choice.instances.size && html`<button type="button" onClick=${() => open("share")}>${t("share")}</button>`}
     ${count === 0 && html`
-      ${may("share") && html`<button type="button" onClick=${() => open("share")}>${t("share")}</button>`}
       ${may("hold") && html`<button type="button" onClick=${() => open("hold")}>${t("hold")}</button>`}
       ${may("correct") && html`<button type="button" onClick=${() => open("correct")}>${t("correct")}</button>`}
       <a class="button" href=${patientHash(row)}>${t("same.patient")}</a>
