@@ -91,6 +91,10 @@ class MessageUnreadable(EngineError):
     """Bytes that are no HL7 message: not even its header can be read."""
 
 
+class HL7SendFailed(EngineError):
+    """A message was sent, and nobody knows whether it was received; or it could not be sent."""
+
+
 # mapping -----------------------------------------------------------------------------------------
 
 

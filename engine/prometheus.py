@@ -47,6 +47,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     if free:
         yield GaugeMetricFamily("filmroom_free_bytes", "Free on the disk of the archive.", value=min(free))
     yield from _audit(answer)
+    yield from _messages(answer)
     events = CounterMetricFamily("filmroom_events", "Events since the workers started.", labels=["event"])
     for name, count in sorted(now.counters.items()):
         events.add_metric([name], count)
@@ -77,6 +78,24 @@ def _audit(answer: Mapping[str, Any]) -> Iterator[Metric]:
     if collector:
         text = "For how long the oldest audit event that the collector lacks has waited."
         yield GaugeMetricFamily("filmroom_audit_late_seconds", text, value=collector["late_s"])
+
+
+def _messages(answer: Mapping[str, Any]) -> Iterator[Metric]:
+    """HL7 messages: how many, how many wait to be applied, how long their answers took."""
+    state = answer.get("messages") or {}
+    yield GaugeMetricFamily("filmroom_hl7_up", "Whether HL7 messages are received.", value=float("counters" in state))
+    if "counters" not in state:
+        return
+    text = "HL7 messages and blocks, by what became of them."
+    counted = CounterMetricFamily("filmroom_hl7_messages", text, labels=["what"])
+    for name, count in sorted(state["counters"].items()):
+        counted.add_metric([name], count)
+    yield counted
+    yield GaugeMetricFamily("filmroom_hl7_connections", "Open HL7 connections.", value=state["connections"])
+    yield GaugeMetricFamily("filmroom_hl7_waiting", "Messages that wait to be applied.", value=state["waiting"])
+    stalled = float(bool(state["stalled"]))
+    yield GaugeMetricFamily("filmroom_hl7_stalled", "Whether messages cannot be applied or kept.", value=stalled)
+    yield _histogram("hl7_answer_s", "From an HL7 message to its answer", [state["answer_latency_s"]])
 
 
 def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -62,9 +62,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hl7": LEAVES,
     "journal": LEAVES | {"storage"},
     "mapping": LEAVES | {"hl7", "orders", "dicom"},
+    "messaging": LEAVES | {"access", "dicom", "hl7", "journal", "mapping", "orders", "storage"},
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
-    "archive": LEAVES | {"access", "accounts", "audit", "index", "keys", "objects", "orders", "storage", "dicom"},
+    "archive": LEAVES
+    | {"access", "accounts", "audit", "index", "journal", "keys", "objects", "orders", "storage", "dicom"},
     "orders": LEAVES | {"access", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
@@ -84,10 +86,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive", "orders"},
     "doctor": LEAVES | {"audit", "accounts", "identity", "control", "access", "archive", "net", "web", "certificates"},
     "app": LEAVES
-    | {"accounts", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"},
+    | {"accounts", "archive", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"}
+    | {"journal", "messaging", "orders", "storage"},
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
-    | {"accounts", "audit", "exchange", "objects", "viewer", "certificates", "reports", "orders"},
+    | {"accounts", "audit", "exchange", "objects", "viewer", "certificates", "reports", "orders"}
+    | {"hl7", "journal", "mapping", "messaging"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }
@@ -170,6 +174,8 @@ ARCHIVE_COMMANDS = ARCHIVE_FACE | {
     "engine.archive.extras",
     "engine.archive.layout",
     "engine.archive.pace",
+    # The journal of HL7 messages.
+    "engine.archive.messages",
 }
 """And what the command line, the server's processes and the doctor may."""
 
@@ -554,6 +560,7 @@ def test_no_module_is_dead() -> None:
     """A module that nothing imports is either an entry point or left over."""
     entries = {"engine.__main__", "engine.archive.transcoding.codec_process", "engine.cli.backend"}
     entries |= {"engine.server.caretaker", "engine.app.worker", "engine.audit.verify_process"}
+    entries |= {"engine.app.messages"}
     entries |= {"engine.archive.rendering.render_process"}
     reached = {name for path in modules() for _, name in imported(path)}
     reached |= {name.rpartition(".")[0] for name in reached}

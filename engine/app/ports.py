@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from engine.accounts import links
 from engine.accounts.database import FOLDER, Database
+from engine.messaging.sources import Sources
 from engine.net.trace import make_folder
 from engine.runtime.front import Port, Verdict
 from engine.services import first_pdu
@@ -22,11 +24,13 @@ class FilmroomComposition:
     """Implements `server.supervisor.Composition`."""
 
     worker_module = "engine.app.worker"
+    messages_module = "engine.app.messages"
 
     def ports(self, config: Callable[[], Config]) -> list[Port]:
-        """The DICOM port and, where they are enabled, those of DICOM over TLS and of HTTP.
+        """The DICOM port and, where they are enabled, those of DICOM over TLS, of HTTP and of HL7.
 
-        Raises ConfigError when the files of [tls] or [http] cannot be used, or HTTP would be open without TLS.
+        Raises ConfigError when the files of [tls] or [http] cannot be used, HTTP would be open without TLS, or what an
+        [[hl7_source]] names does not exist.
         """
 
         def judge(head: bytes) -> Verdict:
@@ -69,6 +73,23 @@ class FilmroomComposition:
                     judge=lambda head: first_bytes.judge(head, is_tls=is_tls),
                     silence_s_max=lambda: config().http.header_timeout_s,
                     scheme="https" if is_tls else "http",
+                )
+            )
+        if initial.hl7_listeners:
+            Sources(initial.hl7, initial.hl7_sources)
+        for listener in initial.hl7_listeners:
+            if listener.tls:
+                server_context(initial.tls)
+            ports.append(
+                Port(
+                    front="hl7-tls" if listener.tls else "hl7",
+                    protocol="HL7",
+                    host=listener.host,
+                    number=listener.port,
+                    judge=lambda head: Verdict(is_complete=True),
+                    silence_s_max=lambda: math.inf,
+                    scheme="mllps" if listener.tls else "mllp",
+                    is_lone=True,
                 )
             )
         return ports

@@ -21,7 +21,7 @@
     DATA/scrub.json           how far the scrub has come (see `archive.lifecycle.scrub_state`)
     DATA/accounts/            users, sessions, keys and grants: LMDB, not derived (see `engine.accounts`)
     DATA/hospital/            patients, orders, scheduled steps: a log of their own, and an LMDB that is derived from it
-                              (see `engine.orders`)
+                              (see `engine.orders`); journal/ and journal.lock: HL7 messages (see `engine.journal`)
     DATA/feed/                the change feed: journal, state, cursors (see `archive.feed`)
     DATA/segments/*.seg       the log: the truth
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs

@@ -46,7 +46,7 @@ def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
     free = [worker["admission"]["free_bytes"] for worker in answer.get("workers", []) if "admission" in worker]
     if any(free):
         facts["free on disk"] = bytes_text(min(filter(None, free)))
-    return facts | _feed(answer) | _background(answer.get("caretaker") or {})
+    return facts | _feed(answer) | _messages(answer) | _background(answer.get("caretaker") or {})
 
 
 def _feed(answer: Mapping[str, Any]) -> dict[str, object]:
@@ -60,6 +60,18 @@ def _feed(answer: Mapping[str, Any]) -> dict[str, object]:
         troubled = [f"{hook['name']} {hook['state']}: {hook['error']}" for hook in webhooks if hook["error"]]
         facts["webhooks"] = "; ".join(troubled) or f"{len(webhooks)}, all delivering"
     return facts
+
+
+def _messages(answer: Mapping[str, Any]) -> dict[str, object]:
+    """The state of the process of HL7 messages."""
+    state = answer.get("messages")
+    if not state:
+        return {}
+    if "counters" not in state:
+        return {"HL7": state["not_started"] or "its process is starting"}
+    counts = state["counters"]
+    text = f"{counts.get('taken', 0)} messages taken, {counts.get('refused', 0)} refused, {state['waiting']} wait"
+    return {"HL7": f"{text}: {state['stalled']}" if state["stalled"] else text}
 
 
 def _background(caretaker: Mapping[str, Any]) -> dict[str, object]:

@@ -36,6 +36,7 @@ from engine.archive.settings import (
 from engine.audit_settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
+from engine.hl7.settings import Hl7, Hl7Listener, Hl7Source
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
 from engine.objects.settings import ObjectStore
@@ -107,6 +108,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     limits: Limits = Limits()
     tls: Tls = Tls()
     http: Http = Http()
+    hl7: Hl7 = Hl7()
     accounts: AccountSettings = AccountSettings()
     storage: Annotated[Storage, FIXED] = Storage()
     log: Annotated[Log, FIXED] = Log()
@@ -137,6 +139,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     coercion: tuple[Coercion, ...] = ()
     """Changes to sent instances; the first rule that names a receiver applies to it; written [[coercion]]."""
 
+    hl7_listeners: Annotated[tuple[Hl7Listener, ...], FIXED] = msgspec.field(default=(), name="hl7_listener")
+    """Ports for HL7 messages; written [[hl7_listener]]."""
+
+    hl7_sources: tuple[Hl7Source, ...] = msgspec.field(default=(), name="hl7_source")
+    """The systems that send HL7 messages; written [[hl7_source]]."""
+
     webhooks: tuple[Webhook, ...] = msgspec.field(default=(), name="webhook")
     """Receivers of the change feed; written [[webhook]]."""
 
@@ -145,6 +153,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
 
     def __post_init__(self) -> None:
         check_title(self.aet)
+        sources = [source.name for source in self.hl7_sources]
+        if len(set(sources)) < len(sources):
+            raise ValueError("two [[hl7_source]] have one name")
         names = [hook.name for hook in self.webhooks]
         if len(set(names)) < len(names):
             raise ValueError("two [[webhook]] have one name")
@@ -253,6 +264,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
                 (f"station.{station.aet}.{name}", getattr(station, name))
                 for name in station.__struct_fields__
                 if name != "aet"
+            ]
+        for number, listener in enumerate(self.hl7_listeners, 1):
+            rows += [(f"hl7_listener.{number}.{name}", getattr(listener, name)) for name in listener.__struct_fields__]
+        for source in self.hl7_sources:
+            rows += [
+                (f"hl7_source.{source.name}.{name}", getattr(source, name))
+                for name in source.__struct_fields__
+                if name != "name"
             ]
         for number, coercion in enumerate(self.coercion, 1):
             rows += [(f"coercion.{number}.{name}", getattr(coercion, name)) for name in coercion.__struct_fields__]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.config import Config, Target
-from engine.doctor import archive_state, disk, encryption, hardware, host, peers, security
+from engine.doctor import archive_state, disk, encryption, hardware, host, messages, peers, security
 from engine.doctor.finding import Finding, fault
 from engine.doctor.hardware import Hardware
 from engine.errors import EngineError
@@ -59,6 +59,7 @@ def examine(
             ("archive", lambda: archive_state.examine(config)),
             ("peers", lambda: peers.examine(config)),
             ("security", lambda: security.examine(config)),
+            ("hl7", lambda: messages.examine(config)),
         ],
         progress,
     )

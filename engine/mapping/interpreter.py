@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.dicom import tags
+from engine.dicom.reports import Document
 from engine.hl7 import moment
 from engine.hl7.acknowledgement import Condition, Fault
 from engine.hl7.message import Message, Segment, Value
 from engine.mapping import convert
+from engine.mapping.documents import documents_of
 from engine.mapping.profile import Meaning, Profile, Rule
 from engine.mapping.scope import Scope
 from engine.orders.values import (
@@ -64,6 +66,8 @@ class Mapped:
     values: list[Any] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    documents: list[tuple[int, Document]] = field(default_factory=list)
+    """The documents of reports, each with the place of its report in `values`."""
 
 
 def meaning_of(message: Message, profile: Profile) -> Meaning | Fault:
@@ -355,6 +359,9 @@ class _Mapping:
         around = Scope(segment for segment in self._message if segment.name not in _ORDER_SEGMENTS)
         for segments in _groups(self._message, _ORDER_STARTS, _ORDER_SEGMENTS):
             scope = Scope(segments, around)
+            documents, warnings = documents_of(segments)
+            self.mapped.documents += [(len(self.mapped.values), document) for document in documents]
+            self.mapped.warnings += warnings
             state = self._text("report", "state", scope) or ReportState.FINAL.value
             self._add(
                 ReportUpdate(

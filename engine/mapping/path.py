@@ -50,7 +50,7 @@ class Path(NamedTuple):
     def values(self, scope: Scope) -> list[Value]:
         """The repetitions that are there; of a component, values that consist of it."""
         segment = scope.first(self.segment)
-        if segment is None:
+        if segment is None or not segment.raw(self.field):
             return []
         found = segment.repetitions(self.field)
         if self.repetition:

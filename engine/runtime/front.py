@@ -94,3 +94,5 @@ class Port:
     """Seconds until a connection must have sent its `needed_bytes`."""
     scheme: str = ""
     """The scheme of its URL; "" where the protocol has none."""
+    is_lone: bool = False
+    """Whether one process of its own accepts its connections, so that they have one order."""

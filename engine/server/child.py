@@ -111,13 +111,13 @@ class Child:
         late_s = self._loop.time() - self._sent_at
         return self.version < version and not self.channel.backlog and late_s > RESEND_S
 
-    async def ask(self, topic: str, timeout_s: float) -> dict[str, Any]:
+    async def ask(self, topic: str, timeout_s: float, **fields: object) -> dict[str, Any]:
         """Asks for its facts on a topic, such as "stats"; empty when it does not answer in that time."""
         self._request = request = self._request + 1
         answer: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._answers[request] = answer
         try:
-            if not self.channel.offer("ask", request=request, topic=topic):
+            if not self.channel.offer("ask", request=request, fd=None, topic=topic, **fields):
                 return {}
             return await asyncio.wait_for(answer, timeout_s)
         except (ChannelClosed, TimeoutError, asyncio.CancelledError):

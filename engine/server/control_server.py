@@ -6,12 +6,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import orjson
 
 from engine import control
 
-Commands = dict[str, Callable[[], Awaitable[dict[str, object]]]]
+Commands = dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, object]]]]
+"""Name → what answers it; it gets the whole request."""
 
 
 class ControlServer:
@@ -53,9 +55,10 @@ class ControlServer:
 
     async def _answer(self, line: bytes) -> dict[str, object]:
         try:
-            command = orjson.loads(line)["command"]
+            request = orjson.loads(line)
+            command = request["command"]
         except (orjson.JSONDecodeError, KeyError, TypeError):
             return {"ok": False, "error": 'a command is a JSON object with a key "command"'}
         if not isinstance(command, str) or command not in self._commands:
             return {"ok": False, "error": f"there is no command {command!r}"}
-        return await self._commands[command]()
+        return await self._commands[command](request)

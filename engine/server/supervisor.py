@@ -1,7 +1,7 @@
 """The supervisor: owns the listening sockets, keeps the archive, starts workers and hands connections to them.
 
     accept → pending, until its first bytes are a request → the worker with the fewest of its front gets it
-    worker is silent, full or dead → see `pool`                        caretaker dies → see `caretaker_process`
+    worker is silent, full or dead → see `pool`                        caretaker dies → see `lone_process`
     SIGTERM → no new connections, workers drain, last checkpoint, exit 0        SIGHUP → reads the configuration again
     SIGTERM again → aborts open connections
 
@@ -32,10 +32,10 @@ from engine.config import Reading, managed_peers
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
 from engine.runtime.pools import ThreadPool
-from engine.server.caretaker_process import CaretakerProcess
 from engine.server.child import spawn
 from engine.server.control_server import Commands, ControlServer
 from engine.server.listeners import Listener, listen, notify_systemd, raise_descriptor_limit, show_in_systemd
+from engine.server.lone_process import LoneProcess, Socket
 from engine.server.peer_changes import PeerChanges
 from engine.server.pending import PendingConnections
 from engine.server.pool import Pool
@@ -52,6 +52,8 @@ CHECK_S = 0.25
 LATE_S = 1.0
 """If the supervisor itself did not run for so long, the workers most likely did not either: do not call them silent."""
 
+REPLAY_TIMEOUT_S = 8.0
+
 ARCHIVE_PATIENCE_S = 3.0
 """How long a start waits for another process to release the archive."""
 
@@ -64,6 +66,9 @@ class Composition(Protocol):
 
     worker_module: str
     """The module that a worker process runs."""
+
+    messages_module: str
+    """The module of the process that serves the ports with `is_lone`."""
 
     def ports(self, config: Callable[[], Config]) -> list[Port]:
         """The ports to listen on; the ready line names the first. `config` returns the current configuration."""
@@ -93,6 +98,9 @@ class Supervisor:
         self._audit: AuditKeeper | None = None
         self._composition = composition
         self._listeners: list[Listener] = []
+        self._lone_listeners: list[Listener] = []
+        """Those of the process of messages, which accepts by itself."""
+        self._messages: LoneProcess | None = None
         self._stopping = asyncio.Event()
         self._failure: str | None = None
         self._loop = asyncio.get_running_loop()
@@ -116,20 +124,23 @@ class Supervisor:
         self._checked_at = self._loop.time()
         self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         """Closed for a moment when no descriptor is free, so that a connection can be accepted and closed."""
-        self._caretaker = CaretakerProcess(config, spawn, self._recover)
+        self._caretaker = LoneProcess(config, spawn, self._recover)
         self._peer_changes = PeerChanges(lambda: (self._config, self._origins), self._save_peers, self._apply_peers)
         commands: Commands = {
-            "ping": self._ping,
-            "stats": self._stats,
-            "reload": self._reload_command,
-            "drain": self._end,
+            "ping": lambda _: self._ping(),
+            "stats": lambda _: self._stats(),
+            "reload": lambda _: self._reload_command(),
+            "drain": lambda _: self._end(),
+            "replay": self._replay,
         }
         self._control = ControlServer(config.data, commands)
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT, or until the archive fails."""
         self._composition.prepare(self._config)
-        self._listeners = listen(self._composition.ports(lambda: self._config))
+        listeners = listen(self._composition.ports(lambda: self._config))
+        self._listeners = [listener for listener in listeners if not listener.port.is_lone]
+        self._lone_listeners = [listener for listener in listeners if listener.port.is_lone]
         self._archive = await self._archive_thread.run(self._open_archive)
         self._writer_watch = self._archive.watch_writers(self._metrics.counters)
         self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
@@ -149,6 +160,7 @@ class Supervisor:
             self._check()
             if not self._archive.is_read_only:
                 self._caretaker.start_later(self._config.caretaker_pause_s)
+            self._start_messages()
             self._announce_ready()
         await self._stopping.wait()
         await self._drain()
@@ -212,10 +224,21 @@ class Supervisor:
         feed.start()
         return feed
 
+    def _start_messages(self) -> None:
+        """Starts the process that receives messages, if there is a port for them."""
+        if not self._lone_listeners:
+            return
+        sockets = [Socket(listener.sock, listener.port.front) for listener in self._lone_listeners]
+        module = self._composition.messages_module
+        self._messages = LoneProcess(
+            self._config, spawn, self._recover, module=module, name="messages process", sockets=sockets
+        )
+        self._messages.start_later(0.0)
+
     def _announce_ready(self) -> None:
         assert self._archive is not None
         host, port = self._listeners[0].sock.getsockname()[:2]
-        urls = [listener.url for listener in self._listeners if listener.url]
+        urls = [listener.url for listener in (*self._listeners, *self._lone_listeners) if listener.url]
         count = self._archive.stats()["instances"]
         content = "a new, empty archive" if self._archive.is_new else f"{count} instances"
         self._announce(
@@ -321,6 +344,8 @@ class Supervisor:
         self._pending.sweep()
         log.flush()
         self._caretaker.check()
+        if self._messages is not None:
+            self._messages.check()
         if late_s < LATE_S:
             self._pool.check()
             if self._writer_watch is not None:
@@ -350,12 +375,21 @@ class Supervisor:
             "workers": await self._pool.ask("stats"),
             "workers_missing": self._pool.missing,
             "caretaker": await self._caretaker.stats(),
+            "messages": await self._messages.stats() if self._messages is not None else None,
             "archive": self._archive.stats(),
             "feed": self._feed.stats() if self._feed is not None else None,
             "webhooks": [standing.as_dict() for standing in self._archive.feed_destinations().all()],
             "audit": self._audit.snapshot() if self._audit is not None else None,
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }
+
+    async def _replay(self, request: dict[str, Any]) -> dict[str, object]:
+        """Has a message of the journal applied again."""
+        number = request.get("number")
+        if self._messages is None or not isinstance(number, int):
+            return {"ok": False, "error": "this server receives no messages: there is no [[hl7_listener]]"}
+        answer = await self._messages.ask("replay", REPLAY_TIMEOUT_S, number=number)
+        return answer or {"ok": False, "error": "the process of messages does not answer"}
 
     async def _answer_worker(self, topic: str, question: dict[str, Any]) -> dict[str, object]:
         """Answers what a worker asks for a client of its fronts."""
@@ -395,6 +429,8 @@ class Supervisor:
         self._origins = {**reading.origins, **kept}
         self._pool.reload(self._config, self._origins)
         self._caretaker.reload(self._config)
+        if self._messages is not None:
+            self._messages.reload(self._config)
         logger.info("reloaded", configuration=reading.source, changed=changed, restart_needed=restart_needed)
         file = str(reading.path) if reading.path is not None else None
         return {"file": file, "source": reading.source, "changed": changed, "restart_needed": restart_needed}
@@ -407,6 +443,8 @@ class Supervisor:
         self._config, self._origins = config, origins
         self._pool.reload(config, origins)
         self._caretaker.reload(config)
+        if self._messages is not None:
+            self._messages.reload(config)
         await self._pool.wait_until_configured()
 
     # -- the end --------------------------------------------------------------------------------
@@ -421,17 +459,20 @@ class Supervisor:
         self._draining = True
         notify_systemd("STOPPING=1")
         self._stop_accepting()
-        for listener in self._listeners:
+        for listener in (*self._listeners, *self._lone_listeners):
             listener.sock.close()
         self._pending.close()
         limit_s = 0.0 if self._failure else self._config.limits.drain_timeout_s
         logger.info("draining", limit_s=limit_s, associations=self._pool.connections_count)
         self._pool.drain(limit_s)
         self._caretaker.drain()
+        if self._messages is not None:
+            self._messages.drain()
         deadline = self._loop.time() + limit_s + 10.0
         processes = self._pool.processes
-        if self._caretaker.process is not None:
-            processes.append(self._caretaker.process)
+        for lone in (self._caretaker, self._messages):
+            if lone is not None and lone.process is not None:
+                processes.append(lone.process)
         while any(process.poll() is None for process in processes):
             if self._loop.time() > deadline:
                 for process in processes:

@@ -51,7 +51,7 @@ def test_a_zone_has_another_offset_in_summer() -> None:
 def test_partial_dates_keep_their_precision() -> None:
     moment = parse("1960")
     assert moment is not None and moment.full_date == ""
-    assert moment.seconds(None) == datetime(1960, 1, 1, tzinfo=UTC).timestamp()
+    assert moment.seconds(ZoneInfo("UTC")) == datetime(1960, 1, 1, tzinfo=UTC).timestamp()
 
 
 def test_written_times_are_read_again() -> None:

@@ -105,6 +105,10 @@ def test_find_load_finds_something_with_each_query(peer: str, tmp_path: Path) ->
     assert empty.keys() <= load_find.QUERIES.keys() and not any(empty.values()), empty
 
 
+def test_hl7_messages_are_answered() -> None:
+    assert "connections 16" in run_program("load_hl7", "--smoke")
+
+
 def test_queries_of_an_archive_and_of_peers_stand_in_one_table(tmp_path: Path) -> None:
     data = tmp_path / "archive"
     run_program("fill", "--direct", str(data), "--studies", "20", "--long-series", "30")

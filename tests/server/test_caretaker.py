@@ -20,7 +20,7 @@ from engine.archive.layout import open_layout
 from engine.config import Attribute, Compaction, Config, Deletion, Reindex, Retention, Storage
 from engine.dicom import extra
 from engine.errors import ArchiveInUse, IndexError_, StorageFailed
-from engine.server import caretaker, caretaker_process
+from engine.server import caretaker, lone_process
 from engine.server.background_jobs import (
     NOTHING_TO_DO_S,
     REINDEX_REST_S,
@@ -293,7 +293,7 @@ def test_a_caretaker_waits_while_another_process_has_the_lock(tmp_path: Path) ->
 
 
 def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caretaker_process, "RESTART_PAUSE_S", 0.02)
+    monkeypatch.setattr(lone_process, "RESTART_PAUSE_S", 0.02)
     started: list[float] = []
     recovered: list[float] = []
 
@@ -311,7 +311,7 @@ def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> Non
         async def recover() -> None:
             recovered.append(loop.time())
 
-        process = caretaker_process.CaretakerProcess(Config(), spawn, recover)
+        process = lone_process.LoneProcess(Config(), spawn, recover)
         process.start()
         while len(started) < 4:
             await asyncio.sleep(0.005)

@@ -114,9 +114,9 @@ def test_a_worker_that_cannot_be_started_is_retried_with_growing_pauses_and_show
 
 
 def test_a_caretaker_that_cannot_be_started_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.server import caretaker_process
+    from engine.server import lone_process
 
-    monkeypatch.setattr(caretaker_process, "RESTART_PAUSE_S", 0.01)
+    monkeypatch.setattr(lone_process, "RESTART_PAUSE_S", 0.01)
     fake = FakeProcesses()
     fake.errors = [OSError(errno.EAGAIN, "no"), OSError(errno.ENOMEM, "no")]
 
@@ -124,7 +124,7 @@ def test_a_caretaker_that_cannot_be_started_is_retried(monkeypatch: pytest.Monke
         return
 
     async def run() -> None:
-        process = caretaker_process.CaretakerProcess(Config(), fake.spawn, recover)
+        process = lone_process.LoneProcess(Config(), fake.spawn, recover)
         process.start_later(0.0)
         while len(fake.times) < 2:
             await asyncio.sleep(0.002)

@@ -1,19 +1,22 @@
-"""The supervisor's side of the caretaker process: starts it, replaces it when it dies, ends it.
+"""The supervisor's side of a process of which there is one: starts it, replaces it when it dies, ends it.
 
     start ──► running ──dies──► its unfinished writes are recovered ──► pause ──► started again
                  │                                   twice as long each time, until one has lived for a while
                  └──drain──► ended, not replaced
 
-It is not a worker: it has no connections, and nothing waits for it to be ready. `caretaker` has its own side.
+It is not a worker: the supervisor hands it no connections, and nothing waits for it to be ready. The caretaker is one;
+the process of HL7 messages is another, which gets listening sockets. The supervisor keeps them open, so that no sender
+is refused while the process is replaced.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 import subprocess
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 from engine import guards, log
 from engine.config import Config
@@ -28,16 +31,30 @@ RESTART_PAUSE_MAX_S = 60.0
 STATS_TIMEOUT_S = 2.0
 
 
-class CaretakerProcess:
-    """One caretaker and its successors; used on the supervisor's loop."""
+class Socket(NamedTuple):
+    """A listening socket for the process."""
+
+    sock: socket.socket
+    front: str
+
+
+class LoneProcess:
+    """One process and its successors; used on the supervisor's loop."""
 
     def __init__(
         self,
         config: Config,
         spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]],
         recover: Callable[[], Awaitable[None]],
+        *,
+        module: str = "engine.server.caretaker",
+        name: str = "caretaker",
+        sockets: Sequence[Socket] = (),
     ) -> None:
         """`spawn` starts a module as a process with a channel; `recover` recovers the log of a dead process."""
+        self._module = module
+        self._name = name
+        self._sockets = sockets
         self._config = config
         self._version = 1
         self._spawn = spawn
@@ -52,19 +69,21 @@ class CaretakerProcess:
 
     @property
     def process(self) -> subprocess.Popen[bytes] | None:
-        """The running caretaker; None when there is none."""
+        """The running process; None when there is none."""
         return self._child.process if self._child is not None else None
 
     def start_later(self, pause_s: float) -> None:
-        """Starts the first caretaker after a pause, so that it does not slow the start of the server."""
-        self._starting = guards.watch(self._loop.create_task(self._start_after(pause_s)), "start caretaker")
+        """Starts the first one after a pause, so that it does not slow the start of the server."""
+        self._starting = guards.watch(self._loop.create_task(self._start_after(pause_s)), f"start {self._name}")
 
     def start(self) -> None:
-        """Starts a caretaker. Raises OSError."""
-        process, channel = self._spawn("engine.server.caretaker")
+        """Starts it. Raises OSError."""
+        process, channel = self._spawn(self._module)
         self._child = child = Child(process, channel)
         child.attach(lambda message: None, lambda: self._on_lost(child))
         child.configure(self._config.to_json().decode(), self._version)
+        for each in self._sockets:
+            child.send("listen", fd=each.sock.fileno(), front=each.front)
 
     def reload(self, config: Config) -> None:
         """Replaces the configuration."""
@@ -85,7 +104,7 @@ class CaretakerProcess:
             self._child.send("drain")
 
     async def stats(self) -> dict[str, Any]:
-        """Its statistics; without a caretaker only the facts that the supervisor has."""
+        """Its statistics; without a process only the facts that the supervisor has."""
         child = self._child
         facts: dict[str, Any] = {
             "pid": child.process.pid if child is not None else None,
@@ -94,19 +113,23 @@ class CaretakerProcess:
         }
         return {**facts, **(await child.ask("stats", STATS_TIMEOUT_S) if child is not None else {})}
 
+    async def ask(self, topic: str, timeout_s: float, **fields: object) -> dict[str, Any]:
+        """Its answer; empty if there is none in that time."""
+        return await self._child.ask(topic, timeout_s, **fields) if self._child is not None else {}
+
     def _on_lost(self, child: Child) -> None:
-        self._starting = guards.watch(self._loop.create_task(self._replace(child)), "replace caretaker")
+        self._starting = guards.watch(self._loop.create_task(self._replace(child)), f"replace {self._name}")
 
     async def _replace(self, child: Child) -> None:
         code = await child.wait_for_end()
         self._child = None
         if self._ending:
             return
-        logger.error("caretaker died", exit_code=code)
+        logger.error(f"{self._name} died", exit_code=code)
         await self._start_after(self._restarts.pause_s(time.monotonic() - child.started_at), is_successor=True)
 
     async def _start_after(self, pause_s: float, *, is_successor: bool = False) -> None:
-        """Starts a caretaker after a pause; when that fails, tries again after ever longer pauses."""
+        """Starts one after a pause; when that fails, tries again after ever longer pauses."""
         is_recovered = not is_successor
         while True:
             try:
@@ -122,4 +145,4 @@ class CaretakerProcess:
             except (OSError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
                 self._error = str(error) or type(error).__name__
                 pause_s = self._restarts.pause_s()
-                logger.error("the caretaker cannot be started", error=self._error, pause_s=pause_s)
+                logger.error(f"the {self._name} cannot be started", error=self._error, pause_s=pause_s)

@@ -1,0 +1,303 @@
+"""Connections over MLLP (asyncio): blocks in, answers out, in the order in which the blocks came.
+
+bytes ──► FrameReader ──► Reception ──► answer ──► socket
+more than ANSWERS_MAX answers outstanding, or a peer that does not read them ──► its socket is not read
+a message that is too long ──► AR, closed      no MLLP, a timeout, no answer possible ──► closed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from engine import log, tls
+from engine.errors import FrameError, FrameTooLong
+from engine.hl7 import Condition, Fault, FrameReader, acknowledge, framed, parse
+from engine.messaging.reception import refusal
+from engine.messaging.sources import Sender
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+
+    from engine.hl7 import Frame
+    from engine.hl7.settings import Hl7
+    from engine.messaging.reception import Reception
+    from engine.messaging.sources import KnownSource, Sources
+    from engine.metrics import Histogram
+
+logger = log.get("hl7")
+
+ANSWERS_MAX = 64
+"""Messages of one connection that may wait for their answers; senders usually wait after each."""
+PAUSE_S = 1.0
+"""A sender that stops for so long has ended its message, if it can be a whole one."""
+HANDSHAKE_TIMEOUT_S = 20.0
+FAREWELL_S = 2.0
+
+
+class _Connection(asyncio.Protocol):
+    """One connection."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._reader = FrameReader(listener.settings.message_bytes_max)
+        self._transport: asyncio.Transport | None = None
+        self._sender = Sender("")
+        self._sources: tuple[KnownSource, ...] = ()
+        self._answers: deque[list[bytes | None]] = deque()
+        """A place for each block, in order; empty until its answer is known."""
+        self._is_reading = True
+        self._is_writable = True
+        self.heard_at = time.monotonic()
+        self.is_closing = False
+        self._has_ended = False
+        """Whether the sender has closed its side."""
+
+    @property
+    def held_bytes(self) -> int:
+        return self._reader.held_bytes
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._answers)
+
+    @property
+    def host(self) -> str:
+        return self._sender.host
+
+    # -- asyncio --------------------------------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        peer = transport.get_extra_info("peername")
+        secure = transport.get_extra_info("ssl_object")
+        names = tls.names_of(secure) if secure is not None else frozenset()
+        self._sender = Sender(str(peer[0]) if peer else "", names)
+        why = self._listener.enter(self)
+        self._sources = self._listener.sources.of_connection(self._sender)
+        if not why and not self._sources:
+            why = "no [[hl7_source]] is at this address"
+        if why:
+            self._listener.counters["connections_refused"] += 1
+            logger.about(self.host).warning("a connection is refused", host=self.host, reason=why)
+            self.close()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard_at = time.monotonic()
+        if self.is_closing:
+            return
+        try:
+            frames = self._reader.feed(data)
+        except FrameTooLong as error:
+            self._refuse_length(str(error))
+            return
+        except FrameError as error:
+            self._give_up(str(error))
+            return
+        self._take(frames)
+        if self.held_bytes and self._listener.held_bytes > self._listener.settings.memory_bytes_max:
+            self._give_up("unfinished messages take too much memory")
+
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        self._take(self._reader.end())
+        return self.is_busy  # keeps the connection until the answers are sent
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.is_closing:
+            self._take(self._reader.end())
+        self.is_closing = True
+        self._transport = None
+        self._listener.leave(self)
+
+    def pause_writing(self) -> None:
+        self._is_writable = False
+        self._adjust()
+
+    def resume_writing(self) -> None:
+        self._is_writable = True
+        self._adjust()
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _take(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            place: list[bytes | None] = []
+            began = time.perf_counter()
+            self._answers.append(place)
+            answer = partial(self._on, place, began)
+            self._listener.reception.receive(frame, self._sender, self._sources, answer)
+        self._adjust()
+
+    def _on(self, place: list[bytes | None], began: float, text: bytes | None) -> None:
+        if place:
+            # A later message about the same block: what it did, in enhanced mode.
+            if text and self._transport is not None and not self.is_closing:
+                self._transport.write(framed(text))
+            return
+        place.append(text)
+        if text:
+            self._listener.latency_s.observe(time.perf_counter() - began)
+        pieces: list[bytes] = []
+        while self._answers and self._answers[0]:
+            answer = self._answers.popleft()[0]
+            if answer is None:
+                self._write(pieces)
+                self._give_up("a message cannot be kept")
+                return
+            if answer:
+                pieces.append(framed(answer))
+        self._write(pieces)
+        self._adjust()
+        if (self._listener.is_draining or self._has_ended) and not self.is_busy:
+            self.close()
+
+    def _write(self, pieces: list[bytes]) -> None:
+        if pieces and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(b"".join(pieces))
+
+    def _adjust(self) -> None:
+        """Reads on, or not."""
+        wants = self._is_writable and len(self._answers) < ANSWERS_MAX
+        if wants is not self._is_reading and self._transport is not None and not self._transport.is_closing():
+            self._is_reading = wants
+            if wants:
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def look(self, now: float) -> None:
+        """Handles pauses and timeouts; called about once a second."""
+        settings, silent_s = self._listener.settings, now - self.heard_at
+        if self.is_closing:
+            if silent_s > FAREWELL_S and self._transport is not None:
+                self._transport.abort()
+            return
+        if self._reader.is_idle:
+            if settings.idle_timeout_s and silent_s > settings.idle_timeout_s and not self.is_busy:
+                self.close()
+            return
+        if silent_s >= PAUSE_S:
+            self._take(self._reader.pause())
+        if not self._reader.is_idle and silent_s > settings.message_timeout_s:
+            self._give_up("a message has not ended in time")
+
+    def _refuse_length(self, why: str) -> None:
+        """AR for a message that is too long, if its header can be read: the sender would send it again for ever."""
+        head = self._reader.head.split(b"\r", 1)[0]
+        self._listener.counters["too_long"] += 1
+        try:
+            message = parse(head + b"\r")
+            fault = Fault(Condition.UNSUPPORTED_MESSAGE_TYPE, why)
+            text = acknowledge(message, fault, control_id="0", time=time.time())
+        except Exception:
+            text = refusal(why, "0", time.time())
+        self._write([framed(text)])
+        self._give_up(why)
+
+    def _give_up(self, why: str) -> None:
+        self._listener.counters["connections_given_up"] += 1
+        logger.about(self.host).warning("a connection is closed", host=self.host, reason=why)
+        self.close()
+
+    def close(self) -> None:
+        """Closes it once its answers are written."""
+        self.is_closing = True
+        self.heard_at = time.monotonic()
+        self._reader = FrameReader()
+        if self._transport is not None:
+            self._transport.close()
+
+
+class Listener:
+    """All connections of one process."""
+
+    def __init__(
+        self,
+        settings: Hl7,
+        sources: Sources,
+        reception: Reception,
+        counters: Counter[str],
+        latency_s: Histogram,
+    ) -> None:
+        self.settings = settings
+        self.sources = sources
+        self.reception = reception
+        self.counters = counters
+        self.latency_s = latency_s
+        self.is_draining = False
+        self._connections: set[_Connection] = set()
+        self._servers: list[asyncio.AbstractServer] = []
+        self._looking: asyncio.TimerHandle | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of unfinished messages."""
+        return sum(connection.held_bytes for connection in self._connections)
+
+    @property
+    def connections_count(self) -> int:
+        """The number of open connections."""
+        return len(self._connections)
+
+    async def listen(self, sock: socket.socket, context: Callable[[], ssl.SSLContext] | None = None) -> None:
+        """Accepts connections of a listening socket. Raises ConfigError, OSError."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            lambda: _Connection(self),
+            sock=sock,
+            ssl=context() if context is not None else None,
+            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if context is not None else None,
+        )
+        self._servers.append(server)
+        if self._looking is None:
+            self._look()
+
+    def enter(self, connection: _Connection) -> str:
+        """Counts a connection; why there is no room for it, or ""."""
+        self._connections.add(connection)
+        self.counters["connections"] += 1
+        if self.is_draining:
+            return "the server is stopping"
+        if len(self._connections) > self.settings.connections_max:
+            return "there are too many connections"
+        own = sum(each.host == connection.host for each in self._connections)
+        if own > self.settings.connections_per_address_max:
+            return "there are too many connections of this address"
+        return ""
+
+    def leave(self, connection: _Connection) -> None:
+        """Forgets a connection that has ended."""
+        self._connections.discard(connection)
+
+    def configure(self, settings: Hl7, sources: Sources) -> None:
+        """Applies other settings: open connections keep their source until they end."""
+        self.settings, self.sources = settings, sources
+
+    def _look(self) -> None:
+        self._looking = asyncio.get_running_loop().call_later(PAUSE_S, self._look)
+        now = time.monotonic()
+        for connection in list(self._connections):
+            connection.look(now)
+
+    def start_draining(self) -> None:
+        """Accepts nothing new; closes connections as soon as they have their answers."""
+        self.is_draining = True
+        for server in self._servers:
+            server.close()
+        for connection in list(self._connections):
+            if not connection.is_busy:
+                connection.close()
+
+    def abort(self) -> None:
+        """Ends all connections at once."""
+        self.start_draining()
+        for connection in list(self._connections):
+            connection.close()
+        if self._looking is not None:
+            self._looking.cancel()

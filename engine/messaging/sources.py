@@ -1,0 +1,99 @@
+"""Who sends: the [[hl7_source]] of a message, with its compiled profile."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from engine.access.networks import LOOPBACK, is_in_any
+from engine.errors import ConfigError, ProfileError
+from engine.hl7.settings import Hl7, Hl7Source
+from engine.mapping import Options, Profile, load
+
+if TYPE_CHECKING:
+    from engine.hl7 import Message
+
+UNKNOWN = Hl7Source(name="unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Who is at the other end of a connection."""
+
+    host: str
+    certificate_names: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownSource:
+    """One source as its messages need it."""
+
+    settings: Hl7Source
+    profile: Profile
+    options: Options
+    zone: ZoneInfo | None
+
+    @property
+    def name(self) -> str:
+        """Its name in the journal."""
+        return self.settings.name
+
+    def sends_from(self, sender: Sender) -> bool:
+        """Whether a connection may be its."""
+        hosts, names = self.settings.hosts, self.settings.certificates
+        if hosts and not is_in_any(sender.host, hosts):
+            return False
+        return not names or not sender.certificate_names.isdisjoint(name.lower() for name in names)
+
+    def sends(self, message: Message) -> bool:
+        """Whether a message names it as its sender."""
+        application, facility = self.settings.application, self.settings.facility
+        return (not application or application == message.header.text(3)) and (
+            not facility or facility == message.header.text(4)
+        )
+
+
+class Sources:
+    """All sources of one configuration; it does not change."""
+
+    def __init__(self, settings: Hl7, sources: Sequence[Hl7Source]) -> None:
+        """Raises ConfigError if a profile, a zone or a character set is wrong."""
+        self._accept_unknown = settings.accept_unknown_sources
+        self._sources = tuple(_known(source) for source in sources)
+        self._unknown = _known(
+            Hl7Source(name=UNKNOWN.name, profile=settings.profile),
+        )
+
+    def of_connection(self, sender: Sender) -> tuple[KnownSource, ...]:
+        """Who may be at the other end; empty: nobody whose messages are taken."""
+        found = tuple(source for source in self._sources if source.sends_from(sender))
+        is_welcome = self._accept_unknown is True or (
+            self._accept_unknown == "loopback" and is_in_any(sender.host, LOOPBACK)
+        )
+        return (*found, self._unknown) if is_welcome else found
+
+    def named(self, name: str) -> KnownSource:
+        """The source of a journal's entry; the unknown one if it is no longer configured."""
+        return next((source for source in self._sources if source.name == name), self._unknown)
+
+
+def _known(source: Hl7Source) -> KnownSource:
+    place = f"[[hl7_source]] {source.name}"
+    try:
+        profile = load(source.profile)
+    except ProfileError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    try:
+        zone = ZoneInfo(source.zone) if source.zone else None
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ConfigError(f"{place}: there is no time zone {source.zone!r}") from error
+    for name in filter(None, (source.charset, source.default_charset)):
+        try:
+            codecs.lookup(name)
+            b"".decode(name)
+        except LookupError as error:
+            raise ConfigError(f"{place}: there is no character set {name!r}") from error
+    return KnownSource(source, profile, Options(source.authorities, source.snapshot), zone)
