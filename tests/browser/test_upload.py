@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 
 import pytest
@@ -24,6 +25,13 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
 
 def file(number: int, study: int = 1) -> bytes:
     return samples.part10(samples.instance(study, 1, number, patient_name="Upload^Una"))
+
+
+def test_an_empty_archive_says_what_to_do(page: Page) -> None:
+    expect(page.get_by_text("There are no images yet")).to_be_visible()
+    expect(page.get_by_role("button", name="Emergency…")).to_have_count(0)  # nobody has to log in here
+    page.locator("main").get_by_role("link", name="Upload").click()
+    expect(page).to_have_url(re.compile("#/upload$"))
 
 
 def test_each_refused_file_has_its_reason_and_the_others_are_stored(page: Page) -> None:

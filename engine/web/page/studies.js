@@ -2,13 +2,13 @@
 
 import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./preact.mjs";
 import { Failure, copyText, isTyping, lazily } from "./parts.js";
-import { may } from "./session.js";
+import { may, useSession } from "./session.js";
 import { ChoiceBar, Totals, patientHash, useChoice } from "./choice.js";
 import { COLUMNS, filtersOf, tableUrl, wantedColumns } from "./columns.js";
 import { TAGS, text, texts } from "./dicom.js";
 import { FilterInput, Saved } from "./filters.js";
 import { Grid } from "./grid.js";
-import { go, here } from "./location.js";
+import { go, hashOf, here } from "./location.js";
 import { openViewer } from "./ohif.js";
 import { follow, get } from "./server.js";
 import { Summary } from "./series.js";
@@ -33,6 +33,7 @@ const keyOf = (row) => text(row, TAGS.study);
 
 export function Studies({ query }) {
   const typed = Object.fromEntries(COLUMNS.map(({ name }) => [name, query.get(name) ?? ""]));
+  const { facts: { user } } = useSession();
   const order = query.get("order") ?? "-received";
   const [columns, setColumns] = useState(wantedColumns);
   const filters = String(filtersOf(typed));
@@ -111,8 +112,9 @@ export function Studies({ query }) {
   return html`<div class="studies"><h1 class="unseen">${t("studies")}</h1>
     <div class="bar">
       <${Saved} query=${query} visit=${(wanted) => go(["studies"], wanted)}>
-        <button type="button" onClick=${() => setChoosing(true)}>${t("columns")}</button><a class="button" download href=${tableUrl(columns, filters, order)}>CSV</a>${may("break-glass") && html`<button type="button" onClick=${() => setBreaking(true)}>${t("glass.begin")}</button>`}<//>
+        <button type="button" onClick=${() => setChoosing(true)}>${t("columns")}</button><a class="button" download href=${tableUrl(columns, filters, order)}>CSV</a>${user && may("break-glass") && html`<button type="button" onClick=${() => setBreaking(true)}>${t("glass.begin")}</button>`}<//>
       <${Totals} windows=${current} />
+      ${!filters && current.isCounted && current.total === 0 && html`<p>${t("studies.none")} ${may("store") && html`<a href=${hashOf(["upload"])}>${t("upload")}</a>`}</p>`}
       <${Failure} error=${windows.error} />
       <${ChoiceBar} choice=${choice} columns=${columns} order=${order} />
     </div>
