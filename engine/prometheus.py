@@ -48,6 +48,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
         yield GaugeMetricFamily("filmroom_free_bytes", "Free on the disk of the archive.", value=min(free))
     yield from _audit(answer)
     yield from _messages(answer)
+    yield from _object_store(answer)
     events = CounterMetricFamily("filmroom_events", "Events since the workers started.", labels=["event"])
     for name, count in sorted(now.counters.items()):
         events.add_metric([name], count)
@@ -96,6 +97,26 @@ def _messages(answer: Mapping[str, Any]) -> Iterator[Metric]:
     stalled = float(bool(state["stalled"]))
     yield GaugeMetricFamily("filmroom_hl7_stalled", "Whether messages cannot be applied or kept.", value=stalled)
     yield _histogram("hl7_answer_s", "From an HL7 message to its answer", [state["answer_latency_s"]])
+
+
+def _object_store(answer: Mapping[str, Any]) -> Iterator[Metric]:
+    """Whether the bucket is up to date."""
+    state = (answer.get("caretaker") or {}).get("object_store") or {}
+    if not state.get("enabled"):
+        return
+    for field, text in (
+        ("is_alarming", "Whether somebody has to look at the object store."),
+        ("away_s", "For how long the object store has not answered."),
+        ("tail_lag_bytes", "New records that are not in the bucket."),
+        ("backlog_bytes", "Sealed segments that are not in the bucket."),
+        ("backlog_age_s", "Age of the oldest of these segments."),
+        ("disk_days_left", "Days in which what arrives fills the disk."),
+    ):
+        if (value := state.get(field)) is not None:
+            name = f"filmroom_object_store_{field.removesuffix('_s')}{'_seconds' if field.endswith('_s') else ''}"
+            yield GaugeMetricFamily(name, text, value=float(value))
+    uploaded = state.get("uploaded_bytes_since_start", 0)
+    yield CounterMetricFamily("filmroom_object_store_uploaded_bytes", "Bytes that went to the bucket.", value=uploaded)
 
 
 def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -168,6 +168,7 @@ ARCHIVE_COMMANDS = ARCHIVE_FACE | {
     # Use cases that a command or a background job runs, each on an open Archive or a folder.
     "engine.archive.copies",
     "engine.archive.lifecycle",
+    "engine.archive.tiering",
     "engine.archive.verify",
     "engine.archive.writer_watch",
     # How a folder and its configuration are read before there is an Archive.

@@ -145,12 +145,15 @@ class Archive(View):
 
         `extra_attributes`: a keeper puts them in effect. Without them, and in other roles, the archive's own apply.
         `must_encrypt`: refuse an archive that does not encrypt new records. `study_keys`: whether each study that comes
-        gets a key of its own; None: as it was. `elsewhere`: has sealed segments that are not on this machine.
+        gets a key of its own; None: as it was. `elsewhere`: has sealed segments that are not on this machine; None:
+        the archive's object store.
         Raises StorageError if there is no archive and not `create`, KeyStoreError before anything is written if it is
         encrypted and cannot be unlocked, ArchiveInUse for a second keeper.
         """
         files = files or Files()
-        layout = replace(unlock(layouts.open_layout(Path(data), files, create=create), files), elsewhere=elsewhere)
+        layout = unlock(layouts.open_layout(Path(data), files, create=create), files)
+        if elsewhere is not None:
+            layout = replace(layout, elsewhere=elsewhere)
         if must_encrypt:
             require_encryption(layout)
         if study_keys is not None and layout.role == layouts.ARCHIVE:

@@ -24,6 +24,9 @@
                               (see `engine.orders`); journal/ and journal.lock: HL7 messages (see `engine.journal`)
     DATA/feed/                the change feed: journal, state, cursors (see `archive.feed`)
     DATA/segments/*.seg       the log: the truth
+    DATA/elsewhere/*.hint     segments that are in an object store only (see `archive.tiering.remote_segments`)
+    DATA/object-store.json    which store that is (see `archive.tiering.connection`)
+    DATA/published            which segments it has; chain.json: the chain of groups that is ours there
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs
 
 A replica (`archive.copies.replica`) is an archive whose log another machine writes: processes here only read it. The
@@ -48,6 +51,7 @@ from engine import log
 from engine.archive import founding
 from engine.archive.leases import FileLeases, Leases
 from engine.archive.sealing import Sealing
+from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.errors import StorageError
 from engine.keys.study_keys import StudyKeys
 from engine.storage.files import Files, replace_file
@@ -186,7 +190,9 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
             raise ValueError(f"it has the slot {slot!r}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StorageError(f"{description} cannot be used: {error}") from error
-    return Layout(data, archive_id, role, lineage, is_new, content["format"] == ENCRYPTED_FORMAT, slot=slot)
+    is_encrypted = content["format"] == ENCRYPTED_FORMAT
+    elsewhere = RemoteSegments(data, archive_id, files)
+    return Layout(data, archive_id, role, lineage, is_new, is_encrypted, slot=slot, elsewhere=elsewhere)
 
 
 def existing(data: Path) -> Layout:

@@ -62,7 +62,9 @@ def rebuild_index(
 ) -> rebuild.Report:
     """Discards the index of `data` and makes a new one from the log. Raises ArchiveInUse, StorageError."""
     files = files or Files()
-    layout = replace(unlock(layouts.open_layout(data, files, create=False), files), elsewhere=elsewhere)
+    layout = unlock(layouts.open_layout(data, files, create=False), files)
+    if elsewhere is not None:
+        layout = replace(layout, elsewhere=elsewhere)
     schema = Schema(extras.recorded(layout, files))
     is_replica = layout.role == layouts.REPLICA
     with KeeperLock(layout, files):
@@ -75,7 +77,7 @@ def rebuild_index(
             progress=progress,
             follow=is_replica,
             archive_id=layout.archive_id,
-            elsewhere=elsewhere,
+            elsewhere=layout.elsewhere,
             sealed_segments=before.sealed_segments,
             schema=schema,
         )

@@ -26,6 +26,7 @@ from engine.index.format.types import Instance, SegmentMark
 from engine.storage import hints, segment
 from engine.storage.record import Kind, Position, Record
 from engine.storage.segment import Damage
+from engine.storage.segment_bytes import Where
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -213,7 +214,8 @@ def _check_instance(
 ) -> None:
     try:
         archive.retrieval.following(instance, lambda position: _read(archive, position, payloads))
-        if is_current:
+        # What is elsewhere is paid for by the byte: only whoever asks for payloads reads it.
+        if is_current and (payloads or archive.parts.reader.where(instance.position) is Where.LOCAL):
             _check_data_set(archive, report, instance)
     except CorruptRecord as error:
         versions = archive.parts.index.versions(instance.sop_instance_uid.encode())

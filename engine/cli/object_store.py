@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from engine.config import Config
 from engine.errors import ConfigError
+
+if TYPE_CHECKING:
+    from engine.archive.layout import Layout
+    from engine.cli.output import Progress
+    from engine.objects.settings import ObjectStore
 
 
 def check(config: Config) -> tuple[list[dict[str, Any]], bool]:
@@ -13,7 +21,55 @@ def check(config: Config) -> tuple[list[dict[str, Any]], bool]:
     from engine.objects import checks
     from engine.objects.client import ObjectClient
 
-    if not config.object_store.url:
-        raise ConfigError("no object store is configured: set url in [object_store]")
-    found = checks.check(ObjectClient(config.object_store), "check")
+    found = checks.check(ObjectClient(_required(config.object_store)), "check")
     return [{"check": item.name, "result": item.result, "text": item.text} for item in found], checks.has_failed(found)
+
+
+def status(config: Config) -> dict[str, Any]:
+    """What is in the bucket, what is there only, and what waits, from files of the archive. Raises StorageError."""
+    from engine.archive.tiering import by_hand
+
+    layout = _layout(config)
+    return by_hand.status(layout, _required(by_hand.settings_of(layout, config.object_store)))
+
+
+def publish(config: Config, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
+    """Brings all sealed segments into the bucket. Raises StoreUnreachable, ObjectWrong, StorageError."""
+    from engine.archive.tiering import by_hand
+
+    layout = _layout(config)
+    settings = _required(by_hand.settings_of(layout, config.object_store))
+    return by_hand.publish(layout, settings, bytes_per_s, progress)
+
+
+def fetch(config: Config, bytes_per_s: int, progress: Progress) -> dict[str, Any]:
+    """Makes all segments files again. Raises StoreUnreachable, CorruptRecord, StorageFull."""
+    from engine.archive.tiering import by_hand
+
+    return by_hand.fetch(_layout(config), bytes_per_s, progress)
+
+
+def restore(config: Config, url: str, archive_id: str | None, progress: Progress) -> dict[str, Any]:
+    """Makes an archive from a bucket. Raises BackupError, StoreUnreachable, ConfigError."""
+    from engine.archive.tiering import bucket_restore
+    from engine.objects.settings import ObjectStore
+
+    try:
+        values = {**msgspec.structs.asdict(config.object_store), "url": url}
+        settings = msgspec.convert(values, ObjectStore)
+        chosen = bytes.fromhex(archive_id) if archive_id else None
+    except (msgspec.ValidationError, ValueError) as error:
+        raise ConfigError(f"--from-bucket {url}: {error}") from error
+    return asdict(bucket_restore.restore(settings, config.data, archive_id=chosen, progress=progress))
+
+
+def _layout(config: Config) -> Layout:
+    from engine.archive.layout import existing
+
+    return existing(config.data)
+
+
+def _required(settings: ObjectStore) -> ObjectStore:
+    if not settings.url:
+        raise ConfigError("no object store is configured: set url in [object_store]")
+    return settings

@@ -115,7 +115,7 @@ def _parts(client: ObjectClient, probe: str) -> Check:
 
 
 def _list(client: ObjectClient, probe: str) -> Check:
-    if {head.key for head in client.list(probe)} >= {f"{probe}/first", f"{probe}/parts"}:
+    if {head.key for head in client.heads(probe)} >= {f"{probe}/first", f"{probe}/parts"}:
         return Check("list", PASSED, "new objects are listed at once")
     return Check("list", WARNING, "new objects are not listed at once: a restore looks for the newest ones by name")
 

@@ -82,8 +82,11 @@ class Objects(Protocol):
     def head(self, key: str) -> Head:
         """An object's size and time."""
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Head]:
+    def heads(self, prefix: str, after: str = "") -> Iterator[Head]:
         """The objects below a folder, in the order of their keys. A store may not list what was written just now."""
+
+    def folders(self) -> list[str]:
+        """The names of the folders at the top."""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Removes objects; no error for those that are not there."""
@@ -209,7 +212,7 @@ class ObjectClient:
             meta = self._obstore.head(self.store, key)
         return Head(key, int(meta["size"]), meta["last_modified"])
 
-    def list(self, prefix: str, after: str = "") -> Iterator[Head]:
+    def heads(self, prefix: str, after: str = "") -> Iterator[Head]:
         """The objects below a folder."""
         with self._errors_of(prefix):
             pages = iter(self._obstore.list(self.store, prefix, offset=after or None, chunk_size=_LIST_PAGE))
@@ -220,6 +223,11 @@ class ObjectClient:
                 return
             for meta in sorted(page, key=lambda meta: str(meta["path"])):
                 yield Head(str(meta["path"]), int(meta["size"]), meta["last_modified"])
+
+    def folders(self) -> list[str]:
+        """The names of the folders at the top."""
+        with self._errors_of(""):
+            return sorted(map(str, self._obstore.list_with_delimiter(self.store)["common_prefixes"]))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Removes objects."""

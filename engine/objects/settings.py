@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import FIXED, GIB, MIB, Seconds
+from engine.setting import FIXED, GIB, KIB, MIB, Seconds
+
+Hours = Annotated[str, Meta(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-4]) [0-9]{1,9} ?(KiB|MiB|GiB)$")]
+"""An hour of the day, the hour at which it ends, and bytes a second."""
 
 
 class ObjectStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -30,6 +33,11 @@ class ObjectStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_KEY), else the role that the cloud has
     given to this machine."""
 
+    encryption_key_file: Annotated[Path | None, FIXED] = None
+    """A file of 64 hex digits: each object is encrypted with a key derived from it before it leaves this machine
+    (AES-256-GCM). Without the file the bucket is of no use to anybody, you included: keep a copy elsewhere. Records of
+    an encrypted archive are encrypted in any case."""
+
     connect_timeout_s: Seconds = 3.0
     """Seconds to wait for a connection. A machine in the same room or cloud answers in milliseconds; an outage is to
     be noticed before a person at a workstation gives up."""
@@ -45,3 +53,34 @@ class ObjectStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     part_bytes: Annotated[int, Meta(ge=5 * MIB, le=1 * GIB)] = 8 * MIB
     """Bytes of one part of an upload; four are on their way at once. 8 MiB costs half the processor time of larger
     ones, and allows 80 GB an object."""
+
+    tail: bool = True
+    """Whether the records that were just stored go to the bucket within tail_interval_s. Off: only segments that are
+    full, and the loss of this machine loses up to a segment of each worker."""
+
+    tail_interval_s: Annotated[float, Meta(ge=0.05, le=3600)] = 1.0
+    """Seconds between two looks at what was stored. Each makes one object a worker that stored something: at one a
+    second, 2.6 million a month, for which Amazon asks 13 dollars if a worker never rests."""
+
+    group_bytes: Annotated[int, Meta(ge=64 * KIB, le=256 * MIB)] = 16 * MIB
+    """The most bytes of the tail in one object."""
+
+    read_back: Literal["whole", "ends"] = "whole"
+    """What is read back of each uploaded segment before it counts as stored: whole, which compares every byte's
+    checksum; ends, its size, its first and its last page. A cloud asks some 0.09 dollars a GB for what is read from
+    outside of it; a store in the house asks nothing."""
+
+    upload_bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 0
+    """Bytes uploaded a second at hours that upload_schedule does not name; 0: no limit. The tail goes first, always."""
+
+    upload_schedule: tuple[Hours, ...] = ()
+    """Other rates at some hours of this machine's day: "7-19 2 MiB", "22-6 100 MiB". Office hours belong to those who
+    work."""
+
+    cache_bytes: Annotated[int, Meta(ge=64 * MIB, le=1024 * 1024 * GIB)] = 64 * GIB
+    """The most bytes on this machine of segments that are in the bucket only. Two weeks of work of a small hospital's
+    readers."""
+
+    remove_after_hours: Annotated[float, Meta(ge=0, le=87_600)] = 24.0
+    """Hours for which the bucket keeps a segment that compaction has removed here. A day: a restore from the bucket
+    never meets a segment whose successor it has not seen."""

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from engine import log
 from engine.access import Kind, Principal
@@ -25,6 +25,7 @@ from engine.archive.lifecycle.resent import VersionComparer
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused
+from engine.server.object_store_job import ObjectStoreJob
 from engine.server.orders_job import OrdersJob
 
 logger = log.get("server.background_jobs")
@@ -80,6 +81,15 @@ class Job(Protocol):
 
     def stats(self) -> dict[str, object]:
         """Its counters; called from another thread."""
+        ...
+
+
+@runtime_checkable
+class ClosingJob(Protocol):
+    """A job that uses the archive outside of its steps, and has to stop before the archive is closed."""
+
+    def close(self) -> None:
+        """Returns when it uses the archive no more."""
         ...
 
 
@@ -372,6 +382,7 @@ JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     ResentJob,
     MetadataJob,
     OrdersJob,
+    ObjectStoreJob,
 )
 """The jobs of every caretaker but that of a replica."""
 

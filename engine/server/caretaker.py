@@ -34,7 +34,7 @@ from engine import audit, guards, kept_log, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
-from engine.server.background_jobs import JOBS, READ_ONLY_JOBS, Job
+from engine.server.background_jobs import JOBS, READ_ONLY_JOBS, ClosingJob, Job
 from engine.server.channel import Channel, ChannelClosed
 
 logger = log.get("server.caretaker")
@@ -86,6 +86,9 @@ class Caretaker:
             self._stopping.set()
         thread.join()
         if self._exit_code == 0:
+            for job in self._jobs:
+                if isinstance(job, ClosingJob):
+                    job.close()
             self._archive.close()
         self._writing.shutdown(wait=self._exit_code == 0)
         return self._exit_code

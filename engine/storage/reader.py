@@ -27,7 +27,7 @@ from engine.storage.hints import read_header_or_trailer
 from engine.storage.keyring import KEY_ID_BYTES
 from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
 from engine.storage.segment import SegmentHeader
-from engine.storage.segment_bytes import SegmentBytes
+from engine.storage.segment_bytes import SegmentBytes, Where
 from engine.storage.segment_store import SegmentStore
 
 OPEN_SEGMENTS_MAX = 256
@@ -220,6 +220,10 @@ class LogReader:
             crc = crc32c(piece, crc)
             at += len(piece)
         self.check(position, crc)
+
+    def where(self, position: Position) -> Where:
+        """Where the record's segment is. Raises as `read` if there is no such segment."""
+        return self._segment(position).data.where
 
     def read_record(self, position: Position) -> Record:
         """The record's head, checked, decrypted, and compared with `position`. Raises CorruptRecord, KeyMissing."""

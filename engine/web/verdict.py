@@ -21,6 +21,7 @@ FULL_ATTENTION_S: Final = 60 * DAY_S
 BACKUP_AGE_S_MAX: Final = 2 * DAY_S
 VERIFIED_AGE_S_MAX: Final = 35 * DAY_S
 REPLICATION_LAG_S_MAX: Final = 3600
+BACKLOG_AGE_S_MAX: Final = DAY_S
 SYNC_P99_S_MAX: Final = 0.5
 FAILURES_SHARE_MAX: Final = 0.05
 FAILURES_MIN: Final = 10
@@ -72,6 +73,7 @@ def _server(stats: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Fi
     caretaker = stats.get("caretaker") or {}
     if caretaker.get("not_started"):
         yield Finding("caretaker_missing", "bad", {"error": caretaker["not_started"]})
+    yield from _object_store(caretaker.get("object_store") or {})
     for job, error in sorted((caretaker.get("failing") or {}).items()):
         yield Finding("background_job_failing", "bad", {"job": job, "error": str(error)})
     feed = stats.get("feed") or {}
@@ -91,6 +93,19 @@ def _server(stats: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Fi
     failures, count = summary.get("failures", 0), summary.get("count", 0)
     if failures >= FAILURES_MIN and failures >= FAILURES_SHARE_MAX * count:
         yield Finding("operations_failing", "attention", {"failures": failures, "count": count})
+
+
+def _object_store(state: Mapping[str, Any]) -> Iterator[Finding]:
+    """The copy of the archive in a bucket."""
+    if not state.get("enabled"):
+        return
+    gibibytes = round(state["backlog_bytes"] / (1 << 30), 1)
+    if state["state"] == "fenced":
+        yield Finding("object_store_fenced", "bad", {"error": state["error"]})
+    elif state["is_alarming"]:
+        yield Finding("object_store_away", "bad", {"error": state["error"], "gibibytes": gibibytes})
+    elif state["backlog_age_s"] > BACKLOG_AGE_S_MAX:
+        yield Finding("object_store_behind", "attention", {"gibibytes": gibibytes})
 
 
 def _archive(stats: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Finding]:

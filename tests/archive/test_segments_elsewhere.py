@@ -83,7 +83,6 @@ def test_a_store_that_is_away_is_no_damage_and_heals_nothing(
             "read": lambda: stored.read(0, 100),
             "verify": lambda: stored.verify_record(past_the_cache=True),
             "frames": stored.frames,
-            "scrub": lambda: scrubber.step(1 << 30),
             "check": lambda: verify.check(archive, payloads=True),
         }
         for name, attempt in attempts.items():

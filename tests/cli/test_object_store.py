@@ -39,3 +39,31 @@ def test_check_without_a_store_says_what_to_set(capsys: pytest.CaptureFixture[st
     code, _, err = run(capsys, "object-store", "check")
     assert code != exit_codes.OK
     assert "[object_store]" in err
+
+
+def test_an_archive_goes_to_its_bucket_and_comes_back_on_another_machine(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], filled: None
+) -> None:
+    with S3() as s3:
+        configured(tmp_path, s3)
+        assert json.loads(run(capsys, "object-store", "status", "--json")[1])["waiting_segments"] == 1
+        code, out, _ = run(capsys, "object-store", "publish", "--json")
+        assert (code, json.loads(out)["segments"]) == (exit_codes.OK, 1)
+        assert json.loads(run(capsys, "object-store", "status", "--json")[1])["waiting_segments"] == 0
+        found = run(capsys, "find", "--level", "IMAGE", "--json")[1]
+        url = f"s3://{BUCKET}/site"
+        code, out, err = run(capsys, "restore", "--from-bucket", url, "--data", "new", "--json")
+        assert (code, json.loads(out)["instances"], json.loads(out)["segments"]) == (exit_codes.OK, 5, 1), err
+        assert run(capsys, "find", "--level", "IMAGE", "--data", "new", "--json")[1] == found
+        assert run(capsys, "check", "--payloads", "--data", "new")[0] == exit_codes.OK
+        state = json.loads(run(capsys, "object-store", "status", "--data", "new", "--json")[1])
+        assert state["segments_in_the_bucket_only"] == 1
+        code, out, _ = run(capsys, "object-store", "fetch", "--data", "new", "--json")
+        assert (code, json.loads(out)["segments"]) == (exit_codes.OK, 1)
+    assert run(capsys, "check", "--payloads", "--data", "new")[0] == exit_codes.OK
+
+
+def test_a_restore_wants_a_backup_or_a_bucket(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "restore", "--data", "new")[0] == exit_codes.USAGE
+    assert run(capsys, "restore", "safe", "--from-bucket", "s3://a/b", "--data", "new")[0] == exit_codes.USAGE
+    assert run(capsys, "restore", "--from-bucket", "ftp://a/b", "--data", "new")[0] != exit_codes.OK

@@ -46,6 +46,17 @@ def test_a_histogram_counts_all_that_took_no_longer() -> None:
     assert found["filmroom_store_latency_seconds_count", ""] == 5
 
 
+def test_the_object_store_has_gauges_once_it_is_used() -> None:
+    state = {"enabled": True, "is_alarming": True, "away_s": 7.5, "backlog_bytes": 9, "disk_days_left": None}
+    found = samples(prometheus.text_of(HELD, {"workers": [], "caretaker": {"object_store": state}}))
+    assert found["filmroom_object_store_is_alarming", ""] == 1
+    assert found["filmroom_object_store_away_seconds", ""] == 7.5
+    assert found["filmroom_object_store_backlog_bytes", ""] == 9
+    assert ("filmroom_object_store_disk_days_left", "") not in found
+    other = samples(prometheus.text_of(HELD, {"workers": [], "caretaker": {"object_store": {"enabled": False}}}))
+    assert not any(name.startswith("filmroom_object_store") for name, _ in other)
+
+
 def test_without_a_server_it_is_down_and_the_archive_is_told_of() -> None:
     found = samples(prometheus.text_of(HELD, None))
     assert found["filmroom_up", ""] == 0 and found["filmroom_archive_live_bytes", ""] == 1000

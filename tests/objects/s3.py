@@ -101,6 +101,15 @@ class S3:
         with self.lock:
             self._scripts.append(_Script(fault, method, match, times))
 
+    def reset(self) -> None:
+        """Forgets objects, faults and requests."""
+        with self.lock:
+            self.objects.clear()
+            self.history.clear()
+            self.requests.clear()
+            self._scripts.clear()
+            self._down = False
+
     def go_away(self, away: bool = True) -> None:
         """Closes every connection without an answer, until it comes back."""
         self._down = away
@@ -233,6 +242,11 @@ class _Request:
         keys = sorted(key for key in objects if key.startswith(query.get("prefix", "")) and key > after)
         if self.fault is Fault.STALE_LIST and keys:
             keys.remove(max(keys, key=lambda key: objects[key].modified))
+        folders: list[str] = []
+        if delimiter := query.get("delimiter"):
+            length = len(query.get("prefix", ""))
+            folders = sorted({key[: key.index(delimiter, length) + 1] for key in keys if delimiter in key[length:]})
+            keys = [key for key in keys if delimiter not in key[length:]]
         count = min(int(query.get("max-keys", 1000)), 1000)
         page, rest = keys[:count], keys[count:]
         items = "".join(
@@ -240,6 +254,7 @@ class _Request:
             f"<Size>{len(objects[key].data)}</Size><ETag>{_etag(objects[key].data)}</ETag></Contents>"
             for key in page
         )
+        items += "".join(f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders)
         more = f"<NextContinuationToken>{escape(page[-1])}</NextContinuationToken>" if rest else ""
         return (
             200,

@@ -31,6 +31,7 @@ def server() -> Iterator[S3]:
 def s3(server: S3) -> S3:
     server.lifecycle = server.versioning = server.server_name = ""
     server.conditional = True
+    server.reset()
     server.uploads.clear()
     return server
 

@@ -25,8 +25,7 @@ def s3() -> Iterator[S3]:
 
 @pytest.fixture
 def client(s3: S3, tmp_path: Path) -> ObjectClient:
-    s3.objects.clear()
-    s3.go_away(False)
+    s3.reset()
     return ObjectClient(s3.settings(tmp_path))
 
 
@@ -34,8 +33,8 @@ def test_objects_are_written_listed_read_and_removed(client: ObjectClient) -> No
     client.put("a/1", b"one")
     client.put("a/2", b"twotwo")
     client.put("b/1", b"other")
-    assert [(head.key, head.size) for head in client.list("a")] == [("a/1", 3), ("a/2", 6)]
-    assert [head.key for head in client.list("a", after="a/1")] == ["a/2"]
+    assert [(head.key, head.size) for head in client.heads("a")] == [("a/1", 3), ("a/2", 6)]
+    assert [head.key for head in client.heads("a", after="a/1")] == ["a/2"]
     assert client.get("a/2") == b"twotwo"
     assert client.get_range("a/2", 1, 4) == b"wot"
     assert client.get_ranges("a/2", [(0, 2), (4, 6)]) == [b"tw", b"wo"]
@@ -139,7 +138,7 @@ def test_a_folder_is_a_store_too(tmp_path: Path) -> None:
         client.create("w/1", b"two")
     client.put_pieces("s/1", [b"ab", b"cd"], 4)
     assert client.get_range("s/1", 1, 3) == b"bc"
-    assert [head.key for head in client.list("w")] == ["w/1"]
+    assert [head.key for head in client.heads("w")] == ["w/1"]
     with pytest.raises(ObjectWrong):
         client.get_range("s/1", 1, 30)
 

@@ -116,6 +116,22 @@ def test_each_trouble_is_a_finding(
     assert codes(stats, **facts) == expected
 
 
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        ({"enabled": False}, {}),
+        ({"state": "up to date"}, {}),
+        ({"state": "away", "error": "no answer"}, {}),
+        ({"state": "away", "error": "no answer", "is_alarming": True}, {"object_store_away": "bad"}),
+        ({"state": "fenced", "error": "another", "is_alarming": True}, {"object_store_fenced": "bad"}),
+        ({"state": "behind", "backlog_age_s": 2.0 * DAY_S}, {"object_store_behind": "attention"}),
+    ],
+)
+def test_an_object_store_that_needs_somebody_is_a_finding(state: dict[str, Any], expected: dict[str, str]) -> None:
+    whole = {"enabled": True, "error": "", "is_alarming": False, "backlog_bytes": 0, "backlog_age_s": 0.0, **state}
+    assert codes(answer(worker(), caretaker={"object_store": whole})) == expected
+
+
 def test_bad_findings_come_first() -> None:
     found = verdict.findings(answer(archive={"damaged": 1}), {}, {"backups": []})
     assert [finding.level for finding in found] == ["bad", "attention"] and verdict.state(found) == "bad"

@@ -277,7 +277,24 @@ class _Backup:
             # A compaction never removes the newest one.
             self._has_diverged(max(self._by_id), "is not there any more")
         steps = (self._look(segment_id) for segment_id in present)
-        return [item for item in steps if item is not None]
+        return [*(item for item in steps if item is not None), *self._elsewhere(present)]
+
+    def _elsewhere(self, present: list[int]) -> list[_CopyStep]:
+        """The segments that are in an object store only, as far as they were copied while they were here."""
+        elsewhere = self._layout.elsewhere
+        absent = set() if elsewhere is None else set(elsewhere.segment_ids()) - set(present)
+        steps = []
+        for segment_id in sorted(absent):
+            entry = self._by_id.get(segment_id)
+            if entry is not None and entry.is_sealed and self._is_there(entry):
+                steps.append(_CopyStep(segment_id, Extent(entry.salt, entry.length, True), entry))
+        if len(steps) < len(absent):
+            count = len(absent) - len(steps)
+            self.report.findings.append(
+                f"{count} segments are in the object store only, and not in this backup: `filmroom object-store fetch`"
+                " makes files of them"
+            )
+        return steps
 
     def _look(self, segment_id: int) -> _CopyStep | None:
         """The plan for one segment; None when the segment is empty."""

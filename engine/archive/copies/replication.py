@@ -191,7 +191,7 @@ class Replication:
         whole &= self._ship_all(self._destination, transfers)
         if whole:
             self._send_keys(self._destination)  # a key may have been destroyed since the last record was sent
-            self._remove(self._destination, present)
+            self._remove(self._destination, present + self._elsewhere(present))
             self.status.caught_up_s = began_s
             self.status.lag_bytes = 0
         self.status.segments = len(self._held)
@@ -425,6 +425,17 @@ class Replication:
         for item in shipped:
             self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
             self._joined.add(item.segment_id)
+
+    def _elsewhere(self, present: list[int]) -> list[int]:
+        """The segments that are in an object store only: the destination keeps those that it has."""
+        elsewhere = self._layout.elsewhere
+        absent = set() if elsewhere is None else set(elsewhere.segment_ids()) - set(present)
+        if missing := absent - self._held.keys():
+            self.status.findings.append(
+                f"{len(missing)} segments are in the object store only, and not in the replica: `filmroom object-store"
+                " fetch` makes files of them"
+            )
+        return sorted(absent)
 
     def _remove(self, destination: Destination, present: list[int]) -> None:
         """Removes segments that have been gone here for long enough. Call it when the destination has all others."""

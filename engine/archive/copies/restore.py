@@ -18,7 +18,7 @@ The restored archive has the id of the backed up one and a lineage of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -94,7 +94,7 @@ def restore(
         raise BackupError(f"manifest {manifest.file_name} is of another archive")
     report = RestoreReport(manifest.file_name, manifest.created.isoformat())
     layout = Layout(data, archive_id, lineage=layouts.new_lineage(), is_encrypted=bool(manifest.keys))
-    if _begin(layout, manifest, files):
+    if begin(layout, {"manifest": manifest.file_name, "archive_id": archive_id.hex()}, files):
         return report
     key_file.put(layout, manifest.keys, files)
     study_key_file.restore(source, layout, files)
@@ -103,7 +103,7 @@ def restore(
         report.destroyed_keys = _destroy(layout, destroyed_keys, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
     report.audit_bytes += copy_audit(source, data, files)
-    _bring_up(layout, files, report, progress)
+    bring_up(layout, files, report, progress)
     dump.restore(layout.data, manifest.accounts)
     layouts.describe(layout, files)
     files.unlink(str(data / layouts.RESTORING))
@@ -121,16 +121,18 @@ def _destroy(layout: Layout, path: Path, files: Files) -> int:
     return layout.study_keys.destroy_ids(key_ids) if layout.study_keys is not None else 0
 
 
-def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
-    """Claims the directory, or continues this same restore after a kill; True when nothing is left to do."""
+def begin(layout: Layout, content: Mapping[str, str], files: Files) -> bool:
+    """Claims the directory, or continues this same restore after a kill; True when nothing is left to do.
+
+    `content`: of the marker; names the restore. Raises BackupError.
+    """
     marker = str(layout.data / layouts.RESTORING)
-    content = {"manifest": manifest.file_name, "archive_id": layout.archive_id.hex()}
     if files.exists(marker):
         try:
             marker_fields = orjson.loads(read_whole(files, marker, MARKER_BYTES_MAX))
         except (OSError, ValueError) as error:
             raise BackupError(f"{marker} cannot be read: {error}") from error
-        if marker_fields != content:
+        if marker_fields != dict(content):
             raise BackupError(f"{layout.data} holds half of another restore: remove it first")
         if files.exists(str(layout.data / "archive.json")):
             files.unlink(marker)
@@ -142,7 +144,7 @@ def _begin(layout: Layout, manifest: Manifest, files: Files) -> bool:
         if not files.exists(str(layout.data)):
             files.make_directory(str(layout.data))
             files.sync_directory(str(layout.data.absolute().parent))
-        replace_file(files, marker, orjson.dumps(content))
+        replace_file(files, marker, orjson.dumps(dict(content)))
     layouts.make_folders(layout.data, files)
     return False
 
@@ -235,7 +237,7 @@ class _Copying:
         return [finding]
 
 
-def _bring_up(layout: Layout, files: Files, report: RestoreReport, progress: Progress | None) -> None:
+def bring_up(layout: Layout, files: Files, report: RestoreReport, progress: Progress | None) -> None:
     """Recovery, index and check, as after a crash."""
     keeper = Keeper(layout, files, progress)
     archive = Archive(Parts(layout, files, keeper.index, keeper))

@@ -31,6 +31,7 @@ from engine.errors import ArchiveInUse, CorruptRecord, StorageFull
 from engine.rate_limiter import RateLimiter
 from engine.storage.inspection import Fault, Inspection, Part, Step
 from engine.storage.segment import FIRST_RECORD
+from engine.storage.segment_bytes import Where
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -304,8 +305,11 @@ class Scrubber:
             state.segment_id, state.offset = segment_id, start_offset
             self._damage = SegmentDamage(self._archive, segment_id, start_offset=start_offset, clock_ns=self._clock_ns)
             try:
+                data = self._archive.parts.segments.open(segment_id)
+                if data.where is not Where.LOCAL:
+                    continue  # read when it was stored there, and in pages with checksums; each read costs money
                 self._inspection = Inspection(
-                    self._archive.parts.segments.open(segment_id),
+                    data,
                     segment_id,
                     start_offset=start_offset,
                     mark_bytes=mark.indexed_bytes,

@@ -1,9 +1,9 @@
-"""`filmroom object-store`: check the bucket that keeps a copy of the archive."""
+"""`filmroom object-store`: check the bucket that keeps a copy of the archive, publish to it, fetch from it."""
 
 from __future__ import annotations
 
 from engine.cli import exit_codes, object_store, options, output
-from engine.cli.options import Settings, with_settings
+from engine.cli.options import Settings, rate_option, with_settings
 from engine.cli.output import whole, wrapped
 
 CHECK_COLUMNS = (whole("check"), whole("result"), wrapped("text"))
@@ -11,7 +11,7 @@ CHECK_COLUMNS = (whole("check"), whole("result"), wrapped("text"))
 
 @options.group("object-store")
 def command() -> None:
-    """Check the bucket of [object_store], which keeps a copy of the archive."""
+    """Check the bucket of [object_store], which keeps a copy of the archive; publish to it, fetch from it."""
 
 
 @command.command("check")
@@ -28,3 +28,40 @@ def check(settings: Settings) -> int:
     return exit_codes.FAILED if has_failed else exit_codes.OK
 
 
+@command.command("status")
+@with_settings()
+def status(settings: Settings) -> int:
+    """Show what waits to go to the bucket, and what a running server says of it.
+
+    Exit code 1: the server says that somebody has to look.
+    """
+    state = object_store.status(settings.load())
+    server = state.pop("server") or {}
+    facts = {**state, **{f"server {name}": value for name, value in server.items() if name not in ("url", "enabled")}}
+    output.write_one({**state, "server": server}, facts, title="object store")
+    return exit_codes.FAILED if server.get("is_alarming") else exit_codes.OK
+
+
+@command.command("publish")
+@rate_option
+@with_settings()
+def publish(rate: int, settings: Settings) -> None:
+    """Bring all full segments into the bucket now, without a server. A server with [object_store] does it by itself."""
+    config = settings.load()
+    with output.progress_bar("bytes") as progress:
+        report = object_store.publish(config, rate, progress)
+    output.write_report(report)
+
+
+@command.command("fetch")
+@rate_option
+@with_settings()
+def fetch(rate: int, settings: Settings) -> None:
+    """Make files of the segments that are in the bucket only. The server may be running.
+
+    After an interruption, run it again.
+    """
+    config = settings.load()
+    with output.progress_bar("segments") as progress:
+        report = object_store.fetch(config, rate, progress)
+    output.write_report(report)

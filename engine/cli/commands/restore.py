@@ -1,4 +1,4 @@
-"""`filmroom restore`: restore an archive from a backup."""
+"""`filmroom restore`: restore an archive from a backup, or from its bucket."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
-from engine.cli import copies, exit_codes, options, output
+from engine.cli import copies, exit_codes, object_store, options, output
 from engine.cli.options import Settings, at_option, lineage_option, rate_option, with_settings
+from engine.config import Config
 
 
 @options.command("restore")
-@click.argument("source", metavar="BACKUP", type=click.Path(file_okay=False))
+@click.argument("source", metavar="[BACKUP]", required=False, type=click.Path(file_okay=False))
+@click.option("--from-bucket", "url", metavar="URL", help="Restore from an object store instead of a BACKUP.")
+@click.option("--archive", "archive_id", metavar="ID", help="The archive, if the bucket has several.")
 @at_option
 @lineage_option
 @click.option("--salvage", is_flag=True, help="Restore what is readable in a damaged backup.")
@@ -24,7 +27,9 @@ from engine.cli.options import Settings, at_option, lineage_option, rate_option,
 @rate_option
 @with_settings()
 def command(
-    source: str,
+    source: str | None,
+    url: str | None,
+    archive_id: str | None,
     at: datetime | None,
     lineage: str | None,
     salvage: bool,
@@ -40,8 +45,17 @@ def command(
 
     Studies that were shredded before the last run of `filmroom backup` into this folder stay unreadable. For those
     that were shredded since, name the archive's study.keys, or its data directory, with --destroyed-keys.
+
+    With --from-bucket (s3://BUCKET/FOLDER; endpoint and credentials as in [object_store]) the archive can be queried
+    and read at once: images are read from the bucket as they are needed, and `filmroom object-store fetch` brings all
+    of them. The bucket is only read.
     """
     config = settings.load()
+    if url is not None:
+        is_plain = not (source or at or lineage or salvage or destroyed_keys)
+        return _from_bucket(config, url, archive_id, is_plain=is_plain)
+    if source is None:
+        raise click.UsageError("name a BACKUP, or give --from-bucket URL")
     with output.progress_bar("bytes") as progress:
         report = copies.restore(
             Path(source),
@@ -53,6 +67,18 @@ def command(
             bytes_per_s=rate,
             progress=progress,
         )
+    findings = report["findings"]
+    output.write_report(report, findings=findings)
+    return exit_codes.FAILED if findings else exit_codes.OK
+
+
+def _from_bucket(config: Config, url: str, archive_id: str | None, *, is_plain: bool) -> int:
+    if not is_plain:
+        raise click.UsageError(
+            "--from-bucket restores the newest state: it takes no BACKUP, --at, --lineage, --salvage"
+        )
+    with output.progress_bar("segments") as progress:
+        report = object_store.restore(config, url, archive_id, progress)
     findings = report["findings"]
     output.write_report(report, findings=findings)
     return exit_codes.FAILED if findings else exit_codes.OK

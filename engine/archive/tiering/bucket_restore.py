@@ -1,0 +1,215 @@
+"""Restores an archive from its bucket: queries and first images before the bytes are here.
+
+    DATA/restore.json      written first, as by a restore from a backup: nobody takes DATA for an archive
+    keys.json, accounts    from k/
+    DATA/elsewhere/        the hints of all segments in the bucket, some at once
+    DATA/segments/         what only the tail has: segments made of their groups
+    index, check           from hints and these segments
+    DATA/archive.json      written last
+
+Bytes are read through (`remote_segments`) and may be fetched afterwards (`residence`). The archive has the id of the
+other one and a lineage of its own. The bucket is only read: a drill disturbs nobody. The first server that ships to the
+bucket from the new machine takes the chain over, and the old machine, if it lives, stops shipping.
+
+    killed     run it again: hints that are here stay
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from engine import log
+from engine.accounts import dump
+from engine.archive import layout as layouts
+from engine.archive.copies import key_file
+from engine.archive.copies.restore import Progress, RestoreReport, begin, bring_up
+from engine.archive.layout import Layout
+from engine.archive.tiering import connection
+from engine.archive.tiering.remote_segments import RemoteSegments
+from engine.archive.tiering.tail import assembled
+from engine.archive.unlocking import unlock
+from engine.errors import BackupError, ObjectMissing, ObjectWrong
+from engine.objects import bucket as buckets
+from engine.objects.bucket import Bucket, Group, SegmentName
+from engine.objects.settings import ObjectStore
+from engine.storage.files import Files
+from engine.storage.segment import segment_path
+
+logger = log.get("archive.bucket_restore")
+
+AT_ONCE = 8
+"""Hints and groups that are fetched at once: twice the rate of one, in a store in the house."""
+
+
+@dataclass(slots=True)
+class BucketRestoreReport:
+    """The result of a restore from a bucket."""
+
+    archive_id: str = ""
+    segments: int = 0
+    """Segments that are in the bucket only."""
+    segment_bytes: int = 0
+    tail_segments: int = 0
+    """Segments that were made of groups."""
+    tail_bytes: int = 0
+    instances: int = 0
+    findings: list[str] = field(default_factory=list)
+
+
+def restore(
+    settings: ObjectStore,
+    data: Path,
+    *,
+    archive_id: bytes | None = None,
+    files: Files | None = None,
+    progress: Progress | None = None,
+) -> BucketRestoreReport:
+    """Makes an archive in `data`, which must be missing, empty, or hold a part of this same restore.
+
+    `archive_id`: which one, where the bucket has several. Raises BackupError, StoreUnreachable, ObjectWrong,
+    KeyStoreError, AccountsError, StorageFull or StorageFailed.
+    """
+    files = files or Files()
+    archive_id = _chosen(settings, archive_id)
+    bucket = connection.bucket_of(archive_id, settings)
+    bucket.read_description()
+    keys, accounts = bucket.read_keys()
+    remote = RemoteSegments(data, archive_id, files)
+    layout = Layout(data, archive_id, lineage=layouts.new_lineage(), is_encrypted=bool(keys), elsewhere=remote)
+    report = BucketRestoreReport(archive_id.hex())
+    if begin(layout, {"bucket": settings.url, "archive_id": archive_id.hex()}, files):
+        return report
+    key_file.put(layout, keys, files)
+    layout = unlock(layout, files)
+    connection.remember(data, settings, files)
+    names = _Hints(bucket, remote, report, progress).take()
+    _write_tail(layout, files, _groups(bucket, layout.slot), names, report)
+    brought_up = RestoreReport()
+    bring_up(layout, files, brought_up, progress)
+    report.instances = brought_up.instances
+    report.findings += brought_up.findings
+    dump.restore(layout.data, accounts)
+    layouts.describe(layout, files)
+    files.unlink(str(data / layouts.RESTORING))
+    files.sync_directory(str(data))
+    return report
+
+
+def _chosen(settings: ObjectStore, archive_id: bytes | None) -> bytes:
+    if archive_id is not None:
+        return archive_id
+    found = buckets.archives(connection.objects_of(settings))
+    if not found:
+        raise BackupError(f"{settings.url} holds no archive")
+    if len(found) > 1:
+        raise BackupError(f"{settings.url} holds several archives, name one: {', '.join(map(bytes.hex, found))}")
+    return found[0]
+
+
+class _Hints:
+    """Brings the hints of all segments into DATA/elsewhere."""
+
+    def __init__(
+        self, bucket: Bucket, remote: RemoteSegments, report: BucketRestoreReport, progress: Progress | None
+    ) -> None:
+        self._bucket = bucket
+        self._remote = remote
+        self._report = report
+        self._progress = progress
+
+    def take(self) -> set[SegmentName]:
+        """Returns the segments that are whole in the bucket."""
+        self._sizes = self._bucket.segment_sizes()
+        manifest = {published.name for published in self._bucket.read_manifest()}
+        candidates = sorted({*self._bucket.hint_names(), *manifest})
+        present = set(self._remote.names())
+        found: set[SegmentName] = set()
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="hints") as pool:
+            takings = pool.map(
+                lambda name: self._take(name, is_here=name in present), self._newest(candidates, manifest)
+            )
+            for count, taken in enumerate(takings, 1):
+                if isinstance(taken, str):
+                    self._report.findings.append(taken)
+                else:
+                    found.add(taken[0])
+                    self._report.segment_bytes += taken[1]
+                if self._progress is not None:
+                    self._progress("segments", count, len(candidates))
+        self._remote.sync_names()
+        self._report.segments = len(found)
+        return found
+
+    def _newest(self, names: Iterable[SegmentName], manifest: Collection[SegmentName]) -> list[SegmentName]:
+        """One segment of each number: two histories of an archive may have used one number."""
+        by_id: dict[int, SegmentName] = {}
+        for name in names:
+            other = by_id.get(name.segment_id)
+            if other is None or (name in manifest and other not in manifest):
+                by_id[name.segment_id] = name
+        return list(by_id.values())
+
+    def _take(self, name: SegmentName, *, is_here: bool) -> tuple[SegmentName, int] | str:
+        """The segment and its bytes; or what is wrong."""
+        size = self._sizes.get(name)
+        try:
+            if size is None:  # a list may be late
+                size = self._bucket.objects.head(self._bucket.segment_key(name)).size
+            if is_here:
+                return name, size
+            hint = self._bucket.hint(name)
+        except ObjectMissing:
+            return f"segment {name} is in a manifest or has a hint, and is not whole in the bucket"
+        except ObjectWrong as error:
+            return str(error)
+        if hint.segment_bytes != size:
+            return f"segment {name} has {size} bytes in the bucket, and {hint.segment_bytes} by its hint"
+        self._remote.add(name, hint.encode())
+        return name, size
+
+
+def _groups(bucket: Bucket, slot: int) -> list[Group]:
+    """All groups."""
+    places = bucket.places(slot)
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="groups") as pool:
+        return list(pool.map(bucket.group, places))
+
+
+def _write_tail(
+    layout: Layout,
+    files: Files,
+    groups: Collection[Group],
+    published: Collection[SegmentName],
+    report: BucketRestoreReport,
+) -> None:
+    """Makes the segments of which the bucket has groups only."""
+    ids = {name.segment_id for name in published}
+    for name, own in assembled(groups, published).items():
+        if name.segment_id in ids:
+            continue  # an older history's, or one that was lost locally and is whole in the bucket
+        path = segment_path(layout.segments, name.segment_id)
+        fd = _anew(files, f"{path}.part")
+        end = 0
+        try:
+            for group in own:
+                if group.start > end:
+                    report.findings.append(f"segment {name} ends at {end} in the bucket: groups after it are missing")
+                    break
+                if group.end > end:
+                    files.pwritev(fd, [group.data[end - group.start :]], end)
+                    end = group.end
+            files.fdatasync(fd)
+        finally:
+            files.close(fd)
+        files.rename(f"{path}.part", path)
+        report.tail_segments += 1
+        report.tail_bytes += end
+    files.sync_directory(layout.segments)
+
+
+def _anew(files: Files, path: str) -> int:
+    files.unlink(path)
+    return files.create(path)

@@ -1,0 +1,309 @@
+"""Shipping: keeps the bucket up to date while the archive is served; two threads of the caretaker.
+
+    tail        every tail_interval_s: keys and accounts, then new records (`tail`)
+    segments    sealed segments, the oldest first (`publisher`); then the manifest, and what a compaction has removed
+
+    state       starting ─► up to date ⇄ behind;  either ⇄ away (the store does not answer: tried again, ever slower)
+                refused (a person has to help; tried again);  fenced, final: another machine continues this archive
+
+Nothing waits for it: it reads the log, and a store that is away costs a growing backlog. The state is in memory for the
+statistics, and in DATA/object-store-status.json, once in STATUS_EVERY_S, for `doctor` and for whoever asks without a
+server.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from engine import guards, log
+from engine.archive.archive import Archive
+from engine.archive.lifecycle import losses
+from engine.archive.stats_history import COLUMNS, HOUR_S, MINUTE_S, StatsHistory
+from engine.archive.tiering import connection
+from engine.archive.tiering.publisher import Publisher, Sealed
+from engine.archive.tiering.tail import Tail
+from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable
+from engine.objects.bucket import Bucket, SegmentName
+from engine.objects.schedule import Schedule
+from engine.objects.settings import ObjectStore
+from engine.rate_limiter import RateLimiter
+from engine.storage.files import replace_file
+
+logger = log.get("archive.shipping")
+
+STATUS_FILE = "object-store-status.json"
+STATUS_EVERY_S = 5.0
+PAUSE_S = (1.0, 60.0)
+"""The pause after a failure: at first, and at most."""
+LOOK_S = 2.0
+"""The pause between two looks for sealed segments."""
+GROWTH_HOURS_MIN = 24
+ALERT_S = 900.0
+"""An outage of a quarter of an hour is an alarm: a short one is nobody's work."""
+
+UP_TO_DATE, BEHIND, AWAY, REFUSED, FENCED = "up to date", "behind", "away", "refused", "fenced"
+
+
+class _Stopped(EngineError):
+    """The process ends in the middle of an upload."""
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What both threads know; each writes its own fields."""
+
+    state: str = "starting"
+    error: str = ""
+    away_since_s: float = 0.0
+    """Unix time; 0: the store answers."""
+    tail_lag_bytes: int = 0
+    tail_shipped_s: float = 0.0
+    """Unix time up to which all records are in the bucket; 0: not known."""
+    backlog_segments: int = 0
+    backlog_bytes: int = 0
+    oldest_s: float = 0.0
+    """Unix time of the oldest sealed segment that is not in the bucket; 0: none."""
+    published: int = 0
+    published_bytes: int = 0
+    uploaded_bytes: int = 0
+    removed: int = 0
+
+
+class Shipping:
+    """The threads; `start`, then `stop`."""
+
+    def __init__(self, archive: Archive, settings: ObjectStore, stopping: threading.Event) -> None:
+        """Makes no request. Raises ConfigError, StorageError."""
+        self._parts = parts = archive.parts
+        self._settings = settings
+        self._stopping = stopping
+        self._url = settings.url
+        self._bucket: Bucket = connection.bucket_of(parts.layout.archive_id, settings)
+        connection.remember(parts.layout.data, settings, parts.files)
+        self._publisher = Publisher(parts.layout, parts.files, self._bucket, settings)
+        self._publishing = threading.Lock()
+        """Around the publisher's notes and the bucket's manifests."""
+        self._using_index = threading.Lock()
+        self._is_released = False
+        self._tail: Tail | None = None
+        self._facts = _Facts()
+        self._errors: dict[str, str] = {}
+        self._is_fenced = False
+        self._limiter = RateLimiter(0)
+        self._rate = 0
+        self._status_s = 0.0
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Begins to ship."""
+        if self._settings.tail:
+            self._threads.append(guards.start("object-tail", lambda: self._run("tail", self._ship_tail)))
+        self._threads.append(guards.start("object-segments", lambda: self._run("segments", self._ship_segments)))
+
+    def join(self) -> None:
+        """Waits for the threads, after `stopping` has been set."""
+        for thread in self._threads:
+            thread.join()
+        self._publisher.close()
+
+    def release(self) -> None:
+        """Returns when the threads use the index no more. They end by themselves when their request is answered."""
+        with self._using_index:
+            self._is_released = True
+
+    def configure(self, settings: ObjectStore) -> None:
+        """Applies rates and times from the next step on; the address needs a restart."""
+        self._settings = settings
+
+    # -- the threads ----------------------------------------------------------------------------
+
+    def _run(self, name: str, step: Callable[[], float]) -> None:
+        pause_s = PAUSE_S[0]
+        while not self._stopping.is_set() and not self._is_fenced:
+            try:
+                wait_s = step()
+                pause_s = PAUSE_S[0]
+                self._succeeded(name)
+            except _Stopped:
+                return
+            except Fenced as error:
+                self._is_fenced = True
+                self._facts.state, self._facts.error = FENCED, str(error)
+                logger.error("this archive ships no more to the object store", reason=str(error))
+                self._tell(at_once=True)
+                return
+            except (EngineError, OSError) as error:
+                self._failed(name, error)
+                wait_s = pause_s
+                pause_s = min(2 * pause_s, PAUSE_S[1])
+            self._tell()
+            self._stopping.wait(wait_s)
+
+    def _succeeded(self, name: str) -> None:
+        if self._errors.pop(name, None) is not None:
+            logger.info("the object store answers again", work=name)
+        if not self._errors and not self._is_fenced:
+            facts = self._facts
+            facts.away_since_s, facts.error = 0.0, ""
+            facts.state = BEHIND if facts.backlog_segments or facts.tail_lag_bytes else UP_TO_DATE
+
+    def _failed(self, name: str, error: Exception) -> None:
+        if name not in self._errors:
+            logger.warning("the object store cannot be brought up to date", work=name, error=str(error))
+        self._errors[name] = str(error)
+        facts = self._facts
+        facts.error = str(error)
+        if isinstance(error, StoreUnreachable):
+            facts.state = REFUSED if isinstance(error, StoreRefused) else AWAY
+            facts.away_since_s = facts.away_since_s or time.time()
+        else:
+            facts.state = BEHIND
+
+    def _ship_tail(self) -> float:
+        began_s = time.time()
+        tail = self._tail
+        if tail is None:
+            tail = Tail(
+                self._parts.layout,
+                self._parts.files,
+                self._bucket,
+                self._url,
+                group_bytes=self._settings.group_bytes,
+            )
+            self._bucket.found(datetime.now(UTC))
+            tail.open()
+            self._tail = tail
+        with self._publishing:
+            self._publisher.write_keys()
+        try:
+            self._facts.uploaded_bytes += tail.step(self._publisher.published.keys())
+            self._facts.tail_shipped_s = began_s
+        finally:
+            self._facts.tail_lag_bytes = tail.lag_bytes
+        return max(0.0, self._settings.tail_interval_s - (time.time() - began_s))
+
+    def _ship_segments(self) -> float:
+        publisher = self._publisher
+        backlog = publisher.backlog()
+        self._note_backlog(backlog)
+        if not backlog:
+            self._keep_in_order()
+            return LOOK_S
+        self._bucket.found(datetime.now(UTC))
+        with self._publishing:
+            publisher.write_keys()
+        published = publisher.publish(backlog[0].name, self._spent)
+        if published is not None:
+            self._facts.published += 1
+            self._facts.published_bytes += published.bytes
+        self._note_backlog(publisher.backlog())
+        return 0.0
+
+    def _keep_in_order(self) -> None:
+        parts = self._parts
+        with self._using_index:
+            if self._is_released:
+                raise _Stopped
+            missing = {loss.segment_id for loss in losses.outstanding(parts.layout, parts.files, parts.index)}
+            marks = parts.index.segment_marks()
+
+        def is_needed(segment_id: int) -> bool:
+            mark = marks.get(segment_id)
+            return segment_id in missing or (mark is not None and mark.live_count > 0)
+
+        with self._publishing:
+            self._publisher.write_manifest([self._tail.next] if self._tail is not None else [])
+            self._facts.removed += self._publisher.remove_gone(is_needed, self._elsewhere())
+
+    def _elsewhere(self) -> set[SegmentName]:
+        return set()
+
+    def _spent(self, count: int) -> None:
+        """Called before bytes of a segment leave: keeps to the schedule."""
+        if self._stopping.is_set():
+            raise _Stopped
+        settings = self._settings
+        rate = Schedule(settings.upload_bytes_per_s, settings.upload_schedule).bytes_per_s(datetime.now())
+        if rate != self._rate:
+            self._rate, self._limiter = rate, RateLimiter(rate, wait=self._stopping.wait)
+        self._limiter.spent(count)
+        self._facts.uploaded_bytes += count
+
+    def _note_backlog(self, backlog: list[Sealed]) -> None:
+        facts = self._facts
+        facts.backlog_segments = len(backlog)
+        facts.backlog_bytes = sum(item.bytes for item in backlog)
+        facts.oldest_s = min((item.sealed_s for item in backlog), default=0.0)
+
+    # -- what is said of it ---------------------------------------------------------------------
+
+    def stats(self) -> dict[str, object]:
+        """The state, the backlog and how long it may grow."""
+        facts, now_s = self._facts, time.time()
+        return {
+            "enabled": True,
+            "url": self._url,
+            "state": facts.state,
+            "error": facts.error,
+            "away_s": round(now_s - facts.away_since_s, 1) if facts.away_since_s else 0.0,
+            "is_alarming": self._is_alarming(now_s),
+            "tail_lag_bytes": facts.tail_lag_bytes,
+            "tail_age_s": round(now_s - facts.tail_shipped_s, 1) if facts.tail_shipped_s else None,
+            "backlog_segments": facts.backlog_segments,
+            "backlog_bytes": facts.backlog_bytes,
+            "backlog_age_s": round(now_s - facts.oldest_s, 1) if facts.oldest_s else 0.0,
+            "disk_days_left": self._disk_days_left(),
+            "published_segments": len(self._publisher.published),
+            "published_bytes_since_start": facts.published_bytes,
+            "uploaded_bytes_since_start": facts.uploaded_bytes,
+            "segments_removed_since_start": facts.removed,
+        }
+
+    def _disk_days_left(self) -> float | None:
+        """Days in which what arrives fills the disk, as in the last days; None: not known, or nothing arrives."""
+        parts = self._parts
+        history = StatsHistory(parts.layout, parts.files)
+        rows = history.rows(HOUR_S)
+        rows = rows if len(rows) >= GROWTH_HOURS_MIN else history.rows(MINUTE_S)
+        column = COLUMNS.index("archive_bytes")
+        points = [(time_s, row[column]) for time_s, row in rows if row[column] > 0]
+        if len(points) < 2 or points[-1][1] <= points[0][1]:
+            return None
+        bytes_per_s = (points[-1][1] - points[0][1]) / (points[-1][0] - points[0][0])
+        free_bytes = parts.files.free_bytes(str(parts.layout.data))
+        return round(free_bytes / bytes_per_s / 86_400, 1)
+
+    def _is_alarming(self, now_s: float) -> bool:
+        facts = self._facts
+        is_long_away = facts.away_since_s > 0 and now_s - facts.away_since_s > ALERT_S
+        return facts.state in (FENCED, REFUSED) or is_long_away
+
+    def _tell(self, *, at_once: bool = False) -> None:
+        now_s = time.monotonic()
+        if not at_once and now_s - self._status_s < STATUS_EVERY_S:
+            return
+        self._status_s = now_s
+        status = {**self.stats(), "updated": datetime.now(UTC).isoformat(timespec="seconds"), "pid": os.getpid()}
+        try:
+            path = str(self._parts.layout.data / STATUS_FILE)
+            replace_file(self._parts.files, path, orjson.dumps(status), is_durable=False)
+        except StorageError as error:
+            logger.warning("the state of the object store cannot be kept", error=str(error))
+
+
+def read_status(data: os.PathLike[str]) -> dict[str, Any] | None:
+    """The last state that a server noted; None: none ever did, or it cannot be read."""
+    try:
+        with open(os.path.join(data, STATUS_FILE), "rb") as file:
+            content = orjson.loads(file.read(1 << 16))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
