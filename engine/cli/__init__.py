@@ -35,6 +35,7 @@ COMMANDS = {
     "conflicts": "List studies whose instances disagree.",
     "worklist": "Show and change the modality worklist; say why one is empty.",
     "retention": "Delete old studies by the configured rules.",
+    "tier": "Free disk space of studies that the bucket has.",
     "compact": "Free the space of deleted instances.",
     "audit": "Search, follow, export and verify the audit log.",
     "hl7": "Explain and send HL7 messages; search the journal, replay.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from engine.errors import ConfigError
 if TYPE_CHECKING:
     from engine.archive.layout import Layout
     from engine.cli.output import Progress
-    from engine.objects.settings import ObjectStore
+    from engine.objects.settings import ObjectStore, Tier
 
 
 def check(config: Config) -> tuple[list[dict[str, Any]], bool]:
@@ -61,6 +62,40 @@ def restore(config: Config, url: str, archive_id: str | None, progress: Progress
     except (msgspec.ValidationError, ValueError) as error:
         raise ConfigError(f"--from-bucket {url}: {error}") from error
     return asdict(bucket_restore.restore(settings, config.data, archive_id=chosen, progress=progress))
+
+
+def tier_plan(config: Config) -> dict[str, Any]:
+    """What the rules mean now. Raises ConfigError, ArchiveInUse, StorageError."""
+    from engine.archive.archive import Archive
+    from engine.archive.tiering import by_hand
+
+    with Archive.open(config.data) as archive:
+        plan = by_hand.tier_plan(archive, config.object_store, _rules(config))
+    return {
+        "studies": plan.studies,
+        "study_bytes": plan.study_bytes,
+        "segments": len(plan.segments),
+        "segment_bytes": plan.bytes,
+        "unpublished_segments": plan.unpublished_segments,
+        "read_back_usd": plan.read_back_usd,
+        "leaving": [{"segment": str(item.name), "bytes": item.bytes, "share": item.share} for item in plan.segments],
+    }
+
+
+def tier_apply(config: Config, progress: Progress) -> dict[str, Any]:
+    """Evicts what the rules name. Raises ConfigError, StoreUnreachable, ObjectWrong, StorageError."""
+    from engine.archive.archive import Archive
+    from engine.archive.tiering import by_hand
+
+    with Archive.open(config.data) as archive:
+        segments, freed = by_hand.tier_apply(archive, config.object_store, _rules(config), progress)
+    return {"segments": segments, "bytes": freed}
+
+
+def _rules(config: Config) -> Sequence[Tier]:
+    if not config.tiers:
+        raise ConfigError("there is no rule: write a [[tier]]")
+    return config.tiers
 
 
 def _layout(config: Config) -> Layout:

@@ -39,7 +39,7 @@ from engine.doctor.settings import Target
 from engine.hl7.settings import Hl7, Hl7Listener, Hl7Source
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
-from engine.objects.settings import ObjectStore
+from engine.objects.settings import ObjectStore, Tier
 from engine.orders.settings import Station, Worklist
 from engine.runtime.settings import Limits
 from engine.services.settings import Coercion, Queries, Tls
@@ -133,6 +133,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     """Providers that vouch for users; written [[oidc]]."""
     retention: tuple[Retention, ...] = ()
     """Rules by which old studies are deleted, in the order in which they are applied; written [[retention]]."""
+    tiers: tuple[Tier, ...] = msgspec.field(default=(), name="tier")
+    """Rules for studies whose bytes are in the bucket only; written [[tier]]."""
     attributes: Annotated[tuple[Attribute, ...] | None, FIXED] = msgspec.field(default=None, name="attribute")
     """Extra attributes for the index; written [[attribute]]. None: no configuration file was given; keep the archive's
     current set."""
@@ -246,6 +248,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
                 (f"retention.{rule.name}.{name}", getattr(rule, name))
                 for name in rule.__struct_fields__
                 if name != "name"
+            ]
+        for tier in self.tiers:
+            rows += [
+                (f"tier.{tier.name}.{name}", getattr(tier, name)) for name in tier.__struct_fields__ if name != "name"
             ]
         for provider in self.oidc:
             rows += [

@@ -81,6 +81,25 @@ class ObjectStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The most bytes on this machine of segments that are in the bucket only. Two weeks of work of a small hospital's
     readers."""
 
+    egress_usd_per_gib: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    """What the provider asks for a GiB that is read from outside of its cloud, for `filmroom tier plan`; 0: a store of
+    your own. Large clouds ask some 0.09 dollars."""
+
     remove_after_hours: Annotated[float, Meta(ge=0, le=87_600)] = 24.0
     """Hours for which the bucket keeps a segment that compaction has removed here. A day: a restore from the bucket
     never meets a segment whose successor it has not seen."""
+
+
+class Tier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule for studies whose bytes need not be on this machine: the bucket has them, and they are read from there.
+
+    `filmroom tier plan` shows what would go, `filmroom tier apply` does it. Nothing is deleted."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64)]
+    """Shown by `filmroom tier`."""
+
+    older_than_days: Annotated[float, Meta(ge=0, le=365_000)]
+    """Days since the last instance of the study arrived here."""
+
+    modalities: tuple[str, ...] = ()
+    """Only studies whose series all have one of these modalities (0008,0060); empty: any."""

@@ -63,6 +63,20 @@ def test_an_archive_goes_to_its_bucket_and_comes_back_on_another_machine(
     assert run(capsys, "check", "--payloads", "--data", "new")[0] == exit_codes.OK
 
 
+def test_the_tiers_are_planned_and_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str], filled: None) -> None:
+    with S3() as s3:
+        configured(tmp_path, s3)
+        assert run(capsys, "tier", "plan")[0] == exit_codes.CONFIGURATION
+        with (tmp_path / "filmroom.toml").open("a") as file:
+            file.write('[[tier]]\nname = "all"\nolder_than_days = 0\n')
+        assert run(capsys, "import", "files", "--data", "filmroom-data")[0] == exit_codes.OK
+        assert run(capsys, "object-store", "publish")[0] == exit_codes.OK
+        code, out, _ = run(capsys, "tier", "plan", "--json")
+        # The newest segment, which is the only one with instances, stays.
+        assert (code, json.loads(out)["studies"], json.loads(out)["segments"]) == (exit_codes.FAILED, {"all": 3}, 0)
+        assert json.loads(run(capsys, "tier", "apply", "--json")[1])["segments"] == 0
+
+
 def test_a_restore_wants_a_backup_or_a_bucket(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(capsys, "restore", "--data", "new")[0] == exit_codes.USAGE
     assert run(capsys, "restore", "safe", "--from-bucket", "s3://a/b", "--data", "new")[0] == exit_codes.USAGE

@@ -28,6 +28,7 @@ from engine.archive.copies import key_file
 from engine.archive.copies.restore import Progress, RestoreReport, begin, bring_up
 from engine.archive.layout import Layout
 from engine.archive.tiering import connection
+from engine.archive.tiering.publisher import note_published
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.tail import assembled
 from engine.archive.unlocking import unlock
@@ -86,6 +87,7 @@ def restore(
     layout = unlock(layout, files)
     connection.remember(data, settings, files)
     names = _Hints(bucket, remote, report, progress).take()
+    note_published(layout, files, settings, [remote.published(name) for name in sorted(names)])
     _write_tail(layout, files, _groups(bucket, layout.slot), names, report)
     brought_up = RestoreReport()
     bring_up(layout, files, brought_up, progress)

@@ -1,18 +1,21 @@
-"""What a person does with the bucket: look what waits, publish, fetch. A server ships by itself (`shipping`)."""
+"""What a person does with the bucket: look what waits, publish, fetch, evict. A server ships by itself (`shipping`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from engine.archive.archive import Archive
 from engine.archive.layout import Layout
-from engine.archive.tiering import connection
+from engine.archive.tiering import connection, tiers
 from engine.archive.tiering.publisher import Publisher, waiting
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.residence import Residence
 from engine.archive.tiering.shipping import read_status
-from engine.objects.settings import ObjectStore
+from engine.archive.tiering.tiers import TierPlan
+from engine.objects.settings import ObjectStore, Tier
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 
@@ -74,3 +77,15 @@ def fetch(layout: Layout, bytes_per_s: int, progress: Progress) -> dict[str, Any
         fetched_bytes += residence.fetch(name, limiter.spent)
         progress("segments", number, len(names))
     return {"segments": len(names), "bytes": fetched_bytes}
+
+
+def tier_plan(archive: Archive, configured: ObjectStore, rules: Sequence[Tier]) -> TierPlan:
+    """What the rules mean now. Raises IndexError_, StorageError."""
+    return tiers.plan(archive, settings_of(archive.parts.layout, configured), rules, time.time_ns())
+
+
+def tier_apply(archive: Archive, configured: ObjectStore, rules: Sequence[Tier], progress: Progress) -> tuple[int, int]:
+    """Evicts what the rules name; returns segments and bytes. Raises as `tiers.apply`."""
+    settings = settings_of(archive.parts.layout, configured)
+    leaving = tiers.plan(archive, settings, rules, time.time_ns()).segments
+    return tiers.apply(archive, settings, leaving, lambda count: progress("segments", count, len(leaving)))

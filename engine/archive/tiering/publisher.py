@@ -101,6 +101,11 @@ class SealedSegments:
 
 def waiting(layout: Layout, files: Files, settings: ObjectStore) -> list[Sealed]:
     """The backlog of an archive that another process may be publishing; writes nothing. Raises StorageError."""
+    return SealedSegments(layout, files).without(published_of(layout, files, settings))
+
+
+def published_of(layout: Layout, files: Files, settings: ObjectStore) -> dict[SegmentName, Published]:
+    """The segments that the bucket has, by DATA/published. Raises StorageError."""
     path = str(layout.data / FILE)
     try:
         notes = read_notes(path, files)[0]
@@ -108,7 +113,17 @@ def waiting(layout: Layout, files: Files, settings: ObjectStore) -> list[Sealed]
         notes = []
     except OSError as error:
         raise StorageError(f"{path} cannot be read: {error.strerror}") from error
-    return SealedSegments(layout, files).without(published_in(notes, settings.url))
+    return published_in(notes, settings.url)
+
+
+def note_published(layout: Layout, files: Files, settings: ObjectStore, published: Sequence[Published]) -> None:
+    """Begins DATA/published with segments that the bucket has. Raises StorageFull or StorageFailed."""
+    journal = Journal(str(layout.data / FILE), files)
+    try:
+        notes = [["published", *item.name, item.bytes, item.crc] for item in published]
+        journal.replace([[_BUCKET, settings.url], *notes])
+    finally:
+        journal.close()
 
 
 def published_in(notes: Sequence[Sequence[object]], url: str) -> dict[SegmentName, Published]:

@@ -36,7 +36,7 @@ from engine.errors import (
     StorageFull,
     StoreUnreachable,
 )
-from engine.objects.bucket import PAGE_BYTES, Bucket, PageTable, SegmentName, read_page_table
+from engine.objects.bucket import PAGE_BYTES, Bucket, PageTable, Published, SegmentName, read_page_table
 from engine.objects.pages import PageCache
 from engine.objects.settings import ObjectStore
 from engine.storage import hints
@@ -106,6 +106,11 @@ class RemoteSegments:
             self._files.make_directory(self._folder)
             self._files.sync_directory(str(self._data))
         replace_file(self._files, self._path(name), hint)
+
+    def published(self, name: SegmentName) -> Published:
+        """A segment as a manifest has it. Raises SegmentGone, CorruptRecord."""
+        data = self._open(name, 0)
+        return Published(name, data.size(), data.segment_crc)
 
     def discard(self, name: SegmentName) -> None:
         """Forgets a segment that is a file again, or is in no bucket any more."""

@@ -29,6 +29,7 @@ from engine.archive.lifecycle import losses
 from engine.archive.stats_history import COLUMNS, HOUR_S, MINUTE_S, StatsHistory
 from engine.archive.tiering import connection
 from engine.archive.tiering.publisher import Publisher, Sealed
+from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.tail import Tail
 from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable
 from engine.objects.bucket import Bucket, SegmentName
@@ -128,6 +129,7 @@ class Shipping:
     def _run(self, name: str, step: Callable[[], float]) -> None:
         pause_s = PAUSE_S[0]
         while not self._stopping.is_set() and not self._is_fenced:
+            before = self._facts.state
             try:
                 wait_s = step()
                 pause_s = PAUSE_S[0]
@@ -144,7 +146,7 @@ class Shipping:
                 self._failed(name, error)
                 wait_s = pause_s
                 pause_s = min(2 * pause_s, PAUSE_S[1])
-            self._tell()
+            self._tell(at_once=self._facts.state != before)
             self._stopping.wait(wait_s)
 
     def _succeeded(self, name: str) -> None:
@@ -224,7 +226,8 @@ class Shipping:
             self._facts.removed += self._publisher.remove_gone(is_needed, self._elsewhere())
 
     def _elsewhere(self) -> set[SegmentName]:
-        return set()
+        layout = self._parts.layout
+        return set(RemoteSegments(layout.data, layout.archive_id, self._parts.files).names())
 
     def _spent(self, count: int) -> None:
         """Called before bytes of a segment leave: keeps to the schedule."""
