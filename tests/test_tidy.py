@@ -26,6 +26,7 @@ LEAVES = {"errors", "config", "metrics", "log", "guards", "sizes", "interpreter"
     "delivery",
     "sole_worker",
     "kept_log",
+    "time_prefix",
     "tls",
 }
 
@@ -34,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": set(),
     "log": set(),
     "kept_log": set(),
+    "time_prefix": set(),
     "guards": {"log"},
     "sizes": set(),
     "setting": set(),

@@ -27,6 +27,7 @@ from engine.doctor.finding import Finding, Verdict
 from engine.index.format.types import Level, Query
 from engine.storage.files import Files
 from engine.storage.record import crc32c
+from engine.web.settings import Http
 from tests import samples
 from tests.peer import (
     C_ECHO_RQ,
@@ -51,6 +52,7 @@ def config_of(data: Path, **more: object) -> Config:
         "data": data,
         "host": "127.0.0.1",
         "dicom_port": 0,
+        "http": Http(port=0),
         "workers": 1,
         "limits": Limits(disk_reserve_bytes=0),
         "storage": Storage(segment_bytes=4 << 20),
@@ -176,11 +178,15 @@ def test_a_nearly_full_disk_is_reported_in_fitting_units(data: Path, monkeypatch
 
 def test_a_port_in_use_is_a_fault_and_a_free_one_is_not(data: Path) -> None:
     with socket.socket() as sock:
+        # Nobody else gets the port while it is bound here, and ours can be bound until somebody listens.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", 0))
+        config = config_of(data, dicom_port=sock.getsockname()[1], http=Http(port=sock.getsockname()[1]))
+        found = examine(config)
+        assert (found["port"][0].verdict, found["HTTP port"][0].verdict) == (Verdict.GOOD, Verdict.GOOD)
         sock.listen()
-        port = sock.getsockname()[1]
-        assert examine(config_of(data, dicom_port=port))["port"][0].verdict is Verdict.FAULT
-    assert examine(config_of(data, dicom_port=port))["port"][0].verdict is Verdict.GOOD
+        found = examine(config)
+        assert (found["port"][0].verdict, found["HTTP port"][0].verdict) == (Verdict.FAULT, Verdict.FAULT)
 
 
 def test_too_few_open_files_are_a_warning(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from engine.accounts import sessions
 from engine.archive.feed.writer import FeedWriter
 from engine.web import change_stream, changes
 from tests.actors import actor
@@ -19,6 +20,7 @@ from tests.archive.feed.followed import writer_of
 from tests.archive.filled import payload_of, store, uid
 from tests.system.server import wait_for
 from tests.web.hosting import Hosting, host
+from tests.web.logged_in import Browser, add_user
 
 EVENTS = {"Accept": "text/event-stream"}
 
@@ -210,6 +212,29 @@ def test_a_stream_ends_when_the_server_stops(tmp_path: Path) -> None:
             hosting.on_loop(hosting.front.start_draining)
             assert events.rest() == []
             assert any(b"reconnect" in comment for comment in events.comments)
+
+    serve(tmp_path, script)
+
+
+def test_a_stream_ends_with_its_session_and_sends_nothing_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def script(hosting: Hosting, writer: FeedWriter) -> None:
+        add_user(hosting, "full", "full")
+        database = hosting.engine.accounts.database
+        browser = Browser(hosting)
+        for is_idle in (False, True):
+            # The first one ends at the next event, the second one without any.
+            monkeypatch.setattr(changes, "ALIVE_S", 0.05 if is_idle else 600.0)
+            browser.log_in("full")
+            fill(hosting, 1)
+            with stream(hosting, Cookie=browser.cookie, Connection="close") as events:
+                events.messages(1)
+                sessions.revoke_all(database, "full")
+                if not is_idle:
+                    fill(hosting, 2)  # it is not for this client
+                assert not {fields["sequence"] for _, fields in events.rest()} - {2 * is_idle}
+            with stream(hosting, Cookie=browser.cookie, Connection="close") as events:
+                assert events.status == 401
+        browser.close()
 
     serve(tmp_path, script)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from engine.audit.verify_process import facts_of
 from engine.cli import audit, exit_codes, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole, wrapped
+from engine.time_prefix import time_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,14 +31,13 @@ COLUMNS = (
     wrapped("detail"),
 )
 
-_TIME = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d{1,6})?)?)?Z?)?)?)?", re.ASCII)
-
 
 def _time(context: click.Context, parameter: click.Parameter, value: str) -> str:
     """The beginning of a time in UTC, as records have it."""
-    if value and not _TIME.fullmatch(value):
-        raise click.BadParameter(f"{value!r} is no time: write 2026-01-05, or 2026-01-05T14:03 (UTC)")
-    return value.removesuffix("Z")
+    try:
+        return time_prefix(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{value!r} {error}") from None
 
 
 _since_option = click.option(

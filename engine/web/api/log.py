@@ -9,13 +9,13 @@ The newest event comes first. `older` is the cursor for the events before; `newe
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from engine import kept_log
 from engine.access import Action
 from engine.errors import RequestError
+from engine.time_prefix import time_prefix
 from engine.web.api import reach
 from engine.web.api.json_bodies import ROWS_MAX, answer, check_parameters, number_of
 from engine.web.route import Parameter
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 TEXT_MAX: Final = 200
-_TIME: Final = re.compile(r"\d{4}(-\d\d(-\d\d(T\d\d(:\d\d(:\d\d(\.\d+)?Z?)?)?)?)?)?")
 
 PARAMETERS: Final = (
     Parameter("level", "The least severe level", options=kept_log.LEVELS),
@@ -86,7 +85,7 @@ def _text(request: Request, name: str) -> str:
 
 def time_of(request: Request, name: str) -> str:
     """A time, or the beginning of one. Raises RequestError."""
-    text = request.query.get(name, "")
-    if text and not _TIME.fullmatch(text):
-        raise RequestError(f"{name}: is not a time such as 2026-01-05T14:03")
-    return text
+    try:
+        return time_prefix(request.query.get(name, ""))
+    except ValueError as error:
+        raise RequestError(f"{name}: {error}") from None
