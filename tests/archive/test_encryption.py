@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from engine import audit
 from engine.archive import layout as layouts
 from engine.archive.admin import encryption
 from engine.archive.archive import Archive
@@ -28,6 +29,7 @@ from engine.storage.files import Files
 from engine.storage.keyring import KEYRING
 from tests.actors import actor
 from tests.archive import filled
+from tests.audit.recording import events, make_log, recording, stored
 
 NAME = "PLANTED^NAME"
 TEXT = "plantedreason"
@@ -246,18 +248,31 @@ def test_a_backup_holds_ciphertext_and_wrapped_keys_is_checked_without_a_key_and
     with filled.opened(data) as archive:
         filled.store(archive, *payloads(20, 2))
         expected = filled.contents(archive)
+    make_log(data, signed=False)
+    with recording(data):
+        audit.begin_now(stored(detail=TEXT))
+    KEYRING.clear()
+    assert back_up(layouts.existing(data), tmp_path / "backup").audit_bytes > 0
+    with recording(data):
+        audit.begin_now(stored(detail=f"{TEXT} of after the first backup"))
+    logged = events(data)
+    assert back_up(layouts.existing(data), tmp_path / "backup").audit_bytes > 0
     os.rename(path, tmp_path / "safe")
     KEYRING.clear()
-    assert back_up(layouts.existing(data), tmp_path / "backup").findings == []
+    with recording(data):
+        audit.begin_now(stored(detail="without a key it is in no backup"))
+    report = back_up(layouts.existing(data), tmp_path / "backup")
+    assert (report.findings, report.audit_bytes) == ([], 0)
     assert marked_files(tmp_path / "backup", but="nothing") == []
     assert verify_backup(tmp_path / "backup").findings == []
     shutil.rmtree(data)
     with pytest.raises(KeyStoreError):
         restore(tmp_path / "backup", tmp_path / "restored")
     os.rename(tmp_path / "safe", path)
-    report = restore(tmp_path / "backup", tmp_path / "restored")
-    assert report.findings == []
+    assert restore(tmp_path / "backup", tmp_path / "restored").findings == []
     assert_same(tmp_path / "restored", expected)
+    assert events(tmp_path / "restored") == logged
+    shutil.rmtree(tmp_path / "restored" / "audit")
     assert marked_files(tmp_path / "restored") == []
 
 

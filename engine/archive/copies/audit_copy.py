@@ -6,41 +6,93 @@ was rolled back or pruned in between, is copied anew beside the old copy, which 
 write the backup must not be able to sign, so a restored archive signs with a new key; the old one's public half stays
 in verify-key.pem.
 
-The audit log is not encrypted, and names patients. A backup of an encrypted archive leaves it out, and says so.
+The audit log names patients: in the backup of an encrypted archive its files are sealed (`sealed_file`) with the data
+key of new records, and a restore opens them.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from engine.archive.copies import sealed_file
 from engine.audit.chain import CHAINS, chain_files, chain_names, folder_of, make_private
 from engine.audit.checkpoint import CHECKPOINTS, VERIFY_KEY, checkpoint_files
+from engine.errors import BackupError, KeyMissing
 from engine.storage.files import Files, raise_write_error, replace_file
+
+if TYPE_CHECKING:
+    from engine.storage.keyring import DataKey
 
 PIECE_BYTES: Final = 1 << 20
 JOIN_BYTES: Final = 4096
 """How much of a copy's end is compared before it is lengthened."""
 
 
-def copy_audit(source: Path, target: Path, files: Files) -> int:
-    """Brings TARGET/audit up to SOURCE/audit; returns the number of bytes copied.
+def copy_audit(source: Path, target: Path, files: Files, key: DataKey | None = None) -> int:
+    """Brings TARGET/audit up to SOURCE/audit, sealed with a key if there is one; returns the number of bytes copied.
 
     Raises StorageFull, StorageFailed, OSError.
     """
     if not folder_of(source).is_dir():
         return 0
     make_private(folder_of(target), files)
-    key = folder_of(source) / VERIFY_KEY
-    if key.exists():
-        replace_file(files, str(folder_of(target) / VERIFY_KEY), key.read_bytes())
+    verify_key = folder_of(source) / VERIFY_KEY
+    if verify_key.exists():
+        replace_file(files, str(folder_of(target) / VERIFY_KEY), verify_key.read_bytes())
     make_private(folder_of(target) / CHECKPOINTS, files)
-    copied = sum(_append(path, folder_of(target) / CHECKPOINTS, files) for path in checkpoint_files(source))
+    copied = sum(_copy(source, path, target, files, key) for path in checkpoint_files(source))
     make_private(folder_of(target) / CHAINS, files)
     for name in chain_names(source):
         make_private(folder_of(target) / CHAINS / name, files)
-        copied += sum(_append(path, folder_of(target) / CHAINS / name, files) for path in chain_files(source, name))
+        copied += sum(_copy(source, path, target, files, key) for path in chain_files(source, name))
+    return copied
+
+
+def restore_audit(backup: Path, data: Path, files: Files, findings: list[str]) -> int:
+    """Copies BACKUP/audit to DATA/audit, and opens what is sealed; returns the bytes.
+
+    Damage costs the rest of its file, and is reported in `findings`. Raises StorageFull, StorageFailed, OSError.
+    """
+    copied = copy_audit(backup, data, files)
+    root = folder_of(backup)
+    for sealed in sorted(root.rglob(f"*{sealed_file.SUFFIX}")):
+        name = str(sealed.relative_to(root)).removesuffix(sealed_file.SUFFIX)
+        target = folder_of(data) / name
+        for folder in reversed(target.relative_to(folder_of(data)).parents):
+            make_private(folder_of(data) / folder, files)
+        try:
+            copied += _open_sealed(sealed, name, target, files)
+        except (BackupError, KeyMissing) as error:
+            findings.append(f"the audit log is not whole: {error}")
+    return copied
+
+
+def _open_sealed(sealed: Path, name: str, target: Path, files: Files) -> int:
+    fd, at = _open(target, files), 0
+    try:
+        for piece in sealed_file.unseal(sealed, name, files):
+            files.pwritev(fd, [piece], at)
+            at += len(piece)
+    finally:
+        files.fdatasync(fd)
+        files.close(fd)
+    files.sync_directory(str(target.parent))
+    return at
+
+
+def _copy(root: Path, path: Path, target: Path, files: Files, key: DataKey | None) -> int:
+    """Brings the copy of one file up to it; returns the bytes."""
+    name = path.relative_to(folder_of(root))
+    folder = folder_of(target) / name.parent
+    if key is None:
+        return _append(path, folder, files)
+    copied = sealed_file.seal(path, folder / f"{path.name}{sealed_file.SUFFIX}", str(name), key, files)
+    plain = folder / path.name
+    if plain.exists():  # of a backup from before the archive was encrypted
+        files.unlink(str(plain))
+        files.sync_directory(str(folder))
     return copied
 
 

@@ -33,7 +33,8 @@ from engine.archive.copies.audit_copy import copy_audit
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Heading, Manifest, Range, SegmentCopy, history_of
 from engine.archive.layout import Layout
-from engine.errors import AccountsError, ArchiveInUse, BackupError, CorruptRecord, StorageError
+from engine.archive.unlocking import unlock
+from engine.errors import AccountsError, ArchiveInUse, BackupError, CorruptRecord, KeyStoreError, StorageError
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.journal import Journal
@@ -122,15 +123,23 @@ def back_up(
             if keep is not None:
                 pruned = histories.prune(folder, keep, history_of(layout.lineage, layout.role))
                 backup.report.removed_manifests, backup.report.removed_segments = pruned
-            if layout.is_encrypted:
-                logger.warning("the audit log is not encrypted, and not in this backup of an encrypted archive")
-            else:
-                backup.report.audit_bytes += copy_audit(layout.data, destination, folder.files)
+            backup.report.audit_bytes += _copy_audit(layout, destination, folder.files)
             return backup.report
         finally:
             lock.close()
     except OSError as error:
         raise BackupError(f"the backup in {destination} cannot be read: {error.strerror}") from error
+
+
+def _copy_audit(layout: Layout, destination: Path, files: Files) -> int:
+    """Copies the audit log, sealed with a key of an encrypted archive; returns the bytes."""
+    try:
+        key = unlock(layout, files).data_key
+    except KeyStoreError as error:
+        # The images need no key, and are worth a backup without it.
+        logger.warning("the audit log is not in this backup: no key is at hand to encrypt it", reason=str(error))
+        return 0
+    return copy_audit(layout.data, destination, files, key() if key is not None else None)
 
 
 class _Lock:

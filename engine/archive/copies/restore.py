@@ -32,7 +32,7 @@ from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
 from engine.archive.copies import histories, key_file, study_key_file
-from engine.archive.copies.audit_copy import copy_audit
+from engine.archive.copies.audit_copy import restore_audit
 from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
@@ -102,7 +102,7 @@ def restore(
     if destroyed_keys is not None:
         report.destroyed_keys = _destroy(layout, destroyed_keys, files)
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
-    report.audit_bytes += copy_audit(source, data, files)
+    report.audit_bytes += restore_audit(source, data, files, report.findings)
     bring_up(layout, files, report, progress)
     dump.restore(layout.data, manifest.accounts)
     layouts.describe(layout, files)

@@ -1,0 +1,157 @@
+"""A file that only grows, copied in encrypted pieces: of the audit log, into the backup of an encrypted archive.
+
+    NAME.sealed      pieces, one behind the other, each of what the file had more than its copy
+
+    offset  bytes  field
+    0       8      key_id      of the data key
+    8       16     salt        random, of this piece only
+    24      8      at          where its bytes begin in the file, u64
+    32      4      length      of its bytes, u32
+    36      L      ciphertext  AES-256-GCM, key HKDF(data key, "filmroom audit copy", archive, salt), nonce zero;
+                               authenticated with it: the file's name in the log, and these 36 bytes
+    36 + L  16     tag
+
+A salt is used once, so the nonce may be zero. A piece that is not whole is of a backup that was killed: it is cut off.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from engine.errors import BackupError
+from engine.storage.files import raise_write_error
+from engine.storage.keyring import KEY_ID_BYTES, KEYRING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from engine.storage.files import Files
+    from engine.storage.keyring import DataKey
+
+SUFFIX: Final = ".sealed"
+PIECE_BYTES: Final = 1 << 20
+SALT_BYTES: Final = 16
+_HEAD: Final = struct.Struct(f"<{KEY_ID_BYTES}s{SALT_BYTES}sQI")
+_TAG_BYTES: Final = 16
+_NONCE: Final = bytes(12)
+_PURPOSE: Final = b"filmroom audit copy"
+
+
+class _Piece(NamedTuple):
+    """A piece, by its header."""
+
+    offset: int
+    """In the copy."""
+    head: bytes
+    key_id: bytes
+    salt: bytes
+    at: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Where the next piece begins."""
+        return self.offset + _HEAD.size + self.length + _TAG_BYTES
+
+
+def seal(source: Path, target: Path, name: str, key: DataKey, files: Files) -> int:
+    """Brings a copy up to its file; returns the bytes that were added.
+
+    A copy of another file is renamed, and stays beside the new one: it is evidence. Raises StorageFull, StorageFailed,
+    OSError.
+    """
+    source_fd = files.open(str(source), os.O_RDONLY)
+    try:
+        end = files.size(source_fd)
+        fd = _open(target, files)
+        try:
+            pieces = list(_pieces(fd, files))
+            if not _continues(source_fd, fd, name, pieces, files):
+                files.close(fd)
+                number = sum(1 for _ in target.parent.glob(f"{target.name}.old-*")) + 1
+                files.rename(str(target), f"{target}.old-{number}")
+                fd, pieces = _open(target, files), []
+            offset, start = (pieces[-1].end, pieces[-1].at + pieces[-1].length) if pieces else (0, 0)
+            if files.size(fd) > offset:
+                files.truncate(fd, offset)
+            for at in range(start, end, PIECE_BYTES):
+                data = files.pread(source_fd, min(PIECE_BYTES, end - at), at)
+                piece = _sealed(data, at, name, key)
+                files.pwritev(fd, [piece], offset)
+                offset += len(piece)
+            if end > start:
+                files.fdatasync(fd)
+        finally:
+            files.close(fd)
+    finally:
+        files.close(source_fd)
+    files.sync_directory(str(target.parent))
+    return max(0, end - start)
+
+
+def unseal(source: Path, name: str, files: Files) -> Iterator[bytes]:
+    """The bytes of the file, piece by piece. Raises BackupError for a damaged copy, KeyMissing, OSError."""
+    fd = files.open(str(source), os.O_RDONLY)
+    try:
+        expected_at = 0
+        for piece in _pieces(fd, files):
+            if piece.at != expected_at:
+                raise BackupError(f"{source} is damaged: a piece is missing")
+            try:
+                data = _opened(fd, piece, name, files)
+            except InvalidTag as error:
+                raise BackupError(f"{source} is damaged or was changed") from error
+            expected_at += len(data)
+            yield data
+    finally:
+        files.close(fd)
+
+
+def _pieces(fd: int, files: Files) -> Iterator[_Piece]:
+    """The whole pieces of a copy."""
+    size, offset = files.size(fd), 0
+    while offset + _HEAD.size <= size:
+        head = files.pread(fd, _HEAD.size, offset)
+        key_id, salt, at, length = _HEAD.unpack(head)
+        piece = _Piece(offset, head, key_id, salt, at, length)
+        if length > PIECE_BYTES or piece.end > size:
+            return
+        yield piece
+        offset = piece.end
+
+
+def _continues(source_fd: int, fd: int, name: str, pieces: list[_Piece], files: Files) -> bool:
+    """Whether the copy is a beginning of the file, by its last piece."""
+    if not pieces:
+        return True
+    last = pieces[-1]
+    try:
+        return _opened(fd, last, name, files) == files.pread(source_fd, last.length, last.at)
+    except InvalidTag:
+        return False
+
+
+def _sealed(data: bytes, at: int, name: str, key: DataKey) -> bytes:
+    salt = os.urandom(SALT_BYTES)
+    head = _HEAD.pack(key.key_id, salt, at, len(data))
+    return head + AESGCM(key.derive(_PURPOSE, salt)).encrypt(_NONCE, data, name.encode() + head)
+
+
+def _opened(fd: int, piece: _Piece, name: str, files: Files) -> bytes:
+    """Raises InvalidTag, KeyMissing."""
+    stored = files.pread(fd, piece.length + _TAG_BYTES, piece.offset + _HEAD.size)
+    key = KEYRING.get(piece.key_id)
+    return AESGCM(key.derive(_PURPOSE, piece.salt)).decrypt(_NONCE, stored, name.encode() + piece.head)
+
+
+def _open(path: Path, files: Files) -> int:
+    try:
+        return files.open(str(path), os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise_write_error(error, f"open {path}")
