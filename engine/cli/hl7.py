@@ -172,9 +172,9 @@ def listener_of(config: Config) -> tuple[str, int, bool]:
 
 def result_of(row: Row) -> str:
     """What became of a message: waiting, applied, unchanged, refused or failed."""
-    if row.received.fault is not None:
-        return "refused"
-    return row.outcome.result.value if row.outcome is not None else "waiting"
+    if row.outcome is not None:
+        return row.outcome.result.value  # also of one that was refused when it came, and was replayed
+    return "refused" if row.received.fault is not None else "waiting"
 
 
 def journal(config: Config, which: Filter) -> Iterator[dict[str, Any]]:
@@ -195,7 +195,7 @@ def journal(config: Config, which: Filter) -> Iterator[dict[str, Any]]:
 
 def _facts(row: Row) -> dict[str, Any]:
     received, outcome = row.received, row.outcome
-    fault = received.fault or (outcome.fault if outcome is not None else None)
+    fault = outcome.fault if outcome is not None else received.fault
     return {
         "number": row.number,
         "time": datetime.fromtimestamp(received.time).astimezone().isoformat(timespec="milliseconds"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from engine.hl7 import writer
+from engine.hl7 import moment, writer
 from engine.hl7.writer import Raw
 
 if TYPE_CHECKING:
@@ -133,30 +133,17 @@ def acknowledge(
     source = message.header
     separators = message.separators
     version = message.version
-    kind = ("ACK", source.text(9, 2), "ACK") if version >= "2.4" else ("ACK", source.text(9, 2))
-    head = writer.header(
-        kind=tuple(part for part in kind if part) if source.text(9, 2) else ("ACK",),
-        control_id=control_id,
-        sender=(Raw(source.raw(5)), Raw(source.raw(6))),
-        receiver=(Raw(source.raw(3)), Raw(source.raw(4))),
-        time=time,
-        version=Raw(source.raw(12)),
-        processing_id=Raw(source.raw(11)),
-        separators=separators,
-    )
-    lines = [_with_character_set(head, source.raw(18), separators.field)]
+    raw = source.raw
+    event = source.value(9).component(2)
+    kind = ["ACK", event, "ACK"] if event and version >= "2.4" else ["ACK", event] if event else ["ACK"]
+    fields = ["MSH", raw(2), raw(5), raw(6), raw(3), raw(4), moment.write(time, None), ""]
+    fields += [separators.component.join(kind), control_id, raw(11), raw(12), "", "", "", "", "", raw(18)]
+    lines = [separators.field.join(fields).rstrip(separators.field)]
     said = fault.text if fault is not None else text
     lines.append(writer.segment("MSA", code, Raw(source.raw(10)), said[:TEXT_CHARACTERS_MAX], separators=separators))
     if fault is not None:
         lines.append(_error(fault, version, message))
     return writer.message(lines, message.codec)
-
-
-def _with_character_set(head: str, term: str, separator: str) -> str:
-    """MSH with the character set of the message instead of ours."""
-    fields = head.split(separator)[:17]
-    fields += [""] * (17 - len(fields)) + [term]
-    return separator.join(fields).rstrip(separator)
 
 
 def _error(fault: Fault, version: str, message: Message) -> str:

@@ -138,9 +138,10 @@ class Segment:
         raw = self.raw(field)
         if not raw:
             return []
-        if self.name == "MSH" and field == 2:
+        separator = self._message.separators.repetition
+        if separator not in raw or (self.name == "MSH" and field == 2):
             return [Value(self._message, raw)]
-        return [Value(self._message, each) for each in raw.split(self._message.separators.repetition)]
+        return [Value(self._message, each) for each in raw.split(separator)]
 
     def value(self, field: int) -> Value:
         """The first repetition of a field."""
@@ -170,19 +171,30 @@ class Value:
 
     def component(self, number: int) -> str:
         """A component with its subcomponents and escapes."""
-        parts = self.raw.split(self._message.separators.component)
+        separator = self._message.separators.component
+        if separator not in self.raw:
+            return self.raw if number == 1 else ""
+        parts = self.raw.split(separator, number)
         return parts[number - 1] if number <= len(parts) else ""
 
     def components(self) -> list[str]:
         """The first subcomponent of each component, as text."""
         separators = self._message.separators
         parts = self.raw.split(separators.component)
-        return [self._message.unescape(part.split(separators.subcomponent, 1)[0]) for part in parts]
+        if separators.subcomponent in self.raw:
+            parts = [part.split(separators.subcomponent, 1)[0] for part in parts]
+        return [self._message.unescape(part) for part in parts] if separators.escape in self.raw else parts
 
     def text(self, component: int = 1, subcomponent: int = 1) -> str:
         """A subcomponent as text; NULL stays NULL."""
-        parts = self.component(component).split(self._message.separators.subcomponent)
-        return self._message.unescape(parts[subcomponent - 1]) if subcomponent <= len(parts) else ""
+        separators = self._message.separators
+        part = self.component(component)
+        if separators.subcomponent in part:
+            parts = part.split(separators.subcomponent)
+            part = parts[subcomponent - 1] if subcomponent <= len(parts) else ""
+        elif subcomponent > 1:
+            return ""
+        return self._message.unescape(part) if separators.escape in part else part
 
     def part(self, component: int, subcomponent: int = 0) -> Value:
         """A component as a value of its own, whose components are its subcomponents; or one of these."""

@@ -21,7 +21,7 @@ import msgspec
 
 from engine import log
 from engine.errors import ArchiveInUse, CorruptRecord
-from engine.journal.entry import Outcome, Received, decode_outcome, decode_received, encode
+from engine.journal.entry import Fault, Outcome, Received, decode_outcome, decode_received, encode
 from engine.journal.history import MESSAGE, OUTCOME, History
 from engine.storage.background_sync import BackgroundSync
 from engine.storage.files import Files
@@ -41,6 +41,7 @@ KEPT_SEGMENTS = 2
 """Retention always leaves so many, so that no number of a message is used twice."""
 WINDOW_S = 7 * 86400.0
 """How long a message that comes again is recognised."""
+REFUSALS_MAX = 1000
 IDENTIFIERS_MAX = 1_000_000
 """The most identifiers that are remembered: 100 MB. A site with a million messages a day has a window of a day."""
 
@@ -92,6 +93,8 @@ class Journal:
         self._ages: deque[tuple[float, int]] = deque()
         self.waiting: deque[Waiting] = deque()
         """What is not applied, in order."""
+        self.refusals: dict[int, Fault] = {}
+        """Why messages were not applied, of the latest REFUSALS_MAX: their senders get the same answer again."""
         self.cursor = 0
         """The number of the last message with an outcome."""
         self.last_number = 0
@@ -173,6 +176,13 @@ class Journal:
             return
         if not outcome.is_replay:
             self.cursor = max(self.cursor, outcome.number)
+            self._note_refusal(outcome)
+
+    def _note_refusal(self, outcome: Outcome) -> None:
+        if outcome.fault is not None and outcome.number not in self.refusals:
+            self.refusals[outcome.number] = outcome.fault
+            if len(self.refusals) > REFUSALS_MAX:
+                del self.refusals[min(self.refusals)]
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -201,6 +211,7 @@ class Journal:
         self.log.append(Kind.EVENT, OUTCOME, outcome.number, b"", encode(outcome), [], 0, 0)
         if not outcome.is_replay:
             self.cursor = max(self.cursor, outcome.number)
+            self._note_refusal(outcome)
 
     def known(self, received: Received, message: bytes) -> Known | None:
         """The message with the same identifier, if one came within the window; None for one without control id."""

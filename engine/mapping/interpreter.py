@@ -384,7 +384,10 @@ class _Mapping:
             path, wanted = rule.when
             if not any(value.text() in wanted for value in path.values(scope)):
                 return []
-        return next((values for path in rule.paths if (values := path.values(scope))), [])
+        for path in rule.paths:
+            if values := path.values(scope):
+                return values
+        return []
 
     def _text(self, section: str, target: str, scope: Scope) -> str:
         rule = self._profile.rules[section].get(target)

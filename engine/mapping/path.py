@@ -49,8 +49,12 @@ class Path(NamedTuple):
 
     def values(self, scope: Scope) -> list[Value]:
         """The repetitions that are there; of a component, values that consist of it."""
-        segment = scope.first(self.segment)
-        if segment is None or not segment.raw(self.field):
+        # Most fields of most messages are empty: that must cost little.
+        segment = scope.firsts.get(self.segment)
+        if segment is None:
+            return []
+        fields = segment.fields
+        if self.field >= len(fields) or not fields[self.field]:
             return []
         found = segment.repetitions(self.field)
         if self.repetition:

@@ -15,13 +15,13 @@ class Scope:
         for segment in segments:
             self._segments.setdefault(segment.name, []).append(segment)
         self._around = around
+        own = {name: found[0] for name, found in self._segments.items()}
+        self.firsts: dict[str, Segment] = own if around is None else {**around.firsts, **own}
+        """Name → the first segment of that name, of the innermost scope that has one."""
 
     def first(self, name: str) -> Segment | None:
         """The first segment of that name."""
-        own = self._segments.get(name)
-        if own:
-            return own[0]
-        return self._around.first(name) if self._around is not None else None
+        return self.firsts.get(name)
 
     def all(self, name: str) -> list[Segment]:
         """The segments of that name in the innermost scope that has one."""

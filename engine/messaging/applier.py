@@ -41,7 +41,8 @@ GROUP_MAX = 256
 """Messages that are applied with one sync."""
 GATHER_S = 0.02
 """How long messages gather before they are applied together, unless a sender waits for that: each group costs a sync of
-its own, for which the syncs before the answers would have to wait."""
+its own, for which the syncs before the answers would have to wait. In a flood it is as long as the last group took, so
+that answering has half of the interpreter at least."""
 MAPPED_MAX = 1000
 """Messages that are mapped when they come and remembered until they are applied; others are read and mapped again."""
 PAUSE_S = 0.5
@@ -93,7 +94,7 @@ class Applier:
         self._durable = journal.last_number
         self._is_due = asyncio.Event()
         self._mappings: dict[int, tuple[Mapped, Source]] = {}
-        self._callbacks: dict[int, Callable[[Fault | None], None]] = {}
+        self._callbacks: dict[int, list[Callable[[Fault | None], None]]] = {}
         self.stalled = ""
         """Why nothing is applied; "" while all is well."""
 
@@ -111,9 +112,9 @@ class Applier:
     def await_outcome(self, number: int, callback: Callable[[Fault | None], None]) -> None:
         """Calls back when the message has been applied or refused."""
         if number <= self._journal.cursor:
-            callback(None)
+            callback(_as_answered(self._journal.refusals.get(number)))
         else:
-            self._callbacks[number] = callback
+            self._callbacks.setdefault(number, []).append(callback)
 
     async def run(self) -> None:
         """Applies what waits, until it is cancelled."""
@@ -121,10 +122,13 @@ class Applier:
         while True:
             await self._is_due.wait()
             self._is_due.clear()
+            took_s = 0.0
             while self._group():
                 if not self._callbacks:
-                    await asyncio.sleep(GATHER_S)
+                    await asyncio.sleep(max(GATHER_S, took_s))
+                began = time.perf_counter()
                 await self._apply(self._group())
+                took_s = time.perf_counter() - began
 
     def _group(self) -> list[tuple[int, Position]]:
         waiting = self._journal.waiting
@@ -155,9 +159,8 @@ class Applier:
             self._journal.waiting.popleft()
             self._mappings.pop(outcome.number, None)
             self._counters[outcome.result.value] += 1
-            callback = self._callbacks.pop(outcome.number, None)
-            if callback is not None:
-                callback(_fault_of(outcome))
+            for callback in self._callbacks.pop(outcome.number, ()):
+                callback(_as_answered(outcome.fault))
 
     async def replay(self, number: int) -> Outcome:
         """Applies a message again. Raises EngineError."""
@@ -274,9 +277,8 @@ def _time_of(message: Message, source: KnownSource) -> float:
     return 0.0
 
 
-def _fault_of(outcome: Outcome) -> Fault | None:
+def _as_answered(kept: KeptFault | None) -> Fault | None:
     """The fault for the answer; None if the message was applied."""
-    kept = outcome.fault
     if kept is None:
         return None
     location = (kept.segment, kept.sequence, kept.field) if kept.segment else None

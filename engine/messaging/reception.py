@@ -164,18 +164,17 @@ class Reception:
             logger.about(received.host).warning(
                 "a message is refused", number=number, source=received.source, reason=fault.text
             )
-        is_known = known is not None and known.is_same
 
         def synced(result: EngineError | None) -> None:
             if isinstance(result, EngineError) or frame.is_cut:
                 answer(None if isinstance(result, EngineError) else b"")
                 return
             self._on_synced(number)
-            self._answer(arrival, number, arrived, is_known, answer)
+            self._answer(arrival, number, arrived, answer)
 
         self._commit.submit(number, synced)
 
-    def _answer(self, arrival: _Arrival, number: int, arrived: float, is_known: bool, answer: Answer) -> None:
+    def _answer(self, arrival: _Arrival, number: int, arrived: float, answer: Answer) -> None:
         """Answers a message that is on stable storage."""
         fault, message = arrival.fault, arrival.message
         modes = modes_of(message)
@@ -186,14 +185,14 @@ class Reception:
         if modes.is_enhanced:
             wanted = modes.wants_accept(fault is None)
             accept = make(fault, is_accept=True) if wanted else b""
-            if fault is not None or is_known or not (modes.wants_application(True) or modes.wants_application(False)):
+            if fault is not None or not (modes.wants_application(True) or modes.wants_application(False)):
                 answer(accept)
                 return
             answer(accept)
             self._await_outcome(
                 number, lambda outcome: answer(make(outcome) if modes.wants_application(outcome is None) else b"")
             )
-        elif fault is None and arrival.source.settings.ack == "applied" and not is_known:
+        elif fault is None and arrival.source.settings.ack == "applied":
             self._await_outcome(number, lambda outcome: answer(make(outcome)))
         else:
             answer(make(fault))

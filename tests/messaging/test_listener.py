@@ -211,6 +211,29 @@ def test_a_source_may_be_answered_when_its_message_is_applied(tmp_path: Path) ->
     ]  # fmt: skip
 
 
+def test_a_message_that_was_refused_is_refused_again_also_after_a_start(tmp_path: Path) -> None:
+    source = Hl7Source(name="kis", ack="applied")
+    registry = Registry()
+    registry.refuse = lambda value: UpdateRefused("exists", "duplicate-key") if _patient(value) == "9" else None
+
+    async def first(host: Host) -> None:
+        peers = [await host.connect() for _ in range(2)]
+        for peer in peers:
+            peer.write(framed(adt("1", "9")) + framed(adt("2")))
+        for peer in peers:
+            assert [await peer.code(), await peer.code()] == ["AE", "AA"]
+        assert host.counters["duplicates"] == 2 and len(registry.applied) == 1
+
+    async def second(host: Host) -> None:
+        peer = await host.connect()
+        peer.write(framed(adt("1", "9")) + framed(adt("2")))
+        assert [await peer.code(), await peer.code()] == ["AE", "AA"]
+        assert not host.registry.applied
+
+    run(tmp_path, first, source, registry=registry)
+    run(tmp_path, second, source)
+
+
 def test_nothing_is_passed_over_while_the_registry_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(applier, "PAUSE_S", 0.01)
     registry = Registry()
