@@ -12,7 +12,7 @@ from hypothesis import settings
 from pynetdicom.association import Association
 
 from engine.runtime.admission import Admission
-from tests import effort
+from tests import effort, jitter
 
 # The same examples in each run, so that a failure is that of a change; --all looks for new ones.
 settings.register_profile("filmroom", derandomize=not effort.ALL, database=None, deadline=None)
@@ -25,6 +25,9 @@ os.environ.setdefault("FILMROOM_HTTP_ENABLED", "false")
 # A shell starts what it puts into the background with Ctrl-C ignored, and every process that a test starts inherits it.
 if threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+jitter.install()
 
 
 def _is_idle(association: Association) -> bool:
@@ -44,8 +47,8 @@ assert Admission.__init__.__kwdefaults__["resident"] is not None
 Admission.__init__.__kwdefaults__["resident"] = lambda: 50 << 20
 
 
-def pytest_report_header() -> str:
-    return effort.describe()
+def pytest_report_header() -> list[str]:
+    return [line for line in (effort.describe(), jitter.describe()) if line]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -59,9 +59,15 @@ def test_a_pool_never_runs_more_than_its_threads_and_passes_on_what_is_raised() 
 
 def test_an_abandoned_thread_is_counted_until_it_ends() -> None:
     async def run() -> None:
-        pools, disk = Pools(), threading.Event()
-        waiting = asyncio.ensure_future(pools.slow.run(disk.wait))
-        await asyncio.sleep(0)
+        pools, began, disk = Pools(), threading.Event(), threading.Event()
+
+        def hang() -> None:
+            began.set()
+            disk.wait()
+
+        waiting = asyncio.ensure_future(pools.slow.run(hang))
+        while not began.is_set():
+            await asyncio.sleep(0.001)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
