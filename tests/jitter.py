@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -29,7 +28,7 @@ def install() -> None:
 
     def pause() -> None:
         # Most are short. A long delay everywhere would only be another order.
-        time.sleep(JITTER_S * chance.random() ** 3)
+        threading.Event().wait(JITTER_S * chance.random() ** 3)
 
     def delayed_submit(
         pool: ThreadPoolExecutor, work: Callable[..., Any], /, *arguments: Any, **options: Any

@@ -55,9 +55,7 @@ def test_texts_become_one_text() -> None:
         "OBX|1|TX|1||First line~second", "OBX|2|FT|2||third\\.br\\fourth \\T\\ last", "OBX|3|NM|3||7"
     )
     assert not warnings
-    assert documents == [
-        Document("text", b"First line\nsecond\nthird\nfourth & last", "CT Thorax", "20261130", "1015")
-    ]
+    assert documents == [Document("text", b"First line\nsecond\nthird\nfourth & last", "CT Thorax", "20261130", "1015")]
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,8 @@ def test_an_answer_then_a_report_on_the_same_association(tmp_path: Path, reply: 
             scripted.send(report_rsp(report, reply=reply))
             wait_for(lambda: waiting(data) == 0)
             scripted.release()
-        assert serving.services.engine.metrics.counters["commitment_instances_committed"] == 1
+        counters = serving.services.engine.metrics.counters
+        wait_for(lambda: counters["commitment_instances_committed"] == 1, what="it is counted")
 
     serve(data, script)
 
