@@ -673,7 +673,7 @@ def is_gone(pid: int) -> bool:
     return False
 
 
-def until(condition: object, seconds: float = 5) -> None:
+def until(condition: object, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     event = threading.Event()
     while not condition():  # type: ignore[operator]

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -62,15 +61,13 @@ def test_draining_has_a_limit(tmp_path: Path) -> None:
 
 
 def test_a_second_signal_aborts_what_the_first_lets_finish(tmp_path: Path) -> None:
-    with running(tmp_path / "d") as server, associated(server) as peer:
+    with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 600\n") as server, associated(server) as peer:
         server.process.send_signal(signal.SIGINT)
         wait_for(lambda: server.events("draining"), what="draining")
         peer.echo()
-        began = time.monotonic()
         server.process.send_signal(signal.SIGINT)
         peer.expect_abort()
         assert server.wait(60) == 0
-        assert time.monotonic() - began < 15
 
 
 def test_sighup_reads_peers_and_limits_again_and_keeps_associations(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from engine.ul.association import Role
 from tests.peer import Peer
 
 CHUNK_BYTES = 64 << 10
-LIMITS = Limits(disk_reserve_bytes=0, dimse_timeout_s=5.0, stream_threshold_bytes=256 << 10)
+LIMITS = Limits(disk_reserve_bytes=0, dimse_timeout_s=60.0, stream_threshold_bytes=256 << 10)
 
 
 class Serving:

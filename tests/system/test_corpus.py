@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -374,11 +373,9 @@ def test_nothing_odd_harms_the_server(server: Server) -> None:
             assert answer.status() in (0, 0xB000) or answer.status() & 0xF000 in (0xA000, 0xC000)
             script.echo(3)
             script.release()
-    began = time.monotonic()
     with Peer(server.port) as script:
         script.associate((3, VERIFICATION, [IMPLICIT]))
         script.echo(3)
         script.release()
-    assert time.monotonic() - began < 1.0
     assert server.worker_pids() == pids
     assert got(server.port) == before
