@@ -83,13 +83,14 @@ class PageCache:
                 if page is None:
                     page = self._fetched(name, number, crc, fetch)
                     self._keep(name, number, page)
+                with self._lock:
+                    self._memory[key] = page
+                    self._memory.move_to_end(key)
+                    while len(self._memory) > MEMORY_PAGES:
+                        self._memory.popitem(last=False)
             finally:
                 with self._lock:
                     self._busy.pop(key, None)
-        with self._lock:
-            self._memory[key] = page
-            while len(self._memory) > MEMORY_PAGES:
-                self._memory.popitem(last=False)
         return page
 
     def forget(self, name: SegmentName, number: int) -> None:

@@ -44,6 +44,8 @@ STATUS_FILE = "object-store-status.json"
 STATUS_EVERY_S = 5.0
 PAUSE_S = (1.0, 60.0)
 """The pause after a failure: at first, and at most."""
+ORDER_EVERY_S = 60.0
+"""The pause between two looks for what has to go from the bucket, which read the index."""
 LOOK_S = 2.0
 """The pause between two looks for sealed segments."""
 GROWTH_HOURS_MIN = 24
@@ -101,6 +103,7 @@ class Shipping:
         self._limiter = RateLimiter(0)
         self._rate = 0
         self._status_s = 0.0
+        self._order_due_s = 0.0
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -197,12 +200,15 @@ class Shipping:
         backlog = publisher.backlog()
         self._note_backlog(backlog)
         if not backlog:
-            self._keep_in_order()
+            if time.monotonic() >= self._order_due_s:
+                self._keep_in_order()
+                self._order_due_s = time.monotonic() + ORDER_EVERY_S
             return LOOK_S
         self._bucket.found(datetime.now(UTC))
         with self._publishing:
             publisher.write_keys()
         published = publisher.publish(backlog[0].name, self._spent)
+        self._order_due_s = 0.0
         if published is not None:
             self._facts.published += 1
             self._facts.published_bytes += published.bytes

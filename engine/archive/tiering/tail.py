@@ -66,8 +66,8 @@ class Tail:
         self._following: dict[SegmentName, _Following] = {}
         self._ends: dict[SegmentName, int] = {}
         """Where whole records are known to end."""
-        self._sealed_before: set[SegmentName] = set()
-        """Sealed at the first look: the publisher's."""
+        self._finished: set[int] = set()
+        """Segments that are the publisher's, or published: they are not opened again."""
         self._pending: tuple[Group, bytes] | None = None
         """Written, perhaps: the answer was lost."""
         self.next = Place(layout.slot, 0, 0)
@@ -166,6 +166,8 @@ class Tail:
     def _new(self, published: Collection[SegmentName]) -> list[tuple[SegmentName, int, int]]:
         found = []
         for segment_id in extent.stable_segments(self._layout.segments, self._files):
+            if segment_id in self._finished:
+                continue
             try:
                 data = self._store.open(segment_id)
                 there = extent.look(data, segment_id, self._known_end(segment_id))
@@ -177,10 +179,11 @@ class Tail:
                 continue
             name = SegmentName(segment_id, there.salt)
             start = self._following[name].end if name in self._following else 0
-            if name in published or name in self._sealed_before:
+            if name in published:
+                self._finished.add(segment_id)
                 continue
             if there.is_sealed and (name not in self._following or there.end - start > SEALED_BYTES_MAX):
-                self._sealed_before.add(name)
+                self._finished.add(segment_id)
                 continue
             self._ends[name] = there.end
             if start < there.end:

@@ -12,8 +12,10 @@ from engine.archive.layout import existing
 from engine.archive.tiering.tail import KEPT_GROUPS, assembled
 from engine.errors import Fenced, ObjectWrong, StoreUnreachable
 from engine.objects.bucket import DATA, SEAL, Group, Place, SegmentName
+from engine.storage.segment_bytes import SegmentFile
+from engine.storage.segment_store import LocalSegments
 from tests.archive.filled import opened
-from tests.archive.tiering.stored import bucket_of, publish_all, store_studies, tail_of
+from tests.archive.tiering.stored import bucket_of, fill, publish_all, store_studies, tail_of
 from tests.objects.s3 import S3, Fault
 
 pytest.importorskip("obstore", reason="obstore is not installed")
@@ -142,6 +144,29 @@ def test_the_groups_of_published_segments_go_but_for_the_chains_end(s3: S3, tmp_
     again.open()
     assert again.next.number == count
     assert again.step(names) == 0
+
+
+def test_a_step_opens_only_segments_that_may_have_grown(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    fill(data, 1, 2)
+    opened_ids: list[int] = []
+    real = LocalSegments.open
+
+    def noting(self: LocalSegments, segment_id: int, offset: int = 0, *, salt: int | None = None) -> SegmentFile:
+        opened_ids.append(segment_id)
+        return real(self, segment_id, offset, salt=salt)
+
+    with opened(data) as archive:
+        store_studies(archive, 3, count=1, segment_bytes=1 << 20)
+        tail = tail_of(data, s3.settings(tmp_path))
+        tail.open()
+        tail.step(())
+        monkeypatch.setattr(LocalSegments, "open", noting)
+        tail.step(())
+    assert len(opened_ids) == 1
+    assert len(list((data / "segments").glob("*.seg"))) > 3
 
 
 def test_a_machine_that_was_taken_over_is_fenced(s3: S3, tmp_path: Path) -> None:
