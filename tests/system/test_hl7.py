@@ -15,11 +15,12 @@ from engine.archive import hospital, messages
 from engine.archive.archive import Archive
 from engine.hl7 import FrameReader, framed, parse
 from engine.orders.registry import NoRules
+from tests import effort
 from tests.cli.commands import rows, run
 from tests.hl7.samples import ALL, lines
 from tests.system.server import Server, wait_for
 
-ROUNDS = int(os.environ.get("FILMROOM_HL7_ROUNDS", "3"))
+ROUNDS = effort.amount("HL7_ROUNDS", usual=1, everything=4)
 MESSAGES = 20
 """Messages of a round."""
 
