@@ -1,36 +1,6 @@
 """The composition root of `filmroom serve`: puts the server and its fronts together.
 
-Only this package connects the server with protocols: `ports` has the addresses to listen on and the checks of the first
-bytes of connections; `worker` creates the fronts of a worker process.
+Only this package connects the server with protocols: `serving` is the first process; `ports` has the addresses to
+listen on and the checks of the first bytes of connections; `worker` creates the fronts of a worker process; `messages`
+is the process that receives HL7.
 """
-
-from __future__ import annotations
-
-import sys
-from collections.abc import Callable
-
-import uvloop
-
-from engine import audit, kept_log, log
-from engine.app.ports import FilmroomComposition
-from engine.config import Reading
-from engine.server.supervisor import Supervisor
-
-
-def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
-    """Serves until it is stopped; returns the exit code. SIGHUP and `reload` call `reread` for a new configuration.
-
-    Raises ConfigError (port taken), ArchiveInUse, StorageError.
-    """
-    log.configure(reading.config.log, keeper=kept_log.keeper(reading.config))
-    audit.configure(reading.config)
-
-    async def run() -> int:
-        return await Supervisor(reading, reread, _announce, FilmroomComposition()).run()
-
-    return uvloop.run(run())
-
-
-def _announce(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

@@ -22,7 +22,7 @@ from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
-    from engine.dicom.reports import Document
+    from engine.dicom.document import Document
     from engine.orders.values import Identifier, ReportUpdate
 
 _COPIED = (

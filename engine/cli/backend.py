@@ -47,9 +47,9 @@ UIDS_AT_ONCE = 500
 
 def serve(settings: Settings) -> int:
     """Runs the server until a signal stops it; returns the exit code."""
-    from engine import app
+    from engine.app import serving
 
-    return app.serve(settings.reading(), settings.reading)
+    return serving.serve(settings.reading(), settings.reading)
 
 
 def control(config: Config, command: str) -> dict[str, Any]:

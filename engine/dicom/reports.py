@@ -1,13 +1,18 @@
-"""Documents of other systems as instances: Encapsulated PDF and CDA (PS3.3 A.45), text as Basic Text SR (A.35.1)."""
+"""Documents of other systems as instances: Encapsulated PDF and CDA (PS3.3 A.45), text as Basic Text SR (A.35.1).
+
+pydicom takes as long to import as the rest of a worker: only the process of messages imports this module.
+"""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import pydicom
 from pydicom.dataset import Dataset
+
+from engine.dicom.document import Document
 
 EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 CLASSES = {
@@ -18,17 +23,6 @@ CLASSES = {
 _TYPES = {"pdf": "application/pdf", "cda": "text/XML"}
 _REPORT = ("18748-4", "LN", "Diagnostic imaging report")
 _FINDING = ("121071", "DCM", "Finding")
-
-
-class Document(NamedTuple):
-    """A document as it came."""
-
-    kind: Literal["pdf", "cda", "text"]
-    data: bytes
-    """Text is UTF-8."""
-    title: str = ""
-    date: str = ""
-    time: str = ""
 
 
 class Uids(NamedTuple):

@@ -14,7 +14,7 @@ import email
 from collections.abc import Iterable
 from typing import Literal
 
-from engine.dicom.reports import Document
+from engine.dicom.document import Document
 from engine.hl7 import moment
 from engine.hl7.message import Segment, Value
 

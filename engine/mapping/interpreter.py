@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.dicom import tags
-from engine.dicom.reports import Document
+from engine.dicom.document import Document
 from engine.hl7 import moment
 from engine.hl7.acknowledgement import Condition, Fault
 from engine.hl7.message import Message, Segment, Value

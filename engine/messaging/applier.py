@@ -30,7 +30,7 @@ from engine.orders.values import Applied, RefusalReason, ReportState, ReportUpda
 if TYPE_CHECKING:
     from collections import Counter
 
-    from engine.dicom.reports import Document
+    from engine.dicom.document import Document
     from engine.messaging.sources import KnownSource, Sources
     from engine.orders.values import Update
     from engine.storage.record import Position

@@ -9,7 +9,7 @@ import pytest
 
 from engine.archive.archive import Archive
 from engine.archive.reports import ReportDocuments
-from engine.dicom.reports import Document
+from engine.dicom.document import Document
 from engine.index.query.keywords import query_of_names
 from engine.orders.values import Identifier, Issuer, PatientUpdate, ReportState, ReportUpdate
 from tests import samples

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from engine.dicom.reports import Document
+from engine.dicom.document import Document
 from engine.hl7.message import parse
 from engine.mapping.documents import documents_of
 from tests.hl7.samples import lines

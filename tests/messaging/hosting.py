@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from engine.dicom.reports import Document
+from engine.dicom.document import Document
 from engine.errors import EngineError, UpdateRefused
 from engine.hl7 import FrameReader, Message, parse
 from engine.hl7.settings import Hl7, Hl7Source
