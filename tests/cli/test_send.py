@@ -14,7 +14,10 @@ from typing import Any
 import pytest
 
 from engine.cli import exit_codes
-from engine.services import stored_scu
+from engine.net.connection import Connection
+from engine.services import steady, storage_scu, stored_scu
+from engine.services.steady import SteadySender
+from engine.services.storage_scu import InstanceSender
 from tests import samples
 from tests.cli.commands import run
 from tests.sinks import NATIVE, sink
@@ -80,16 +83,36 @@ def test_what_the_peer_refuses_is_named_and_sent_again(capsys: pytest.CaptureFix
     assert len(asked) == 5
 
 
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set by a peer that will not answer: then the time for an answer is over. Cleared when the peer is given up.
+
+    Without it the command waits for any answer as long as it takes."""
+    event, give_up = threading.Event(), Connection.give_up
+    time_limit = property(lambda sender: 0.0 if event.is_set() else 600.0, lambda sender, seconds: None)
+
+    def note(connection: Connection, reason: str) -> None:
+        event.clear()
+        give_up(connection, reason)
+
+    for sender in (InstanceSender, SteadySender):
+        monkeypatch.setattr(sender, "_timeout_s", time_limit, raising=False)
+    monkeypatch.setattr(Connection, "give_up", note)
+    monkeypatch.setattr(storage_scu, "PROGRESS_S", 0.05)
+    monkeypatch.setattr(steady, "TICK_S", 0.05)
+    return event
+
+
 @pytest.mark.parametrize("silent_from", [1, 2], ids=["the first", "one in the middle"])
 def test_an_instance_that_the_peer_never_answers_costs_that_one(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, silent_from: int
+    capsys: pytest.CaptureFixture[str], silent: threading.Event, silent_from: int
 ) -> None:
-    monkeypatch.setenv("FILMROOM_LIMITS_DIMSE_TIMEOUT_S", "2")
     ended, asked = threading.Event(), list[str]()
 
     def answer(event: Any) -> int:
         asked.append(event.request.AffectedSOPInstanceUID)
         if len(asked) == silent_from:
+            silent.set()
             ended.wait(60)
         return 0
 
@@ -103,13 +126,13 @@ def test_an_instance_that_the_peer_never_answers_costs_that_one(
 
 
 def test_a_peer_that_answers_nothing_is_given_up_after_some_instances(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], silent: threading.Event
 ) -> None:
-    monkeypatch.setenv("FILMROOM_LIMITS_DIMSE_TIMEOUT_S", "0.5")
     ended, asked = threading.Event(), list[str]()
 
     def answer(event: Any) -> int:
         asked.append(event.request.AffectedSOPInstanceUID)
+        silent.set()
         ended.wait(60)
         return 0
 
@@ -157,10 +180,12 @@ def test_an_interrupted_send_says_how_far_it_was_and_goes_on_there(
 ) -> None:
     began: list[str] = []
     command: list[subprocess.Popen[str]] = []
+    has_started = threading.Event()
 
     def answer(event: Any) -> int:
         began.append(event.request.AffectedSOPInstanceUID)
         if len(began) == 2:
+            assert has_started.wait(60)
             command[0].send_signal(signal.SIGINT)
             command[0].wait()
         return 0
@@ -168,6 +193,7 @@ def test_an_interrupted_send_says_how_far_it_was_and_goes_on_there(
     with sink(BOTH, answer=answer) as (peer, received):
         line = [sys.executable, "-m", "engine", "send", named(peer), "PatientID=*", "--resume", "left"]
         command.append(subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=dict(os.environ)))
+        has_started.set()
         _, err = command[0].communicate(timeout=60)
         assert command[0].returncode == exit_codes.INTERRUPTED
         assert "sent 1 of 5 instances to SINK" in err

@@ -60,13 +60,18 @@ def test_slow_readers_share_a_budget_and_others_are_served(tmp_path: Path) -> No
     serve(tmp_path / "data", script, config=config)
 
 
-def test_without_memory_a_retrieval_fails_and_a_store_does_not(tmp_path: Path) -> None:
-    limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=0.5, retrieval_bytes_max=16 * MIB)
+def test_without_memory_a_retrieval_fails_and_a_store_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=60.0, retrieval_bytes_max=16 * MIB)
     config = Config(data=tmp_path / "data", limits=limits)
 
     def script(serving: Serving) -> None:
         fill(serving, [1000, 1000])
         budget = serving.services.retrieval_budget
+        wait = budget.wait_for
+        # Only the wait for memory is over soon: the peer has its time to answer.
+        monkeypatch.setattr(budget, "wait_for", lambda count, timeout_s: wait(count, 0.05))
         assert budget.take(budget.bytes_max)
         with serving.call() as asker:
             get(asker)
@@ -85,7 +90,15 @@ def test_without_memory_a_retrieval_fails_and_a_store_does_not(tmp_path: Path) -
 
 # Trickles ----------------------------------------------------------------------------------------
 
+# What is stored comes from another server, since this one is as impatient with those who store.
 TRICKLES = Limits(disk_reserve_bytes=0, dimse_timeout_s=2.0, artim_timeout_s=60.0, delivery_rate_bytes_per_s_min=MIB)
+
+
+def stored_before(data: Path, sizes: list[int]) -> dict[str, bytes]:
+    """An archive with such instances: UID → data set."""
+    stored: dict[str, bytes] = {}
+    serve(data, lambda serving: stored.update(fill(serving, sizes)))
+    return stored
 
 
 def trickle(sock: socket.socket) -> None:
@@ -97,8 +110,9 @@ def trickle(sock: socket.socket) -> None:
 
 
 def test_a_peer_that_reads_too_slowly_is_aborted_and_its_memory_is_released(tmp_path: Path) -> None:
+    stored_before(tmp_path / "data", [7 * MIB, 7 * MIB])
+
     def script(serving: Serving) -> None:
-        fill(serving, [7 * MIB, 7 * MIB])
         with small_window(serving.port) as asker:
             get(asker)
             reading = threading.Thread(target=trickle, args=(asker.socket,), daemon=True)
@@ -117,6 +131,7 @@ def test_a_peer_that_reads_too_slowly_is_aborted_and_its_memory_is_released(tmp_
 def test_a_c_move_to_a_destination_that_reads_too_slowly_ends_and_counts_all(
     tmp_path: Path, more: dict[str, int]
 ) -> None:
+    stored = stored_before(tmp_path / "data", [3 * MIB] * 4)
     with Listener() as listener:
         listener.receive_little()
         sink = KnownPeer(aet="SINK", host="127.0.0.1", port=listener.port, **more)  # type: ignore[arg-type]
@@ -128,11 +143,10 @@ def test_a_c_move_to_a_destination_that_reads_too_slowly_ends_and_counts_all(
                 trickle(destination.socket)
 
         def script(serving: Serving) -> None:
-            stored = fill(serving, [3 * MIB] * 4)
             playing = [threading.Thread(target=play, daemon=True) for _ in range(sink.store_associations)]
             for each in playing:
                 each.start()
-            with serving.call(timeout_s=30) as asker:
+            with serving.call() as asker:
                 asker.associate(MOVE)
                 rq = peer.query_rq(peer.C_MOVE_RQ, 7, STUDY_ROOT_MOVE, "SINK")
                 asker.send(peer.message(5, rq, peer.identifier(STUDY)))
