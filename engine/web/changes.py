@@ -134,15 +134,13 @@ async def _send_stream(request: Request, since: str, actions: frozenset[str]) ->
                     await response.write(visible)
                 cursor = page.cursor
                 page = await stream.read(feed, cursor)
-            if stream.is_ended:
+            if follower is not None and not stream.is_ended:
+                cursor = await _follow(request, response, follower, cursor, actions)
+            if stream.is_ended or (follower is not None and follower.is_slow):
+                await response.write(b": reconnect with Last-Event-ID\n\n")
                 return response
             if follower is None:
                 follower = stream.join()
-            else:
-                cursor = await _follow(request, response, follower, cursor, actions)
-                if follower.is_slow or stream.is_ended:
-                    await response.write(b": reconnect with Last-Event-ID\n\n")
-                    return response
             page = await stream.read(feed, cursor)
     finally:
         if follower is not None:

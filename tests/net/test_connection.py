@@ -134,6 +134,7 @@ def play(
             while not user.ends:
                 await asyncio.sleep(0.005)
         server.close()
+        await server.wait_closed()
         assert len(user.ends) == 1, user.ends
         assert pool.outstanding == 0
         return user

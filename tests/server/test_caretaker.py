@@ -100,6 +100,7 @@ class CaretakerThread:
         inherited = Channel.inherited(os.dup(theirs.fileno()))
         theirs.close()
         inherited.set_blocking(False)
+        self._inherited = inherited
         self.caretaker = Caretaker(inherited, config)
         self.code: int | None = None
         self.thread = threading.Thread(target=self._run)
@@ -107,6 +108,7 @@ class CaretakerThread:
 
     def _run(self) -> None:
         self.code = self.caretaker.run()
+        self._inherited.close()
 
     def stats(self) -> dict[str, object]:
         self.channel.send("ask", request=7, topic="stats")
@@ -124,6 +126,7 @@ class CaretakerThread:
             pass  # it has ended by itself
         self.thread.join(60)
         assert not self.thread.is_alive()
+        self.channel.close()
         return self.code
 
 
@@ -317,6 +320,8 @@ def test_the_pauses_before_restarts_grow(monkeypatch: pytest.MonkeyPatch) -> Non
             await asyncio.sleep(0.005)
         stats = await process.stats()
         process.drain()
+        while process.process is not None:
+            await asyncio.sleep(0.005)
         return stats
 
     assert asyncio.run(run())["restarts"] == 3

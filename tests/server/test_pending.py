@@ -307,6 +307,7 @@ def test_connections_can_be_closed_until_none_is_left() -> None:
             loop.call_soon_threadsafe(lambda: made.append(host.pending.make_room()))  # type: ignore[union-attr]
         for scripted in called:
             scripted.expect_closed()
+            scripted.close()
         wait_for(lambda: len(made) == 3)
 
     host.run(script)
@@ -363,7 +364,7 @@ def test_a_queued_connection_that_ends_is_removed() -> None:
         for scripted in called:
             scripted.send(request)
         wait_for(lambda: len(host.handed) == 1, what="the first")
-        for scripted in called[1:]:
+        for scripted in called:
             scripted.close()
         host.elapse(host.limits.artim_timeout_s)
         wait_for(lambda: host.waiting == 0, what="let go")

@@ -110,6 +110,7 @@ def serve(
                 await asyncio.sleep(0.005)
         await engine.audit_trail.finish()
         server.close()
+        await server.wait_closed()
         services.commitments.close()
         if not failures:
             ingestor.close()

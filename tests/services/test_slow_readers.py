@@ -60,9 +60,7 @@ def test_slow_readers_share_a_budget_and_others_are_served(tmp_path: Path) -> No
     serve(tmp_path / "data", script, config=config)
 
 
-def test_without_memory_a_retrieval_fails_and_a_store_does_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_memory_a_retrieval_fails_and_a_store_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=60.0, retrieval_bytes_max=16 * MIB)
     config = Config(data=tmp_path / "data", limits=limits)
 

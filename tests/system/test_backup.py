@@ -69,6 +69,13 @@ def started(*arguments: object) -> subprocess.Popen[str]:
     )
 
 
+def end(command: subprocess.Popen[str]) -> None:
+    """Asks a command to end, which it does in good order; what it wrote is read, so that it never waits for us."""
+    command.send_signal(signal.SIGTERM)
+    output = command.communicate(timeout=60)
+    assert command.returncode == 0, output
+
+
 def senders_of(port: int, ledger: ingest.Ledger, study: int = 0, count: int = SENDERS) -> list[ingest.Sender]:
     """Senders that go on until they are stopped."""
 
@@ -155,15 +162,18 @@ def test_a_replica_catches_up_is_read_meanwhile_and_takes_over(tmp_path: Path) -
             before = acknowledged(ledger)
             refuse_a_store(reader.port)
             uids = set(before.acknowledged)
-            wait_for(lambda: uids <= ingest.find_instances(reader.port, ingest.study_number(0)), 30, "the replica")
+            wait_for(lambda: uids <= ingest.find_instances(reader.port, ingest.study_number(0)), what="the replica")
             before.verify(reader.port)
-            status = replication_status(data)
-            assert status["running"] and status["lag_s"] < 30
+
+            def keeps_up() -> bool:
+                status = replication_status(data)
+                return bool(status["running"] and status["lag_s"] < 30)
+
+            wait_for(keeps_up, what="the replication")
             filmroom("promote", "--data", target, expect=4)
         stop(senders)
         filmroom("promote", "--data", target, expect=4)
-        replication.send_signal(signal.SIGTERM)
-        assert replication.wait(60) == 0, replication.communicate()
+        end(replication)
         filmroom("replicate", target, "--data", data, "--once")
     filmroom("promote", "--data", target)
     with running(target, workers=1) as server:
@@ -213,11 +223,9 @@ def test_a_second_filmroom_takes_the_log_over_a_connection_and_survives_its_loss
             return bool(status["state"] == "caught up" and status["lag_s"] < 2)
 
         wait_for(caught_up, 60, "catching up")
-        replication.send_signal(signal.SIGTERM)
-        assert replication.wait(60) == 0
+        end(replication)
         filmroom("replicate", where, "--config", source, "--data", data, "--once")
-        listener.send_signal(signal.SIGTERM)
-        assert listener.wait(60) == 0
+        end(listener)
     verify(target, ledger)
 
 

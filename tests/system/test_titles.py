@@ -55,9 +55,8 @@ def receive_one(listener: Listener) -> tuple[bytes, bytes, bytes]:
 def test_c_move_by_and_to_a_title_beyond_ascii_succeeds(
     server: Server, calling: bytes, aet: str, named: bytes, called: bytes
 ) -> None:
-    listener = Listener()
-    configure(server, aet, listener)
-    with ThreadPoolExecutor(1) as pool, Peer(server.port) as script:
+    with Listener() as listener, ThreadPoolExecutor(1) as pool, Peer(server.port) as script:
+        configure(server, aet, listener)
         receiving = pool.submit(receive_one, listener)
         answer = script.associate((1, STUDY_ROOT_MOVE, [IMPLICIT]), calling=calling)
         assert answer.titles[16:32] == calling.ljust(16)
@@ -73,9 +72,8 @@ def test_c_move_by_and_to_a_title_beyond_ascii_succeeds(
 
 @pytest.mark.parametrize("calling", [LATIN_1, UTF_8])
 def test_what_is_configured_for_a_title_beyond_ascii_holds_however_it_is_said(server: Server, calling: bytes) -> None:
-    listener = Listener()
-    configure(server, "RÖNTGEN", listener, 'may = ["store"]\nassociations_max = 1')
-    with Peer(server.port) as script, Peer(server.port) as second:
+    with Listener() as listener, Peer(server.port) as script, Peer(server.port) as second:
+        configure(server, "RÖNTGEN", listener, 'may = ["store"]\nassociations_max = 1')
         answer = script.associate((1, STUDY_ROOT_MOVE, [IMPLICIT]), (3, CT, [EXPLICIT]), calling=calling)
         assert [answer.contexts[number][0] for number in (1, 3)] == [3, 0]
         second.send(peer.associate_rq([(1, VERIFICATION, [IMPLICIT])], calling=calling))
@@ -85,9 +83,7 @@ def test_what_is_configured_for_a_title_beyond_ascii_holds_however_it_is_said(se
 
 @pytest.mark.parametrize(("aet", "called"), [("RÖNTGEN", LATIN_1), ("РЕНТГЕН", CYRILLIC)])
 def test_echo_calls_a_title_beyond_ascii(server: Server, aet: str, called: bytes) -> None:
-    listener = Listener()
-
-    def answer() -> bytes:
+    def answer(listener: Listener) -> bytes:
         with listener.accept() as destination:
             body = destination.expect(peer.ASSOCIATE_RQ)
             accepted = body[:68] + peer.item(0x10, peer.APPLICATION_CONTEXT.encode())
@@ -103,8 +99,8 @@ def test_echo_calls_a_title_beyond_ascii(server: Server, aet: str, called: bytes
             destination.send(peer.pdu(peer.RELEASE_RP, bytes(4)))
             return body[4:20].rstrip()
 
-    with ThreadPoolExecutor(1) as pool:
-        answering = pool.submit(answer)
+    with Listener() as listener, ThreadPoolExecutor(1) as pool:
+        answering = pool.submit(answer, listener)
         filmroom(server, "echo", f"{aet}@127.0.0.1:{listener.port}")
         assert answering.result(60) == called
 

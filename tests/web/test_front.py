@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import socket
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import orjson
@@ -70,10 +71,12 @@ class Gate:
 
     def __init__(self) -> None:
         self.event: asyncio.Event | None = None
+        self.entered = 0
         self.cancelled = 0
 
     async def handler(self, request: Request) -> web.Response:
         self.event = self.event or asyncio.Event()
+        self.entered += 1
         try:
             await self.event.wait()
         except asyncio.CancelledError:
@@ -99,12 +102,10 @@ def routes(gate: Gate | None = None) -> list[Route]:
 
 
 def get(hosting: Hosting, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple:  # type: ignore[type-arg]
-    connection = http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)
-    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
-    answer = connection.getresponse()
-    content = answer.read()
-    connection.close()
-    return answer.status, answer.headers, content
+    with closing(http.client.HTTPConnection("127.0.0.1", hosting.port, timeout=60)) as connection:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        with connection.getresponse() as answer:
+            return answer.status, answer.headers, answer.read()
 
 
 def test_a_path_is_found_with_any_slashes_and_head_is_get_without_a_body(tmp_path: Path) -> None:
@@ -226,7 +227,7 @@ def test_too_many_requests_get_retry_after(tmp_path: Path) -> None:
         waiting = [hosting.connect() for _ in range(2)]
         for sock in waiting:
             sock.sendall(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for(lambda: hosting.front._limits.count == 2, what="two requests")
+        wait_for(lambda: gate.entered == 2, what="two requests in their handlers")
         status, headers, _ = get(hosting, "/hello/x/now")
         assert (status, headers["Retry-After"]) == (429, "1")
         assert get(hosting, "/health/x")[0] == 404, "the state is told to a busy client too"
@@ -249,7 +250,7 @@ def test_a_client_that_goes_away_ends_its_handler(tmp_path: Path) -> None:
     def script(hosting: Hosting) -> None:
         with hosting.connect() as sock:
             sock.sendall(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            wait_for(lambda: hosting.front.is_busy, what="the request")
+            wait_for(lambda: gate.event, what="the request in its handler")
         wait_for(lambda: gate.cancelled == 1 and not hosting.front.is_busy, what="its end")
 
     host(tmp_path, script, routes=routes(gate))
@@ -391,7 +392,8 @@ def test_draining_finishes_requests_and_accepts_no_new_ones(tmp_path: Path) -> N
         idle.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"live" in idle.recv(1000)
         busy.sendall(b"GET /gate HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        wait_for(lambda: hosting.front.is_busy, what="the request")
+        wait_for(lambda: gate.event, what="the request in its handler")
+        hosting.wait_idle(idle)
         hosting.on_loop(hosting.front.start_draining)
         assert idle.recv(1000) == b"", "an idle one is closed"
         assert b" 503 " in hosting.ask(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")

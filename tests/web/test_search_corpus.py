@@ -31,6 +31,8 @@ def test_search_and_metadata_describe_instances_alike(tmp_path: Path) -> None:
                 continue
             syntax = transfer_syntax.of(meta.transfer_syntax_uid)
             model = json.loads(json_model.encode(raw[meta.data_set_offset :], syntax, "/bulk"))
+            # No part of a data set: a search says as what the instance is stored (PS3.4 C.6.1.1.5.2).
+            model["00083002"] = {"vr": "UI", "Value": [meta.transfer_syntax_uid]}
             models.setdefault(model["00080018"]["Value"][0], []).append(model)
         asked = search_request.parse("includefield=all", Level.IMAGE, {}, archive.schema)
         search = Search(archive, asked, Rows(asked, archive.schema, "http://pacs"), 0)
