@@ -266,7 +266,7 @@ class Orders:
             if total < 4 * content:
                 return False
             rows = as_rows((number, writing.raw_rows(table)) for number, table in tables)
-            stamp = self._log.write_snapshot(writing.number(b"next"), rows)
+            stamp = self._log.write_snapshot(writing.number(b"state"), writing.number(b"next"), rows)
             writing.set_number(b"state", stamp)
         removed = self._log.remove_old()
         logger.info("orders: state log compacted", bytes_before=total, bytes=self._log.bytes, segments_removed=removed)

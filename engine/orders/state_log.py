@@ -2,16 +2,20 @@
 
 One record of kind STATE is one transaction. Its key is empty, and its stamp orders it:
 
+    flags     PART          a part of a snapshot: the state does not end with it
     meta      after u64     the stamp of the transaction before it; 0: it begins with an empty registry
               next u64      the next free id
     payload   MessagePack   [[number of the table, key, row or nil], …]
 
 Whoever writes holds the write lock of the database, appends, syncs, and then commits to the database. A process that
 dies between leaves a transaction that nobody was told of. The next one names its own predecessor, so such an orphan is
-in no chain: the state is the chain that ends with the largest stamp.
+in no chain: the state is the chain that ends with the largest stamp that is no part of a snapshot.
 
 Compaction writes the whole state as a new chain, syncs it, and removes the segments with nothing of that chain, but for
 those that a living process still writes.
+
+A copy is made while processes write, one segment after the other. Its last transactions may lack some before them, and
+`settle` ends the chain before those.
 """
 
 from __future__ import annotations
@@ -42,6 +46,9 @@ SEGMENT_BYTES: Final = 16 << 20
 SNAPSHOT_ROWS: Final = 2000
 """Rows in one transaction of a snapshot."""
 
+PART: Final = 1
+"""A snapshot that a power cut has left unfinished is no state. Logs of before have no such flag, and are whole."""
+
 Change = tuple[int, bytes, bytes | None]
 
 _META = struct.Struct("<QQ")
@@ -62,13 +69,13 @@ class StateLog:
 
     # -- writing: under the write lock of the database --------------------------------------------
 
-    def append(self, after: int, next_id: int, changes: list[Change]) -> int:
+    def append(self, after: int, next_id: int, changes: list[Change], *, flags: int = 0, later_than: int = 0) -> int:
         """Appends a transaction and returns its stamp; `sync` makes it durable. Raises StorageFull, StorageFailed."""
-        stamp = max(after + 1, time.time_ns())
+        stamp = max(after + 1, later_than + 1, time.time_ns())
         payload = msgspec.msgpack.encode(changes)
         meta = _META.pack(after, next_id)
         writer = self._writer()
-        writer.append(Kind.STATE, 0, stamp, b"", meta, [payload], len(payload), crc32c(payload), write_back=True)
+        writer.append(Kind.STATE, flags, stamp, b"", meta, [payload], len(payload), crc32c(payload), write_back=True)
         return stamp
 
     def sync(self) -> None:
@@ -118,7 +125,7 @@ class StateLog:
     def _chain(self) -> list[Record]:
         records = {record.stamp: record for _, record in self._records()}
         chain: list[Record] = []
-        stamp = max(records, default=0)
+        stamp = max((record.stamp for record in records.values() if record.flags != PART), default=0)
         while stamp:
             record = records.pop(stamp, None)
             if record is None:
@@ -126,6 +133,26 @@ class StateLog:
             chain.append(record)
             stamp = _META.unpack(record.meta)[0]
         return chain[::-1]
+
+    def settle(self) -> list[int]:
+        """Ends the chain with the last transaction that has all those before it; returns the stamps of those after it.
+
+        For a copy that nobody writes. Raises OrdersError if no state is whole, KeyMissing, StorageError.
+        """
+        records = {record.stamp: record for _, record in self._records()}
+        whole = {0}
+        for stamp in sorted(records):  # a transaction comes after the one that it names
+            if _META.unpack(records[stamp].meta)[0] in whole:
+                whole.add(stamp)
+        last = max((stamp for stamp in whole if stamp and records[stamp].flags != PART), default=0)
+        dropped = sorted(stamp for stamp, record in records.items() if stamp > last and record.flags != PART)
+        if dropped:
+            if not last:
+                raise OrdersError("the state log has a gap, and no state before it")
+            self.append(last, _META.unpack(records[last].meta)[1], [], later_than=max(records))
+            self.sync()
+            self.close()
+        return dropped
 
     def _records(self) -> Iterator[tuple[int, Record]]:
         if not self._files.exists(self._directory):
@@ -157,15 +184,18 @@ class StateLog:
 
     # -- compaction: under the write lock of the database ------------------------------------------
 
-    def write_snapshot(self, next_id: int, rows: Iterable[Change]) -> int:
-        """Writes the whole state as a new chain and makes it durable; returns its last stamp."""
+    def write_snapshot(self, last: int, next_id: int, rows: Iterable[Change]) -> int:
+        """Writes the whole state as a new chain and makes it durable; returns its last stamp.
+
+        `last`: the stamp with which the old chain ends. The new one is later, even if the clock was set back.
+        """
         self.close()
         batch: list[Change] = []
-        stamp = self.append(0, next_id, [])
+        stamp = self.append(0, next_id, [], flags=PART, later_than=last)
         for row in rows:
             batch.append(row)
             if len(batch) >= SNAPSHOT_ROWS:
-                stamp = self.append(stamp, next_id, batch)
+                stamp = self.append(stamp, next_id, batch, flags=PART)
                 batch = []
         stamp = self.append(stamp, next_id, batch)
         self.sync()

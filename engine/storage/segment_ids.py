@@ -22,7 +22,8 @@ from engine.storage.segment_store import SegmentStore
 
 COUNTER_BITS = 48
 COUNTER_MAX = (1 << COUNTER_BITS) - 1
-SLOT_MAX = (1 << 16) - 1
+SLOT_MAX = (1 << 16) - 3
+"""The last two are for other logs than the archive's own, in replicas (`archive.copies.shipped_logs`)."""
 
 
 class SegmentIds(Protocol):

@@ -17,7 +17,7 @@ import pytest
 from engine.archive import layout as layouts
 from engine.archive.archive import Archive, StorageOptions
 from engine.archive.copies import backup as backups
-from engine.archive.copies import backup_check, histories
+from engine.archive.copies import backup_check, histories, log_copying
 from engine.archive.copies import restore as restores
 from engine.archive.copies.backup import BackupReport, back_up
 from engine.archive.copies.backup_check import verify_backup
@@ -283,8 +283,8 @@ def test_a_rate_limit_makes_it_wait(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backups, "RANGE_BYTES", 40 << 10)
-    monkeypatch.setattr(backups, "PIECE_BYTES", 20 << 10)
+    monkeypatch.setattr(log_copying, "RANGE_BYTES", 40 << 10)
+    monkeypatch.setattr(log_copying, "PIECE_BYTES", 20 << 10)
 
 
 @pytest.mark.usefixtures("small_ranges")
@@ -688,7 +688,7 @@ def test_a_state_that_is_not_there_is_answered_with_those_that_are(tmp_path: Pat
 
 def test_progress_moves_with_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backup_check, "PIECE_BYTES", 4096)
-    monkeypatch.setattr(backups, "PIECE_BYTES", 4096)
+    monkeypatch.setattr(log_copying, "PIECE_BYTES", 4096)
     monkeypatch.setattr(restores, "PIECE_BYTES", 4096)
     told: dict[str, list[int]] = {"backup": [], "verify": [], "restore": []}
     with opened(tmp_path / "data") as archive:

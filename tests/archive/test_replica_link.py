@@ -25,6 +25,7 @@ from engine.archive.copies.replica_tls import Credentials
 from engine.archive.layout import Layout
 from engine.config import Tls
 from engine.errors import ReplicationFailed
+from engine.storage.segment_ids import SLOT_MAX, segment_id_of
 from tests.archive.filled import contents, findings, opened, segment_bytes_on_disk, store
 from tests.archive.replicas import replicating, some
 
@@ -332,6 +333,24 @@ def test_a_bad_frame_of_an_admitted_source_harms_nothing(tmp_path: Path, site: S
         assert again.held().keys() - {1} == {5}
         again.close()
     assert (target / "segments" / f"{5:016x}.seg").read_bytes() == b"whole"
+
+
+def test_the_logs_of_the_hospital_go_to_folders_of_their_own(tmp_path: Path, site: Site) -> None:
+    target = tmp_path / "replica"
+    number = segment_id_of(SLOT_MAX + 1, 5)
+    path = target / "hospital" / "state" / f"{5:016x}.seg"
+    with listening(target, site) as listener:
+        one = site.replica(listener)
+        assert one.held() == {} and one.takes_all_logs
+        one.write(number, 1, 0, b"orders")
+        one.write(5, 1, 0, b"images")
+        one.commit([Shipped(number, 1, 6, True), Shipped(5, 1, 6, True)])
+        one.remove([number])  # as a source of an older version does, which does not know it
+        assert (path.read_bytes(), len(list((target / "segments").iterdir()))) == (b"orders", 1)
+        one.tell({"state": "x", "ships": "all logs"})
+        one.remove([number])
+        assert not path.exists()
+        one.close()
 
 
 # Who may ------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_a_new_segment_of_a_low_slot_is_lag(joined: tuple[Path, dict[str, bytes]
     data = joined[0]
     layout = layouts.existing(data)
     present = list_segments(layout.segments, Files())
-    status: dict[str, object] = {"seen": lag.seen(present, {}), "lag_bytes": 0}
+    status: dict[str, object] = {"seen": lag.seen(present, {}, has_hospital=False), "lag_bytes": 0}
     assert lag.now_bytes(layout, status) == 0
     with kept.opened(data) as archive:
         kept.store(archive, [kept.data_set(999)])

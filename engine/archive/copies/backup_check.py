@@ -93,7 +93,7 @@ class _Check:
             self.report.counts["manifests"] += 1
             if manifest.archive_id != archive_id:
                 self.report.findings.append(f"manifest {manifest.file_name} is of another archive")
-            ids = [copy.segment_id for copy in manifest.segments]
+            ids = [(copy.log, copy.segment_id) for copy in manifest.copies]
             if len(ids) != len(set(ids)):
                 self.report.findings.append(f"manifest {manifest.file_name} names a segment twice")
 
@@ -112,7 +112,7 @@ class _Check:
         """Reads every file once, to the longest length in any manifest; again if its ranges differ in another one."""
         jobs: dict[str, list[SegmentCopy]] = {}
         for manifest in manifests:
-            for copy in manifest.segments:
+            for copy in manifest.copies:
                 others = jobs.setdefault(copy.file_name, [])
                 # One is the beginning of the other: the longer one's hashes stand for both.
                 others[:] = [other for other in others if not _covers(copy, other)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engine import log
-from engine.archive.copies.manifest import BackupFolder, Heading, Manifest, SegmentCopy, time_of
+from engine.archive.copies.manifest import HOSPITAL, IMAGES, BackupFolder, Heading, Manifest, SegmentCopy, time_of
 from engine.errors import BackupError
 from engine.storage.files import Files
 from engine.storage.segment_ids import newest_of_slots, slot_of
@@ -126,7 +126,7 @@ def claims(folder: BackupFolder, found: Iterable[Heading], ours: str) -> dict[st
     needed: dict[str, int] = {}
     for heading in found:
         if heading.history != ours:
-            for copy in folder.read(heading.name).segments:
+            for copy in folder.read(heading.name).copies:
                 needed[copy.file_name] = max(needed.get(copy.file_name, 0), copy.length)
     return needed
 
@@ -149,12 +149,16 @@ def prune(folder: BackupFolder, keep: int, ours: str) -> Pruned:
         files.unlink(f"{folder.manifests}/{manifest.file_name}")
     files.sync_directory(folder.manifests)
     dropped = {manifest.file_name for manifest in removed}
-    named = {copy.file_name for manifest in whole if manifest.file_name not in dropped for copy in manifest.segments}
-    unnamed = [name for name in files.list_directory(folder.segments) if name.endswith(".seg") and name not in named]
-    for name in unnamed:
-        files.unlink(f"{folder.segments}/{name}")
-    files.sync_directory(folder.segments)
-    return Pruned(len(removed), len(unnamed))
+    named = {copy.file_name for manifest in whole if manifest.file_name not in dropped for copy in manifest.copies}
+    unnamed = 0
+    for log_name in (IMAGES, *HOSPITAL):
+        names = [name for name in folder.files_of(log_name) if name not in named]
+        for name in names:
+            files.unlink(f"{folder.segments if log_name == IMAGES else folder.path}/{name}")
+        if names:
+            files.sync_directory(str(folder.path / log_name))
+        unnamed += len(names)
+    return Pruned(len(removed), unnamed)
 
 
 def _agrees(manifest: Manifest, newest: dict[int, SegmentCopy]) -> bool:

@@ -17,22 +17,23 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final
 
-from engine.archive.copies import extent
+from engine.archive.copies import extent, shipped_logs
 from engine.archive.copies.replica import read_status
 from engine.archive.layout import REPLICA, Layout
 from engine.errors import CorruptRecord
 from engine.storage.files import Files
-from engine.storage.segment import FIRST_RECORD, segment_path
+from engine.storage.segment import FIRST_RECORD
 from engine.storage.segment_bytes import FileBytes
 from engine.storage.segment_ids import newest_of_slots, slot_of
 
 _STATUS_FILE: Final = re.compile(r"replica(tion-[0-9a-f]{16})?\.json")
 
 
-def seen(present: Iterable[int], ends: dict[int, int]) -> dict[str, object]:
-    """The present state of the log, for a status file; `ends` are those of the segments that can still grow."""
+def seen(present: Iterable[int], ends: dict[int, int], *, has_hospital: bool) -> dict[str, object]:
+    """The present state of the logs, for a status file; `ends` are those of the segments that can still grow."""
     return {
-        "last": max(present, default=-1),  # for older versions, which know one slot
+        "hospital": has_hospital,
+        "last": max(filter(shipped_logs.is_image_log, present), default=-1),  # for older versions, which know one slot
         "newest": sorted(newest_of_slots(present).values()),
         "open": [[segment_id, end] for segment_id, end in ends.items()],
     }
@@ -69,14 +70,15 @@ def now_bytes(layout: Layout, status: dict[str, object]) -> int | None:
     """The lag now. Raises OSError."""
     files = Files()
     match status.get("seen"), status.get("lag_bytes"):
-        case {"newest": list(noted), "open": list(entries)}, int(lag_bytes):
+        case {"newest": list(noted), "open": list(entries), **more}, int(lag_bytes):
+            has_hospital = more.get("hospital") is True
             newest = newest_of_slots(map(int, noted))
         case {"last": int(last), "open": list(entries)}, int(lag_bytes):
-            newest = {0: last}
+            newest, has_hospital = {0: last}, False
         case _:
             return None
     ends = {int(entry[0]): int(entry[1]) for entry in entries}
-    for segment_id in extent.stable_segments(layout.segments, files):
+    for segment_id in shipped_logs.stable(layout.data, files, has_hospital=has_hospital):
         if segment_id > newest.get(slot_of(segment_id), -1) or segment_id in ends:
             lag_bytes += max(0, _end(layout, segment_id, files) - ends.get(segment_id, 0))
     return lag_bytes
@@ -85,11 +87,11 @@ def now_bytes(layout: Layout, status: dict[str, object]) -> int | None:
 def _end(layout: Layout, segment_id: int, files: Files) -> int:
     """How much of a segment a replication would ship."""
     try:
-        fd = files.open(segment_path(layout.segments, segment_id), os.O_RDONLY)
+        fd = files.open(shipped_logs.path_of(layout.data, segment_id), os.O_RDONLY)
     except FileNotFoundError:
         return 0  # just compacted away
     try:
-        there = extent.look(FileBytes(files, fd), segment_id)
+        there = extent.look(FileBytes(files, fd), shipped_logs.id_of(segment_id))
     except CorruptRecord:
         return files.size(fd)  # unreadable: it cannot be shipped
     finally:

@@ -3,13 +3,15 @@
     DEST/backup.json                     {"format": 1, "archive_id": "<32 hex digits>"}
     DEST/manifests/<UTC time>.json       {"manifest": {…}, "blake2b": "<of the manifest as it is written here>"}
     DEST/segments/<id>-<salt>-<n>.seg    a prefix of a segment; grows, is never changed, several manifests share it
+    DEST/hospital/state/, journal/       the same of the logs of DATA/hospital: patients and orders, and messages
     DEST/progress                        ["history", name] and ranges of it that are in a file and in no manifest yet
     DEST/lock                            flock of whoever writes
 
     manifest    {"format": 1, "archive_id", "lineage", of a replica "role": "replica", "created": "<ISO 8601>",
                  "segments": [segment, …], of an encrypted archive "keys": its keys.json, with accounts
-                 "accounts": as `accounts.dump` has them}; whose state it is stands in
-                 its first bytes, where a heading is read
+                 "accounts": as `accounts.dump` has them, of an archive with DATA/hospital
+                 "logs": {"hospital/state": [segment, …], "hospital/journal": [segment, …]}}; whose state it is stands
+                 in its first bytes, where a heading is read. Older versions ignore what they do not know
     segment     {"id", "salt", "copy": n, "length", "sealed", "source": [inode, mtime_ns], "ranges": [range, …]}
     range       [start, end, "<blake2b, 32 bytes, of these bytes>"]; the first starts at 0, each where the last ended
 
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
@@ -32,6 +35,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from engine.archive.layout import ARCHIVE, REPLICA, Layout
+from engine.audit.chain import make_private
 from engine.errors import BackupError
 from engine.storage.files import Files, replace_file
 
@@ -42,6 +46,14 @@ MANIFEST_BYTES_MAX = 1 << 30
 DESCRIPTION_BYTES_MAX = 4096
 
 HEADING_BYTES = 512
+
+IMAGES = "segments"
+"""The archive's own log. Each log has a folder of this name in DATA, and one in DEST."""
+STATE = "hospital/state"
+MESSAGES = "hospital/journal"
+HOSPITAL = (MESSAGES, STATE)
+"""In the order in which a copy looks at them, before the archive's own log: what a message did is noted after the
+registry and the studies have it, so the copy of a note never lacks its effect."""
 
 _HEADING = re.compile(
     rb'\{"manifest":\{"format":1,"archive_id":"([0-9a-f]{32})","lineage":"([0-9a-f]{32}|)"'
@@ -65,6 +77,7 @@ class SegmentCopy:
     source: tuple[int, int]
     """Inode and modification time of the segment file, as it was copied."""
     ranges: tuple[Range, ...]
+    log: str = IMAGES
 
     @property
     def length(self) -> int:
@@ -73,8 +86,9 @@ class SegmentCopy:
 
     @property
     def file_name(self) -> str:
-        """The name of its file in DEST/segments."""
-        return f"{self.segment_id:016x}-{self.salt:016x}-{self.copy}.seg"
+        """The name of its file in DEST/segments; of another log, the path in DEST."""
+        name = f"{self.segment_id:016x}-{self.salt:016x}-{self.copy}.seg"
+        return name if self.log == IMAGES else f"{self.log}/{name}"
 
     def encode(self) -> dict[str, object]:
         """The segment as JSON values, as drawn at the head of this module."""
@@ -89,7 +103,7 @@ class SegmentCopy:
         }
 
     @classmethod
-    def decode(cls, value: dict[str, Any]) -> SegmentCopy:
+    def decode(cls, value: dict[str, Any], log: str = IMAGES) -> SegmentCopy:
         """Raises ValueError, KeyError or TypeError."""
         ranges: list[Range] = []
         at = 0
@@ -106,6 +120,7 @@ class SegmentCopy:
             bool(value["sealed"]),
             (int(inode), int(mtime_ns)),
             tuple(ranges),
+            log,
         )
         if copy.length != value["length"]:
             raise ValueError(f"segment {value['id']}: the ranges end at {copy.length}, not at {value['length']}")
@@ -156,6 +171,8 @@ class Manifest:
     """The wrapped keys of an encrypted archive, the content of its keys.json."""
     accounts: str = ""
     """Users, keys, grants and shares (`accounts.dump`); "": there are none."""
+    hospital: tuple[SegmentCopy, ...] = ()
+    """Of the logs of DATA/hospital."""
 
     @property
     def history(self) -> str:
@@ -170,7 +187,12 @@ class Manifest:
     @property
     def total_bytes(self) -> int:
         """Of all segments."""
-        return sum(segment.length for segment in self.segments)
+        return sum(segment.length for segment in self.copies)
+
+    @property
+    def copies(self) -> tuple[SegmentCopy, ...]:
+        """The segments of all logs."""
+        return self.segments + self.hospital
 
     def encode(self) -> bytes:
         """The content of the manifest file, as drawn at the head of this module."""
@@ -183,8 +205,12 @@ class Manifest:
             "segments": [segment.encode() for segment in self.segments],
             **({"keys": self.keys} if self.keys else {}),
             **({"accounts": self.accounts} if self.accounts else {}),
+            **({"logs": self._logs()} if self.hospital else {}),
         }
         return orjson.dumps({"manifest": body, "blake2b": _digest(orjson.dumps(body))})
+
+    def _logs(self) -> dict[str, list[dict[str, object]]]:
+        return {log: [copy.encode() for copy in self.hospital if copy.log == log] for log in HOSPITAL}
 
     @classmethod
     def decode(cls, data: bytes) -> Manifest:
@@ -204,12 +230,22 @@ class Manifest:
                 str(body.get("role", ARCHIVE)),
                 str(body.get("keys", "")),
                 str(body.get("accounts", "")),
+                tuple(_hospital(body.get("logs", {}))),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise BackupError(f"no whole manifest: {error}") from error
         if manifest.created.tzinfo is None:
             raise BackupError("no whole manifest: its time has no zone")
         return manifest
+
+
+def _hospital(logs: dict[str, list[dict[str, Any]]]) -> Iterator[SegmentCopy]:
+    """Raises ValueError, KeyError, TypeError or AttributeError."""
+    for log, segments in logs.items():
+        if log not in HOSPITAL:
+            raise ValueError(f"it has the log {log!r}, which this version does not know")
+        for segment in segments:
+            yield SegmentCopy.decode(segment, log)
 
 
 def _digest(data: bytes) -> str:
@@ -311,7 +347,13 @@ class BackupFolder:
 
     def segment(self, copy: SegmentCopy) -> str:
         """Where a segment's copy lies."""
-        return f"{self.segments}/{copy.file_name}"
+        return f"{self.segments if copy.log == IMAGES else self.path}/{copy.file_name}"
+
+    def files_of(self, log: str) -> list[str]:
+        """The segment files of a log, as `SegmentCopy.file_name` has them."""
+        folder = str(self.path / log)
+        names = self.files.list_directory(folder) if self.files.exists(folder) else []
+        return [name if log == IMAGES else f"{log}/{name}" for name in names if name.endswith(".seg")]
 
     def size(self, copy: SegmentCopy) -> int:
         """How long that file is; -1 if it is not there."""
@@ -323,6 +365,14 @@ class BackupFolder:
             return self.files.size(fd)
         finally:
             self.files.close(fd)
+
+
+def make_log(root: Path, log: str, files: Files) -> None:
+    """Makes the folder of a log of DATA/hospital, for its owner only, durably."""
+    folder = root
+    for name in log.split("/"):
+        folder = folder / name
+        make_private(folder, files)
 
 
 def read_whole(files: Files, path: str, length_max: int) -> bytes:

@@ -2,8 +2,9 @@
 
     DATA/archive.json        as every archive's, with "role": "replica" and the lineage of its source
     DATA/segments/*.seg      as at the source, as far as they have come; not preallocated; grow at the end
-    DATA/replica.journal     [id, salt, length, sealed] for each that was made durable; the last note of an id holds,
-                             length -1: removed (`storage.journal`)
+    DATA/hospital/           state/ and journal/, likewise
+    DATA/replica.journal     [number, salt, length, sealed] for each that was made durable; the last note of a number
+                             holds, length -1: removed (`storage.journal`); numbers as `shipped_logs` has them
     DATA/replica.lock        flock of whoever writes the log
     DATA/replica.json        what the source last said of itself and of its lag; for people
 
@@ -27,22 +28,24 @@ import orjson
 from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
-from engine.archive.copies import key_file, study_key_file
-from engine.archive.copies.manifest import read_whole
+from engine.archive.copies import key_file, registry_copy, shipped_logs, study_key_file
+from engine.archive.copies.manifest import make_log, read_whole
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
 from engine.archive.unlocking import let_go, unlock
-from engine.errors import ArchiveInUse, ReplicationFailed, StorageError
+from engine.errors import ArchiveInUse, OrdersError, ReplicationFailed, StorageError
 from engine.storage.files import Files, replace_file
 from engine.storage.journal import Journal
 from engine.storage.record import crc32c
-from engine.storage.segment import list_segments, segment_path
+from engine.storage.segment import list_segments
 
 logger = log.get("archive.replica")
 
 JOIN_BYTES = 4096
 """Bytes at a segment's end that are compared before it grows."""
 STATUS_BYTES_MAX = 1 << 16
+NOT_SHOWN = ("keys", "study_keys", "accounts", "ships")
+"""What a source says that is not of its state."""
 NOTES_MAX_FACTOR = 4
 """The journal is rewritten when it has this many times more notes than segments."""
 
@@ -69,6 +72,8 @@ class Shipped(NamedTuple):
 class Destination(Protocol):
     """Where a replication writes: a directory, or another Filmroom."""
 
+    @property
+    def takes_all_logs(self) -> bool: ...
     def held(self) -> dict[int, Held]: ...
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None: ...
     def commit(self, shipped: Sequence[Shipped]) -> None: ...
@@ -102,6 +107,9 @@ class ReplicaLock:
 class Replica:
     """The writing end. For one thread. After any error, close it and open it again."""
 
+    takes_all_logs = True
+    """Whether it takes patients, orders and messages too."""
+
     def __init__(
         self, data: Path, archive_id: bytes, lineage: str, files: Files | None = None, *, create: bool = True
     ) -> None:
@@ -125,7 +133,10 @@ class Replica:
         self._written: dict[int, int] = {}
         """How far the open segments have been written."""
         self._fds: dict[int, int] = {}
-        self._has_new_names = False
+        self._new_names: set[str] = set()
+        """The logs with names that are not durable yet."""
+        self._is_source_of_all = False
+        """Whether the source has said that it ships all logs."""
 
     def _read_journal(self) -> dict[int, Held]:
         segments: dict[int, Held] = {}
@@ -133,7 +144,7 @@ class Replica:
             match note:
                 case [int(segment_id), int(salt), int(length), bool(is_sealed)]:
                     segments[segment_id] = Held(salt, length, is_sealed)
-        present = list_segments(self.layout.segments, self._files)
+        present = shipped_logs.held(self.layout.data, self._files)
         segments = {
             segment_id: item
             for segment_id, item in segments.items()
@@ -145,18 +156,18 @@ class Replica:
         return {segment_id: segments.get(segment_id, Held(0, 0, False)) for segment_id in present}
 
     def _size(self, segment_id: int) -> int:
-        fd = self._files.open(segment_path(self.layout.segments, segment_id), os.O_RDONLY)
+        fd = self._files.open(shipped_logs.path_of(self.layout.data, segment_id), os.O_RDONLY)
         try:
             return self._files.size(fd)
         finally:
             self._files.close(fd)
 
     def held(self) -> dict[int, Held]:
-        """The durable segments."""
+        """The durable segments, by their numbers in `shipped_logs`."""
         return {segment_id: self._with_tail(segment_id, item) for segment_id, item in self._held.items()}
 
     def _with_tail(self, segment_id: int, item: Held) -> Held:
-        fd = self._files.open(segment_path(self.layout.segments, segment_id), os.O_RDONLY)
+        fd = self._files.open(shipped_logs.path_of(self.layout.data, segment_id), os.O_RDONLY)
         try:
             start = max(0, item.length - JOIN_BYTES)
             return item._replace(tail_crc=crc32c(self._files.pread(fd, item.length - start, start)))
@@ -182,15 +193,17 @@ class Replica:
         self._written[segment_id] = offset + len(data)
 
     def _open_segment(self, segment_id: int, held: Held | None) -> None:
-        path = segment_path(self.layout.segments, segment_id)
+        path, log_name = shipped_logs.path_of(self.layout.data, segment_id), shipped_logs.log_of(segment_id)
+        if not shipped_logs.is_image_log(segment_id):
+            make_log(self.layout.data, log_name, self._files)
         try:
             fd = self._files.create(path)
-            self._has_new_names = True
+            self._new_names.add(log_name)
         except FileExistsError:
             fd = self._files.open(path, os.O_RDWR)
             if held is None or not held.length:
                 self._files.truncate(fd, 0)
-                self._has_new_names = True
+                self._new_names.add(log_name)
         self._fds[segment_id] = fd
         self._written[segment_id] = held.length if held is not None else 0
 
@@ -203,9 +216,9 @@ class Replica:
             if item.is_sealed and self._files.size(fd) != item.length:
                 self._files.truncate(fd, item.length)
             self._files.fdatasync(fd)
-        if self._has_new_names:
-            self._files.sync_directory(self.layout.segments)
-            self._has_new_names = False
+        for log_name in self._new_names:
+            self._files.sync_directory(str(self.layout.data / log_name))
+        self._new_names.clear()
         self._journal.append(shipped)
         for item in shipped:
             self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
@@ -213,18 +226,26 @@ class Replica:
             del self._written[item.segment_id]
 
     def remove(self, segment_ids: Sequence[int]) -> None:
-        """Removes segments that the source has compacted away. Commit their replacements first."""
+        """Removes segments that the source has compacted away. Commit their replacements first.
+
+        An older version as source, which does not know the logs of DATA/hospital, removes nothing of them.
+        """
+        if not self._is_source_of_all:
+            segment_ids = [each for each in segment_ids if shipped_logs.is_image_log(each)]
         for segment_id in segment_ids:
             if segment_id in self._fds:
                 self._files.close(self._fds.pop(segment_id))
                 del self._written[segment_id]
-            self._files.unlink(segment_path(self.layout.segments, segment_id))
+            self._files.unlink(shipped_logs.path_of(self.layout.data, segment_id))
             self._held.pop(segment_id, None)
-        self._files.sync_directory(self.layout.segments)
+        for log_name in set(map(shipped_logs.log_of, segment_ids)):
+            self._files.sync_directory(str(self.layout.data / log_name))
         self._journal.append([(segment_id, 0, -1, False) for segment_id in segment_ids])
 
     def tell(self, status: Mapping[str, object]) -> None:
         """Stores the source's status for `filmroom replicate --status`, not durably; its keys and accounts, durably."""
+        if status.get("ships") == "all logs":
+            self._is_source_of_all = True
         keys = status.get("keys", "")
         if isinstance(keys, str):
             self.layout = key_file.adopt(self.layout, keys, self._files)
@@ -232,7 +253,9 @@ class Replica:
         accounts = status.get("accounts", "")
         if isinstance(accounts, str):
             dump.restore(self.layout.data, accounts)
-        shown = {name: value for name, value in status.items() if name not in ("keys", "study_keys", "accounts")}
+        shown = {
+            name: value for name, value in status.items() if name not in ("keys", "study_keys", "accounts", "ships")
+        }
         write_status(str(self.layout.data / "replica.json"), shown, self._files)
 
     def close(self) -> None:
@@ -289,6 +312,7 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
         layouts.describe(promoted, files)
         # From here on it is an archive, whatever happens: the next process to open it does the rest.
         Keeper(promoted, files, progress).close()
+        _settle_orders(promoted, files)
         for name in ("replica.journal", "replica.json"):
             files.unlink(str(data / name))
     finally:
@@ -296,6 +320,18 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
         let_go(layout)
     logger.info("promoted", data=str(data), lineage=promoted.lineage)
     return promoted
+
+
+def _settle_orders(layout: Layout, files: Files) -> None:
+    """Makes the registry of patients and orders whole. Images are served even if that cannot be."""
+    try:
+        restored = registry_copy.bring_up(layout, files)
+    except OrdersError as error:
+        logger.error("patients and orders cannot be used", error=str(error))
+        return
+    if restored.dropped:
+        what = "the last transactions of patients and orders had not come whole"
+        logger.warning(what, count=len(restored.dropped))
 
 
 def write_status(path: str, status: Mapping[str, object], files: Files) -> None:

@@ -33,6 +33,7 @@ import orjson
 
 from engine.archive.copies.replica import Held, Shipped
 from engine.archive.copies.replica_tls import Credentials, reason, shake_hands
+from engine.archive.copies.shipped_logs import LOGS_TAKEN
 from engine.errors import ReplicationFailed
 
 if TYPE_CHECKING:
@@ -212,6 +213,8 @@ class RemoteReplica:
 
     def __init__(self, host: str, port: int, credentials: Credentials, archive_id: bytes, lineage: str) -> None:
         """Connects. Raises ReplicationFailed."""
+        self.takes_all_logs = False
+        """Whether it takes patients, orders and messages too; known after `held`."""
         try:
             sock = socket.create_connection((host, port), GREETING_TIMEOUT_S)
         except OSError as error:
@@ -239,6 +242,7 @@ class RemoteReplica:
         while True:
             kind, body = self._line.receive()
             if kind == Frame.HELD_END:
+                self.takes_all_logs = segments.pop(LOGS_TAKEN, None) is not None
                 return segments
             if kind != Frame.HELD:
                 raise ReplicationFailed(f"a frame of kind {kind} where {Frame.HELD} should be")

@@ -22,7 +22,8 @@ from typing import NoReturn
 
 from engine import guards, log
 from engine.archive.copies import replica_link as link
-from engine.archive.copies.replica import Replica, Shipped
+from engine.archive.copies import shipped_logs
+from engine.archive.copies.replica import Held, Replica, Shipped
 from engine.archive.copies.replica_link import Frame, Line
 from engine.archive.copies.replica_tls import Credentials
 from engine.errors import EngineError, ReplicationFailed
@@ -220,7 +221,8 @@ class Listener:
         return archive_id, lineage.hex() if lineage.strip(b"\0") else ""
 
     def _send_held(self, line: Line, replica: Replica) -> None:
-        rows = [link.HELD.pack(segment_id, *item) for segment_id, item in replica.held().items()]
+        segments = {**replica.held(), shipped_logs.LOGS_TAKEN: Held(0, 0, False)}
+        rows = [link.HELD.pack(segment_id, *item) for segment_id, item in segments.items()]
         for at in range(0, len(rows), link.ENTRIES_MAX):
             line.send(Frame.HELD, *rows[at : at + link.ENTRIES_MAX])
         line.send(Frame.HELD_END)

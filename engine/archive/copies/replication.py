@@ -15,7 +15,8 @@ and no lock, and opens no index. It may run beside a server, or without one.
 
     state       catching up ⇄ caught up;  either ─ destination lost ─► waiting ─ opened again ─► catching up
 
-A replica follows deletions. It is no backup.
+Patients, orders and messages (DATA/hospital) go the same way, unless the destination is of an older version
+(`copies.shipped_logs`). A replica follows deletions. It is no backup.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import NamedTuple
 from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
-from engine.archive.copies import extent, key_file, lag, study_key_file
+from engine.archive.copies import extent, key_file, lag, shipped_logs, study_key_file
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
@@ -39,7 +40,6 @@ from engine.errors import CorruptRecord, EngineError, ReplicationFailed, Storage
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.record import crc32c
-from engine.storage.segment import segment_path
 from engine.storage.segment_bytes import FileBytes
 
 logger = log.get("archive.replication")
@@ -135,6 +135,8 @@ class Replication:
         self._remove_after_s = remove_after_s
         self._clock_s = clock_s
         self._destination: Destination | None = None
+        self._takes_all = False
+        """Whether the destination takes the logs of DATA/hospital: older versions do not."""
         self._held: dict[int, Held] = {}
         self._joined: set[int] = set()
         """Segments whose ends have been compared since the destination was opened."""
@@ -182,7 +184,7 @@ class Replication:
             self._open()
         assert self._destination is not None
         began_s = self._clock_s()
-        present = extent.stable_segments(self._layout.segments, self._files)
+        present = self._present()
         transfers, whole = self._transfers(present)
         self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         self.status.segments = len(self._held)
@@ -206,6 +208,9 @@ class Replication:
 
     # -- the two ends ---------------------------------------------------------------------------
 
+    def _present(self) -> list[int]:
+        return shipped_logs.stable(self._layout.data, self._files, has_hospital=self._takes_all)
+
     def _check_source(self) -> None:
         """Checks that the data directory is still the same archive, and not an empty mount point."""
         layout = layouts.open_layout(self._layout.data, self._files, create=False)
@@ -215,6 +220,9 @@ class Replication:
     def _open(self) -> None:
         self._destination = self._connect()
         self._held = self._destination.held()
+        self._takes_all = self._destination.takes_all_logs
+        if self._takes_all:
+            self._destination.tell({**self.status.describe(self._clock_s()), "ships": "all logs"})
         self._sent_keys = self._sent_accounts = ""
         self._study_keys.forget()
         self._joined.clear()
@@ -229,7 +237,7 @@ class Replication:
             logger.warning("the destination could not be closed", error=str(failure))
         self.status.error = str(error)
         try:
-            transfers, _ = self._transfers(extent.stable_segments(self._layout.segments, self._files))
+            transfers, _ = self._transfers(self._present())
             self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         except (EngineError, OSError) as failure:
             logger.warning("the lag cannot be measured", error=str(failure))
@@ -285,7 +293,11 @@ class Replication:
         whole = True
         self.status.findings = []
         self._open_ends = {}
-        for segment_id in present:
+        if not self._takes_all and self._destination is not None and (self._layout.data / "hospital").is_dir():
+            self.status.findings.append(
+                "patients, orders and messages are not in the replica: it runs an older version of Filmroom"
+            )
+        for segment_id in reversed(present):  # see `shipped_logs`
             try:
                 item = self._look(segment_id)
             except _Vanished:
@@ -296,11 +308,11 @@ class Replication:
             else:
                 if item is not None:
                     transfers.append(item)
-        self._seen = lag.seen(present, self._open_ends)
+        self._seen = lag.seen(present, self._open_ends, has_hospital=self._takes_all)
         return sorted(transfers, key=lambda item: (item.is_another, item.segment_id)), whole
 
     def _look(self, segment_id: int) -> _Transfer | None:
-        identity = self._files.identity(segment_path(self._layout.segments, segment_id))
+        identity = self._files.identity(shipped_logs.path_of(self._layout.data, segment_id))
         if identity is None:
             raise _Vanished
         replica_segment = self._held.get(segment_id)
@@ -321,7 +333,9 @@ class Replication:
         fd = self._open_source(segment_id)
         try:
             there = extent.look(
-                FileBytes(self._files, fd), segment_id, lambda salt: self._ends.get((segment_id, salt), 0)
+                FileBytes(self._files, fd),
+                shipped_logs.id_of(segment_id),
+                lambda salt: self._ends.get((segment_id, salt), 0),
             )
             if there is not None:
                 self._ends[segment_id, there.salt] = there.end
@@ -359,7 +373,7 @@ class Replication:
 
     def _open_source(self, segment_id: int) -> int:
         try:
-            return self._files.open(segment_path(self._layout.segments, segment_id), os.O_RDONLY)
+            return self._files.open(shipped_logs.path_of(self._layout.data, segment_id), os.O_RDONLY)
         except FileNotFoundError:
             raise _Vanished from None
 

@@ -4,6 +4,8 @@
     DATA/keys.json         the keys of an encrypted archive, and study.keys; unlocked before anything is copied
     DATA/segments/*.part   being copied; every range is compared with its hash on the way
     DATA/segments/*.seg    whole, synced, renamed
+    DATA/hospital/         state/ and journal/, copied likewise; the registry's last transaction is one that has all
+                           those before it; its database is made from the log
     DATA/accounts/         users, keys, grants and shares; nobody is logged in
     recovery, index, check as a start does after a crash
     DATA/archive.json      written last; then restore.json goes
@@ -18,7 +20,7 @@ The restored archive has the id of the backed up one and a lineage of its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import blake2b
@@ -31,14 +33,22 @@ from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive import verify
 from engine.archive.archive import Archive
-from engine.archive.copies import histories, key_file, study_key_file
+from engine.archive.copies import histories, key_file, registry_copy, study_key_file
 from engine.archive.copies.audit_copy import restore_audit
-from engine.archive.copies.manifest import DIGEST_BYTES, BackupFolder, Manifest, SegmentCopy, read_whole
+from engine.archive.copies.manifest import (
+    DIGEST_BYTES,
+    HOSPITAL,
+    BackupFolder,
+    Manifest,
+    SegmentCopy,
+    make_log,
+    read_whole,
+)
 from engine.archive.keeper import Keeper
 from engine.archive.layout import Layout
 from engine.archive.parts import Parts
 from engine.archive.unlocking import unlock
-from engine.errors import BackupError, KeyStoreError
+from engine.errors import BackupError, KeyStoreError, OrdersError
 from engine.keys import study_keys
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files, replace_file
@@ -63,6 +73,10 @@ class RestoreReport:
     copied_bytes: int = 0
     audit_bytes: int = 0
     instances: int = 0
+    hospital_bytes: int = 0
+    """Of the logs of patients, orders and messages, in `copied_bytes` too."""
+    patients: int = 0
+    orders: int = 0
     destroyed_keys: int = 0
     """Keys of studies that this backup still had."""
     findings: list[str] = field(default_factory=list)
@@ -104,6 +118,7 @@ def restore(
     _Copying(folder, layout, RateLimiter(bytes_per_s), salvage, progress, report).run(manifest)
     report.audit_bytes += restore_audit(source, data, files, report.findings)
     bring_up(layout, files, report, progress)
+    _bring_up_hospital(layout, files, report, manifest.created)
     dump.restore(layout.data, manifest.accounts)
     layouts.describe(layout, files)
     files.unlink(str(data / layouts.RESTORING))
@@ -168,6 +183,7 @@ class _Copying:
     ) -> None:
         self._folder = folder
         self._files = folder.files
+        self._data = layout.data
         self._segments = layout.segments
         self._rate_limiter = rate_limiter
         self._salvage = salvage
@@ -177,19 +193,29 @@ class _Copying:
 
     def run(self, manifest: Manifest) -> None:
         """Copies the segments that are missing."""
-        present = set(self._files.list_directory(self._segments))
+        self._run(manifest.segments, self._segments, manifest.total_bytes)
+        self._report.segments = len(manifest.segments)
+        for name in HOSPITAL:
+            copies = [copy for copy in manifest.hospital if copy.log == name]
+            if copies:
+                make_log(self._data, name, self._files)
+                self._run(copies, str(self._data / name), manifest.total_bytes)
+        self._report.hospital_bytes = sum(copy.length for copy in manifest.hospital)
+
+    def _run(self, copies: Iterable[SegmentCopy], directory: str, total: int) -> None:
+        """The segments of one log."""
+        present = set(self._files.list_directory(directory))
         for name in present:
             if name.endswith(".part"):
-                self._files.unlink(f"{self._segments}/{name}")
+                self._files.unlink(f"{directory}/{name}")
         damaged: list[str] = []
-        for copy in manifest.segments:
-            target = segment_path(self._segments, copy.segment_id)
+        for copy in copies:
+            target = segment_path(directory, copy.segment_id)
             if os.path.basename(target) not in present:
-                damaged += self._copy(copy, target, manifest.total_bytes)
+                damaged += self._copy(copy, target, total)
             else:
                 self._done_bytes += copy.length
-            self._report.segments += 1
-        self._files.sync_directory(self._segments)
+        self._files.sync_directory(directory)
         self._report.findings += damaged
 
     def _copy(self, copy: SegmentCopy, target: str, total: int) -> list[str]:
@@ -235,6 +261,22 @@ class _Copying:
         if not self._salvage:
             raise BackupError(f"the backup is damaged: {finding}; verify-backup names all, --salvage takes the rest")
         return [finding]
+
+
+def _bring_up_hospital(layout: Layout, files: Files, report: RestoreReport, created: datetime) -> None:
+    """The registry of patients and orders, as after a crash."""
+    try:
+        restored = registry_copy.bring_up(layout, files)
+    except OrdersError as error:
+        report.findings.append(f"patients and orders: {error}")  # images are worth a restore without them
+        return
+    report.patients, report.orders = restored.patients, restored.orders
+    if restored.dropped and restored.dropped[0] < created.timestamp() * 1e9:
+        what = "transactions of patients and orders are lost: the log was damaged when it was backed up"
+        report.findings.append(f"{len(restored.dropped)} {what}")
+    elif restored.dropped:
+        # They were not acknowledged when the backup began.
+        logger.info("transactions that came during the backup are not in it", count=len(restored.dropped))
 
 
 def bring_up(layout: Layout, files: Files, report: RestoreReport, progress: Progress | None) -> None:
