@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.hl7 import Message
     from engine.journal import History, Row
-    from engine.mapping import Mapped, Options, Profile
+    from engine.mapping import Mapped, Profile
+    from engine.messaging.sources import KnownSource
 
 _START = re.compile(rb"(?:\A|(?<=[\r\n]))\s*(?=MSH[^A-Za-z0-9\s])")
 
@@ -58,8 +59,8 @@ def messages_of(data: bytes) -> list[bytes]:
     return [data[start:end] for start, end in zip(starts, [*starts[1:], len(data)], strict=True)]
 
 
-def mapping_of(config: Config, source: str, profile: str) -> tuple[Profile, Options, str, str]:
-    """The profile and options for a source, and its codecs. Raises ConfigError."""
+def mapping_of(config: Config, source: str, profile: str) -> tuple[Profile, KnownSource]:
+    """The profile for a source, and the source. Raises ConfigError."""
     from engine.mapping import load
     from engine.messaging.sources import Sources
 
@@ -70,23 +71,34 @@ def mapping_of(config: Config, source: str, profile: str) -> tuple[Profile, Opti
         chosen = load(profile) if profile else known.profile
     except ProfileError as error:
         raise ConfigError(str(error)) from error
-    return chosen, known.options, known.settings.default_charset, known.settings.charset
+    return chosen, known
 
 
 def explain(config: Config, data: bytes, *, source: str, profile: str) -> dict[str, Any]:
-    """What a message says and how it would be answered. Raises MessageUnreadable, ConfigError."""
+    """What a message says and how it would be answered; without `source` as from the one that it names.
+
+    Raises MessageUnreadable, ConfigError.
+    """
     from engine.hl7 import parse
     from engine.hl7.acknowledgement import code_of
     from engine.mapping import apply
+    from engine.messaging.sources import Sources
 
-    chosen, options, default, override = mapping_of(config, source, profile)
-    message = parse(data, default=default, override=override)
-    mapped = apply(message, chosen, options)
+    if not source and config.hl7_sources:
+        named = Sources(config.hl7, config.hl7_sources).naming(parse(data)).name
+        source = named if named in {each.name for each in config.hl7_sources} else ""
+    chosen, known = mapping_of(config, source, profile)
+    message = parse(data, default=known.settings.default_charset, override=known.settings.charset)
+    mapped = apply(message, chosen, known.options)
+    refusal = known.judge(message)
+    if refusal is not None:
+        mapped.faults.insert(0, refusal)
     return {
         "kind": message.kind,
         "control_id": message.control_id,
         "version": message.version,
         "sender": "^".join((message.header.text(3), message.header.text(4))),
+        "source": known.name,
         "character_set": message.codec,
         "oddities": list(message.oddities),
         "profile": chosen.name,
@@ -263,10 +275,12 @@ def _difference(config: Config, history: History, row: Row, profile: str) -> dic
     from engine.mapping import apply
 
     name = row.received.source if row.received.source in {source.name for source in config.hl7_sources} else ""
-    current, options, default, override = mapping_of(config, name, "")
-    other, _, _, _ = mapping_of(config, name, profile)
+    current, source = mapping_of(config, name, "")
+    other, _ = mapping_of(config, name, profile)
+    settings, options = source.settings, source.options
     try:
-        message = parse(history.read(row.position), default=default, override=override)
+        data = history.read(row.position)
+        message = parse(data, default=settings.default_charset, override=settings.charset)
     except MessageUnreadable:
         return None
     before = flat(plain_mapped(apply(message, current, options)))

@@ -58,6 +58,8 @@ def show_once(answer: Answer) -> None:
         output.write_facts({name.replace("_", " "): value for name, value in held.items()}, title="keeps the index")
     if caretaker := answer.get("caretaker"):
         output.write_facts(_caretaker_facts(caretaker), title="caretaker")
+    if messages := answer.get("messages"):
+        output.write_facts(_messages_facts(messages), title="HL7")
     show_peers(now)
 
 
@@ -78,6 +80,15 @@ def _caretaker_facts(caretaker: Answer) -> dict[str, object]:
         else:
             facts[f"caretaker {name}"] = value
     return facts
+
+
+def _messages_facts(state: Answer) -> dict[str, object]:
+    """What the process of HL7 messages has received, and why it does not apply it."""
+    if "counters" not in state:
+        return {"hl7": state.get("not_started") or "its process is starting"}
+    names = ("connections", "last_number", "applied_to", "waiting", "stalled")
+    facts = {name: state[name] for name in names} | dict(sorted(state["counters"].items()))
+    return {f"hl7 {name.replace('_', ' ')}": value for name, value in facts.items() if value != ""}
 
 
 def admission(answer: Answer) -> str:

@@ -123,7 +123,8 @@ def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
             found = reading.ids(name_key("a", accession))
             order = reading.get(tables.orders, id_key(found[0])) if len(found) == 1 else None
             if order is None:
-                raise UpdateRefused(f"{len(found)} orders have the accession number {accession}", "unknown-key")
+                count = f"{len(found)} orders have" if found else "no order has"
+                raise UpdateRefused(f"{count} the accession number {accession}", "unknown-key")
             patient = reading.get(tables.patients, id_key(order.patient))
             steps = [row for _, row in ordering.steps_of(reading, found[0])]
         chosen = [row for row in steps if row.scheduled_procedure_step_id == step_id]

@@ -33,8 +33,12 @@ def _openness(config: Config) -> Iterator[Finding]:
     elif bare:
         advice = "name its hosts, or use TLS and name its certificates"
         yield warning(_SUBJECT, f"anybody may send as {', '.join(bare)}", advice)
+    elif config.hl7_sources:
+        yield good(_SUBJECT, f"{len(config.hl7_sources)} described sources may send")
+    elif config.hl7.accept_unknown_sources == "loopback":
+        yield good(_SUBJECT, "only programs on this machine may send: there is no [[hl7_source]]")
     else:
-        yield good(_SUBJECT, f"{len(config.hl7_sources)} sources may send")
+        yield warning(_SUBJECT, "nobody may send", "describe each system that sends as an [[hl7_source]]")
 
 
 def _state(config: Config) -> Iterator[Finding]:

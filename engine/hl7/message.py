@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from engine.errors import MessageUnreadable
-from engine.hl7.character_set import Decoded, decode
+from engine.hl7.character_set import decode
 from engine.hl7.escape import unescape
 from engine.hl7.separators import Separators
 
@@ -32,11 +32,13 @@ _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}(?=[^A-Za-z0-9]|$)")
 class Message:
     """One message; `parse` makes it."""
 
-    def __init__(self, raw: bytes, decoded: Decoded, separators: Separators, lines: Sequence[str]) -> None:
+    def __init__(
+        self, raw: bytes, codec: str, separators: Separators, lines: Sequence[str], oddities: tuple[str, ...] = ()
+    ) -> None:
         self.raw = raw
         """As it came."""
-        self.codec = decoded.codec
-        self.oddities: tuple[str, ...] = (decoded.oddity,) if decoded.oddity else ()
+        self.codec = codec
+        self.oddities = oddities
         self.separators = separators
         self._lines = lines
         self._segments: dict[int, Segment] = {}
@@ -218,13 +220,15 @@ def parse(data: bytes, *, default: str = "iso8859_1", override: str = "") -> Mes
     declared = _declared(data[start : start + 4096])
     decoded = decode(data[start:], declared, default, override=override)
     text = decoded.text
+    oddities = [decoded.oddity] if decoded.oddity else []
     if "\n" in text:
+        oddities.append("LF for CR")
         text = text.replace("\r\n", "\r").replace("\n", "\r")
     separators = _separators(text)
     lines = text.split("\r", SEGMENTS_MAX)
     if len(lines) > SEGMENTS_MAX:
         raise MessageUnreadable(f"more than {SEGMENTS_MAX} segments")
-    return Message(data, decoded, separators, _joined(lines, separators))
+    return Message(data, decoded.codec, separators, _joined(lines, separators), tuple(oddities))
 
 
 def _joined(lines: list[str], separators: Separators) -> list[str]:

@@ -9,6 +9,7 @@ mapped has faults, and then no values.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +71,9 @@ class Mapped:
     """The documents of reports, each with the place of its report in `values`."""
 
 
+_KIND = re.compile(r"[A-Z][A-Z0-9]{2}\^([A-Z][A-Z0-9]{2})?")
+
+
 def meaning_of(message: Message, profile: Profile) -> Meaning | Fault:
     """What a message is; a fault if the profile does not take it."""
     code, event = message.header.text(9), message.header.text(9, 2)
@@ -83,7 +87,10 @@ def meaning_of(message: Message, profile: Profile) -> Meaning | Fault:
     if meaning is None or not meaning.family:
         is_type_known = any(kind.startswith(f"{code}^") for kind in profile.messages)
         condition = Condition.UNSUPPORTED_EVENT_CODE if is_type_known else Condition.UNSUPPORTED_MESSAGE_TYPE
-        return Fault(condition, f"messages {code}^{event} are not taken"[:80], ("MSH", 1, 9))
+        kind = f"{code}^{event}"
+        # The text goes into the log, and in a shifted MSH a patient's name may stand here.
+        text = f"messages {kind} are not taken" if _KIND.fullmatch(kind) else "messages of this type are not taken"
+        return Fault(condition, text, ("MSH", 1, 9))
     return meaning
 
 

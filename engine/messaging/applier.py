@@ -19,12 +19,20 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from engine import log
-from engine.errors import EngineError, InstanceRefused, StorageFailed, UpdateRefused
+from engine.errors import (
+    EngineError,
+    InstanceRefused,
+    JournalError,
+    MessageUnreadable,
+    StorageFailed,
+    UpdateRefused,
+)
 from engine.hl7 import Condition, Fault, Message, moment, parse
 from engine.journal import Fault as KeptFault
 from engine.journal import Journal, Outcome, Result
 from engine.journal.entry import decode_received
 from engine.mapping import Mapped, apply
+from engine.messaging.reception import CUT_OFF
 from engine.orders.values import Applied, RefusalReason, ReportState, ReportUpdate, Source
 
 if TYPE_CHECKING:
@@ -165,6 +173,8 @@ class Applier:
     async def replay(self, number: int) -> Outcome:
         """Applies a message again. Raises EngineError."""
         row = await asyncio.get_running_loop().run_in_executor(None, self._journal.history.find, number)
+        if row.received.fault is not None and row.received.fault.text == CUT_OFF:
+            raise JournalError("it was cut off, and half a message is not applied: its sender has to send it again")
         group = [(row.number, row.position)]
         (outcome,) = await self._run_in_thread(lambda: self._outcomes(group, is_replay=True))
         self._journal.append_outcome(outcome)
@@ -174,7 +184,7 @@ class Applier:
 
     def _outcomes(self, group: Sequence[tuple[int, Position]], *, is_replay: bool) -> list[Outcome]:
         """Raises EngineError if nothing could be applied now."""
-        mapped = [self._mapped(number, position) for number, position in group]
+        mapped = [self._mapped(number, position, is_replay=is_replay) for number, position in group]
         values = [pair for each in mapped if not isinstance(each, Outcome) for pair in each[1]]
         results = iter(self._registry.apply_all(values)) if values else iter(())
         outcomes: list[Outcome] = []
@@ -188,8 +198,12 @@ class Applier:
             outcomes = [_as_replay(outcome) for outcome in outcomes]
         return outcomes
 
-    def _mapped(self, number: int, position: Position) -> Outcome | tuple[Mapped, list[tuple[Update, Source]]]:
-        """What a message says; an outcome if it cannot be applied."""
+    def _mapped(
+        self, number: int, position: Position, *, is_replay: bool
+    ) -> Outcome | tuple[Mapped, list[tuple[Update, Source]]]:
+        """What a message says; an outcome if it cannot be applied. What was acknowledged is not judged again, but what
+        is replayed may have been refused.
+        """
         known = self._mappings.get(number)
         if known is not None:
             return self._with_documents(number, position, *known)
@@ -200,13 +214,17 @@ class Applier:
             settings = source.settings
             message = parse(data, default=settings.default_charset, override=settings.charset)
             found = apply(message, source.profile, source.options)
+            judgement = source.judge(message) if is_replay else None
             origin = Source(name=source.name, reference=f"hl7:{number}", time=_time_of(message, source))
+        except MessageUnreadable as error:
+            return self._refused(number, Fault(Condition.SEGMENT_SEQUENCE, str(error)))
         except Exception as error:
             logger.error("a message cannot be mapped", number=number, error=repr(error), at=format_exc()[-2000:])
             fault = KeptFault(int(Condition.INTERNAL_ERROR), "a defect of the server")
             return Outcome(number=number, time=self._clock(), result=Result.FAILED, fault=fault)
-        if found.faults:
-            return self._refused(number, found.faults[0], found)
+        faults = [judgement] if judgement is not None else found.faults
+        if faults:
+            return self._refused(number, faults[0], found.warnings)
         return self._with_documents(number, position, found, origin)
 
     def _with_documents(
@@ -230,11 +248,10 @@ class Applier:
             values[place] = replace(report, study_instance_uid=study, sop_instance_uid=instance)
         return found, [(value, origin) for value in values]
 
-    def _refused(self, number: int, fault: Fault, found: Mapped) -> Outcome:
+    def _refused(self, number: int, fault: Fault, warnings: Sequence[str] = ()) -> Outcome:
         segment, sequence, field = fault.location or ("", 0, 0)
         kept = KeptFault(int(fault.condition), fault.text, segment, sequence, field)
-        warnings = tuple(found.warnings)
-        return Outcome(number=number, time=self._clock(), result=Result.REFUSED, fault=kept, warnings=warnings)
+        return Outcome(number=number, time=self._clock(), result=Result.REFUSED, fault=kept, warnings=tuple(warnings))
 
     def _outcome(self, number: int, found: Mapped, results: Sequence[Applied | UpdateRefused]) -> Outcome:
         changes: list[str] = []

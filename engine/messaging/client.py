@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -59,7 +60,8 @@ class Client:
         try:
             self._streams = await asyncio.wait_for(opening, CONNECT_TIMEOUT_S)
         except (OSError, TimeoutError) as error:
-            reason = str(error) or "no answer"
+            errno = getattr(error, "errno", None)
+            reason = os.strerror(errno).lower() if errno and errno > 0 else str(error) or "no answer"
             raise HL7SendFailed(f"{self._host}:{self._port} cannot be reached: {reason}") from error
 
     async def send(self, message: bytes) -> Acknowledgement:

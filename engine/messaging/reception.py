@@ -35,8 +35,7 @@ logger = log.get("hl7")
 Answer = Callable[["bytes | None"], None]
 """Gets the answer to a block; b"": none is wanted; None: the message is not kept, so close the connection."""
 
-PROCESSING_IDS = {"P": False, "": False, "T": True, "D": True}
-"""MSH-11 → whether it is a test."""
+CUT_OFF = "the message was cut off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,16 +129,11 @@ class Reception:
 
     def _judge(self, message: Message, source: KnownSource | None, frame: Frame) -> Fault | None:
         if frame.is_cut:
-            return Fault(Condition.SEGMENT_SEQUENCE, "the message was cut off")
+            return Fault(Condition.SEGMENT_SEQUENCE, CUT_OFF)
         if source is None:
             text = "no source is configured for this application and facility"
             return Fault(Condition.UNKNOWN_KEY, text, ("MSH", 1, 3))
-        is_test = PROCESSING_IDS.get(message.header.text(11).upper())
-        if is_test is None or (is_test and not source.settings.testing):
-            return Fault(Condition.UNSUPPORTED_PROCESSING_ID, "only production messages are taken", ("MSH", 1, 11))
-        if not message.version.startswith("2") and message.version:
-            return Fault(Condition.UNSUPPORTED_VERSION, "only version 2 is taken", ("MSH", 1, 12))
-        return None
+        return source.judge(message)
 
     # -- keeping and answering ------------------------------------------------------------------
 

@@ -10,12 +10,15 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from engine.access.networks import LOOPBACK, is_in_any
 from engine.errors import ConfigError, ProfileError
+from engine.hl7 import Condition, Fault
 from engine.hl7.settings import Hl7, Hl7Source
 from engine.mapping import Options, Profile, load
 
 if TYPE_CHECKING:
     from engine.hl7 import Message
 
+PROCESSING_IDS = {"P": False, "": False, "T": True, "D": True}
+"""MSH-11 → whether it is a test."""
 UNKNOWN = Hl7Source(name="unknown")
 
 
@@ -55,6 +58,15 @@ class KnownSource:
             not facility or facility == message.header.text(4)
         )
 
+    def judge(self, message: Message) -> Fault | None:
+        """Why a message of this source is not taken, whatever it says; None: it is taken."""
+        is_test = PROCESSING_IDS.get(message.header.text(11).upper())
+        if is_test is None or (is_test and not self.settings.testing):
+            return Fault(Condition.UNSUPPORTED_PROCESSING_ID, "only production messages are taken", ("MSH", 1, 11))
+        if message.version and not message.version.startswith("2"):
+            return Fault(Condition.UNSUPPORTED_VERSION, "only version 2 is taken", ("MSH", 1, 12))
+        return None
+
 
 class Sources:
     """All sources of one configuration; it does not change."""
@@ -74,6 +86,10 @@ class Sources:
             self._accept_unknown == "loopback" and is_in_any(sender.host, LOOPBACK)
         )
         return (*found, self._unknown) if is_welcome else found
+
+    def naming(self, message: Message) -> KnownSource:
+        """The first source that a message names as its sender, from wherever it comes; the unknown one if none is."""
+        return next((source for source in self._sources if source.sends(message)), self._unknown)
 
     def named(self, name: str) -> KnownSource:
         """The source of a journal's entry; the unknown one if it is no longer configured."""

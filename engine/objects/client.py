@@ -250,7 +250,8 @@ class ObjectClient:
         except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
             raise StoreRefused(f"{self.url} refuses {key}: {_sentence(error)}") from error
         except (errors.BaseError, OSError) as error:
-            raise StoreUnreachable(f"{self.url} does not answer for {key}: {_sentence(error)}") from error
+            asked = f" for {key}" if key else ""
+            raise StoreUnreachable(f"{self.url} does not answer{asked}: {_sentence(error)}") from error
 
     def _missing(self, key: str, error: Exception) -> EngineError:
         if "NoSuchBucket" in str(error):
@@ -262,7 +263,13 @@ def _buffer(data: Buffer) -> bytes | memoryview:
     return data if isinstance(data, bytes) else memoryview(data)
 
 
+_ROLES_ADDRESS = "//169.254.169.254/"
+"""Where a machine in a cloud asks for its role, and for credentials with it."""
+
+
 def _sentence(error: Exception) -> str:
     """The part of an error of obstore that people can use: its first line, without what the store echoes."""
     text = str(error).strip().partition("\n")[0]
+    if _ROLES_ADDRESS in text:
+        text = f"there are no credentials, neither in a credentials_file nor in the environment nor a role: {text}"
     return text if len(text) <= 300 else f"{text[:300]}…"

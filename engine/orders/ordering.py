@@ -226,10 +226,10 @@ def step_with(work: Work, row: StepRow, update: StepUpdate, room: str = "") -> S
     aes = row.station_aes if update.station_aes is None else update.station_aes
     for ae in aes:
         if not 0 < len(ae.encode()) <= 16 or "\\" in ae or not ae.isprintable():
-            raise refuse("an AE title of a step is no AE title", RefusalReason.INVALID)
-    for date in (update.start_date, update.start_time):
-        if date and not date.replace(".", "").isdigit():
-            raise refuse("the date or time of a step is none", RefusalReason.INVALID)
+            raise refuse("a station of a step is no AE title: 1 to 16 characters, no backslash", RefusalReason.INVALID)
+    for what, text in (("date as 20261201", update.start_date), ("time as 0930", update.start_time)):
+        if text and not text.replace(".", "").isdigit():
+            raise refuse(f"a step begins at no {what}", RefusalReason.INVALID)
     after = replace(
         row,
         modality=row.modality if update.modality is None else update.modality.strip().upper(),

@@ -67,7 +67,9 @@ def update(work: Work, value: PatientUpdate, *, only_if_new: bool = False) -> tu
     number, row = found
     identifiers, is_grown = _with_more(work, number, row, value.identifiers)
     attributes, keywords = row.attributes, list[str]()
-    if not only_if_new:
+    if only_if_new:
+        _warn_of_another(work, row, value)
+    else:
         attributes, keywords = merged(row.attributes, value.attributes, PATIENT_KEYWORDS, snapshot=value.snapshot)
     is_registered = row.is_registered or not only_if_new
     if is_grown or keywords or is_registered != row.is_registered:
@@ -84,6 +86,18 @@ def update(work: Work, value: PatientUpdate, *, only_if_new: bool = False) -> tu
     if not only_if_new:
         _let_agree(work, row)
     return number, row
+
+
+def _warn_of_another(work: Work, row: PatientRow, value: PatientUpdate) -> None:
+    """An order that describes its patient otherwise may be of another patient: a mistyped identifier."""
+    for keyword in ("PatientName", "PatientBirthDate"):
+        known, named = (_comparable(each.attributes.get(keyword)) for each in (row, value))
+        if known and named and known != named:
+            work.warn(f"the patient is known with another {keyword}, which stays: is it the same patient?")
+
+
+def _comparable(text: object) -> str:
+    return text.rstrip("^ ").casefold() if isinstance(text, str) else ""
 
 
 def _create(work: Work, value: PatientUpdate, *, is_registered: bool) -> tuple[int, PatientRow]:

@@ -31,6 +31,13 @@ def test_what_would_be_refused_is_explained_too(tmp_path: Path, capsys: pytest.C
     file.write_bytes(b"no message")
     code, _, err = run(capsys, "hl7", "explain", str(file))
     assert code == 1 and "does not begin with MSH" in err
+    file.write_bytes(ADT_A08.replace(b"|P|", b"|T|"))
+    code, out, _ = run(capsys, "hl7", "explain", str(file))
+    assert code == 1 and "answer\tAR\nfaults\t202 MSH-11 only production messages are taken\n" in out
+    file.write_bytes(b"\r\n")
+    for command in ("explain", "send"):
+        code, _, err = run(capsys, "hl7", command, str(file))
+        assert code == 2 and "an empty file" in err
 
 
 def test_a_profile_with_a_mistake_names_its_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,6 +46,21 @@ def test_a_profile_with_a_mistake_names_its_line(tmp_path: Path, capsys: pytest.
     profile.write_text('[patient]\nPatientName = "PID-500"\n')
     code, _, err = run(capsys, "hl7", "explain", str(file), "--profile", str(profile))
     assert code != 0 and "line 2" in err and "PID has the fields" in err
+
+
+def test_a_message_is_explained_as_from_the_source_that_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, config = tmp_path / "m.hl7", tmp_path / "filmroom.toml"
+    file.write_bytes(ADT_A08)
+    config.write_text(
+        '[[hl7_source]]\nname = "ris"\napplication = "RIS"\n'
+        '[[hl7_source]]\nname = "kis"\napplication = "KIS"\nprofile = "ihe-2.3.1"\n'
+    )
+    (facts,) = rows(capsys, "hl7", "explain", str(file), "--config", str(config))
+    assert (facts["source"], facts["profile"]) == ("kis", "ihe-2.3.1")
+    (facts,) = rows(capsys, "hl7", "explain", str(file), "--config", str(config), "--source", "ris")
+    assert (facts["source"], facts["profile"]) == ("ris", "ihe-2.5.1")
 
 
 def test_files_may_have_several_messages_in_any_form() -> None:

@@ -44,6 +44,10 @@ def test_an_entry_is_added_listed_changed_and_canceled(capsys: pytest.CaptureFix
     (changed,) = rows(capsys, *ADD, *DOE, "ScheduledProcedureStepStartDate=20300101")
     assert changed["study_instance_uid"] == added["study_instance_uid"] and changed["changes"] == ["step changed"]
     assert rows(capsys, "worklist", "list", "ScheduledProcedureStepStartDate=20300101")
+    assert (
+        "known with another PatientName"
+        in run(capsys, *ADD, *DOE, "PatientName=Roe^Rita", "PatientBirthDate=19700101")[2]
+    )
     assert rows(capsys, "worklist", "cancel", "A1")[0]["changes"] == ["order canceled", "step canceled"]
     assert rows(capsys, "worklist", "list") == []
     assert [row["ScheduledProcedureStepStatus"] for row in rows(capsys, "worklist", "list", "--all")] == ["CANCELED"]
@@ -60,7 +64,7 @@ def test_two_entries_of_one_moment_are_two(capsys: pytest.CaptureFixture[str]) -
         (("PatientName=Doe",), "needs a PatientID"),
         (("PatientID=1", "StudyDate=20200101"), "StudyDate is nothing that a worklist has"),
         (("PatientID=1", "ScheduledProcedureStepStatus=READY?"), "ScheduledProcedureStepStatus is one of SCHEDULED"),
-        (("PatientID=1", "ScheduledProcedureStepStartDate=tomorrow"), "the date or time of a step is none"),
+        (("PatientID=1", "ScheduledProcedureStepStartDate=tomorrow"), "begins at no date as 20261201"),
         (("PatientID=1", "PatentName=Doe"), "did you mean PatientName?"),
         (("PatientID",), "is no KEYWORD=VALUE"),
     ],
@@ -76,7 +80,7 @@ def test_what_is_no_entry_is_refused_in_words(
 
 def test_an_unknown_order_is_not_canceled(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = run(capsys, "worklist", "cancel", "A9")
-    assert code == exit_codes.FAILED and "0 orders have the accession number A9" in err
+    assert code == exit_codes.FAILED and "no order has the accession number A9" in err
 
 
 def test_why_says_which_key_leaves_nothing_and_what_others_have(
@@ -85,6 +89,10 @@ def test_why_says_which_key_leaves_nothing_and_what_others_have(
     rows(capsys, *ADD, *DOE)
     (never,) = rows(capsys, "worklist", "why", "CT1")
     assert (never["asked"], never["matches_now"], never["scheduled"]) == (None, 1, 1)
+    assert "asked\tnever: " in run(capsys, "worklist", "why", "CT1")[1]
+    for title in ("", "A" * 17):
+        code, _, err = run(capsys, "worklist", "why", title)
+        assert code == exit_codes.USAGE and "1 to 16 characters" in err
     keys = (("Modality", "CT"), ("ScheduledStationAETitle", "CT01"))
     with Archive.open(tmp_path / "data") as archive, open_orders(archive, NoRules()) as orders:
         orders.note_asked("CT01", AskedRow(keys=keys, matches=0, time=1e9, host="10.0.0.1", status="0000"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import HL7SendFailed, OrdersError, UpdateRefused
+from engine.errors import HL7SendFailed, JournalError, OrdersError, UpdateRefused
 from engine.hl7 import framed
 from engine.hl7.settings import Hl7, Hl7Source
 from engine.journal import History, Result, Row
@@ -277,6 +277,27 @@ def test_a_replay_applies_a_message_again(tmp_path: Path) -> None:
         await host.until(lambda: not host.journal.waiting)
         outcome = await host.applier.replay(1)
         assert outcome.is_replay and outcome.result is Result.APPLIED and len(host.registry.applied) == 2
+
+    run(tmp_path, test)
+
+
+def test_a_replay_refuses_what_no_configuration_takes(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        peer = await host.connect()
+        shifted = lines("MSH|^~\\&|KIS|ST|F|R|2026||Doe^Jane|3|P|2.5.1", "PID|1||1")
+        for data in (b"hello", adt("2").replace(b"|P|", b"|T|"), shifted):
+            peer.write(framed(data))
+            assert await peer.code() == "AR"
+        peer.write(b"\x0b" + adt("4")[:-5])
+        peer.end()
+        await host.until(lambda: host.journal.last_number == 4)
+        outcomes = [await host.applier.replay(number) for number in (1, 2, 3)]
+        assert {outcome.result for outcome in outcomes} == {Result.REFUSED}
+        assert [outcome.fault.code for outcome in outcomes if outcome.fault] == [100, 202, 200]
+        assert all(outcome.fault and "Jane" not in outcome.fault.text for outcome in outcomes)
+        with pytest.raises(JournalError, match="cut off"):
+            await host.applier.replay(4)
+        assert not host.registry.applied
 
     run(tmp_path, test)
 

@@ -44,7 +44,12 @@ def _address(value: str) -> tuple[str, int]:
 
 
 _profile_option = click.option("--profile", metavar="NAME", default="", help="ihe-2.5.1, ihe-2.3.1, or a .toml file.")
-_source_option = click.option("--source", metavar="NAME", default="", help="As from this [[hl7_source]].")
+_source_option = click.option(
+    "--source",
+    metavar="NAME",
+    default="",
+    help="As from this [[hl7_source]]; default: the one that MSH-3 and MSH-4 name.",
+)
 _files = click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 
 
@@ -77,6 +82,7 @@ def explain(file: Path, source: str, profile: str, settings: Settings) -> int:
 
 def _write_explanation(facts: dict[str, object]) -> None:
     segments, values = facts.pop("segments"), facts.pop("values")
+    facts["faults"] = [f"{each['code']} {each['location']} {each['reason']}" for each in facts["faults"]]  # type: ignore[attr-defined]
     output.write_facts(facts, title="message")
     for segment in segments:  # type: ignore[attr-defined]
         fields = {f"{segment['segment']}-{number}": text for number, text in segment["fields"].items()}
@@ -98,8 +104,9 @@ def send(files: tuple[Path, ...], address: str, secure: bool, timeout_s: float, 
     Ends with 1 if one of them is not accepted (AA or CA).
     """
     config = settings.load()
-    host, port, is_secure = (*_address(address), secure) if address else hl7.listener_of(config)
     messages = [message for file in files for message in hl7.messages_of(_read(file))]
+    host, port, is_tls = (*_address(address), False) if address else hl7.listener_of(config)
+    is_secure = secure or is_tls
     codes: list[str] = []
 
     def answers() -> Iterator[dict[str, object]]:
@@ -167,12 +174,15 @@ def replay(numbers: tuple[int, ...], settings: Settings) -> int:
     """Have the running server apply messages of the journal again, with its current configuration.
 
     A message that was refused because of a wrong profile can be applied so. What is known already does not change.
+    Ends with 1 if one of them is refused or fails.
     """
     config = settings.load()
     is_done = True
     for number in numbers:
         try:
-            output.write_one(hl7.replay(config, number))
+            facts = hl7.replay(config, number)
+            output.write_one(facts)
+            is_done = is_done and facts["result"] in ("applied", "unchanged")
         except EngineError as error:
             output.complain(f"message {number}: {error}")
             is_done = False
@@ -195,6 +205,9 @@ def diff(profile: str, since: float, limit: int, settings: Settings) -> None:
 
 def _read(file: Path) -> bytes:
     try:
-        return file.read_bytes()
+        data = file.read_bytes()
     except OSError as error:
         raise click.UsageError(f"{file}: {error.strerror}") from error
+    if not data.strip():
+        raise click.UsageError(f"{file}: an empty file")
+    return data

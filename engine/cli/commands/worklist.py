@@ -52,7 +52,9 @@ def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
 @command.command("list", short_help="List entries.")
 @click.argument("keys", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--all", "all_states", is_flag=True, help="Also steps that are hidden: started, completed, canceled.")
-@click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, metavar="N")
+@click.option(
+    "--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, metavar="N", help="At most N."
+)
 @with_settings()
 def list_(keys: tuple[str, ...], all_states: bool, limit: int, settings: Settings) -> None:
     """List the scheduled steps that match KEY=VALUE, as a modality would ask for them.
@@ -107,10 +109,17 @@ def cancel(accession: str, step_id: str, settings: Settings) -> None:
 @with_settings()
 def why(aet: str, settings: Settings) -> None:
     """Explain what a station's last query found, key by key: what each key leaves alone, and what is without it."""
+    if not 0 < len(aet.encode()) <= 16:
+        raise click.UsageError("an AE title has 1 to 16 characters")
     facts = worklist.why(settings.load(), aet)
     if output.as_json():
         output.write_json(facts)
         return
-    output.write_facts({name: value for name, value in facts.items() if name != "keys" and value not in ("", None)})
+    keys = facts.pop("keys")
+    facts["asked"] = facts["asked"] or f"never: this is what a query for the station {aet} would find"
+    facts["hidden"] = [f"{count} {state}" for state, count in facts["hidden"].items()]
+    output.write_facts({name: value for name, value in facts.items() if value not in ("", None, [])})
     output.write_line("")
-    output.write_table(KEY_COLUMNS, [[key[column.name] for column in KEY_COLUMNS] for key in facts["keys"]])
+    for key in keys:
+        key["others_have"] = [value or "(none)" for value in key["others_have"]]
+    output.write_table(KEY_COLUMNS, [[key[column.name] for column in KEY_COLUMNS] for key in keys])
