@@ -86,8 +86,8 @@ def _messages_facts(state: Answer) -> dict[str, object]:
     """What the process of HL7 messages has received, and why it does not apply it."""
     if "counters" not in state:
         return {"hl7": state.get("not_started") or "its process is starting"}
-    names = ("connections", "last_number", "applied_to", "waiting", "stalled")
-    facts = {name: state[name] for name in names} | dict(sorted(state["counters"].items()))
+    names = ("last_number", "applied_to", "waiting", "stalled")
+    facts = {"open_connections": state["connections"], **{name: state[name] for name in names}, **state["counters"]}
     return {f"hl7 {name.replace('_', ' ')}": value for name, value in facts.items() if value != ""}
 
 

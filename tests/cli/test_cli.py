@@ -312,6 +312,21 @@ def test_stats_adds_the_workers_up(capsys: pytest.CaptureFixture[str], monkeypat
     assert "fdatasync p99 ms, at most\t1\n" in out
 
 
+def test_stats_has_the_messages_of_hl7_and_why_they_wait(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counters = {"connections": 9, "taken": 7}
+    state = {"connections": 2, "last_number": 7, "applied_to": 3, "waiting": 4, "stalled": "", "counters": counters}
+    figures = {**answer(10.0, 100, [5, 0, 0]), "messages": state}
+    stand_in(monkeypatch, "control", figures)
+    out = run(capsys, "stats")[1]
+    assert "hl7 open connections\t2\n" in out and "hl7 connections\t9\n" in out and "hl7 stalled" not in out
+    state["stalled"] = "disk full"
+    assert "hl7 waiting\t4\nhl7 stalled\tdisk full\n" in run(capsys, "stats")[1]
+    figures["messages"] = {"not_started": "no port"}
+    assert "hl7\tno port\n" in run(capsys, "stats")[1]
+
+
 def test_stats_says_on_one_screen_what_is_looked_for_first() -> None:
     held = dict.fromkeys(
         ("studies", "patients", "instances", "segments", "versions", "unparseable", "conflicts", "corrections"), 2

@@ -96,6 +96,8 @@ def test_why_says_which_key_leaves_nothing_and_what_others_have(
     keys = (("Modality", "CT"), ("ScheduledStationAETitle", "CT01"))
     with Archive.open(tmp_path / "data") as archive, open_orders(archive, NoRules()) as orders:
         orders.note_asked("CT01", AskedRow(keys=keys, matches=0, time=1e9, host="10.0.0.1", status="0000"))
+        orders.note_asked("CT02", AskedRow(keys=(), matches=2, time=1e9, host="10.0.0.1", status="A700"))
+    assert "more entries than the limit" in run(capsys, "worklist", "why", "CT02")[1]
     (asked,) = rows(capsys, "worklist", "why", "CT01")
     by_key = {key["keyword"]: key for key in asked["keys"]}
     assert by_key["ScheduledStationAETitle"]["others_have"] == ["CT1"]

@@ -144,10 +144,10 @@ class Tail:
 
     def step(self, published: Collection[SegmentName], spent: Callable[[int], None] = lambda count: None) -> int:
         """Ships what is new; returns its bytes. Raises Fenced, StoreUnreachable."""
+        lags = self._measure(published)  # also while the store is away: the lag grows then
         if self._pending is not None:
             self._write(*self._pending)
-        lags = {name: (start, end) for name, start, end in self._new(published)}
-        self.lag_bytes = sum(end - start for start, end in lags.values())
+            lags = self._measure(published)
         count = 0
         for name, (start, end) in lags.items():
             while start < end:
@@ -162,6 +162,11 @@ class Tail:
                 self.lag_bytes -= len(piece)
         self._release(published)
         return count
+
+    def _measure(self, published: Collection[SegmentName]) -> dict[SegmentName, tuple[int, int]]:
+        lags = {name: (start, end) for name, start, end in self._new(published)}
+        self.lag_bytes = sum(end - start for start, end in lags.values())
+        return lags
 
     def _new(self, published: Collection[SegmentName]) -> list[tuple[SegmentName, int, int]]:
         found = []

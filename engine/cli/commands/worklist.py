@@ -31,6 +31,10 @@ KEY_COLUMNS = (
 )
 
 
+_STATUSES = {"A7": "there were more entries than the limit", "A9": "the query was wrong, see the log", "FE": "canceled"}
+"""The beginning of a status of its last answer (PS3.4 K.4.1.1.4)."""
+
+
 @options.group("worklist")
 def command() -> None:
     """Show and change the modality worklist."""
@@ -117,6 +121,7 @@ def why(aet: str, settings: Settings) -> None:
         return
     keys = facts.pop("keys")
     facts["asked"] = facts["asked"] or f"never: this is what a query for the station {aet} would find"
+    facts["status"] = f"{facts['status']} {_STATUSES.get(facts['status'][:2], '')}".strip()
     facts["hidden"] = [f"{count} {state}" for state, count in facts["hidden"].items()]
     output.write_facts({name: value for name, value in facts.items() if value not in ("", None, [])})
     output.write_line("")

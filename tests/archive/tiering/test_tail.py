@@ -108,6 +108,24 @@ def test_a_group_whose_answer_was_lost_is_neither_lost_nor_taken_for_anothers(
     assert numbers == list(range(len(numbers)))
 
 
+def test_the_lag_grows_while_the_store_is_away(s3: S3, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with opened(data) as archive:
+        store_studies(archive, 1, segment_bytes=1 << 20)
+        tail = tail_of(data, s3.settings(tmp_path))
+        tail.open()
+        lags = []
+        for seed in (2, 3):
+            s3.fault(Fault.UNAVAILABLE, "PUT", "/w/")
+            with pytest.raises(StoreUnreachable):
+                tail.step(())
+            lags.append(tail.lag_bytes)
+            store_studies(archive, seed, segment_bytes=1 << 20)
+        assert 0 < lags[0] < lags[1]
+        tail.step(())
+        assert tail.lag_bytes == 0 and is_whole(data, s3, tmp_path)
+
+
 def test_a_start_goes_on_with_its_chain_also_after_a_stale_list(s3: S3, tmp_path: Path) -> None:
     data = tmp_path / "data"
     settings = s3.settings(tmp_path)
