@@ -47,7 +47,14 @@ class Archive:
     """Host and port for every C-MOVE, whatever its destination; None: the destination is unknown."""
     asked: list[tuple[str, Dataset]] = field(default_factory=list)
     """("find", identifier), ("get", identifier), ("move", identifier)"""
+    released_count: int = 0
+    """Associations that their requestor released; others were aborted or lost."""
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def note_release(self, event: Any) -> None:
+        """A handler of pynetdicom's."""
+        with self.lock:
+            self.released_count += 1
 
     def matching(self, asked: Dataset) -> list[Dataset]:
         """The instances that match by unique keys and Patient ID."""
@@ -120,7 +127,7 @@ def serving(archive: Archive) -> Iterator[Peer]:
         entity.add_supported_context(uid, NATIVE, scu_role=role, scp_role=role)
         entity.add_requested_context(uid, NATIVE)  # for C-MOVE
     handlers: list[Any] = [(evt.EVT_C_FIND, archive.find), (evt.EVT_C_GET, archive.get)]
-    handlers.append((evt.EVT_C_MOVE, archive.move))
+    handlers += [(evt.EVT_C_MOVE, archive.move), (evt.EVT_RELEASED, archive.note_release)]
     server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     assert server is not None
     try:

@@ -183,7 +183,10 @@ class Pull(Arrivals):
             retriever.abort()
 
     async def plan(self) -> AsyncIterator[Study]:
-        """Each matching study, with tasks for its missing instances. Raises AssociationFailed."""
+        """Each matching study, with tasks for its missing instances; then releases the association of the queries.
+
+        Raises AssociationFailed.
+        """
         studies = await self._planner.studies()
         self._total = sum(study.peer_count or 0 for study in studies)
         for study in studies:
@@ -195,6 +198,7 @@ class Pull(Arrivals):
             self.report.here += study.local_count
             self._show_progress()
             yield study
+        await self._finder.close()
 
     # -- fetching -------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from engine.cli import exit_codes
 from tests import foreign_archive, samples
 from tests.cli.commands import run
 from tests.foreign_archive import Archive
+from tests.system.server import wait_for
 
 ROOT = samples.ROOT
 
@@ -35,6 +36,7 @@ def test_a_dry_run_lists_what_would_come(capsys: pytest.CaptureFixture[str], tmp
     archive = Archive([*some(), samples.instance(2, 1, 1)])
     with foreign_archive.serving(archive) as peer:
         code, out, err = run(capsys, "pull", named(peer), "PatientID=*", "--dry-run", "--json")
+        wait_for(lambda: archive.released_count == 1, what="the association released, not cut")
     rows = [json.loads(line) for line in out.splitlines()]
     assert (code, err) == (exit_codes.OK, "")
     assert [(row["instances"], row["here"], row["missing"]) for row in rows] == [(3, 1, 2), (1, 0, 1)]
