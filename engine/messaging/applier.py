@@ -172,15 +172,18 @@ class Applier:
 
     async def replay(self, number: int) -> Outcome:
         """Applies a message again. Raises EngineError."""
-        row = await asyncio.get_running_loop().run_in_executor(None, self._journal.history.find, number)
-        if row.received.fault is not None and row.received.fault.text == CUT_OFF:
-            raise JournalError("it was cut off, and half a message is not applied: its sender has to send it again")
-        group = [(row.number, row.position)]
-        (outcome,) = await self._run_in_thread(lambda: self._outcomes(group, is_replay=True))
+        (outcome,) = await self._run_in_thread(lambda: self._replayed(number))
         self._journal.append_outcome(outcome)
         return outcome
 
     # -- in a thread ----------------------------------------------------------------------------
+
+    def _replayed(self, number: int) -> list[Outcome]:
+        """Raises EngineError if there is no such message, or it could not be applied now."""
+        row = self._journal.history.find(number)
+        if row.received.fault is not None and row.received.fault.text == CUT_OFF:
+            raise JournalError("it was cut off, and half a message is not applied: its sender has to send it again")
+        return self._outcomes([(row.number, row.position)], is_replay=True)
 
     def _outcomes(self, group: Sequence[tuple[int, Position]], *, is_replay: bool) -> list[Outcome]:
         """Raises EngineError if nothing could be applied now."""

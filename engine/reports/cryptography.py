@@ -47,7 +47,7 @@ class Use:
 
 USES: Final = (
     Use(
-        "DICOM and replication over TLS, HTTPS",
+        "DICOM, HL7 and replication over TLS, HTTPS",
         "TLS 1.2 and 1.3; the suites below",
         "128 or 256",
         (
@@ -57,6 +57,8 @@ USES: Final = (
             "engine.web.https",
             "engine.exchange.dicomweb",
             "engine.archive.copies.replica_tls",
+            "engine.messaging",
+            "engine.objects.s3_requests",
         ),
     ),
     Use(
@@ -84,6 +86,30 @@ USES: Final = (
         "AES-256-GCM, HMAC-SHA-256; as the provider has it (file, systemd, PKCS#11, Vault)",
         "256",
         ("engine.keys",),
+    ),
+    Use(
+        "Small files and caches beside the log of an encrypted archive",
+        "AES-256-GCM, keys from HKDF-Expand with SHA-256",
+        "256",
+        ("engine.archive.sealing",),
+    ),
+    Use(
+        "Objects in a bucket, if `object_store.encryption_key_file` is set",
+        "AES-256-GCM in blocks, one key an object from HKDF with SHA-256",
+        "256",
+        ("engine.objects.encrypted_objects",),
+    ),
+    Use(
+        "Requests to an S3 store",
+        "AWS Signature Version 4: HMAC-SHA-256",
+        "the store's secret",
+        ("engine.objects.s3_requests",),
+    ),
+    Use(
+        "Cursors of the page's lists, which hold values of hidden studies",
+        "AES-SIV, key from HMAC-SHA-512",
+        "256",
+        ("engine.web.api.window_cursor",),
     ),
     Use(
         "Passwords of users",
@@ -142,6 +168,8 @@ USES: Final = (
             "engine.dicom.extra",
             "engine.archive.metadata",
             "engine.archive.likeness",
+            "engine.archive.reports",
+            "engine.objects.bucket",
             "engine.journal",
             "engine.orders",
             "engine.archive.commitment",

@@ -504,11 +504,12 @@ def test_a_command_in_the_middle_of_a_data_set_is_no_harm(server: Server) -> Non
         ({peer.COMMAND_FIELD: 0x0042, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0211),
         ({peer.COMMAND_FIELD: 0x0030, peer.MESSAGE_ID: b"\1\0\0\0", peer.DATA_SET_TYPE: 0x0101}, None),
         ({peer.COMMAND_FIELD: 0x0001, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0212),
-        ({peer.COMMAND_FIELD: 0x0120, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0211),  # N-SET
+        ({peer.COMMAND_FIELD: 0x0150, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0211),  # N-DELETE
+        ({peer.COMMAND_FIELD: 0x0120, peer.MESSAGE_ID: 9, peer.DATA_SET_TYPE: 0x0101}, 0x0212),  # N-SET
         ({peer.MESSAGE_ID: 9}, None),
         ({}, None),
     ],
-    ids=["unknown", "long-message-id", "store-without-uids", "n-set", "no-field", "empty"],
+    ids=["unknown", "long-message-id", "store-without-uids", "n-delete", "n-set-without-data", "no-field", "empty"],
 )
 def test_commands_that_are_none_are_answered_or_aborted(
     server: Server, elements: dict[int, int | str | bytes], status: int | None

@@ -31,7 +31,7 @@ RETRIEVAL_S = 0.8
 
 PRIVATE_CLASS = "1.3.6.1.4.1.99999.5.1.4"
 UNKNOWN_STANDARD_CLASS = "1.2.840.10008.5.1.4.1.1.99.99"
-MPPS = "1.2.840.10008.3.1.2.3.3"
+PRINT = "1.2.840.10008.5.1.1.9"
 """A class of the standard that is not served."""
 
 
@@ -827,9 +827,9 @@ def test_more_associations_than_allowed_are_rejected_as_transient(server: Server
 
 
 def test_an_association_of_128_contexts_is_answered_one_by_one(server: Server) -> None:
-    kinds = [(number * 2 + 1, (CT, MR, SC, MPPS)[number % 4], [IMPLICIT]) for number in range(128)]
+    kinds = [(number * 2 + 1, (CT, MR, SC, PRINT)[number % 4], [IMPLICIT]) for number in range(128)]
     with peer.Peer(server.port) as script:
         answer = script.associate(*kinds)
     assert {context_id: result for context_id, (result, _) in answer.contexts.items()} == {
-        context_id: 3 if abstract_syntax == MPPS else 0 for context_id, abstract_syntax, _ in kinds
+        context_id: 3 if abstract_syntax == PRINT else 0 for context_id, abstract_syntax, _ in kinds
     }
