@@ -132,6 +132,14 @@ class Memory:
         return f"{self.heap_bytes:.0f} bytes, {self.nodes:.0f} nodes, {self.listeners:.0f} listeners"
 
 
+def is_steady(early: Memory, late: Memory) -> bool:
+    return (
+        late.nodes <= early.nodes + 50
+        and late.listeners <= early.listeners + 5
+        and late.heap_bytes <= early.heap_bytes * 1.05 + 100_000
+    )
+
+
 def test_a_page_that_stays_open_does_not_grow(open_page: OpenPage, serve: Server) -> None:
     page = open_page()
     page.add_init_script(FAST)
@@ -150,8 +158,8 @@ def test_a_page_that_stays_open_does_not_grow(open_page: OpenPage, serve: Server
         page.evaluate("performance.clearResourceTimings()")
         return Memory(page)
 
-    looks = [an_hour_passes() for _ in range(3)]
-    _, early, late = looks
-    assert late.nodes <= early.nodes + 50, looks
-    assert late.listeners <= early.listeners + 5, looks
-    assert late.heap_bytes <= early.heap_bytes * 1.05 + 100_000, looks
+    # Chromium compiles and caches in the first hours. What leaks grows in every hour.
+    looks = [an_hour_passes(), an_hour_passes()]
+    while not is_steady(*looks[-2:]) and len(looks) < 8:
+        looks.append(an_hour_passes())
+    assert is_steady(*looks[-2:]), looks
