@@ -7,7 +7,7 @@ import json
 import zipfile
 
 import requests
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests import samples
 from tests.browser import browsing
@@ -143,6 +143,20 @@ def test_a_study_shows_its_sender_conflict_and_correction_with_undo(page: Page) 
     page.get_by_role("dialog").get_by_role("button", name="Hold", exact=True).click()
     expect(page.get_by_role("note")).to_contain_text("trial")
     assert browsing.accessibility_problems(page) == []
+
+
+def test_who_types_before_the_elements_are_there_keeps_the_focus(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/tags", lambda route: held.append(route))
+    page.goto(f"/#/study/{samples.ROOT}.1")
+    page.get_by_role("button", name="Instances").first.click()
+    with page.expect_request("**/tags"):
+        page.get_by_role("button", name="Elements").click()
+    field = page.get_by_role("dialog").get_by_label("Search")
+    field.focus()
+    held[0].continue_()
+    expect(page.get_by_role("table", name="Elements").get_by_role("row").first).to_be_visible()
+    expect(field).to_be_focused()
 
 
 def test_chosen_series_and_instances_are_what_is_downloaded(page: Page) -> None:
