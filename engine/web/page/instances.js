@@ -42,10 +42,9 @@ function TagTree({ instance }) {
   const needle = typed.toLowerCase().replace(/[(),]/g, "");
   const matching = rows.filter((row) => !needle || `${row.tag} ${row.keyword} ${row.value}`.toLowerCase().replace(/[(),]/g, "").includes(needle));
   const isCut = value?.truncated || matching.length > ELEMENTS_MAX;
-  // The field comes first: what disappears before it makes Preact move it, and it loses the focus.
-  return html`<p><label>${t("search")} <input type="search" value=${typed} onInput=${(event) => setTyped(event.currentTarget.value)} /></label>
+  return html`<${Loading} isLoading=${isLoading} /><${Failure} error=${error} />
+    <p><label>${t("search")} <input type="search" value=${typed} onInput=${(event) => setTyped(event.currentTarget.value)} /></label>
       <span class="quiet" role="status"> ${value && t("tags.count", { count: matching.length })} ${isCut && t("tags.cut")}</span></p>
-    <${Loading} isLoading=${isLoading} /><${Failure} error=${error} />
     <p><${Copy} text=${instance} /> <code>${instance}</code> <span class="quiet">${value?.transfer_syntax_uid}</span></p>
     <div class="scrolled" tabindex="0"><table class="tags" aria-label=${t("tags")}><tbody>${matching.slice(0, ELEMENTS_MAX).map((row) => html`<tr>
       <td><code>${"\u00a0\u00a0".repeat(row.depth)}(${row.tag.slice(0, 4)},${row.tag.slice(4)})</code></td><td>${row.keyword}</td><td>${row.vr}</td><td class="value">${row.value}</td>

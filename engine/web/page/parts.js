@@ -41,10 +41,13 @@ export function useEvery(everyMs, work) {
   }, [everyMs]);
 }
 
-export const Failure = ({ error }) =>
-  error ? html`<p class="failure" role="alert">${error.status ? `${error.status}: ` : ""}${error.message}</p>` : null;
+/** In the place of what is not shown: if an element went, Preact would move those behind it, and they lose the focus. */
+const GONE = () => html`<p hidden></p>`;
 
-export const Loading = ({ isLoading }) => (isLoading ? html`<p class="quiet" role="status">${t("loading")}</p>` : null);
+export const Failure = ({ error }) =>
+  error ? html`<p class="failure" role="alert">${error.status ? `${error.status}: ` : ""}${error.message}</p>` : GONE();
+
+export const Loading = ({ isLoading }) => (isLoading ? html`<p class="quiet" role="status">${t("loading")}</p>` : GONE());
 
 /** A table with a head; a row is a list of cells, a cell is text or a part. */
 export function Table({ label, columns, rows, empty }) {
