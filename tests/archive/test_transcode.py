@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
 import os
@@ -297,6 +298,61 @@ def jpeg(colour: bool = True, **options: object) -> tuple[pydicom.Dataset, bytes
     if colour:
         ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "YBR_FULL_422", 0
     return ds, target.getvalue()
+
+
+ARITHMETIC = {
+    name: base64.b64decode(text)
+    for name, text in {
+        "sequential": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4RDgsLEBYQERMU"
+        "FRUVDA8XGBYUGBIUFRT/yQALCAAQABgBAREA/8wABgAQEAX/2gAIAQEAAD8A/wDlk2SK/oEhL9RITjA9enTq1WZuZyI+JcoOWGtR"
+        "Uf8AIk6bjMOA/9k="
+        ),
+        "progressive in colour": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAMCAgMCAgMDAwMEAwMEBQgFBQQEBQoHBwYIDAoMDAsKCwsNDhIQDQ4RDgsLEBYQERMU"
+        "FRUVDA8XGBYUGBIUFRT/2wBDAQMEBAUEBQkFBQkUDQsNFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQU"
+        "FBQUFBQUFBT/ygARCAAQABgDASIAAhEBAxEB/8wABgAQARD/2gAMAwEAAhADEAAAAf8As6zw3t62H6IflGbJA1hY0P/MAAQQBf/a"
+        "AAgBAQABBQIYFbD+Msg2v28xgP/MAAQRBf/aAAgBAwEBPwEWLwFQj0E+w+aA/8wABBEF/9oACAECAQE/ATsDCtOGl9RQt4D/zAAE"
+        "EAX/2gAIAQEABj8CXhPy/8wABBAF/9oACAEBAAE/IaZqLP/aAAwDAQACAAMAAAAQtjD/zAAEEQX/2gAIAQMBAT8QTEf/zAAEEQX/"
+        "2gAIAQIBAT8QJQbA/8wABBAF/9oACAEBAAE/EFQ4wfWQ9Exi/9k="
+        ),
+        "sequential of 12 bits": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIBAQEBAQIBAQECAgICAgQDAgICAgUEBAMEBgUGBgYFBgYGBwkIBgcJBwYGCAsICQoK"
+        "CgoKBggLDAsKDAkKCgr/yQALDAAQABgBAREA/8wABgAQEAX/2gAIAQEAAD8A/wD+8Tv73L4aPiRJyPGzLlsL0wLU0aiRArSZQ4Ob"
+        "atiRaVO8y/gPzsQfFC8TVMD7XiNBduA017FMCNcB90/JGrEw15ay9173SK1ueNfeT7nXrBw+ATq4/9k="
+        ),
+        "progressive of 12 bits": (
+        "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDAAIBAQEBAQIBAQECAgICAgQDAgICAgUEBAMEBgUGBgYFBgYGBwkIBgcJBwYGCAsICQoK"
+        "CgoKBggLDAsKDAkKCgr/ygALDAAQABgBAREA/8wABAAQ/9oACAEBAAAAAf8A/eJ2RXsW20w3OOIaumD/zAAEEAX/2gAIAQEAAQUC"
+        "FrkI/BfbuIL8GwPd+IxaI9F+jzqTQP/MAAQQBf/aAAgBAQAGPwIWb19YCj5SG1jkYibFCUxEDSI/rm4YnwiKWwwg/8wABBAF/9oA"
+        "CAEBAAE/Iaiz80lB0P/aAAgBAQAAABBQ/8wABBAF/9oACAEBAAE/ECRcN29nbLABfD7ngP/Z"
+        ),
+    }.items()
+}
+"""Ramps of 16 rows and 24 columns, written by libjpeg-turbo with `arith_code`: no encoder here has that."""
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "bits"),
+    [
+        (52, "sequential", 8),
+        (56, "progressive in colour", 8),
+        (52, "sequential of 12 bits", 12),
+        (54, "progressive of 12 bits", 12),
+    ],
+)
+def test_arithmetic_coding_is_decoded(number: int, name: str, bits: int) -> None:
+    """Within the loss of the quality with which it was written."""
+    syntax, in_colour = f"1.2.840.10008.1.2.4.{number}", "colour" in name
+    ds, _ = jpeg(colour=in_colour)
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = (bits + 7) // 8 * 8, bits, bits - 1
+    after = decompressed(compressed(ds, syntax, [ARITHMETIC[name]]), syntax)
+    row, column = np.mgrid[:16, :24]
+    grey = column * 9 + row * 3 if bits == 8 else column * 150 + row * 40
+    ramps = np.dstack([grey, row * 15, 255 - column * 10]) if in_colour else grey
+    decoded = np.frombuffer(native_bytes(after), np.uint8 if bits == 8 else np.uint16).reshape(ramps.shape)
+    assert np.abs(decoded.astype(int) - ramps % (1 << bits)).max() <= (13 if in_colour else 1)
+    assert after.LossyImageCompressionMethod == "ISO_10918_1"
 
 
 @pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"progressive": True}])
@@ -754,6 +810,8 @@ def test_what_has_no_way_is_refused_at_once(transcoder: Transcoder) -> None:
         for source, target, reason in (
             (EXPLICIT, J2K_LOSSY, "there is no encoder for JPEG 2000"),
             ("1.2.840.10008.1.2.4.100", EXPLICIT, "there is no decoder for MPEG2"),
+            ("1.2.840.10008.1.2.4.58", EXPLICIT, "there is no decoder for JPEG Lossless, Non-Hierarchical"),
+            ("1.2.840.10008.1.2.4.59", EXPLICIT, "there is no decoder for JPEG Extended, Hierarchical"),
         ):
             with pytest.raises(TranscodeError, match=reason):
                 await transcoder.transcode(b"", source, target)

@@ -9,13 +9,13 @@ samples are extended to Bits Allocated. With the default installation:
     JPEG Lossless, process 14 (.57, .70)               imagecodecs (libjpeg-turbo)
     JPEG-LS (.80, .81)                                 pydicom + pyjpegls
     JPEG 2000 (.90, .91), HTJ2K (.201, .202, .203)     pydicom + pylibjpeg-openjpeg
-    JPEG, DCT of 8 bits (.50, .51, .53, .55)           Pillow
-    JPEG, DCT of 12 bits (.51, .53, .55)               imagecodecs (libjpeg-turbo)
+    JPEG, DCT of 8 bits (.50 to .56)                   Pillow
+    JPEG, DCT of 12 bits (.51 to .56)                  imagecodecs (libjpeg-turbo)
     JPEG XL (.110, .111, .112)                         imagecodecs (libjxl)
     Deflated Image Frame, Encapsulated Uncompressed    here
 
-pylibjpeg-libjpeg is no dependency, since it is under the GPL. Video, JPEG 2000 Part 2 and hierarchical JPEG cannot be
-decoded. DCT frames in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT) and JPEG XL
+.52, .54 and .56 are coded arithmetically. pylibjpeg-libjpeg is no dependency, since it is under the GPL. Video, JPEG
+2000 Part 2, hierarchical JPEG (.59 to .66) and lossless JPEG of arithmetic coding (.58) cannot be decoded. DCT frames in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT) and JPEG XL
 ones in XYB; lossless syntaxes keep YBR_FULL, since a conversion to RGB would lose bits. `colours` has the terms.
 Standard: PS3.5 section 8, PS3.3 C.7.6.3.
 """
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 RLE: Final = frozenset({"1.2.840.10008.1.2.5"})
-DCT: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (50, 51, 53, 55))
+DCT: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in range(50, 57))
 PROCESS_14: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (57, 70))
 JPEG_LS: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (80, 81))
 JPEG_2000: Final = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203))
@@ -56,8 +56,8 @@ _PLUGINS: Final = {
     **dict.fromkeys(JPEG_LS, "pyjpegls"),
 }
 
-_DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2]\0.(.)", re.DOTALL)
-"""SOF0 to SOF2, with a length below 256, and the sample precision."""
+_DCT_FRAME_HEADER: Final = re.compile(rb"\xff[\xc0-\xc2\xc9\xca]\0.(.)", re.DOTALL)
+"""SOF0 to SOF2, SOF9 and SOF10, with a length below 256, and the sample precision."""
 
 _EOI: Final = b"\xff\xd9"
 """The marker at the end of JPEG and JPEG-LS codestreams. Their coded samples do not contain it."""
