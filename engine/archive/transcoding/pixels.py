@@ -15,8 +15,9 @@ samples are extended to Bits Allocated. With the default installation:
     Deflated Image Frame, Encapsulated Uncompressed    here
 
 .52, .54 and .56 are coded arithmetically. pylibjpeg-libjpeg is no dependency, since it is under the GPL. Video, JPEG
-2000 Part 2, hierarchical JPEG (.59 to .66) and lossless JPEG of arithmetic coding (.58) cannot be decoded. DCT frames in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT) and JPEG XL
-ones in XYB; lossless syntaxes keep YBR_FULL, since a conversion to RGB would lose bits. `colours` has the terms.
+2000 Part 2, hierarchical JPEG (.59 to .66) and lossless JPEG with arithmetic coding (.58) cannot be decoded. DCT frames
+in YCbCr become RGB, as do JPEG 2000 ones with a component transform (YBR_RCT, YBR_ICT) and JPEG XL ones in XYB;
+lossless syntaxes keep YBR_FULL, since a conversion to RGB would lose bits. `colours` has the terms.
 Standard: PS3.5 section 8, PS3.3 C.7.6.3.
 """
 
