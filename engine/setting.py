@@ -16,9 +16,20 @@ FIXED: Final = Meta(extra={"fixed": True})
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
-AETitle = Annotated[str, Meta(pattern=r"^(?! )[^\x00-\x1f\\\x7f-\x9f]{1,16}(?<! )$")]
+AETitle = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?! )[^\x00-\x1f\\\x7f-\x9f]{1,16}(?<! )$",
+        description="an AE title: 1 to 16 characters, no backslash, no space at either end",
+    ),
+]
 """A title beyond ASCII stands for its bytes in Latin-1 and in UTF-8; one of these must have at most 16: `titles`."""
-UID = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)+$", max_length=64)]
+UID = Annotated[str, Meta(pattern=r"^[0-9]+(\.[0-9]+)+$", max_length=64, description="a UID")]
+Name = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", description="1 to 64 letters, digits, _ and -"),
+]
+Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$", description="an address or a network")]
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
 

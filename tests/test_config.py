@@ -426,3 +426,17 @@ def test_the_file_is_searched_here_in_the_data_directory_and_beside_it(
     assert configuration.find_file(None, {"FILMROOM_DATA": str(data)}) == Path("filmroom.toml")
     assert configuration.find_file("other.toml", {}, data) == Path("other.toml")
     assert len(configuration.places(None, {}, data)) == 4
+
+
+def test_the_type_of_every_setting_is_in_words() -> None:
+    types = {entry.key: entry.type for entry in reference.entries()}
+    assert types["http.enabled"] == "true or false"
+    assert types["station.limit"] == "a whole number from 0 to 1000000, or not set"
+    assert types["object_store.group_bytes"] == "a whole number from 65536 (64 KiB) to 268435456 (256 MiB)"
+    assert types["limits.artim_timeout_s"] == "a number above 0, up to 86400"
+    assert types["worklist.arrival"] == 'one of "keep", "complete"'
+    assert types["accept_unknown_peers"] == 'true or false, or "loopback"'
+    assert types["hl7_source.charset"] == "the name of a character set"
+    assert types["peer.networks"] == "a list; each item is an address or a network"
+    of_python = ("Annotated", "Meta(", "Literal", "tuple", "None", " | ", "_Codec", "bool", "float", "matches")
+    assert [(key, type_) for key, type_ in types.items() if any(mark in type_ for mark in of_python)] == []

@@ -10,7 +10,10 @@ ActionName = Literal[
     "store", "query", "retrieve", "send", "worklist", "delete", "restore", "empty", "correct", "hold", "manage",
     "configure", "observe", "share", "break-glass", "audit", "administer",
 ]  # fmt: skip
-RoleName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,63}$")]
+RoleName = Annotated[
+    str,
+    Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,63}$", description="1 to 64 letters, digits, spaces and _ . -"),
+]
 Pattern = Annotated[str, Meta(min_length=1, max_length=256)]
 Patterns = Pattern | tuple[Pattern, ...]
 

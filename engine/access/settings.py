@@ -11,11 +11,23 @@ from msgspec.structs import force_setattr
 
 from engine.archive.settings import Duplicates, Durability
 from engine.services.settings import QueryOption
-from engine.setting import GIB, KIB, MIB, UID, AETitle, Port, Seconds
+from engine.setting import GIB, KIB, MIB, UID, AETitle, Network, Port, Seconds
 from engine.titles import check_title
 
-Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
-CertificateName = Annotated[str, Meta(pattern=r"^(sha256:[0-9A-Fa-f:]{64,95}|san:[^\s]+|cn:.+)$", max_length=300)]
+CertificateName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(sha256:[0-9A-Fa-f:]{64,95}|san:[^\s]+|cn:.+)$",
+        max_length=300,
+        description="sha256:FINGERPRINT, san:NAME or cn:NAME",
+    ),
+]
+_Host = Annotated[
+    str, Meta(pattern=r"^[^\s/@\x00-\x1f\x7f]*$", max_length=253, description="the name or the address of a host")
+]
+_Url = Annotated[
+    str, Meta(pattern=r"^(https?://[^\s?#@]+)?$", max_length=4096, description="an address as https://NAME/PATH")
+]
 
 Permission = Literal["store", "query", "retrieve", "worklist", "destination"]
 
@@ -27,13 +39,13 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Its AE title, as calling and as called title (PS3.5 VR AE: 16 characters, no backslash). A title beyond ASCII is
     recognized by its bytes in Latin-1 and in UTF-8, and sent in Latin-1 if that has all its letters."""
 
-    host: Annotated[str, Meta(pattern=r"^[^\s/@\x00-\x1f\x7f]*$", max_length=253)] = ""
+    host: _Host = ""
     """Name or address to connect to; this or url is needed for a destination."""
 
     port: Port = 0
     """TCP port to connect to; needed for a destination."""
 
-    url: Annotated[str, Meta(pattern=r"^(https?://[^\s?#@]+)?$", max_length=4096)] = ""
+    url: _Url = ""
     """The root of its DICOMweb services, as https://pacs.example.org/dicom-web. Jobs then send to it by STOW-RS and
     pull from it by QIDO-RS and WADO-RS. A C-MOVE to it uses host and port if it has them, else STOW-RS."""
 

@@ -7,7 +7,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin
@@ -388,40 +388,56 @@ def _reason(key: str, message: str, value: object) -> str:
     choices = _CHOICES.get((table[1] if table else "", name))
     if choices and "enum" in message:
         return f"{value!r} is not one of {', '.join(choices)}{_nearest(str(value), choices)}"
-    if name in ("aet", "aets", "destinations") and "regex" in message:
-        return f"{value!r} is not an AE title: 1 to 16 characters, no backslash, no space at either end"
-    if name == "host" and "regex" in message:
-        return f"{value!r} is not the name or the address of a host"
-    if name == "transfer_syntaxes" and ("regex" in message or "length" in message):
-        return f"{value!r} is not a UID"
+    noun = _NOUNS.get((table[1] if table else "", name))
+    if noun and ("regex" in message or "length" in message):
+        return f"{value!r} is not {noun}"
     text = message if message.startswith("AE title") else message[:1].lower() + message[1:]
     if not isinstance(value, str | int | float) or repr(value) in text:
         return text
     return f"{text} ({value!r})" if ", got" in text else f"{text}, not {value!r}"
 
 
-def _choices() -> dict[tuple[str, str], tuple[str, ...]]:
-    """The list of tables that it is in ("": none) and the setting → its allowed words."""
-    choices: dict[tuple[str, str], tuple[str, ...]] = {}
+def _typed_settings() -> Iterator[tuple[tuple[str, str], Any]]:
+    """The list of tables that a setting is in ("": none) and its name; its type."""
     sections: list[tuple[str, type[msgspec.Struct]]] = [("", Config)]
     sections += [(name, table) for name, (_, table) in LISTS.items()]
     sections += [("", table) for table in TABLES.values()]
     for name, section in sections:
         for field in msgspec.structs.fields(section):
-            for inner in _inside(field.type):
-                if get_origin(inner) is Literal:
-                    is_switch = bool in get_args(bare(field.type))
-                    choices[name, field.name] = (*get_args(inner), "true", "false") if is_switch else get_args(inner)
+            yield (name, field.name), field.type
+
+
+def _choices() -> dict[tuple[str, str], tuple[str, ...]]:
+    """Setting → its allowed words."""
+    choices: dict[tuple[str, str], tuple[str, ...]] = {}
+    for setting, type_ in _typed_settings():
+        for inner in map(bare, _inside(type_)):
+            if get_origin(inner) is Literal:
+                is_switch = bool in get_args(bare(type_))
+                choices[setting] = (*get_args(inner), "true", "false") if is_switch else get_args(inner)
     return choices
+
+
+def _nouns() -> dict[tuple[str, str], str]:
+    """Setting with a pattern → what matches it, in words."""
+    return {
+        setting: meta.description
+        for setting, type_ in _typed_settings()
+        for inner in _inside(type_)
+        for meta in getattr(inner, "__metadata__", ())
+        if isinstance(meta, msgspec.Meta) and meta.pattern and meta.description
+    }
 
 
 def _inside(annotation: Any) -> list[Any]:
     """A type and the types that it consists of."""
     plain = bare(annotation)
-    return [plain, *(inner for each in get_args(plain) if get_origin(plain) is not Literal for inner in _inside(each))]
+    parts = () if get_origin(plain) is Literal else get_args(plain)
+    return [annotation, *(inner for each in parts for inner in _inside(each))]
 
 
 _CHOICES = _choices()
+_NOUNS = _nouns()
 
 
 def _nearest(word: str, words: Mapping[str, object] | list[str] | tuple[str, ...]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from functools import cache
 import msgspec
 from msgspec import Struct
 
-from engine.config import composition
+from engine.config import composition, kinds
 from engine.config.composition import LISTS, TABLES
 from engine.setting import is_fixed
 
@@ -27,7 +26,7 @@ class Entry:
     key: str
     """Dotted: dicom_port, limits.idle_timeout_s, peer.host."""
     type: str
-    """As in the schema, with bounds."""
+    """What it may be, in words, with bounds."""
     default: object
     """msgspec.UNSET: a required setting."""
     about: str
@@ -71,7 +70,8 @@ def _entries_of(
     for field in msgspec.structs.fields(section):
         if field.name in (excluded or ()):
             continue
-        type_, about = docstrings[field.name]
+        about = docstrings[field.name]
+        type_ = kinds.in_words(field.type, is_bytes="bytes" in field.name)
         default: object = field.default
         if default is msgspec.NODEFAULT:
             default = msgspec.UNSET if field.default_factory is msgspec.NODEFAULT else field.default_factory()
@@ -81,24 +81,17 @@ def _entries_of(
 
 
 @cache
-def _docstrings(section: type[Struct]) -> dict[str, tuple[str, str]]:
-    """Field → its annotation and the docstring below it."""
+def _docstrings(section: type[Struct]) -> dict[str, str]:
+    """Field → the docstring below it."""
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(section))).body
     assert isinstance(definition, ast.ClassDef)
-    docstrings: dict[str, tuple[str, str]] = {}
+    docstrings: dict[str, str] = {}
     for statement, following in zip(definition.body, [*definition.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
             text = following.value.value if is_text else ""  # type: ignore[union-attr]
-            type_ = re.sub(r"^Annotated\[(.*?), FIXED\]$", _unmark, ast.unparse(statement.annotation))
-            docstrings[statement.target.id] = type_, " ".join(str(text).split())
+            docstrings[statement.target.id] = " ".join(str(text).split())
     return docstrings
-
-
-def _unmark(match: re.Match[str]) -> str:
-    """A type without the mark FIXED, which the text mentions instead."""
-    inner = match[1]
-    return f"Annotated[{inner}]" if "Meta(" in inner else inner
 
 
 def _comment(text: str) -> list[str]:

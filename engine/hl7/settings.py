@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import FIXED, MIB, Port
+from engine.setting import FIXED, MIB, Name, Port
 
-_Codec = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,40}$")]
+_Codec = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,40}$", description="the name of a character set")]
 
 
 class Hl7(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,7 +63,7 @@ class Hl7Listener(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
 class Hl7Source(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A system that sends HL7 messages. The first one that fits a message describes its sender."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    name: Name
     """Its name here: in the journal, the log and the rules of stations."""
 
     application: str = ""

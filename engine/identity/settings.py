@@ -12,7 +12,11 @@ from engine.access.role_settings import RoleName
 from engine.setting import Seconds
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512"]
-ClaimPath = Annotated[str, Meta(min_length=1, max_length=256)]
+_Issuer = Annotated[
+    str, Meta(pattern=r"^https?://[^\s?#@]+$", max_length=1024, description="an address as https://NAME")
+]
+_Word = Annotated[str, Meta(pattern=r"^[!#-\[\]-~]+$", description="a word without spaces")]
+ClaimPath = Annotated[str, Meta(min_length=1, max_length=256, description="the name of a claim")]
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 
@@ -20,14 +24,14 @@ class Oidc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A provider of identities by OpenID Connect, as Keycloak or Entra ID: its users log in with it, and its access
     tokens open the HTTP port."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$", description="1 to 32 of a-z, 0-9 and -")]
     """Its name in addresses and in accounts. The address to register with the provider for the way back is
     https://PACS/api/oidc/NAME/callback."""
 
     label: Annotated[str, Meta(max_length=64)] = ""
     """The text on its button on the page; unset: its name."""
 
-    issuer: Annotated[str, Meta(pattern=r"^https?://[^\s?#@]+$", max_length=1024)]
+    issuer: _Issuer
     """Its address, exactly as its tokens have it in iss; below it lies /.well-known/openid-configuration. https, but on
     this machine."""
 
@@ -43,10 +47,10 @@ class Oidc(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     login: bool = True
     """Whether people can log in with it on the page."""
 
-    scopes: tuple[Annotated[str, Meta(pattern=r"^[!#-\[\]-~]+$")], ...] = ("openid", "profile")
+    scopes: tuple[_Word, ...] = ("openid", "profile")
     """What is asked for at the log-in; openid is needed."""
 
-    acr_values: tuple[Annotated[str, Meta(pattern=r"^[!#-\[\]-~]+$")], ...] = ()
+    acr_values: tuple[_Word, ...] = ()
     """Authentication contexts, one of which a log-in must have, as with a second factor; none: any."""
 
     audiences: tuple[str, ...] = ()

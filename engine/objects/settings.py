@@ -9,22 +9,36 @@ from msgspec import Meta, Struct
 
 from engine.setting import FIXED, GIB, KIB, MIB, Seconds
 
-Hours = Annotated[str, Meta(pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-4]) [0-9]{1,9} ?(KiB|MiB|GiB)$")]
+Hours = Annotated[
+    str,
+    Meta(
+        pattern=r"^([01]?[0-9]|2[0-3])-([01]?[0-9]|2[0-4]) [0-9]{1,9} ?(KiB|MiB|GiB)$",
+        description='hours and bytes a second as "7-19 2 MiB"',
+    ),
+]
 """An hour of the day, the hour at which it ends, and bytes a second."""
+_Address = Meta(
+    pattern=r"^$|^(s3|gs|az|file)://[^\s?#@]+$",
+    max_length=1024,
+    description="an address as s3://BUCKET, gs://BUCKET, az://CONTAINER or file:///FOLDER",
+)
+_Endpoint = Meta(
+    pattern=r"^$|^https?://[^\s?#@/]+/?$", max_length=1024, description="an address as https://NAME without a path"
+)
 
 
 class ObjectStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A bucket that holds a copy of the archive: S3 and what speaks its protocol, Google Cloud Storage, Azure Blob
     Storage, or a folder."""
 
-    url: Annotated[str, Meta(pattern=r"^$|^(s3|gs|az|file)://[^\s?#@]+$", max_length=1024), FIXED] = ""
+    url: Annotated[str, _Address, FIXED] = ""
     """s3://BUCKET/FOLDER, gs://BUCKET/FOLDER, az://ACCOUNT/CONTAINER/FOLDER or file:///FOLDER; empty: none. Several
     archives may share a folder: each has its id in every key."""
 
-    endpoint: Annotated[str, Meta(pattern=r"^$|^https?://[^\s?#@/]+/?$", max_length=1024), FIXED] = ""
+    endpoint: Annotated[str, _Endpoint, FIXED] = ""
     """The address of the server for S3 that is not Amazon's (https://HOST:PORT); empty: Amazon's."""
 
-    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,64}$"), FIXED] = ""
+    region: Annotated[str, Meta(pattern=r"^[a-z0-9-]{0,64}$", description="the name of a region"), FIXED] = ""
     """The region of the bucket in S3; empty: AWS_REGION, else us-east-1, which servers of one's own take too."""
 
     credentials_file: Annotated[Path | None, FIXED] = None

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import FIXED, GIB, KIB, MIB, Port, Seconds
+from engine.setting import FIXED, GIB, KIB, MIB, Name, Network, Port, Seconds
 
 FeedAction = Literal[
     "stored", "kept_aside", "deleted", "restored", "version_deleted", "corrected", "held", "released", "series_quiet",
@@ -16,8 +16,10 @@ FeedAction = Literal[
 ]  # fmt: skip
 RequestLog = Literal["all", "changes", "none"]
 LOOPBACK: Final = ("127.0.0.0/8", "::1")
-Network = Annotated[str, Meta(pattern=r"^[0-9A-Fa-f.:]+(/[0-9]{1,3})?$")]
-Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$")]
+_Url = Annotated[
+    str, Meta(pattern=r"^https?://[^\s/?#]+[^\s]*$", max_length=4096, description="an address as https://NAME/PATH")
+]
+Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$", description="https://NAME or *")]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -76,7 +78,7 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     `*`: any. A request with another name gets 421: otherwise an attacker's web page, with a name that resolves to this
     server, could read the archive through the browser of an allowed client (DNS rebinding)."""
 
-    public_root: Annotated[str, Meta(pattern=r"^(https?://[^\s?#]+)?$")] = ""
+    public_root: Annotated[str, Meta(pattern=r"^(https?://[^\s?#]+)?$", description="an address as https://NAME")] = ""
     """The URL at which clients reach this server, as https://pacs.example.org/filmroom; URLs in answers begin with it.
     Unset: the URL that a trusted proxy reports, else that of the request."""
 
@@ -160,10 +162,10 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A receiver of the change feed (`web.webhooks`), while HTTP is enabled."""
 
-    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    name: Name
     """Its name here. Its position in the feed is stored under this name: a new name begins with new events."""
 
-    url: Annotated[str, Meta(pattern=r"^https?://[^\s/?#]+[^\s]*$", max_length=4096)]
+    url: _Url
     """Where events are sent by POST."""
 
     secret_file: Path | None = None

@@ -82,9 +82,14 @@ def explain(keys: tuple[str, ...], as_json: bool) -> None:
             output.write_json({"key": entry.key, "type": entry.type, "default": default, "about": entry.about})
         return
     for entry in found:
-        default = "none, must be given" if entry.default is msgspec.UNSET else _shown(entry.default)
+        default = "none, must be given" if entry.default is msgspec.UNSET else _as_written(entry.default)
         click.echo(f"{entry.key}\n    type     {entry.type}\n    default  {default}")
         click.echo(textwrap.indent(textwrap.fill(entry.about, 100), "    ") + "\n")
+
+
+def _as_written(value: object) -> str:
+    """A default as it would be in the file."""
+    return "(not set)" if value is None else reference.toml_of(value)
 
 
 def _is_meant(key: str, name: str) -> bool:
