@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import socket
 import sys
 import time
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from engine import audit, guards, kept_log, log, tls
+from engine import guards, log, tls
 from engine.archive import hospital, messages
 from engine.archive.archive import Archive
 from engine.archive.reports import ReportDocuments
@@ -37,14 +36,14 @@ from engine.messaging.reception import Reception
 from engine.messaging.sources import Sources
 from engine.metrics import Histogram
 from engine.orders.stations import Stations
-from engine.server.channel import Channel, ChannelClosed
-from engine.server.child import flush_later
+from engine.server import bootstrap
 from engine.storage.commit import GroupCommit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.journal import Outcome
+    from engine.server.channel import Channel
 
 logger = log.get("hl7")
 
@@ -108,8 +107,7 @@ class Messages:
     async def run(self) -> int:
         """Serves until the supervisor sends drain, or ends."""
         self._commit.start()
-        flush_later(self._loop, self._channel)
-        self._loop.add_reader(self._channel.fileno(), self._on_channel)
+        bootstrap.listen(self._channel, self._handle, self._end_early)
         applying = guards.watch(self._loop.create_task(self._applier.run()), "applier", self._failed)
         upkeep = guards.watch(self._loop.create_task(self._keep_up()), "upkeep", self._failed)
         self._channel.send("configured", version=self._version)
@@ -156,14 +154,9 @@ class Messages:
 
     # -- the supervisor's messages --------------------------------------------------------------
 
-    def _on_channel(self) -> None:
-        try:
-            while (delivery := self._channel.receive()) is not None:
-                self._handle(*delivery)
-        except ChannelClosed:
-            logger.error("the supervisor has ended")
-            self._exit_code = self._exit_code or 1
-            self._ended.set()
+    def _end_early(self) -> None:
+        self._exit_code = self._exit_code or 1
+        self._ended.set()
 
     def _handle(self, message: dict[str, Any], fd: int | None) -> None:
         match message["kind"]:
@@ -241,34 +234,17 @@ def _no_answers(items: Sequence[int]) -> Sequence[None]:
 
 def main(fd: int) -> int:
     """Runs the process; returns its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C goes to the whole process group
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    channel = Channel.inherited(fd)
-    channel.set_blocking(True)
-    try:
-        delivery = channel.receive()
-    except ChannelClosed:
-        return 1
-    assert delivery is not None
-    channel.set_blocking(False)
-    message, _ = delivery
-    config = Config.from_json(message["config"].encode())
-    log.configure(config.log, keeper=kept_log.keeper(config), process="hl7")
-    audit.configure(config)
-
+    channel = bootstrap.open_channel(fd)
     # The loop must not wait 5 ms for the applying thread each time that it wants the interpreter.
     sys.setswitchinterval(SWITCH_S)
 
-    async def serve() -> int:
+    async def serve(config: Config, message: dict[str, Any]) -> int:
         return await Messages(channel, config, message["version"]).run()
 
-    try:
-        return uvloop.run(serve())
-    except EngineError as error:
-        logger.error("the process of messages cannot start", error=str(error))
-        return 1
-    finally:
-        audit.close()
+    def start_loop(config: Config, message: dict[str, Any]) -> int:
+        return uvloop.run(serve(config, message))
+
+    return bootstrap.run(channel, "the process of messages", start_loop, process="hl7")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ from __future__ import annotations
 import math
 import os
 import select
-import signal
 import sys
 import threading
 import time
@@ -30,10 +29,11 @@ from concurrent.futures import ThreadPoolExecutor
 from traceback import format_exc
 from typing import Any
 
-from engine import audit, guards, kept_log, log
+from engine import guards, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import ArchiveInUse, EngineError, StorageFailed
+from engine.server import bootstrap
 from engine.server.background_jobs import JOBS, READ_ONLY_JOBS, ClosingJob, Job
 from engine.server.channel import Channel, ChannelClosed
 
@@ -181,28 +181,12 @@ class Caretaker:
 
 def main(fd: int) -> int:
     """Runs the caretaker process; returns its exit code."""
-    # The terminal's Ctrl-C goes to the whole process group: only the supervisor reacts to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    channel = Channel.inherited(fd)
-    channel.set_blocking(True)
-    try:
-        delivery = channel.receive()
-    except ChannelClosed:
-        return 1
-    assert delivery is not None
-    channel.set_blocking(False)
-    message, _ = delivery
-    config = Config.from_json(message["config"].encode())
-    log.configure(config.log, keeper=kept_log.keeper(config), process="caretaker")
-    audit.configure(config)
-    try:
+    channel = bootstrap.open_channel(fd)
+
+    def work(config: Config, message: dict[str, Any]) -> int:
         return Caretaker(channel, config, message["version"]).run()
-    except EngineError as error:
-        logger.error("caretaker cannot start", error=str(error))
-        return 1
-    finally:
-        audit.close()
+
+    return bootstrap.run(channel, "caretaker", work, process="caretaker")
 
 
 if __name__ == "__main__":

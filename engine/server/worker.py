@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
 import socket
 from collections.abc import Callable, Coroutine, Mapping
-from traceback import format_exc
 from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from engine import audit, guards, kept_log, log
+from engine import audit, guards, log
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import EngineError
 from engine.runtime.engine import Engine
 from engine.runtime.worker_memory import WorkerMemory
+from engine.server import bootstrap
 from engine.server.channel import Channel, ChannelClosed
-from engine.server.child import flush_later
 
 if TYPE_CHECKING:
     from engine.runtime.front import Front
@@ -116,8 +114,7 @@ class Worker:
 
     async def run(self) -> int:
         """Serves until the supervisor sends drain, or ends."""
-        flush_later(self._loop, self._channel)
-        self._loop.add_reader(self._channel.fileno(), self._on_channel)
+        bootstrap.listen(self._channel, self._handle, self._end_early)
         await self._engine.pools.slow.run(self._archive.prepare_writer)
         self._fronts = {front.name: front for front in self._make_fronts(self._engine, self._process)}
         gc.collect()
@@ -158,19 +155,9 @@ class Worker:
 
     # -- the supervisor's messages --------------------------------------------------------------
 
-    def _on_channel(self) -> None:
-        try:
-            while (delivery := self._channel.receive()) is not None:
-                self._handle(*delivery)
-        except ChannelClosed:
-            logger.error("the supervisor has ended")
-            self._exit_code = self._exit_code or 1
-            self._ended.set()
-        except Exception:
-            # The message may be half applied, and nobody repeats it: a successor starts with the current state.
-            logger.error("a message of the supervisor could not be handled, the worker ends", error=format_exc())
-            self._exit_code = self._exit_code or 1
-            self._ended.set()
+    def _end_early(self) -> None:
+        self._exit_code = self._exit_code or 1
+        self._ended.set()
 
     def _handle(self, message: dict[str, Any], fd: int | None) -> None:
         match message["kind"]:
@@ -217,7 +204,7 @@ class Worker:
         try:
             self._channel.send(kind, fd=None, **fields)
         except ChannelClosed:
-            pass  # _on_channel gets the same error and ends the worker
+            pass  # the listener of the channel gets the same error and ends the worker
 
     def _facts(self, topic: str) -> dict[str, object]:
         if topic == "peers":
@@ -244,33 +231,20 @@ class Worker:
 
 def serve(fd: int, make_fronts: MakeFronts) -> int:
     """Runs the worker process; returns its exit code. `fd`: its end of the channel to the supervisor."""
-    # The terminal's Ctrl-C goes to the whole process group: only the supervisor reacts to it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    channel = Channel.inherited(fd)
-    channel.set_blocking(True)
+    channel = bootstrap.open_channel(fd)
     try:
-        start, configuration = channel.receive(), channel.receive()
+        start, memory_fd = bootstrap.receive(channel)
     except ChannelClosed:
         return 1
-    assert start is not None and configuration is not None
-    channel.set_blocking(False)
-    (start_message, memory_fd), (message, _) = start, configuration
     assert memory_fd is not None
-    number = start_message["number"]
-    config = Config.from_json(message["config"].encode())
-    log.configure(config.log, keeper=kept_log.keeper(config), worker=number)
-    audit.configure(config)
-    audit.prepare()
+    number = start["number"]
     memory = WorkerMemory(memory_fd, number)
 
-    async def run() -> int:
+    async def work(config: Config, message: dict[str, Any]) -> int:
         return await Worker(channel, number, config, memory, make_fronts, message["version"], message["origins"]).run()
 
-    try:
-        return uvloop.run(run())
-    except EngineError as error:
-        logger.error("worker cannot start", error=str(error))
-        return 1
-    finally:
-        audit.close()
+    def start_loop(config: Config, message: dict[str, Any]) -> int:
+        audit.prepare()
+        return uvloop.run(work(config, message))
+
+    return bootstrap.run(channel, "worker", start_loop, worker=number)
