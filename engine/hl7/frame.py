@@ -166,7 +166,8 @@ class FrameReader:
         at = self._searched
         while True:
             end = data.find(b"\x1c", at)
-            again = _find_start(data, max(self._searched - 4, 0), end if end >= 0 else len(data))
+            # From `at` on: what lies before it was searched for the 1C before.
+            again = _find_start(data, max(at - 4, 0), end if end >= 0 else len(data))
             if again >= 0:
                 return self._restart(again)
             if end < 0 or end + 1 == len(data):

@@ -35,7 +35,9 @@ class Moment(NamedTuple):
         return self.date if len(self.date) == 8 else ""
 
     def seconds(self, zone: ZoneInfo | None) -> float:
-        """Seconds since 1970, of the beginning of what is not known. Without a zone the one of this machine counts."""
+        """Seconds since 1970, of the beginning of what is not known. Without a zone the one of this machine counts; in
+        the first days of the year 1, which some programs write for "none", no zone does.
+        """
         digits = f"{self.date}0101"[:8] if len(self.date) == 4 else f"{self.date}01"[:8]
         whole, _, fraction = self.time.partition(".")
         local = datetime.strptime(digits + whole.ljust(6, "0"), "%Y%m%d%H%M%S")
@@ -45,7 +47,10 @@ class Moment(NamedTuple):
             return local.replace(
                 tzinfo=timezone(timedelta(minutes=-minutes if self.offset[0] == "-" else minutes))
             ).timestamp()
-        return local.replace(tzinfo=zone, fold=0).timestamp()
+        try:
+            return local.replace(tzinfo=zone, fold=0).timestamp()
+        except (ValueError, OverflowError):
+            return local.replace(tzinfo=UTC).timestamp()
 
 
 def parse(text: str) -> Moment | None:

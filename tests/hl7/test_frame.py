@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import FrameError, FrameTooLong
+from engine.hl7 import frame
 from engine.hl7.frame import Frame, FrameReader, framed
 
 M = b"MSH|^~\\&|A|B\rPID|1\r"
@@ -123,6 +124,20 @@ def test_long_messages_are_searched_once() -> None:
     data = framed(message)
     frames = [frame for at in range(0, len(data), 1024) for frame in reader.feed(data[at : at + 1024])]
     assert [len(frame.payload) for frame in frames] == [len(message)]
+
+
+def test_each_1c_inside_a_message_costs_the_bytes_since_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[int] = []
+    find = frame._find_start
+
+    def counted(data: bytearray, start: int, end: int) -> int:
+        searched.append(end - start)
+        return find(data, start, end)
+
+    monkeypatch.setattr(frame, "_find_start", counted)
+    message = b"MSH|" + b"\x1cA" * 10_000
+    assert [each.payload for each in FrameReader().feed(framed(message))] == [message]
+    assert sum(searched) < 10 * len(message)
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda tail: b"MSH|" + tail.translate(None, b"\x0b\x0c\x1c\r")), max_size=5),

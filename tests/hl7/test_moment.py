@@ -35,6 +35,15 @@ def test_what_is_no_time_is_none(text: str) -> None:
     assert parse(text) is None
 
 
+@pytest.mark.parametrize("zone", [None, BERLIN, ZoneInfo("Pacific/Kiritimati"), ZoneInfo("America/New_York")])
+@pytest.mark.parametrize("text", ["0001", "00010101", "00010101+1400", "99991231235960-1400", "9999"])
+def test_the_first_and_last_days_have_their_seconds_in_every_zone(text: str, zone: ZoneInfo | None) -> None:
+    moment = parse(text)
+    assert moment is not None
+    year = int(text[:4])
+    assert abs(moment.seconds(zone) - datetime(year, 1, 1, tzinfo=UTC).timestamp()) < 367 * 86400
+
+
 def test_a_zone_has_another_offset_in_summer() -> None:
     def at(text: str) -> float:
         moment = parse(text)
