@@ -144,7 +144,7 @@ class CCancelRQ(_Encodable):
 
 @dataclass(frozen=True, slots=True)
 class NActionRQ(_Encodable):
-    """N-ACTION-RQ (PS3.7 10.3.5.1)."""
+    """N-ACTION-RQ (PS3.7 10.3.4.1)."""
 
     message_id: int
     requested_sop_class_uid: str
@@ -254,107 +254,81 @@ class CFindRSP(_Encodable):
 
 
 @dataclass(frozen=True, slots=True)
-class CGetRSP(_Encodable):
+class _RetrieveRSP(_Encodable):
+    """What the responses of both retrieve services have."""
+
+    message_id_being_responded_to: int
+    affected_sop_class_uid: str
+    status: int
+    number_of_remaining_suboperations: int | None = None
+    """Only in pending responses and after a cancel. Counts above 65535 are sent as 65535."""
+    number_of_completed_suboperations: int | None = None
+    number_of_failed_suboperations: int | None = None
+    number_of_warning_suboperations: int | None = None
+    has_data_set: bool = False
+    """Whether an identifier with the Failed SOP Instance UID List follows."""
+    error_comment: str = ""
+    offending_elements: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CGetRSP(_RetrieveRSP):
     """C-GET-RSP (PS3.7 9.3.3.2)."""
 
-    message_id_being_responded_to: int
-    affected_sop_class_uid: str
-    status: int
-    number_of_remaining_suboperations: int | None = None
-    """Only in pending responses and after a cancel. Counts above 65535 are sent as 65535."""
-    number_of_completed_suboperations: int | None = None
-    number_of_failed_suboperations: int | None = None
-    number_of_warning_suboperations: int | None = None
-    has_data_set: bool = False
-    """Whether an identifier with the Failed SOP Instance UID List follows."""
-    error_comment: str = ""
-    offending_elements: tuple[int, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
-class CMoveRSP(_Encodable):
+class CMoveRSP(_RetrieveRSP):
     """C-MOVE-RSP (PS3.7 9.3.4.2)."""
 
-    message_id_being_responded_to: int
-    affected_sop_class_uid: str
-    status: int
-    number_of_remaining_suboperations: int | None = None
-    """Only in pending responses and after a cancel. Counts above 65535 are sent as 65535."""
-    number_of_completed_suboperations: int | None = None
-    number_of_failed_suboperations: int | None = None
-    number_of_warning_suboperations: int | None = None
-    has_data_set: bool = False
-    """Whether an identifier with the Failed SOP Instance UID List follows."""
-    error_comment: str = ""
-    offending_elements: tuple[int, ...] = ()
-
 
 @dataclass(frozen=True, slots=True)
-class NActionRSP(_Encodable):
-    """N-ACTION-RSP (PS3.7 10.3.5.2)."""
+class _NormalizedRSP(_Encodable):
+    """What the responses of all normalized services (PS3.7 10) have."""
 
     message_id_being_responded_to: int
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
-    action_type_id: int | None = None
     status: int = 0
     has_data_set: bool = False
     error_comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class NEventReportRSP(_Encodable):
+class NActionRSP(_NormalizedRSP):
+    """N-ACTION-RSP (PS3.7 10.3.4.2)."""
+
+    action_type_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NEventReportRSP(_NormalizedRSP):
     """N-EVENT-REPORT-RSP (PS3.7 10.3.1.2)."""
 
-    message_id_being_responded_to: int
-    affected_sop_class_uid: str
-    affected_sop_instance_uid: str
     event_type_id: int | None = None
-    status: int = 0
-    has_data_set: bool = False
-    error_comment: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class NGetRSP(_Encodable):
+class NGetRSP(_NormalizedRSP):
     """N-GET-RSP (PS3.7 10.3.2.2)."""
 
-    message_id_being_responded_to: int
-    affected_sop_class_uid: str
-    affected_sop_instance_uid: str
-    status: int = 0
-    has_data_set: bool = False
-    error_comment: str = ""
+
+@dataclass(frozen=True, slots=True)
+class _AttributesRSP(_NormalizedRSP):
+    """What the responses of services that write attributes have."""
+
+    error_id: int | None = None
+    attribute_identifier_list: tuple[int, ...] = ()
+    """The tags at fault."""
 
 
 @dataclass(frozen=True, slots=True)
-class NSetRSP(_Encodable):
+class NSetRSP(_AttributesRSP):
     """N-SET-RSP (PS3.7 10.3.3.2)."""
 
-    message_id_being_responded_to: int
-    affected_sop_class_uid: str
-    affected_sop_instance_uid: str
-    status: int = 0
-    has_data_set: bool = False
-    error_comment: str = ""
-    error_id: int | None = None
-    attribute_identifier_list: tuple[int, ...] = ()
-    """The tags at fault."""
-
 
 @dataclass(frozen=True, slots=True)
-class NCreateRSP(_Encodable):
+class NCreateRSP(_AttributesRSP):
     """N-CREATE-RSP (PS3.7 10.3.5.2)."""
-
-    message_id_being_responded_to: int
-    affected_sop_class_uid: str
-    affected_sop_instance_uid: str
-    status: int = 0
-    has_data_set: bool = False
-    error_comment: str = ""
-    error_id: int | None = None
-    attribute_identifier_list: tuple[int, ...] = ()
-    """The tags at fault."""
 
 
 Request: TypeAlias = (

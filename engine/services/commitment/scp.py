@@ -101,9 +101,9 @@ def _response(rq: NActionRQ, code: int, comment: str = "") -> NActionRSP:
         rq.message_id,
         rq.requested_sop_class_uid,
         rq.requested_sop_instance_uid,
-        rq.action_type_id,
         code,
         error_comment=comment,
+        action_type_id=rq.action_type_id,
     )
 
 
