@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
     Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 _FLOATS: Final = frozenset({tags.FloatPixelData, tags.DoubleFloatPixelData})
+
+
+class DecodedFrame(NamedTuple):
+    """A frame as arrays (rows, columns[, samples])."""
+
+    samples: Samples
+    image: ImagePixel
+    """Its description after decoding."""
+    container: Samples
+    """The samples with all bits of Bits Allocated: planes may lie in the unused ones."""
 
 
 class FrameReader:
@@ -42,8 +52,8 @@ class FrameReader:
         except FramesUnreadable as error:
             raise TranscodeError(str(error)) from error
 
-    def frame(self, number: int) -> tuple[Samples, ImagePixel]:
-        """A frame, counted from 0, as (rows, columns[, samples]), and its description. Raises TranscodeError."""
+    def frame(self, number: int) -> DecodedFrame:
+        """A frame, counted from 0. Raises TranscodeError."""
         image = self.image
         try:
             value = self._table.read(self._source, number + 1)
@@ -51,7 +61,8 @@ class FrameReader:
             raise TranscodeError(str(error)) from error
         if self._is_float:
             samples: Samples = np.frombuffer(value, f"<f{image.bits_allocated // 8}")
-            return samples.reshape(image.rows, image.columns), native_image(image, "MONOCHROME2")
+            samples = samples.reshape(image.rows, image.columns)
+            return DecodedFrame(samples, native_image(image, "MONOCHROME2"), samples)
         if self._table.is_encapsulated:
             frame = pixels.frame(bytes(value), self._syntax.uid, image)
         elif image.bits_allocated == 1:
@@ -61,11 +72,12 @@ class FrameReader:
         photometric = frame.photometric_interpretation
         if image.bits_allocated == 1:
             bits = np.unpackbits(np.frombuffer(frame.value, np.uint8), bitorder="little")[: image.frame_samples]
-            return bits.reshape(image.rows, image.columns), native_image(image, photometric)
+            samples = bits.reshape(image.rows, image.columns)
+            return DecodedFrame(samples, native_image(image, photometric), samples)
         kind = f"<{'ui'[image.pixel_representation]}{image.bits_allocated // 8}"
         shape = (image.rows, image.columns, *((image.samples_per_pixel,) if image.samples_per_pixel > 1 else ()))
         samples = np.frombuffer(frame.value, kind).reshape(shape)
-        return _stored_bits(samples, image), native_image(image, photometric)
+        return DecodedFrame(_stored_bits(samples, image), native_image(image, photometric), samples)
 
 
 def _stored_bits(samples: Samples, image: ImagePixel) -> Samples:

@@ -8,7 +8,7 @@ may be at the top level or in the functional groups of an enhanced object (PS3.3
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -18,7 +18,7 @@ from engine.dicom import tags
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
-    from engine.archive.rendering.presentation_state import Presentation
+    from engine.archive.rendering.presentation_state import LookUpTable, Presentation
     from engine.archive.transcoding.head import Head, ImagePixel
 
     Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -75,18 +75,16 @@ class Lut:
         return levels
 
 
-def lut(item: Head, is_signed: bool) -> Lut:
-    """The LUT of a sequence item. Raises TranscodeError."""
-    descriptor = [int(number) for number in item.numbers(tags.LUTDescriptor)]
+def lut(descriptor: Sequence[float], raw: bytes, order: str, *, is_signed: bool) -> Lut:
+    """A table from its LUT Descriptor and LUT Data in a byte order. Raises TranscodeError."""
     if len(descriptor) != 3:
         raise TranscodeError("LUT Descriptor (0028,3002) does not have three values")
-    count, first, bits = descriptor
+    count, first, bits = (int(number) for number in descriptor)
     count = (count & 0xFFFF) or LUT_ENTRIES_MAX
     if is_signed and first >= 1 << 15:
         first -= 1 << 16
-    raw = item.raw(tags.LUTData)
     if len(raw) >= 2 * count:
-        entries = np.frombuffer(raw, item.order + "u2", count)
+        entries = np.frombuffer(raw, order + "u2", count)
     elif len(raw) >= count:
         entries = np.frombuffer(raw, np.uint8, count)
     else:
@@ -151,9 +149,7 @@ def grey_levels(
         voi = _full_range(_without_padding(samples if range_of is None else range_of, head), modal)
 
     def level(values: Samples) -> Samples:
-        levels = voi.apply(modal(values))
-        if isinstance(voi, Lut):
-            levels = levels / voi.entry_max
+        levels = _levels(voi, modal(values))
         if is_inverse:
             levels = 1.0 - levels
         # NaN becomes black.
@@ -168,25 +164,47 @@ def presented_levels(samples: Samples, image: ImagePixel, presentation: Presenta
 
     Raises TranscodeError.
     """
+    least, bits = -(1 << (image.bits_stored - 1)) if image.pixel_representation else 0, image.bits_stored
+    is_float = samples.dtype.kind == "f"
+    ends = samples if is_float else np.array([least, least + (1 << bits) - 1], np.int64)
+    modality_lut = _table(presentation.modality_lut, is_signed=image.pixel_representation == 1)
 
     def modal(values: Samples) -> Samples:
+        if modality_lut is not None:
+            return modality_lut.apply(values)
         return values * presentation.slope + presentation.intercept
 
-    least, bits = -(1 << (image.bits_stored - 1)) if image.pixel_representation else 0, image.bits_stored
-    if presentation.window is not None:
+    is_below_zero = modality_lut is None and float(modal(ends).min(initial=0.0)) < 0
+    voi: Window | Lut | None = _table(presentation.voi_lut, is_signed=is_below_zero)
+    if voi is None and presentation.window is not None:
         voi = Window(*presentation.window)
-    elif samples.dtype.kind == "f":
-        voi = _full_range(samples, modal)
-    else:
-        voi = _full_range(np.array([least, least + (1 << bits) - 1], np.int64), modal)
+    if voi is None and modality_lut is not None:
+        voi = Window(modality_lut.entry_max / 2, modality_lut.entry_max, LINEAR_EXACT)
+    voi = voi or _full_range(ends, modal)
+    shape = _table(presentation.presentation_lut, is_signed=False)
 
     def level(values: Samples) -> Samples:
-        levels = np.clip(voi.apply(modal(values)), 0.0, 1.0)
+        levels = np.clip(_levels(voi, modal(values)), 0.0, 1.0)
+        if shape is not None:
+            levels = _levels(shape, np.nan_to_num(levels) * (len(shape.entries) - 1) + shape.first + 0.5)
         levels = np.nan_to_num(1.0 - levels if presentation.is_inverse else levels, nan=0.0)
-        shown: Samples = (levels * 255.0 + 0.5).astype(np.uint8)
+        shown: Samples = (np.clip(levels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
         return shown
 
     return _mapped(samples, level)
+
+
+def _table(table: LookUpTable | None, *, is_signed: bool) -> Lut | None:
+    """A table of a presentation state. Raises TranscodeError."""
+    if table is None:
+        return None
+    return lut(table.descriptor, table.data, ">" if table.is_big_endian else "<", is_signed=is_signed)
+
+
+def _levels(voi: Window | Lut, values: Samples) -> Samples:
+    """What a window or a table makes of values, from 0 to 1."""
+    levels = voi.apply(values)
+    return levels / voi.entry_max if isinstance(voi, Lut) else levels
 
 
 def _mapped(samples: Samples, level: Callable[[Samples], Samples]) -> Samples:
@@ -210,7 +228,7 @@ def _by_pattern(table: Samples, low: int, count: int) -> Samples:
 def _luts(head: Head, tag: int, is_signed: bool) -> Iterator[Lut]:
     for item in head.items(tag):
         try:
-            yield lut(item, is_signed)
+            yield lut(item.numbers(tags.LUTDescriptor), item.raw(tags.LUTData), item.order, is_signed=is_signed)
         except TranscodeError:
             continue  # ignore an unreadable one
 

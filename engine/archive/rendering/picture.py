@@ -1,8 +1,9 @@
 """Draws one instance as a picture or an animation. Runs in `render_process` only.
 
-    frame ─ grey levels or RGB of 8 bits ─ region, flip, scale ─ annotation ─ colour space ─► JPEG, PNG, GIF, MP4
+    frame ─ grey levels or RGB of 8 bits ─ shutters, overlay planes ─ region, flip, scale ─ annotation ─ colour space
+      ─► JPEG, PNG, GIF, MP4
 
-`presented` arranges a picture as a presentation state has it. Overlays are not drawn.
+`presented` arranges a picture as a presentation state has it. Thumbnails have no overlays, which may name the patient.
 """
 
 from __future__ import annotations
@@ -12,18 +13,22 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
+from msgspec.structs import replace
 from PIL import Image
 
-from engine.archive.rendering import annotation, colour, icc, icons, video
-from engine.archive.rendering.frames import FrameReader
+from engine.archive.rendering import annotation, colour, icc, icons, planes, video
+from engine.archive.rendering.frames import DecodedFrame, FrameReader
 from engine.archive.rendering.grey import Window, grey_levels, presented_levels
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions, Viewport
+from engine.archive.rendering.overlay import overlays
 from engine.archive.rendering.presented import presented
+from engine.archive.rendering.shutters import Shutters, shutters
 from engine.archive.transcoding.head import Head
 from engine.dicom import elements, tags
 from engine.errors import DataSetError, TranscodeError
 
 if TYPE_CHECKING:
+    from engine.archive.rendering.presentation_state import Presentation
     from engine.dicom.sources import Source
     from engine.dicom.transfer_syntax import TransferSyntax
 
@@ -59,25 +64,46 @@ def _picture(
     reader: FrameReader, head: Head, number: int, options: PictureOptions, range_of: Samples | None = None
 ) -> Image.Image:
     """`range_of`: the frame whose range is shown from black to white if there is no window."""
-    samples, image = reader.frame(number)
+    decoded = reader.frame(number)
+    samples, image, _ = decoded
     if image.photometric_interpretation in _GREY:
         if image.samples_per_pixel != 1:
             raise TranscodeError(f"{image.samples_per_pixel} samples a pixel cannot be shown as grey levels")
         if options.presentation is not None:
-            levels = presented_levels(samples, image, options.presentation)
-            picture = Image.fromarray(np.ascontiguousarray(levels))
-            picture = presented(picture, options.presentation, options.viewport, _pixel_aspect(head))
-            return _annotated(picture, head, options)
+            return _annotated(_presented(decoded, head, number, options, options.presentation), head, options)
         window = Window(*options.window) if options.window else None
         levels = grey_levels(samples, head, image, number, window, range_of)
     elif options.presentation is not None:
         raise TranscodeError("a grayscale presentation state is for images of grey levels")
     else:
         levels = colour.rgb(samples, head, image)
+    levels = planes.with_shutters(levels, _own_shutters(head), number, decoded.container)
+    if not options.is_thumbnail:
+        levels = planes.with_overlays(levels, overlays(head), number, decoded.container)
     picture = Image.fromarray(np.ascontiguousarray(levels))
     if options.viewport is not None:
         picture = viewed(picture, options.viewport, _pixel_aspect(head))
     return _annotated(picture, head, options)
+
+
+def _presented(
+    decoded: DecodedFrame, head: Head, number: int, options: PictureOptions, presentation: Presentation
+) -> Image.Image:
+    levels = presented_levels(decoded.samples, decoded.image, presentation)
+    levels = planes.with_shutters(levels, presentation.shutters, number, decoded.container)
+    active = dict(presentation.image_overlays)
+    own = (replace(plane, level=active[plane.group]) for plane in overlays(head) if plane.group in active)
+    levels = planes.with_overlays(levels, (*own, *presentation.overlays), number, decoded.container)
+    picture = Image.fromarray(np.ascontiguousarray(levels))
+    return presented(picture, presentation, options.viewport, _pixel_aspect(head))
+
+
+def _own_shutters(head: Head) -> Shutters:
+    """The shutters of the image itself; none if they make no sense, since the image without them hides nothing."""
+    try:
+        return shutters(head)
+    except TranscodeError:
+        return Shutters()
 
 
 def _annotated(picture: Image.Image, head: Head, options: PictureOptions) -> Image.Image:
@@ -167,8 +193,8 @@ def _animation(reader: FrameReader, head: Head, options: PictureOptions) -> byte
     count = reader.image.number_of_frames
     if count > FRAMES_MAX:
         raise TranscodeError(f"it has {count} frames, the limit of an animation is {FRAMES_MAX}")
-    middle, _ = reader.frame(count // 2)
-    pictures = (_picture(reader, head, number, options, middle) for number in range(count))
+    middle = reader.frame(count // 2)
+    pictures = (_picture(reader, head, number, options, middle.samples) for number in range(count))
     if options.media_type == MP4:
         return video.mp4(pictures, frame_s(head))
     return _gif(pictures, frame_s(head))

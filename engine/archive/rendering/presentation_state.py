@@ -1,19 +1,21 @@
 """Reads a Grayscale Softcopy Presentation State (PS3.3 A.33.1): how one of its images is to be shown, as plain values.
 
-    stored values ─ rescale ─ window ─ shape ─► grey levels         from the state alone (PS3.4 N.2)
-    shutter ─ displayed area ─ rotation, clockwise ─ horizontal flip ─ texts and graphics ─► picture
+    stored values ─ rescale or Modality LUT ─ window or VOI LUT ─ shape or Presentation LUT ─► grey levels
+    shutters ─ overlay planes ─ displayed area ─ rotation, clockwise ─ horizontal flip ─ texts and graphics ─► picture
 
-Look-up tables, mask subtraction and bitmap shutters are not applied: a state that has one is an error that names it,
-since a picture without it would be wrong. Overlays, compound graphics, and the layers' colours and order are left out.
+Grey levels follow from the state alone (PS3.4 N.2). Mask subtraction is not applied: a state that has it is an error
+that names it, since a picture without it would be wrong. Compound graphics and the layers' colours are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from engine.archive.rendering.overlay import GROUPS, WHITE, Overlay, of, overlays
+from engine.archive.rendering.shutters import Shutters, shutters
 from engine.archive.transcoding.head import Head
 from engine.dicom import charset, elements, tags
 from engine.errors import DataSetError, TranscodeError
@@ -26,26 +28,11 @@ GRAYSCALE: Final = "1.2.840.10008.5.1.4.1.1.11.1"
 STATE_BYTES_MAX: Final = 4 << 20
 """The longest state that is read; most have some kilobytes."""
 REFERENCES_MAX: Final = 10_000
+LAYERS_MAX: Final = 1000
 MARKS_MAX: Final = 1000
 POINTS_MAX: Final = 10_000
 """Of one graphic object."""
 TEXT_MAX: Final = 1024
-
-_UNSUPPORTED: Final = (
-    (tags.ModalityLUTSequence, "a Modality LUT"),
-    (tags.PresentationLUTSequence, "a Presentation LUT"),
-    (tags.MaskSubtractionSequence, "mask subtraction"),
-)
-_SHUTTERS: Final = {
-    "RECTANGULAR": (
-        tags.ShutterLeftVerticalEdge,
-        tags.ShutterUpperHorizontalEdge,
-        tags.ShutterRightVerticalEdge,
-        tags.ShutterLowerHorizontalEdge,
-    ),
-    "CIRCULAR": (tags.CenterOfCircularShutter, tags.RadiusOfCircularShutter),
-    "POLYGONAL": (tags.VerticesOfThePolygonalShutter,),
-}
 
 
 class Reference(msgspec.Struct, frozen=True):
@@ -56,11 +43,12 @@ class Reference(msgspec.Struct, frozen=True):
     """Frames from 1; (): all."""
 
 
-class Shutter(msgspec.Struct, frozen=True):
-    """A shape within which the image is shown, its numbers in the order of the standard (rows and columns from 1)."""
+class LookUpTable(msgspec.Struct, frozen=True):
+    """A Modality, VOI or Presentation LUT as it is stored."""
 
-    shape: str
-    numbers: tuple[float, ...]
+    descriptor: tuple[float, ...]
+    data: bytes
+    is_big_endian: bool
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -73,15 +61,22 @@ class Mark(msgspec.Struct, frozen=True):
     points: tuple[float, ...]
     text: str = ""
     is_filled: bool = False
+    level: int = WHITE
+    """Grey level of its layer."""
 
 
 class Presentation(msgspec.Struct, frozen=True):
     """How one image is shown."""
 
+    modality_lut: LookUpTable | None
+    """Instead of slope and intercept."""
     slope: float
     intercept: float
+    voi_lut: LookUpTable | None
+    """Instead of the window."""
     window: tuple[float, float, str] | None
     """Center, width, VOI LUT Function; None: the whole range of the samples."""
+    presentation_lut: LookUpTable | None
     is_inverse: bool
     area: tuple[float, float, float, float] | None
     """Left, top, right and bottom edge in pixels of the image from 0; None: all of it."""
@@ -90,10 +85,20 @@ class Presentation(msgspec.Struct, frozen=True):
     rotation: int
     """Degrees clockwise: 0, 90, 180, 270."""
     is_flipped: bool
-    shutters: tuple[Shutter, ...]
-    shutter_level: int
-    """Grey level outside of the shutters, 0 to 255."""
+    shutters: Shutters
+    overlays: tuple[Overlay, ...]
+    """Planes of the state itself, the lowest layer first."""
+    image_overlays: tuple[tuple[int, int], ...]
+    """Groups of the image's own planes that are shown, each with its level."""
     marks: tuple[Mark, ...]
+    """The lowest layer first."""
+
+
+class _Layer(NamedTuple):
+    """A graphic layer (PS3.3 C.10.7)."""
+
+    order: float
+    level: int
 
 
 class PresentationState:
@@ -102,6 +107,7 @@ class PresentationState:
     def __init__(self, head: Head) -> None:
         self._head = head
         self._character_set = head.raw(tags.SpecificCharacterSet)
+        self._layers = _layers(head)
 
     @classmethod
     def read(cls, source: Source, syntax: TransferSyntax) -> PresentationState:
@@ -126,24 +132,29 @@ class PresentationState:
     def of(self, sop_instance_uid: str) -> Presentation:
         """How the image of that UID is shown."""
         head = self._head
-        for tag, what in _UNSUPPORTED:
-            if tag in head:
-                raise TranscodeError(f"{what} of a presentation state is not applied")
+        if tags.MaskSubtractionSequence in head:
+            raise TranscodeError("mask subtraction of a presentation state is not applied")
         area = self._item_for(tags.DisplayedAreaSelectionSequence, sop_instance_uid)
         rotation = head.number(tags.ImageRotation, 0)
         if rotation not in (0, 90, 180, 270):
             raise TranscodeError(f"Image Rotation (0070,0042) is {rotation}")
+        hidden = shutters(head)
+        voi = self._item_for(tags.SoftcopyVOILUTSequence, sop_instance_uid)
         return Presentation(
+            modality_lut=_table(head, tags.ModalityLUTSequence),
             slope=next(iter(head.numbers(tags.RescaleSlope)), 1.0) or 1.0,
             intercept=next(iter(head.numbers(tags.RescaleIntercept)), 0.0),
-            window=self._window(sop_instance_uid),
+            voi_lut=None if voi is None else _table(voi, tags.VOILUTSequence),
+            window=None if voi is None else _window(voi),
+            presentation_lut=_table(head, tags.PresentationLUTSequence),
             is_inverse=head.text(tags.PresentationLUTShape) == "INVERSE",
             area=None if area is None else _area(area),
             aspect=None if area is None else _aspect(area),
             rotation=rotation,
             is_flipped=head.text(tags.ImageHorizontalFlip) == "Y",
-            shutters=tuple(self._shutters()),
-            shutter_level=head.number(tags.ShutterPresentationValue, 0) >> 8,
+            shutters=hidden,
+            overlays=tuple(self._overlays(hidden)),
+            image_overlays=tuple(self._image_overlays()),
             marks=tuple(self._marks(sop_instance_uid)),
         )
 
@@ -157,37 +168,39 @@ class PresentationState:
             if not named or sop_instance_uid in named:
                 yield item
 
-    def _window(self, sop_instance_uid: str) -> tuple[float, float, str] | None:
-        item = self._item_for(tags.SoftcopyVOILUTSequence, sop_instance_uid)
-        if item is None:
-            return None
-        center, width = item.numbers(tags.WindowCenter), item.numbers(tags.WindowWidth)
-        if not center or not width:
-            raise TranscodeError("a VOI LUT of a presentation state is not applied")
-        function = item.text(tags.VOILUTFunction) or "LINEAR"
-        return center[0], width[0], function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "LINEAR"
+    def _layer(self, name: str) -> _Layer:
+        return self._layers.get(name, _Layer(0, WHITE))
 
-    def _shutters(self) -> Iterator[Shutter]:
-        for shape in self._head.texts(tags.ShutterShape):
-            if shape not in _SHUTTERS:
-                raise TranscodeError(f"a shutter of shape {shape[:16]} is not applied")
-            numbers = [number for tag in _SHUTTERS[shape] for number in self._head.numbers(tag)]
-            least = {"RECTANGULAR": 4, "CIRCULAR": 3, "POLYGONAL": 6}[shape]
-            if len(numbers) < least or len(numbers) > POINTS_MAX:
-                raise TranscodeError(f"the {shape.lower()} shutter has {len(numbers)} numbers")
-            yield Shutter(shape, tuple(numbers))
+    def _overlays(self, hidden: Shutters) -> Iterator[Overlay]:
+        """Its own planes that a layer shows (PS3.3 C.11.7), the lowest layer first."""
+        planes: list[tuple[_Layer, Overlay]] = []
+        for plane in overlays(self._head):
+            name = self._head.text(of(tags.OverlayActivationLayer, plane.group))
+            if name and plane.data and (hidden.bitmap is None or plane.group != hidden.bitmap.group):
+                planes.append((self._layer(name), plane))
+        for layer, plane in sorted(planes, key=lambda pair: pair[0].order):
+            yield msgspec.structs.replace(plane, level=layer.level)
+
+    def _image_overlays(self) -> Iterator[tuple[int, int]]:
+        """Groups of the image's planes that a layer shows; a plane of the state itself replaces the image's."""
+        for group in GROUPS:
+            name = self._head.text(of(tags.OverlayActivationLayer, group))
+            if name and of(tags.OverlayRows, group) not in self._head:
+                yield group, self._layer(name).level
 
     def _marks(self, sop_instance_uid: str) -> Iterator[Mark]:
+        annotations = self._items_for(tags.GraphicAnnotationSequence, sop_instance_uid)
+        layers = [(self._layer(item.text(tags.GraphicLayer)), item) for item in annotations]
         count = 0
-        for layer in self._items_for(tags.GraphicAnnotationSequence, sop_instance_uid):
-            for mark in (*self._graphics(layer), *self._texts(layer)):
+        for layer, item in sorted(layers, key=lambda pair: pair[0].order):
+            for mark in (*self._graphics(item, layer.level), *self._texts(item, layer.level)):
                 count += 1
                 if count > MARKS_MAX:
                     raise TranscodeError(f"the presentation state has more than {MARKS_MAX} annotations")
                 yield mark
 
-    def _graphics(self, layer: Head) -> Iterator[Mark]:
-        for item in layer.items(tags.GraphicObjectSequence):
+    def _graphics(self, annotation: Head, level: int) -> Iterator[Mark]:
+        for item in annotation.items(tags.GraphicObjectSequence):
             points = item.numbers(tags.GraphicData)
             if len(points) > 2 * POINTS_MAX:
                 raise TranscodeError(f"a graphic object has more than {POINTS_MAX} points")
@@ -196,21 +209,52 @@ class PresentationState:
                 item.text(tags.GraphicAnnotationUnits) == "PIXEL",
                 tuple(points),
                 is_filled=item.text(tags.GraphicFilled) == "Y",
+                level=level,
             )
 
-    def _texts(self, layer: Head) -> Iterator[Mark]:
-        for item in layer.items(tags.TextObjectSequence):
+    def _texts(self, annotation: Head, level: int) -> Iterator[Mark]:
+        for item in annotation.items(tags.TextObjectSequence):
             at, units = item.numbers(tags.BoundingBoxTopLeftHandCorner), tags.BoundingBoxAnnotationUnits
             if len(at) != 2:
                 at, units = item.numbers(tags.AnchorPoint), tags.AnchorPointAnnotationUnits
             text = charset.decode(item.raw(tags.UnformattedTextValue)[:TEXT_MAX], self._character_set, "ST")
-            yield Mark("TEXT", item.text(units) == "PIXEL", tuple(at), text.strip())
+            yield Mark("TEXT", item.text(units) == "PIXEL", tuple(at), text.strip(), level=level)
 
 
 def check_length(length: int) -> None:
     """Raises TranscodeError for the length of a state that is not read."""
     if length > STATE_BYTES_MAX:
         raise TranscodeError(f"a presentation state of {length} bytes is not applied")
+
+
+def _layers(head: Head) -> dict[str, _Layer]:
+    layers: dict[str, _Layer] = {}
+    for item in head.items(tags.GraphicLayerSequence):
+        if len(layers) == LAYERS_MAX:
+            break
+        order = next(iter(item.numbers(tags.GraphicLayerOrder)), 0.0)
+        level = item.number(tags.GraphicLayerRecommendedDisplayGrayscaleValue, 0xFFFF) >> 8
+        layers[item.text(tags.GraphicLayer)] = _Layer(order, level)
+    return layers
+
+
+def _table(head: Head, sequence: int) -> LookUpTable | None:
+    """The look-up table of a sequence's first item."""
+    item = head.item(sequence)
+    if item is None:
+        return None
+    descriptor, data = item.numbers(tags.LUTDescriptor), item.raw(tags.LUTData)
+    if len(descriptor) != 3 or not data:
+        raise TranscodeError(f"{tags.keyword_of(sequence)} of the presentation state has no table")
+    return LookUpTable(tuple(descriptor), data, item.order == ">")
+
+
+def _window(item: Head) -> tuple[float, float, str] | None:
+    center, width = item.numbers(tags.WindowCenter), item.numbers(tags.WindowWidth)
+    if not center or not width:
+        return None
+    function = item.text(tags.VOILUTFunction) or "LINEAR"
+    return center[0], width[0], function if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else "LINEAR"
 
 
 def _area(item: Head) -> tuple[float, float, float, float] | None:

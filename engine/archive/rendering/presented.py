@@ -6,7 +6,6 @@ Texts and graphics are drawn last, at the places where the image's points have c
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,7 +14,7 @@ from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
     from engine.archive.rendering.options import Viewport
-    from engine.archive.rendering.presentation_state import Mark, Presentation, Shutter
+    from engine.archive.rendering.presentation_state import Mark, Presentation
 
 _TURNS: Final = {
     90: Image.Transpose.ROTATE_270,  # Pillow turns counterclockwise
@@ -25,8 +24,6 @@ _TURNS: Final = {
 FAR: Final = 1 << 15
 """Pixels from the corner of a picture: a text or graphic object with a point beyond is left out (or with NaN)."""
 _ELLIPSE_POINTS: Final = 72
-_INK: Final = 255
-_EDGE: Final = 0
 
 Point = tuple[float, float]
 
@@ -35,8 +32,6 @@ def presented(
     picture: Image.Image, presentation: Presentation, viewport: Viewport | None, aspect: float
 ) -> Image.Image:
     """A picture of grey levels, arranged. `aspect`: of the image's pixels. Raises TranscodeError."""
-    if presentation.shutters:
-        picture = _shuttered(picture, presentation.shutters, presentation.shutter_level)
     left, top, right, bottom = _visible(presentation.area, *picture.size)
     shown = picture.crop((left, top, right, bottom))
     aspect = presentation.aspect or aspect
@@ -87,38 +82,17 @@ def _visible(area: tuple[float, float, float, float] | None, width: int, height:
     return left, top, right, bottom
 
 
-def _shuttered(picture: Image.Image, shutters: Sequence[Shutter], level: int) -> Image.Image:
-    """The picture where all shutters are open, else that level."""
-    for shutter in shutters:
-        mask = Image.new("L", picture.size, 0)
-        pen, numbers = ImageDraw.Draw(mask), shutter.numbers
-        if not all(abs(number) < FAR for number in numbers):
-            raise TranscodeError("a shutter lies far outside of the image")
-        if shutter.shape == "RECTANGULAR":
-            left, top, right, bottom = numbers[:4]
-            if left <= right and top <= bottom:
-                pen.rectangle((left - 1, top - 1, right - 1, bottom - 1), fill=255)
-        elif shutter.shape == "CIRCULAR":
-            row, column, radius = numbers[:3]
-            box = (column - 1 - radius, row - 1 - radius, column - 1 + radius, row - 1 + radius)
-            pen.ellipse(box, fill=255)
-        else:
-            rows, columns = numbers[::2], numbers[1::2]
-            pen.polygon([(column - 1, row - 1) for row, column in zip(rows, columns, strict=False)], fill=255)
-        picture = Image.composite(picture, Image.new("L", picture.size, level), mask)
-    return picture
-
-
 def _draw(
     pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, mark: Mark, points: list[Point]
 ) -> None:
-    kind = mark.kind
+    kind, ink = mark.kind, mark.level
+    edge = 0 if ink > 127 else 255
     if kind == "TEXT":
-        pen.multiline_text(points[0], mark.text, _INK, font, stroke_width=1, stroke_fill=_EDGE)
+        pen.multiline_text(points[0], mark.text, ink, font, stroke_width=1, stroke_fill=edge)
         return
     if kind == "POINT":
         x, y = points[0]
-        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=_INK, outline=_EDGE)
+        pen.ellipse((x - 2, y - 2, x + 2, y + 2), fill=ink, outline=edge)
         return
     if kind == "CIRCLE" and len(points) >= 2:
         center, end = points[0], points[1]
@@ -132,9 +106,9 @@ def _draw(
     if len(points) < 2:
         return
     if mark.is_filled and len(points) > 2:
-        pen.polygon(points, fill=_INK)
-    pen.line(points, fill=_EDGE, width=3)
-    pen.line(points, fill=_INK, width=1)
+        pen.polygon(points, fill=ink)
+    pen.line(points, fill=edge, width=3)
+    pen.line(points, fill=ink, width=1)
 
 
 def _ellipse(center: Point, major: Point, minor: Point) -> list[Point]:

@@ -136,6 +136,100 @@ def test_shutters_hide_what_is_outside_of_all_of_them() -> None:
     assert levels[3, 6] == 255 and levels[7, 3] == levels[15, 15] == 0
 
 
+def table(first: int, entries: np.ndarray, bits: int) -> list[Dataset]:
+    ds = item(LUTData=entries.astype("<u2").tobytes())
+    ds.add_new("LUTDescriptor", "US", [len(entries) % (1 << 16), first, bits])
+    ds["LUTData"].VR = "OW"
+    return [ds]
+
+
+RISING = np.sort(np.random.default_rng(SEED).integers(0, 1 << 10, 1 << 12))
+FALLING = 255 - np.arange(256) ** 2 // 256
+
+
+def test_tables_take_the_place_of_rescale_window_and_shape() -> None:
+    image = dataset(VALUES, BitsStored=12, HighBit=11)
+    state = state_of(image, ModalityLUTSequence=table(0, RISING, 10))
+    assert np.abs(shown(image, state) - RISING[VALUES] / 1023 * 255).max() <= 1
+    state.SoftcopyVOILUTSequence = [item(VOILUTSequence=table(100, FALLING, 8))]
+    voi = FALLING[np.clip(RISING[VALUES] - 100, 0, 255)]
+    assert np.abs(shown(image, state) - voi.astype(float)).max() <= 1
+    del state.PresentationLUTShape
+    state.PresentationLUTSequence = table(0, FALLING, 8)
+    assert np.abs(shown(image, state) - FALLING[voi].astype(float)).max() <= 1
+
+
+def test_the_first_value_of_a_table_may_be_below_zero() -> None:
+    image = dataset(VALUES, BitsStored=12, HighBit=11)
+    state = state_of(image, RescaleSlope="1", RescaleIntercept="-1000", RescaleType="HU")
+    state.SoftcopyVOILUTSequence = [item(VOILUTSequence=table((1 << 16) - 1000, RISING, 10))]
+    assert np.abs(shown(image, state) - RISING[VALUES] / 1023 * 255).max() <= 1
+
+
+def plane(
+    ds: Dataset, group: int, mask: np.ndarray, layer: str | None = None, origin: tuple[int, int] = (1, 1)
+) -> None:
+    """Adds an overlay plane to an image or a state."""
+    for number, vr, value in (
+        (0x10, "US", mask.shape[0]),
+        (0x11, "US", mask.shape[1]),
+        (0x40, "CS", "G"),
+        (0x50, "SS", list(origin)),
+        (0x100, "US", 1),
+        (0x102, "US", 0),
+        (0x3000, "OW", np.packbits(mask.reshape(-1), bitorder="little").tobytes()),
+    ):
+        ds.add_new((group, number), vr, value)
+    if layer is not None:
+        ds.add_new((group, 0x1001), "CS", layer)
+
+
+def masks(count: int) -> list[np.ndarray]:
+    return [np.random.default_rng(SEED + number).random((20, 32)) < 0.3 for number in range(count)]
+
+
+def test_planes_are_shown_that_a_layer_has_in_its_grey_level() -> None:
+    image = dataset(np.zeros((20, 32), np.uint16), BitsStored=12, HighBit=11)
+    of_image, hidden, of_state, above = masks(4)
+    plane(image, 0x6000, of_image)
+    plane(image, 0x6002, hidden)
+    state = state_of(image)
+    state.add_new((0x6000, 0x1001), "CS", "UPPER")
+    assert np.array_equal(shown(image, state) == 255, of_image), "the layer is not described"
+    plane(state, 0x6004, above, "UPPER")
+    plane(state, 0x6006, of_state, "LOWER")
+    plane(state, 0x6008, hidden)
+    state.GraphicLayerSequence = [
+        item(GraphicLayer=name, GraphicLayerOrder=order, GraphicLayerRecommendedDisplayGrayscaleValue=level << 8)
+        for name, order, level in (("UPPER", 2, 200), ("LOWER", 1, 100))
+    ]
+    levels = np.where(of_image | above, 200, np.where(of_state, 100, 0))
+    del state[0x6000, 0x1001]
+    assert np.array_equal(shown(image, state), np.where(above, 200, np.where(of_state, 100, 0)))
+    plane(state, 0x6000, of_image, "UPPER")
+    assert np.array_equal(shown(image, state), levels), "a plane of the state replaces that of the image"
+    state.ImageRotation = 90
+    assert np.array_equal(shown(image, state), np.rot90(levels, -1))
+
+
+def test_a_bitmap_hides_what_its_plane_has() -> None:
+    image = dataset(np.full((20, 32), 4095, np.uint16), BitsStored=12, HighBit=11)
+    (mask,) = masks(1)
+    state = state_of(image, ShutterShape="BITMAP", ShutterOverlayGroup=0x6002, ShutterPresentationValue=0x3000)
+    plane(state, 0x6002, mask, "LAYER")
+    assert np.array_equal(shown(image, state), np.where(mask, 0x30, 255))
+
+
+def test_graphics_have_the_grey_level_of_their_layer() -> None:
+    image = dataset(np.zeros((40, 60), np.uint16), BitsStored=12, HighBit=11)
+    line = item(GraphicAnnotationUnits="PIXEL", GraphicType="POLYLINE", GraphicData=[10.0, 5.0, 30.0, 5.0])
+    state = state_of(image, GraphicAnnotationSequence=[item(GraphicLayer="A", GraphicObjectSequence=[line])])
+    state.GraphicLayerSequence = [
+        item(GraphicLayer="A", GraphicLayerOrder=1, GraphicLayerRecommendedDisplayGrayscaleValue=0x9000)
+    ]
+    assert shown(image, state).max() == 0x90
+
+
 @pytest.mark.parametrize("flip", ["N", "Y"])
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
 def test_graphics_lie_where_their_points_of_the_image_have_come_to(rotation: int, flip: str) -> None:
@@ -178,11 +272,12 @@ def test_texts_ellipses_and_shares_of_the_area_are_drawn() -> None:
 @pytest.mark.parametrize(
     ("more", "word"),
     [
-        ({"ModalityLUTSequence": [item(LUTExplanation="x")]}, "Modality LUT"),
-        ({"PresentationLUTSequence": [item(LUTExplanation="x")]}, "Presentation LUT"),
-        ({"SoftcopyVOILUTSequence": [item(VOILUTSequence=[item(LUTExplanation="x")])]}, "VOI LUT"),
+        ({"ModalityLUTSequence": [item(LUTExplanation="x")]}, "ModalityLUTSequence"),
+        ({"PresentationLUTSequence": [item(LUTExplanation="x")]}, "PresentationLUTSequence"),
+        ({"SoftcopyVOILUTSequence": [item(VOILUTSequence=[item(LUTExplanation="x")])]}, "VOILUTSequence"),
         ({"MaskSubtractionSequence": [item(MaskOperation="AVG_SUB")]}, "mask subtraction"),
-        ({"ShutterShape": "BITMAP"}, "BITMAP"),
+        ({"ShutterShape": "BITMAP"}, "bitmap shutter names the overlay group 0000"),
+        ({"ShutterShape": "STAR"}, "shape STAR"),
         ({"ShutterShape": "CIRCULAR"}, "circular shutter has 0"),
         ({"ImageRotation": 45}, "45"),
         ({"SoftcopyVOILUTSequence": window(1, 0)}, "window"),
@@ -264,7 +359,16 @@ def test_dcmtk_shows_the_same(tmp_path: Path, number: int) -> None:
     state.PresentationCreationDate, state.PresentationCreationTime = "20260101", "101010"
     state.ImageRotation, state.ImageHorizontalFlip = rng.choice((0, 90, 180, 270)), rng.choice("NY")
     state.SoftcopyVOILUTSequence = window(rng.randrange(1000, 3000), rng.randrange(500, 4000))
-    if number % 2:
+    if number > 5:
+        state.ModalityLUTSequence = table(0, RISING, 10)
+        state.ModalityLUTSequence[0].ModalityLUTType = "US"
+        state.SoftcopyVOILUTSequence = window(500, 700)
+    elif number > 3:
+        state.SoftcopyVOILUTSequence = [item(VOILUTSequence=table(1000, RISING, 10))]
+    elif number > 1:
+        del state.PresentationLUTShape
+        state.PresentationLUTSequence = table(0, RISING, 10)
+    if number % 2 and number < 6:
         state.RescaleSlope, state.RescaleIntercept, state.RescaleType = "1.5", "-100", "US"
     ours = shown(image, state).astype(int)
     theirs = by_dcmtk(tmp_path, saved(image, tmp_path / "image"), saved(state, tmp_path / "state")).astype(int)
