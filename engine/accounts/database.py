@@ -16,9 +16,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +26,7 @@ import lmdb
 import msgspec
 
 from engine.accounts.records import Failures, GrantRow, Key, Link, Session, Share, Used, User
+from engine.environments import SharedEnvironment
 from engine.errors import AccountsError
 
 FOLDER: Final = "accounts"
@@ -35,8 +34,6 @@ FILE: Final = "data.mdb"
 FORMAT: Final = b"1"
 MAP_BYTES: Final = 1 << 30
 """Room for a million rows. It takes neither memory nor disk before there are any."""
-READERS_MAX: Final = 512
-TABLES_MAX: Final = 16
 
 Row = TypeVar("Row")
 
@@ -106,11 +103,6 @@ class Table(Generic[Row]):
             raise AccountsError(f"a row of the accounts database cannot be read: {error}") from error
 
 
-_opened: dict[str, tuple[Any, int]] = {}
-"""Path → the environment that this process has open, and how often: LMDB allows only one."""
-_opening = threading.Lock()
-
-
 class Database:
     """A handle; thread-safe. All handles of a process share one environment."""
 
@@ -121,10 +113,10 @@ class Database:
         try:
             if not read_only:
                 folder.mkdir(mode=0o700, exist_ok=True)
-            self._path = os.path.realpath(folder)
-            self._environment = self._share_environment(read_only)
+            self._shared = SharedEnvironment(folder, map_bytes=MAP_BYTES, read_only=read_only)
         except (lmdb.Error, OSError) as error:
             raise AccountsError(f"the accounts in {folder} cannot be opened: {error}") from error
+        self._environment = self._shared.lmdb
         try:
             self._open_tables(read_only)
             if not read_only:
@@ -132,25 +124,6 @@ class Database:
         except (lmdb.Error, AccountsError) as error:
             self.close()
             raise AccountsError(f"the accounts in {folder} cannot be opened: {error}") from error
-
-    def _share_environment(self, read_only: bool) -> Any:
-        with _opening:
-            environment, count = _opened.get(self._path, (None, 0))
-            if environment is None:
-                environment = lmdb.open(
-                    self._path,
-                    map_size=MAP_BYTES,
-                    readonly=read_only,
-                    readahead=False,
-                    max_dbs=TABLES_MAX,
-                    max_readers=READERS_MAX,
-                    max_spare_txns=4,
-                    mode=0o600,
-                )
-            elif environment.flags()["readonly"] and not read_only:
-                raise AccountsError(f"the accounts in {self.folder} are open for reading only")
-            _opened[self._path] = environment, count + 1
-            return environment
 
     def _open_tables(self, read_only: bool) -> None:
         names = ("meta", "users", "sessions", "keys", "links", "grants", "shares", "failures", "used")
@@ -220,10 +193,4 @@ class Database:
 
     def close(self) -> None:
         """Closes it. No transaction may be open."""
-        with _opening:
-            environment, count = _opened[self._path]
-            if count > 1:
-                _opened[self._path] = environment, count - 1
-            else:
-                del _opened[self._path]
-                environment.close()
+        self._shared.close()

@@ -23,8 +23,6 @@ DATA/hospital/boot, and the environment is made anew from the log. LMDB's own lo
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +31,7 @@ from typing import Any, Final, Generic, TypeVar
 import lmdb
 import msgspec
 
+from engine.environments import SharedEnvironment
 from engine.errors import OrdersError
 from engine.orders.rows import (
     AskedRow,
@@ -48,7 +47,6 @@ from engine.orders.rows import (
 FORMAT: Final = b"1"
 MAP_BYTES: Final = 1 << 36
 """Address space for some ten million steps; takes neither memory nor disk."""
-READERS_MAX: Final = 512
 KEY_BYTES_MAX: Final = 400
 """Of a value within a key; LMDB allows 511 bytes for the whole."""
 
@@ -278,55 +276,30 @@ def boot_id() -> bytes:
         return b"unknown"
 
 
-_opened: dict[str, tuple[Any, int]] = {}
-"""Path → the environment that this process has open, and how often: LMDB allows only one."""
-_opening = threading.Lock()
-
-
 class Database:
     """A handle; thread-safe. All handles of a process share one environment."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         """Opens it, and creates it if there is none. `is_stale` then tells whether to fill it from the log.
 
         Raises OrdersError.
         """
-        self._path = os.path.realpath(folder)
-        self.read_only = read_only
         try:
-            with _opening:
-                self._environment = self._share(folder)
-            self._open_tables()
-            if not read_only:
-                self._environment.reader_check()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._shared = SharedEnvironment(folder, map_bytes=MAP_BYTES, is_synced=False)
         except (lmdb.Error, OSError) as error:
             raise OrdersError(f"the orders in {folder} cannot be opened: {error}") from error
-
-    def _share(self, folder: Path) -> Any:
-        environment, count = _opened.get(self._path, (None, 0))
-        if environment is None:
-            if not self.read_only:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            environment = lmdb.open(
-                self._path,
-                map_size=MAP_BYTES,
-                readonly=self.read_only,
-                readahead=False,
-                sync=False,
-                metasync=False,
-                max_dbs=16,
-                max_readers=READERS_MAX,
-                max_spare_txns=4,
-                mode=0o600,
-            )
-        _opened[self._path] = environment, count + 1
-        return environment
+        self._environment = self._shared.lmdb
+        try:
+            self._open_tables()
+            self._environment.reader_check()
+        except lmdb.Error as error:
+            self.close()
+            raise OrdersError(f"the orders in {folder} cannot be opened: {error}") from error
 
     def _open_tables(self) -> None:
-        environment, create = self._environment, not self.read_only
-
         def opened(name: str) -> Any:
-            return environment.open_db(name.encode(), create=create)
+            return self._environment.open_db(name.encode())
 
         self.meta, self.names, self.days = opened("meta"), opened("names"), opened("days")
         handles = {name: opened(name) for name in TABLES}
@@ -381,10 +354,4 @@ class Database:
 
     def close(self) -> None:
         """Closes it. No transaction may be open."""
-        with _opening:
-            environment, count = _opened[self._path]
-            if count > 1:
-                _opened[self._path] = environment, count - 1
-            else:
-                del _opened[self._path]
-                environment.close()
+        self._shared.close()
