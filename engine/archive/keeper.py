@@ -6,7 +6,7 @@ archive. Every other process is a guest, which only appends, applies and reads.
 At start, under the lock:    restore (after a power loss) → open → replay the tails of unsealed segments → checkpoint
 While it runs:               every `interval_s` with something new: checkpoint = sync the log, then the index
                              an index of another version is discarded before the replay, which makes a new one
-After a guest has died:      `recover_dead_writers` replays and seals its segments
+After a guest has died:      `recover_dead_writers` replays and seals its segments; on a full disk, again each interval
 Of a replica:                another machine writes the log; every `interval_s` the index follows it
 """
 
@@ -17,10 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 
 from engine import guards, log
 from engine.archive.layout import REPLICA, Layout
-from engine.archive.lifecycle import losses
+from engine.archive.lifecycle import losses, reserve_file
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
 from engine.archive.register import Register
 from engine.dicom.schema import STANDARD, Schema
@@ -120,6 +121,8 @@ class Keeper:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._one_at_a_time = threading.Lock()
+        self._must_recover = False
+        """Whether a dead writer's segments wait for room on the disk."""
         self.failed: EngineError | None = None
         self._reader = LogReader(layout.segment_store(files))
         self.register = Register(layout, files)
@@ -206,6 +209,7 @@ class Keeper:
             archive_id=self._layout.archive_id,
             elsewhere=self._layout.elsewhere,
             sealed_segments=NONE_SEALED if self._follows else self.register.load(),
+            attempt=partial(reserve_file.with_reserve, self._layout, self._files),
         )
         for finding in map(str, report.findings):
             # A replica's keeper meets the same damage at each look: log it once.
@@ -248,10 +252,20 @@ class Keeper:
             logger.warning("no checkpoint, the disk is full", error=str(error))
 
     def recover_dead_writers(self) -> None:
-        """Replays and seals the segments of writers that have died."""
+        """Replays and seals the segments of writers that have died.
+
+        Without room on the disk it waits for room: all that these writers acknowledged is in the index already.
+        """
         with self._one_at_a_time, self._final_failures():
             self.index.reader_check()
-            self._keep_losses(self._replay("recovered"))
+            try:
+                self._keep_losses(self._replay("recovered"))
+            except StorageFull as error:
+                if not self._must_recover:
+                    logger.warning("a dead process's segments are not sealed yet, the disk is full", error=str(error))
+                self._must_recover = True
+            else:
+                self._must_recover = False
 
     @contextmanager
     def _final_failures(self) -> Iterator[None]:
@@ -278,6 +292,8 @@ class Keeper:
                 try:
                     if self._follows:
                         self.follow()
+                    if self._must_recover:
+                        self.recover_dead_writers()
                     self.checkpoint()
                     failures = 0
                 except StorageFull as error:

@@ -15,12 +15,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, TypeVar
 
-from engine import log
 from engine.archive import locks
 from engine.archive.ingest.writer import Writer
 from engine.archive.lifecycle import reserve_file
 from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, apply, commit, parts_of
-from engine.errors import StorageFailed, StorageFull
+from engine.errors import StorageFailed
 from engine.index.format.entry import LedgerItem
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from engine.index.catalog import Catalog
     from engine.storage.files import Files
     from engine.storage.reader import LogReader
-
-logger = log.get("archive.ledger")
 
 Result = TypeVar("Result")
 
@@ -92,13 +89,7 @@ class Ledger:
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:
         """Runs `work`; when the disk is full, removes the reserve file and runs it again. Raises what `work` raises."""
-        try:
-            return work()
-        except StorageFull as error:
-            if not reserve_file.release(self._layout, self._files):
-                raise
-            logger.warning("the disk is full: reserve file removed", error=str(error))
-        return work()
+        return reserve_file.with_reserve(self._layout, self._files, work)
 
     def fail(self, error: StorageFailed) -> None:
         """Stops all writing after an I/O error, since the state of the disk is unknown."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.archive import keeper
 from engine.archive.archive import Archive
-from engine.errors import EngineError, StorageFailed
+from engine.errors import EngineError, StorageFailed, StorageFull
+from engine.index.catalog import Catalog
+from engine.index.upkeep import rebuild
 from tests.archive.kept import data_set, received
 from tests.system.server import wait_for
 
@@ -61,6 +66,81 @@ def test_a_keeper_that_cannot_work_says_so_and_its_end_is_not_a_clean_one(tmp_pa
     assert sweeps.count == (keeper.TRIES if isinstance(error, OSError) else 1)
     assert archive.parts.keeper.failed is failures[0]
     archive.close()
+
+
+class FullWhile:
+    """Stands for an index on a disk that is full as long as `is_full` says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, is_full: Callable[[], bool]) -> None:
+        self.refused = 0
+        apply = Catalog.apply
+
+        def refusing(*args: Any, **options: Any) -> Any:
+            if is_full():
+                self.refused += 1
+                raise StorageFull("the index cannot be written, 0 bytes are free")
+            return apply(*args, **options)
+
+        monkeypatch.setattr(Catalog, "apply", refusing)
+
+
+def _as_after_a_kill(data: Path, elsewhere: Path) -> None:
+    """A copy of an archive with two instances that lie in an unsealed segment and are not in the index."""
+    with Archive.open(data, role="keeper", create=True) as archive:
+        archive.ingest_batch([received(data_set(1)), received(data_set(2))])
+        shutil.copytree(data, elsewhere, ignore=shutil.ignore_patterns("index", "keeper.lock"))
+
+
+def test_a_start_on_a_full_disk_uses_the_reserve_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "killed"
+    _as_after_a_kill(tmp_path / "data", data)
+    ballast = data / "ballast"
+    ballast.write_bytes(bytes(4096))
+    disk = FullWhile(monkeypatch, ballast.exists)
+    with Archive.open(data, role="keeper") as archive:
+        assert archive.stats()["instances"] == 2
+    assert disk.refused == 1 and not ballast.exists()
+
+
+def test_a_start_without_a_reserve_file_says_that_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "killed"
+    _as_after_a_kill(tmp_path / "data", data)
+    with monkeypatch.context() as full:
+        FullWhile(full, lambda: True)
+        with pytest.raises(StorageFull, match="0 bytes are free"):
+            Archive.open(data, role="keeper")
+    with Archive.open(data, role="keeper") as archive:
+        assert archive.stats()["instances"] == 2
+
+
+def test_a_worker_that_dies_while_the_disk_is_full_does_not_end_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[EngineError] = []
+    archive, _ = _kept(tmp_path, [], failures)
+    keeper_ = archive.parts.keeper
+    assert keeper_ is not None
+    full = threading.Event()
+    full.set()
+    reports: list[str] = []
+    replay = keeper_._replay
+
+    def replaying(event: str) -> rebuild.Report:
+        reports.append(event)
+        if full.is_set():
+            raise StorageFull("the index cannot be written, 0 bytes are free")
+        return replay(event)
+
+    monkeypatch.setattr(keeper_, "_replay", replaying)
+    archive.recover_dead_writers()
+    wait_for(lambda: len(reports) >= 3, what="another try at each interval")
+    full.clear()
+    wait_for(lambda: not keeper_._must_recover, what="the recovery")
+    count = len(reports)
+    archive.close()
+    assert not failures and count >= 4
 
 
 GUEST = """

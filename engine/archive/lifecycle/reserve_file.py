@@ -1,20 +1,26 @@
-"""The reserve file: disk space that is released so that deletions work on a full disk.
+"""The reserve file: disk space that is released so that starts and deletions work on a full disk.
 
 DATA/ballast is a file of unused blocks. A deletion needs room for its tombstones and for the index pages that it
-changes. When there is no room, the file is removed and the deletion is tried once more. The keeper or the caretaker
-makes the file again when there is room. Use it for nothing else. It is not the space that ingest leaves free, which is
-limits.disk_reserve_bytes.
+changes; a replay of what a killed process left needs room for index pages too. When there is no room, `with_reserve`
+removes the file and runs the work once more. The caretaker makes the file again when there is room. Use it for nothing
+else. It is not the space that ingest leaves free, which is limits.disk_reserve_bytes.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
+from engine import log
 from engine.errors import StorageFull
 
 if TYPE_CHECKING:
     from engine.archive.layout import Layout
     from engine.storage.files import Files
+
+logger = log.get("archive.reserve_file")
+
+Result = TypeVar("Result")
 
 RESERVE_BYTES = 32 << 20
 """A deletion of 5 000 instances changes some 8 MiB of the index; a few of them, and the checkpoint after each."""
@@ -67,3 +73,14 @@ def release(layout: Layout, files: Files) -> bool:
     # Other files can use the blocks only when the removal is on the disk.
     files.sync_directory(str(layout.data))
     return True
+
+
+def with_reserve(layout: Layout, files: Files, work: Callable[[], Result]) -> Result:
+    """Runs `work`; when the disk is full, removes the reserve file and runs it again. Raises what `work` raises."""
+    try:
+        return work()
+    except StorageFull as error:
+        if not release(layout, files):
+            raise
+        logger.warning("the disk is full: reserve file removed", error=str(error))
+    return work()

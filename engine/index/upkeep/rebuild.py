@@ -59,6 +59,9 @@ BATCH = 2000
 Progress = Callable[[str, int, int], None]
 """(name of the step, done, total)."""
 
+Replay = Callable[[], "Report"]
+"""Applies one segment; may be run again after it has failed."""
+
 
 @dataclass(slots=True)
 class Report:
@@ -78,6 +81,16 @@ class Report:
     """The findings of records that were durable once and are lost."""
     renamed: list[tuple[int, int]] = field(default_factory=list)
     """Segments whose files had the name of another one, and the number that they have now."""
+
+    def add(self, other: Report) -> None:
+        """Adds what a part of the replay counted and found."""
+        self.segments += other.segments
+        self.records += other.records
+        self.torn += other.torn
+        self.owned += other.owned
+        self.findings += other.findings
+        self.lost += other.lost
+        self.renamed += other.renamed
 
     def add_lost(self, *lost: Damage) -> None:
         """Adds records that are lost."""
@@ -107,12 +120,14 @@ def replay(
     archive_id: bytes = b"",
     elsewhere: SegmentStore | None = None,
     sealed_segments: SealedSegments = NONE_SEALED,
+    attempt: Callable[[Replay], Report] = lambda work: work(),
 ) -> Report:
     """Applies the records of the log after the marks; with `only`, of these segments.
 
     With an `archive_id`, a segment of another archive is reported and not changed. `elsewhere`: has segments that are
-    not in the directory. `sealed_segments`: sealed segments by another source than the index. Raises IndexError_,
-    StorageFailed, StorageFull or StoreUnreachable; damage in the log is reported, not raised.
+    not in the directory. `sealed_segments`: sealed segments by another source than the index. `attempt` runs the
+    work on a segment that a dead process left, and may run it again on a full disk. Raises IndexError_, StorageFailed,
+    StorageFull or StoreUnreachable; damage in the log is reported, not raised.
     """
     marks = index.segment_marks()
     store = LocalSegments(log_directory, files)
@@ -148,7 +163,10 @@ def replay(
             _follow_segment(index, log_directory, files, segment_id, mark, report)
             continue
         has_grown = partial(has_sealed_later, files, log_directory, segment_id, present)
-        _replay_segment(index, log_directory, files, store, segment_id, mark, report, seal, sealed_segments, has_grown)
+        work = partial(
+            _replay_segment, index, log_directory, files, store, segment_id, mark, seal, sealed_segments, has_grown
+        )
+        report.add(attempt(work))
     if progress is not None:
         progress("segments", len(unsealed), len(unsealed))
     if elsewhere is not None:
@@ -189,19 +207,19 @@ def _replay_segment(
     store: SegmentStore,
     segment_id: int,
     mark: SegmentMark | None,
-    report: Report,
     seal: bool,
     sealed_segments: SealedSegments,
     has_grown: Callable[[], bool],
-) -> None:
+) -> Report:
+    report = Report()
     start = mark.indexed_bytes if mark is not None else FIRST_RECORD
     try:
         if is_owned(files, log_directory, segment_id):
             report.owned += 1
-            return
+            return report
         if load_sealed(index, store, segment_id, start, report, sealed_segments):
             report.segments += 1
-            return
+            return report
         recovered = recover_segment(
             files,
             log_directory,
@@ -215,7 +233,7 @@ def _replay_segment(
         raise
     except EngineError as error:
         report.findings.append(Damage(segment_id, start, 0, str(error)))
-        return
+        return report
     report.segments += 1
     report.torn += bool(recovered.torn)
     report.findings.extend(recovered.damage)
@@ -223,12 +241,13 @@ def _replay_segment(
         report.lost += [damage for damage in recovered.damage if damage.was_synced]
     is_large = recovered.sealed and len(recovered.records) > BATCH
     if is_large and load_sealed(index, store, segment_id, start, report, sealed_segments):
-        return
+        return report
     for at in range(0, len(recovered.records), BATCH):
         _apply(index, recovered.records[at : at + BATCH], report)
     if recovered.written_bytes:
         marks = {segment_id: SegmentMark(recovered.written_bytes, True)} if recovered.sealed else {}
         index.apply([], marks=marks, covered={segment_id: recovered.written_bytes})
+    return report
 
 
 def load_sealed(
