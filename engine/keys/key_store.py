@@ -25,7 +25,6 @@ import binascii
 import hmac
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -38,6 +37,7 @@ from msgspec import Struct
 
 from engine import log
 from engine.errors import KeyStoreError, StorageError
+from engine.keys import lock
 from engine.keys.providers import provider
 from engine.storage.files import Files, replace_file
 from engine.storage.keyring import KEY_ID_BYTES, SECRET_BYTES, DataKey
@@ -49,8 +49,6 @@ FILE = "keys.json"
 FILE_BYTES_MAX = 1 << 20
 DATA_KEY_DAYS = 30
 _NONCE_BYTES = 12
-_LOCK_PATIENCE_S = 10.0
-_LOCK_POLL_S = 0.05
 
 
 class Wrapping(Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,14 +92,14 @@ class KeyStore:
     def __init__(self, data: Path, archive_id: bytes, files: Files) -> None:
         """Reads nothing yet."""
         self._path = str(data / FILE)
-        self._lock_path = str(data / "keys.lock")
+        self._data = data
         self._archive_id = archive_id
         self._files = files
         self._lock = threading.Lock()
-        self._pause = threading.Event()
         self._master = b""
         self._content: Content | None = None
-        self._stamp: tuple[int, int, int] | None = None
+        self._identity: tuple[int, int] | None = None
+        """Of the file as it was read."""
         self._keys: dict[str, DataKey] = {}
 
     # -- making and unlocking -------------------------------------------------------------------
@@ -123,7 +121,7 @@ class KeyStore:
 
     def unlock(self) -> None:
         """Has a provider unwrap the master key, the first one that can, and unwraps the data keys."""
-        signed = self._read()[1]
+        signed = self._read()
         content = _decoded(signed, self._path)
         reasons = []
         for wrapping in content.wrappings:
@@ -144,7 +142,7 @@ class KeyStore:
 
     def unchecked(self) -> Content:
         """What keys.json says, without the keys to check it."""
-        return _decoded(self._read()[1], self._path)
+        return _decoded(self._read(), self._path)
 
     # -- data keys ------------------------------------------------------------------------------
 
@@ -267,12 +265,10 @@ class KeyStore:
         key = hmac.digest(self._master, b"filmroom keys.json\0" + self._archive_id, "sha256")
         return hmac.new(key, content, "sha256").hexdigest()
 
-    def _read(self) -> tuple[tuple[int, int, int], _Signed]:
+    def _read(self) -> _Signed:
         try:
             with open(self._path, "rb") as file:
-                status = os.fstat(file.fileno())
-                raw = file.read(FILE_BYTES_MAX)
-            return (status.st_ino, status.st_mtime_ns, status.st_size), msgspec.json.decode(raw, type=_Signed)
+                return msgspec.json.decode(file.read(FILE_BYTES_MAX), type=_Signed)
         except FileNotFoundError as error:
             reason = "without it the archive cannot be read: take it from a backup"
             raise KeyStoreError(f"{self._path} is missing: {reason}") from error
@@ -293,45 +289,29 @@ class KeyStore:
     def _refresh(self) -> None:
         """Reads the file again if another process has replaced it; after a change of the master key the old one stays
         in use until the process ends."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
+        identity = self._files.identity(self._path)
+        if identity is None or identity == self._identity:
             return
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if stamp == self._stamp:
-            return
-        read_stamp, signed = self._read()
+        signed = self._read()
         try:
             self._take(signed, _decoded(signed, self._path))
         except KeyStoreError:
             self.unlock()
-        self._stamp = read_stamp
+        self._identity = identity
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """The right to replace the file, whose present content has been read."""
-        try:
-            fd = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise KeyStoreError(f"{self._lock_path} cannot be locked: {error.strerror}") from error
-        try:
-            give_up_s = time.monotonic() + _LOCK_PATIENCE_S
-            while not self._files.lock(fd):
-                if time.monotonic() > give_up_s:
-                    raise KeyStoreError("another process changes the keys")
-                self._pause.wait(_LOCK_POLL_S)
-            with self._lock:
-                if self._content is not None:
-                    self._refresh()
-                yield
-        finally:
-            os.close(fd)
+        with lock.hold(self._data, self._files), self._lock:
+            if self._content is not None:
+                self._refresh()
+            yield
 
     def _write(self, content: Content) -> None:
         encoded = msgspec.json.encode(content)
         signed = _Signed(msgspec.Raw(encoded), self._mac(encoded))
         replace_file(self._files, self._path, msgspec.json.encode(signed))
-        self._stamp = None
+        self._identity = None
         self._take(signed, content)
 
 

@@ -49,6 +49,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from engine.errors import KeyDestroyed, KeyStoreError
+from engine.keys import lock
 from engine.storage.files import Files
 from engine.storage.keyring import SECRET_BYTES, DataKey
 from engine.storage.record import crc32c
@@ -79,9 +80,6 @@ _STATE_AT = 132
 _DIGEST_BYTES = 16
 _NONCE_BYTES = 12
 _CHUNK_SLOTS = 4096
-_LOCK_PATIENCE_S = 10.0
-_LOCK_POLL_S = 0.002
-
 
 FILE_BYTES_MAX = HEADER_BYTES + (SLOT_BYTES << 32)
 
@@ -112,12 +110,11 @@ class StudyKeys:
     def __init__(self, data: Path, archive_id: bytes, files: Files, wrapping_key: DataKey) -> None:
         """Opens the file. Raises KeyStoreError if it is missing or of another archive."""
         self.path = str(data / FILE)
-        self._lock_path = str(data / "keys.lock")
+        self._data = data
         self._archive_id = archive_id
         self._files = files
         self._wrapping = AESGCM(wrapping_key.derive(b"filmroom study keys"))
         self._naming = wrapping_key.derive(b"filmroom study digest")
-        self._pause = threading.Event()
         self._lock = threading.RLock()
         self._current: dict[bytes, DataKey] = {}
         self._found: dict[bytes, DataKey] = {}
@@ -385,24 +382,8 @@ class StudyKeys:
     @contextmanager
     def _changing(self) -> Iterator[None]:
         """The right to make keys or to change their states, of one thread of one process at a time."""
-        with self._lock, self._locked():
+        with self._lock, lock.hold(self._data, self._files):
             yield
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        try:
-            fd = self._files.open(self._lock_path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise KeyStoreError(f"{self._lock_path} cannot be locked: {error.strerror}") from error
-        try:
-            give_up_s = time.monotonic() + _LOCK_PATIENCE_S
-            while not self._files.lock(fd):
-                if time.monotonic() > give_up_s:
-                    raise KeyStoreError("another process changes the keys")
-                self._pause.wait(_LOCK_POLL_S)
-            yield
-        finally:
-            self._files.close(fd)
 
 
 def check(path: Path, archive_id: bytes, files: Files) -> None:
