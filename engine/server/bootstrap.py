@@ -1,8 +1,8 @@
 """The child's side of a process that the supervisor starts: how it begins, listens and ends. `child` is the other side.
 
-    open_channel ──► receive ──► run: log, audit log ──► serve ──► exit code
-                                                          │
-                                                          └── listen: each message of the supervisor, until it ends
+open_channel ──► receive ──► run: log, audit log ──► serve ──► exit code
+                                                      │
+                                                      └── listen: each message of the supervisor, until it ends
 """
 
 from __future__ import annotations

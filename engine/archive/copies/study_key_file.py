@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import os
+import time
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,8 @@ from engine.storage.files import Files
 PIECE_BYTES = 1 << 16
 PIECES_AT_ONCE = 8
 """Pieces in one message to a replica: less than a megabyte in Base64."""
+COARSE_NS = 1_000_000_000
+"""How much later a second change of a file has another time than the first, with room to spare."""
 _READS_MAX = 100
 
 
@@ -92,21 +95,18 @@ class Sender:
         self._path = layout.data / FILE
         self._files = files
         self._sent: dict[int, bytes] = {}
-        self._stamp: tuple[int, int, int] | None = None
+        self._identity: tuple[int, int] | None = None
+        """Of the file when all of it had been sent."""
 
     def forget(self) -> None:
         """Begins anew, for a replica that was opened again."""
         self._sent.clear()
-        self._stamp = None
+        self._identity = None
 
     def messages(self) -> Iterator[dict[str, object]]:
         """Messages for `receive` with all that has changed."""
-        try:
-            status = os.stat(self._path)
-        except OSError:
-            return
-        stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
-        if stamp == self._stamp:
+        identity = self._files.identity(str(self._path))
+        if identity is None or identity == self._identity:
             return
         changed: dict[str, str] = {}
         for at, piece in _pieces(self._path, self._files):
@@ -120,7 +120,8 @@ class Sender:
                 changed = {}
         if changed:
             yield {"study_keys": changed}
-        self._stamp = stamp
+        # Times of files are coarse: one that has just been changed may change again and look the same.
+        self._identity = identity if abs(time.time_ns() - identity[1]) > COARSE_NS else None
 
 
 def receive(layout: Layout, message: Mapping[str, object], files: Files) -> None:
