@@ -20,6 +20,8 @@ RETRY_PAUSE_S = 0.5
 GIVE_UP_FAILURES = 100
 """If every stream has failed so often in a row, the run ends."""
 LOOK_NS = NS // 5
+THREAD_NAME = "bench "
+"""The names of all threads of a load begin with it."""
 JOIN_S = 130.0
 """How long a request that is on its way at the end may take: a little longer than the timeout of a connection."""
 
@@ -80,7 +82,10 @@ class _Stream:
     def start(self, arrivals: Arrivals, clock: WallClock) -> None:
         self.arrivals = arrivals
         self.threads = [
-            threading.Thread(target=self._work, args=(operation, clock), daemon=True) for operation in self.operations
+            threading.Thread(
+                target=self._work, args=(operation, clock), name=THREAD_NAME + self.lane.stream.name, daemon=True
+            )
+            for operation in self.operations
         ]
         for thread in self.threads:
             thread.start()
@@ -203,10 +208,9 @@ class _Load:
 
     def _wait_until(self, border_ns: int) -> str:
         """Waits. Returns why the run has to end early, or nothing."""
-        pause = WallClock()
         try:
             while (now_ns := self._clock.now_ns()) < border_ns:
-                pause.sleep_until(min(border_ns, now_ns + LOOK_NS))
+                self._clock.sleep_until(min(border_ns, now_ns + LOOK_NS))
                 if all(stream.recorder.failures_in_a_row >= GIVE_UP_FAILURES for stream in self._streams):
                     return f"every request failed, {GIVE_UP_FAILURES} in a row and more"
         except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -20,8 +20,10 @@ from pydicom.dataset import Dataset
 from tests import samples
 from tests.system import foreign
 
-TIMEOUT_MS = 30_000
+TIMEOUT_MS = 60_000
 """Of each wait for a condition. Continuous integration may be slow; a test that passes does not wait that long."""
+
+POLL_MS = 20
 
 ARGUMENTS = ("--disable-dev-shm-usage", "--force-color-profile=srgb", "--js-flags=--expose-gc")
 BOUNDARY = "filmroom-browser-test"
@@ -96,6 +98,15 @@ def send(port: int, *data_sets: Dataset) -> None:
 
 
 # the page ----------------------------------------------------------------------------------------
+
+
+def wait_until(page: Page, condition: Callable[[], object], what: str) -> None:
+    """Waits for what the test itself can tell. Meanwhile the page's requests reach the handlers of its routes."""
+    for _ in range(TIMEOUT_MS // POLL_MS):
+        if condition():
+            return
+        page.wait_for_timeout(POLL_MS)
+    raise AssertionError(f"{what}: not within {TIMEOUT_MS} ms")
 
 
 def drop(page: Page, files: Mapping[str, bytes], onto: str = ".frame") -> None:

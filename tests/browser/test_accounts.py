@@ -134,13 +134,13 @@ def test_an_api_key_is_shown_once_and_ends_when_it_is_revoked(page: Page, serve:
     page.get_by_role("dialog").get_by_label("Name", exact=True).fill("Pipeline")
     page.get_by_role("button", name="Make the key").click()
     headers = {"Authorization": f"Bearer {once(page)}"}
-    assert requests.get(f"{serve.url}/dicom-web/studies", headers=headers, timeout=30).status_code == 200
+    assert requests.get(f"{serve.url}/dicom-web/studies", headers=headers, timeout=60).status_code == 200
     page.get_by_role("dialog").get_by_role("button", name="Close").click()
     row = page.get_by_role("table", name="API keys").get_by_role("row", name="Pipeline")
     row.get_by_role("button", name="Revoke").click()
     row.get_by_role("button", name="Revoke").click()
     expect(page.get_by_text("No API keys.")).to_be_visible()
-    assert requests.get(f"{serve.url}/dicom-web/studies", headers=headers, timeout=30).status_code == 401
+    assert requests.get(f"{serve.url}/dicom-web/studies", headers=headers, timeout=60).status_code == 401
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])

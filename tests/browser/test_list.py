@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 import requests
@@ -30,6 +31,15 @@ RECORD_PLACEHOLDERS = """() => {
     }).observe(document.querySelector(".grid-body"), { childList: true, subtree: true, characterData: true });
 }"""
 
+RECORD_REQUESTS = """() => {
+    window.askedAt = [];
+    const { fetch } = window;
+    window.fetch = (url, ...more) => {
+        if (String(url).includes("api/studies?")) window.askedAt.push(performance.now());
+        return fetch(url, ...more);
+    };
+}"""
+
 
 @pytest.fixture(autouse=True)
 def without_pictures(watch: Watch) -> None:
@@ -46,7 +56,7 @@ def names_of(serve: Server) -> list[str]:
     """All patients by name, as the list shows them."""
     names: list[str] = []
     for position in (0, 200):
-        answer = requests.get(f"{serve.url}/api/studies?order=PatientName&limit=200&position={position}", timeout=30)
+        answer = requests.get(f"{serve.url}/api/studies?order=PatientName&limit=200&position={position}", timeout=60)
         names += [row["00100010"]["Value"][0]["Alphabetic"].replace("^", ", ") for row in answer.json()["studies"]]
     return names
 
@@ -89,8 +99,8 @@ def test_a_study_that_arrives_before_the_change_feed_is_followed_is_shown(page: 
     page.reload()
     expect(browsing.rows(page).nth(2)).to_be_visible()
     send(serve, 1005, "Early^Emil")
-    wait_for(lambda: f"{samples.ROOT}.1005" in requests.get(f"{serve.url}/changes?limit=1000", timeout=30).text)
-    assert len(held) == 1, "the list follows the change feed"
+    wait_for(lambda: f"{samples.ROOT}.1005" in requests.get(f"{serve.url}/changes?limit=1000", timeout=60).text)
+    browsing.wait_until(page, lambda: held, "the list follows the change feed")
     held[0].continue_()
     page.unroute("**/changes?*")
     expect(browsing.rows(page).first).to_contain_text("Early, Emil")
@@ -114,11 +124,14 @@ def test_rows_stay_in_place_and_the_cursor_on_its_row_while_others_arrive_above(
 ) -> None:
     page = open_page(BY_NAME)
     expect(browsing.rows(page).first).to_be_visible()
+    status = page.locator(".bar").get_by_role("status")
+    expect(status).to_contain_text("images")
+    counted = status.inner_text()
     scroll_to(page, 150)
     page.get_by_role("row", name="Family155, Jane").click()
     before = top_of(page, "Family155, Jane")
     send(serve, 1002, "Aaron^Ann")
-    expect(page.locator(".bar").get_by_role("status")).to_contain_text(re.compile(r"23[1-9]"))
+    expect(status).not_to_have_text(counted)
     expect(page.get_by_role("row", name="Family155, Jane")).to_have_attribute("aria-selected", "true")
     page.wait_for_function("() => document.querySelector('.row.cursor')?.textContent.includes('Family155')")
     assert top_of(page, "Family155, Jane") == pytest.approx(before, abs=1)
@@ -153,18 +166,16 @@ def test_rows_that_were_scrolled_past_are_fetched_again_after_a_change(open_page
 def test_a_server_that_fails_leaves_the_rows_and_the_list_recovers(page: Page, serve: Server, watch: Watch) -> None:
     watch.allow("503")
     expect(browsing.rows(page).nth(2)).to_be_visible()
-    asked: list[str] = []
-
-    def refuse(route: Route) -> None:
-        asked.append(route.request.url)
-        route.fulfill(status=503, body="the server is busy")
-
-    page.route("**/api/studies?*", refuse)
+    page.route("**/api/studies?*", lambda route: route.fulfill(status=503, body="the server is busy"))
     page.evaluate(RECORD_PLACEHOLDERS)
+    page.evaluate(RECORD_REQUESTS)
     send(serve, 1004, "Echo^Eve")
     expect(page.get_by_role("alert")).to_contain_text("503: the server is busy")
     assert page.evaluate("window.placeholders") == 0
-    assert len(asked) <= 2, "a failed request is not repeated at once"
+    asked_ms = page.evaluate("window.askedAt")
+    pauses_ms = [later - earlier for earlier, later in pairwise(asked_ms)]
+    # A second request may come of a second change.
+    assert sum(pause_ms < 3_900 for pause_ms in pauses_ms) <= 1, f"a failed request is repeated at once: {asked_ms}"
     page.unroute("**/api/studies?*")
     expect(browsing.rows(page).first).to_contain_text("Echo, Eve")
     expect(page.get_by_role("alert")).to_have_count(0)
@@ -175,12 +186,13 @@ def test_the_end_key_means_the_last_row_although_the_rows_are_not_counted_yet(op
     held: list[Route] = []
     page.route("**/api/studies/totals?*", lambda route: held.append(route))
     page.goto(f"/{BY_NAME}")
-    with page.expect_request("**/api/studies/totals?*"):
-        expect(browsing.rows(page).first).to_be_visible()
+    expect(browsing.rows(page).first).to_be_visible()
+    browsing.wait_until(page, lambda: held, "the rows are counted")
     page.locator(".grid").press("End")
     expect(page.locator(".row.selected")).to_be_visible()  # the last one that is known
     for route in held:
         route.continue_()
+    page.unroute("**/api/studies/totals?*")  # lets later ones go on
     expect(page.get_by_role("row", name="Family230, Jane")).to_have_attribute("aria-selected", "true")
 
 

@@ -61,8 +61,8 @@ def test_a_session_that_ends_is_covered_and_goes_on_where_it_was(page: Page) -> 
     expect(browsing.rows(page)).to_have_count(3)
     held: list[Route] = []
     page.route("**/api/studies?*PatientName*", lambda route: held.append(route))
-    with page.expect_request("**/api/studies?*PatientName*"):
-        page.get_by_label("Filter: Patient", exact=True).fill("*3")
+    page.get_by_label("Filter: Patient", exact=True).fill("*3")
+    browsing.wait_until(page, lambda: held, "the list is asked for")
     page.context.clear_cookies()
     for route in held:
         route.continue_()
@@ -82,6 +82,7 @@ def test_a_refusal_that_arrives_after_the_log_in_does_not_cover_the_page_again(p
     held: list[Route] = []
     page.route("**/api/viewer", lambda route: held.append(route), times=1)
     page.evaluate("void import('/page/server.js').then(({ get }) => get('api/viewer'))")
+    browsing.wait_until(page, lambda: held, "the server is asked")
     page.context.clear_cookies()
     page.get_by_label("Filter: Patient", exact=True).fill("*3")
     expect(page.get_by_text("Your session has ended.")).to_be_visible()

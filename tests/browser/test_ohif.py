@@ -130,5 +130,5 @@ def test_a_measurement_is_stored_as_a_report(ohif: Page, serve: Server) -> None:
         dialog.get_by_role("button", name="Save").click()
     assert stored.value.status == 200
     url = f"{serve.url}/dicom-web/studies/{STUDY}/series?Modality=SR&includefield=SeriesDescription"
-    [series] = requests.get(url, headers={"Accept": "application/dicom+json"}, timeout=30).json()
+    [series] = requests.get(url, headers={"Accept": "application/dicom+json"}, timeout=60).json()
     assert series["0008103E"]["Value"] == ["A length"]

@@ -29,7 +29,7 @@ STUDY = f"{samples.ROOT}.1"
 
 def api(serve: Server, path: str, body: Any = None) -> Any:
     url = f"{serve.url}/api/{path}"
-    answer = requests.get(url, timeout=30) if body is None else requests.post(url, json=body, timeout=30)
+    answer = requests.get(url, timeout=60) if body is None else requests.post(url, json=body, timeout=60)
     assert answer.ok, answer.text
     return answer.json()
 
@@ -58,7 +58,7 @@ def test_two_tabs_share_one_stream_and_a_hidden_one_has_none(open_page: OpenPage
     second = context.new_page()
     second.goto("/#/health")
     expect(second.locator(".tiles")).to_be_visible()
-    assert streams(serve) == 1
+    wait_for_streams(first, serve, 1)
     for page in (first, second):
         hide(page)
     wait_for_streams(first, serve, 0)
@@ -85,11 +85,7 @@ def streams(serve: Server) -> int:
 
 
 def wait_for_streams(page: Page, serve: Server, count: int) -> None:
-    for _ in range(300):
-        if streams(serve) == count:
-            return
-        page.wait_for_timeout(50)
-    assert streams(serve) == count
+    browsing.wait_until(page, lambda: streams(serve) == count, f"requests in progress: {count}")
 
 
 def test_a_peer_is_added_changed_and_removed_with_questions_in_the_page(open_page: OpenPage, watch: Watch) -> None:

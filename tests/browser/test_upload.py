@@ -88,13 +88,13 @@ def test_a_paused_upload_goes_on_and_nothing_is_lost(page: Page) -> None:
     held: list[Route] = []
     page.route("**/dicom-web/studies", lambda route: held.append(route))
     browsing.drop(page, {f"{number}.dcm": file(number, 3) for number in range(1, 8)})
+    browsing.wait_until(page, lambda: held, "uploads are under way")
     page.get_by_role("button", name="Pause").click()
     expect(page.get_by_text("Paused.")).to_be_visible()
     page.unroute("**/dicom-web/studies")
     expect(page.locator("section [role=status]")).to_contain_text("0 of 7")
     page.get_by_role("button", name="Go on").click()
     expect(page.locator("section [role=status]")).to_contain_text("7 of 7: 7 stored")
-    assert held, "uploads were under way when they were paused"
 
 
 def test_a_server_that_is_away_is_waited_for(page: Page, watch: browsing.Watch) -> None:

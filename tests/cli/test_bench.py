@@ -19,11 +19,14 @@ import pytest
 from engine.cli import exit_codes
 from perf import wire
 from perf.association import Connection
-from perf.bench import result, trial
+from perf.bench import result, runner, trial
+from perf.bench.recorder import Percentiles
 from perf.sink import Sink
 from tests import certificates
 from tests.cli.commands import run
 from tests.perf.peers_that_fail import TLS_ALERT, UNKNOWN_CALLING_TITLE, bytes_only, serving, status_only
+from tests.perf.stepped_clock import SteppedClock
+from tests.perf.test_bench_figures import sample_of, stream_of
 
 TINY = """
 title = "Tiny"
@@ -53,7 +56,7 @@ rate = 1.0
 connections = 1
 """
 )
-QUICK = ("--minutes", "0.004", "--warm-up", "0.05", "--interval", "0.1")
+QUICK = ("--minutes", "0.02", "--warm-up", "0.1", "--interval", "0.4")
 
 
 @pytest.fixture
@@ -64,7 +67,8 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture(autouse=True)
-def _profiles(tmp_path: Path) -> None:
+def _profiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "WallClock", SteppedClock)
     (tmp_path / "tiny.toml").write_text(TINY)
     (tmp_path / "reading.toml").write_text(READING)
 
@@ -108,13 +112,44 @@ def test_a_shipped_profile_can_be_copied(capsys: pytest.CaptureFixture[str]) -> 
     assert code == exit_codes.USAGE and "there is no 'nothing'" in err
 
 
-def test_a_ramp_ends_where_the_server_falls_behind(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("strict.toml").write_text(TINY.replace("10000.0", "0.000001"))
+@pytest.mark.parametrize(
+    ("p99_ms", "step_count", "judgement", "text"),
+    [
+        ({1.0: 3.0, 2.0: 4.0, 3.0: 5.0}, 3, "met", "up to factor 3"),
+        ({1.0: 3.0, 2.0: 10.1}, 2, "met", "up to factor 1; at 2 not: scans: p99 10 ms, the limit is 10"),
+        ({1.0: 10.1}, 1, "missed", "no step; at 1 not: scans: p99 10 ms, the limit is 10"),
+    ],
+)
+def test_a_ramp_ends_where_the_server_falls_behind(
+    p99_ms: dict[float, float],
+    step_count: int,
+    judgement: str,
+    text: str,
+    sink: Sink,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With latencies that are given: which step a real server no longer meets is chance."""
+
+    def send(lanes: object, pace: runner.Pace, *others: object) -> runner.Measured:
+        measured = stream_of(latency=Percentiles(1000, 1.0, 2.0, p99_ms[pace.factor], 12.0, 13.0))
+        return runner.Measured([measured], [sample_of(1.0)], 60.0, [], "")
+
+    monkeypatch.setattr(runner, "send", send)
     server = ("--dicom", f"SINK@127.0.0.1:{sink.port}", "--ramp", "1:3:1")
-    for profile, steps, judgement in (("tiny.toml", 3, "met"), ("strict.toml", 1, "missed")):
-        _, out, _ = run(capsys, "bench", "run", profile, *server, *QUICK, "--json")
-        (measured,) = json.loads(out)["runs"]
-        assert (len(measured["steps"]), measured["verdicts"][0]["judgement"]) == (steps, judgement)
+    code, out, _ = run(capsys, "bench", "run", "tiny.toml", *server, "--json")
+    (ramp,) = json.loads(out)["runs"]
+    assert (code == exit_codes.OK) == (judgement == "met") and ramp["mode"] == "ramp"
+    assert [step["factor"] for step in ramp["steps"]] == [1.0, 2.0, 3.0][:step_count]
+    assert (ramp["verdicts"][0]["judgement"], ramp["verdicts"][0]["measured"]) == (judgement, text)
+
+
+def test_each_step_of_a_ramp_is_sent_with_its_factor(sink: Sink, capsys: pytest.CaptureFixture[str]) -> None:
+    server = ("--dicom", f"SINK@127.0.0.1:{sink.port}", "--ramp", "1:3:1")
+    code, out, err = run(capsys, "bench", "run", "tiny.toml", *server, *QUICK, "--json")
+    assert code == exit_codes.OK, err
+    (ramp,) = json.loads(out)["runs"]
+    assert [step["offered_rates"]["scans"] for step in ramp["steps"]] == [100.0, 200.0, 300.0]
 
 
 def test_a_server_that_is_full_fails_the_run_in_words(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from perf.bench.arrivals import NS, Arrivals
+from concurrent.futures import ThreadPoolExecutor
+
+from perf.bench.arrivals import NS, Arrivals, WallClock
 
 
 class FakeClock:
@@ -81,3 +83,12 @@ def test_a_closed_loop_is_due_when_its_connection_is_free() -> None:
         clock.work(0.3)
     assert [start.due_ns for start in starts] == [0, 300_000_000, 600_000_000, 900_000_000]
     assert not any(start.late_ns for start in starts) and arrivals.left() == []
+
+
+def test_the_machines_clock_wakes_its_sleepers_when_it_is_stopped() -> None:
+    clock = WallClock()
+    assert clock.sleep_until(clock.now_ns() + 1) and clock.sleep_until(clock.now_ns() - NS)
+    with ThreadPoolExecutor(1) as threads:
+        sleeper = threads.submit(clock.sleep_until, clock.now_ns() + 3600 * NS)
+        clock.stop()
+        assert not sleeper.result(60)

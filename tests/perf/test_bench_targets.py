@@ -178,7 +178,7 @@ def test_a_connection_that_the_server_ended_while_it_was_idle_is_made_anew() -> 
         threading.Thread(target=serve, daemon=True).start()
         connection = Connection(WebTarget(f"http://127.0.0.1:{listener.getsockname()[1]}/"))
         assert connection.get("/", "*/*", keep_body=True).body == b"12345"
-        assert ended.wait(10) and select.select([connection._sock], [], [], 10)[0]
+        assert ended.wait(60) and select.select([connection._sock], [], [], 60)[0]
         assert connection.get("/", "*/*", keep_body=True).body == b"12345"
         connection.close()
 

@@ -23,7 +23,7 @@ def test_threads_that_are_all_the_first_get_a_whole_library(monkeypatch: pytest.
     together = threading.Barrier(THREAD_COUNT)
 
     def build(_: int) -> bool:
-        together.wait(30)
+        together.wait(60)
         library = native.compiled("receiver")
         return library is not None and callable(library.receive)
 
