@@ -4,14 +4,15 @@
     remove   a key that a series or study no longer gives, unless something else in the study does: at the end as well
     fill     an index that is older than the table gets its rows in the background, some studies in each transaction
 
-A row of `meta` says how far the fill has come (`filled`). It also notes the next id of a series, as each batch that
-adds series does: an earlier version of the engine adds series without it, and then the fill begins again.
+A row of `meta` says how far the fill has come. When an earlier engine, which does not know the table, has written to
+the index (`database.commits`), all rows are removed and the fill begins again: a scope may rely on every row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from engine.index.database import commits
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import access_tags, keys
@@ -75,12 +76,6 @@ class AccessTags:
         for key in after - before:
             self._new.add((key, study_id))
 
-    def write_next_series(self, txn: WriteTxn, next_series: int) -> None:
-        """Notes that this batch adds series, before the next id is written."""
-        fill = read_fill(txn, self._environment)
-        if fill.is_continued:
-            _write_fill(txn, self._environment, fill.filled, next_series)
-
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch, after all other rows have been written."""
         table = self._environment.access_table
@@ -141,36 +136,27 @@ def _senders_of(txn: ReadTxn, environment: Environment, study_id: bytes) -> Iter
 class Fill:
     """How far the table has been filled."""
 
-    __slots__ = ("filled", "is_continued")
+    __slots__ = ("filled", "is_begun")
 
-    def __init__(self, filled: int, is_continued: bool) -> None:
+    def __init__(self, filled: int, is_begun: bool) -> None:
         self.filled = filled
         """Studies up to this id have their rows, and every study that has come since the fill began."""
-        self.is_continued = is_continued
-        """Whether every series has come by an engine that knows this table."""
+        self.is_begun = is_begun
+        """Whether the rows that are there are right."""
 
     @property
     def is_complete(self) -> bool:
-        """Whether every study has its rows."""
-        return self.is_continued and self.filled == keys.ACCESS_FILLED
+        """Whether every study has its rows, and no others."""
+        return self.is_begun and self.filled == keys.ACCESS_FILLED
 
 
 def read_fill(txn: ReadTxn, environment: Environment) -> Fill:
     """How far the table has been filled."""
     data = txn.get(keys.META_ACCESS, db=environment.meta)
-    if data is None or len(data) != keys.ACCESS_FILL.size:
+    if data is None or len(data) != keys.ACCESS_FILL.size or not commits.is_noted(txn, environment.meta):
         return Fill(0, False)
-    version, filled, next_series = keys.ACCESS_FILL.unpack(data)
-    return Fill(filled, version == keys.ACCESS_VERSION and next_series == _next_series(txn, environment))
-
-
-def _next_series(txn: ReadTxn, environment: Environment) -> int:
-    data = txn.get(keys.META_NEXT["series"], db=environment.meta)
-    return int(keys.U32.unpack(data)[0]) if data else 1
-
-
-def _write_fill(txn: WriteTxn, environment: Environment, filled: int, next_series: int) -> None:
-    txn.put(keys.META_ACCESS, keys.ACCESS_FILL.pack(keys.ACCESS_VERSION, filled, next_series), db=environment.meta)
+    version, filled = keys.ACCESS_FILL.unpack(data)
+    return Fill(filled, True) if version == keys.ACCESS_VERSION else Fill(0, False)
 
 
 def fill_some(txn: WriteTxn, environment: Environment) -> bool:
@@ -178,12 +164,13 @@ def fill_some(txn: WriteTxn, environment: Environment) -> bool:
     fill = read_fill(txn, environment)
     if fill.is_complete:
         return False
-    at = fill.filled if fill.is_continued else 0
+    if not fill.is_begun:
+        txn.drop(environment.access_table, delete=False)
     studies: list[bytes] = []
     new: set[tuple[bytes, bytes]] = set()
     instance_count = 0
     with txn.cursor(db=environment.studies) as cursor:
-        has_row = cursor.set_range(keys.ID.pack(at + 1))
+        has_row = cursor.set_range(keys.ID.pack(fill.filled + 1))
         while has_row and len(studies) < FILLED_STUDIES and instance_count < FILLED_INSTANCES:
             study_id = cursor.key()
             studies.append(study_id)
@@ -195,5 +182,5 @@ def fill_some(txn: WriteTxn, environment: Environment) -> bool:
     with txn.cursor(db=environment.access_table) as cursor:
         cursor.putmulti(sorted(new))
     filled = keys.ID.unpack(studies[-1])[0] if has_row else keys.ACCESS_FILLED
-    _write_fill(txn, environment, filled, _next_series(txn, environment))
+    txn.put(keys.META_ACCESS, keys.ACCESS_FILL.pack(keys.ACCESS_VERSION, filled), db=environment.meta)
     return has_row

@@ -50,10 +50,6 @@ class Counters:
             table = self._environment.meta
             txn.put(word, keys.U64.pack(read_count(txn, self._environment, word) + change), db=table)
 
-    def changed_next_id(self, kind: str) -> int | None:
-        """The next id, if this batch has taken one."""
-        return self._next_ids.get(kind)
-
     def next_id(self, txn: ReadTxn, kind: str) -> bytes:
         """An id that was never used before. Raises IndexError_ when none is free."""
         number = self._next_ids.get(kind)

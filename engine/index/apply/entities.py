@@ -90,9 +90,6 @@ class Entities:
 
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch."""
-        next_series = self.counters.changed_next_id("series")
-        if next_series is not None:
-            self.access_tags.write_next_series(txn, next_series)
         self.counters.write(txn)
         self._texts.write(txn)
         self.search_keys.write(txn)

@@ -28,7 +28,7 @@ import lmdb
 
 from engine.dicom.schema import STANDARD, Schema
 from engine.errors import IndexDamaged, IndexError_
-from engine.index.database import data_file
+from engine.index.database import commits, data_file
 from engine.index.database.failures import ROW_ERRORS, VALUE_ERRORS, open_error, read_error, write_error
 from engine.index.database.locks import wait_shared
 from engine.index.database.tables import TABLES, Tables, open_tables
@@ -313,6 +313,7 @@ class Environment(Tables):
         try:
             if self.guard is not None:
                 self.guard()
+            commits.note(txn, self.meta)
             result = work(txn)
             txn.commit()
         except BaseException:

@@ -7,6 +7,7 @@ from typing import Any
 import lmdb
 
 from engine.errors import IndexError_, IndexOutdated
+from engine.index.database import commits
 from engine.index.database.transactions import ReadTxn, Table
 from engine.index.format import keys
 
@@ -104,8 +105,9 @@ def _create_tables(environment: Any, tables: Tables) -> None:
             handle = environment.open_db(name.encode(), txn=txn, dupsort=several, dupfixed=several)
             setattr(tables, name, handle)
         if txn.get(keys.META_FORMAT, db=tables.meta) is None:
+            commits.note(txn, tables.meta)
             txn.put(keys.META_FORMAT, keys.U32.pack(keys.FORMAT), db=tables.meta)
-            txn.put(keys.META_ACCESS, keys.ACCESS_FILL.pack(keys.ACCESS_VERSION, keys.ACCESS_FILLED, 1), db=tables.meta)
+            txn.put(keys.META_ACCESS, keys.ACCESS_FILL.pack(keys.ACCESS_VERSION, keys.ACCESS_FILLED), db=tables.meta)
 
 
 def _check_format(txn: ReadTxn, tables: Tables, directory: str) -> None:

@@ -31,7 +31,7 @@ SENDER_KIND = KIND_OF[Attribute.SENDER]
 DEIDENTIFIED_KEY = b"X"
 
 LONG = b"\x01"
-"""The first byte of a text that is not whole."""
+"""The first byte of a text that is not whole: see `keys.bounded`."""
 _OF_SERIES = (
     (tags.InstitutionName, Attribute.INSTITUTION),
     (tags.InstitutionalDepartmentName, Attribute.DEPARTMENT),

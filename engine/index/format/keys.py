@@ -97,7 +97,9 @@ META_TRASHED = b"trashed"
 META_TRASHED_BYTES = b"trashed bytes"
 """u64; their bytes."""
 META_ACCESS = b"access"
-"""ACCESS_FILL: how far `access` has been filled in an index that is older than it."""
+"""ACCESS_FILL: how far `access` has been filled in an index that is older than it. No row: from the start."""
+META_COMMIT = b"commit"
+"""u64: the last transaction of an engine that keeps `access`. See `database.commits`."""
 META_POSITION = b"position "
 """With a slot (u16 big endian): POSITION; how far the log of another node has been applied. No row: nothing of it."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
@@ -124,9 +126,9 @@ FIRST_STATED = ORDER.pack(1, 0)
 """Lower orders are those of corrections: stamps of records begin with 1."""
 DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
-ACCESS_FILL = struct.Struct("<BII")
-"""version of `access_tags`; the last study that has its rows, or ACCESS_FILLED; next series id."""
-ACCESS_VERSION = 1
+ACCESS_FILL = struct.Struct("<BI")
+"""version of `access_tags`; the last study that has its rows, or ACCESS_FILLED."""
+ACCESS_VERSION = 2
 """Of what `access_tags` makes of a value. An index with another one is filled again."""
 ACCESS_FILLED = 0xFFFFFFFF
 """Every study has its rows."""
@@ -179,6 +181,11 @@ def bounded(text: bytes) -> bytes:
     if 0 < len(text) <= _KEY_BYTES_MAX and b"\0" not in text:
         return text
     return b"\x01" + text[:64].replace(b"\0", b"\x01") + blake2b(text, digest_size=16).hexdigest().encode()
+
+
+def is_whole(key: bytes) -> bool:
+    """Whether a part that `bounded` may have made is the text itself; false if in doubt."""
+    return bounded(key) == key and not key.startswith(b"\x01")
 
 
 def patient_key(patient_id: bytes, issuer: bytes, study_uid: bytes) -> bytes:

@@ -82,6 +82,7 @@ def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
     if in_scope is not None and reading.query.level != Level.PATIENT and (tops is None or in_scope.is_asked):
         _explain(reading, "scope", tops)
         candidates.tops = in_scope if tops is None else Admitted(ascending(tops), in_scope)
+        candidates.are_admitted = in_scope.is_exact
     elif tops is not None:
         candidates.tops = IdList(ascending(tops))
     else:

@@ -87,6 +87,8 @@ class Candidates:
 
     tops: Ids | None = None
     """Patients or studies; None: all."""
+    are_admitted: bool = False
+    """Whether `tops` gives only studies that are in scope in the transaction in which it is read."""
     series_of: dict[bytes, list[bytes]] | None = None
     """Study id → series ids, ascending, if no other series can match; None: any series."""
     instances: dict[bytes, list[bytes]] | None = None

@@ -5,7 +5,8 @@
     none            the scope has no keys, or its table is not filled yet: `admission` tests each study
 
 Every alternative of the scope is a part: the ids of the requirement that has the fewest, and only those that have a key
-of each other requirement with few keys. Too many are right, too few are not: `walk` tests each.
+of each other requirement with few keys. Too many are right, too few are not: `walk` tests each, unless all keys are
+exact (`scope_keys`) and none was left out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from engine.access.scope import Matching
 from engine.index.apply.access_tags import read_fill
 from engine.index.database.transactions import Cursor
 from engine.index.format import keys
-from engine.index.format.access_tags import key_of
+from engine.index.format.access_tags import key_of, text_of
 from engine.index.query.admission import Admission
 from engine.index.query.candidates import ascending
 from engine.index.query.ranges import count_ids, read_ids
@@ -60,6 +61,8 @@ class InScope:
     parts: Sequence[Part] = ()
     count: int = 0
     """How many there are, or more."""
+    is_exact: bool = False
+    """Whether there are no others than those that the scope admits, as of the transaction in which they are read."""
 
     @property
     def is_narrower(self) -> bool:
@@ -179,6 +182,11 @@ class _Way:
     keys: ScopeKeys
     access: Sequence[bytes] = ()
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether the keys find only studies that the requirement admits."""
+        return self.keys.is_exact and all(text_of(key) is not None for key in self.access)
+
 
 def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generator[None, None, InScope | None]:
     """All that may be in scope; None: testing each study costs less, or is the only way. More than `wide` ids are not
@@ -190,7 +198,8 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
     ids: set[int] = set()
     parts: dict[bytes, Part] = {}
     count = 0
-    for alternative in alternatives:
+    is_exact = True
+    for requirements, alternative in zip(admission.scope.alternatives, alternatives, strict=True):
         found = [way for each in alternative if (way := _way(reading, admission, each, is_filled)) is not None]
         best = min(found, key=lambda way: way.count, default=None)
         if best is None:
@@ -200,7 +209,9 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
             part = Part(best.access, also)
             parts[b"\0".join(best.access) + repr(also).encode()] = part
             count += best.count
+            is_exact = is_exact and len(also) + 1 == len(requirements) and all(way.is_exact for way in found)
             continue
+        is_exact = is_exact and len(requirements) == 1 and best.is_exact
         if best.keys.study_instance_uids:
             of_uids = (reading.txn.get(keys.bounded(uid), db=reading.environment.study_uids)
                        for uid in best.keys.study_instance_uids)  # fmt: skip
@@ -210,7 +221,7 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
         if of_ranges is None:
             return None
         ids |= of_ranges
-    in_scope = InScope(ascending(ids), list(parts.values()), len(ids) + count)
+    in_scope = InScope(ascending(ids), list(parts.values()), len(ids) + count, is_exact)
     if sum(len(part.access) for part in in_scope.parts) <= MERGED_MAX:
         return in_scope
     if in_scope.count > wide:

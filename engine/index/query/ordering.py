@@ -178,6 +178,7 @@ class _Ordering:
         elif isinstance(tops, IdList | InScope | Admitted):
             if isinstance(tops, InScope) and tops.is_narrower and tops.count <= NARROWED_MAX:
                 candidates.tops = tops = IdList(array("I", (yield from self._ids_of(tops))))
+                candidates.are_admitted = False
             if tops.count <= max(FEW_MIN, isqrt(LISTED_FACTOR * study_count)):
                 places = yield from self._list(tops)
                 yield from self._walk_places(places, after, skip)

@@ -120,8 +120,8 @@ class Place:
             self.values[PATIENT] = values
         return self._meets(PATIENT)
 
-    def enter_study(self, study_id: bytes, row: bytes) -> bool:
-        """Whether the study of this row matches, its patient attributes included."""
+    def enter_study(self, study_id: bytes, row: bytes, *, is_admitted: bool = False) -> bool:
+        """Whether the study of this row matches, its patient attributes included. `is_admitted`: it is in scope."""
         request = self._request
         self.study_id = study_id
         self._counts = None
@@ -134,7 +134,7 @@ class Place:
         at_study = request.level >= STUDY
         if (at_study and not self._meets(PATIENT)) or not self._meets(STUDY):
             return False
-        if self._reading.admission is not None and not self._reading.admits(study_id, row):
+        if not is_admitted and not self._reading.admits(study_id, row):
             return False
         for condition, compute in request.computed:
             value = compute(self)

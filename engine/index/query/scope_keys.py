@@ -12,6 +12,9 @@
 
 `admission` decides; here too many are right, too few are not. So a value has ranges only if every stored form that
 `access.scope.normalized` makes equal to it has the same normal form in `search`. In `access` the texts are normalized.
+
+Some keys are exact: every study that they find is one that `admission` would admit, so that it need not be asked.
+Institution, department, referrer and modality, if the text of the key is whole; and UIDs that are whole.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from operator import eq
 
 from engine.access.scope import (
     AccessFacts,
     Alternative,
+    Attribute,
     Deidentified,
     Matching,
     OfPatients,
@@ -36,10 +41,13 @@ from engine.access.scope import (
 from engine.dicom import tags, values
 from engine.dicom.schema import Schema
 from engine.index.format import access_tags
+from engine.index.format.keys import is_whole
 from engine.index.format.terms import Range, normal_values, ranges_between
 
 VALUES_MAX = 10_000
 """Studies, patients or values of one requirement; with more, every study is tested."""
+_EXACT = frozenset((Attribute.INSTITUTION, Attribute.DEPARTMENT, Attribute.REFERRER, Attribute.MODALITY))
+"""Not the sender: a study has the keys of all its senders, and is in scope by the first one of each series."""
 _LAST_DATE = "99999999"
 _WILDCARD = re.compile(r"[*?]")
 
@@ -55,6 +63,8 @@ class ScopeKeys:
     """Keys of `access`."""
     matching: Matching | None = None
     """A requirement with wildcards: the keys of `access` that it admits (`is_key_admitted`)."""
+    is_exact: bool = False
+    """Whether they find only studies that it admits; of wildcards, if the text of every key is whole."""
 
 
 def keys_of(scope: Scope, today: date, schema: Schema) -> list[list[ScopeKeys]] | None:
@@ -87,8 +97,8 @@ def _keys_of(alternative: Alternative, today: date, schema: Schema) -> Iterator[
 
 def _of_requirement(requirement: Requirement, today: date, schema: Schema) -> ScopeKeys | None:
     if isinstance(requirement, OneOfStudies):
-        uids = requirement.study_instance_uids
-        return ScopeKeys(tuple(uid.encode() for uid in sorted(uids))) if len(uids) <= VALUES_MAX else None
+        uids = tuple(uid.encode() for uid in sorted(requirement.study_instance_uids))
+        return ScopeKeys(uids, is_exact=all(map(is_whole, uids))) if len(uids) <= VALUES_MAX else None
     if isinstance(requirement, OfPatients):
         texts = sorted({patient.patient_id for patient in requirement.patients})
         return _of_values(tags.PatientID, "LO", texts, schema)
@@ -96,11 +106,15 @@ def _of_requirement(requirement: Requirement, today: date, schema: Schema) -> Sc
         return _of_dates(requirement.days, today, schema)
     if isinstance(requirement, Deidentified):
         return ScopeKeys(access=(access_tags.DEIDENTIFIED_KEY,)) if requirement.is_deidentified else None
+    is_exact = requirement.attribute in _EXACT
     if requirement.patterns:
-        return ScopeKeys(matching=requirement)
+        return ScopeKeys(matching=requirement, is_exact=is_exact)
     if len(requirement.values) > VALUES_MAX:
         return None
-    return ScopeKeys(access=tuple(access_tags.key_of(requirement.attribute, text) for text in requirement.values))
+    access = tuple(access_tags.key_of(requirement.attribute, text) for text in requirement.values)
+    # A text that is not whole, or cannot be encoded, may have the key of another one.
+    is_exact = is_exact and all(map(eq, map(access_tags.text_of, access), requirement.values))
+    return ScopeKeys(access=access, is_exact=is_exact)
 
 
 def _of_values(tag: int, vr: str, texts: Sequence[str], schema: Schema) -> ScopeKeys | None:

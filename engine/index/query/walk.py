@@ -54,6 +54,8 @@ class Walk:
         self._instance = b""
         self._is_within = False
         """Whether `_top` is not done yet."""
+        self._is_admitted = False
+        """Whether the present top is known to be in scope."""
 
     def is_step_over(self) -> bool:
         """Whether this transaction has done enough."""
@@ -81,7 +83,10 @@ class Walk:
                 continue
             self.examined += 1
             self.reading.explanation.candidates += 1
-            if row is None or not (place.enter_patient(top, row) if at_patients else place.enter_study(top, row)):
+            is_admitted = self._is_admitted
+            if row is None or not (
+                place.enter_patient(top, row) if at_patients else place.enter_study(top, row, is_admitted=is_admitted)
+            ):
                 self._finish_top()
             elif self.reading.query.level <= STUDY:
                 self._finish_top()
@@ -101,10 +106,12 @@ class Walk:
             else self.reading.environment.studies
         )
         get, pack = self.reading.txn.get, keys.ID.pack
+        self._is_admitted = False
         if self._is_within:
             self.reading.explanation.candidates -= 1  # it has been counted
             yield self._top, get(self._top, db=table)
         if self.candidates.tops is not None:
+            self._is_admitted = self.candidates.are_admitted
             for number in self.candidates.tops.after(self.reading, keys.ID.unpack(self._top)[0] if self._top else 0):
                 if number < 0:
                     self._top = pack(-number)

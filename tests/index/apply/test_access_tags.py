@@ -13,6 +13,7 @@ from engine.access.scope import Attribute, Matching, scope_of
 from engine.dicom import tags
 from engine.index.apply import access_tags as apply_tags
 from engine.index.catalog import Catalog
+from engine.index.database import commits
 from engine.index.format import keys
 from engine.index.format.access_tags import keys_of_sender
 from engine.index.format.entry import Entry
@@ -122,21 +123,28 @@ def test_an_older_index_answers_the_same_while_it_gets_its_keys(
     index.close()
 
 
-def test_series_that_an_earlier_version_has_added_are_found_and_get_their_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_written_since", [False, True])
+def test_what_an_earlier_engine_has_added_is_found_and_what_it_has_removed_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_written_since: bool
 ) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 28)
     tail = Tail()
     ward = {tags.InstitutionalDepartmentName: b"Ward"}
-    index.apply([entry(tail, study=1, series_items=ward)])
+    left = entry(tail, study=1, series=1, series_items=ward)
+    index.apply([left, entry(tail, study=1, series=2), entry(tail, study=4, series_items=ward)])
+    assert index.has_access_tags()
     with monkeypatch.context() as earlier:
         earlier.setattr(apply_tags.AccessTags, "write", lambda self, txn: self.begin())
-        earlier.setattr(apply_tags.AccessTags, "write_next_series", lambda self, txn, number: None)
+        earlier.setattr(commits, "note", lambda txn, meta: None)
         index.apply([entry(tail, study=2, series_items=ward)])
-    index.apply([entry(tail, study=3, series_items=ward)])
-    assert not index.has_access_tags()
-    assert len(list(index.search(EVERYTHING, scope=WARD))) == 3
-    fill(index)
-    assert index.has_access_tags()
-    assert len(list(index.search(EVERYTHING, scope=WARD))) == 3
+        index.apply([], [tombstone(tail, left.sop_instance_uid)])
+    expected = [f"{ROOT}.2".encode(), f"{ROOT}.4".encode()]
+    if is_written_since:
+        index.apply([entry(tail, study=3, series_items=ward)])
+        expected.insert(1, f"{ROOT}.3".encode())
+    for is_filled in (False, True):
+        assert index.has_access_tags() is is_filled
+        seen = [match.attributes[tags.StudyInstanceUID] for match in index.search(EVERYTHING, scope=WARD)]
+        assert sorted(seen) == expected
+        fill(index)
     index.close()

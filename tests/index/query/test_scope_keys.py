@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.access.scope import (
+    AccessFacts,
     Attribute,
     Deidentified,
     Matching,
@@ -16,6 +17,7 @@ from engine.access.scope import (
     OneOfStudies,
     Patient,
     Recent,
+    Requirement,
     Scope,
     scope_of,
 )
@@ -24,7 +26,7 @@ from engine.dicom.schema import STANDARD
 from engine.index.format import access_tags, terms
 from engine.index.format.access_tags import decoded, names_of, texts_of
 from engine.index.query.admission import _date
-from engine.index.query.scope_keys import is_key_admitted, keys_of, starts_of
+from engine.index.query.scope_keys import ScopeKeys, is_key_admitted, keys_of, starts_of
 
 TODAY = date(2026, 3, 1)
 
@@ -70,6 +72,56 @@ def test_every_form_of_a_text_that_a_scope_admits_has_its_key(attribute: Attribu
     for text in texts_of(value[:255] if tag == tags.Modality else value):
         for rule in (Matching.of(attribute, [], exact=[text]), Matching.of(attribute, [f"{text[:1]}*"])):
             assert finds(scope_of([frozenset({rule})]), tag, value), (stored, text, rule)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "tag"),
+    [
+        (Attribute.MODALITY, tags.Modality),
+        (Attribute.INSTITUTION, tags.InstitutionName),
+        (Attribute.REFERRER, tags.ReferringPhysicianName),
+    ],
+)
+@given(
+    texts("A", "a", " ", "\\", "^", "=", "ß", "\x01", "\0", "?", "x" * 200),
+    texts("A", "?", "^", "\x01", "\ud800", "x" * 200),
+)
+def test_an_exact_key_finds_no_form_that_its_requirement_does_not_admit(
+    attribute: Attribute, tag: int, stored: str, written: str
+) -> None:
+    value = stored.encode()[:255]
+    held = names_of(value) if attribute == Attribute.REFERRER else texts_of(value)
+    facts = AccessFacts("1.2", Patient(""), {attribute: frozenset(held)})
+    in_access = access_tags.keys_of_study({tag: value}) | access_tags.keys_of_series({tag: value})
+    for rule in (Matching.of(attribute, [], exact=[written]), Matching.of(attribute, [f"{written[:1]}*"])):
+        ((one,),) = keys_of(scope_of([frozenset({rule})]), TODAY, STANDARD) or [[ScopeKeys()]]
+        found = [key for key in in_access if key in one.access or (one.matching and is_key_admitted(key, rule, TODAY))]
+        if one.is_exact and found and None not in map(access_tags.text_of, found):
+            assert rule.admits(facts, TODAY), (stored, written, rule)
+
+
+def test_keys_are_exact_if_their_text_is_whole_and_they_say_all_that_a_requirement_asks() -> None:
+    def is_exact(requirement: Requirement) -> bool:
+        ((one,),) = keys_of(scope_of([frozenset({requirement})]), TODAY, STANDARD) or [[ScopeKeys()]]
+        return one.is_exact
+
+    exact: list[Requirement] = [
+        Matching.of(Attribute.DEPARTMENT, ["Ward", "Ward 2"]),
+        Matching.of(Attribute.INSTITUTION, ["City*"]),
+        Matching.of(Attribute.REFERRER, ["Doe^John"]),
+        OneOfStudies(frozenset({"1.2", "1.3"})),
+    ]
+    others: list[Requirement] = [
+        Matching.of(Attribute.DEPARTMENT, ["Ward", "w" * 1000]),
+        Matching.of(Attribute.DEPARTMENT, ["\ud800"]),
+        Matching.of(Attribute.SENDER, ["CT1"]),
+        OneOfStudies(frozenset({"1.2", "1" * 1000})),
+        OfPatients(frozenset({Patient("P1")})),
+        Recent(3),
+        Deidentified(True),
+    ]
+    assert [is_exact(each) for each in exact] == [True] * len(exact)
+    assert [is_exact(each) for each in others] == [False] * len(others)
 
 
 @given(texts("P1", "p", " ", "é", "e\u0301", "\\", "^", "\0"))
