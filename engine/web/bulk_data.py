@@ -57,7 +57,7 @@ async def bulk_data(request: Request) -> web.StreamResponse:
         return await pixels_of(request, [instance], choices_of(request, _OFFERS))
     with pinned(request, [instance]):
         stored = request.engine.archive.retrieval.open(instance)
-        value, document_type = await request.engine.pools.reads.run(lambda: _value(stored, path))
+        value, document_type = await request.engine.pools.reads.run(lambda: value_of(stored, path))
         offers = (*_VALUE_OFFERS, Offer(_PDF)) if document_type == _PDF else _VALUE_OFFERS
         choice = choices_of(request, offers)[0]
         name = "/".join(f"{number:08X}" if at % 2 == 0 else str(number) for at, number in enumerate(path))
@@ -155,7 +155,7 @@ def _path(request: Request) -> list[int]:
     return path
 
 
-def _value(stored: StoredInstance, path: Sequence[int]) -> tuple[Source, str]:
+def value_of(stored: StoredInstance, path: Sequence[int]) -> tuple[Source, str]:
     """An element's value in little endian, and the media type of a document in it. Raises NotFound, DataSetError."""
     syntax, source = stored.syntax, stored if not stored.syntax.deflated else Inflated(stored)
     if syntax.deflated:

@@ -4,7 +4,7 @@
     a presentation     the first of its images that is here, as the state shows it (`web.presentation`)
     a report           HTML, text
     a document         the encapsulated PDF, CDA or model
-    a video            as it is stored, if browsers can play that
+    a video            the stored stream, in which a player may seek; JPEG and PNG show one of its pictures
 
 One instance represents a study or a series (`archive.rendering.representative`): the standard requires a picture for
 each instance, but every viewer expects a single one.
@@ -23,18 +23,23 @@ from engine.access import Action
 from engine.archive.rendering import report
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions
 from engine.archive.rendering.representative import representative
-from engine.dicom import elements, frames, tags
+from engine.dicom import frames, tags
+from engine.dicom.sources import Part as SourcePart
 from engine.errors import NotAcceptable, RequestError, TranscodeError
 from engine.web import picture_parameters
 from engine.web.accept import Offer, negotiate
+from engine.web.bulk_data import value_of
 from engine.web.conditional import is_unchanged
+from engine.web.content import Part, Ranges
 from engine.web.errors import NotFound
 from engine.web.presentation import PRESENTATION_STATES, presented_image
 from engine.web.route import DICOMWEB, Handler, Parameter, Route
-from engine.web.stored import identity_of, instance_of, instances_of
+from engine.web.sending import send
+from engine.web.stored import identity_of, instance_of, instances_of, pinned
 
 if TYPE_CHECKING:
-    from engine.archive.retrieve import Instance
+    from engine.archive.retrieve import Instance, StoredInstance
+    from engine.dicom.sources import Source
     from engine.web.request import Request
 
 IMAGE_OFFERS: Final = (Offer(JPEG), Offer(PNG), Offer(GIF), Offer(MP4))
@@ -49,7 +54,10 @@ DOCUMENTS: Final = {
 }
 """Encapsulated documents by SOP class."""
 REPORTS: Final = "1.2.840.10008.5.1.4.1.1.88."
-MP4_SYNTAXES: Final = ("1.2.840.10008.1.2.4.102", "1.2.840.10008.1.2.4.103")
+_MPEG2: Final = ("1.2.840.10008.1.2.4.100", "1.2.840.10008.1.2.4.101")
+_HEVC: Final = ("1.2.840.10008.1.2.4.107", "1.2.840.10008.1.2.4.108")
+STILL_OFFERS: Final = (Offer(JPEG), Offer(PNG))
+"""Of a video."""
 
 CACHE: Final = "private, max-age=86400"
 REVALIDATED: Final = "private, no-cache"
@@ -100,11 +108,11 @@ async def _rendered(
     media_type = choice.offer.media_type
     headers = {"Cache-Control": REVALIDATED if is_revalidated else CACHE, "Vary": "Accept"}
     tag = entity_tag(instance, media_type, request.query_string, frame)
+    if choice.offer not in IMAGE_OFFERS or (is_video(instance) and choice.offer not in STILL_OFFERS):
+        return await send_rendered(request, instance, media_type, tag, headers)
     if (answer := not_modified(request, tag, headers)) is not None:
         return answer
     headers["ETag"] = tag
-    if offers is not IMAGE_OFFERS:
-        return await send_rendered(request, instance, media_type, headers)
     options, warnings = picture_parameters.rendered(request.query, media_type, frame=frame)
     for warning in warnings:
         headers["Warning"] = f'299 {request.root} "{warning}"'
@@ -131,16 +139,20 @@ async def _presented(request: Request, instance: Instance) -> web.StreamResponse
 
 
 async def send_rendered(
-    request: Request, instance: Instance, media_type: str, headers: Mapping[str, str] | None = None
-) -> web.Response:
-    """The answer for an instance that is not an image, in a media type. Raises TranscodeError, CorruptRecord."""
+    request: Request, instance: Instance, media_type: str, tag: str, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
+    """The answer for what is no picture, in a media type. Raises TranscodeError, CorruptRecord, NotAcceptable."""
+    stored = request.engine.archive.retrieval.open(instance)
     if media_type in report.MEDIA_TYPES and instance.sop_class_uid.startswith(REPORTS):
-        stored = request.engine.archive.retrieval.open(instance)
+        headers = {**(headers or {}), "ETag": tag}
+        if (answer := not_modified(request, tag, headers)) is not None:
+            return answer
         body = await request.engine.renderer.report(stored, stored.syntax, media_type)
-        media_type = f"{media_type}; charset=utf-8"
-    else:
-        body = await request.engine.pools.reads.run(lambda: _contained(request, instance))
-    return web.Response(body=body, headers={**(headers or {}), "Content-Type": media_type})
+        return web.Response(body=body, headers={**headers, "Content-Type": f"{media_type}; charset=utf-8"})
+    reads = request.engine.pools.reads
+    with pinned(request, [instance]):
+        source = await reads.run(lambda: stored.pixels() if instance.pixel_data_offset >= 0 else _document(stored))
+        return await send(request, [Part(Ranges(reads, source), media_type)], tag, headers=headers)
 
 
 async def send_picture(
@@ -174,31 +186,33 @@ def offers_for(instance: Instance) -> tuple[Offer, ...]:
         return (Offer(DOCUMENTS[instance.sop_class_uid]),)
     if instance.pixel_data_offset < 0:
         return ()
-    if frames.is_video(instance.transfer_syntax_uid):
-        return (Offer("video/mp4"),) if instance.transfer_syntax_uid in MP4_SYNTAXES else (Offer("video/mpeg"),)
+    if is_video(instance):
+        uid = instance.transfer_syntax_uid
+        stored = "video/mpeg" if uid in _MPEG2 else "video/H265" if uid in _HEVC else "video/mp4"
+        return Offer(stored), *STILL_OFFERS
     return IMAGE_OFFERS
 
 
-def _contained(request: Request, instance: Instance) -> bytes:
-    """The encapsulated document or video of an instance. Blocks."""
-    stored = request.engine.archive.retrieval.open(instance)
-    if instance.pixel_data_offset >= 0:
-        stream = stored.pixels()
-        return b"".join([bytes(stream.read(at, 1 << 20)) for at in range(0, stream.length, 1 << 20)])
-    head = stored.head()
-    document, length = None, None
-    encoding = elements.encoding_of(head[:8], stored.syntax)
-    for element in elements.walk(head, encoding):
-        value = head[element.value_offset : element.value_offset + element.length]
-        if element.tag == tags.EncapsulatedDocument:
-            document = value
-        elif element.tag == tags.EncapsulatedDocumentLength and len(value) == 4:
-            length = int.from_bytes(value, "little")
-    if document is None:
-        raise NotAcceptable("the instance has no document")
-    if length is not None and len(document) - 1 <= length <= len(document):
-        return bytes(document[:length])
-    return bytes(document).removesuffix(b"\0")
+def is_video(instance: Instance) -> bool:
+    """Whether the pixels of an instance are a video."""
+    return frames.is_video(instance.transfer_syntax_uid)
+
+
+def _document(stored: StoredInstance) -> Source:
+    """The encapsulated document, without the byte that pads it. Blocks. Raises NotAcceptable."""
+    try:
+        document, _ = value_of(stored, [tags.EncapsulatedDocument])
+    except NotFound as error:
+        raise NotAcceptable("the instance has no document") from error
+    try:
+        number, _ = value_of(stored, [tags.EncapsulatedDocumentLength])
+    except NotFound:
+        length = -1
+    else:
+        length = int.from_bytes(bytes(number.read(0, 4)), "little")
+    if not document.length - 1 <= length <= document.length:
+        length = document.length - (document.length > 0 and bytes(document.read(document.length - 1, 1)) == b"\0")
+    return SourcePart(document, 0, length)
 
 
 def entity_tag(instance: Instance, media_type: str, query: str, frame: int | None) -> str:
@@ -251,8 +265,8 @@ def _route(
         Action.RETRIEVE,
         parameters,
         produces=produces,
-        statuses=(200, 304),
-        errors=(404, 406, 410),
+        statuses=(200, 206, 304),
+        errors=(404, 406, 410, 416),
         tag="WADO-RS",
     )
 
@@ -261,7 +275,12 @@ _STUDY: Final = f"{DICOMWEB}/studies/{{study}}"
 _SERIES: Final = f"{_STUDY}/series/{{series}}"
 _INSTANCE: Final = f"{_SERIES}/instances/{{instance}}"
 _FRAME: Final = f"{_INSTANCE}/frames/{{frames}}"
-_TYPES: Final = (*(offer.media_type for offer in (*IMAGE_OFFERS, *REPORT_OFFERS)), *DOCUMENTS.values())
+_TYPES: Final = (
+    *(offer.media_type for offer in (*IMAGE_OFFERS, *REPORT_OFFERS)),
+    *DOCUMENTS.values(),
+    "video/mpeg",
+    "video/H265",
+)
 _LEVELS: Final = (
     (_STUDY, "study", rendered),
     (_SERIES, "series", rendered),

@@ -62,7 +62,8 @@ async def wado(request: Request) -> web.StreamResponse:
     if media_type in (JPEG, PNG, GIF):
         options = await _presented(request, instance, picture_parameters.wado_uri(query, media_type))
         return await rendered.send_picture(request, instance, options)
-    return await rendered.send_rendered(request, instance, media_type)
+    tag = rendered.entity_tag(instance, media_type, "", None)
+    return await rendered.send_rendered(request, instance, media_type, tag)
 
 
 async def _presented(request: Request, image: Instance, options: PictureOptions) -> PictureOptions:

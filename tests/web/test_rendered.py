@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
+from pydicom.encaps import encapsulate
 
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
@@ -26,6 +27,9 @@ from tests.web.hosting import Hosting, host
 CT = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/instances/{ROOT}.1.1.1"
 
 
+VIDEO_UIDS = f"{ROOT}.3", f"{ROOT}.3.1", f"{ROOT}.3.1.1"
+HEVC = "1.2.840.10008.1.2.4.107"
+STREAM = b"no video, 16 byt"
 STATE = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.9/instances/{ROOT}.1.9."
 
 
@@ -77,7 +81,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
             ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{ROOT}.1", f"{ROOT}.1.9"
             ds.SOPInstanceUID = f"{ROOT}.1.9.{number}"
             archive.store(part10_of(ds))
-        for ds in (moving, report, document, secondary):
+        video = dataset(np.zeros((2, 2), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.1.1", Modality="ES")
+        video.StudyInstanceUID, video.SeriesInstanceUID, video.SOPInstanceUID = VIDEO_UIDS
+        video.PixelData, video.file_meta.TransferSyntaxUID = encapsulate([STREAM]), HEVC
+        video["PixelData"].is_undefined_length = True
+        for ds in (moving, report, document, secondary, video):
             archive.store(part10_of(ds))
         for name, path, headers in REQUESTS:
             answers[name] = ask(hosting, "GET", path, headers)
@@ -121,6 +129,12 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("report thumbnail", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/thumbnail", {"Accept": "image/png"}),
     ("frame thumbnail", f"{at(9)}/frames/2/thumbnail", {}),
     ("annotation", f"{CT}/rendered?annotation=patient,mood", {}),
+    ("part of the pdf", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.3/rendered", {"Range": "bytes=1-3"}),
+    ("video", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {}),
+    ("part of the video", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {"Range": "bytes=9-"}),
+    ("beyond the video", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {"Range": "bytes=99-"}),
+    ("still", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {"Accept": "image/jpeg"}),
+    ("video thumbnail", f"/dicom-web/studies/{VIDEO_UIDS[0]}/thumbnail", {"Accept": "image/png"}),
 ]
 
 
@@ -179,6 +193,19 @@ def test_a_report_is_a_page_or_text_and_no_picture(asked: dict[str, Answer]) -> 
 def test_a_document_is_returned_unchanged(asked: dict[str, Answer]) -> None:
     assert asked["pdf"].body == b"%PDF-1.7 xy"
     assert asked["pdf"].headers["Content-Type"] == "application/pdf"
+
+
+def test_a_player_may_seek_in_a_video(asked: dict[str, Answer]) -> None:
+    whole, part = asked["video"], asked["part of the video"]
+    assert (whole.status, whole.headers["Content-Type"], whole.body) == (200, "video/H265", STREAM)
+    assert (part.status, part.headers["Content-Range"], part.body) == (206, "bytes 9-15/16", STREAM[9:])
+    assert asked["beyond the video"].status == 416
+    assert asked["part of the pdf"].body == b"PDF"
+
+
+def test_a_video_that_cannot_be_decoded_has_an_icon_and_no_picture(asked: dict[str, Answer]) -> None:
+    assert shown(asked["video thumbnail"]).size == (256, 256)
+    assert (asked["still"].status, b"video" in asked["still"].body) == (406, True)
 
 
 def test_errors_name_the_parameter(asked: dict[str, Answer]) -> None:

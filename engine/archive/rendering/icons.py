@@ -30,22 +30,26 @@ _GROUND: Final = 38
 
 def reason(head: Head, *, has_pixels: bool) -> str:
     """The text of the tile; "" if the picture may be shown."""
-    modality = head.text(tags.Modality) or "?"
     if not has_pixels:
-        return modality
+        return text(head)
     burned_in = head.text(tags.BurnedInAnnotation)
     sop_class_uid = head.text(tags.SOPClassUID)
     may_name = any(sop_class_uid == uid or sop_class_uid.startswith(uid + ".") for uid in BURNED_IN_CLASSES)
     if burned_in == "YES" or (may_name and burned_in != "NO"):
-        return modality
+        return text(head)
     return ""
 
 
-def icon(text: str, viewport: Viewport | None) -> Image.Image:
+def text(head: Head) -> str:
+    """What a tile says of an instance."""
+    return head.text(tags.Modality) or "?"
+
+
+def icon(words: str, viewport: Viewport | None) -> Image.Image:
     """The tile: a square as large as the viewport allows."""
     side = min(viewport.width, viewport.height) if viewport is not None else SIDE
     tile = Image.new("L", (side, side), _GROUND)
     pen = ImageDraw.Draw(tile)
     font = ImageFont.load_default(max(side // 4, 8))
-    pen.text((side / 2, side / 2), text[:8], _INK, font, anchor="mm")
+    pen.text((side / 2, side / 2), words[:8], _INK, font, anchor="mm")
     return tile

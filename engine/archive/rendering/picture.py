@@ -25,7 +25,9 @@ from engine.archive.rendering.presented import presented
 from engine.archive.rendering.shutters import Shutters, shutters
 from engine.archive.transcoding.head import Head
 from engine.dicom import elements, tags
-from engine.errors import DataSetError, TranscodeError
+from engine.dicom.frames import is_video, pixel_stream
+from engine.dicom.sources import Concatenation, Part, Whole
+from engine.errors import DataSetError, FramesUnreadable, TranscodeError
 
 if TYPE_CHECKING:
     from engine.archive.rendering.presentation_state import Presentation
@@ -49,15 +51,37 @@ def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, dec
         head = Head.read(source, encoding)
         if options.is_thumbnail and (why := icons.reason(head, has_pixels=source.length > len(head))):
             return _encoded(icons.icon(why, options.viewport), options, None)
-        reader = FrameReader(source, syntax, head, decoded_bytes_max)
-        if options.frame is None and options.media_type in (GIF, MP4):
-            return _animation(reader, head, options)
-        number = options.frame if options.frame is not None else (reader.image.number_of_frames + 1) // 2
-        return _encoded(
-            _picture(reader, head, number - 1, options), options, icc.conversion_of(head, options.icc_profile)
-        )
+        try:
+            if is_video(syntax.uid):
+                return _encoded(_still(source, syntax, head, options, decoded_bytes_max), options, None)
+            return _drawn(FrameReader(source, syntax, head, decoded_bytes_max), head, options)
+        except TranscodeError:
+            if not options.is_thumbnail or options.frame is not None:
+                raise
+            return _encoded(icons.icon(icons.text(head), options.viewport), options, None)
     except DataSetError as error:
         raise TranscodeError(f"the data set cannot be read: {error}") from error
+
+
+def _drawn(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
+    if options.frame is None and options.media_type in (GIF, MP4):
+        return _animation(reader, head, options)
+    number = options.frame if options.frame is not None else (reader.image.number_of_frames + 1) // 2
+    return _encoded(_picture(reader, head, number - 1, options), options, icc.conversion_of(head, options.icc_profile))
+
+
+def _still(source: Source, syntax: TransferSyntax, head: Head, options: PictureOptions, bytes_max: int) -> Image.Image:
+    """One picture of a video."""
+    if options.frame is not None:
+        raise TranscodeError(f"{syntax.name} is one video stream, without separate frames")
+    try:
+        stream = pixel_stream(Concatenation(Whole(head.view), Part(source, len(head))), syntax, len(head))
+    except FramesUnreadable as error:
+        raise TranscodeError(str(error)) from error
+    picture = video.still(stream, bytes_max)
+    if options.viewport is not None:
+        picture = viewed(picture, options.viewport, _pixel_aspect(head))
+    return _annotated(picture, head, options)
 
 
 def _picture(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 import orjson
@@ -56,6 +57,11 @@ SAVE_S: Final = 60.0
 thumbnail again."""
 
 
+_DRAWING: Final = (2, find_spec("av") is not None)
+"""Changes whenever the same instance gets another picture, so that no older file is used: the number of the way in
+which thumbnails are drawn, and whether those of videos can be."""
+
+
 class Run(Protocol):
     """Runs work in a thread."""
 
@@ -86,7 +92,7 @@ class Thumbnails:
 
 def _names(instance: Instance, options: PictureOptions) -> tuple[bytes, bytes]:
     position = instance.position
-    variant = orjson.dumps([position.payload_crc, position.payload_length, options.as_dict()])
+    variant = orjson.dumps([_DRAWING, position.payload_crc, position.payload_length, options.as_dict()])
     return instance.sop_instance_uid.encode(), variant
 
 

@@ -6,13 +6,16 @@ import asyncio
 import io
 import random
 import struct
+import sys
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
 from PIL import Image, ImageCms
 
-from engine.archive.rendering import icc, icons, picture, report
+from engine.archive.rendering import icc, icons, picture, report, video
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions, Viewport
 from engine.archive.rendering.renderer import Renderer
 from engine.archive.transcoding.compress import compressed
@@ -172,6 +175,58 @@ def test_an_mp4_has_all_frames() -> None:
         pictures = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
     assert [picture.shape for picture in pictures] == [(10, 12)] * 3
     assert [int(picture[5, 5]) // 10 for picture in pictures] == sorted(int(p[5, 5]) // 10 for p in pictures)
+
+
+H264 = transfer_syntax.of("1.2.840.10008.1.2.4.102")
+
+
+def video_of(stream: bytes, options: PictureOptions) -> np.ndarray:
+    """The picture of an instance whose Pixel Data is that stream, in two fragments."""
+    ds = dataset(np.zeros((10, 11, 3), np.uint8), SOPClassUID="1.2.840.10008.5.1.4.1.1.77.1.1.1", Modality="ES")
+    half = len(stream) // 4 * 2
+    items = b"".join(
+        struct.pack("<HHI", 0xFFFE, 0xE000, len(item)) + item for item in (b"", stream[:half], stream[half:])
+    )
+    del ds.PixelData
+    data = encoded(ds) + struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OB", 0, 0xFFFFFFFF)
+    data += items + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+    drawing = picture.draw(Whole(data), H264, options, decoded_bytes_max=BYTES_MAX)
+    return np.asarray(Image.open(io.BytesIO(drawing)))
+
+
+STILL = PictureOptions(media_type=PNG, frame=None)
+THUMBNAIL = PictureOptions(media_type=PNG, frame=None, viewport=Viewport(64, 64), is_thumbnail=True)
+
+
+def test_a_video_has_a_picture_of_its_middle() -> None:
+    pytest.importorskip("av")
+    shades = (Image.new("L", (64, 48), 10 * number) for number in range(20))
+    stream = video.mp4(shades, 0.5)
+    assert video_of(stream, STILL).shape == (48, 64, 3)
+    assert video_of(stream, THUMBNAIL).shape == (48, 64, 3)
+    with pytest.raises(TranscodeError, match="without separate frames"):
+        video_of(stream, PictureOptions(media_type=PNG, frame=1))
+
+
+def test_a_video_that_is_another_kind_of_file_opens_no_other(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    other = tmp_path / "other.mp4"
+    other.write_bytes(video.mp4([Image.new("L", (64, 48), 90)], 0.5))
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:1,\nfile://{other}\n#EXT-X-ENDLIST\n"
+    for stream in (playlist, f"ffconcat version 1.0\nfile {other}\n", "no video at all"):
+        with pytest.raises(TranscodeError, match="the video"):
+            video_of(stream.encode(), STILL)
+
+
+def test_what_cannot_be_drawn_has_an_icon_for_a_thumbnail_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert video_of(b"any", THUMBNAIL).shape == (64, 64)
+    with pytest.raises(TranscodeError, match=r"filmroom\[video\]"):
+        video_of(b"any", STILL)
+    torn = dataset(np.zeros((8, 8), np.uint8), Rows=9000)
+    assert drawn(torn, THUMBNAIL).shape == (64, 64)
+    with pytest.raises(TranscodeError, match="no frame 1"):
+        drawn(torn, replace(THUMBNAIL, frame=1))
 
 
 def test_of_all_frames_a_still_picture_shows_the_middle_one() -> None:
