@@ -78,7 +78,11 @@ def log_failure(name: str, error: Exception) -> None:
     _log_end("a callback failed", name, error)
 
 
-def _log_end(event: str, name: str, error: BaseException) -> None:
+def position_of(error: BaseException) -> str:
+    """Where it was raised. For errors whose text may quote what a sender wrote, this and the type are all to log."""
     frames = traceback.extract_tb(error.__traceback__)
-    position = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
-    logger.error(event, name=name, error=repr(error), at=position)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+
+
+def _log_end(event: str, name: str, error: BaseException) -> None:
+    logger.error(event, name=name, error=repr(error), at=position_of(error))

@@ -82,11 +82,13 @@ class FrameReader:
         """The beginning of the block that has not ended: for the answer to one that is too long."""
         return bytes(self._data[:4096]) if self._inside else b""
 
-    def feed(self, data: bytes | bytearray | memoryview) -> list[Frame]:
-        """The blocks that these bytes complete. Raises FrameTooLong, FrameError: then close the connection."""
+    def feed(self, data: bytes | bytearray | memoryview, most: int | None = None) -> list[Frame]:
+        """The blocks that these bytes complete, `most` at most: feed b"" for the others. Raises FrameTooLong,
+        FrameError: then close the connection.
+        """
         self._data += data
         frames: list[Frame] = []
-        while self._data:
+        while self._data and (most is None or len(frames) < most):
             if not self._inside and not self._enter():
                 break
             frame = self._next()

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 NULL = '""'
 SEGMENTS_MAX = 100_000
 """A message of 16 MiB that consists of CR alone must not cost gigabytes."""
+HEADER_CHARACTERS_MAX = 16 << 10
+"""Of MSH, which answers repeat. A real one has some hundred."""
 
 _SEGMENT = re.compile(r"[A-Z][A-Z0-9]{2}(?=[^A-Za-z0-9]|$)")
 
@@ -76,6 +78,10 @@ class Message:
     def header(self) -> Segment:
         """MSH."""
         return self.segment_at(0)
+
+    def without_content(self) -> Message:
+        """MSH alone: all that an answer needs, for those who answer later."""
+        return Message(b"", self.codec, self.separators, self._lines[:1])
 
     def text(self, name: str, field: int, component: int = 1, subcomponent: int = 1) -> str:
         """A value of the first segment of a name."""
@@ -220,6 +226,8 @@ def parse(data: bytes, *, default: str = "iso8859_1", override: str = "") -> Mes
     declared = _declared(data[start : start + 4096])
     decoded = decode(data[start:], declared, default, override=override)
     text = decoded.text
+    if not text.startswith("MSH"):
+        raise MessageUnreadable(f"the message does not begin with MSH in the character set {decoded.codec}")
     oddities = [decoded.oddity] if decoded.oddity else []
     if "\n" in text:
         oddities.append("LF for CR")
@@ -228,24 +236,38 @@ def parse(data: bytes, *, default: str = "iso8859_1", override: str = "") -> Mes
     lines = text.split("\r", SEGMENTS_MAX)
     if len(lines) > SEGMENTS_MAX:
         raise MessageUnreadable(f"more than {SEGMENTS_MAX} segments")
-    return Message(data, decoded.codec, separators, _joined(lines, separators), tuple(oddities))
+    segments = _joined(lines, separators)
+    if len(segments[0]) > HEADER_CHARACTERS_MAX:
+        raise MessageUnreadable(f"MSH is longer than {HEADER_CHARACTERS_MAX} characters")
+    return Message(data, decoded.codec, separators, segments, tuple(oddities))
 
 
 def _joined(lines: list[str], separators: Separators) -> list[str]:
     """The segments: without empty lines, and with each line that is none joined to the one before."""
     segments: list[str] = []
+    mark = separators.escape
+    joint = f"{mark}.br{mark}" if mark else " "
+    joined: list[str] = []
     for line in lines:
         if not line:
             continue
         if _SEGMENT.match(line) and line[3:4] in ("", separators.field):
-            segments.append(line)
+            start = line
         elif stripped := line.strip("\x00\x1a \t"):
-            mark = separators.escape
-            joint = f"{mark}.br{mark}" if mark else " "
-            if _SEGMENT.match(stripped) and stripped[3:4] == separators.field:
-                segments.append(stripped)
-            else:
-                segments[-1] += joint + line
+            if not (_SEGMENT.match(stripped) and stripped[3:4] == separators.field):
+                # Collected, since a segment that grows by each line would be copied for each.
+                joined = joined or [segments.pop()]
+                joined.append(line)
+                continue
+            start = stripped
+        else:
+            continue
+        if joined:
+            segments.append(joint.join(joined))
+            joined = []
+        segments.append(start)
+    if joined:
+        segments.append(joint.join(joined))
     return segments
 
 

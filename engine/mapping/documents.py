@@ -4,14 +4,19 @@
     OBX-2 TX FT ST     all lines of all of them are one text
 
 CDA comes as XML, or in a MIME package whose first part with XML it is. What is neither is left out, with a warning.
+
+The package is taken apart here: the parser of the library compares each line with the boundaries of all parts around
+it, and recurses as deep as a sender likes.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import email
+import quopri
+import re
 from collections.abc import Iterable
+from email.parser import BytesHeaderParser
 from typing import Literal
 
 from engine.dicom.document import Document
@@ -19,6 +24,14 @@ from engine.hl7 import moment
 from engine.hl7.message import Segment, Value
 
 _TEXTS = ("TX", "FT", "ST")
+PLAIN_CHARACTERS_MAX = 4 << 20
+"""Of a document that is neither Base64 nor hexadecimal: all of it may be escapes."""
+HEAD_BYTES_MAX = 8 << 10
+PARTS_MAX = 20
+DEPTH_MAX = 3
+"""Of a MIME package: the headers of a part, its parts, packages in packages."""
+
+_BLANK_LINE = re.compile(rb"(\r?\n\r?\n)")
 
 
 def documents_of(segments: Iterable[Segment]) -> tuple[list[Document], list[str]]:
@@ -73,16 +86,31 @@ def _decoded(text: str, encoding: str, value: Value) -> bytes:
             return bytes.fromhex(text)
     except (binascii.Error, ValueError):
         return b""
-    return value.text(5).encode()
+    return value.text(5).encode() if len(text) <= PLAIN_CHARACTERS_MAX else b""
 
 
-def _package(data: bytes) -> bytes:
+def _package(data: bytes, depth: int = 0) -> bytes:
     """The first part of a MIME package that is XML or PDF."""
-    for part in email.message_from_bytes(data).walk():
-        content = part.get_payload(decode=True)
-        if isinstance(content, bytes) and _kind(content) is not None:
-            return content
-    return b""
+    head, blank, body = _BLANK_LINE.split(data, 1) if _BLANK_LINE.search(data, 0, HEAD_BYTES_MAX) else (b"", b"", b"")
+    if not blank:
+        return b""
+    headers = BytesHeaderParser().parsebytes(head)
+    boundary = headers.get_boundary()
+    if headers.get_content_maintype() == "multipart" and boundary and depth < DEPTH_MAX:
+        mark = re.compile(rb"(?:^|\r?\n)--" + re.escape(boundary.encode("ascii", "replace")) + rb"(?:--)?[ \t]*\r?\n?")
+        parts = mark.split(body, PARTS_MAX)[1:]
+        return next(filter(None, (_package(part, depth + 1) for part in parts)), b"")
+    content = _transferred(body, str(headers.get("Content-Transfer-Encoding", "")).strip().lower())
+    return content if _kind(content) is not None else b""
+
+
+def _transferred(body: bytes, encoding: str) -> bytes:
+    if encoding == "base64":
+        try:
+            return binascii.a2b_base64(body)
+        except binascii.Error:
+            return b""
+    return quopri.decodestring(body) if encoding == "quoted-printable" else body
 
 
 def _kind(data: bytes) -> Literal["pdf", "cda"] | None:

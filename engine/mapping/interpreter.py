@@ -20,6 +20,7 @@ from engine.hl7 import moment
 from engine.hl7.acknowledgement import Condition, Fault
 from engine.hl7.message import Message, Segment, Value
 from engine.mapping import convert
+from engine.mapping.bounds import excess_of
 from engine.mapping.documents import documents_of
 from engine.mapping.profile import Meaning, Profile, Rule
 from engine.mapping.scope import Scope
@@ -71,6 +72,7 @@ class Mapped:
     """The documents of reports, each with the place of its report in `values`."""
 
 
+_CONTROL = re.compile(r"[A-Z]{2}")
 _KIND = re.compile(r"[A-Z][A-Z0-9]{2}\^([A-Z][A-Z0-9]{2})?")
 
 
@@ -99,6 +101,8 @@ def apply(message: Message, profile: Profile, options: Options) -> Mapped:
     meaning = meaning_of(message, profile)
     if isinstance(meaning, Fault):
         return Mapped(faults=[meaning])
+    if (excess := excess_of(message)) is not None:
+        return Mapped(faults=[excess])
     mapping = _Mapping(message, profile, options, meaning)
     mapping.run()
     if mapping.mapped.faults:
@@ -253,7 +257,9 @@ class _Mapping:
         control = order_control.text(1) if order_control is not None else "NW"
         action = self._profile.actions.get(control)
         if action is None:
-            self._fault(Condition.TABLE_VALUE, f"ORC-1 {control!r} is not known"[:80], "ORC", 1)
+            # The text goes into the log, and in a shifted ORC a patient's name may stand here.
+            text = f"ORC-1 {control!r} is not known" if _CONTROL.fullmatch(control) else "ORC-1 is no order control"
+            self._fault(Condition.TABLE_VALUE, text, "ORC", 1)
             return
         numbers = {name: self._identifier("order", name, scope) for name in ("placer", "filler", "accession")}
         if not any(numbers.values()):

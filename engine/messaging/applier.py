@@ -1,7 +1,7 @@
 """Applies messages of the journal in their order, one after another, and notes what each did.
 
     refused (UpdateRefused)       noted; the next one
-    a defect of ours              noted as failed, with the traceback in the log; the next one. `replay` repeats it
+    a defect of ours              noted as failed, with its place in the log; the next one. `replay` repeats it
     disk, lock, database          tried again after a pause that doubles, until it works: nothing is passed over
 
 One applier for all sources keeps the order of every source and every patient.
@@ -13,12 +13,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from traceback import format_exc
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
-from engine import log
+from engine import guards, log
 from engine.errors import (
     EngineError,
     InstanceRefused,
@@ -53,6 +52,10 @@ its own, for which the syncs before the answers would have to wait. In a flood i
 that answering has half of the interpreter at least."""
 MAPPED_MAX = 1000
 """Messages that are mapped when they come and remembered until they are applied; others are read and mapped again."""
+MAPPED_BYTES_MAX = 64 << 10
+"""A longer message is not remembered."""
+NOTES_CHARACTERS_MAX = 64 << 10
+"""Of changes, and of warnings: the journal must be able to keep them."""
 PAUSE_S = 0.5
 PAUSE_S_MAX = 60.0
 
@@ -108,7 +111,7 @@ class Applier:
 
     def note(self, number: int, message: Message, source: KnownSource, mapped: Mapped) -> None:
         """What a message that has just come says; documents are not kept in memory."""
-        if len(self._mappings) < MAPPED_MAX and not mapped.documents:
+        if len(self._mappings) < MAPPED_MAX and not mapped.documents and len(message.raw) <= MAPPED_BYTES_MAX:
             origin = Source(name=source.name, reference=f"hl7:{number}", time=_time_of(message, source))
             self._mappings[number] = (mapped, origin)
 
@@ -189,8 +192,16 @@ class Applier:
         """Raises EngineError if nothing could be applied now."""
         mapped = [self._mapped(number, position, is_replay=is_replay) for number, position in group]
         values = [pair for each in mapped if not isinstance(each, Outcome) for pair in each[1]]
-        results = iter(self._registry.apply_all(values)) if values else iter(())
         outcomes: list[Outcome] = []
+        try:
+            results = iter(self._registry.apply_all(values)) if values else iter(())
+        except EngineError:
+            raise
+        except Exception as error:
+            if len(group) > 1:
+                # One of them is the cause: the others are applied without it.
+                return [outcome for each in group for outcome in self._outcomes([each], is_replay=is_replay)]
+            mapped = [self._failed(number, "a message cannot be applied", error) for number, _ in group]
         for (number, _), each in zip(group, mapped, strict=True):
             if isinstance(each, Outcome):
                 outcomes.append(each)
@@ -222,9 +233,7 @@ class Applier:
         except MessageUnreadable as error:
             return self._refused(number, Fault(Condition.SEGMENT_SEQUENCE, str(error)))
         except Exception as error:
-            logger.error("a message cannot be mapped", number=number, error=repr(error), at=format_exc()[-2000:])
-            fault = KeptFault(int(Condition.INTERNAL_ERROR), "a defect of the server")
-            return Outcome(number=number, time=self._clock(), result=Result.FAILED, fault=fault)
+            return self._failed(number, "a message cannot be mapped", error)
         faults = [judgement] if judgement is not None else found.faults
         if faults:
             return self._refused(number, faults[0], found.warnings)
@@ -232,7 +241,7 @@ class Applier:
 
     def _with_documents(
         self, number: int, position: Position, found: Mapped, origin: Source
-    ) -> tuple[Mapped, list[tuple[Update, Source]]]:
+    ) -> Outcome | tuple[Mapped, list[tuple[Update, Source]]]:
         """Stores the documents of reports; the reports name them. Raises EngineError if that cannot be done now."""
         values: list[Update] = list(found.values)
         message = self._journal.read(position) if found.documents else b""
@@ -246,15 +255,25 @@ class Applier:
             except InstanceRefused as refusal:
                 found.warnings.append(f"a document is not stored: {refusal}")
                 continue
+            except EngineError:
+                raise
+            except Exception as error:
+                return self._failed(number, "a document cannot be stored", error)
             self._counters["documents"] += 1
             logger.info("a document is stored", number=number, sop_instance_uid=instance)
             values[place] = replace(report, study_instance_uid=study, sop_instance_uid=instance)
         return found, [(value, origin) for value in values]
 
+    def _failed(self, number: int, event: str, error: Exception) -> Outcome:
+        logger.error(event, number=number, error=type(error).__name__, at=guards.position_of(error))
+        fault = KeptFault(int(Condition.INTERNAL_ERROR), "a defect of the server")
+        return Outcome(number=number, time=self._clock(), result=Result.FAILED, fault=fault)
+
     def _refused(self, number: int, fault: Fault, warnings: Sequence[str] = ()) -> Outcome:
         segment, sequence, field = fault.location or ("", 0, 0)
         kept = KeptFault(int(fault.condition), fault.text, segment, sequence, field)
-        return Outcome(number=number, time=self._clock(), result=Result.REFUSED, fault=kept, warnings=tuple(warnings))
+        notes = _some_of(warnings)
+        return Outcome(number=number, time=self._clock(), result=Result.REFUSED, fault=kept, warnings=notes)
 
     def _outcome(self, number: int, found: Mapped, results: Sequence[Applied | UpdateRefused]) -> Outcome:
         changes: list[str] = []
@@ -274,10 +293,22 @@ class Applier:
             number=number,
             time=self._clock(),
             result=kind,
-            changes=tuple(changes),
-            warnings=tuple(warnings),
+            changes=_some_of(changes),
+            warnings=_some_of(warnings),
             fault=fault,
         )
+
+
+def _some_of(notes: Sequence[str]) -> tuple[str, ...]:
+    """Different ones, at most NOTES_CHARACTERS_MAX: a report of many orders has many."""
+    kept: list[str] = []
+    different, characters = list(dict.fromkeys(notes)), 0
+    for note in different:
+        characters += len(note)
+        if characters > NOTES_CHARACTERS_MAX:
+            return (*kept, f"… {len(different) - len(kept)} more")
+        kept.append(note)
+    return tuple(kept)
 
 
 def _as_replay(outcome: Outcome) -> Outcome:

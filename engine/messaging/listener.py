@@ -1,7 +1,7 @@
 """Connections over MLLP (asyncio): blocks in, answers out, in the order in which the blocks came.
 
 bytes ──► FrameReader ──► Reception ──► answer ──► socket
-more than ANSWERS_MAX answers outstanding, or a peer that does not read them ──► its socket is not read
+ANSWERS_MAX answers outstanding, or a peer that does not read them ──► what it sends waits
 a message that is too long ──► AR, closed      no MLLP, a timeout, no answer possible ──► closed
 """
 
@@ -11,10 +11,11 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from engine import log, tls
+from engine import guards, log, tls
 from engine.errors import FrameError, FrameTooLong
 from engine.hl7 import Condition, Fault, FrameReader, acknowledge, framed, parse
 from engine.messaging.reception import refusal
@@ -51,6 +52,7 @@ class _Connection(asyncio.Protocol):
         self._sources: tuple[KnownSource, ...] = ()
         self._answers: deque[list[bytes | None]] = deque()
         """A place for each block, in order; empty until its answer is known."""
+        self._is_taking = False
         self._is_reading = True
         self._is_writable = True
         self.heard_at = time.monotonic()
@@ -61,6 +63,11 @@ class _Connection(asyncio.Protocol):
     @property
     def held_bytes(self) -> int:
         return self._reader.held_bytes
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more message may be taken."""
+        return self._is_writable and len(self._answers) < ANSWERS_MAX
 
     @property
     def is_busy(self) -> bool:
@@ -91,26 +98,18 @@ class _Connection(asyncio.Protocol):
         self.heard_at = time.monotonic()
         if self.is_closing:
             return
-        try:
-            frames = self._reader.feed(data)
-        except FrameTooLong as error:
-            self._refuse_length(str(error))
-            return
-        except FrameError as error:
-            self._give_up(str(error))
-            return
-        self._take(frames)
+        self._take(data)
         if self.held_bytes and self._listener.held_bytes > self._listener.settings.memory_bytes_max:
             self._give_up("unfinished messages take too much memory")
 
     def eof_received(self) -> bool:
         self._has_ended = True
-        self._take(self._reader.end())
+        self._take()
         return self.is_busy  # keeps the connection until the answers are sent
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.is_closing:
-            self._take(self._reader.end())
+            self._take_last()
         self.is_closing = True
         self._transport = None
         self._listener.leave(self)
@@ -121,18 +120,48 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_writable = True
-        self._adjust()
+        self._take()
 
     # -- messages -------------------------------------------------------------------------------
 
-    def _take(self, frames: list[Frame]) -> None:
+    def _take(self, data: bytes = b"") -> None:
+        """Receives the blocks of what has come, one after another while there is room for it."""
+        if self._is_taking:
+            return
+        self._is_taking = True
+        try:
+            frames = self._reader.feed(data, 1 if self._has_room else 0)
+            while frames and not self.is_closing:
+                self._receive(frames)
+                frames = self._reader.feed(b"", 1) if self._has_room else []
+            if self._has_ended and self._has_room and not self.is_closing:
+                self._receive(self._reader.end())
+        except FrameTooLong as error:
+            self._refuse_length(str(error))
+        except FrameError as error:
+            self._give_up(str(error))
+        finally:
+            self._is_taking = False
+        self._adjust()
+
+    def _take_last(self) -> None:
+        """Receives what a connection leaves that has ended. What waits beyond that was not answered: it comes again."""
+        with suppress(FrameError):
+            frames = self._reader.feed(b"", ANSWERS_MAX)
+            self._receive(frames if len(frames) == ANSWERS_MAX else [*frames, *self._reader.end()])
+
+    def _receive(self, frames: list[Frame]) -> None:
         for frame in frames:
             place: list[bytes | None] = []
             began = time.perf_counter()
             self._answers.append(place)
             answer = partial(self._on, place, began)
-            self._listener.reception.receive(frame, self._sender, self._sources, answer)
-        self._adjust()
+            try:
+                self._listener.reception.receive(frame, self._sender, self._sources, answer)
+            except Exception as error:
+                defect = {"error": type(error).__name__, "at": guards.position_of(error)}
+                logger.about(self.host).error("a block cannot be received", host=self.host, **defect)
+                self._give_up("a defect of the server")
 
     def _on(self, place: list[bytes | None], began: float, text: bytes | None) -> None:
         if place:
@@ -153,7 +182,8 @@ class _Connection(asyncio.Protocol):
             if answer:
                 pieces.append(framed(answer))
         self._write(pieces)
-        self._adjust()
+        if not self.is_closing:
+            self._take()
         if (self._listener.is_draining or self._has_ended) and not self.is_busy:
             self.close()
 
@@ -163,10 +193,11 @@ class _Connection(asyncio.Protocol):
 
     def _adjust(self) -> None:
         """Reads on, or not."""
-        wants = self._is_writable and len(self._answers) < ANSWERS_MAX
+        wants = self._has_room
         if wants is not self._is_reading and self._transport is not None and not self._transport.is_closing():
             self._is_reading = wants
             if wants:
+                self.heard_at = time.monotonic()
                 self._transport.resume_reading()
             else:
                 self._transport.pause_reading()
@@ -178,12 +209,18 @@ class _Connection(asyncio.Protocol):
             if silent_s > FAREWELL_S and self._transport is not None:
                 self._transport.abort()
             return
+        if not self._is_reading:
+            # It is we who wait. Only a peer that does not read its answers is given up.
+            if not self._is_writable and silent_s > settings.message_timeout_s:
+                self._give_up("it does not read its answers")
+            return
         if self._reader.is_idle:
             if settings.idle_timeout_s and silent_s > settings.idle_timeout_s and not self.is_busy:
                 self.close()
             return
         if silent_s >= PAUSE_S:
-            self._take(self._reader.pause())
+            self._receive(self._reader.pause())
+            self._adjust()
         if not self._reader.is_idle and silent_s > settings.message_timeout_s:
             self._give_up("a message has not ended in time")
 

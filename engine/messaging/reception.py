@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine import log
+from engine import guards, log
 from engine.errors import EngineError, MessageUnreadable, StorageError
 from engine.hl7 import Condition, Fault, Frame, Message, acknowledge, parse, writer
 from engine.hl7.acknowledgement import modes_of
+from engine.hl7.message import Value
 from engine.journal import Fault as KeptFault
 from engine.journal import Journal, Received
 from engine.mapping import Mapped, apply
@@ -108,11 +109,10 @@ class Reception:
         """Raises MessageUnreadable."""
         message, source = _message_of(frame.payload, sources)
         fault = self._judge(message, source, frame)
-        mapped = apply(message, source.profile, source.options) if fault is None and source is not None else None
+        mapped = _mapped(message, source, sender) if fault is None and source is not None else None
         if mapped is not None and mapped.faults:
             fault = mapped.faults[0]
         oddities = (*frame.oddities, *message.oddities)
-        patient = message.first("PID")
         received = Received(
             time=self._clock(),
             source=source.name if source is not None else "",
@@ -121,7 +121,7 @@ class Reception:
             control_id=message.control_id[:256],
             application=message.header.raw(3)[:256],
             facility=message.header.raw(4)[:256],
-            patient_id=patient.text(3)[:256] if patient is not None else "",
+            patient_id=_patient_id_of(message)[:256],
             oddities=tuple(oddity[:300] for oddity in oddities),
             fault=_kept(fault),
         )
@@ -153,6 +153,8 @@ class Reception:
             number, arrived = self._journal.append(received, frame.payload), received.time
             if fault is None and arrival.mapped is not None:
                 self._on_mapped(number, arrival.message, arrival.source, arrival.mapped)
+        # What waits for the disk, or for what the message does, must not hold its content.
+        reply, is_cut = replace(arrival, message=arrival.message.without_content(), mapped=None), frame.is_cut
         self._counters["refused" if fault is not None else "taken"] += 1
         if fault is not None:
             logger.about(received.host).warning(
@@ -160,11 +162,11 @@ class Reception:
             )
 
         def synced(result: EngineError | None) -> None:
-            if isinstance(result, EngineError) or frame.is_cut:
+            if isinstance(result, EngineError) or is_cut:
                 answer(None if isinstance(result, EngineError) else b"")
                 return
             self._on_synced(number)
-            self._answer(arrival, number, arrived, answer)
+            self._answer(reply, number, arrived, answer)
 
         self._commit.submit(number, synced)
 
@@ -225,6 +227,23 @@ def _message_of(data: bytes, sources: Sequence[KnownSource]) -> tuple[Message, K
         if (other.default_charset, other.charset) != (first.default_charset, first.charset):
             message = parse(data, default=other.default_charset, override=other.charset)
     return message, source
+
+
+def _patient_id_of(message: Message) -> str:
+    patient = message.first("PID")
+    return Value(message, patient.value(3).raw[:1024]).text() if patient is not None else ""
+
+
+def _mapped(message: Message, source: KnownSource, sender: Sender) -> Mapped | None:
+    """What a message says; None if a defect of ours prevents that we know. The message is taken all the same, since its
+    sender could only send it again: the applier notes it as failed, and `replay` repeats it.
+    """
+    try:
+        return apply(message, source.profile, source.options)
+    except Exception as error:
+        defect = {"error": type(error).__name__, "at": guards.position_of(error)}
+        logger.about(sender.host).error("a message cannot be mapped", source=source.name, **defect)
+        return None
 
 
 def _kept(fault: Fault | None) -> KeptFault | None:

@@ -46,6 +46,29 @@ def test_a_line_break_in_a_text_belongs_to_the_text() -> None:
     assert message.text("NTE", 3) == "first line\nsecond line\nIII. third"
 
 
+def test_lines_without_a_segment_are_joined_once() -> None:
+    """Not one by one: a text of many lines would be copied for each of them."""
+    text = "".join(f"\r line {number}" for number in range(1000))
+    message = parse(f"{HEAD}\rNTE|1||first{text}\rPV1|1|I\rlast".encode())
+    assert message.names == ("MSH", "NTE", "PV1") and message.text("NTE", 3).count("\n") == 1000
+    assert message.text("PV1", 2) == "I\nlast"
+
+
+def test_a_header_that_no_answer_can_repeat_is_refused() -> None:
+    for odd in (HEAD + "x" * 20_000, HEAD + "\rx" * 20_000):
+        with pytest.raises(MessageUnreadable, match="MSH is longer"):
+            parse(odd.encode())
+    with pytest.raises(MessageUnreadable, match="does not begin with MSH"):
+        parse((HEAD + "é").encode(), override="cp037")
+
+
+def test_a_message_without_its_content_still_has_what_an_answer_needs() -> None:
+    message = parse(ADT_A08)
+    head = message.without_content()
+    assert head.names == ("MSH",) and not head.raw
+    assert (head.kind, head.control_id, head.codec) == (message.kind, message.control_id, message.codec)
+
+
 def test_other_separators_are_obeyed() -> None:
     message = parse(b"MSH#*+!%#A#B#C#D#2026##ADT*A08#1#P#2.3\rPID#1##47*x*y*H%2+48\r")
     assert message.kind == "ADT^A08" and message.text("PID", 3, 4, 2) == "2"

@@ -50,6 +50,23 @@ def test_a_document_is_unpacked(value: str, kind: str, data: bytes) -> None:
     assert documents == [Document(kind, data, "CT Thorax", "20261130", "1015")]  # type: ignore[arg-type]
 
 
+def packaged(parts: list[bytes], boundary: bytes) -> bytes:
+    head = b"Content-Type: multipart/related; boundary=" + boundary + b"\n\n"
+    return head + b"".join(b"--" + boundary + b"\n" + part + b"\n" for part in parts) + b"--" + boundary + b"--\n"
+
+
+def test_a_package_in_a_package_is_unpacked_and_one_of_a_thousand_is_not() -> None:
+    part = b"Content-Type: text/xml\nContent-Transfer-Encoding: quoted-printable\n\n" + CDA.replace(b"=", b"=3D")
+    inner = packaged([b"Content-Type: text/plain\n\nsee below", part], b"inner")
+    documents, warnings = found(f"OBX|1|ED|1||^multipart^related^Hex^{packaged([inner], b'outer').hex()}")
+    assert [each.data for each in documents] == [CDA] and not warnings
+    deep = part
+    for depth in range(1000):
+        deep = packaged([deep], b"b%d" % depth)
+    for data in (deep, b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\n" * 100_000, b"a: b\n" * 100_000):
+        assert found(f"OBX|1|ED|1||^multipart^related^Hex^{data.hex()}")[0] == []
+
+
 def test_texts_become_one_text() -> None:
     documents, warnings = found(
         "OBX|1|TX|1||First line~second", "OBX|2|FT|2||third\\.br\\fourth \\T\\ last", "OBX|3|NM|3||7"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from engine.errors import HL7SendFailed, JournalError, OrdersError, UpdateRefused
-from engine.hl7 import framed
+from engine.hl7 import Message, framed
 from engine.hl7.settings import Hl7, Hl7Source
 from engine.journal import History, Result, Row
-from engine.messaging import applier, listener
+from engine.mapping import Mapped
+from engine.messaging import applier, listener, reception
 from engine.messaging.client import Client
-from engine.orders.values import PatientUpdate, ReportUpdate
+from engine.orders.values import Applied, Change, ChangeKind, PatientUpdate, ReportUpdate
 from engine.storage.files import Files
 from tests.hl7.samples import ADT_A08, ORM_O01, lines
 from tests.messaging.hosting import Host, Registry, hosted
@@ -249,6 +252,100 @@ def test_nothing_is_passed_over_while_the_registry_fails(tmp_path: Path, monkeyp
         assert registry.references == ["hl7:1", "hl7:2", "hl7:3"]
 
     run(tmp_path, test, registry=registry)
+
+
+def test_a_message_that_a_defect_keeps_from_being_applied_does_not_keep_others(tmp_path: Path) -> None:
+    def refuse(value: object) -> UpdateRefused | None:
+        if _patient(value) == "9":
+            raise ValueError("Muster^Max")
+        return None
+
+    registry = Registry()
+    registry.refuse = refuse  # type: ignore[assignment]
+
+    async def test(host: Host) -> None:
+        peer = await host.connect()
+        peer.write(b"".join(framed(adt(str(number), str(number))) for number in range(8, 11)))
+        assert [await peer.code() for _ in range(3)] == ["AA", "AE", "AA"]
+
+    run(tmp_path, test, Hl7Source(name="kis", ack="applied"), registry=registry)
+    assert [row.outcome and row.outcome.result for row in rows(tmp_path)] == [
+        Result.APPLIED, Result.FAILED, Result.APPLIED,
+    ]  # fmt: skip
+
+
+def test_a_message_that_a_defect_keeps_from_being_mapped_is_taken_and_can_be_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = applier.apply
+
+    def broken(message: Message, *more: object) -> Mapped:
+        if message.control_id == "2":
+            raise ValueError("Muster^Max")
+        return whole(message, *more)  # type: ignore[arg-type]
+
+    async def test(host: Host) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(applier, "apply", broken)
+            patch.setattr(reception, "apply", broken)
+            peer = await host.connect()
+            for number in range(1, 4):
+                peer.write(framed(adt(str(number))))
+                assert await peer.code() == "AA"
+            await host.until(lambda: not host.journal.waiting)
+        assert host.registry.references == ["hl7:1", "hl7:3"] and host.counters["failed"] == 1
+        assert (await host.applier.replay(2)).result is Result.APPLIED
+
+    run(tmp_path, test)
+
+
+def test_more_notes_than_the_journal_can_keep_are_cut(tmp_path: Path) -> None:
+    class Talkative(Registry):
+        def apply_all(self, values: object) -> list[object]:  # type: ignore[override]
+            changes = tuple(Change(ChangeKind.STEP, str(number), "changed") for number in range(100_000))
+            return [Applied(changes, tuple(f"warning {number}" for number in range(100_000)))]
+
+    async def test(host: Host) -> None:
+        peer = await host.connect()
+        peer.write(framed(adt("1")))
+        assert await peer.code() == "AA"
+        await host.until(lambda: not host.journal.waiting)
+
+    run(tmp_path, test, registry=Talkative())
+    (row,) = rows(tmp_path)
+    assert row.outcome is not None and row.outcome.result is Result.APPLIED
+    for notes in (row.outcome.changes, row.outcome.warnings):
+        assert 1000 < len(notes) < 100_000
+        assert notes[-1] == f"… {100_001 - len(notes)} more"
+
+
+def test_what_comes_while_answers_wait_waits_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener, "ANSWERS_MAX", 4)
+    go_on = threading.Event()
+
+    class Slow(Registry):
+        def apply_all(self, values: object) -> list[object]:  # type: ignore[override]
+            assert go_on.wait(60)
+            return super().apply_all(values)  # type: ignore[arg-type, return-value]
+
+    messages = [framed(adt(str(number))) for number in range(100)]
+    # Without 0B it would end at the next pause of the sender: but we are who pauses.
+    last = adt("100")
+
+    async def test(host: Host) -> None:
+        peer = await host.connect()
+        peer.write(b"".join(messages) + last)
+        await host.until(lambda: host.counters["blocks"] == 4)
+        (connection,) = host.listener._connections
+        await host.until(lambda: not connection._is_reading)
+        connection.look(time.monotonic() + 1000)
+        assert host.counters["blocks"] == 4 and not connection.is_closing
+        go_on.set()
+        assert [await peer.code() for _ in range(100)] == ["AA"] * 100
+        connection.look(time.monotonic() + 2)
+        assert await peer.code() == "AA"
+
+    run(tmp_path, test, Hl7Source(name="kis", ack="applied"), registry=Slow())
 
 
 def test_a_start_applies_what_waits(tmp_path: Path) -> None:
