@@ -11,7 +11,18 @@ from dataclasses import dataclass
 import msgspec
 
 from engine.config import Config, Target
-from engine.doctor import archive_state, disk, encryption, hardware, host, messages, peers, security
+from engine.doctor import (
+    archive_state,
+    disk,
+    encryption,
+    hardware,
+    host,
+    messages,
+    object_store,
+    peers,
+    security,
+    worklists,
+)
 from engine.doctor.finding import Finding, fault
 from engine.doctor.hardware import Hardware
 from engine.errors import EngineError
@@ -49,7 +60,10 @@ def examine(
     progress: Progress | None = None,
     goal: Goal | None = None,
 ) -> list[Finding]:
-    """Examines everything; writes and reads `measure_bytes` to measure the disk, 0: does not measure it."""
+    """Examines everything; writes and reads `measure_bytes` to measure the disk.
+
+    0: measures nothing, and writes nothing to an object store.
+    """
     if goal is not None:
         config = msgspec.structs.replace(config, target=goal.disk)
     findings = _run(
@@ -60,6 +74,7 @@ def examine(
             ("peers", lambda: peers.examine(config)),
             ("security", lambda: security.examine(config)),
             ("hl7", lambda: messages.examine(config)),
+            ("object store", lambda: object_store.examine(config, with_checks=measure_bytes > 0)),
         ],
         progress,
     )

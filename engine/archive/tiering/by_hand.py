@@ -28,15 +28,20 @@ def settings_of(layout: Layout, configured: ObjectStore) -> ObjectStore:
 
 
 def status(layout: Layout, settings: ObjectStore) -> dict[str, Any]:
-    """What waits, what is in the bucket only, and what the last server noted. Asks no store. Raises StorageError."""
+    """What waits, what is in the bucket only, and what the last server noted. Asks no store. Raises StorageError.
+
+    `waiting_record_bytes`: records of segments that are not full; None if no server has compared them with the bucket.
+    """
     files = Files()
     backlog = waiting(layout, files, settings)
+    server = read_status(layout.data)
     return {
         "url": settings.url,
         "waiting_segments": len(backlog),
         "waiting_bytes": sum(item.bytes for item in backlog),
+        "waiting_record_bytes": (server or {}).get("tail_lag_bytes"),
         "segments_in_the_bucket_only": len(RemoteSegments(layout.data, layout.archive_id, files).names()),
-        "server": read_status(layout.data),
+        "server": server,
     }
 
 

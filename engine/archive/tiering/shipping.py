@@ -67,7 +67,10 @@ class _Facts:
     error: str = ""
     away_since_s: float = 0.0
     """Unix time; 0: the store answers."""
-    tail_lag_bytes: int = 0
+    failing_since_s: float = 0.0
+    """Unix time of the first error in a row, of whatever kind; 0: all is well."""
+    tail_lag_bytes: int | None = None
+    """None: not known, since nobody has read yet how far the chain in the bucket goes."""
     tail_shipped_s: float = 0.0
     """Unix time up to which all records are in the bucket; 0: not known."""
     backlog_segments: int = 0
@@ -97,7 +100,7 @@ class Shipping:
         self._using_index = threading.Lock()
         self._is_released = False
         self._tail: Tail | None = None
-        self._facts = _Facts()
+        self._facts = _Facts(tail_shipped_s=_shipped_s(read_status(parts.layout.data), settings.url))
         self._errors: dict[str, str] = {}
         self._is_fenced = False
         self._limiter = RateLimiter(0)
@@ -157,7 +160,9 @@ class Shipping:
             logger.info("the object store answers again", work=name)
         if not self._errors and not self._is_fenced:
             facts = self._facts
-            facts.away_since_s, facts.error = 0.0, ""
+            facts.away_since_s, facts.failing_since_s, facts.error = 0.0, 0.0, ""
+            if self._settings.tail and facts.tail_lag_bytes is None:
+                return  # the other thread has not been at the bucket yet
             facts.state = BEHIND if facts.backlog_segments or facts.tail_lag_bytes else UP_TO_DATE
 
     def _failed(self, name: str, error: Exception) -> None:
@@ -166,6 +171,7 @@ class Shipping:
         self._errors[name] = str(error)
         facts = self._facts
         facts.error = str(error)
+        facts.failing_since_s = facts.failing_since_s or time.time()
         if isinstance(error, StoreUnreachable):
             facts.state = REFUSED if isinstance(error, StoreRefused) else AWAY
             facts.away_since_s = facts.away_since_s or time.time()
@@ -292,8 +298,8 @@ class Shipping:
 
     def _is_alarming(self, now_s: float) -> bool:
         facts = self._facts
-        is_long_away = facts.away_since_s > 0 and now_s - facts.away_since_s > ALERT_S
-        return facts.state in (FENCED, REFUSED) or is_long_away
+        fails_long = facts.failing_since_s > 0 and now_s - facts.failing_since_s > ALERT_S
+        return facts.state in (FENCED, REFUSED) or fails_long
 
     def _tell(self, *, at_once: bool = False) -> None:
         now_s = time.monotonic()
@@ -316,3 +322,14 @@ def read_status(data: os.PathLike[str]) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _shipped_s(status: dict[str, Any] | None, url: str) -> float:
+    """Unix time up to which an earlier server has brought all records into this bucket; 0: not known."""
+    age_s = status.get("tail_age_s") if status is not None and status.get("url") == url else None
+    if status is None or not isinstance(age_s, int | float):
+        return 0.0
+    try:
+        return max(0.0, datetime.fromisoformat(status["updated"]).timestamp() - age_s)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return 0.0

@@ -31,13 +31,24 @@ def check(settings: Settings) -> int:
 @command.command("status")
 @with_settings()
 def status(settings: Settings) -> int:
-    """Show what waits to go to the bucket, and what a running server says of it.
+    """Show what waits to go to the bucket, and what the server noted last.
+
+    Full segments are counted here. How many new records wait, which are in segments that still grow, only a server
+    knows that has read the bucket.
 
     Exit code 1: the server says that somebody has to look.
     """
     state = object_store.status(settings.load())
     server = state.pop("server") or {}
-    facts = {**state, **{f"server {name}": value for name, value in server.items() if name not in ("url", "enabled")}}
+    record_bytes = state["waiting_record_bytes"]
+    facts = {
+        "url": state["url"],
+        "full segments waiting": state["waiting_segments"],
+        "full segments waiting, bytes": state["waiting_bytes"],
+        "new records waiting, bytes": "not known" if record_bytes is None else record_bytes,
+        "segments in the bucket only": state["segments_in_the_bucket_only"],
+        **{f"server {name}": value for name, value in server.items() if name not in ("url", "enabled")},
+    }
     output.write_one({**state, "server": server}, facts, title="object store")
     return exit_codes.FAILED if server.get("is_alarming") else exit_codes.OK
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,54 @@ def test_while_the_store_is_away_storing_goes_on_and_the_backlog_grows(
             assert shipping.stats()["backlog_segments"] == 0
             assert not shipping.stats()["is_alarming"]
             wait_until(lambda: len(bucket_of(data, s3.settings(tmp_path)).hint_names()) > 3)
+
+
+def test_a_store_that_is_away_from_the_start_leaves_the_lag_of_the_tail_unknown_and_its_age_known(
+    s3: S3, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    settings = s3.settings(tmp_path, tail_interval_s=0.05)
+    with opened(data) as archive, shipping_of(archive, settings) as shipping:
+        store_studies(archive, 1)
+        wait_until(lambda: shipping.stats()["tail_lag_bytes"] == 0)
+        wait_until(lambda: (read_status(data) or {}).get("tail_lag_bytes") == 0)
+    s3.go_away()
+    with opened(data) as archive, shipping_of(archive, settings) as shipping:
+        store_studies(archive, 2)
+        wait_until(lambda: shipping.stats()["state"] == shippings.AWAY)
+        assert shipping.stats()["tail_lag_bytes"] is None
+        assert isinstance(shipping.stats()["tail_age_s"], float)
+        s3.go_away(False)
+        wait_until(lambda: shipping.stats()["tail_lag_bytes"] == 0)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        None,
+        {},
+        {"url": "s3://a", "tail_age_s": None, "updated": "2026-11-30T10:00:00+00:00"},
+        {"url": "s3://a", "tail_age_s": 5.0},
+        {"url": "s3://a", "tail_age_s": 5.0, "updated": 7},
+        {"url": "s3://a", "tail_age_s": 5.0, "updated": "yesterday"},
+        {"url": "s3://b", "tail_age_s": 5.0, "updated": "2026-11-30T10:00:00+00:00"},
+    ],
+)
+def test_what_an_earlier_server_noted_may_be_of_no_use(status: dict[str, Any] | None) -> None:
+    assert shippings._shipped_s(status, "s3://a") == 0.0
+
+
+def test_an_error_of_any_kind_that_lasts_is_an_alarm(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    settings = s3.settings(tmp_path, tail_interval_s=0.05)
+    monkeypatch.setattr(shippings, "ALERT_S", 0.0)
+    with opened(data) as archive:
+        bucket = bucket_of(data, settings)
+        bucket.objects.put(f"{bucket.root}/archive.json", b'{"format": 99}')
+        with shipping_of(archive, settings) as shipping:
+            wait_until(lambda: "format" in str(shipping.stats()["error"]))
+            wait_until(lambda: bool(shipping.stats()["is_alarming"]))
+            assert shipping.stats()["away_s"] == 0.0
 
 
 def test_a_store_that_hangs_keeps_nobody_waiting(s3: S3, tmp_path: Path) -> None:
