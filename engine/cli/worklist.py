@@ -68,20 +68,20 @@ def _facts(applied: Applied) -> dict[str, Any]:
     return {"changes": changes, "warnings": list(applied.warnings)}
 
 
-def import_files(config: Config, paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Adds the entry in each file; yields each file, and why it was refused or ""."""
+def import_files(config: Config, paths: Sequence[Path]) -> Iterator[tuple[Path, str, Sequence[str]]]:
+    """Adds the entry in each file; yields each file, why it was refused or "", and warnings."""
     from engine.orders.entry_values import order_of, texts_of
 
     with opened(config) as orders:
         for path in paths:
             try:
-                orders.apply(order_of(texts_of(_read(path))), _source())
+                applied = orders.apply(order_of(texts_of(_read(path))), _source())
             except (DataSetError, UpdateRefused) as error:
-                yield path, str(error)
+                yield path, str(error), ()
             except OSError as error:
-                yield path, error.strerror or str(error)
+                yield path, error.strerror or str(error), ()
             else:
-                yield path, ""
+                yield path, "", applied.warnings
 
 
 def _read(path: Path) -> Any:

@@ -74,6 +74,7 @@ def examine(
             ("peers", lambda: peers.examine(config)),
             ("security", lambda: security.examine(config)),
             ("hl7", lambda: messages.examine(config)),
+            ("worklists", lambda: worklists.examine(config)),
             ("object store", lambda: object_store.examine(config, with_checks=measure_bytes > 0)),
         ],
         progress,

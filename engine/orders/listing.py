@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,7 +16,7 @@ from engine.orders.worklist import Search, question_of
 
 if TYPE_CHECKING:
     from engine.orders.registry import Orders
-    from engine.orders.settings import Worklist
+    from engine.orders.settings import Station, Worklist
     from engine.orders.stations import Stations
 
 SHOWN: Final = (
@@ -54,6 +55,33 @@ def _shown(entry: Entry) -> dict[str, Any]:
         keyword: plain_values.value_of(tag, _FIELDS[tag](entry), tags.vr_of)
         for keyword, tag in zip(SHOWN, _TAGS, strict=True)
     }
+
+
+@dataclass(slots=True)
+class Gaps:
+    """What keeps open steps from the lists of modalities."""
+
+    open: int = 0
+    """Steps that are on lists, or would be."""
+    without_station: int = 0
+    without_date: int = 0
+    silent: tuple[str, ...] = ()
+    """Each [[station]] that has never asked."""
+
+
+def gaps(orders: Orders, settings: Worklist, stations: Sequence[Station]) -> Gaps:
+    """Looks at every step: for people who ask. Raises OrdersError."""
+    found = Gaps()
+    with orders.read() as reading:
+        asked = reading.database.asked
+        found.silent = tuple(each.aet for each in stations if reading.get(asked, each.aet.encode()) is None)
+        for _, step in reading.rows(reading.database.steps):
+            if step.is_unbooked or step.state.value in settings.hide:
+                continue
+            found.open += 1
+            found.without_station += not step.aes and settings.unassigned == "hide"
+            found.without_date += not step.start_date
+    return found
 
 
 def why(orders: Orders, stations: Stations, ae_title: str) -> dict[str, Any]:

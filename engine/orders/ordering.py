@@ -195,7 +195,9 @@ def _update_steps(
             number, before = known.get((name, step_id), (0, None))
             row = before or StepRow(order=order, requested_procedure_id=name, scheduled_procedure_step_id=step_id)
             state = update.state if end is None else end
-            put_step(work, number, before, step_with(work, row, replace_state(update, state)))
+            after = step_with(work, row, replace_state(update, state))
+            put_step(work, number, before, after)
+            _warn_of_gaps(work, after)
     if len({*known, *_keys(updates, names)}) > STEPS_MAX:
         raise refuse(f"an order with more than {STEPS_MAX} steps", RefusalReason.INVALID)
 
@@ -245,6 +247,17 @@ def step_with(work: Work, row: StepRow, update: StepUpdate, room: str = "") -> S
         after.modality, after.room or _text(after, "ScheduledProcedureStepLocation"), after.source
     )
     return replace(after, ruled_aes=ruled)
+
+
+def _warn_of_gaps(work: Work, step: StepRow) -> None:
+    """Warns of what keeps an open step from the lists of modalities, which ask for a station and a day."""
+    if step.state in FINAL or step.is_unbooked:
+        return
+    if not step.aes and not work.rules.shows_unassigned:
+        kind = f"of modality {step.modality}" if step.modality else "without modality"
+        work.warn(f"a step {kind} has no station, and no [[station]] takes it: it is on no station's worklist")
+    if not step.start_date:
+        work.warn("a step has no date: a worklist of one day does not have it")
 
 
 def _text(step: StepRow, keyword: str) -> str:
@@ -318,6 +331,7 @@ def appoint(work: Work, value: AppointmentUpdate) -> None:
         else:
             after = replace(step_with(work, step, value.step, value.room), is_unbooked=False)
         put_step(work, number, step, after)
+        _warn_of_gaps(work, after)
 
 
 def report(work: Work, value: ReportUpdate) -> None:

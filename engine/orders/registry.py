@@ -60,6 +60,7 @@ class NoRules:
     """No rules for stations."""
 
     issuer = ""
+    shows_unassigned = True
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
         """No station."""

@@ -34,6 +34,11 @@ class Stations:
         """The authority of identifiers that come without one; "" for none."""
         return self.settings.issuer
 
+    @property
+    def shows_unassigned(self) -> bool:
+        """Whether a step without a station is on the worklist of every one."""
+        return self.settings.unassigned == "show"
+
     def of(self, ae_title: str) -> Station | None:
         """The [[station]] of an AE title."""
         return next((each for each in self._config().stations if each.aet == ae_title), None)

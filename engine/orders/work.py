@@ -31,6 +31,10 @@ class Rules(Protocol):
     def issuer(self) -> str:
         """The authority of identifiers that come without one; "" for none."""
 
+    @property
+    def shows_unassigned(self) -> bool:
+        """Whether a step without a station is on the worklist of every one."""
+
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
         """The AE titles that perform such a step."""
 

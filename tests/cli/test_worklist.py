@@ -53,6 +53,11 @@ def test_an_entry_is_added_listed_changed_and_canceled(capsys: pytest.CaptureFix
     assert [row["ScheduledProcedureStepStatus"] for row in rows(capsys, "worklist", "list", "--all")] == ["CANCELED"]
 
 
+def test_an_entry_without_a_station_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, *ADD, "PatientID=1", "Modality=MR")
+    assert code == exit_codes.OK and "modality MR has no station" in err
+
+
 def test_two_entries_of_one_moment_are_two(capsys: pytest.CaptureFixture[str]) -> None:
     numbers = [order_of({"PatientID": "1"}, now=now).accession for now in (1e9, 1e9 + 0.001)]
     assert len(set(numbers)) == 2

@@ -101,7 +101,11 @@ def test_a_check_that_fails_is_a_fault(config: Config, s3: S3) -> None:
     [
         ({}, Verdict.GOOD, "full segments there: 3; nothing waits"),
         ({"tail_lag_bytes": 5 << 20}, Verdict.GOOD, "new records waiting: 5.2 MB"),
-        ({"state": "away", "error": "no answer", "tail_lag_bytes": None}, Verdict.WARNING, "no answer; new records waiting: not known"),
+        (
+            {"state": "away", "error": "no answer", "tail_lag_bytes": None},
+            Verdict.WARNING,
+            "no answer; new records waiting: not known",
+        ),
         ({"state": "away", "error": "no answer", "is_alarming": True}, Verdict.FAULT, "no answer"),
         ({"state": "fenced", "error": "another", "is_alarming": True}, Verdict.FAULT, "ships no more: another"),
         (

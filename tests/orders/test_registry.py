@@ -10,7 +10,7 @@ import pytest
 from engine.errors import UpdateRefused
 from engine.orders import linking, ordering, patients
 from engine.orders.database import Reading
-from engine.orders.registry import Orders, Place
+from engine.orders.registry import NoRules, Orders, Place
 from engine.orders.values import (
     Applied,
     AppointmentAction,
@@ -262,6 +262,26 @@ def test_a_late_order_does_not_open_a_canceled_one(orders: Orders) -> None:
     assert states(orders) == ["CANCELED"]
     assert apply(orders, order("A1", None, step())).warnings
     assert states(orders) == ["CANCELED"]
+
+
+class OneStation:
+    """The rules of a house with one CT, and no [[station]] for anything else."""
+
+    issuer = ""
+    shows_unassigned = False
+
+    def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
+        return ("CT1",) if modality == "CT" else ()
+
+
+def test_a_step_that_no_list_of_a_modality_will_have_is_warned_of(orders: Orders) -> None:
+    orders.rules = OneStation()
+    assert not apply(orders, order("A1", None, step("S1", ae=None))).warnings
+    lost = apply(orders, order("A2", None, step("S2", ae=None, modality="MR", date=""))).warnings
+    assert len(lost) == 2 and "modality MR has no station" in lost[0] and "no date" in lost[1]
+    assert not apply(orders, order("A3", action=OrderAction.CANCEL)).warnings
+    orders.rules = NoRules()
+    assert not apply(orders, order("A4", None, step("S4", ae=None, modality="MR"))).warnings
 
 
 def test_a_cancellation_that_comes_first_is_kept(orders: Orders) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import click
@@ -91,10 +92,14 @@ def import_(paths: tuple[Path, ...], settings: Settings) -> int:
     """Add the entries of files as DCMTK's dump2dcm makes them for wlmscpfs: one data set each, in folders *.wl."""
     files = worklist.files_below(paths)
     failed = 0
-    for path, why in worklist.import_files(settings.load(), files):
+    warnings: Counter[str] = Counter()
+    for path, why, remarks in worklist.import_files(settings.load(), files):
+        warnings.update(remarks)
         if why:
             failed += 1
             output.complain(f"{path}: {why}")
+    for warning, count in warnings.items():
+        output.complain(warning if count == 1 else f"{warning} ({count} times)")
     output.write_one({"files": len(files), "failed": failed})
     return exit_codes.FAILED if failed or not files else exit_codes.OK
 
