@@ -34,7 +34,7 @@ _ROW = re.compile(r"\s*([0-9.]+)%\s+(\S+)")
 
 def profile(load: Callable[[], object], peer: Peer) -> dict[str, float]:
     """Percent of the workers' processor time by library, largest first, while `load` runs."""
-    pids = ",".join(str(pid) for pid in harness.descendants(peer.pid) if b"app.worker" in _command_line(pid))
+    pids = ",".join(str(pid) for pid in harness.descendants(peer.pid) if _name_of(pid).endswith("worker"))
     with tempfile.TemporaryDirectory(prefix="perf-profile-") as folder:
         data = str(Path(folder) / "samples")
         command = [peers.program("perf"), "record", "-q", "-e", "cpu-clock", "-F", str(SAMPLES_PER_S), "-o", data]
@@ -60,11 +60,12 @@ def profile(load: Callable[[], object], peer: Peer) -> dict[str, float]:
     return {_name(match[2]): float(match[1]) for match in rows}
 
 
-def _command_line(pid: int) -> bytes:
+def _name_of(pid: int) -> str:
+    """What it calls itself (`engine.server.prefork`)."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:
-        return b""
+        return ""
 
 
 def _name(library: str) -> str:

@@ -24,6 +24,9 @@ class FilmroomComposition:
     """Implements `server.supervisor.Composition`."""
 
     worker_module = "engine.app.worker"
+    caretaker_module = "engine.server.caretaker"
+    http_modules = ("engine.web.front", "engine.exchange.runner")
+    """What a worker imports beside its module if HTTP is enabled."""
     messages_module = "engine.app.messages"
 
     def ports(self, config: Callable[[], Config]) -> list[Port]:

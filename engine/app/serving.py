@@ -10,6 +10,7 @@ import uvloop
 from engine import audit, kept_log, log
 from engine.app.ports import FilmroomComposition
 from engine.config import Reading
+from engine.server.prefork import Preforked
 from engine.server.supervisor import Supervisor
 
 
@@ -18,13 +19,19 @@ def serve(reading: Reading, reread: Callable[[], Reading]) -> int:
 
     Raises ConfigError (port taken), ArchiveInUse, StorageError.
     """
-    log.configure(reading.config.log, keeper=kept_log.keeper(reading.config))
-    audit.configure(reading.config)
+    config, composition, children = reading.config, FilmroomComposition(), Preforked()
+    log.configure(config.log, keeper=kept_log.keeper(config))
+    also = composition.http_modules if config.http.enabled else ()
+    children.fork([*[composition.worker_module] * config.workers, composition.caretaker_module], also)
+    audit.configure(config)
 
     async def run() -> int:
-        return await Supervisor(reading, reread, _announce, FilmroomComposition()).run()
+        return await Supervisor(reading, reread, _announce, composition, children.spawn).run()
 
-    return uvloop.run(run())
+    try:
+        return uvloop.run(run())
+    finally:
+        children.close()
 
 
 def _announce(line: str) -> None:

@@ -51,5 +51,10 @@ def _examine_security(engine: Engine, config: Config) -> list[dict[str, str]]:
     ]
 
 
+def main(fd: int) -> int:
+    """Runs the worker process; returns its exit code. `fd`: its end of the channel to the supervisor."""
+    return worker.serve(fd, make_fronts)
+
+
 if __name__ == "__main__":
-    sys.exit(worker.serve(int(sys.argv[1]), make_fronts))
+    sys.exit(main(int(sys.argv[1])))

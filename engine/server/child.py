@@ -12,7 +12,7 @@ import asyncio
 import subprocess
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from engine import interpreter
 from engine.server.channel import Channel, ChannelClosed
@@ -27,6 +27,22 @@ ENDING_S_MAX = 30.0
 """How long a child may live after it has closed its end of the channel."""
 
 CHECK_S = 0.01
+
+
+class Process(Protocol):
+    """A child process: a subprocess.Popen, or a forked one (`prefork`)."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for a signal; None while it runs."""
+
+    def kill(self) -> None:
+        """Ends it at once."""
+
+
+Spawn = Callable[[str], "tuple[Process, Channel]"]
+"""Starts a module as a process with a channel. Raises OSError."""
 
 
 class Restarts:
@@ -47,7 +63,7 @@ class Restarts:
 class Child:
     """One process and our end of its channel; used on the supervisor's loop."""
 
-    def __init__(self, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def __init__(self, process: Process, channel: Channel) -> None:
         self.process = process
         self.channel = channel
         self.started_at = time.monotonic()
@@ -151,7 +167,7 @@ def flush_later(loop: asyncio.AbstractEventLoop, channel: Channel) -> None:
     channel.on_backlog = begin
 
 
-def spawn(module: str) -> tuple[subprocess.Popen[bytes], Channel]:
+def spawn(module: str) -> tuple[Process, Channel]:
     """Starts a module of this package as a process, with the other end of a channel. Raises OSError."""
     channel, theirs = Channel.pair()
     try:

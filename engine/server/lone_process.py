@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from engine import guards, log
 from engine.config import Config
-from engine.server.channel import Channel
-from engine.server.child import Child, Restarts
+from engine.server.child import Child, Process, Restarts, Spawn
 
 logger = log.get("server.supervisor")
 
@@ -44,7 +42,7 @@ class LoneProcess:
     def __init__(
         self,
         config: Config,
-        spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]],
+        spawn: Spawn,
         recover: Callable[[], Awaitable[None]],
         *,
         module: str = "engine.server.caretaker",
@@ -68,7 +66,7 @@ class LoneProcess:
         self._error: str | None = None
 
     @property
-    def process(self) -> subprocess.Popen[bytes] | None:
+    def process(self) -> Process | None:
         """The running process; None when there is none."""
         return self._child.process if self._child is not None else None
 

@@ -11,7 +11,6 @@ worker dies         connections that it has claimed are lost, others go to anoth
 from __future__ import annotations
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +22,7 @@ from engine.metrics import Metrics
 from engine.runtime.worker_memory import WorkerMemory
 from engine.server import child
 from engine.server.channel import Channel, ChannelClosed
-from engine.server.child import Child, Restarts
+from engine.server.child import Child, Process, Restarts, Spawn
 
 if TYPE_CHECKING:
     import socket
@@ -56,7 +55,7 @@ class Connection(NamedTuple):
 class WorkerProcess(Child):
     """The supervisor's side of one worker process."""
 
-    def __init__(self, number: int, process: subprocess.Popen[bytes], channel: Channel) -> None:
+    def __init__(self, number: int, process: Process, channel: Channel) -> None:
         super().__init__(process, channel)
         self.number = number
         self.connections: dict[str, int] = {}
@@ -84,7 +83,7 @@ class Pool:
         recover: Callable[[], Awaitable[None]],
         on_change: Callable[[], None],
         fail: Callable[[str], None],
-        spawn: Callable[[str], tuple[subprocess.Popen[bytes], Channel]] = child.spawn,
+        spawn: Spawn = child.spawn,
         origins: Mapping[str, str] | None = None,
     ) -> None:
         """`module`: what a worker process runs. `recover` recovers the log of a dead process; `on_change` is called
@@ -136,7 +135,7 @@ class Pool:
         return sum(worker.connections_count for worker in self._workers)
 
     @property
-    def processes(self) -> list[subprocess.Popen[bytes]]:
+    def processes(self) -> list[Process]:
         """The running worker processes."""
         return [worker.process for worker in self._workers]
 

@@ -32,7 +32,7 @@ from engine.config import Reading, managed_peers
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
 from engine.runtime.pools import ThreadPool
-from engine.server.child import spawn
+from engine.server import child
 from engine.server.control_server import Commands, ControlServer
 from engine.server.listeners import Listener, listen, notify_systemd, raise_descriptor_limit, show_in_systemd
 from engine.server.lone_process import LoneProcess, Socket
@@ -84,9 +84,14 @@ class Supervisor:
     """The process; `run` returns its exit code."""
 
     def __init__(
-        self, reading: Reading, reread: Callable[[], Reading], announce: Callable[[str], None], composition: Composition
+        self,
+        reading: Reading,
+        reread: Callable[[], Reading],
+        announce: Callable[[str], None],
+        composition: Composition,
+        spawn: child.Spawn = child.spawn,
     ) -> None:
-        """`reread` reads the configuration again; `announce` prints the ready line."""
+        """`reread` reads the configuration again; `announce` prints the ready line; `spawn` starts a child."""
         self._config = config = reading.config
         self._config_source = reading.source
         self._origins = dict(reading.origins)
@@ -116,6 +121,7 @@ class Supervisor:
             on_change=self._update_accepting,
             fail=self._fail,
             origins=self._origins,
+            spawn=spawn,
         )
         self._pool.answer = self._answer_worker
         self._pending = PendingConnections(self._loop, lambda: self._config, self._metrics, self._pool.hand_over)
@@ -124,6 +130,7 @@ class Supervisor:
         self._checked_at = self._loop.time()
         self._spare_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         """Closed for a moment when no descriptor is free, so that a connection can be accepted and closed."""
+        self._spawn = spawn
         self._caretaker = LoneProcess(config, spawn, self._recover)
         self._peer_changes = PeerChanges(lambda: (self._config, self._origins), self._save_peers, self._apply_peers)
         commands: Commands = {
@@ -231,7 +238,7 @@ class Supervisor:
         sockets = [Socket(listener.sock, listener.port.front) for listener in self._lone_listeners]
         module = self._composition.messages_module
         self._messages = LoneProcess(
-            self._config, spawn, self._recover, module=module, name="messages process", sockets=sockets
+            self._config, self._spawn, self._recover, module=module, name="messages process", sockets=sockets
         )
         self._messages.start_later(0.0)
 
