@@ -1,4 +1,4 @@
-"""Finds events, the newest first, in all chains together.
+"""Finds events, the newest first, in all chains of all logs together (`logs`).
 
 A cursor names, for each chain, the record before which the next page begins: "000-4711.001-12". A search reads at most
 RECORDS_MAX records a page, so that its time is bounded; a page may therefore be empty, and `older` leads on.
@@ -15,12 +15,14 @@ from typing import Any, Final
 
 import orjson
 
-from engine.audit.chain import Head, chain_names
+from engine.audit.chain import Head
+from engine.audit.logs import Chain, chains
 from engine.audit.reading import backward
 
 RECORDS_MAX: Final = 300_000
 _LAST: Final = 10**17
-_CURSOR: Final = re.compile(r"\d{3,6}-\d{1,18}(\.\d{3,6}-\d{1,18})*")
+_PLACE: Final = r"([0-9a-f]{32}/)?\d{3,6}-\d{1,18}"
+_CURSOR: Final = re.compile(rf"{_PLACE}(\.{_PLACE})*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,30 +92,28 @@ class Page:
 def search(data: Path, condition: Condition, limit: int, before: str = "") -> Page:
     """At most `limit` events before a cursor. Raises ValueError for an invalid one, OSError."""
     positions = _positions(before)
-    names = chain_names(data)
-    if before:
-        names = [name for name in names if name in positions]
-    streams = [_stream(data, name, positions.get(name, _LAST)) for name in names]
-    left = {name: positions.get(name, _LAST) for name in names}
+    found = {label: chain for label, chain in chains(data).items() if not before or label in positions}
+    left = {label: positions.get(label, _LAST) for label in found}
+    streams = [_stream(chain, label, left[label]) for label, chain in found.items()]
     events: list[dict[str, Any]] = []
     merged = heapq.merge(*streams, key=lambda each: each[0], reverse=True)
-    for count, (time, name, head, record) in enumerate(merged):
+    for count, (time, label, head, record) in enumerate(merged):
         if condition.since and time < condition.since.encode():
             # Older ones follow in every chain, but for clocks that were set.
             return Page(events, None)
         if len(events) == limit or count == RECORDS_MAX:
             return Page(events, ".".join(f"{each}-{number}" for each, number in left.items()))
-        left[name] = head.number
+        left[label] = head.number
         event = condition.parse(record)
         if event is not None:
-            events.append({"chain": name, **event})
+            events.append({"chain": label, **event})
     return Page(events, None)
 
 
-def _stream(data: Path, name: str, before: int) -> Iterator[tuple[bytes, str, Head, bytes]]:
-    for head, record in backward(data, name, before):
+def _stream(chain: Chain, label: str, before: int) -> Iterator[tuple[bytes, str, Head, bytes]]:
+    for head, record in backward(chain.root, chain.name, before):
         start = record.find(b",") + len(b',"t":"')
-        yield record[start : start + 27], name, head, record
+        yield record[start : start + 27], label, head, record
 
 
 def _positions(cursor: str) -> dict[str, int]:
@@ -122,4 +122,4 @@ def _positions(cursor: str) -> dict[str, int]:
     if not _CURSOR.fullmatch(cursor):
         raise ValueError("is not a cursor")
     pairs = (part.split("-") for part in cursor.split("."))
-    return {name: int(number) for name, number in pairs}
+    return {label: int(number) for label, number in pairs}

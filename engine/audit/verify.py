@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Final
 
 from engine.audit.chain import HASH_BYTES, Head, chain_files, chain_names, first_hash, first_number, folder_of
 from engine.audit.checkpoint import CHECKPOINTS, VERIFY_KEY, Checkpoint, checkpoint_lines, parse, verify_keys
+from engine.audit.logs import source_roots
 from engine.audit.reading import lines_of
+from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -94,85 +96,113 @@ class _Signed:
 
 
 def verify(data: Path, *, key: Path | None = None, anchor: Iterable[bytes] | None = None) -> Report:
-    """Verifies the log of an archive. `anchor`: lines of what the collector has received.
+    """Verifies the logs of an archive (`logs`). `anchor`: lines of what the collector has received.
 
     Raises ConfigError for a key that cannot be read, OSError for a file that cannot be read.
     """
     report = Report(is_key_given=key is not None)
-    signed: dict[str, _Signed] = {}
-    place = key or folder_of(data) / VERIFY_KEY
-    names = chain_names(data)
-    if key is None and not place.exists():
-        if any(chain_files(data, name) for name in names):
-            report.add("missing", str(place), "there is no key to verify with, and nothing is signed")
-    else:
-        _checkpoints(data, verify_keys(place), anchor or (), report, signed)
-    for name in sorted({*names, *signed}):
-        _Chain(data, name, signed.get(name, _Signed()), report).verify()
+    logs = [_Log(data, "", key, report)]
+    logs += [_Log(root, f"{lineage}/", key, report) for lineage, root in source_roots(data).items()]
+    for each in logs:
+        each.verify_checkpoints()
+    for line in anchor or ():
+        checkpoint = parse(line)
+        if checkpoint is not None:
+            # Several logs may have a checkpoint of one number: the key tells whose it is.
+            owners = [each for each in logs if checkpoint.is_signed_by(each.own_keys)] if len(logs) > 1 else logs
+            (owners or logs)[0].verify_anchor(checkpoint)
+    for each in logs:
+        each.verify_chains()
     return report
 
 
-def _checkpoints(
-    data: Path, keys: Sequence[Ed25519PublicKey], anchor: Iterable[bytes], report: Report, signed: dict[str, _Signed]
-) -> None:
-    before: Checkpoint | None = None
-    pruned, first = 0, 0
-    digests: dict[int, str] = {}
-    for path, line_number, line in checkpoint_lines(data):
-        place = f"{path.parent.name}/{path.name}:{line_number}"
-        checkpoint = parse(line)
-        if checkpoint is None or not checkpoint.is_signed_by(keys):
-            report.add("forged", place, "it is not signed by the key")
-            continue
-        if before is not None:
-            if checkpoint.number != before.number + 1:
-                report.add("missing", place, f"checkpoint {before.number} is followed by {checkpoint.number}")
-            elif checkpoint.previous != before.digest:
+class _Log:
+    """The verification of one log."""
+
+    def __init__(self, root: Path, label: str, key: Path | None, report: Report) -> None:
+        self._root = root
+        self._label = label
+        """Before the names of its chains."""
+        self._report = report
+        place = folder_of(root) / VERIFY_KEY
+        self._keys: Sequence[Ed25519PublicKey] = verify_keys(key or place) if key or place.exists() else ()
+        self.own_keys = _keys_at(place)
+        """Those beside the log."""
+        self._signed: dict[str, _Signed] = {}
+        self._digests: dict[int, str] = {}
+        self._last: Checkpoint | None = None
+        if not self._keys and any(chain_files(root, name) for name in chain_names(root)):
+            report.add("missing", str(place), "there is no key to verify with, and nothing is signed")
+
+    def verify_checkpoints(self) -> None:
+        report = self._report
+        pruned, first = 0, 0
+        for path, line_number, line in checkpoint_lines(self._root) if self._keys else ():
+            place = f"{self._label}{path.parent.name}/{path.name}:{line_number}"
+            checkpoint = parse(line)
+            if checkpoint is None or not checkpoint.is_signed_by(self._keys):
+                report.add("forged", place, "it is not signed by the key")
+                continue
+            if self._last is None:
+                first = checkpoint.number
+            elif checkpoint.number != self._last.number + 1:
+                report.add("missing", place, f"checkpoint {self._last.number} is followed by {checkpoint.number}")
+            elif checkpoint.previous != self._last.digest:
                 report.add("forged", place, "it does not follow the checkpoint before it")
-        else:
-            first = checkpoint.number
-        if (head := checkpoint.pruned.get(CHECKPOINTS)) is not None:
-            pruned = max(pruned, head.number)
-        _note(checkpoint, signed, report, place)
-        digests[checkpoint.number] = checkpoint.digest
-        before = checkpoint
-        report.checkpoints += 1
-        report.signed_until = checkpoint.time
-    if first > pruned + 1:
-        report.add("missing", CHECKPOINTS, f"the checkpoints before number {first} are gone")
-    for line in anchor:
-        checkpoint = parse(line)
-        if checkpoint is None:
-            continue
-        report.anchors += 1
-        place = f"the collector's checkpoint {checkpoint.number}"
-        if not checkpoint.is_signed_by(keys):
-            report.add("forged", place, "it is not signed by the key")
-            continue
-        local = digests.get(checkpoint.number)
-        if local is None and (before is None or checkpoint.number > before.number):
-            report.add("rolled back", place, f"of {checkpoint.time} is not in this log")
+            if (head := checkpoint.pruned.get(CHECKPOINTS)) is not None:
+                pruned = max(pruned, head.number)
+            self._note(checkpoint, place)
+            self._digests[checkpoint.number] = checkpoint.digest
+            self._last = checkpoint
+            report.checkpoints += 1
+            report.signed_until = report.signed_until if self._label else checkpoint.time
+        if first > pruned + 1:
+            report.add("missing", f"{self._label}{CHECKPOINTS}", f"the checkpoints before number {first} are gone")
+
+    def verify_anchor(self, checkpoint: Checkpoint) -> None:
+        """Compares one checkpoint of the collector."""
+        if not self._keys:
+            return
+        self._report.anchors += 1
+        place = f"the collector's checkpoint {self._label}{checkpoint.number}"
+        if not checkpoint.is_signed_by(self._keys):
+            self._report.add("forged", place, "it is not signed by the key")
+            return
+        local = self._digests.get(checkpoint.number)
+        if local is None and (self._last is None or checkpoint.number > self._last.number):
+            self._report.add("rolled back", place, f"of {checkpoint.time} is not in this log")
         elif local is not None and local != checkpoint.digest:
-            report.add("rolled back", place, "this log has another one of that number")
-        _note(checkpoint, signed, report, place)
+            self._report.add("rolled back", place, "this log has another one of that number")
+        self._note(checkpoint, place)
+
+    def verify_chains(self) -> None:
+        for name in sorted({*chain_names(self._root), *self._signed}):
+            _Chain(self._root, name, self._label, self._signed.get(name, _Signed()), self._report).verify()
+
+    def _note(self, checkpoint: Checkpoint, place: str) -> None:
+        for name, head in checkpoint.chains.items():
+            self._signed.setdefault(name, _Signed()).note(head, self._report, place)
+        for name, head in checkpoint.pruned.items():
+            if name.isdecimal():
+                chain = self._signed.setdefault(name, _Signed())
+                if chain.pruned is None or head.number > chain.pruned.number:
+                    chain.pruned = head
 
 
-def _note(checkpoint: Checkpoint, signed: dict[str, _Signed], report: Report, place: str) -> None:
-    for name, head in checkpoint.chains.items():
-        signed.setdefault(name, _Signed()).note(head, report, place)
-    for name, head in checkpoint.pruned.items():
-        if name.isdecimal():
-            chain = signed.setdefault(name, _Signed())
-            if chain.pruned is None or head.number > chain.pruned.number:
-                chain.pruned = head
+def _keys_at(place: Path) -> Sequence[Ed25519PublicKey]:
+    """The keys of a file; none if they cannot be read: they only tell logs apart."""
+    try:
+        return verify_keys(place)
+    except ConfigError:
+        return ()
 
 
 class _Chain:
     """The verification of one chain."""
 
-    def __init__(self, data: Path, name: str, signed: _Signed, report: Report) -> None:
-        self._paths = chain_files(data, name)
-        self._name = name
+    def __init__(self, root: Path, name: str, label: str, signed: _Signed, report: Report) -> None:
+        self._paths = chain_files(root, name)
+        self._name = label + name
         self._signed = signed
         self._report = report
         self._latest = b""

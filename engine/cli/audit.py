@@ -49,37 +49,38 @@ def search(config: Config, condition: Condition, limit: int | None) -> Iterator[
 
 def export(config: Config, since: str, until: str) -> Iterator[tuple[bytes, bytes]]:
     """Every record with its hash, chain by chain, in order: the evidence as it is."""
-    from engine.audit.chain import chain_names
+    from engine.audit.logs import chains
     from engine.audit.reading import forward
 
     with reading(config, "filmroom audit export", f"since={since} until={until}") as data:
-        for name in chain_names(data):
-            for head, record in forward(data, name, 0):
+        for label, chain in chains(data).items():
+            for head, record in forward(chain.root, chain.name, 0):
                 start = record.find(b",") + len(b',"t":"')
                 time = record[start : start + 27].decode("ascii", "replace")
                 if (not since or time >= since) and (not until or time < until):
-                    yield f"{name} {head.hash.hex()}".encode(), record
+                    yield f"{label} {head.hash.hex()}".encode(), record
 
 
 def tail(config: Config, count: int, *, follow: bool) -> Iterator[dict[str, Any]]:
     """The latest events, the newest last; then those that come."""
     import orjson
 
-    from engine.audit.chain import chain_names, read_head
+    from engine.audit.chain import read_head
+    from engine.audit.logs import chains
     from engine.audit.reading import forward
     from engine.audit.search import Condition
     from engine.audit.search import search as find
 
     with reading(config, "filmroom audit tail", "") as data:
-        heads = {name: read_head(data, name) for name in chain_names(data)}
-        places = {name: head.number if head is not None else 0 for name, head in heads.items()}
+        heads = {label: read_head(chain.root, chain.name) for label, chain in chains(data).items()}
+        places = {label: head.number if head is not None else 0 for label, head in heads.items()}
         yield from reversed(find(data, Condition(), count).events)
         while follow:
             fresh: list[dict[str, Any]] = []
-            for name in chain_names(data):
-                for head, record in forward(data, name, places.get(name, 0)):
-                    places[name] = head.number
-                    fresh.append({"chain": name, **orjson.loads(record)})
+            for label, chain in chains(data).items():
+                for head, record in forward(chain.root, chain.name, places.get(label, 0)):
+                    places[label] = head.number
+                    fresh.append({"chain": label, **orjson.loads(record)})
             yield from sorted(fresh, key=lambda event: str(event["t"]))
             threading.Event().wait(FOLLOW_S)
 

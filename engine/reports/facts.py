@@ -15,7 +15,8 @@ from engine.accounts.records import User
 from engine.archive.admin import encryption, upkeep
 from engine.archive.archive import Archive
 from engine.audit import verify
-from engine.audit.chain import chain_files, chain_names
+from engine.audit.chain import chain_files
+from engine.audit.logs import chains
 from engine.config import Config
 from engine.doctor import examination
 from engine.doctor.finding import Finding, Verdict
@@ -99,7 +100,7 @@ def _users(config: Config) -> list[User]:
 
 
 def _verified_audit(config: Config) -> verify.Report | None:
-    files = [path for name in chain_names(config.data) for path in chain_files(config.data, name)]
+    files = [path for chain in chains(config.data).values() for path in chain_files(*chain)]
     if not files or sum(path.stat().st_size for path in files) > AUDIT_BYTES_MAX:
         return None
     return verify.verify(config.data)

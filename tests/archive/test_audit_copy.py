@@ -11,6 +11,7 @@ from engine.archive.copies.restore import restore
 from engine.archive.layout import existing
 from engine.audit.chain import folder_of
 from engine.audit.checkpoint import SIGNING_KEY, Notary
+from engine.audit.logs import source_root
 from engine.audit.verify import verify
 from tests import samples
 from tests.audit.recording import events, make_log, rewrite, stored
@@ -52,3 +53,17 @@ def test_a_log_that_was_changed_does_not_replace_its_copy(tmp_path: Path) -> Non
     back_up(existing(data), backup)
     (old,) = folder_of(backup).rglob("*.old-1")
     assert len(old.read_bytes().split(b"\n")) == 6
+
+
+def test_a_backup_has_the_logs_of_sources_too(tmp_path: Path) -> None:
+    data, backup, restored = tmp_path / "data", tmp_path / "backup", tmp_path / "restored"
+    with Archive.open(data, role="keeper", create=True) as archive:
+        archive.store(samples.part10(samples.instance()))
+    source = source_root(data, "ab" * 16)
+    source.mkdir(parents=True)
+    make_log(source)
+    back_up(existing(data), backup)
+    restore(backup, restored)
+    assert events(source_root(restored, "ab" * 16)) == events(source)
+    report = verify(restored)
+    assert report.is_whole and report.events == 9

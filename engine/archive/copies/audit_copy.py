@@ -1,4 +1,4 @@
-"""The audit log in backups: DEST/audit is a copy of DATA/audit, without the key that signs.
+"""The audit log in backups: DEST/audit is a copy of DATA/audit, without the key that signs; DEST/sources likewise.
 
 Chains and checkpoints only grow, so a backup copies what is new at the end of each file. Checkpoints come first: the
 chains in the copy are then never shorter than what is signed. A file that is another one than its copy, because the log
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from engine.archive.copies import sealed_file
 from engine.audit.chain import CHAINS, chain_files, chain_names, folder_of, make_private
 from engine.audit.checkpoint import CHECKPOINTS, VERIFY_KEY, checkpoint_files
+from engine.audit.logs import SOURCES, source_root, source_roots
 from engine.errors import BackupError, KeyMissing
 from engine.storage.files import Files, raise_write_error, replace_file
 
@@ -31,10 +32,19 @@ JOIN_BYTES: Final = 4096
 
 
 def copy_audit(source: Path, target: Path, files: Files, key: DataKey | None = None) -> int:
-    """Brings TARGET/audit up to SOURCE/audit, sealed with a key if there is one; returns the number of bytes copied.
+    """Brings the logs in TARGET up to those in SOURCE, sealed with a key if there is one; returns the bytes copied.
 
     Raises StorageFull, StorageFailed, OSError.
     """
+    copied = _copy_log(source, target, files, key)
+    for lineage, root in source_roots(source).items():
+        make_private(target / SOURCES, files)
+        make_private(source_root(target, lineage), files)
+        copied += _copy_log(root, source_root(target, lineage), files, key)
+    return copied
+
+
+def _copy_log(source: Path, target: Path, files: Files, key: DataKey | None) -> int:
     if not folder_of(source).is_dir():
         return 0
     make_private(folder_of(target), files)
@@ -51,19 +61,26 @@ def copy_audit(source: Path, target: Path, files: Files, key: DataKey | None = N
 
 
 def restore_audit(backup: Path, data: Path, files: Files, findings: list[str]) -> int:
-    """Copies BACKUP/audit to DATA/audit, and opens what is sealed; returns the bytes.
+    """Copies the logs of a backup to an archive, and opens what is sealed; returns the bytes.
 
     Damage costs the rest of its file, and is reported in `findings`. Raises StorageFull, StorageFailed, OSError.
     """
-    copied = copy_audit(backup, data, files)
-    root = folder_of(backup)
+    copied = copy_audit(backup, data, files) + open_sealed(backup, data, files, findings)
+    for lineage, root in source_roots(backup).items():
+        copied += open_sealed(root, source_root(data, lineage), files, findings)
+    return copied
+
+
+def open_sealed(source: Path, target: Path, files: Files, findings: list[str]) -> int:
+    """Opens what is sealed of SOURCE/audit into TARGET/audit; returns the bytes. As `restore_audit`."""
+    copied, root = 0, folder_of(source)
     for sealed in sorted(root.rglob(f"*{sealed_file.SUFFIX}")):
         name = str(sealed.relative_to(root)).removesuffix(sealed_file.SUFFIX)
-        target = folder_of(data) / name
-        for folder in reversed(target.relative_to(folder_of(data)).parents):
-            make_private(folder_of(data) / folder, files)
+        place = folder_of(target) / name
+        for folder in reversed(place.relative_to(folder_of(target)).parents):
+            make_private(folder_of(target) / folder, files)
         try:
-            copied += _open_sealed(sealed, name, target, files)
+            copied += _open_sealed(sealed, name, place, files)
         except (BackupError, KeyMissing) as error:
             findings.append(f"the audit log is not whole: {error}")
     return copied
@@ -75,6 +92,7 @@ def _open_sealed(sealed: Path, name: str, target: Path, files: Files) -> int:
         for piece in sealed_file.unseal(sealed, name, files):
             files.pwritev(fd, [piece], at)
             at += len(piece)
+        files.truncate(fd, at)
     finally:
         files.fdatasync(fd)
         files.close(fd)

@@ -118,7 +118,8 @@ def tail(count: int, follow: bool, settings: Settings) -> None:
 def export(since: str, until: str, settings: Settings) -> None:
     """Write all records to standard output, one a line: the chain, the hash, and the event in JSON.
 
-    Each hash is the SHA-256 of the hash before (32 bytes) and the JSON, so that another program can verify it.
+    Each hash is the SHA-256 of the hash before (32 bytes) and the JSON, so that another program can verify it. In a
+    promoted replica, chains of its source are LINEAGE/CHAIN.
     """
     write = sys.stdout.buffer.write
     for place, record in audit.export(settings.load(), since, until):
