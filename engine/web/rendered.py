@@ -206,12 +206,12 @@ def _document(stored: StoredInstance) -> Source:
         raise NotAcceptable("the instance has no document") from error
     try:
         number, _ = value_of(stored, [tags.EncapsulatedDocumentLength])
-    except NotFound:
-        length = -1
-    else:
         length = int.from_bytes(bytes(number.read(0, 4)), "little")
-    if not document.length - 1 <= length <= document.length:
-        length = document.length - (document.length > 0 and bytes(document.read(document.length - 1, 1)) == b"\0")
+    except NotFound:
+        length = 0
+    if not max(document.length - 1, 1) <= length <= document.length:
+        is_padded = document.length > 0 and bytes(document.read(document.length - 1, 1)) == b"\0"
+        length = document.length - is_padded
     return SourcePart(document, 0, length)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 import time
@@ -72,6 +73,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         del document.PixelData, document.Rows, document.Columns
         document.SeriesInstanceUID = f"{ROOT}.1.3"
         document.EncapsulatedDocument, document.MIMETypeOfEncapsulatedDocument = b"%PDF-1.7 xy", "application/pdf"
+        empty = copy.deepcopy(document)
+        empty.EncapsulatedDocument, empty.SOPInstanceUID = b"", f"{ROOT}.4.1.1"
+        empty.StudyInstanceUID, empty.SeriesInstanceUID = f"{ROOT}.4", f"{ROOT}.4.1"
         secondary = image(6, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
         secondary.SeriesInstanceUID, secondary.StudyInstanceUID = f"{ROOT}.2.1", f"{ROOT}.2"
         state = state_of(image(1), SoftcopyVOILUTSequence=window(50, 1, VOILUTFunction="LINEAR"))
@@ -85,7 +89,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         video.StudyInstanceUID, video.SeriesInstanceUID, video.SOPInstanceUID = VIDEO_UIDS
         video.PixelData, video.file_meta.TransferSyntaxUID = encapsulate([STREAM]), HEVC
         video["PixelData"].is_undefined_length = True
-        for ds in (moving, report, document, secondary, video):
+        for ds in (moving, report, document, empty, secondary, video):
             archive.store(part10_of(ds))
         for name, path, headers in REQUESTS:
             answers[name] = ask(hosting, "GET", path, headers)
@@ -130,6 +134,7 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("frame thumbnail", f"{at(9)}/frames/2/thumbnail", {}),
     ("annotation", f"{CT}/rendered?annotation=patient,mood", {}),
     ("part of the pdf", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.3/rendered", {"Range": "bytes=1-3"}),
+    ("empty document", f"/dicom-web/studies/{ROOT}.4/rendered", {}),
     ("video", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {}),
     ("part of the video", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {"Range": "bytes=9-"}),
     ("beyond the video", f"/dicom-web/studies/{VIDEO_UIDS[0]}/rendered", {"Range": "bytes=99-"}),
@@ -201,6 +206,7 @@ def test_a_player_may_seek_in_a_video(asked: dict[str, Answer]) -> None:
     assert (part.status, part.headers["Content-Range"], part.body) == (206, "bytes 9-15/16", STREAM[9:])
     assert asked["beyond the video"].status == 416
     assert asked["part of the pdf"].body == b"PDF"
+    assert (asked["empty document"].status, asked["empty document"].headers["Content-Length"]) == (200, "0")
 
 
 def test_a_video_that_cannot_be_decoded_has_an_icon_and_no_picture(asked: dict[str, Answer]) -> None:
