@@ -8,7 +8,7 @@ conflicts and corrections of whole studies are not for those who see a part of o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,7 +19,6 @@ from engine.dicom import tags
 from engine.errors import QueryError
 from engine.index.catalog import Conflict, SeriesArrival
 from engine.index.format.types import Instance, InstanceIdentifiers, Level, Match, Query, SeriesRevision
-from engine.index.query.keywords import query_of_names
 from engine.index.query.plan import COMPUTED
 
 if TYPE_CHECKING:
@@ -53,23 +52,6 @@ class PartView(View):
     def sees(self, study_instance_uid: str) -> bool:
         """Whether something that is shared of a study is stored."""
         return bool(self.revisions(study_instance_uid))
-
-    def find(
-        self,
-        query: Query | str = "study",
-        keys: Mapping[str, str] | None = None,
-        *,
-        limit: int | None = None,
-        offset: int = 0,
-        fuzzy: bool = False,
-        explanation: Explanation | None = None,
-        **named: str,
-    ) -> Iterator[Match]:
-        """See `View.find`."""
-        if isinstance(query, str):
-            options = {**(keys or {}), **named}
-            query = query_of_names(query, options, self.schema, limit=limit, offset=offset, fuzzy=fuzzy)
-        return (match for match in self.find_steps(query, explanation) if match is not None)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """See `View.find_steps`."""

@@ -98,7 +98,7 @@ class View:
             query = query_of_names(
                 query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy
             )
-        return self.parts.index.search(query, explanation, self.scope)
+        return (match for match in self.find_steps(query, explanation) if match is not None)
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """As `find`; yields None at points where the caller may do other work."""

@@ -154,7 +154,7 @@ class AuditTrail:
             return
 
         def start() -> audit.Started | None:
-            return audit.start(*(self._event(Kind.EXPORTED, act, *each) for each in contents.studies.items()))
+            return audit.start(*(self._event_of(Kind.EXPORTED, act, *each) for each in contents.studies.items()))
 
         await audit.durable(await self._pools.index.run(start, then=audit.flush))
 
@@ -200,7 +200,7 @@ class AuditTrail:
     def about_study(self, kind: Kind, act: Act, study: str, detail: str = "") -> None:
         """Records what was done with one study."""
         if audit.is_on():
-            self._later(lambda: audit.write(self._event(kind, act, study, {}, detail=detail)))
+            self._later(lambda: audit.write(self._event_of(kind, act, study, {}, detail)))
 
     async def finish(self) -> None:
         """Waits until all has been written. Call it after the last connection has ended."""
@@ -221,17 +221,8 @@ class AuditTrail:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _event(
-        self,
-        kind: Kind,
-        act: Act,
-        study: str,
-        classes: Mapping[str, int],
-        *,
-        outcome: Outcome = Outcome.SUCCESS,
-        detail: str = "",
-    ) -> Event:
-        return _event(kind, act, study, self._archive.study_facts(study), classes, outcome=outcome, detail=detail)
+    def _event_of(self, kind: Kind, act: Act, study: str, classes: Mapping[str, int], detail: str = "") -> Event:
+        return _event(kind, act, study, self._archive.study_facts(study), classes, detail=detail)
 
     def _write_sent(
         self, act: Act, contents: Contents, studies: Iterable[tuple[str, Counter[str]]], outcome: Outcome, detail: str
@@ -248,7 +239,7 @@ class AuditTrail:
             known[study] += 0 if is_new else count
         for study, classes in contents.studies.items():
             detail = f"{known[study]} were stored before" if known[study] else ""
-            audit.write(self._event(Kind.RECEIVED, act, study, classes, detail=detail))
+            audit.write(self._event_of(Kind.RECEIVED, act, study, classes, detail))
 
 
 def _event(

@@ -16,12 +16,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from engine.archive.copies import sealed_file
+from engine.archive.copies import growing_copy, sealed_file
 from engine.audit.chain import CHAINS, chain_files, chain_names, folder_of, make_private
 from engine.audit.checkpoint import CHECKPOINTS, VERIFY_KEY, checkpoint_files
 from engine.audit.logs import SOURCES, source_root, source_roots
 from engine.errors import BackupError, KeyMissing
-from engine.storage.files import Files, raise_write_error, replace_file
+from engine.storage.files import Files, replace_file
 
 if TYPE_CHECKING:
     from engine.storage.keyring import DataKey
@@ -87,7 +87,7 @@ def open_sealed(source: Path, target: Path, files: Files, findings: list[str]) -
 
 
 def _open_sealed(sealed: Path, name: str, target: Path, files: Files) -> int:
-    fd, at = _open(target, files), 0
+    fd, at = growing_copy.open_copy(target, files), 0
     try:
         for piece in sealed_file.unseal(sealed, name, files):
             files.pwritev(fd, [piece], at)
@@ -120,14 +120,11 @@ def _append(source: Path, folder: Path, files: Files) -> int:
     source_fd = files.open(str(source), os.O_RDONLY)
     try:
         end = files.size(source_fd)
-        fd = _open(target, files)
+        fd = growing_copy.open_copy(target, files)
         try:
             start = files.size(fd)
             if not _continues(source_fd, fd, start, end, files):
-                files.close(fd)
-                number = sum(1 for _ in folder.glob(f"{source.name}.old-*")) + 1
-                files.rename(str(target), f"{target}.old-{number}")
-                fd, start = _open(target, files), 0
+                fd, start = growing_copy.begin_anew(fd, target, files), 0
             for at in range(start, end, PIECE_BYTES):
                 files.pwritev(fd, [files.pread(source_fd, min(PIECE_BYTES, end - at), at)], at)
             if end > start:
@@ -146,10 +143,3 @@ def _continues(source_fd: int, fd: int, start: int, end: int, files: Files) -> b
         return False
     at = max(0, start - JOIN_BYTES)
     return files.pread(source_fd, start - at, at) == files.pread(fd, start - at, at)
-
-
-def _open(path: Path, files: Files) -> int:
-    try:
-        return files.open(str(path), os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise_write_error(error, f"open {path}")

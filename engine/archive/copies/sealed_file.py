@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from engine.archive.copies import growing_copy
 from engine.errors import BackupError
-from engine.storage.files import raise_write_error
 from engine.storage.keyring import KEY_ID_BYTES, KEYRING
 
 if TYPE_CHECKING:
@@ -69,14 +69,11 @@ def seal(source: Path, target: Path, name: str, key: DataKey, files: Files) -> i
     source_fd = files.open(str(source), os.O_RDONLY)
     try:
         end = files.size(source_fd)
-        fd = _open(target, files)
+        fd = growing_copy.open_copy(target, files)
         try:
             pieces = list(_pieces(fd, files))
             if not _continues(source_fd, fd, name, pieces, files):
-                files.close(fd)
-                number = sum(1 for _ in target.parent.glob(f"{target.name}.old-*")) + 1
-                files.rename(str(target), f"{target}.old-{number}")
-                fd, pieces = _open(target, files), []
+                fd, pieces = growing_copy.begin_anew(fd, target, files), []
             offset, start = (pieces[-1].end, pieces[-1].at + pieces[-1].length) if pieces else (0, 0)
             if files.size(fd) > offset:
                 files.truncate(fd, offset)
@@ -148,10 +145,3 @@ def _opened(fd: int, piece: _Piece, name: str, files: Files) -> bytes:
     stored = files.pread(fd, piece.length + _TAG_BYTES, piece.offset + _HEAD.size)
     key = KEYRING.get(piece.key_id)
     return AESGCM(key.derive(_PURPOSE, piece.salt)).decrypt(_NONCE, stored, name.encode() + piece.head)
-
-
-def _open(path: Path, files: Files) -> int:
-    try:
-        return files.open(str(path), os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise_write_error(error, f"open {path}")
