@@ -15,6 +15,7 @@ import hashlib
 import hmac
 import threading
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -23,6 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+import pytest
 
 from engine.objects.settings import ObjectStore
 
@@ -102,8 +105,11 @@ class S3:
             self._scripts.append(_Script(fault, method, match, times))
 
     def reset(self) -> None:
-        """Forgets objects, faults and requests."""
+        """Forgets objects, faults and requests, and is a good store again."""
         with self.lock:
+            self.conditional, self.server_name = True, ""
+            self.lifecycle = self.versioning = ""
+            self.uploads.clear()
             self.objects.clear()
             self.history.clear()
             self.requests.clear()
@@ -366,3 +372,17 @@ def _iso(moment: datetime) -> str:
 
 def _error(code: str, message: str = "") -> bytes:
     return f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[S3]:
+    """One server a module."""
+    with S3() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3) -> S3:
+    """The server, empty for each test."""
+    s3_server.reset()
+    return s3_server

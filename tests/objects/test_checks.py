@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,21 +18,6 @@ pytest.importorskip("obstore", reason="obstore is not installed")
 ABORT = """<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Rule><ID>abort</ID>
 <Status>Enabled</Status><Filter><Prefix></Prefix></Filter><AbortIncompleteMultipartUpload>
 <DaysAfterInitiation>7</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>{more}</LifecycleConfiguration>"""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with S3() as started:
-        yield started
-
-
-@pytest.fixture
-def s3(server: S3) -> S3:
-    server.lifecycle = server.versioning = server.server_name = ""
-    server.conditional = True
-    server.reset()
-    server.uploads.clear()
-    return server
 
 
 def results(s3: S3, folder: Path) -> dict[str, str]:

@@ -17,15 +17,8 @@ from tests.objects.s3 import S3, Fault
 pytest.importorskip("obstore", reason="obstore is not installed")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with S3() as server:
-        yield server
-
-
 @pytest.fixture
 def client(s3: S3, tmp_path: Path) -> ObjectClient:
-    s3.reset()
     return ObjectClient(s3.settings(tmp_path))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,28 +18,12 @@ from engine.errors import BackupError, CorruptRecord, ObjectWrong, StoreUnreacha
 from engine.objects import pages
 from engine.objects.settings import ObjectStore
 from engine.storage.files import Files
-from tests.archive.filled import all_instances, opened, store
+from tests.archive.filled import contents, opened, store
 from tests.archive.tiering.stored import PIXELS, bucket_of, fill, layout_of, publish_all, store_studies, tail_of
 from tests.index.entries import meaning
 from tests.objects.s3 import S3, Fault
 
 pytest.importorskip("obstore", reason="obstore is not installed")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with S3() as started:
-        yield started
-
-
-@pytest.fixture
-def s3(server: S3) -> S3:
-    server.reset()
-    return server
-
-
-def payloads(archive: Archive) -> dict[str, bytes]:
-    return {instance.sop_instance_uid: archive.retrieval.open(instance).whole() for instance in all_instances(archive)}
 
 
 def said(archive: Archive) -> object:
@@ -58,7 +41,7 @@ def shipped(s3: S3, folder: Path) -> tuple[Path, ObjectStore, dict[str, bytes], 
         tail = tail_of(data, settings)
         tail.open()
         tail.step(bucket_of(data, settings).hint_names())
-        return data, settings, payloads(archive), said(archive)
+        return data, settings, contents(archive), said(archive)
 
 
 def test_a_new_machine_gives_the_same_answers_before_and_after_the_bytes(s3: S3, tmp_path: Path) -> None:
@@ -72,11 +55,11 @@ def test_a_new_machine_gives_the_same_answers_before_and_after_the_bytes(s3: S3,
     assert [each for each in s3.requests if each[1].endswith(".seg")] == []
     with opened(new) as archive:
         assert said(archive) == index
-        assert payloads(archive) == before
+        assert contents(archive) == before
         assert verify.check(archive, payloads=True).findings == []
         assert not [method for method, _ in s3.requests if method == "PUT"]  # a drill disturbs nobody
         store_studies(archive, 5)
-        before = payloads(archive)
+        before = contents(archive)
     layout, files = layout_of(new), Files()
     remote = RemoteSegments(new, layout.archive_id, files)
     residence = Residence(layout, files, remote)
@@ -88,7 +71,7 @@ def test_a_new_machine_gives_the_same_answers_before_and_after_the_bytes(s3: S3,
     assert residence.remote_names() == []
     s3.go_away()
     with opened(new) as archive:
-        assert payloads(archive) == before
+        assert contents(archive) == before
         assert verify.check(archive, payloads=True).findings == []
 
 
@@ -100,7 +83,7 @@ def test_the_index_is_rebuilt_without_the_bucket(s3: S3, tmp_path: Path) -> None
     with opened(tmp_path / "new") as archive:
         assert said(archive) == index
         with pytest.raises(StoreUnreachable):
-            payloads(archive)
+            contents(archive)
         assert archive.parts.index.damage() == []
         store_studies(archive, 6)
 
@@ -145,8 +128,8 @@ def test_wrong_answers_are_asked_for_again_and_are_no_damage(s3: S3, tmp_path: P
     s3.fault(Fault.TRUNCATED, "GET", "/s/")
     with opened(tmp_path / "new") as archive:
         with pytest.raises(StoreUnreachable):  # the second answer was cut short
-            payloads(archive)
-        assert payloads(archive) == before
+            contents(archive)
+        assert contents(archive) == before
         assert archive.parts.index.damage() == []
 
 
@@ -158,7 +141,7 @@ def test_an_object_that_is_wrong_each_time_is_damage(s3: S3, tmp_path: Path) -> 
         data[len(data) // 3] ^= 1
         s3.objects[key].data = bytes(data)
     with opened(tmp_path / "new") as archive, pytest.raises(CorruptRecord):
-        payloads(archive)
+        contents(archive)
 
 
 def test_pages_are_read_once_and_kept_on_the_disk(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,16 +150,16 @@ def test_pages_are_read_once_and_kept_on_the_disk(s3: S3, tmp_path: Path, monkey
     bucket_restore.restore(settings, tmp_path / "new")
     s3.requests.clear()
     with opened(tmp_path / "new") as archive:
-        assert payloads(archive) == before
+        assert contents(archive) == before
         count = len([target for _, target in s3.requests if "/s/" in target])
         assert count == len(s3.keys("/s/"))  # each has one page
     with opened(tmp_path / "new") as archive:
-        assert payloads(archive) == before
+        assert contents(archive) == before
         assert len([target for _, target in s3.requests if "/s/" in target]) == count
     for path in (tmp_path / "new" / "cache" / "objects").rglob("*.kept"):
         path.write_bytes(b"rotten")
     with opened(tmp_path / "new") as archive:
-        assert payloads(archive) == before
+        assert contents(archive) == before
         assert archive.parts.index.damage() == []
 
 
@@ -208,7 +191,7 @@ def test_an_evicted_segment_is_read_through_and_the_newest_stays(s3: S3, tmp_pat
     publish_all(data, settings)
     connection.remember(data, settings, Files())
     with opened(data) as archive:
-        before = payloads(archive)
+        before = contents(archive)
         layout, files = archive.parts.layout, archive.parts.files
         remote = layout.elsewhere
         assert isinstance(remote, RemoteSegments)
@@ -216,12 +199,12 @@ def test_an_evicted_segment_is_read_through_and_the_newest_stays(s3: S3, tmp_pat
         names = bucket_of(data, settings).hint_names()
         sizes = [residence.evict(name) for name in names]
         assert sizes[-1] == 0 and all(sizes[:-1])
-        assert payloads(archive) == before  # by the files that are still open, or the bucket
+        assert contents(archive) == before  # by the files that are still open, or the bucket
         archive.parts.reader.sweep()
-        assert payloads(archive) == before
+        assert contents(archive) == before
         store_studies(archive, 3)
     with opened(data) as archive:
-        assert len(payloads(archive)) == 12
+        assert len(contents(archive)) == 12
         assert archive.losses() == []
         assert verify.check(archive, payloads=True).findings == []
 
@@ -258,11 +241,11 @@ def test_an_encrypted_bucket_is_restored_with_its_key(s3: S3, tmp_path: Path) ->
     fill(data, 1)
     publish_all(data, settings)
     with opened(data) as archive:
-        before = payloads(archive)
+        before = contents(archive)
         assert store(archive) == []
     bucket_restore.restore(settings, tmp_path / "new")
     with opened(tmp_path / "new") as archive:
-        assert payloads(archive) == before
+        assert contents(archive) == before
     with pytest.raises(ObjectWrong):
         bucket_restore.restore(s3.settings(tmp_path), tmp_path / "other")
     assert PIXELS not in b"".join(stored.data for stored in s3.objects.values())

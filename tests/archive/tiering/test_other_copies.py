@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,15 +22,8 @@ from tests.objects.s3 import S3
 pytest.importorskip("obstore", reason="obstore is not installed")
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[S3]:
-    with S3() as started:
-        yield started
-
-
 @pytest.fixture
 def data(s3: S3, tmp_path: Path) -> Path:
-    s3.reset()
     data, settings = tmp_path / "data", s3.settings(tmp_path)
     fill(data, 1, 2)
     publish_all(data, settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -19,18 +18,6 @@ from tests.archive.tiering.stored import bucket_of, fill, publish_all, store_stu
 from tests.objects.s3 import S3, Fault
 
 pytest.importorskip("obstore", reason="obstore is not installed")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with S3() as started:
-        yield started
-
-
-@pytest.fixture
-def s3(server: S3) -> S3:
-    server.reset()
-    return server
 
 
 def groups_of(data: Path, s3: S3, folder: Path) -> list[Group]:

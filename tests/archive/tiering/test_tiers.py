@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +13,8 @@ from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.errors import ObjectWrong
 from engine.objects.settings import Tier
 from engine.storage.files import Files
-from tests.archive.filled import opened
+from tests.archive.filled import contents, opened
 from tests.archive.tiering.stored import fill, publish_all, store_studies
-from tests.archive.tiering.test_bucket_restore import payloads
 from tests.objects.s3 import S3
 
 pytest.importorskip("obstore", reason="obstore is not installed")
@@ -25,24 +23,12 @@ OLD = Tier(name="old", older_than_days=30)
 LATER_NS = 40 * tiers.DAY_NS
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[S3]:
-    with S3() as started:
-        yield started
-
-
-@pytest.fixture
-def s3(server: S3) -> S3:
-    server.reset()
-    return server
-
-
 def test_the_plan_names_studies_segments_and_cost_and_its_application_frees_them(s3: S3, tmp_path: Path) -> None:
     data, settings = tmp_path / "data", s3.settings(tmp_path, egress_usd_per_gib=100.0)
     fill(data, 1, 2)
     publish_all(data, settings)
     with opened(data) as archive:
-        before = payloads(archive)
+        before = contents(archive)
         young = tiers.plan(archive, settings, [OLD], time.time_ns())
         assert (young.studies, young.segments) == ({"old": 0}, [])
         plan = tiers.plan(archive, settings, [OLD], time.time_ns() + LATER_NS)
@@ -51,10 +37,10 @@ def test_the_plan_names_studies_segments_and_cost_and_its_application_frees_them
         segments, freed = tiers.apply(archive, settings, plan.segments)
         assert (segments, freed) == (len(plan.segments), plan.bytes)
         archive.parts.reader.sweep()
-        assert payloads(archive) == before
+        assert contents(archive) == before
         assert tiers.plan(archive, settings, [OLD], time.time_ns() + LATER_NS).segments == []
     with opened(data) as archive:
-        assert payloads(archive) == before
+        assert contents(archive) == before
         assert verify.check(archive, payloads=True).findings == []
 
 
@@ -74,7 +60,7 @@ def test_what_is_not_in_the_bucket_stays(s3: S3, tmp_path: Path) -> None:
             tiers.apply(archive, settings, plan.segments)
         layout = archive.parts.layout
         assert RemoteSegments(data, layout.archive_id, Files()).names() == []
-        assert payloads(archive)
+        assert contents(archive)
 
 
 def test_only_studies_of_the_rules_modalities_count_and_shared_segments_stay(s3: S3, tmp_path: Path) -> None:
