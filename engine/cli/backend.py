@@ -127,22 +127,63 @@ def _record_command() -> None:
     import click
 
     context = click.get_current_context(silent=True)
-    words = context.command_path.split()[1:] if context is not None else []
-    if context is None or not words or words[0] in _UNRECORDED or context.meta.get(_RECORDED):
+    command = _command()
+    if context is None or not command or command.split()[0] in _UNRECORDED or context.meta.get(_RECORDED):
         return
     context.meta[_RECORDED] = True  # a command may open the archive several times
-    arguments = " ".join(sys.argv[1:]).removeprefix(" ".join(words)).lstrip()
-    kinds = {"find": audit.Kind.QUERY, "import": audit.Kind.IMPORTED}
-    kind = kinds.get(words[0], audit.Kind.OPERATION)
+    arguments = arguments_of(command, sys.argv[1:])
+    kind = _KINDS.get(command, audit.Kind.OPERATION)
     audit.begin_now(
         audit.Event(
             kind=kind,
             principal=operator(),
-            action=f"filmroom {' '.join(words)}",
+            action=f"filmroom {command}",
             query=arguments if kind is audit.Kind.QUERY else "",
             detail="" if kind is audit.Kind.QUERY else arguments,
         )
     )
+
+
+_KINDS = {
+    "find": audit.Kind.QUERY,
+    "worklist list": audit.Kind.QUERY,
+    "hl7 journal": audit.Kind.QUERY,
+    "import": audit.Kind.IMPORTED,
+}
+"""Those of commands that are no mere operation."""
+
+
+def _command() -> str:
+    """The words of the command that this process runs; "" if it is none."""
+    import click
+
+    context = click.get_current_context(silent=True)
+    return "" if context is None else context.command_path.partition(" ")[2]
+
+
+def arguments_of(command: str, arguments: Sequence[str]) -> str:
+    """The arguments of a command line without the words of the command, between which options may stand."""
+    left = list(arguments)
+    for word in command.split():
+        if word in left:
+            left.remove(word)
+    return " ".join(left)
+
+
+def record_patient(patient: audit.Patient, *, accession: str = "", study: str = "", detail: str = "") -> None:
+    """Records durably whose data the command of this process shows or changes. Raises AuditUnavailable."""
+    if audit.is_on():
+        audit.begin_now(
+            audit.Event(
+                kind=audit.Kind.OPERATION,
+                principal=operator(),
+                action=f"filmroom {_command()}".strip(),
+                patient=patient,
+                accession=accession,
+                study=study,
+                detail=detail,
+            )
+        )
 
 
 def find(config: Config, request: query.Keys, limit: int | None, offset: int = 0) -> Iterator[dict[int, bytes]]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from engine import audit
 from engine.cli import backend
 from engine.errors import ConfigError, MessageUnreadable, ProfileError
 
@@ -232,6 +233,8 @@ def show(config: Config, number: int) -> tuple[dict[str, Any], bytes]:
         history = messages.history_of(archive)
         try:
             row = history.find(number)
+            if row.received.patient_id:
+                backend.record_patient(audit.Patient(row.received.patient_id), detail=f"message {number}")
             return _facts(row), history.read(row.position)
         finally:
             history.close()

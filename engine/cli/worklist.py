@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engine import audit
 from engine.cli import backend
 from engine.config import Config
 from engine.dicom import part10, transfer_syntax
@@ -15,7 +16,7 @@ from engine.errors import DataSetError, UpdateRefused
 
 if TYPE_CHECKING:
     from engine.orders.registry import Orders
-    from engine.orders.values import Applied, Source
+    from engine.orders.values import Applied, OrderUpdate, Source
 
 FILE_BYTES_MAX = 1 << 20
 """A file with one entry has some kilobytes."""
@@ -43,8 +44,20 @@ def add(config: Config, texts: Mapping[str, str]) -> dict[str, Any]:
 
     update = order_of(texts)
     with opened(config) as orders:
+        _record(update)
         applied = orders.apply(update, _source())
         return {**_numbers(orders, update.accession or update.filler or update.placer), **_facts(applied)}
+
+
+def _record(update: OrderUpdate) -> None:
+    """Records in the audit log whose order it is."""
+    for identifier in update.patient.identifiers[:1]:
+        patient = audit.Patient(
+            identifier.value,
+            identifier.issuer.name or identifier.issuer.universal_id,
+            str(update.patient.attributes.get("PatientName", "")),
+        )
+        backend.record_patient(patient, accession=update.accession.value if update.accession else "")
 
 
 def _numbers(orders: Orders, number: Any) -> dict[str, Any]:
@@ -75,7 +88,9 @@ def import_files(config: Config, paths: Sequence[Path]) -> Iterator[tuple[Path, 
     with opened(config) as orders:
         for path in paths:
             try:
-                applied = orders.apply(order_of(texts_of(_read(path))), _source())
+                update = order_of(texts_of(_read(path)))
+                _record(update)
+                applied = orders.apply(update, _source())
             except (DataSetError, UpdateRefused) as error:
                 yield path, str(error), ()
             except OSError as error:
@@ -143,6 +158,7 @@ def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
             accession=order.accession or Identifier(accession),
             procedures=procedures,
         )
+        _record(update)
         return _facts(orders.apply(update, _source()))
 
 

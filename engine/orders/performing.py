@@ -112,9 +112,10 @@ def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str
     encoded = _encode(items)
     if len(encoded) > DATA_SET_BYTES_MAX:
         raise StepRefused("too many attributes", "resources")
-    missing = [tags.keyword_of(tag) for tag in refused]
-    if status != IN_PROGRESS:
-        missing += _check_final(items, strict=strict)
+    if refused:
+        names = ", ".join(map(tags.keyword_of, refused))
+        work.warn(f"what only an N-CREATE may set stayed as it was: {names}")
+    missing = [] if status == IN_PROGRESS else _check_final(items, strict=strict)
     row = replace(row, status=status, data_set=encoded, time=work.now)
     work.writing.put(work.tables.performed, key, row)
     work.changed(ChangeKind.STEP, uid, f"performed step {status.lower()}")

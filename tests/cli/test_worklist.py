@@ -13,10 +13,12 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from engine.archive import messages
 from engine.archive.archive import Archive
 from engine.archive.hospital import open_orders
-from engine.cli import exit_codes
+from engine.cli import backend, exit_codes
 from engine.config import Config
+from engine.journal.entry import Received
 from engine.orders.entry_values import order_of
 from engine.orders.registry import NoRules
 from engine.orders.rows import AskedRow
@@ -51,6 +53,39 @@ def test_an_entry_is_added_listed_changed_and_canceled(capsys: pytest.CaptureFix
     assert rows(capsys, "worklist", "cancel", "A1")[0]["changes"] == ["order canceled", "step canceled"]
     assert rows(capsys, "worklist", "list") == []
     assert [row["ScheduledProcedureStepStatus"] for row in rows(capsys, "worklist", "list", "--all")] == ["CANCELED"]
+
+
+def test_the_audit_log_finds_by_their_patient_what_commands_show_and_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Archive.open(tmp_path / "data") as archive:
+        journal = messages.open_journal(archive)
+        journal.append(Received(time=1.0, source="ris", host="::1", kind="ADT^A08", patient_id="4711"), b"MSH|^~")
+        journal.close()
+    rows(capsys, *ADD, *DOE)
+    rows(capsys, *ADD, "PatientID=4712", "ScheduledStationAETitle=CT1")
+    rows(capsys, "worklist", "cancel", "A1")
+    assert run(capsys, "hl7", "show", "1")[0] == exit_codes.OK
+    found = rows(capsys, "audit", "search", "--patient", "4711")
+    assert [event["action"] for event in found] == [
+        "filmroom hl7 show", "filmroom worklist cancel", "filmroom worklist add",
+    ]  # fmt: skip
+    assert found[2]["patient"] == {"id": "4711", "name": "Doe^Jane"} and found[2]["accession"] == "A1"
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "arguments"),
+    [
+        ("worklist list", "worklist list Modality=CT --json", "Modality=CT --json"),
+        ("worklist list", "--json worklist --data d list", "--json --data d"),
+        ("find", "find PatientID=1", "PatientID=1"),
+        ("find", "", ""),
+    ],
+)
+def test_the_audit_log_has_the_arguments_without_the_words_of_the_command(
+    command: str, line: str, arguments: str
+) -> None:
+    assert backend.arguments_of(command, line.split()) == arguments
 
 
 def test_an_entry_without_a_station_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from engine.dicom import tags
+from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import UpdateRefused
-from engine.orders import linking, ordering, patients
+from engine.orders import linking, ordering, patients, performing
 from engine.orders.database import Reading
 from engine.orders.registry import NoRules, Orders, Place
 from engine.orders.values import (
@@ -463,3 +465,22 @@ def test_an_encrypted_archive_has_no_names_in_its_state_log_and_reads_them_with_
     shutil.rmtree(tmp_path / "hospital" / "index")
     with Orders(place) as orders:
         assert name_of(orders, "P1") == "Unmistakable^Name"
+
+
+def test_what_only_the_beginning_of_a_performed_step_may_say_is_a_warning_later_and_not_missing(
+    orders: Orders,
+) -> None:
+    texts = {
+        tags.PerformedProcedureStepStatus: "IN PROGRESS", tags.PerformedProcedureStepID: "PPS1", tags.Modality: "CT",
+        tags.PerformedStationAETitle: "CT1", tags.PerformedProcedureStepStartDate: "20261130",
+        tags.PerformedProcedureStepStartTime: "0900",
+    }  # fmt: skip
+    begun = {tag: text.encode() for tag, text in texts.items()}
+    step = DataSet({tags.StudyInstanceUID: b"1.2.3"}, b"")
+    orders.create_performed("1.2.9", DataSet({**begun, tags.ScheduledStepAttributesSequence: [step]}, b""), RIS)
+    changes = {tags.PatientName: b"Other^Name", tags.Modality: b"MR"}
+    applied, missing = orders.modify_performed("1.2.9", DataSet({**changes}, b""), RIS)
+    assert missing == []
+    assert applied.warnings == ("what only an N-CREATE may set stayed as it was: Modality, PatientName",)
+    performed = orders.performed("1.2.9")
+    assert performed is not None and performing.stored(performed).text(tags.Modality) == "CT"

@@ -82,7 +82,7 @@ def add(values: tuple[str, ...], settings: Settings) -> None:
     facts = worklist.add(settings.load(), dict(_pairs(values)))
     for warning in facts["warnings"]:
         output.complain(warning)
-    output.write_one(facts)
+    output.write_one(facts, {name: value for name, value in facts.items() if value})
 
 
 @command.command("import", short_help="Add entries from files.")
