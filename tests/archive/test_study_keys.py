@@ -51,6 +51,14 @@ def begin(data: Path) -> None:
     encryption.begin(data, "site", "file", {"path": str(path)}, data_key_days=30)
 
 
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """An archive with keys, empty."""
+    path = tmp_path / "data"
+    begin(path)
+    return path
+
+
 def opened(data: Path, *, study_keys: bool | None = True) -> Archive:
     KEYRING.clear()
     return Archive.open(data, role="keeper", create=True, study_keys=study_keys)
@@ -80,9 +88,7 @@ def compact(archive: Archive) -> None:
     Compactor(archive, Compaction(), segment_bytes=1 << 20, everything=True).run()
 
 
-def test_each_study_has_a_key_of_its_own_and_reads_back(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_each_study_has_a_key_of_its_own_and_reads_back(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -98,9 +104,7 @@ def test_each_study_has_a_key_of_its_own_and_reads_back(tmp_path: Path) -> None:
         assert filled.contents(archive) == expected
 
 
-def test_a_deleted_study_is_unreadable_and_counts_as_deleted_after_a_rebuild(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_a_deleted_study_is_unreadable_and_counts_as_deleted_after_a_rebuild(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -118,9 +122,7 @@ def test_a_deleted_study_is_unreadable_and_counts_as_deleted_after_a_rebuild(tmp
             assert not archive.damage()
 
 
-def test_the_key_lives_while_the_study_is_in_the_trash(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_the_key_lives_while_the_study_is_in_the_trash(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         expected = filled.contents(archive)
@@ -135,9 +137,7 @@ def test_the_key_lives_while_the_study_is_in_the_trash(tmp_path: Path) -> None:
         assert states(archive, 1) == [State.DESTROYED]
 
 
-def test_what_was_sent_again_meanwhile_has_another_key_and_stays(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_what_was_sent_again_meanwhile_has_another_key_and_stays(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         delete(archive, 1, into_trash=True)
@@ -156,9 +156,7 @@ def test_what_was_sent_again_meanwhile_has_another_key_and_stays(tmp_path: Path)
         assert filled.findings(archive) == []
 
 
-def test_a_hold_keeps_the_key_and_the_last_part_of_a_study_takes_it_along(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_a_hold_keeps_the_key_and_the_last_part_of_a_study_takes_it_along(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1, 3)
         first, *others = archive.instances(filled.study_query(1))
@@ -176,9 +174,7 @@ def test_a_hold_keeps_the_key_and_the_last_part_of_a_study_takes_it_along(tmp_pa
         assert done.shredded == [filled.uid(1)]
 
 
-def test_compaction_keeps_the_key_of_what_it_copies_and_removes_what_is_shredded(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_compaction_keeps_the_key_of_what_it_copies_and_removes_what_is_shredded(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -204,9 +200,7 @@ def test_compaction_keeps_the_key_of_what_it_copies_and_removes_what_is_shredded
         assert filled.findings(archive) == []
 
 
-def test_the_status_counts_keys_of_studies_and_what_is_shredded(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_the_status_counts_keys_of_studies_and_what_is_shredded(data: Path) -> None:
     assert encryption.status(data)["study_keys"] is None
     with opened(data) as archive:
         store(archive, 1)
@@ -253,9 +247,7 @@ def test_what_was_stored_before_gets_keys_where_asked_and_can_be_shredded_then(t
         assert filled.contents(archive) == {}
 
 
-def test_an_object_that_comes_in_parts_has_the_key_of_its_study(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_an_object_that_comes_in_parts_has_the_key_of_its_study(data: Path) -> None:
     long = filled.payload_of(1, 1, 1)
     with opened(data) as archive:
         archive.ingest_stream(iter([long[:500], long[500:]]), transfer_syntax_uid=filled.EXPLICIT)
@@ -271,9 +263,7 @@ def test_study_keys_need_an_encrypted_archive(tmp_path: Path) -> None:
         opened(tmp_path / "data")
 
 
-def test_switched_off_new_studies_have_none_and_old_ones_stay_readable(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_switched_off_new_studies_have_none_and_old_ones_stay_readable(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
     with opened(data, study_keys=False) as archive:
@@ -284,9 +274,7 @@ def test_switched_off_new_studies_have_none_and_old_ones_stay_readable(tmp_path:
         assert delete(archive, 2) == []
 
 
-def test_a_new_master_key_leaves_studies_readable(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_a_new_master_key_leaves_studies_readable(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         expected = filled.contents(archive)
@@ -298,9 +286,8 @@ def test_a_new_master_key_leaves_studies_readable(tmp_path: Path) -> None:
 # copies --------------------------------------------------------------------------------------------
 
 
-def test_a_backup_reads_back_and_loses_what_is_shredded_at_its_next_run(tmp_path: Path) -> None:
-    data, folder = tmp_path / "data", tmp_path / "backup"
-    begin(data)
+def test_a_backup_reads_back_and_loses_what_is_shredded_at_its_next_run(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "backup"
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -337,9 +324,8 @@ def test_a_backup_reads_back_and_loses_what_is_shredded_at_its_next_run(tmp_path
     assert any("study.keys is missing" in finding for finding in verify_backup(folder).findings)
 
 
-def test_a_replica_reads_back_and_loses_what_is_shredded(tmp_path: Path) -> None:
-    data, copy = tmp_path / "data", tmp_path / "copy"
-    begin(data)
+def test_a_replica_reads_back_and_loses_what_is_shredded(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -370,10 +356,8 @@ def test_a_replica_reads_back_and_loses_what_is_shredded(tmp_path: Path) -> None
 
 
 def test_what_an_interrupted_deletion_left_is_shredded_by_the_caretaker(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = tmp_path / "data"
-    begin(data)
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -392,9 +376,7 @@ def test_what_an_interrupted_deletion_left_is_shredded_by_the_caretaker(
         assert filled.contents(archive) == expected
 
 
-def test_a_scrub_finds_no_damage_in_what_is_shredded(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_a_scrub_finds_no_damage_in_what_is_shredded(data: Path) -> None:
     with opened(data) as archive:
         store(archive, 1)
         store(archive, 2)
@@ -404,9 +386,7 @@ def test_a_scrub_finds_no_damage_in_what_is_shredded(tmp_path: Path) -> None:
         assert not archive.damage()
 
 
-def test_a_kill_after_a_deletion_leaves_an_archive_that_opens(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    begin(data)
+def test_a_kill_after_a_deletion_leaves_an_archive_that_opens(data: Path) -> None:
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"
