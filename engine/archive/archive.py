@@ -352,16 +352,22 @@ class Archive(View):
         reason: str,
         dry_run: bool = False,
         into_trash: bool = False,
+        among: Collection[bytes] | None = None,
     ) -> Deletion:
         """Deletes what a retrieval with this query would name in a scope; gone for every process when it returns.
 
-        `into_trash`: it can be taken back (`lifecycle.trash`). Raises QueryError, DeletionRefused (something is on
-        legal hold: nothing is deleted), StorageFull, StorageFailed.
+        `into_trash`: it can be taken back (`lifecycle.trash`). `among`: only these SOP Instance UIDs.
+        Raises QueryError, DeletionRefused (something is on legal hold: nothing is deleted), StorageFull, StorageFailed.
         """
+
+        def choose() -> Sequence[InstanceIdentifiers]:
+            named = self.parts.index.identifiers(query, scope)
+            return named if among is None else [each for each in named if each.sop_instance_uid in among]
+
         work = trash.put if into_trash else deletion.delete
         return work(
             self.parts,
-            lambda: self.parts.index.identifiers(query, scope),
+            choose,
             level=query.level,
             actor=actor,
             reason=reason,

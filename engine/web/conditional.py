@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from engine.errors import EngineError
+from engine.web.errors import PreconditionFailed
 
 _ETAG: Final = re.compile(r'\s*(W/)?("[^"]*")\s*(?:,|$)')
 _RANGE: Final = re.compile(r"bytes=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.IGNORECASE)
@@ -20,8 +21,21 @@ class Unsatisfiable(EngineError):
         self.length = length
 
 
+def check_match(headers: Mapping[str, str], etags: Collection[str]) -> None:
+    """Raises PreconditionFailed if there is an If-Match with none of these entity tags, by strong comparison."""
+    value = headers.get("If-Match")
+    if value is None or value.strip() == "*":
+        return
+    if not any(not is_weak and tag in etags for is_weak, tag in _ETAG.findall(value)):
+        raise PreconditionFailed("If-Match: the resource has another entity tag now")
+
+
 def is_unchanged(headers: Mapping[str, str], etag: str) -> bool:
-    """Whether the client's copy is current (304): If-None-Match, with weak comparison."""
+    """Whether the client's copy is current (304): If-None-Match, with weak comparison.
+
+    Raises PreconditionFailed for an If-Match that is another's, which comes first (RFC 9110 13.2.2).
+    """
+    check_match(headers, (etag,))
     value = headers.get("If-None-Match")
     if value is None:
         return False

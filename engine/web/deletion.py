@@ -4,6 +4,7 @@
       final, and compaction frees the space later
 404   there is no such study, series or instance          410   it was deleted before
 409   some of it is on legal hold, and nothing was deleted
+412   If-Match has another entity tag than the same URL has for GET; with the right one, what it stands for is deleted
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from engine.access import Action
 from engine.archive.questions import Level, Query
 from engine.dicom import tags
 from engine.errors import ArchiveReadOnly
+from engine.web.conditional import check_match
 from engine.web.errors import Gone, NotFound
 from engine.web.route import DICOMWEB, Parameter, Route
-from engine.web.stored import missing, uid_of
+from engine.web.stored import instance_of, instances_of, missing, uid_of
+from engine.web.wado import entity_tags
 
 if TYPE_CHECKING:
     from engine.web.request import Request
@@ -49,10 +52,11 @@ async def delete(request: Request) -> web.StreamResponse:
 
     view = request.view(Action.DELETE)
     into_trash = request.config.deletion.trash_days > 0
+    among = await _matching(request) if "If-Match" in request.headers else None
 
     def work() -> tuple[int, list[str]]:
         deletion = archive.delete(
-            query, scope=view.scope, actor=request.principal, reason=reason, into_trash=into_trash
+            query, scope=view.scope, actor=request.principal, reason=reason, into_trash=into_trash, among=among
         )
         return deletion.instances, deletion.trash
 
@@ -67,6 +71,14 @@ async def delete(request: Request) -> web.StreamResponse:
     return web.Response(status=HTTPStatus.NO_CONTENT, headers=headers)
 
 
+async def _matching(request: Request) -> frozenset[bytes]:
+    """The SOP Instance UIDs that the entity tag of If-Match stands for. Raises PreconditionFailed, NotFound, Gone."""
+    is_one = "instance" in request.path_values
+    instances = [instance_of(request)] if is_one else await instances_of(request)
+    check_match(request.headers, entity_tags(request, instances, is_one=is_one))
+    return frozenset(each.sop_instance_uid.encode() for each in instances)
+
+
 def _row(path: str, name: str) -> Route:
     return Route(
         "DELETE",
@@ -77,7 +89,7 @@ def _row(path: str, name: str) -> Route:
         parameters=(Parameter("reason", "The reason, which is recorded with the client's address"),),
         produces=(),
         statuses=(204,),
-        errors=(404, 409, 410),
+        errors=(404, 409, 410, 412),
         tag="deletion",
     )
 

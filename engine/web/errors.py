@@ -95,6 +95,13 @@ class Gone(HttpError):
         super().__init__(HTTPStatus.GONE, detail)
 
 
+class PreconditionFailed(HttpError):
+    """The resource is not what the client takes it for."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.PRECONDITION_FAILED, detail)
+
+
 class UnsupportedMediaType(HttpError):
     """The resource does not accept a body of this type."""
 

@@ -141,6 +141,8 @@ def _value(parameter: Parameter) -> dict[str, Any]:
 def _responses(route: Route) -> dict[str, Any]:
     responses: dict[str, Any] = {str(status): _response(route, status) for status in route.statuses}
     errors: set[int] = {*ERRORS_OF_ALL, *route.errors, *(ERRORS_OF_BODIES if route.consumes else ())}
+    if HTTPStatus.NOT_MODIFIED in route.statuses:  # it has an entity tag, which If-Match may ask for
+        errors.add(HTTPStatus.PRECONDITION_FAILED)
     for status in sorted(errors):
         if str(status) not in responses:
             problem = {"$ref": "#/components/responses/Problem"}

@@ -14,7 +14,7 @@ from engine import log
 from engine.errors import NotAcceptable, TranscodeError
 from engine.web import bulk_data, zip_archive
 from engine.web.accept import Choice, Offer
-from engine.web.forms import DICOM, OCTET_STREAM, choices_of, instance_syntax
+from engine.web.forms import DICOM, EXPLICIT, OCTET_STREAM, choices_of, instance_syntax
 from engine.web.instances import check_codecs, file_part
 from engine.web.sending import send, send_stream
 from engine.web.stored import identity_of, instance_of, instances_of, pinned, root_of
@@ -41,7 +41,7 @@ async def instance(request: Request) -> web.StreamResponse:
     with pinned(request, [each]):
         part = await _part(request, each, choice, syntax_uid)
         is_multipart = choice.offer.is_multipart
-        etag = f'"{identity_of(each)}-{part.content_type.rpartition("=")[2]}-{is_multipart:d}"'
+        etag = _one_etag(each, part.content_type.rpartition("=")[2], is_multipart)
         return await send(request, [part], etag, media_type=DICOM if is_multipart else "")
 
 
@@ -55,19 +55,38 @@ async def instances(request: Request) -> web.StreamResponse:
         return await zip_archive.send_zip(request, all_instances)
     choices = [choice for choice in choices if choice.offer.media_type != zip_archive.ZIP]
     with pinned(request, all_instances):
-        damaged = request.engine.archive.retrieval.damaged_places()
-        readable = [each for each in all_instances if each.position[:2] not in damaged] if damaged else all_instances
+        readable = _readable(request, all_instances)
         forms = _forms_of(choices, readable)
         headers = {}
         if left_out := len(all_instances) - len(readable):
             headers["Warning"] = f'299 {root_of(request)} "{left_out} instances cannot be read and are left out"'
-        etag = _etag(readable, forms)
+        etag = _etag(readable, [uid for _, uid in forms])
         if "Range" in request.headers and all(
             uid == each.transfer_syntax_uid for each, (_, uid) in zip(readable, forms, strict=True)
         ):
             parts = [await file_part(request, each, each.transfer_syntax_uid) for each in readable]
             return await send(request, parts, etag, media_type=DICOM, cache="private, no-cache", headers=headers)
         return await send_stream(request, _parts(request, readable, forms), etag, DICOM, headers=headers)
+
+
+def entity_tags(request: Request, all_instances: Sequence[Instance], *, is_one: bool) -> frozenset[str]:
+    """The entity tags of a study, series or instance, as it is stored and in Explicit VR Little Endian."""
+    requests = ("*", "", EXPLICIT)
+    if is_one:
+        (one,) = all_instances
+        uids = {instance_syntax(one.transfer_syntax_uid, requested) for requested in requests}
+        return frozenset(_one_etag(one, uid, is_multipart) for uid in uids if uid for is_multipart in (True, False))
+    readable = _readable(request, all_instances)
+    tags = set()
+    for requested in requests:
+        syntaxes = [instance_syntax(each.transfer_syntax_uid, requested) for each in readable]
+        tags.add(_etag(readable, [uid or "" for uid in syntaxes]))
+    return frozenset(tags)
+
+
+def _readable(request: Request, all_instances: Sequence[Instance]) -> Sequence[Instance]:
+    damaged = request.engine.archive.retrieval.damaged_places()
+    return [each for each in all_instances if each.position[:2] not in damaged] if damaged else all_instances
 
 
 def _forms_of(choices: Sequence[Choice], instances_: Sequence[Instance]) -> list[tuple[Choice, str]]:
@@ -109,8 +128,12 @@ async def _part(request: Request, each: Instance, choice: Choice, syntax_uid: st
         return await file_part(request, each, as_stored)
 
 
-def _etag(instances_: Sequence[Instance], forms: Sequence[tuple[Choice, str]]) -> str:
+def _one_etag(each: Instance, syntax_uid: str, is_multipart: bool) -> str:
+    return f'"{identity_of(each)}-{syntax_uid}-{is_multipart:d}"'
+
+
+def _etag(instances_: Sequence[Instance], syntax_uids: Sequence[str]) -> str:
     digest = blake2b(digest_size=16)
-    for each, (_, uid) in zip(instances_, forms, strict=True):
+    for each, uid in zip(instances_, syntax_uids, strict=True):
         digest.update(f"{identity_of(each)} {uid}\n".encode())
     return f'"{digest.hexdigest()}"'

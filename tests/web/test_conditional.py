@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.web.conditional import Unsatisfiable, byte_range, is_unchanged
+from engine.web.conditional import Unsatisfiable, byte_range, check_match, is_unchanged
+from engine.web.errors import PreconditionFailed
 
 TAG = '"abc"'
 
@@ -27,6 +28,17 @@ def test_if_none_match_compares_weakly(value: str | None, expected: bool) -> Non
     headers = {} if value is None else {"If-None-Match": value}
     assert is_unchanged(headers, TAG) is expected
     assert is_unchanged(headers, f"W/{TAG}") is expected
+
+
+@pytest.mark.parametrize("value", [None, TAG, "*", f'"x", {TAG}', f"{TAG} , W/{TAG}"])
+def test_if_match_lets_the_right_tag_pass(value: str | None) -> None:
+    check_match({} if value is None else {"If-Match": value}, (TAG, '"other"'))
+
+
+@pytest.mark.parametrize("value", ['"x"', f"W/{TAG}", "abc", "", '"*"'])
+def test_if_match_compares_strongly_and_comes_before_if_none_match(value: str) -> None:
+    with pytest.raises(PreconditionFailed):
+        is_unchanged({"If-Match": value, "If-None-Match": TAG}, TAG)
 
 
 @pytest.mark.parametrize(

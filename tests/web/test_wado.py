@@ -100,6 +100,10 @@ def test_one_instance_alone_has_ranges_conditions_and_head(get: Get) -> None:
     assert (beyond.status, beyond.headers["Content-Range"]) == (416, f"bytes */{len(whole.body)}")
     unchanged = get(url_of(0), Accept=accept, If_None_Match=tag)
     assert (unchanged.status, unchanged.headers["ETag"], unchanged.body) == (304, tag, b"")
+    assert get(url_of(0), Accept=accept, If_Match=tag, Range="bytes=10-19").body == whole.body[10:20]
+    for path in (url_of(0), f"/studies/{STUDY}", f"/studies/{STUDY}/metadata", f"{url_of(0)}/frames/1"):
+        assert get(path, If_Match='"other"', If_None_Match="*").status == 412, path
+        assert get(path, If_Match="*").status == 200, path
 
 
 # Frames ------------------------------------------------------------------------------------------
@@ -199,6 +203,24 @@ def test_pixel_data_is_native_little_endian_with_ranges(get: Get) -> None:
 
 
 # What goes wrong on the way ----------------------------------------------------------------------
+
+
+def test_what_is_deleted_with_if_match_is_what_its_entity_tag_stands_for(hosting: Hosting, get: Get) -> None:
+    def store(number: int) -> None:
+        hosting.engine.archive.store(samples.part10(samples.instance(23, 1, number)))
+
+    store(1)
+    study, instance = f"/studies/{samples.ROOT}.23", other_url(23)
+    tag, as_stored = get(study).headers["ETag"], get(study, Accept=AS_STORED).headers["ETag"]
+    one = get(instance, "HEAD").headers["ETag"]
+    assert get(study, "DELETE", If_Match='"other"').status == 412
+    assert get(instance, "DELETE", If_Match=tag).status == 412
+    store(2)
+    for condition in (tag, as_stored):
+        assert get(study, "DELETE", If_Match=condition).status == 412, "an instance has arrived"
+    assert get(instance, "DELETE", If_Match=f'"other", {one}').status == 204
+    assert get(study, "DELETE", If_Match=get(study, Accept=AS_STORED).headers["ETag"]).status == 204
+    assert get(study, "DELETE", If_Match="*").status == 410
 
 
 def test_a_deleted_instance_is_gone(hosting: Hosting, get: Get) -> None:
