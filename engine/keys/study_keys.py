@@ -157,7 +157,8 @@ class StudyKeys:
     @property
     def is_in_use(self) -> bool:
         """Whether new records are encrypted by keys of studies."""
-        return self._files.pread(self._fd, 1, _IN_USE_AT) == b"\1"
+        # A damaged byte counts as 1: records with a key of their study are the ones that can be shredded.
+        return self._files.pread(self._fd, 1, _IN_USE_AT) != b"\0"
 
     def use(self, is_in_use: bool) -> None:
         """Sets whether they are, from the next study on. Durable."""
@@ -259,6 +260,8 @@ class StudyKeys:
     def study_of(self, key: StudyKey) -> bytes:
         """The Study Instance UID of a retired key; b"" if it cannot be read."""
         data = self._files.pread(self._fd, SLOT_BYTES, HEADER_BYTES + key.number * SLOT_BYTES)
+        if len(data) < SLOT_BYTES:
+            return b""
         _, _, _, nonce, uid = _USE.unpack_from(data, _STATE_AT)
         try:
             return self._wrapping.decrypt(nonce, uid, self._aad(key.key_id, b"uid")).rstrip(b"\0")
@@ -454,10 +457,10 @@ def _decoded(number: int, data: bytes) -> StudyKey | None:
         state, changed_ns, digest = State.FREE, 0, b""
     key_id = key[4:12]
     if _U32.pack(crc32c(key[4:])) != key[:4] or _number_of(key_id) != number:
-        if state in (State.RETIRED, State.DESTROYED):
-            state = State.DESTROYED  # a power cut while its bytes were overwritten
-        elif state == State.FREE:
+        # DESTROYED: a power cut while its bytes were overwritten. That state is durable before; so a retired key whose
+        # bytes are wrong is damaged, and a copy of the file may have it whole.
+        if state == State.FREE:
             return None
-        else:
+        if state != State.DESTROYED:
             raise KeyStoreError(f"slot {number} of {FILE} is damaged: take the file from a backup")
     return StudyKey(number, key_id, State(state), changed_ns, digest)

@@ -251,6 +251,59 @@ def test_damage_is_named_and_a_file_of_another_archive_refused(tmp_path: Path) -
         study_keys.check(path, ARCHIVE_ID, Files())
 
 
+def _has_other(keys: StudyKeys, key: DataKey, *, is_destroyed: bool) -> str:
+    """What is wrong in what a file says of a key: it may say that it is damaged, but nothing else that is untrue."""
+    try:
+        found = keys.find(key.key_id)
+    except KeyDestroyed:
+        return "" if is_destroyed else "destroyed"
+    except KeyStoreError:
+        return ""
+    return "" if found is None or (found.secret == key.secret and not is_destroyed) else "another key"
+
+
+def test_no_damaged_byte_makes_a_key_destroyed_or_another_one(tmp_path: Path) -> None:
+    """Whoever restores a backup destroys what another copy of the file says is destroyed."""
+    keys = made(tmp_path)
+    used, retired, destroyed = (keys.of(b"1.2.%d" % number) for number in range(3))
+    slots = list(keys.slots())
+    keys.retire(slots[1:])
+    keys.destroy(slots[2:])
+    keys.close()
+    path = tmp_path / study_keys.FILE
+    whole = path.read_bytes()
+    for at in (*range(28), *range(512, 521), *range(study_keys.HEADER_BYTES, study_keys.HEADER_BYTES + 3 * SLOT_BYTES)):
+        data = bytearray(whole)
+        data[at] ^= 1
+        path.write_bytes(data)
+        try:
+            names = study_keys.destroyed_in(path, ARCHIVE_ID, Files())
+        except KeyStoreError:
+            names = set()
+        assert not names & {used.key_id, retired.key_id}, at
+        try:
+            odd = StudyKeys(tmp_path, ARCHIVE_ID, Files(), WRAPPING)
+        except KeyStoreError:
+            continue
+        assert odd.is_in_use or at == 520
+        for key in (used, retired, destroyed):
+            assert not _has_other(odd, key, is_destroyed=key is destroyed), at
+        odd.study_of(slots[1])
+        odd.close()
+
+
+def test_a_file_that_is_cut_off_has_the_keys_before_the_cut(tmp_path: Path) -> None:
+    keys = made(tmp_path)
+    first, second = keys.of(b"1.2.1"), keys.of(b"1.2.2")
+    slots = list(keys.slots())
+    with (tmp_path / study_keys.FILE).open("r+b") as file:
+        file.truncate(study_keys.HEADER_BYTES + SLOT_BYTES + 100)
+    keys = StudyKeys(tmp_path, ARCHIVE_ID, Files(), WRAPPING)
+    found = keys.find(first.key_id)
+    assert found is not None and found.secret == first.secret
+    assert keys.find(second.key_id) is None and keys.study_of(slots[1]) == b""
+
+
 def test_many_threads_and_processes_never_share_a_slot(tmp_path: Path) -> None:
     first, second = made(tmp_path), StudyKeys(tmp_path, ARCHIVE_ID, Files(), WRAPPING)
     ids = [keys.of(b"1.%d" % number).key_id for number in range(40) for keys in (first, second)]
