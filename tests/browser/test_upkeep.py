@@ -132,6 +132,14 @@ def test_security_says_what_is_open_and_what_to_do(open_page: OpenPage) -> None:
     expect(findings).to_contain_text("Good: AE titles without a [[peer]] may be used by programs on this machine only")
 
 
+def test_settings_are_written_as_the_configuration_file_takes_them(open_page: OpenPage) -> None:
+    page = open_page("#/administration/settings")
+    page.get_by_label("Search").fill("jobs.retry_s")
+    row = page.get_by_role("table", name="Settings").get_by_role("row", name="jobs.retry_s")
+    expect(row.get_by_role("cell").nth(1)).to_have_text("3600")
+    expect(row).to_contain_text("configuration file")
+
+
 def test_jobs_are_filtered_by_state_and_cancelled_in_bulk(open_page: OpenPage, serve: Server) -> None:
     for _ in range(3):
         api(serve, "jobs", {"kind": "send", "peer": "FILED", "studies": [STUDY]})

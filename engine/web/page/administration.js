@@ -10,7 +10,8 @@ import { hashOf } from "./location.js";
 import { Trash } from "./trash.js";
 import { post, urlOf } from "./server.js";
 import { may } from "./session.js";
-import { language, moment, t } from "./words.js";
+import { senderName } from "./senders.js";
+import { moment, t } from "./words.js";
 import "./words_security.js";
 import "./words_upkeep.js";
 
@@ -45,7 +46,7 @@ function Quarantine() {
   };
   return html`<${Listed} path="api/quarantine?limit=500">${({ quarantine, more }, again) => html`<p class="quiet">${t("quarantine.about")} ${quarantine.length > 0 && t("quarantine.count", { count: more ? `${quarantine.length}+` : quarantine.length })}</p>
     <${Table} label=${t("quarantine")} empty=${t("quarantine.none")} columns=${[t("received"), t("from"), t("kind"), t("size"), "SOP Instance UID", t("reason"), t("queues.actions")]}
-      rows=${quarantine.map((one) => [moment(one.received), one.calling_ae_title || "–", t(`quarantine.${one.kind}`), bytesOf(one.bytes), html`<code>${one.sop_instance_uid}</code>`, one.reason,
+      rows=${quarantine.map((one) => [moment(one.received), senderName(one.calling_ae_title), t(`quarantine.${one.kind}`), bytesOf(one.bytes), html`<code>${one.sop_instance_uid}</code>`, one.reason,
         html`<span class="buttons">
           ${one.kind === "version" && html`<button type="button" onClick=${() => setItem(one.id)}>${t("differences")}</button>`}
           <${Action} label=${t("readmit")} confirm=${t("readmit.sure")} work=${ask(one.id, "readmit", again)} />
@@ -106,11 +107,11 @@ function Settings() {
   const [text, setText] = useState("");
   const [isChanged, setChanged] = useState(false);
   const needle = text.toLowerCase();
-  const shown = (value) => (value === null || value === "" ? "–" : typeof value === "object" ? JSON.stringify(value) : typeof value === "number" ? value.toLocaleString(language()) : String(value));
+  const shown = (value) => (value === null || value === "" ? "–" : typeof value === "object" ? JSON.stringify(value) : String(value));  // as in the file
   return html`<div><p class="quiet">${t("settings.about")}</p><${Listed} path="api/settings">${({ settings }) => {
     const rows = settings.filter((one) => (!needle || `${one.key} ${one.value} ${one.about}`.toLowerCase().includes(needle)) && (!isChanged || one.origin !== "default"));
     return html`<p class="buttons"><label>${t("search")} <input type="search" value=${text} onInput=${(event) => setText(event.currentTarget.value)} /></label>
       <label><input type="checkbox" checked=${isChanged} onChange=${(event) => setChanged(event.currentTarget.checked)} /> ${t("settings.changed")}</label> <span class="quiet" role="status">${rows.length}</span></p>
-      <${Table} label=${t("settings")} columns=${[t("key"), t("value"), t("origin"), t("meaning")]} rows=${rows.map((one) => [html`<code>${one.key}</code>`, shown(one.value), t(`origin.${one.origin}`), one.about])} />`;
+      <${Table} kind="settings" label=${t("settings")} columns=${[t("key"), t("value"), t("origin"), t("meaning")]} rows=${rows.map((one) => [html`<code>${one.key}</code>`, shown(one.value), t(`origin.${one.origin}`), one.about])} />`;
   }}<//></div>`;
 }

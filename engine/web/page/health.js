@@ -43,7 +43,8 @@ export function Health() {
     <${Loading} isLoading=${!status && !isLost} />
     ${status && html`<${Verdict} status=${status} /><${Tiles} status=${status} />`}
     <${Charts} points=${points} />
-    ${status && html`<${Activity} status=${status} /><${Errors} errors=${status.errors} />`}
+    ${status?.window_s >= 1 && html`<${Activity} status=${status} />`}
+    ${status && html`<${Errors} errors=${status.errors} />`}
     <${SlowQueries} />
     ${status?.archive.damaged > 0 && html`<${Damage} />`}
   </section>`;

@@ -50,9 +50,9 @@ export const Failure = ({ error }) =>
 export const Loading = ({ isLoading }) => (isLoading ? html`<p class="quiet" role="status">${t("loading")}</p>` : GONE());
 
 /** A table with a head; a row is a list of cells, a cell is text or a part. */
-export function Table({ label, columns, rows, empty }) {
+export function Table({ label, columns, rows, empty, kind }) {
   if (!rows.length) return html`<p class="quiet">${empty ?? t("nothing")}</p>`;
-  return html`<div class="scrolled" tabindex="0"><table aria-label=${label}>
+  return html`<div class="scrolled" tabindex="0"><table class=${kind} aria-label=${label}>
     <thead><tr>${columns.map((column) => (column ? html`<th scope="col">${column}</th>` : html`<td></td>`))}</tr></thead>
     <tbody>${rows.map((row) => html`<tr>${row.map((cell) => html`<td>${cell}</td>`)}</tr>`)}</tbody>
   </table></div>`;
