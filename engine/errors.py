@@ -456,5 +456,5 @@ class StepRefused(EngineError):
     def __init__(self, message: str, fault: str, offending_elements: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.fault = fault
-        """missing, no-value, value, duplicate, unknown, final, resources."""
+        """missing, no-value, value, duplicate, unknown, final, resources, uid."""
         self.offending_elements = tuple(offending_elements)

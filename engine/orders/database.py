@@ -61,6 +61,8 @@ _ROWS: Final[dict[str, Any]] = {
     "links": LinkRow,
     "conflicts": ConflictRow,
 }
+ASKED_MAX: Final = 1000
+"""Application entities whose last query is kept. Whoever may associate may call itself anything."""
 TABLES: Final = tuple(_ROWS)
 """The tables that are in the log, by number there: append only."""
 
@@ -216,8 +218,12 @@ class Writing(Reading):
         self.changes += inner.changes
 
     def put_asked(self, aet: bytes, row: AskedRow) -> None:
-        """Sets a row of `asked`, which is not in the log."""
-        self._txn.put(aet, msgspec.msgpack.encode(row), db=self.database.asked.handle)
+        """Sets a row of `asked`, which is not in the log; with too many, instead of the oldest."""
+        asked = self.database.asked
+        if self._txn.get(aet, db=asked.handle) is None and self.count(asked) >= ASKED_MAX:
+            oldest, _ = min(self.rows(asked), key=lambda pair: pair[1].time)
+            self._txn.delete(oldest, db=asked.handle)
+        self._txn.put(aet, msgspec.msgpack.encode(row), db=asked.handle)
 
     def _rederive(self, before: set[tuple[str, bytes, bytes]], after: set[tuple[str, bytes, bytes]]) -> None:
         handles = {"names": self.database.names, "days": self.database.days}

@@ -35,6 +35,12 @@ DATA_SET_BYTES_MAX = 4 << 20
 ELEMENT_COUNT_MAX = 120_000
 """Elements and items of one performed step: three for each referenced instance."""
 
+SCHEDULED_MAX = 100
+"""Scheduled steps that one performed step names: each study of them is linked in the one transaction."""
+PERFORMED_MAX = 100
+"""Performed steps that count for the state of one scheduled step: each of their changes looks at all of them."""
+UID_BYTES_MAX = 64
+
 _REQUIRED = (
     tags.PerformedProcedureStepID,
     tags.PerformedStationAETitle,
@@ -64,7 +70,7 @@ _ONLY_CREATED = frozenset((
 
 def create(work: Work, uid: str, data_set: DataSet, calling_ae: str, *, strict: bool) -> list[str]:
     """An N-CREATE; returns the names of attributes that should be there. Raises StepRefused."""
-    key = uid.encode()
+    key = _key_of(uid)
     encoded = encoded_of(data_set)
     digest = hashlib.sha256(encoded).digest()
     before = work.writing.get(work.tables.performed, key)
@@ -93,7 +99,7 @@ def create(work: Work, uid: str, data_set: DataSet, calling_ae: str, *, strict: 
 
 def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str]:
     """An N-SET; returns as `create` does. Raises StepRefused."""
-    key = uid.encode()
+    key = _key_of(uid)
     row = work.writing.get(work.tables.performed, key)
     if row is None:
         raise StepRefused("no such performed procedure step", "unknown")
@@ -129,8 +135,15 @@ def stored(row: PerformedRow) -> DataSet:
 
 
 def find(reading: Reading, uid: str) -> PerformedRow | None:
-    """A performed step."""
-    return reading.get(reading.database.performed, uid.encode())
+    """A performed step. Raises StepRefused for what can be no UID."""
+    return reading.get(reading.database.performed, _key_of(uid))
+
+
+def _key_of(uid: str) -> bytes:
+    key = uid.encode("utf-8", "replace")
+    if not 1 <= len(key) <= UID_BYTES_MAX:
+        raise StepRefused(f"the SOP Instance UID has {len(key)} bytes, and may have 1 to {UID_BYTES_MAX}", "uid")
+    return key
 
 
 def status_of(data_set: DataSet) -> str:
@@ -148,6 +161,8 @@ def _check_created(data_set: DataSet, *, strict: bool) -> list[str]:
         if not data_set.items[tag]:
             raise StepRefused(f"{tags.keyword_of(tag)} has no value", "no-value", (tag,))
     items = data_set.sequence(tags.ScheduledStepAttributesSequence)
+    if len(items) > SCHEDULED_MAX:
+        raise StepRefused(f"it performs more than {SCHEDULED_MAX} scheduled steps", "resources")
     if not all(item.text(tags.StudyInstanceUID) for item in items):
         raise StepRefused("StudyInstanceUID of a scheduled step is missing", "missing", (tags.StudyInstanceUID,))
     absent = [tag for tag in _PRESENT if tag not in data_set.items]
@@ -205,6 +220,9 @@ def _move_steps(work: Work, uid: str, row: PerformedRow) -> None:
     for number in row.steps:
         step = work.writing.get(work.tables.steps, id_key(number))
         if step is None:
+            continue
+        if uid not in step.performed and len(step.performed) >= PERFORMED_MAX:
+            work.warn(f"the step was performed {PERFORMED_MAX} times: this one does not count")
             continue
         after = replace(step, performed=tuple(dict.fromkeys((*step.performed, uid))))
         if step.state is StepState.CANCELED:

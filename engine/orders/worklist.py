@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Final
 
 from engine.dicom import charset, items, tags, values
@@ -30,6 +31,10 @@ VALUES_MAX: Final = 1000
 """Values of one key."""
 WILD_VALUES_MAX: Final = 100
 VALUE_CHARACTERS_MAX: Final = 1024
+WILD_CHARACTERS_MAX: Final = 256
+"""Of a value with wild cards. Each character of it may be compared with each of a comment."""
+SLICE_S: Final = 0.005
+"""After this time the other candidates of a call wait for the next one."""
 
 _SEQUENCE = tags.ScheduledProcedureStepSequence
 _AE, _DATE, _TIME = (
@@ -148,8 +153,9 @@ def _texts(tag: int, value: bytes, character_set: bytes) -> list[str]:
         return []
     if len(texts) > VALUES_MAX or any(len(part) > VALUE_CHARACTERS_MAX for part in texts):
         raise QueryError(f"{tags.keyword_of(tag)} has too many values, or too long ones", tag)
-    if sum("*" in part or "?" in part for part in texts) > WILD_VALUES_MAX:
-        raise QueryError(f"{tags.keyword_of(tag)} has too many values with wild cards", tag)
+    wild = [part for part in texts if "*" in part or "?" in part]
+    if len(wild) > WILD_VALUES_MAX or any(len(part) > WILD_CHARACTERS_MAX for part in wild):
+        raise QueryError(f"{tags.keyword_of(tag)} has too many values with wild cards, or too long ones", tag)
     return texts
 
 
@@ -301,11 +307,18 @@ class Search:
         numbers = self._next_numbers(reading)
         if numbers is None:
             return None
-        self.candidates += len(numbers)
-        entries = (entry_of(reading, number) for number in numbers)
         is_of_days = self._is_by_day and self._question.is_one_range
-        admits = self._question.admits
-        return [entry for entry in entries if entry is not None and admits(entry, is_of_days=is_of_days)]
+        found: list[Entry] = []
+        end_s = perf_counter() + SLICE_S
+        for count, number in enumerate(numbers, 1):
+            entry = entry_of(reading, number)
+            if entry is not None and self._question.admits(entry, is_of_days=is_of_days):
+                found.append(entry)
+            if perf_counter() >= end_s:
+                numbers, self._queue = numbers[:count], numbers[count:] + (self._queue or [])
+                break
+        self.candidates += len(numbers)
+        return found
 
     def _next_numbers(self, reading: Reading) -> list[int] | None:
         if self._queue is None:

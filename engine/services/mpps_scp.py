@@ -7,6 +7,7 @@
     0120 an attribute is missing    0121 it has no value           0106 a status or value that is not allowed
     0111 exists, with other values  0112 does not exist            0110 may no longer be updated (Error ID A710)
     0124 not allowed                0213 too many attributes       0115 a data set that cannot be read
+    0117 no UID
 
 An N-CREATE that comes again as it was is answered with Success. Attributes of type 2 may be missing, unless `strict` is
 set, in [worklist] or for the station; the log names them.
@@ -51,6 +52,7 @@ _STATUS: Final = MappingProxyType({
     "unknown": GeneralStatus.NO_SUCH_SOP_INSTANCE,
     "final": GeneralStatus.PROCESSING_FAILURE,
     "resources": GeneralStatus.RESOURCE_LIMITATION,
+    "uid": GeneralStatus.INVALID_SOP_INSTANCE,
 })  # fmt: skip
 """Of each fault of `StepRefused`."""
 

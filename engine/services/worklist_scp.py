@@ -43,6 +43,8 @@ SLICE_S = 0.005
 """After this time other tasks of the loop run."""
 SEND_BYTES = 32 << 10
 """Responses are sent together when they have so many bytes."""
+KEPT_CHARACTERS = 1024
+"""Of each key of the last query."""
 OPTIONS = b"\0\1"
 """Of SOP class extended negotiation: byte 2 is combined date-time matching, as in PS3.4 Table C.5-2."""
 
@@ -184,7 +186,7 @@ class _Operation:
         if orders is None or self._status is None or engine.pools.orders.is_stuck:
             return
         row = AskedRow(
-            keys=self._question.keys if self._question else (),
+            keys=tuple((key, value[:KEPT_CHARACTERS]) for key, value in self._question.keys) if self._question else (),
             matches=self._count,
             time=time.time(),
             host=session.principal.address,
