@@ -88,7 +88,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"services", "ul", "viewer", "web"},
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive", "orders"},
-    "doctor": LEAVES | {"audit", "accounts", "identity", "control", "access", "archive", "net", "web", "certificates"}
+    "doctor": LEAVES
+    | {"audit", "accounts", "identity", "control", "access", "archive", "net", "web", "certificates"}
     | {"objects", "orders"},
     "app": LEAVES
     | {"accounts", "archive", "audit", "server", "control", "runtime", "services", "web", "net", "exchange", "doctor"}

@@ -6,8 +6,8 @@ A column has one of three forms:
     CUT       descriptions: cut with … if there is no room, names last
     WRAPPED   sentences: wrapped between words, never cut
 
-If even the minimum widths do not fit in one line, each entry becomes a block: its columns continue in indented lines,
-still aligned with the other entries:
+If even the minimum widths do not fit in one line, columns without any value are left out. If that is not enough, each
+entry becomes a block: its columns continue in indented lines, still aligned with the other entries:
 
     date      patient ID  name      modalities
         study
@@ -110,6 +110,14 @@ def lines(
         for number, column in enumerate(columns)
     ]
     groups = _groups(cells, width)
+    filled = [number for number in range(len(columns)) if any(row[number] for row in rows)]
+    if len(groups) > 1 and 0 < len(filled) < len(columns):
+        return lines(
+            [columns[number] for number in filled],
+            [[row[number] for number in filled] for row in rows],
+            width,
+            frozenset(place for place, number in enumerate(filled) if number in figures),
+        )
     for number, group in enumerate(groups):
         _give_room(group, width - (INDENT if number else 0))
     head = _entry(groups, [column.head for column in columns])

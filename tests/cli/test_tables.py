@@ -50,6 +50,15 @@ def test_what_fits_is_one_line_an_entry_with_its_columns_below_each_other() -> N
     assert body == ["a   x      5", "bb  yy    15"]
 
 
+def test_columns_without_a_value_are_left_out_before_an_entry_takes_a_second_line() -> None:
+    columns = (whole("time"), whole("address of the peer"), whole("count"), whole("detail"))
+    rows = [["12:00", "", "7", "a"], ["12:01", "", "17", "b"]]
+    assert tables.lines(columns, rows, 80)[0] == ["time   address of the peer  count  detail"]
+    head, body = tables.lines(columns, rows, 25, frozenset({2}))
+    assert (head, body) == (["time   count  detail"], ["12:00      7  a", "12:01     17  b"])
+    assert len(tables.lines(columns, [["", "", "", ""]], 25)[0]) == 2
+
+
 def test_descriptions_are_cut_before_an_entry_takes_a_second_line() -> None:
     columns = (cut("text"), whole("uid"))
     _, body = tables.lines(columns, [["a description that is long" * 3, UID]], 80)

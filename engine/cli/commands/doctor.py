@@ -48,7 +48,7 @@ def command(quick: bool, only_security: bool, target: str | None, settings: Sett
             config,
             measure=not quick,
             only_security=only_security,
-            progress=progress,
+            progress=lambda subject, done, total: progress("examinations", done, total),
             target=target or "",
             targets=targets,
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from engine.cli import exit_codes, object_store, options, output
 from engine.cli.options import Settings, rate_option, with_settings
 from engine.cli.output import whole, wrapped
@@ -40,17 +43,40 @@ def status(settings: Settings) -> int:
     """
     state = object_store.status(settings.load())
     server = state.pop("server") or {}
+    output.write_one({**state, "server": server}, _for_people(state, server), title="object store")
+    return exit_codes.FAILED if server.get("is_alarming") else exit_codes.OK
+
+
+def _for_people(state: Mapping[str, Any], server: Mapping[str, Any]) -> dict[str, object]:
+    """The state, without what says nothing now."""
     record_bytes = state["waiting_record_bytes"]
-    facts = {
+    facts: dict[str, object] = {
         "url": state["url"],
         "full segments waiting": state["waiting_segments"],
         "full segments waiting, bytes": state["waiting_bytes"],
         "new records waiting, bytes": "not known" if record_bytes is None else record_bytes,
         "segments in the bucket only": state["segments_in_the_bucket_only"],
-        **{f"server {name}": value for name, value in server.items() if name not in ("url", "enabled")},
     }
-    output.write_one({**state, "server": server}, facts, title="object store")
-    return exit_codes.FAILED if server.get("is_alarming") else exit_codes.OK
+    if not server:
+        return facts
+    facts["server"] = f"{server.get('state')}, noted at {server.get('updated')}"
+    for name, label in _OF_A_SERVER.items():
+        if value := server.get(name):
+            facts[label] = value
+    return facts
+
+
+_OF_A_SERVER = {
+    "error": "error",
+    "is_alarming": "somebody has to look",
+    "away_s": "seconds without an answer",
+    "tail_age_s": "seconds since all was there",
+    "backlog_age_s": "seconds the oldest segment waits",
+    "disk_days_left": "days until the disk is full",
+    "published_segments": "full segments in the bucket",
+    "uploaded_bytes_since_start": "uploaded since the start, bytes",
+}
+"""What a server says that people look for, and its name for them."""
 
 
 @command.command("publish")
