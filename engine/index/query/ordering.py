@@ -389,19 +389,22 @@ class _Ordering:
         with self._reading.txn.cursor(db=self._environment.search) as cursor:
             has_row = self._enter_down(cursor, after, high) if is_descending else self._enter_up(cursor, after, low)
             step, step_key = (cursor.prev, cursor.prev_nodup) if is_descending else (cursor.next, cursor.next_nodup)
+            # A page far down passes hundreds of thousands of keys: nothing is made of one that is passed.
+            within, passed = (after.key if after is not None else b""), b""
             for _ in range(SKIPPED_AT_ONCE):
                 if not has_row or skipped == skip or not low <= (key := cursor.key()) < high:
                     break
                 count = cursor.count()
-                is_within = after is not None and key == after.key
-                if count > 1 and (is_within or skipped + count > skip):
-                    place = Bookmark(key, keys.ID.unpack(cursor.value())[0])
+                if count > 1 and (key == within or skipped + count > skip):
+                    passed, place = b"", Bookmark(key, keys.ID.unpack(cursor.value())[0])
                     skipped += 1
                     has_row = step()
                     continue
-                place = Bookmark(key, 1 if is_descending else 0xFFFFFFFF)
+                passed = key
                 skipped += count
                 has_row = step_key()
+            if passed:
+                place = Bookmark(passed, 1 if is_descending else 0xFFFFFFFF)
         return skipped, place
 
     def _test(self, places: list[Bookmark]) -> list[PlacedMatch]:

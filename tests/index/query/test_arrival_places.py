@@ -1,4 +1,4 @@
-"""index.query.arrival_places: a place in the order of arrival is the same with marks as without."""
+"""index.query.arrival_places, index.query.ordering: a place far down is the same with marks and leaps as without."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from engine.dicom import tags
 from engine.index.catalog import Catalog
-from engine.index.format.types import Level, Order, PlacedMatch, Query
+from engine.index.format.types import Bookmark, Level, Order, PlacedMatch, Query
 from engine.index.query import arrival_places, ordering
 from engine.index.query.explanation import Explanation
 from tests.index.entries import ROOT, Tail, apply, entry, tombstone
@@ -58,3 +58,28 @@ def test_marks_lead_to_the_same_place_as_counting_while_studies_come_and_go(inde
     deleted = [1, 12, 30, 2 * STUDIES]
     apply(index, [tombstone(tail, entries[number].sop_instance_uid) for number in deleted])
     check(index, [number for number in numbers + more if number not in deleted])
+
+
+@pytest.mark.parametrize("is_descending", [False, True])
+def test_a_place_in_the_order_of_names_that_many_share_is_that_of_counting(index: Catalog, is_descending: bool) -> None:
+    tail = Tail()
+    names = [b"", b"Adams^Ann", b"Baker^Bob", b"Baker^Bob", *[b"Clark^Cleo"] * 9, b"Davis^Dan", *[b"Evans^Eve"] * 4]
+    index.apply(
+        [
+            entry(tail, study=number, patient={tags.PatientID: b"P%d" % number, tags.PatientName: name})
+            for number, name in enumerate(names, 1)
+        ]
+    )
+    query, order = Query(Level.STUDY, {tags.StudyInstanceUID: b""}), Order(tags.PatientName, is_descending)
+
+    def places(after: Bookmark | None, skip: int) -> list[Bookmark]:
+        steps = index.ordered_steps(query, order, after, Explanation(), skip=skip)
+        return [step.place for step in steps if isinstance(step, PlacedMatch)]
+
+    everything = places(None, 0)
+    assert len(everything) == len(names)
+    for skip in range(len(names) + 2):
+        assert places(None, skip) == everything[skip:]
+    for at, place in enumerate(everything):
+        for skip in range(6):
+            assert places(place, skip) == everything[at + 1 + skip :], (at, skip)
