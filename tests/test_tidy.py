@@ -64,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "objects": LEAVES | {"storage", "keys"},
     "ul": LEAVES | {"dicom"},
     "hl7": LEAVES,
+    "fhir": LEAVES | {"dicom"},
     "journal": LEAVES | {"storage"},
     "mapping": LEAVES | {"hl7", "orders", "dicom"},
     "messaging": LEAVES | {"access", "dicom", "hl7", "journal", "mapping", "orders", "storage"},
@@ -81,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "viewer": {"errors"},
     "web": LEAVES
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"}
-    | {"orders"},
+    | {"fhir", "orders"},
     "exchange": LEAVES | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}

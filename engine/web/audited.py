@@ -23,7 +23,7 @@ from engine.access import Action
 from engine.audit import Alert, Event, Kind, Outcome
 from engine.errors import AuditUnavailable
 from engine.runtime.audit_trail import Act
-from engine.web.route import API, DICOMWEB
+from engine.web.route import API, DICOMWEB, FHIR
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,6 +53,7 @@ _RECORDS_ITSELF: Final = frozenset(
         Action.ADMINISTER,
     }
 )
+_VIEWS: Final = frozenset((f"{API}/studies/{{study}}", f"{FHIR}/ImagingStudy/{{study}}"))
 _PAGE_SEARCHES: Final = frozenset(f"{API}/studies{rest}" for rest in ("", "/totals", ".csv"))
 
 _Key: TypeAlias = tuple[str, str, str, str]
@@ -121,18 +122,18 @@ class AuditedRequests:
         if not audit.is_on() or sort in (_Sort.NOTHING, _Sort.DISCLOSURE):
             return
         outcome = Outcome.SUCCESS if status < 400 else Outcome.MINOR
-        principal = request.principal
+        principal, service = request.principal, _service_of(request.raw_path)
         match sort:
             case _Sort.SEARCH:
-                self._engine.audit_trail.query(Act(principal, "QIDO-RS"), _spelled(request), outcome=outcome)
+                self._engine.audit_trail.query(Act(principal, service), _spelled(request), outcome=outcome)
             case _Sort.PAGE_SEARCH:
                 filters = _spelled(request, without=_POSITIONS)
                 if outcome or self._is_new(_key(principal, filters)):
-                    self._engine.audit_trail.query(Act(principal, "page"), filters, outcome=outcome)
+                    self._engine.audit_trail.query(Act(principal, service), filters, outcome=outcome)
             case _Sort.VIEW:
                 study = request.path_values.get("study", "")
                 if not outcome and self._is_new(_key(principal, study)):
-                    self._engine.audit_trail.about_study(Kind.VIEWED, Act(principal, "page"), study)
+                    self._engine.audit_trail.about_study(Kind.VIEWED, Act(principal, service), study)
             case _:
                 audit.write(
                     Event(
@@ -213,10 +214,12 @@ def _sort_of(route: Route) -> _Sort:
         if route.action is Action.QUERY:
             if route.path in _PAGE_SEARCHES:
                 return _Sort.PAGE_SEARCH
-            if route.path == f"{API}/studies/{{study}}":
+            if route.path in _VIEWS:
                 return _Sort.VIEW
-            return _Sort.SEARCH if route.path.startswith(DICOMWEB) else _Sort.NOTHING
+            return _Sort.SEARCH if route.path.startswith((DICOMWEB, FHIR)) else _Sort.NOTHING
         return _Sort.NOTHING
+    if route.action is Action.QUERY and route.path.startswith(FHIR):
+        return _Sort.SEARCH
     if route.action is None or route.action in _RECORDS_ITSELF or route.method == HTTPMethod.OPTIONS:
         return _Sort.NOTHING
     return _Sort.ALERT if route.action is Action.CONFIGURE else _Sort.OPERATION
@@ -239,9 +242,16 @@ def _action_of(route: Route) -> str:
     return "WADO-RS" if route.path.startswith(DICOMWEB) else "WADO-URI"
 
 
+def _service_of(path: str) -> str:
+    """What a search or a view came through."""
+    return "FHIR" if path.startswith(FHIR) else "QIDO-RS" if path.startswith(DICOMWEB) else "page"
+
+
 def _spelled(request: Request, without: frozenset[str] = frozenset()) -> str:
     """A search in words: its path and its parameters."""
-    pairs = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
+    pairs = request.search_parameters
+    if pairs is None:
+        pairs = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
     texts = [f"{name}={value}" for name, value in pairs if name not in without]
     return " ".join([unquote(request.raw_path.partition("?")[0]), *texts])
 

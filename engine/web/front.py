@@ -41,6 +41,7 @@ from engine.web.change_stream import ChangeStream
 from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
+from engine.web.fhir.answers import as_outcome, is_fhir
 from engine.web.history_sampler import HistorySampler
 from engine.web.intake import Intake, Scratch
 from engine.web.limits import RequestLimits
@@ -286,6 +287,7 @@ class WebFront:
         request.commitments, request.authentication = self._commitments, self.authentication
         request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
+        request.search_parameters = None
         request.began_at, request.is_last = perf_counter(), message.upgrade
         request.stream_after_s = None
         client_id = message.headers.get("X-Request-ID", "")
@@ -321,6 +323,8 @@ class WebFront:
                 raise ConnectionError(str(error)) from error
             request.answer_writer.take_back()
             response = problem(error, request.id)
+            if is_fhir(request):
+                response = as_outcome(request, response)
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:
                 logger.error("request failed", **self._facts(request), error=str(error))
             if not request.content.is_eof() and request.content_length != 0:

@@ -63,7 +63,9 @@ class HistorySampler:
                 before = now
 
 
-_SEARCH: Final = re.compile(r"dicom C-FIND|http GET (/api/studies|/dicom-web/(.*/)?(studies|series|instances))")
+_SEARCH: Final = re.compile(
+    r"dicom C-FIND|http GET (/api/studies|/dicom-web/(.*/)?(studies|series|instances)|/fhir/(ImagingStudy|Patient))"
+)
 _WEB: Final = "http GET /dicom-web/"
 
 

@@ -16,6 +16,7 @@ import orjson
 from aiohttp import web
 
 from engine import __version__
+from engine.fhir.release import Release
 from engine.web.errors import PROBLEM
 from engine.web.route import Route
 from engine.web.schemas import SCHEMAS, reference
@@ -42,6 +43,9 @@ ERRORS_OF_BODIES: Final = (
     HTTPStatus.INSUFFICIENT_STORAGE,
 )
 """Statuses of routes that accept a body."""
+
+ERROR_FORMS: Final = {"Problem": (PROBLEM,), "OperationOutcome": tuple(release.content_type for release in Release)}
+"""The forms of errors, and their media types."""
 
 _WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED, HTTPStatus.PERMANENT_REDIRECT)
 _MEANINGS: Final = {
@@ -87,10 +91,11 @@ def document(routes: Iterable[Route], root: str) -> dict[str, Any]:
         "components": {
             "schemas": {**components, **SCHEMAS},
             "responses": {
-                "Problem": {
+                name: {
                     "description": "An error",
-                    "content": {PROBLEM: {"schema": reference("Problem")}},
+                    "content": {media_type: {"schema": reference(name)} for media_type in media_types},
                 }
+                for name, media_types in ERROR_FORMS.items()
             },
         },
     }
@@ -145,9 +150,9 @@ def _responses(route: Route) -> dict[str, Any]:
         errors.add(HTTPStatus.PRECONDITION_FAILED)
     for status in sorted(errors):
         if str(status) not in responses:
-            problem = {"$ref": "#/components/responses/Problem"}
+            error = {"$ref": f"#/components/responses/{route.error_form}"}
             meaning = _MEANINGS.get(HTTPStatus(status))
-            responses[str(status)] = {**problem, "description": meaning} if meaning else problem
+            responses[str(status)] = {**error, "description": meaning} if meaning else error
     return responses
 
 

@@ -166,6 +166,8 @@ class Request(web.BaseRequest):
     authentication: Authentication
     route_name: str
     """The route's name in log and metrics."""
+    search_parameters: Sequence[tuple[str, str]] | None
+    """The parameters of a search that came in a body too; None: those of the URL are all."""
     path_values: dict[str, str]
     """The parameters in the path, percent-decoded."""
     began_at: float

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DICOMWEB = "/dicom-web"
 """The beginning of PS3.18 paths, as Orthanc and most viewers have it."""
+FHIR = "/fhir"
+"""The beginning of the paths of FHIR."""
 API = "/api"
 """The beginning of all other paths."""
 
@@ -96,6 +98,8 @@ class Route:
     """Status codes of successful answers."""
     errors: tuple[int, ...] = ()
     """Status codes of errors, in addition to those of any request (`openapi`)."""
+    error_form: str = "Problem"
+    """The form of errors: one of `openapi.ERROR_FORMS`."""
     tag: str = "server"
     """The heading in the documentation."""
     schema: str = ""

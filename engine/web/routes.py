@@ -1,7 +1,7 @@
 """The table of all routes, from which requests are dispatched, documented and counted.
 
 To add a resource, write a handler in a module of its own and add a row here. Its path begins with DICOMWEB if PS3.18
-has the resource, else with API.
+has the resource, else FHIR if it is one of FHIR, else with API.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from engine.web.api.routes import API_ROUTES
 from engine.web.capabilities import CAPABILITIES, handler
 from engine.web.commitment import ROUTES as COMMITMENT_ROUTES
 from engine.web.deletion import ROUTES as DELETION_ROUTES
+from engine.web.fhir.routes import FHIR_ROUTES
 from engine.web.route import DICOMWEB, Route
 from engine.web.stow import ROUTES as STOW_ROUTES
 from engine.web.wado_routes import WADO_ROUTES
@@ -44,6 +45,7 @@ _RESOURCES: tuple[Route, ...] = (
     *STOW_ROUTES,
     *DELETION_ROUTES,
     *COMMITMENT_ROUTES,
+    *FHIR_ROUTES,
     *page_files.ROUTES,
     *docs.ROUTES,
     *viewer_files.ROUTES,

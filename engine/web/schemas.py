@@ -42,6 +42,9 @@ SCHEMAS: Final[Mapping[str, Schema]] = {
         ),
         "description": "An error (RFC 9457); request_id finds it in the log",
     },
+    "OperationOutcome": _object(
+        ("resourceType", "issue"), resourceType={"const": "OperationOutcome"}, issue={"type": "array", "minItems": 1}
+    ),
     "DataSet": {
         "type": "object",
         "description": "A data set of the DICOM JSON Model (PS3.18 F.2): elements by tag",

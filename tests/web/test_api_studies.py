@@ -144,12 +144,12 @@ def test_a_window_begins_at_a_text_or_at_a_position(api: ApiClient) -> None:
 
 
 def test_an_interrupted_search_continues_where_it_was(api: ApiClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    from engine.web.api import studies
+    from engine.web import window
 
     monkeypatch.setattr(ordering, "FEW", 0)
     monkeypatch.setattr(ordering, "CHUNK", 2)
-    monkeypatch.setattr(studies, "WINDOW_S", 0.0)
-    monkeypatch.setattr(studies, "SLICE_S", 0.0)
+    monkeypatch.setattr(window, "WINDOW_S", 0.0)
+    monkeypatch.setattr(window, "SLICE_S", 0.0)
     answers = [api.get("/api/studies?order=PatientID&PatientName=adams^*")]
     while answers[-1]["next"]:
         after = answers[-1]["next"]

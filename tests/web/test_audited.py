@@ -84,17 +84,24 @@ def test_searches_views_downloads_and_uploads_are_recorded(server: Hosting) -> N
         assert requests.get(f"{server.url}/api/studies?PatientID=P1&position={position}").status_code == 200
     for _ in range(2):
         assert requests.get(f"{server.url}/api/studies/{STUDY}").status_code == 200
+    assert requests.get(f"{server.url}/fhir/ImagingStudy/{STUDY}").status_code == 200
+    form = {"patient": "P1"}
+    assert requests.post(f"{server.url}/fhir/ImagingStudy/_search?_count=1", data=form).status_code == 200
     assert requests.get(f"{server.url}/api/download?studies={STUDY}").status_code == 200
     part10 = samples.part10(samples.instance(2, 1, 1))
     headers = {"Content-Type": "application/dicom"}
     assert requests.post(f"{server.url}/dicom-web/studies", part10, headers=headers).status_code == 200
 
     def is_complete() -> bool:
-        return kinds(server) == {"query": 2, "viewed": 1, "exported": 1, "received": 1}
+        return kinds(server) == {"query": 3, "viewed": 1, "exported": 1, "received": 1}
 
     wait_until(is_complete)
     queries = [event["query"] for event in events(data) if event["kind"] == "query"]
-    assert sorted(queries) == ["/api/studies PatientID=P1", "/dicom-web/studies PatientName=DOE*"]
+    assert sorted(queries) == [
+        "/api/studies PatientID=P1",
+        "/dicom-web/studies PatientName=DOE*",
+        "/fhir/ImagingStudy/_search _count=1 patient=P1",
+    ]
     (received,) = [event for event in events(data) if event["kind"] == "received"]
     assert (received["study"], received["count"], received["action"]) == (f"{samples.ROOT}.2", 1, "STOW-RS")
 
@@ -110,6 +117,8 @@ def test_with_a_full_audit_disk_reading_is_refused_and_storing_goes_on(server: H
         assert session.get(url, headers=FRAME).status_code == 503
         assert session.get(f"{server.url}/dicom-web/studies").status_code == 503
         assert session.get(f"{server.url}/api/studies/{STUDY}").status_code == 503
+        assert session.get(f"{server.url}/fhir/ImagingStudy/{STUDY}").status_code == 503
+        assert session.get(f"{server.url}/fhir/Patient?name=Doe").status_code == 503
         assert session.get(f"{server.url}/api/download?studies={STUDY}").status_code == 503
         part10 = samples.part10(samples.instance(3, 1, 1))
         headers = {"Content-Type": "application/dicom"}

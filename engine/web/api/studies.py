@@ -7,7 +7,7 @@
     position=N          skips N rows, for a scroll bar; with filters each skipped row is read, without they are only
                         counted (a name with several groups then counts several times)
     limit=N             rows, WINDOW_MAX at most
-    count=true          `total` too: exact without filters, else as far as COUNT_S of work allow
+    count=true          `total` too: exact without filters, else as far as `window.COUNT_S` of work allow
     arrivals=true       `arrivals` too: size, senders and times of each row
     others              filters and includefield, as in QIDO-RS
 
@@ -15,9 +15,9 @@
      "arrivals": [{"instances": …, "bytes": …, "senders": […], "institutions": […], "first_received": …, …}, …]}
 
 With an order for which the index has keys (`index.query.ordering`) the cost depends on the window, not on the number of
-studies. Other orders are sorted, up to a maximum; beyond it the request is 400. A window ends after WINDOW_S of work,
-with fewer rows than requested or none: only `next` = null means that there are no more. A search that cannot be
-interrupted gets 413 after limits.query_timeout_s.
+studies. Other orders are sorted, up to a maximum; beyond it the request is 400. A window may end with
+fewer rows than requested or none (`web.window`): only `next` = null means that there are no more. A search that cannot
+be interrupted gets 413 after limits.query_timeout_s.
 
 A cursor is a position, not a row: studies that are stored or deleted meanwhile do not move it. It is valid for its
 order and this index only; with another index it gets 410. It is sealed (`window_cursor`).
@@ -25,27 +25,26 @@ order and this index only; with another index it gets 410. It is sealed (`window
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Collection
+from dataclasses import replace
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 import orjson
 from aiohttp import web
 
-from engine.access import FULL, Action
+from engine.access import Action
 from engine.archive.admin import studies as facts_of_studies
-from engine.archive.questions import ArrivalFact, Bookmark, Explanation, Level, Order, PlacedMatch, path_of
+from engine.archive.questions import ArrivalFact, Bookmark, Explanation, Level, Match, Order, path_of
 from engine.dicom import tags
 from engine.errors import QueryError, RequestError
 from engine.web import search_request
 from engine.web.api import window_cursor
 from engine.web.api.json_bodies import JSON, NO_STORE, number_of, switch_of
-from engine.web.errors import TooLarge
 from engine.web.route import DICOMWEB, Parameter
 from engine.web.search_rows import Rows
+from engine.web.window import Window, count_of
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -54,11 +53,6 @@ if TYPE_CHECKING:
     from engine.web.search_request import SearchRequest
 
 WINDOW_MAX: Final = 200
-WINDOW_S: Final = 0.5
-COUNT_MAX: Final = 100_000
-COUNT_S: Final = 0.2
-SLICE_S: Final = 0.01
-"""How long a thread works before other requests get their turn."""
 POSITION_MAX: Final = 1 << 32
 
 _WINDOW_PARAMETERS: Final = ("order", "after", "from", "position", "limit", "count", "arrivals")
@@ -78,41 +72,6 @@ PARAMETERS: Final = (
 )
 
 
-@dataclass(slots=True)
-class _WindowSearch:
-    """The search for one window, for one thread at a time."""
-
-    view: View
-    order: Order
-    steps: Iterator[PlacedMatch | Bookmark | None]
-    limit: int
-    rows: Rows
-    objects: list[bytes]
-    uids: list[str]
-    last: Bookmark | None = None
-    has_more: bool = False
-    is_over: bool = False
-    work_s: float = 0.0
-
-    def slice(self) -> None:
-        """Searches for SLICE_S."""
-        start_s = perf_counter()
-        for step in self.steps:
-            if isinstance(step, PlacedMatch):
-                if len(self.objects) == self.limit:
-                    self.has_more = self.is_over = True
-                    return
-                self.objects.append(self.rows.encode(step.match))
-                self.uids.append(step.match.attributes[tags.StudyInstanceUID].decode("utf-8", "replace"))
-                self.last = step.place
-                continue
-            self.last = step or self.last
-            if perf_counter() - start_s >= SLICE_S:
-                self.work_s += perf_counter() - start_s
-                return
-        self.is_over = True
-
-
 async def window(request: Request) -> web.Response:
     """Answers with one window. Raises RequestError, QueryError, Gone."""
     archive, view, pools = request.engine.archive, request.view(Action.QUERY), request.engine.pools
@@ -121,20 +80,23 @@ async def window(request: Request) -> web.Response:
     after = _after(request, archive, order)
     limit = number_of(request, "limit", WINDOW_MAX, WINDOW_MAX)
     position = number_of(request, "position", 0, POSITION_MAX)
-    steps = view.ordered_steps(search_query.query, order, after, Explanation(), skip=position)
     rows = Rows(search_query, archive.schema, request.root + DICOMWEB)
-    search = _WindowSearch(view, order, steps, limit, rows, [], [])
-    timeout_s = request.config.limits.query_timeout_s
-    while not search.is_over and (search.last is None or search.work_s < WINDOW_S):
-        await pools.index.run(search.slice)
-        if timeout_s and search.work_s > timeout_s and search.last is None:
-            raise TooLarge(f"the search was stopped after {timeout_s:g} s: narrow it")
-    facts: dict[str, Any] = {"next": _cursor(request, search, order, after)}
+    objects: list[bytes] = []
+    uids: list[str] = []
+
+    def add(match: Match) -> None:
+        objects.append(rows.encode(match))
+        uids.append(match.attributes[tags.StudyInstanceUID].decode("utf-8", "replace"))
+
+    found = Window(view.ordered_steps(search_query.query, order, after, Explanation(), skip=position), limit, add)
+    await found.search(request)
+    facts: dict[str, Any] = {"next": cursor_of(request, found, order, after)}
     if switch_of(request, "count"):
-        facts["total"] = await _total(request, view, search_query)
+        count, is_exact = await count_of(request, view, search_query.query)
+        facts["total"] = {"count": count, "is_exact": is_exact}
     if switch_of(request, "arrivals"):
-        facts["arrivals"] = await pools.index.run(partial(_arrivals, view, search.uids))
-    body = b'{"studies":[%b],%b' % (b",".join(search.objects), orjson.dumps(facts)[1:])
+        facts["arrivals"] = await pools.index.run(partial(_arrivals, view, uids))
+    body = b'{"studies":[%b],%b' % (b",".join(objects), orjson.dumps(facts)[1:])
     return web.Response(body=body, content_type=JSON, headers=NO_STORE)
 
 
@@ -183,29 +145,9 @@ def _after(request: Request, archive: Archive, order: Order) -> Bookmark | None:
     return window_cursor.opened(request.engine.secret, order, archive.epoch_id(), cursor)
 
 
-def _cursor(request: Request, search: _WindowSearch, order: Order, after: Bookmark | None) -> str | None:
-    if search.is_over and not search.has_more:
+def cursor_of(request: Request, found: Window, order: Order, after: Bookmark | None) -> str | None:
+    """The cursor of the window behind this one; None: there is none."""
+    if found.is_complete:
         return None
-    place = search.last or after or Bookmark(b"", 0)
+    place = found.last or after or Bookmark(b"", 0)
     return window_cursor.sealed(request.engine.secret, order, request.engine.archive.epoch_id(), place)
-
-
-async def _total(request: Request, view: View, search_query: SearchRequest) -> dict[str, Any]:
-    """How many studies match: exactly, or as far as they were counted."""
-    pools = request.engine.pools
-    if view.scope is FULL and not any(search_query.query.keys.values()):
-        stats = await pools.index.run(request.engine.archive.stats)
-        return {"count": stats["studies"], "is_exact": True}
-    explanation = Explanation()
-    steps = view.find_steps(replace(search_query.query, limit=0, count_max=COUNT_MAX), explanation)
-    work_s, is_over = 0.0, False
-    while not is_over and work_s < COUNT_S:
-        start_s = perf_counter()
-        is_over = await pools.index.run(partial(_count, steps, start_s))
-        work_s += perf_counter() - start_s
-    is_exact = is_over and explanation.beyond < COUNT_MAX
-    return {"count": explanation.beyond, "is_exact": is_exact}
-
-
-def _count(steps: Iterator[object], start_s: float) -> bool:
-    return all(perf_counter() - start_s < SLICE_S for _ in steps)

@@ -25,8 +25,9 @@ from engine.archive.admin import studies as facts_of_studies
 from engine.archive.questions import Bookmark, Explanation, Level, Match, PlacedMatch, level_of, path_of
 from engine.dicom import plain_values, tags
 from engine.errors import QueryError, RequestError
-from engine.web.api.studies import SLICE_S, order_of, search_of
+from engine.web.api.studies import order_of, search_of
 from engine.web.route import Parameter
+from engine.web.window import SLICE_S
 
 if TYPE_CHECKING:
     from engine.archive.view import View

@@ -17,7 +17,8 @@ from engine.access import FULL, Action
 from engine.archive.questions import Explanation, Match
 from engine.dicom import tags
 from engine.web.api.json_bodies import answer
-from engine.web.api.studies import SLICE_S, search_of
+from engine.web.api.studies import search_of
+from engine.web.window import SLICE_S
 
 if TYPE_CHECKING:
     from aiohttp import web

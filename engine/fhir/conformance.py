@@ -1,0 +1,59 @@
+"""CapabilityStatement and Endpoint: what this server is (capabilitystatement.html, endpoint.html)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from engine.fhir.datatypes import Json
+from engine.fhir.imaging_study import ENDPOINT_ID
+from engine.fhir.release import Release
+from engine.fhir.search import IMAGING_STUDY, PATIENT, Parameter
+
+_CONNECTION: Final = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
+_RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {"ImagingStudy": IMAGING_STUDY, "Patient": PATIENT}
+
+
+def capability_statement(release: Release, version: str, date: str, root: str) -> Json:
+    """The statement of a server of this version, at this address."""
+    resources = [
+        {
+            "type": kind,
+            "interaction": [{"code": "read"}, {"code": "search-type"}],
+            "versioning": "no-version",
+            "searchParam": [
+                {"name": name, "type": parameter.kind, "documentation": parameter.text}
+                for name, parameter in sorted(parameters.items())
+                if ":" not in name and "." not in name
+            ],
+            **({"searchInclude": ["ImagingStudy:endpoint", "ImagingStudy:patient"]} if kind == "ImagingStudy" else {}),
+        }
+        for kind, parameters in _RESOURCES.items()
+    ]
+    resources.append({"type": "Endpoint", "interaction": [{"code": "read"}], "versioning": "no-version"})
+    return {
+        "resourceType": "CapabilityStatement",
+        "status": "active",
+        "date": date,
+        "kind": "instance",
+        "software": {"name": "Filmroom", "version": version},
+        "implementation": {"description": "The images of this archive", "url": root},
+        "fhirVersion": release.version,
+        "format": ["json", "application/fhir+json"],
+        "rest": [{"mode": "server", "resource": resources}],
+    }
+
+
+def endpoint(release: Release, address: str) -> Json:
+    """DICOMweb at this address."""
+    kind = {"system": _CONNECTION, "code": "dicom-wado-rs"}
+    payload = {"text": "DICOM WADO-RS"}
+    is_r5 = release is Release.R5
+    return {
+        "resourceType": "Endpoint",
+        "id": ENDPOINT_ID,
+        "status": "active",
+        "connectionType": [{"coding": [kind]}] if is_r5 else kind,
+        **({"payload": [{"type": [payload]}]} if is_r5 else {"payloadType": [payload]}),
+        "address": address,
+    }

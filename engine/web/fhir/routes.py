@@ -1,0 +1,93 @@
+"""The routes of FHIR, which are part of the route table (`web.routes`), and what the server says of itself."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from engine import __version__
+from engine.access import Action
+from engine.errors import RequestError
+from engine.fhir.conformance import capability_statement, endpoint
+from engine.fhir.imaging_study import ENDPOINT_ID
+from engine.fhir.search import IMAGING_STUDY, PATIENT
+from engine.web.errors import NotFound
+from engine.web.fhir import imaging_studies, patients
+from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
+from engine.web.fhir.parameters import FORM
+from engine.web.route import DICOMWEB, FHIR, Handler, Parameter, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import web
+
+    from engine.fhir.search import Parameter as SearchParameter
+    from engine.web.request import Request
+
+_STARTED: Final = datetime.now(UTC).isoformat(timespec="seconds")
+
+
+async def _metadata(request: Request) -> web.Response:
+    release = asked_release(request)
+    mode = request.query.get("mode", "full")
+    if mode not in ("full", "normative"):
+        raise RequestError("mode: must be full or normative")
+    return answer(request, capability_statement(release, __version__, _STARTED, root_of(request)), release)
+
+
+async def _endpoint(request: Request) -> web.Response:
+    if request.path_values["id"] != ENDPOINT_ID:
+        raise NotFound("there is no endpoint with this id")
+    release = asked_release(request)
+    return answer(request, endpoint(release, request.root + DICOMWEB), release)
+
+
+def _described(parameters: Mapping[str, SearchParameter]) -> tuple[Parameter, ...]:
+    controls = (
+        Parameter("_count", "Matches on a page"),
+        Parameter("_total", "Whether to count all matches", options=("none", "estimate", "accurate")),
+    )
+    return (*(Parameter(name, each.text) for name, each in parameters.items()), *controls)
+
+
+def _route(
+    path: str,
+    handler: Handler,
+    summary: str,
+    parameters: tuple[Parameter, ...] = (),
+    *,
+    method: str = "GET",
+    action: Action | None = Action.QUERY,
+) -> Route:
+    return Route(
+        method,
+        FHIR + path,
+        handler,
+        summary,
+        action,
+        parameters,
+        consumes=(FORM,) if method == "POST" else (),
+        produces=TYPES,
+        errors=(404, 406, 410, 413),
+        error_form="OperationOutcome",
+        tag="FHIR",
+    )
+
+
+_STUDY_PARAMETERS: Final = (
+    *_described(IMAGING_STUDY),
+    Parameter("_sort", "Order of the studies", options=("started", "-started")),
+    Parameter("_include", "Resources to add: ImagingStudy:patient, ImagingStudy:endpoint"),
+)
+
+FHIR_ROUTES: Final = (
+    _route("/metadata", _metadata, "What this server does", action=None),
+    _route("/ImagingStudy", imaging_studies.search, "Search for studies", _STUDY_PARAMETERS),
+    _route("/ImagingStudy/_search", imaging_studies.search, "Search for studies", method="POST"),
+    _route("/ImagingStudy/{study}", imaging_studies.read, "A study with its series and instances"),
+    _route("/Patient", patients.search, "Search for patients", _described(PATIENT)),
+    _route("/Patient/_search", patients.search, "Search for patients", method="POST"),
+    _route("/Patient/{id}", patients.read, "A patient"),
+    _route("/Endpoint/{id}", _endpoint, "Where the images are"),
+)
