@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -103,6 +104,45 @@ def test_an_environment_with_test_tools_keeps_them(tmp_path: Path) -> None:
         (tmp_path / "bin" / name).write_text("")
         (tmp_path / "bin" / name).chmod(0o755)
         assert environment(tmp_path, known, *ask) == f"{purpose}\n"
+
+
+@pytest.mark.parametrize(
+    ("changed", "line", "parts"),
+    [
+        ("pyproject.toml", '    "a-new-dependency>=1",', ["none"]),
+        ("tools/requirements.lock", "a-new-package==1.0", ["packages", "none"]),
+        ("tools/requirements.lock", "cython==9.9", ["packages", "*"]),
+        ("setup.py", "# a new flag", ["*"]),
+        ("ext/crc32c.pyx", "# a change", ["*"]),
+        ("README.md", "a word", []),
+    ],
+)
+def test_extensions_are_built_again_only_when_what_builds_them_changes(
+    tmp_path: Path, changed: str, line: str, parts: list[str]
+) -> None:
+    root, venv = tmp_path / "root", tmp_path / "venv"
+    for name in ("tools", "ext"):
+        shutil.copytree(ROOT / name, root / name)
+    for name in ("pyproject.toml", "setup.py", "README.md"):
+        shutil.copy(ROOT / name, root / name)
+    (venv / "bin").mkdir(parents=True)
+    for name in ("pytest", "filmroom", "python"):
+        (venv / "bin" / name).write_text("")
+        (venv / "bin" / name).chmod(0o755)
+    asks = [
+        f"root={root}",
+        "every_extension_is_there() { true; }; check_python() { true; }; check_compiler() { true; }",
+        "install_packages() { echo packages >>$venv/done; }; install_ourselves() { echo \"$1\" >>$venv/done; }",
+        "prepare",
+    ]
+    environment(venv, *asks)
+    (venv / "done").unlink()
+    with (root / changed).open("a") as file:
+        file.write(f"{line}\n")
+    environment(venv, *asks)
+    environment(venv, *asks)  # and all is up to date after it
+    done = (venv / "done").read_text().split() if (venv / "done").exists() else []
+    assert done == parts
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
