@@ -14,6 +14,7 @@ from pynetdicom.association import Association
 from engine.runtime.admission import Admission
 from tests import effort, jitter
 
+gc.disable()  # until the tests are collected: nothing that collecting makes is garbage
 # The same examples in each run, so that a failure is that of a change; --all looks for new ones.
 settings.register_profile("filmroom", derandomize=not effort.ALL, database=None, deadline=None)
 settings.load_profile("filmroom")
@@ -70,3 +71,4 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     # Modules and tests have about a hundred thousand objects: thousands of full collections would walk them.
     gc.collect()
     gc.freeze()
+    gc.enable()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from playwright.sync_api import Page, expect
@@ -25,7 +26,12 @@ studies = [{ referrer = "Refer^Ralph" }]
 """A configuration with a role that sees the second study only."""
 PHONE = {"width": 390, "height": 800}
 PASSWORD = "correct horse battery"
-HASH = passwords.hash_of(PASSWORD)
+
+
+@cache
+def password_hash() -> str:
+    """That of PASSWORD; it takes a while, on purpose."""
+    return passwords.hash_of(PASSWORD)
 
 
 def add_users(data: Path, **roles: str) -> None:
@@ -33,7 +39,9 @@ def add_users(data: Path, **roles: str) -> None:
     database = Database(data / FOLDER)
     try:
         for name, role in roles.items():
-            users.add(database, User(name=name, full_name=f"{name.title()} Test", roles=(role,), password=HASH))
+            users.add(
+                database, User(name=name, full_name=f"{name.title()} Test", roles=(role,), password=password_hash())
+            )
     finally:
         database.close()
 

@@ -6,7 +6,6 @@ import json
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from engine import control
 from engine.cli import exit_codes
 from engine.errors import ConfigError, ControlUnavailable, EngineError
 from engine.server import listeners
+from tests import template
 from tests.peer import Closed, Peer, associate_rq
 from tests.system.server import ROOT, Server, running, wait_for
 
@@ -25,8 +25,7 @@ ECHO = (1, "1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`filmroom serve` where it is expected to end by itself."""
-    command = [sys.executable, "-m", "engine", "serve", "--host", "127.0.0.1", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return template.run("engine", "serve", "--host", "127.0.0.1", *arguments, folder=ROOT)
 
 
 def associated(server: Server, calling: str = "SCRIPT") -> Peer:

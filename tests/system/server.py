@@ -18,6 +18,7 @@ from pathlib import Path
 import orjson
 
 from engine import control
+from tests import template
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,7 +40,8 @@ class Server:
     ) -> None:
         """`http`: whether it serves HTTP too, on a free port (`url`).
 
-        `prefix`: the command of a program that runs the server. Without `await_ready` call `wait_ready` yourself.
+        `prefix`: the command of a program that runs the server. With it or `environment` the server is an interpreter
+        of its own, else it is forked (`tests.template`). Without `await_ready` call `wait_ready` yourself.
         """
         self.data = data
         if config_file is None:
@@ -47,21 +49,25 @@ class Server:
         self.prefixed = bool(prefix)
         self.config_file = config_file or data.parent / f"{data.name}.toml"
         self.config_file.write_text(config)
-        self.process = subprocess.Popen(
-            [
-                *prefix,
-                sys.executable,
-                *("-m", "engine", "serve", "--data", str(data), "--host", "127.0.0.1", "--dicom-port", "0"),
-                *("--workers", str(workers), "--config", str(self.config_file), "--log-format", "json"),
-                *arguments,
-            ],
-            cwd=ROOT,
-            env={**self._light_settings(config), **os.environ, **self._http(http), **(environment or {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        words = [
+            *("serve", "--data", str(data), "--host", "127.0.0.1", "--dicom-port", "0"),
+            *("--workers", str(workers), "--config", str(self.config_file), "--log-format", "json"),
+            *arguments,
+        ]
+        variables = {**self._light_settings(config), **os.environ, **self._http(http), **(environment or {})}
+        self.process: subprocess.Popen[str] | template.Process
+        if prefix or environment:
+            self.process = subprocess.Popen(
+                [*prefix, sys.executable, "-m", "engine", *words],
+                cwd=ROOT,
+                env=variables,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+        else:
+            self.process = template.start("engine", *words, environment=variables, folder=ROOT)
         self.log: list[str] = []
         threading.Thread(target=self._read_log, daemon=True).start()
         self.ready_line = ""
@@ -193,14 +199,8 @@ def wait_for(condition: object, timeout_s: float = 60.0, what: str = "condition"
 
 def filmroom(server: Server, *arguments: str) -> dict[str, object]:
     """Runs a command beside the server; returns its last line of JSON."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *arguments, "--data", str(server.data), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "FILMROOM_CONFIG": str(server.config_file)},
-    )
+    variables = {**os.environ, "FILMROOM_CONFIG": str(server.config_file)}
+    done = template.run("engine", *arguments, "--data", str(server.data), "--json", environment=variables, folder=ROOT)
     assert done.returncode == 0, done.stderr + done.stdout
     answer: dict[str, object] = orjson.loads(done.stdout.splitlines()[-1])
     return answer

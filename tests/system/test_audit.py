@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
-from tests import samples
+from tests import samples, template
 from tests.audit.recording import events
 from tests.peer import Peer
 from tests.services.test_storage_scu import get
@@ -14,9 +13,7 @@ from tests.system.server import ROOT, Server, running
 
 
 def filmroom(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine", *words], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
+    return template.run("engine", *words, folder=ROOT)
 
 
 def test_a_server_that_is_killed_in_a_retrieval_has_recorded_its_beginning(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from tests import peer
+from tests import peer, template
 from tests.peer import CT, EXPLICIT, Peer
 from tests.system import ingest
 from tests.system.server import ROOT, running, wait_for
@@ -39,9 +39,7 @@ SMALL_SEGMENTS = "[storage]\nsegment_bytes = 4194304\n[limits]\nstream_threshold
 
 def filmroom(*arguments: object, expect: int = 0) -> str:
     """Runs a command to its end; its standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
+    done = template.run("engine", *map(str, arguments), folder=ROOT)
     assert done.returncode == expect, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -49,8 +47,7 @@ def filmroom(*arguments: object, expect: int = 0) -> str:
 
 def replication_status(data: Path) -> dict[str, Any]:
     """What `replicate --status` says; it exits with 1 while nobody ships."""
-    arguments = ["replicate", "--status", "--data", str(data), "--json"]
-    done = subprocess.run([sys.executable, "-m", "engine", *arguments], cwd=ROOT, capture_output=True, text=True)
+    done = template.run("engine", "replicate", "--status", "--data", str(data), "--json", folder=ROOT)
     assert done.returncode in (0, 1), done.stdout + done.stderr
     status: dict[str, Any] = json.loads(done.stdout)
     is_waiting = status["state"] in ("behind, not running", "waiting") or bool(status["findings"])

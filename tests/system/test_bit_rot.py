@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import pytest
 from engine.archive import verify
 from engine.archive.archive import Archive
 from engine.storage.record import Position
-from tests import peer
+from tests import peer, template
 from tests.archive.kept import PARTS, place_in, turn_byte
 from tests.peer import CT, EXPLICIT, IMPLICIT, STUDY_ROOT_GET, Peer
 from tests.system.ingest import GeneratedInstance, study_number
@@ -73,14 +71,7 @@ def retrieve(server: Server) -> tuple[dict[str, bytes], set[str], int]:
 
 def filmroom(data: Path, *arguments: str) -> tuple[int, list[dict[str, object]]]:
     """Exit code and JSON of a command that runs beside the server, line by line."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", *arguments, "--data", str(data), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = template.run("engine", *arguments, "--data", str(data), "--json", folder=ROOT)
     assert done.stdout or done.returncode == 0, done.stderr
     return done.returncode, [orjson.loads(line) for line in done.stdout.splitlines()]
 

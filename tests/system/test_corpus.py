@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from pydicom.errors import InvalidDicomError
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import convert
 from engine.errors import TranscodeError
-from tests import peer
+from tests import peer, template
 from tests.corpus import corpus_files, corpus_root, needs_corpus
 from tests.peer import EXPLICIT, IMPLICIT, VERIFICATION, Peer
 from tests.system import foreign
@@ -99,9 +98,7 @@ def odd_twins() -> dict[str, set[tuple[str, bytes]]]:
 
 def command(*arguments: str, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
     """`filmroom …`."""
-    return subprocess.run(
-        [sys.executable, "-m", "engine", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=timeout_s
-    )
+    return template.run("engine", *arguments, folder=ROOT, timeout_s=timeout_s)
 
 
 def imported(data: Path, *paths: Path) -> dict[str, object]:

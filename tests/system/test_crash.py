@@ -11,8 +11,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -22,7 +20,7 @@ import pytest
 from engine.archive import layout as layouts
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.subscription import Feed
-from tests import peer
+from tests import peer, template
 from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Peer
 from tests.system import ingest
 from tests.system.server import ROOT, Server, running, wait_for
@@ -70,13 +68,7 @@ def started(data: Path, **options: object) -> tuple[Server, float]:
 
 def check(data: Path) -> None:
     """`filmroom check`, payloads included, finds nothing."""
-    done = subprocess.run(
-        [sys.executable, "-m", "engine", "check", "--payloads", "--data", str(data)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    done = template.run("engine", "check", "--payloads", "--data", str(data), folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -242,15 +234,8 @@ def test_whoever_is_killed_at_whatever_moment_the_next_start_works(tmp_path: Pat
 
 def test_a_second_server_on_the_same_archive_is_refused(tmp_path: Path) -> None:
     with running(tmp_path / "data", workers=1) as server:
-        second = subprocess.run(
-            [
-                *(sys.executable, "-m", "engine", "serve", "--data", str(server.data)),
-                *("--host", "127.0.0.1", "--dicom-port", "0"),
-            ],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=60,
+        second = template.run(
+            "engine", "serve", "--data", str(server.data), "--host", "127.0.0.1", "--dicom-port", "0", folder=ROOT
         )
         assert second.returncode == 4, second.stderr
         assert "Traceback" not in second.stderr

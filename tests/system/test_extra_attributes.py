@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from pathlib import Path
 
 import orjson
 import pytest
 from pydicom.dataset import Dataset
 
-from tests import samples
+from tests import samples, template
 from tests.system import foreign
 from tests.system.foreign import EXPLICIT, IMPLICIT, Stored
 from tests.system.server import ROOT, Server, running, wait_for
@@ -75,13 +74,7 @@ def private_keys(value: str, *, block: int) -> Dataset:
 
 
 def filmroom(server: Server, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "engine", *arguments, "--data", str(server.data), "--json"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return template.run("engine", *arguments, "--data", str(server.data), "--json", folder=ROOT)
 
 
 def reindexed(server: Server) -> bool:

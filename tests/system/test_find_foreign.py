@@ -13,7 +13,6 @@ import random
 import shutil
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ from pynetdicom.pdu_primitives import SOPClassExtendedNegotiation
 from engine.archive.archive import Archive
 from engine.archive.ingest.request import ReceivedInstance
 from engine.storage.record import crc32c
-from tests import samples
+from tests import samples, template
 from tests.oracle import comparison, key_matching, matcher, query_question, query_world
 from tests.oracle.key_matching import YES, Question, tag_of
 from tests.oracle.matcher import NAMES
@@ -358,20 +357,15 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A series of thousands, imported."""
     folder = tmp_path_factory.mktemp("many")
     data = folder / "data"
-    template = samples.part10(samples.instance(1, 1, 1000, pixels=bytes(32)))
-    assert template.count(b".1.1.1000") == 2
+    pattern = samples.part10(samples.instance(1, 1, 1000, pixels=bytes(32)))
+    assert pattern.count(b".1.1.1000") == 2
     files = folder / "files"
     files.mkdir()
     for number in range(1000, 1000 + MANY):
-        instance = template.replace(b".1.1.1000", b".1.1.%d" % number)
+        instance = pattern.replace(b".1.1.1000", b".1.1.%d" % number)
         (files / f"{number}.dcm").write_bytes(instance)
     with running(data, workers=1) as started:
-        done = subprocess.run(
-            [sys.executable, "-m", "engine", "import", "--data", str(data), str(files)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = template.run("engine", "import", "--data", str(data), str(files))
         assert done.returncode == 0, done.stderr
         yield started
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import shutil
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +18,7 @@ from pydicom.uid import RLELossless
 from pynetdicom import AE, build_role, evt
 
 from engine.dicom import part10
-from tests import samples
+from tests import samples, template
 from tests.system.server import ROOT, Server, running
 from tests.system.test_dcmtk import run, storescp
 
@@ -63,8 +61,7 @@ def stored(server: Server, folder: Path, study: int, data: bytes, syntax: str = 
     """Imports one data set as it is; its Study Instance UID."""
     path = folder / f"{study}.dcm"
     path.write_bytes(part10.write_file_meta(samples.CT, f"{samples.ROOT}.{study}.1.1", syntax) + data)
-    command = [sys.executable, "-m", "engine", "import", str(path), "--data", str(server.data)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = template.run("engine", "import", str(path), "--data", str(server.data), folder=ROOT)
     assert done.returncode == 0, done.stderr
     return f"{samples.ROOT}.{study}"
 
@@ -167,8 +164,8 @@ def test_a_damaged_frame_fails_its_instance_and_no_other(server: Server, tmp_pat
             data = data[:at] + bytes(64) + data[at + 64 :]
         path = tmp_path / f"{number}.dcm"
         path.write_bytes(part10.write_file_meta(samples.CT, str(ds.SOPInstanceUID), RLELossless) + data)
-        command = [sys.executable, "-m", "engine", "import", str(path), "--data", str(server.data)]
-        subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+        done = template.run("engine", "import", str(path), "--data", str(server.data), folder=ROOT)
+        assert done.returncode == 0, done.stderr
     status, got = fetched(server, f"{samples.ROOT}.30", EXPLICIT)
     assert (status, len(got)) == (0xB000, 1)
     status, got = fetched(server, f"{samples.ROOT}.30", RLELossless)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests import peer
+from tests import peer, template
 from tests.peer import CT, EXPLICIT, IMPLICIT, VERIFICATION, Peer
 from tests.system import ingest, mounts
 from tests.system.server import ROOT, Server, running, wait_for
@@ -135,8 +133,7 @@ def wait_for_audit(server: Server) -> None:
 
 def run(server: Server, *words: str) -> str:
     """A command of the archive's; it must succeed."""
-    command = [sys.executable, "-m", "engine", *words, "--data", str(server.data)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = template.run("engine", *words, "--data", str(server.data), folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

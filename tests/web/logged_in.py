@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from functools import cache
 from typing import Any
 
 from engine.accounts import passwords, users
@@ -11,12 +12,19 @@ from engine.accounts.records import User
 from tests.web.hosting import Hosting
 
 PASSWORD = "correct horse battery"
-HASH = passwords.hash_of(PASSWORD)
+
+
+@cache
+def password_hash() -> str:
+    """That of PASSWORD; it takes a while, on purpose."""
+    return passwords.hash_of(PASSWORD)
 
 
 def add_user(hosting: Hosting, name: str, *roles: str, **fields: Any) -> User:
     """A user with PASSWORD."""
-    return users.add(hosting.engine.accounts.database, User(name=name, roles=roles, **{"password": HASH, **fields}))
+    return users.add(
+        hosting.engine.accounts.database, User(name=name, roles=roles, **{"password": password_hash(), **fields})
+    )
 
 
 class Browser:

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-import schemathesis
 
 from engine.web import openapi
 from engine.web.route import PATH_PARAMETERS
@@ -17,6 +16,8 @@ DOCUMENT: dict[str, Any] = json.loads(json.dumps(openapi.document(ROUTES, "http:
 
 
 def test_the_document_is_valid_openapi_3_1() -> None:
+    import schemathesis  # late: every process of the tests collects this module
+
     schemathesis.openapi.from_dict(DOCUMENT).validate()
     broken = {**DOCUMENT, "paths": {"/x": {"get": {"responses": {"200": {}}}}}}
     with pytest.raises(Exception, match="description"):
