@@ -36,6 +36,10 @@ LINGER_S: Final = 60.0
 STALE_S: Final = 3 * INTERVAL_S
 
 
+OF_THE_STORE: Final = ("state", "tail_lag_bytes", "tail_age_s", "backlog_segments", "backlog_bytes", "backlog_age_s")
+OF_MESSAGES: Final = ("connections", "last_number", "waiting")
+
+
 class LiveStatus:
     """The watchers of one process. Used on the loop's thread."""
 
@@ -117,6 +121,8 @@ class LiveStatus:
             "findings": [asdict(finding) for finding in found],
             **summary,
             "condition": self._facts,
+            "object_store": _some((stats.get("caretaker") or {}).get("object_store"), OF_THE_STORE, "state"),
+            "messages": _some(stats.get("messages"), OF_MESSAGES, "counters"),
         }
         self._frame = (monotonic(), orjson.dumps(body))
 
@@ -129,3 +135,8 @@ class LiveStatus:
             logger.warning("the condition of the archive cannot be read", error=str(error))
             self._facts = {"error": str(error)}
         self._facts_at = monotonic()
+
+
+def _some(state: dict[str, Any] | None, names: tuple[str, ...], mark: str) -> dict[str, Any] | None:
+    """Some facts of a part of the server; None if it is off, or does not answer (then it has no `mark`)."""
+    return {name: state.get(name) for name in names} if state and mark in state else None

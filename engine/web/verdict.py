@@ -74,6 +74,7 @@ def _server(stats: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Fi
     if caretaker.get("not_started"):
         yield Finding("caretaker_missing", "bad", {"error": caretaker["not_started"]})
     yield from _object_store(caretaker.get("object_store") or {})
+    yield from _messages(stats.get("messages") or {})
     for job, error in sorted((caretaker.get("failing") or {}).items()):
         yield Finding("background_job_failing", "bad", {"job": job, "error": str(error)})
     feed = stats.get("feed") or {}
@@ -106,6 +107,14 @@ def _object_store(state: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("object_store_away", "bad", {"error": state["error"], "gibibytes": gibibytes})
     elif state["backlog_age_s"] > BACKLOG_AGE_S_MAX:
         yield Finding("object_store_behind", "attention", {"gibibytes": gibibytes})
+
+
+def _messages(state: Mapping[str, Any]) -> Iterator[Finding]:
+    """HL7 messages."""
+    if state.get("not_started") or (state.get("restarts") and "counters" not in state):
+        yield Finding("messages_missing", "bad", {"error": state.get("not_started") or ""})
+    elif state.get("stalled"):
+        yield Finding("messages_stalled", "bad", {"count": state["waiting"], "error": state["stalled"]})
 
 
 def _archive(stats: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Finding]:

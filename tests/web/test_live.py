@@ -132,6 +132,23 @@ def test_an_object_store_that_needs_somebody_is_a_finding(state: dict[str, Any],
     assert codes(answer(worker(), caretaker={"object_store": whole})) == expected
 
 
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, {}),
+        ({"restarts": 0, "not_started": None}, {}),  # it begins
+        ({"restarts": 0, "not_started": "the port is taken"}, {"messages_missing": "bad"}),
+        ({"restarts": 2, "not_started": None}, {"messages_missing": "bad"}),
+        ({"restarts": 2, "counters": {}, "waiting": 0, "stalled": ""}, {}),
+        ({"restarts": 0, "counters": {}, "waiting": 7, "stalled": "no space"}, {"messages_stalled": "bad"}),
+    ],
+)
+def test_messages_that_are_not_received_or_applied_are_a_finding(
+    state: dict[str, Any] | None, expected: dict[str, str]
+) -> None:
+    assert codes(answer(worker(), messages=state)) == expected
+
+
 def test_bad_findings_come_first() -> None:
     found = verdict.findings(answer(archive={"damaged": 1}), {}, {"backups": []})
     assert [finding.level for finding in found] == ["bad", "attention"] and verdict.state(found) == "bad"
@@ -181,6 +198,7 @@ def test_the_status_has_the_archive_and_its_condition(hosting: Hosting) -> None:
         api.close()
     assert first["archive"]["studies"] == 1
     assert status["state"] == "attention" and [one["code"] for one in status["findings"]] == ["backup_none"]
+    assert status["object_store"] is None and status["messages"] is None
     assert status["condition"]["scrub"]["damaged"] == 0 and status["condition"]["disk"]["state"] == "unknown"
     assert any(row["name"] == "http GET /api/live" for row in status["operations"])
 

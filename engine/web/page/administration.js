@@ -112,6 +112,6 @@ function Settings() {
     const rows = settings.filter((one) => (!needle || `${one.key} ${one.value} ${one.about}`.toLowerCase().includes(needle)) && (!isChanged || one.origin !== "default"));
     return html`<p class="buttons"><label>${t("search")} <input type="search" value=${text} onInput=${(event) => setText(event.currentTarget.value)} /></label>
       <label><input type="checkbox" checked=${isChanged} onChange=${(event) => setChanged(event.currentTarget.checked)} /> ${t("settings.changed")}</label> <span class="quiet" role="status">${rows.length}</span></p>
-      <${Table} kind="settings" label=${t("settings")} columns=${[t("key"), t("value"), t("origin"), t("meaning")]} rows=${rows.map((one) => [html`<code>${one.key}</code>`, shown(one.value), t(`origin.${one.origin}`), one.about])} />`;
+      <${Table} kind="settings" label=${t("settings")} columns=${[t("settings.key"), t("value"), t("origin"), t("meaning")]} rows=${rows.map((one) => [html`<code>${one.key}</code>`, shown(one.value), t(`origin.${one.origin}`), one.about])} />`;
   }}<//></div>`;
 }

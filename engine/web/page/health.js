@@ -72,7 +72,7 @@ function worded(values) {
 }
 
 function Tiles({ status }) {
-  const { rates, now, archive, condition, latency } = status;
+  const { rates, now, archive, condition, latency, object_store: store, messages } = status;
   const { scrub, disk, backups = [], replications = [], jobs = {}, commitments } = condition;
   const waiting = (jobs.waiting ?? 0) + (jobs.running ?? 0);
   const verified = backups.filter((one) => one.verified).map((one) => one.verified).sort().at(-1);
@@ -89,12 +89,21 @@ function Tiles({ status }) {
     [t("health.scrub"), scrub ? (scrub.running ? t("health.scrub.running", { percent: Math.floor(scrub.progress * 100) }) : t("health.scrub.next", { date: moment(scrub.next_pass) })) : "–"],
     [t("health.backup"), html`${backups.length ? moment(backups[0].taken) : t("health.no.backup")}<br /><small>${verified ? t("health.verified", { date: moment(verified) }) : t("health.unverified")}</small>`],
     ...replications.map((one) => [t("health.replica", { destination: one.destination ?? "" }), `${one.lag_bytes ? bytesOf(one.lag_bytes) : t("health.caught.up")}${one.lag_s ? ` · ${number(one.lag_s)} s` : ""}`]),
+    ...(store ? [[t("health.bucket"), html`${t(`bucket.${store.state.replaceAll(" ", "_")}`)}<br /><small>${waitingIn(store)}</small>`]] : []),
+    ...(messages ? [[t("health.messages"), html`${t("health.messages.waiting", { count: number(messages.waiting) })}<br /><small>${t("health.messages.all", { count: number(messages.last_number), connections: number(messages.connections) })}</small>`]] : []),
     [t("queues"), html`<a href=${hashOf(["queues"])}>${t("health.jobs", { waiting: number(waiting), failed: number(jobs.failed ?? 0) })}</a><br /><small>${t("health.commitments", { waiting: number(commitments?.waiting ?? 0) })}</small>`],
     [t("quarantine"), html`<a href=${hashOf(["administration", "quarantine"])}>${number((archive.quarantined ?? 0) + (archive.versions ?? 0))}</a>`],
     ...(archive.trashed === undefined ? [] : [[t("health.trash"), number(archive.trashed)]]),
     [t("health.memory"), t("health.memory.of", { bytes: bytesOf(now.resident_bytes), workers: now.workers })],
   ];
   return html`<dl class="tiles">${tiles.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
+}
+
+/** What is not in the bucket yet. */
+function waitingIn({ backlog_bytes, tail_lag_bytes, tail_age_s }) {
+  const bytes = backlog_bytes + (tail_lag_bytes ?? 0);
+  if (bytes) return t("bucket.waiting", { bytes: bytesOf(bytes) });
+  return tail_lag_bytes === null && tail_age_s !== null ? t("bucket.since", { date: dateOf(Date.now() / 1000 - tail_age_s) }) : "";
 }
 
 function forecastOf(disk) {
