@@ -36,6 +36,7 @@ from engine.archive.settings import (
 from engine.audit_settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
+from engine.exchange.settings import Route
 from engine.hl7.settings import Hl7, Hl7Listener, Hl7Source
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
@@ -150,6 +151,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     webhooks: tuple[Webhook, ...] = msgspec.field(default=(), name="webhook")
     """Receivers of the change feed; written [[webhook]]."""
 
+    routes: tuple[Route, ...] = msgspec.field(default=(), name="route")
+    """Rules that send on what has arrived; written [[route]]."""
+
     stations: tuple[Station, ...] = msgspec.field(default=(), name="station")
     """Stations that perform scheduled steps: rules and peculiarities; written [[station]]."""
 
@@ -161,6 +165,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         names = [hook.name for hook in self.webhooks]
         if len(set(names)) < len(names):
             raise ValueError("two [[webhook]] have one name")
+        names = [route.name for route in self.routes]
+        if len(set(names)) < len(names):
+            raise ValueError("two [[route]] have one name")
         stations = [station.aet for station in self.stations]
         if len(set(stations)) < len(stations):
             raise ValueError("two [[station]] have one aet")
@@ -263,6 +270,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             rows += [
                 (f"webhook.{hook.name}.{name}", getattr(hook, name))
                 for name in hook.__struct_fields__
+                if name != "name"
+            ]
+        for route in self.routes:
+            rows += [
+                (f"route.{route.name}.{name}", getattr(route, name))
+                for name in route.__struct_fields__
                 if name != "name"
             ]
         for station in self.stations:

@@ -20,6 +20,7 @@ from engine.archive.attribute_settings import Attribute, AttributeLevel
 from engine.archive.settings import Retention
 from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
+from engine.exchange.settings import Route
 from engine.identity.settings import Oidc
 from engine.orders.settings import Station
 from engine.services.settings import Coercion
@@ -233,6 +234,8 @@ def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None
         _check_table(provider, _fields(Oidc), f"{path}: [[oidc]] {_name_of(provider, 'name', number)}", mistakes)
     for number, hook in enumerate(_tables(values, "webhook", path, mistakes), 1):
         _check_table(hook, _fields(Webhook), f"{path}: [[webhook]] {_name_of(hook, 'name', number)}", mistakes)
+    for number, route in enumerate(_tables(values, "route", path, mistakes), 1):
+        _check_table(route, _fields(Route), f"{path}: [[route]] {_name_of(route, 'name', number)}", mistakes)
     for number, station in enumerate(_tables(values, "station", path, mistakes), 1):
         _check_table(station, _fields(Station), f"{path}: [[station]] {_name_of(station, 'aet', number)}", mistakes)
     values.setdefault("attribute", [])

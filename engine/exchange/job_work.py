@@ -9,6 +9,7 @@ import msgspec
 
 from engine import audit
 from engine.access import FULL, Action, Kind, Principal
+from engine.archive.jobs.job import ROUTE
 from engine.archive.selection import Selection
 from engine.audit import Outcome
 from engine.dicom import tags
@@ -92,10 +93,11 @@ async def send_job(services: Services, peer: Peer, job: Job, peer_instances: Pee
 
 def _views_of(services: Services, peer: Peer, job: Job) -> tuple[View, View]:
     """What the requester may send by now, and what the peer may receive: rights may have been withdrawn since the job
-    was created, or failed for the first time. Whoever works at the command line may send everything to everybody."""
+    was created, or failed for the first time. Whoever works at the command line may send everything to everybody; a
+    route may send everything to those who may have it."""
     access, archive = services.engine.access, services.archive
     scope = access.scope_of_actor(job.by, Action.SEND)
-    is_free = scope is FULL and not job.by.startswith(f"{Kind.HTTP.value}:")
+    is_free = scope is FULL and not job.by.startswith((f"{Kind.HTTP.value}:", f"{ROUTE}:"))
     return archive.view(scope), archive.view(FULL if is_free else access.scope_of_destination(peer.aet))
 
 

@@ -5,6 +5,8 @@ continues the running jobs. Up to [jobs] parallel run at once, one for each peer
 
     check   every CHECK_S: cancels, retries, starts and forgets jobs
     run     sending.send, or a pull; progress is saved to the job's file every SAVE_S
+
+The same worker creates the jobs of routes (`exchange.routing`).
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from engine.dimse.assembly import ChunkPool
 from engine.errors import AssociationFailed, EngineError, NotStored
 from engine.exchange.echo import echo
 from engine.exchange.job_work import pull_job, send_job
+from engine.exchange.routing import RETRY_S, Routing
 from engine.services.shared import Services
 from engine.sole_worker import run_alone
 
@@ -44,6 +47,7 @@ class Runner:
         self._engine = engine
         self._files = engine.archive.job_files()
         self._services: Services | None = None
+        self._routing = Routing(engine, self._files)
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._cancelled: set[str] = set()
         self._ended: dict[str, int] = {}
@@ -68,6 +72,7 @@ class Runner:
     def close(self) -> None:
         """Starts no further jobs and interrupts those in progress, which continue at the next start."""
         self._task.cancel()
+        self._routing.close()
 
     async def _wait_for_lock(self) -> None:
         archive = self._engine.archive
@@ -84,6 +89,7 @@ class Runner:
         """Runs jobs until this is cancelled."""
         reads = self._engine.pools.reads
         self._services = Services(self._engine, ChunkPool())
+        routing = guards.watch(self._engine.loop.create_task(self._route()), "routes")
         try:
             quiet_ns = None  # when the folder changed last, if nothing is to be done since
             while True:
@@ -103,12 +109,21 @@ class Runner:
                 await self._forget()
                 await asyncio.sleep(CHECK_S)
         finally:
-            tasks = [task for _, task in self._running.values()]
+            tasks = [routing, *(task for _, task in self._running.values())]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._running.clear()
             self._services.commitments.close()
+
+    async def _route(self) -> None:
+        """Follows the change feed for routes until this is cancelled."""
+        while True:
+            try:
+                await self._routing.run()
+            except EngineError as error:
+                logger.warning("routes cannot be followed", error=str(error))
+                await asyncio.sleep(RETRY_S)
 
     async def _settle(self, job: Job, is_cancelled: bool, is_retried: bool) -> None:
         """Cancels, retries or starts one job."""

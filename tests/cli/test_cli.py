@@ -155,6 +155,19 @@ def test_config_check_shows_values_and_where_they_come_from(
     assert "did you mean 'aet'?" in err
 
 
+def test_config_check_warns_of_routes_that_lead_nowhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "f.toml").write_text(
+        '[http]\nenabled = false\n[[peer]]\naet = "P"\n'
+        '[[route]]\nname = "r"\npeers = ["P", "Q"]\nkeys = { Modalty = "CT" }\n'
+    )
+    code, out, err = run(capsys, "config", "check", "--config", "f.toml")
+    assert (code, "route.r.after\tseries_quiet" in out) == (0, True)
+    for aet in "PQ":
+        assert f"[[route]] r: there is no [[peer]] {aet} with an address" in err
+    assert "did you mean Modality?" in err
+    assert "jobs need HTTP" in err
+
+
 @pytest.mark.usefixtures("_standard_schema")
 def test_find_writes_a_table_or_json(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     match = {tags.PatientName: b"DOE^J\x1b[2J", tags.ModalitiesInStudy: b"CT\\MR", tags.StudyDate: b"20260101"}

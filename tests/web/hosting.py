@@ -15,6 +15,7 @@ from engine.archive.archive import Archive
 from engine.archive.settings import Jobs
 from engine.config import Config, Limits, Peer, Role
 from engine.errors import EngineError
+from engine.exchange import settings as exchange_settings
 from engine.exchange.runner import Runner
 from engine.identity.settings import Oidc
 from engine.runtime.engine import Engine
@@ -109,13 +110,14 @@ def host(
     webhooks: tuple[Webhook, ...] = (),
     peers: tuple[Peer, ...] = (),
     jobs: Jobs | None = None,
+    sends_on: tuple[exchange_settings.Route, ...] = (),
     roles: tuple[Role, ...] = (),
     link: Callable[[Engine], ServerLink] | None = None,
     oidc: tuple[Oidc, ...] = (),
 ) -> Hosting:
     """Runs `script` while the front serves; checks that nothing is left behind.
 
-    `link` makes the front's way to the other processes of its server.
+    `routes`: of HTTP; `sends_on`: of what arrives. `link` makes the front's way to the other processes of its server.
     """
 
     async def run() -> Hosting:
@@ -128,6 +130,7 @@ def host(
             webhooks=webhooks,
             peers=peers,
             jobs=jobs or Jobs(),
+            routes=sends_on,
             oidc=oidc,
             roles=roles,
         )

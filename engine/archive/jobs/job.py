@@ -21,6 +21,9 @@ ENDED = frozenset((DONE, FAILED, CANCELLED))
 SEND = "send"
 PULL = "pull"
 
+ROUTE = "route"
+"""Begins the actor of a job that a route has created; its name follows after a colon."""
+
 NAMED_MAX = 1000
 """The most failed instances that are named; further ones are counted."""
 

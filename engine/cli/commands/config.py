@@ -9,11 +9,12 @@ import msgspec
 
 from engine.access.networks import is_loopback
 from engine.app.ports import FilmroomComposition
+from engine.archive.questions import path_of
 from engine.cli import options, output
 from engine.cli.options import Settings, json_option, with_settings
 from engine.config import Config, Http, reference
 from engine.config.composition import LISTS
-from engine.errors import ConfigError
+from engine.errors import ConfigError, QueryError
 
 MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 """Transfer syntaxes into which Filmroom converts instances when it sends them."""
@@ -113,7 +114,24 @@ def _warnings(config: Config) -> list[str]:
         FilmroomComposition().ports(lambda: config)
     except ConfigError as error:
         warnings.append(f"the server does not start: {error}")
-    return warnings + _http_warnings(config.http)
+    return warnings + _http_warnings(config.http) + _route_warnings(config)
+
+
+def _route_warnings(config: Config) -> list[str]:
+    warnings = []
+    for route in config.routes:
+        for aet in route.peers:
+            peer = config.peer(aet)
+            if peer is None or not peer.is_reachable:
+                warnings.append(f"[[route]] {route.name}: there is no [[peer]] {aet} with an address in this file")
+        try:
+            for name in route.keys:
+                path_of(name)
+        except QueryError as error:
+            warnings.append(f"[[route]] {route.name}: {error}")
+    if config.routes and not config.http.enabled:
+        warnings.append("[[route]]: nothing is sent on, since jobs need HTTP")
+    return warnings
 
 
 def _http_warnings(http: Http) -> list[str]:
