@@ -41,6 +41,8 @@ class Attribute(Enum):
     MODALITY = "modality"
     SENDER = "sender"
 
+    __hash__ = object.__hash__  # members are single objects; the hash of Enum costs more than the test of a study
+
 
 @dataclass(frozen=True, slots=True)
 class AccessFacts:

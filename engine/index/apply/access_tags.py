@@ -10,35 +10,38 @@ the index (`database.commits`), all rows are removed and the fill begins again: 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
+from engine.index.apply.changed_studies import ChangedStudies
 from engine.index.database import commits
 from engine.index.database.environment import Environment
-from engine.index.database.transactions import ReadTxn, WriteTxn
+from engine.index.database.transactions import Cursor, ReadTxn, WriteTxn
 from engine.index.format import access_tags, keys
 from engine.index.format.rows import read_name, scan_prefix
 from engine.index.format.statements import fact_values
 
 FILLED_STUDIES = 200
 """Studies of one transaction of the fill."""
-FILLED_INSTANCES = 10_000
-"""Instances after which a transaction of the fill ends."""
 
 
 class AccessTags:
     """The rows of one batch."""
 
-    def __init__(self, environment: Environment) -> None:
+    def __init__(self, environment: Environment, changed_studies: ChangedStudies) -> None:
         self._environment = environment
+        self._changed_studies = changed_studies
         self._new: set[tuple[bytes, bytes]] = set()
         """Keys and studies to be put."""
         self._left: dict[bytes, set[bytes]] = {}
         """Study id → keys that something in the study no longer gives."""
+        self._series: dict[bytes, bytes] = {}
+        """Series id → study id: series whose first instance may be another one."""
 
     def begin(self) -> None:
         """Begins a batch."""
         self._new.clear()
         self._left.clear()
+        self._series.clear()
 
     def add_series(self, study_id: bytes, items: Mapping[int, bytes]) -> None:
         """Adds what a new series gives its study."""
@@ -50,10 +53,9 @@ class AccessTags:
         for key in access_tags.keys_of_study(items):
             self._new.add((key, study_id))
 
-    def add_sender(self, study_id: bytes, calling_ae_title: bytes) -> None:
-        """Adds who sent an instance."""
-        for key in access_tags.keys_of_sender(calling_ae_title):
-            self._new.add((key, study_id))
+    def add_instances(self, study_id: bytes, series_id: bytes) -> None:
+        """Notes that a series has got instances of another sender, perhaps its first ones."""
+        self._series[series_id] = study_id
 
     def change_series(self, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Updates what a series gives its study."""
@@ -63,10 +65,12 @@ class AccessTags:
         """Updates what a study has by itself."""
         self._change(study_id, access_tags.keys_of_study(before), access_tags.keys_of_study(after))
 
-    def lose_sender(self, txn: ReadTxn, study_id: bytes, title_id: int) -> None:
-        """Notes that the study has lost an instance of a sender."""
-        left = access_tags.keys_of_sender(read_name(txn, self._environment, title_id))
-        self._left.setdefault(study_id, set()).update(left)
+    def lose_instances(self, txn: ReadTxn, study_id: bytes, series_id: bytes, title_ids: Iterable[int]) -> None:
+        """Notes that a series has lost instances of these senders."""
+        self._series[series_id] = study_id
+        left = self._left.setdefault(study_id, set())
+        for title_id in title_ids:
+            left |= access_tags.keys_of_sender(read_name(txn, self._environment, title_id))
 
     def _change(self, study_id: bytes, before: set[bytes], after: set[bytes]) -> None:
         if before == after:
@@ -79,30 +83,34 @@ class AccessTags:
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch, after all other rows have been written."""
         table = self._environment.access_table
+        for series_id, study_id in self._series.items():
+            for key in _keys_of_first(txn, self._environment, series_id):
+                self._new.add((key, study_id))
         for study_id, left in self._left.items():
             for key in left - _still_given(txn, self._environment, study_id, left):
                 self._new.discard((key, study_id))
                 txn.delete(key, study_id, db=table)
+                self._changed_studies.add(study_id)
         if self._new:
             with txn.cursor(db=table) as cursor:
+                for key, study_id in self._new:
+                    if not self._changed_studies.is_new(study_id) and not _has(cursor, key, study_id):
+                        self._changed_studies.add(study_id)
                 cursor.putmulti(sorted(self._new))
         self.begin()
 
 
+def _has(cursor: Cursor, key: bytes, study_id: bytes) -> bool:
+    return cursor.set_range_dup(key, study_id) and cursor.value() == study_id
+
+
 def _still_given(txn: ReadTxn, environment: Environment, study_id: bytes, wanted: set[bytes]) -> set[bytes]:
     """Which of these keys the study has."""
-    found = _keys_of_rows(txn, environment, study_id) & wanted
-    senders = {key for key in wanted - found if key[:1] == access_tags.SENDER_KIND}
-    if senders:
-        for given in _senders_of(txn, environment, study_id):
-            found |= given & senders
-            if senders <= found:
-                break
-    return found
+    return _keys_of_study(txn, environment, study_id) & wanted
 
 
-def _keys_of_rows(txn: ReadTxn, environment: Environment, study_id: bytes) -> set[bytes]:
-    """The keys from the rows of the study and its series; none if it is gone."""
+def _keys_of_study(txn: ReadTxn, environment: Environment, study_id: bytes) -> set[bytes]:
+    """The keys of a study; none if it is gone."""
     row = txn.get(study_id, db=environment.studies)
     if row is None:
         return set()
@@ -112,6 +120,7 @@ def _keys_of_rows(txn: ReadTxn, environment: Environment, study_id: bytes) -> se
         series = txn.get(key[4:], db=environment.series)
         if series is not None:
             result |= access_tags.keys_of_series(_facts(series)[0])
+        result |= _keys_of_first(txn, environment, key[4:])
     return result
 
 
@@ -119,15 +128,11 @@ def _facts(row: bytes) -> list[dict[int, bytes]]:
     return fact_values(row, keys.UID_HEAD.size + keys.UID_HEAD.unpack_from(row)[2])[0]
 
 
-def _senders_of(txn: ReadTxn, environment: Environment, study_id: bytes) -> Iterator[frozenset[bytes]]:
-    """The keys of the senders of a study, once for each change from one instance to the next."""
-    last = 0
-    for key, _ in scan_prefix(txn, environment.counts, study_id):
-        for _, row in scan_prefix(txn, environment.instances, key[4:]):
-            title_id = keys.INSTANCE.unpack_from(row)[12]
-            if title_id != last:
-                last = title_id
-                yield access_tags.keys_of_sender(read_name(txn, environment, title_id))
+def _keys_of_first(txn: ReadTxn, environment: Environment, series_id: bytes) -> frozenset[bytes]:
+    """The keys of the sender of a series' first instance."""
+    for _, row in scan_prefix(txn, environment.instances, series_id):
+        return access_tags.keys_of_sender(read_name(txn, environment, keys.INSTANCE.unpack_from(row)[12]))
+    return frozenset()
 
 
 # the fill ----------------------------------------------------------------------------------------------
@@ -168,16 +173,12 @@ def fill_some(txn: WriteTxn, environment: Environment) -> bool:
         txn.drop(environment.access_table, delete=False)
     studies: list[bytes] = []
     new: set[tuple[bytes, bytes]] = set()
-    instance_count = 0
     with txn.cursor(db=environment.studies) as cursor:
         has_row = cursor.set_range(keys.ID.pack(fill.filled + 1))
-        while has_row and len(studies) < FILLED_STUDIES and instance_count < FILLED_INSTANCES:
+        while has_row and len(studies) < FILLED_STUDIES:
             study_id = cursor.key()
             studies.append(study_id)
-            new.update((key, study_id) for key in _keys_of_rows(txn, environment, study_id))
-            for given in _senders_of(txn, environment, study_id):
-                new.update((key, study_id) for key in given)
-            instance_count += keys.instance_count(row for _, row in scan_prefix(txn, environment.counts, study_id))
+            new.update((key, study_id) for key in _keys_of_study(txn, environment, study_id))
             has_row = cursor.next()
     with txn.cursor(db=environment.access_table) as cursor:
         cursor.putmulti(sorted(new))

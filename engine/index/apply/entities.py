@@ -16,6 +16,7 @@ from functools import partial
 
 from engine.dicom import tags
 from engine.index.apply.access_tags import AccessTags
+from engine.index.apply.changed_studies import ChangedStudies
 from engine.index.apply.counters import Counters
 from engine.index.apply.overlay import Overlay, Part, key_of_patient
 from engine.index.apply.search_keys import SearchKeys
@@ -58,7 +59,7 @@ class CachedSeries:
         """The order of the statement is this one or an earlier one."""
         self.tail = b""
         self.title_id = 0
-        """The sender of the last instance: its study has the sender's key in `access`."""
+        """The sender of the last instance."""
         self.classes: frozenset[int] = frozenset()
 
 
@@ -69,7 +70,8 @@ class Entities:
         self._environment = environment
         self.counters = Counters(environment)
         self.search_keys = SearchKeys(environment)
-        self.access_tags = AccessTags(environment)
+        self._changed_studies = ChangedStudies(environment)
+        self.access_tags = AccessTags(environment, self._changed_studies)
         self._texts = Texts(environment)
         self.overlay = Overlay(environment)
         self._studies: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = {}
@@ -85,6 +87,7 @@ class Entities:
         self.counters.begin()
         self.search_keys.begin()
         self.access_tags.begin()
+        self._changed_studies.begin()
         self._texts.begin()
         self._blobs.clear()
 
@@ -94,6 +97,7 @@ class Entities:
         self._texts.write(txn)
         self.search_keys.write(txn)
         self.access_tags.write(txn)
+        self._changed_studies.write(txn)
 
     def forget(self) -> None:
         """Ends a batch that has failed."""
@@ -122,8 +126,7 @@ class Entities:
         counts.count -= count
         counts.bytes -= payload_bytes
         self._dirty_series[series_id] = study_id
-        for title_id in title_ids:
-            self.access_tags.lose_sender(txn, study_id, title_id)
+        self.access_tags.lose_instances(txn, study_id, series_id, title_ids)
 
     def touch_study(self, study_id: bytes) -> None:
         """Notes that the corrections of a study have changed."""
@@ -219,6 +222,7 @@ class Entities:
         """The same shortcut for a study, and for its patient if that is new or its facts stay the same."""
         environment = self._environment
         study_id = self.counters.next_id(txn, "study")
+        self._changed_studies.add_new(study_id)
         txn.put(study_key, study_id, db=environment.study_uids)
         txn.put(study_id + statement.study_digest, order, db=environment.study_statements)
         key = key_of_patient(statement.items[0], statement.study_instance_uid)
@@ -257,6 +261,7 @@ class Entities:
             return study_id
         if study_id is None:
             study_id = self.counters.next_id(txn, "study")
+            self._changed_studies.add_new(study_id)
             txn.put(study_key, study_id, db=environment.study_uids)
             row = UidRow(0, 0, statement.study_instance_uid, Facts.empty(PART_COUNT_STUDY))
         else:
@@ -324,6 +329,8 @@ class Entities:
     def _study_changed(
         self, txn: WriteTxn, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]
     ) -> None:
+        if before != after or self.search_keys.puts_all:
+            self._changed_studies.add(study_id)
         self.search_keys.change(txn, study_id, before, after)
         self.access_tags.change_study(study_id, before, after)
         self._texts.change(txn, study_id, before, after)

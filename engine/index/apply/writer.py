@@ -289,11 +289,11 @@ class Writer:
         row.bytes += payload_length
         self._note_class(series, row, class_id)
         if title_id != series.title_id:
-            self._note_sender(series, title_id, entry.calling_ae_title)
+            self._note_sender(series, title_id)
 
-    def _note_sender(self, series: CachedSeries, title_id: int, calling_ae_title: bytes) -> None:
-        """Adds the sender to the study's keys in `access`."""
-        self.entities.access_tags.add_sender(series.counts_key[:4], calling_ae_title)
+    def _note_sender(self, series: CachedSeries, title_id: int) -> None:
+        """Notes another sender of the series, for the study's keys in `access`."""
+        self.entities.access_tags.add_instances(series.counts_key[:4], series.prefix)
         series.title_id = title_id
 
     def _note_class(self, series: CachedSeries, row: Counts, class_id: int) -> None:
@@ -316,7 +316,7 @@ class Writer:
         ids = [self._names.get(text) or self._name(txn, text) for text in texts]
         self._note_class(series, row, ids[0])
         if ids[2] != series.title_id:
-            self._note_sender(series, ids[2], entry.calling_ae_title)
+            self._note_sender(series, ids[2])
         return series, row, keys.INSTANCE_END.pack(*ids, series.digest)
 
     # -- several records of one UID -------------------------------------------------------------

@@ -4,11 +4,11 @@
 
     institution, department, modality    every value of every series
     referrer                             every value of a name, and each of its groups
-    sender                               who sent any current instance
+    sender                               who sent the first current instance of each series
     de-identified                        no text; the study's own row says that the identity was removed
 
-A study has the keys of everything for which `query.admission` may admit it, and perhaps more: it has those of all its
-senders, while a scope asks for the first of each series.
+A study has the keys of everything for which `query.admission` may admit it. Only that of a removed identity may be too
+many: there `admission` asks every statement of the study.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ KIND_OF = {
     Attribute.REFERRER: b"R",
     Attribute.SENDER: b"S",
 }
-SENDER_KIND = KIND_OF[Attribute.SENDER]
 DEIDENTIFIED_KEY = b"X"
 
 LONG = b"\x01"

@@ -98,6 +98,8 @@ META_TRASHED_BYTES = b"trashed bytes"
 """u64; their bytes."""
 META_ACCESS = b"access"
 """ACCESS_FILL: how far `access` has been filled in an index that is older than it. No row: from the start."""
+META_CHANGED = b"changed"
+"""u64, then ids of studies, u32 each: the last ones whose keys have changed. See `apply.changed_studies`."""
 META_COMMIT = b"commit"
 """u64: the last transaction of an engine that keeps `access`. See `database.commits`."""
 META_POSITION = b"position "
@@ -128,7 +130,7 @@ DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
 ACCESS_FILL = struct.Struct("<BI")
 """version of `access_tags`; the last study that has its rows, or ACCESS_FILLED."""
-ACCESS_VERSION = 2
+ACCESS_VERSION = 3
 """Of what `access_tags` makes of a value. An index with another one is filled again."""
 ACCESS_FILLED = 0xFFFFFFFF
 """Every study has its rows."""

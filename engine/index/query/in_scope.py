@@ -17,9 +17,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from heapq import merge
 from itertools import islice
+from typing import NamedTuple
 
 from engine.access.scope import Matching
 from engine.index.apply.access_tags import read_fill
+from engine.index.apply.changed_studies import count_changes
 from engine.index.database.transactions import Cursor
 from engine.index.format import keys
 from engine.index.format.access_tags import key_of, text_of
@@ -52,6 +54,19 @@ class Part:
     """Of the others, those with few keys."""
 
 
+class Mark(NamedTuple):
+    """The state of the index in a transaction."""
+
+    transaction: int = 0
+    change_count: int = 0
+    """Changes of studies: see `apply.changed_studies`."""
+    last_study: int = 0
+    """The highest id."""
+
+
+_NO_MARK = Mark()
+
+
 @dataclass(slots=True)
 class InScope:
     """Ids of studies: of a list, and of keys of `access`."""
@@ -63,6 +78,8 @@ class InScope:
     """How many there are, or more."""
     is_exact: bool = False
     """Whether there are no others than those that the scope admits, as of the transaction in which they are read."""
+    mark: Mark = _NO_MARK
+    """The state in which the parts were found; the ids may be of a later one."""
 
     @property
     def is_narrower(self) -> bool:
@@ -88,13 +105,14 @@ class InScope:
     def after(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids above `number`, ascending: see `candidates.Ids`."""
         of_list = islice(self.ids, bisect_right(self.ids, number), None)
-        return _once([of_list, *(_ids_of_part(reading, part, number, _ids_after) for part in self.parts)])
+        parts = [_ids_of_part(reading, part, number, _ids_after) for part in self.parts]
+        return _once([of_list, *parts] if self.ids else parts, has_marks=self.is_narrower)
 
     def before(self, reading: Reading, number: int) -> Iterator[int]:
         """The ids below `number`, descending."""
         of_list = reversed(self.ids[: bisect_left(self.ids, number)])
-        parts = (_ids_of_part(reading, part, number, _ids_before) for part in self.parts)
-        return _once([of_list, *parts], reverse=True)
+        parts = [_ids_of_part(reading, part, number, _ids_before) for part in self.parts]
+        return _once([of_list, *parts] if self.ids else parts, reverse=True)
 
     def all(self, reading: Reading) -> set[int]:
         """Every id, and perhaps some that lack a further key of their part."""
@@ -124,14 +142,15 @@ def _ids_of_part(
                 yield -each
 
 
-def _once(ids: Sequence[Iterator[int]], *, reverse: bool = False) -> Iterator[int]:
-    """Ids from several sources in one order, each once."""
+def _once(ids: Sequence[Iterator[int]], *, reverse: bool = False, has_marks: bool = False) -> Iterator[int]:
+    """Ids from several sources in one order, each once. `has_marks`: some are negative, see `candidates.Ids`."""
     if len(ids) == 1:
         yield from ids[0]
         return
     last = 0
     # A mark that an id is passed comes after that id from another source.
-    for number in merge(*ids, key=lambda number: (abs(number), number < 0), reverse=reverse):
+    key = (lambda number: (abs(number), number < 0)) if has_marks else None
+    for number in merge(*ids, key=key, reverse=reverse):
         if number != last:
             last = number
             yield number
@@ -194,6 +213,7 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
     alternatives = keys_of(admission.scope, admission.today, reading.environment.schema)
     if alternatives is None:
         return None
+    mark = _mark(reading)
     is_filled = reading.environment.access is not None and read_fill(reading.txn, reading.environment).is_complete
     ids: set[int] = set()
     parts: dict[bytes, Part] = {}
@@ -221,13 +241,19 @@ def find_in_scope(reading: Reading, admission: Admission, wide: int) -> Generato
         if of_ranges is None:
             return None
         ids |= of_ranges
-    in_scope = InScope(ascending(ids), list(parts.values()), len(ids) + count, is_exact)
+    in_scope = InScope(ascending(ids), list(parts.values()), len(ids) + count, is_exact, mark)
     if sum(len(part.access) for part in in_scope.parts) <= MERGED_MAX:
         return in_scope
     if in_scope.count > wide:
         return None
     everything = ascending(in_scope.all(reading))
-    return InScope(everything, (), len(everything))
+    return InScope(everything, (), len(everything), mark=mark)
+
+
+def _mark(reading: Reading) -> Mark:
+    with reading.txn.cursor(db=reading.environment.studies) as cursor:
+        last_study = _number_of(cursor.key()) if cursor.last() else 0
+    return Mark(reading.txn.id(), count_changes(reading.txn, reading.environment), last_study)
 
 
 def _way(reading: Reading, admission: Admission, each: ScopeKeys, is_filled: bool) -> _Way | None:

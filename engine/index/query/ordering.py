@@ -16,7 +16,7 @@ limits the rows and the time of a page.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import isqrt
@@ -37,6 +37,7 @@ from engine.index.query.arrivals import arrival_key
 from engine.index.query.candidates import Admitted, Candidates, IdList, ascending
 from engine.index.query.explanation import Explanation
 from engine.index.query.in_scope import InScope
+from engine.index.query.kept_places import Chunk, is_behind, kept_places
 from engine.index.query.plan import COMPUTED, Plan, level_of
 from engine.index.query.reading import Reading
 from engine.index.query.walk import Walk
@@ -175,16 +176,14 @@ class _Ordering:
         if not has_keys:
             if self._has_conditions or study_count <= GATHERED_MAX:
                 matches = yield from self._gather(candidates, GATHERED_MAX)
+        elif isinstance(tops, InScope) and not self._order.is_arrival:
+            yield from self._walk_scope(tops, after, skip)
+            return
         elif isinstance(tops, IdList | InScope | Admitted):
-            if isinstance(tops, InScope) and tops.is_narrower and tops.count <= NARROWED_MAX:
-                candidates.tops = tops = IdList(array("I", (yield from self._ids_of(tops))))
-                candidates.are_admitted = False
-            if tops.count <= max(FEW_MIN, isqrt(LISTED_FACTOR * study_count)):
-                places = yield from self._list(tops)
+            places = yield from self._places_of(tops)
+            if places is not None:
                 yield from self._walk_places(places, after, skip)
                 return
-            if not (isinstance(tops, InScope) and self._order.is_arrival):
-                yield from self._choose(tops)
         elif tops is not None:
             few = min(FEW, max(FEW_MIN, study_count // FEW_SHARE))
             matches = yield from self._gather(candidates, few)
@@ -245,17 +244,24 @@ class _Ordering:
             group.sort(key=lambda each: (each.place.key, each.place.number), reverse=is_descending)
         ordered = with_value + without_value
         if after is not None:
-            ordered = [each for each in ordered if self._is_behind(each.place, after)]
+            ordered = [each for each in ordered if is_behind(self._order, each.place, after)]
         yield from ordered[skip:]
 
-    def _is_behind(self, place: Bookmark, after: Bookmark) -> bool:
-        has_key, had_key = bool(place.key), bool(after.key)
-        if has_key != had_key and not self._order.is_arrival:
-            return had_key
-        here, last = (place.key, place.number), (after.key, after.number)
-        return here < last if self._order.is_descending else here > last
-
     # -- listed
+
+    def _places_of(self, tops: IdList | InScope | Admitted) -> Generator[None, None, list[Bookmark] | None]:
+        """All candidates in order; None: there are many, and the walk will pass the others."""
+        if isinstance(tops, InScope):
+            if not tops.is_narrower and self._order.is_arrival:
+                return None
+            if tops.is_narrower and tops.count <= NARROWED_MAX:
+                tops = IdList(array("I", (yield from self._ids_of(tops))))
+                self._candidates.tops, self._candidates.are_admitted = tops, False
+        if tops.count <= max(FEW_MIN, isqrt(LISTED_FACTOR * self._study_count())):
+            return (yield from self._list(tops))
+        if not (isinstance(tops, InScope) and self._order.is_arrival):
+            yield from self._choose(tops)
+        return None
 
     def _ids_of(self, tops: InScope) -> Generator[None, None, list[int]]:
         """All ids of a scope, ascending."""
@@ -306,7 +312,7 @@ class _Ordering:
         self, places: list[Bookmark], after: Bookmark | None, skip: int
     ) -> Iterator[PlacedMatch | Bookmark | None]:
         if after is not None:
-            places = [place for place in places if self._is_behind(place, after)]
+            places = [place for place in places if is_behind(self._order, place, after)]
         for at in range(0, len(places), CHUNK):
             chunk = places[at : at + CHUNK]
             with self._reading.transaction():
@@ -314,6 +320,43 @@ class _Ordering:
             yield from matches[skip:]
             skip = max(skip - len(matches), 0)
             yield None if skip else chunk[-1]
+
+    # -- kept
+
+    def _walk_scope(
+        self, in_scope: InScope, after: Bookmark | None, skip: int
+    ) -> Iterator[PlacedMatch | Bookmark | None]:
+        """Studies of a scope; the places that are kept are not looked for again."""
+        admission = self._reading.admission
+        assert admission is not None
+        kept = kept_places(self._environment).get(admission.scope, self._order, in_scope.mark)
+        place, is_chosen, is_over = after, False, False
+        while not is_over:
+            with self._reading.transaction():
+                with kept.lock:
+                    is_current = kept.update(self._reading, in_scope, self._stored_key)
+                    chunk = kept.chunk(place, CHUNK) if is_current else None
+                if chunk is None and is_chosen:
+                    chunk = Chunk(*self._next(place, CHUNK))
+                    with kept.lock:
+                        kept.extend(place, chunk, in_scope.mark)
+                if chunk is not None:
+                    is_exact = in_scope.is_exact and self._reading.txn.id() == in_scope.mark.transaction
+                    matches = self._test(chunk.places, are_admitted=is_exact)
+            if chunk is None:
+                places = yield from self._places_of(in_scope)
+                if places is not None:
+                    with kept.lock:
+                        kept.fill(places, in_scope.mark)
+                    yield from self._walk_places(places, place, skip)
+                    return
+                is_chosen = True
+                continue
+            yield from matches[skip:]
+            skip = max(skip - len(matches), 0)
+            place, is_over = chunk.reached, chunk.is_over
+            if not is_over:
+                yield None if skip else place
 
     # -- natural
 
@@ -339,7 +382,7 @@ class _Ordering:
         while not is_over:
             with self._reading.transaction():
                 places, place, is_over = self._next(place, CHUNK)
-                matches = self._test(places)
+                matches = self._test(places, are_admitted=self._candidates.are_admitted and self._order.is_arrival)
             yield from matches[skip:]
             skip = max(skip - len(matches), 0)
             if not is_over:
@@ -407,10 +450,11 @@ class _Ordering:
                 place = Bookmark(passed, 1 if is_descending else 0xFFFFFFFF)
         return skipped, place
 
-    def _test(self, places: list[Bookmark]) -> list[PlacedMatch]:
-        """The matches among these places whose study is ordered by the place's key."""
+    def _test(self, places: Sequence[Bookmark], *, are_admitted: bool = False) -> list[PlacedMatch]:
+        """The matches among these places whose study is ordered by the place's key. `are_admitted`: all in scope."""
         walk = Walk(self._reading)
         walk.candidates.tops = IdList(ascending({place.number for place in places}))
+        walk.candidates.are_admitted = are_admitted
         walk.candidates.series_of, walk.candidates.instances = self._candidates.series_of, self._candidates.instances
         matches = {}
         for study in walk.places():

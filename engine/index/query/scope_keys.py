@@ -13,8 +13,8 @@
 `admission` decides; here too many are right, too few are not. So a value has ranges only if every stored form that
 `access.scope.normalized` makes equal to it has the same normal form in `search`. In `access` the texts are normalized.
 
-Some keys are exact: every study that they find is one that `admission` would admit, so that it need not be asked.
-Institution, department, referrer and modality, if the text of the key is whole; and UIDs that are whole.
+Some keys are exact: every study that they find is one that `admission` would admit, so that it need not be asked. Those
+of institution, department, referrer, modality and sender, if the text of the key is whole, and UIDs that are whole.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from operator import eq
 from engine.access.scope import (
     AccessFacts,
     Alternative,
-    Attribute,
     Deidentified,
     Matching,
     OfPatients,
@@ -46,8 +45,6 @@ from engine.index.format.terms import Range, normal_values, ranges_between
 
 VALUES_MAX = 10_000
 """Studies, patients or values of one requirement; with more, every study is tested."""
-_EXACT = frozenset((Attribute.INSTITUTION, Attribute.DEPARTMENT, Attribute.REFERRER, Attribute.MODALITY))
-"""Not the sender: a study has the keys of all its senders, and is in scope by the first one of each series."""
 _LAST_DATE = "99999999"
 _WILDCARD = re.compile(r"[*?]")
 
@@ -106,14 +103,13 @@ def _of_requirement(requirement: Requirement, today: date, schema: Schema) -> Sc
         return _of_dates(requirement.days, today, schema)
     if isinstance(requirement, Deidentified):
         return ScopeKeys(access=(access_tags.DEIDENTIFIED_KEY,)) if requirement.is_deidentified else None
-    is_exact = requirement.attribute in _EXACT
     if requirement.patterns:
-        return ScopeKeys(matching=requirement, is_exact=is_exact)
+        return ScopeKeys(matching=requirement, is_exact=True)
     if len(requirement.values) > VALUES_MAX:
         return None
     access = tuple(access_tags.key_of(requirement.attribute, text) for text in requirement.values)
     # A text that is not whole, or cannot be encoded, may have the key of another one.
-    is_exact = is_exact and all(map(eq, map(access_tags.text_of, access), requirement.values))
+    is_exact = all(map(eq, map(access_tags.text_of, access), requirement.values))
     return ScopeKeys(access=access, is_exact=is_exact)
 
 

@@ -73,19 +73,20 @@ def test_any_history_leaves_the_keys_that_a_fill_makes(
     index.close()
 
 
-def test_a_sender_stays_until_the_last_of_its_instances_has_gone(tmp_path: Path) -> None:
+def test_a_study_has_the_keys_of_who_sent_the_first_instance_of_each_series(tmp_path: Path) -> None:
     index = Catalog.open(str(tmp_path), map_bytes=1 << 28)
     tail = Tail()
     stored = [
         replace(entry(tail, study=1, series=series, instance=instance), calling_ae_title=title)
-        for series, instance, title in ((1, 1, b"CT1"), (1, 2, b"MR1"), (2, 1, b"MR1"), (2, 2, b"CT1"))
+        for series, instance, title in ((1, 1, b"CT1"), (1, 2, b"MR1"), (2, 1, b"CT1"), (2, 2, b"CT1"), (2, 3, b"MR1"))
     ]
     index.apply(stored)
 
     def senders() -> set[bytes]:
         return {key for key, _ in rows_of(index)} & (keys_of_sender(b"CT1") | keys_of_sender(b"MR1"))
 
-    for position, expected in ((1, b"CT1\\MR1"), (2, b"CT1"), (0, b"CT1"), (3, b"")):
+    assert senders() == keys_of_sender(b"CT1")
+    for position, expected in ((0, b"CT1\\MR1"), (2, b"CT1\\MR1"), (1, b"CT1"), (3, b"MR1"), (4, b"")):
         index.apply([], [tombstone(tail, stored[position].sop_instance_uid)])
         assert senders() == keys_of_sender(expected), position
     assert rows_of(index) == []

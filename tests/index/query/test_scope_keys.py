@@ -109,12 +109,12 @@ def test_keys_are_exact_if_their_text_is_whole_and_they_say_all_that_a_requireme
         Matching.of(Attribute.DEPARTMENT, ["Ward", "Ward 2"]),
         Matching.of(Attribute.INSTITUTION, ["City*"]),
         Matching.of(Attribute.REFERRER, ["Doe^John"]),
+        Matching.of(Attribute.SENDER, ["CT1"]),
         OneOfStudies(frozenset({"1.2", "1.3"})),
     ]
     others: list[Requirement] = [
         Matching.of(Attribute.DEPARTMENT, ["Ward", "w" * 1000]),
         Matching.of(Attribute.DEPARTMENT, ["\ud800"]),
-        Matching.of(Attribute.SENDER, ["CT1"]),
         OneOfStudies(frozenset({"1.2", "1" * 1000})),
         OfPatients(frozenset({Patient("P1")})),
         Recent(3),
