@@ -224,8 +224,15 @@ class Journal:
         earlier = _received_of(record) if record is not None else None
         if record is None or earlier is None or earlier.key != received.key:
             return None
-        is_same = record.position.payload_crc == crc32c(message) and self.read(record.position) == message
-        return Known(record.stamp, earlier, is_same)
+        return Known(record.stamp, earlier, self._has(record.position, message))
+
+    def _has(self, position: Position, message: bytes) -> bool:
+        """Whether these bytes are stored there. Damaged ones are not: the message is then kept once more."""
+        try:
+            return position.payload_crc == crc32c(message) and self.read(position) == message
+        except CorruptRecord as error:
+            logger.error("a message of the journal is damaged", reason=str(error))
+            return False
 
     def _record_at(self, segment_id: int, offset: int) -> Record | None:
         try:

@@ -247,3 +247,5 @@ def test_damage_in_one_message_costs_that_message_alone(tmp_path: Path) -> None:
     with opened(tmp_path) as journal:
         assert journal.read(journal.waiting[2].position).startswith(b"message 3")
         assert journal.known(received("3"), b"message 3" * 10) is not None
+        damaged = journal.known(received("2"), b"message 2" * 10)
+        assert damaged is not None and not damaged.is_same, "its sender may send it again, and it is kept"
