@@ -132,7 +132,7 @@ def test_extensions_are_built_again_only_when_what_builds_them_changes(
     asks = [
         f"root={root}",
         "every_extension_is_there() { true; }; check_python() { true; }; check_compiler() { true; }",
-        "install_packages() { echo packages >>$venv/done; }; install_ourselves() { echo \"$1\" >>$venv/done; }",
+        'install_packages() { echo packages >>$venv/done; }; install_ourselves() { echo "$1" >>$venv/done; }',
         "prepare",
     ]
     environment(venv, *asks)

@@ -164,11 +164,14 @@ def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
 
 def why(config: Config, ae_title: str) -> dict[str, Any]:
     """The last query of an application entity, and what each of its keys leaves of the list."""
+    from engine.access import Action, Policy
     from engine.orders import listing
     from engine.orders.stations import Stations
 
+    scope = Policy(lambda: config).scope_of_peer(ae_title, Action.WORKLIST)
     with opened(config) as orders:
-        return {**listing.why(orders, Stations(lambda: config), ae_title), "refused": _refusal(config, ae_title)}
+        facts = listing.why(orders, Stations(lambda: config), ae_title, scope)
+    return {**facts, "refused": _refusal(config, ae_title)}
 
 
 def _refusal(config: Config, ae_title: str) -> str:

@@ -13,6 +13,7 @@ from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.orders.database import Reading
 from engine.orders.entry import STEP, Entry, entry_of
+from engine.orders.reach import Reach
 from engine.orders.settings import Station, Worklist
 from engine.orders.worklist import Question, question_of
 
@@ -42,13 +43,19 @@ class Explanation:
     hidden: Counter[str] = field(default_factory=Counter)
     """Steps that are on no list, by their state."""
     unbooked: int = 0
+    out_of_reach: int = 0
+    """Entries that the role of the one who asks does not let them see."""
     unassigned: int = 0
     """Shown entries without a station."""
     keys: list[KeyEffect] = field(default_factory=list)
 
 
 def explain(
-    reading: Reading, keys: Sequence[tuple[str, str]], settings: Worklist, station: Station | None = None
+    reading: Reading,
+    keys: Sequence[tuple[str, str]],
+    settings: Worklist,
+    station: Station | None = None,
+    reach: Reach | None = None,
 ) -> Explanation:
     """Explains a query with these keys, as `Question.keys` has them."""
     plain = [(keyword, value) for keyword, value in keys if tags.tag_of(keyword)]
@@ -64,6 +71,8 @@ def explain(
             result.unbooked += 1
         elif entry.step.state in whole.hidden:
             result.hidden[entry.step.state.value] += 1
+        elif reach is not None and not reach(entry):
+            result.out_of_reach += 1
         else:
             _count(result, entry, whole, questions, others)
     return result

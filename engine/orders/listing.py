@@ -12,9 +12,11 @@ import msgspec
 from engine.dicom import plain_values, tags
 from engine.orders.entry import ROOT, STEP, Entry
 from engine.orders.explanation import explain, identifier_of
+from engine.orders.reach import Reach, reach_of
 from engine.orders.worklist import Search, question_of
 
 if TYPE_CHECKING:
+    from engine.access import Scope
     from engine.orders.registry import Orders
     from engine.orders.settings import Station, Worklist
     from engine.orders.stations import Stations
@@ -34,11 +36,19 @@ _TAGS = tuple(tags.tag_of(keyword) or 0 for keyword in SHOWN)
 
 
 def entries(
-    orders: Orders, keys: Sequence[tuple[str, str]], settings: Worklist, *, all_states: bool, limit: int
+    orders: Orders,
+    keys: Sequence[tuple[str, str]],
+    settings: Worklist,
+    *,
+    all_states: bool,
+    limit: int,
+    reach: Reach | None = None,
 ) -> list[dict[str, Any]]:
     """The entries that meet the keys, by date and time; `all_states`: also hidden ones. Raises QueryError."""
     changes: dict[str, Any] = {"limit": limit, **({"hide": ()} if all_states else {})}
-    search = Search(question_of(identifier_of(keys), msgspec.structs.replace(settings, **changes)))
+    question = question_of(identifier_of(keys), msgspec.structs.replace(settings, **changes))
+    question.reach = reach
+    search = Search(question)
     found: list[Entry] = []
     while len(found) < limit:
         with orders.read() as reading:
@@ -84,12 +94,13 @@ def gaps(orders: Orders, settings: Worklist, stations: Sequence[Station]) -> Gap
     return found
 
 
-def why(orders: Orders, stations: Stations, ae_title: str) -> dict[str, Any]:
-    """The last query of an application entity, and what each of its keys leaves of the list."""
+def why(orders: Orders, stations: Stations, ae_title: str, scope: Scope) -> dict[str, Any]:
+    """The last query of an application entity, and what each of its keys leaves of the list. `scope`: that of its
+    role."""
     with orders.read() as reading:
         asked = reading.get(reading.database.asked, ae_title.encode())
         keys = asked.keys if asked is not None else (("ScheduledStationAETitle", ae_title),)
-        found = explain(reading, keys, stations.settings, stations.of(ae_title))
+        found = explain(reading, keys, stations.settings, stations.of(ae_title), reach_of(scope, stations))
     moment = None if asked is None else datetime.fromtimestamp(asked.time, UTC).astimezone()
     return {
         "aet": ae_title,
@@ -102,6 +113,7 @@ def why(orders: Orders, stations: Stations, ae_title: str) -> dict[str, Any]:
         "without_station": found.unassigned,
         "hidden": {state.lower(): count for state, count in found.hidden.items()},
         "unbooked": found.unbooked,
+        "out_of_role": found.out_of_reach,
         "keys": [
             {
                 "keyword": effect.keyword,

@@ -53,6 +53,12 @@ class Station(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sources: tuple[str, ...] = ()
     """And comes from one of these systems; none: any."""
 
+    department: str = ""
+    """Its department, for roles whose `studies` ask for one: its steps are of this department too."""
+
+    institution: str = ""
+    """Its institution, for the same."""
+
     takes_unassigned: bool = True
     """Whether steps without a station are for it at all, by the three settings above."""
 

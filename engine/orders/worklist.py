@@ -67,6 +67,8 @@ class Question:
     """Values without wild cards of the keys that lead to steps at once."""
     hidden: frozenset[str] = frozenset()
     shows_unassigned: bool = False
+    reach: Callable[[Entry], bool] | None = None
+    """Which entries exist for the one who asks (`reach`); None: all."""
     keys: tuple[tuple[str, str], ...] = ()
     """Keyword and value of each key that restricts the answer, for people and the audit log."""
     limit: int = 0
@@ -82,7 +84,9 @@ class Question:
             return False
         if self.moments is not None and not self._is_in_moments(step.start_date, step.start_time):
             return False
-        return all(_meets(test, of(entry)) for _, of, test in self.tests)
+        if not all(_meets(test, of(entry)) for _, of, test in self.tests):
+            return False
+        return self.reach is None or self.reach(entry)
 
     def _is_in_moments(self, date: str, time: str) -> bool:
         low, high = self.moments or ("", "")

@@ -25,6 +25,7 @@ from engine.dicom.identifier import Identifier, decode_identifier
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, OrdersError, QueryError
+from engine.orders.reach import reach_of
 from engine.orders.rows import AskedRow
 from engine.orders.worklist import Question, Search, question_of
 from engine.runtime.audit_trail import Act
@@ -109,7 +110,9 @@ class _Operation:
         date_time = negotiated[1:2] == b"\1" or "date-time" in session.settings.query_options
         stations = session.services.engine.stations
         station = stations.of(session.calling_ae_title)
-        return question_of(decoded, stations.settings, station, date_time=date_time)
+        question = question_of(decoded, stations.settings, station, date_time=date_time)
+        question.reach = reach_of(session.scope(Action.WORKLIST), stations)
+        return question
 
     async def _answer(self, decoded: Identifier, question: Question) -> FindStatus:
         session = self._session

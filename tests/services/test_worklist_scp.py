@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pynetdicom import AE
 from pynetdicom.sop_class import ModalityWorklistInformationFind
 
-from engine.access.role_settings import Role
+from engine.access.role_settings import Role, StudyRule
 from engine.config import Config
 from engine.config import Peer as KnownPeer
 from engine.orders.registry import Orders
@@ -149,14 +149,19 @@ STATIONS = (
     Station(aet="LATIN", character_set="ISO_IR 100"),
     Station(aet="MR1", own_only=True),
 )
-PEERS = (KnownPeer(aet="STORES", may=("store",)), KnownPeer(aet="NARROWED", role="archive-only"))
+PEERS = (KnownPeer(aet="STORES", may=("store",)), KnownPeer(aet="NARROWED", role="archive-only"),
+         KnownPeer(aet="MR2", role="own"), KnownPeer(aet="MAGNETS", role="magnets"))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     """One server for all: no test changes what another one sees."""
     data = tmp_path_factory.mktemp("worklist") / "data"
-    roles = (Role(name="archive-only", may=("store",), studies="all"),)
+    roles = (
+        Role(name="archive-only", may=("store",), studies="all"),
+        Role(name="own", may=("worklist",), studies=(StudyRule(sender="me"),)),
+        Role(name="magnets", may=("worklist",), studies=(StudyRule(modality="MR"),)),
+    )
     config = Config(data=data, limits=LIMITS, stations=STATIONS, peers=PEERS, roles=roles)
     with serve_in_thread(data, config, lambda serving: fill(serving.services.engine.orders())) as served:
         yield served
@@ -303,6 +308,15 @@ def test_a_peer_without_the_permission_gets_no_context_and_a_role_may_take_it_aw
         association = ae.associate("127.0.0.1", serving.port)
         assert not association.accepted_contexts
         association.release() if association.is_established else association.abort()
+
+
+@pytest.mark.parametrize("title", ["MR2", "MAGNETS"])
+def test_a_role_narrows_the_list_of_a_peer_whatever_it_asks_for(serving: Serving, title: str) -> None:
+    entries, statuses = ask(serving, keys(), title)
+    assert (ids(entries), statuses[-1]) == (["S3"], 0)
+    for question in ({"ScheduledStationAETitle": "CT1"}, {"Modality": "CT"}, {"ScheduledProcedureStepID": "S1"}):
+        assert ask(serving, keys(**question), title) == ([], [0])
+    assert ask(serving, keys(root={"PatientID": "P2"}), title) == ([], [0])
 
 
 def test_the_last_query_of_a_station_is_kept(serving: Serving) -> None:

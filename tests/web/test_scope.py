@@ -16,6 +16,8 @@ from engine.access.scope import Attribute, Matching, OneOfStudies, scope_of
 from engine.archive.archive import Archive
 from engine.archive.jobs.job import FAILED, SEND, Job, Work
 from engine.archive.jobs.job_files import new_id
+from engine.orders.entry_values import order_of
+from engine.orders.values import Source
 from tests import samples
 from tests.system.server import wait_for
 from tests.web.hosting import Hosting
@@ -44,7 +46,7 @@ class Client:
         hosting.engine.access = self.rules
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.hosting.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.hosting.port, timeout=120)
         try:
             names = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, names)
@@ -310,3 +312,17 @@ def test_a_commitment_is_given_for_what_is_in_scope_only(client: Client) -> None
     assert [item["00081155"]["Value"][0] for item in result["00081199"]["Value"]] == [instances[1].SOPInstanceUID]
     failed = {item["00081155"]["Value"][0]: item["00081197"]["Value"][0] for item in result["00081198"]["Value"]}
     assert failed == {instances[0].SOPInstanceUID: 0x0112, instances[2].SOPInstanceUID: 0x0112}
+
+
+def test_a_worklist_shows_the_entries_of_the_scope_and_why_is_for_who_sees_everything(client: Client) -> None:
+    for modality, number in (("CT", 1), ("MR", 2)):
+        values = {"PatientID": f"W{number}", "Modality": modality, "ScheduledStationAETitle": f"{modality}1"}
+        client.hosting.engine.orders().apply(order_of({**values, "AccessionNumber": f"W{number}"}), Source(name="test"))
+    for scope, expected in (
+        (FULL, {"W1", "W2"}),
+        (scope_of([frozenset({Matching.of(Attribute.MODALITY, ["ct"])})]), {"W1"}),
+        (scope_of([]), set()),
+    ):
+        client.rules.chosen = scope
+        assert {entry["PatientID"] for entry in client.json("/api/worklist")["entries"]} == expected
+        assert client.ask("/api/worklist/why?aet=CT1")[0] == (200 if scope is FULL else 404)

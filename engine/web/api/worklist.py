@@ -10,10 +10,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from engine import audit
+from engine.access import Action
 from engine.errors import QueryError, RequestError
 from engine.orders import listing
+from engine.orders.reach import reach_of
 from engine.runtime.audit_trail import Act
 from engine.titles import readable
+from engine.web.api import reach
 from engine.web.api.json_bodies import ROWS_MAX, answer, check_parameters, number_of, switch_of
 from engine.web.route import Parameter
 
@@ -45,6 +48,7 @@ async def listed(request: Request) -> web.Response:
         settings=request.config.worklist,
         all_states=switch_of(request, "all"),
         limit=number_of(request, "limit", 100, ROWS_MAX) or 1,
+        reach=reach_of(request.scope(Action.WORKLIST), engine.stations),
     )
     try:
         entries = await engine.pools.orders.run(lambda: work(engine.orders()))
@@ -57,10 +61,12 @@ async def listed(request: Request) -> web.Response:
 
 
 async def why(request: Request) -> web.Response:
-    """The last query of a station, key by key: what each leaves alone, and what is without it."""
+    """The last query of a station, key by key: what each leaves alone, and what is without it. For who sees all."""
     check_parameters(request, ["aet"])
+    reach.everything(request, Action.WORKLIST)
     engine, ae_title = request.engine, request.query.get("aet", "")
     if not 0 < len(ae_title) <= 16:
         raise RequestError("aet: an AE title has 1 to 16 characters")
-    work = partial(listing.why, stations=engine.stations, ae_title=readable(ae_title))
+    scope = engine.access.scope_of_peer(ae_title, Action.WORKLIST)
+    work = partial(listing.why, stations=engine.stations, ae_title=readable(ae_title), scope=scope)
     return answer(await engine.pools.orders.run(lambda: work(engine.orders())))
