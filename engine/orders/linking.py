@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from msgspec.structs import replace
 
-from engine.orders import patients
+from engine.orders import ordering, patients
 from engine.orders.database import Reading, id_key, name_key
 from engine.orders.rows import ConflictRow, LinkRow, OrderRow
 from engine.orders.values import ChangeKind, RefusalReason
@@ -51,7 +51,8 @@ def link(work: Work, named: Named, rule: str = "") -> list[tuple[int, OrderRow]]
             _note_conflict(work, named, order)
             continue
         orders.append((order, row))
-        _put(work, named.study_instance_uid, order, rule or fitting)
+        if work.writing.get(work.tables.links, key_of(named.study_instance_uid, order)) is None:
+            _put(work, named.study_instance_uid, order, rule or fitting)
     return orders
 
 
@@ -88,11 +89,9 @@ def _is_issuer(row: OrderRow, issuer: str) -> bool:
 
 
 def _has_step(reading: Reading, order: int, procedure_id: str, step_id: str) -> bool:
-    steps = (reading.get(reading.database.steps, id_key(number)) for number in reading.ids(b"s" + id_key(order)))
     return any(
         step.requested_procedure_id == procedure_id and step_id in ("", step.scheduled_procedure_step_id)
-        for step in steps
-        if step is not None
+        for _, step in ordering.steps_of(reading, order)
     )
 
 
@@ -106,11 +105,10 @@ def _is_of_patient(reading: Reading, row: OrderRow, patient_id: str) -> bool:
 
 def _put(work: Work, study_instance_uid: str, order: int, rule: str) -> None:
     key = key_of(study_instance_uid, order)
-    if work.writing.get(work.tables.links, key) is None:
-        row = LinkRow(study_instance_uid=study_instance_uid, order=order, rule=rule, by=work.source.name, time=work.now)
-        work.writing.put(work.tables.links, key, row)
-        work.writing.delete(work.tables.conflicts, key)
-        work.changed(ChangeKind.LINK, study_instance_uid, "linked")
+    row = LinkRow(study_instance_uid=study_instance_uid, order=order, rule=rule, by=work.source.name, time=work.now)
+    work.writing.put(work.tables.links, key, row)
+    work.writing.delete(work.tables.conflicts, key)
+    work.changed(ChangeKind.LINK, study_instance_uid, "linked")
 
 
 def _note_conflict(work: Work, named: Named, order: int) -> None:
@@ -130,14 +128,8 @@ def link_by_hand(work: Work, study_instance_uid: str, order: int) -> None:
     if work.writing.get(work.tables.orders, id_key(order)) is None:
         raise refuse("there is no such order", RefusalReason.UNKNOWN_KEY)
     before = work.writing.get(work.tables.links, key)
-    if before is not None and not before.is_undone:
-        return
-    row = LinkRow(
-        study_instance_uid=study_instance_uid, order=order, rule="by-hand", by=work.source.name, time=work.now
-    )
-    work.writing.put(work.tables.links, key, row)
-    work.writing.delete(work.tables.conflicts, key)
-    work.changed(ChangeKind.LINK, study_instance_uid, "linked")
+    if before is None or before.is_undone:
+        _put(work, study_instance_uid, order, "by-hand")
 
 
 def unlink(work: Work, study_instance_uid: str, order: int) -> None:

@@ -28,6 +28,7 @@ from engine.orders.values import (
     Identifier,
     OrderAction,
     OrderUpdate,
+    PatientUpdate,
     ProcedureUpdate,
     RefusalReason,
     ReportState,
@@ -76,6 +77,12 @@ def steps_of(reading: Reading, order: int) -> list[tuple[int, StepRow]]:
         (number, reading.get(reading.database.steps, id_key(number))) for number in reading.ids(b"s" + id_key(order))
     )
     return [(number, row) for number, row in rows if row is not None]
+
+
+def study_uids_of(reading: Reading, order: int) -> dict[str, str]:
+    """Requested Procedure ID → Study Instance UID, of the procedures of an order."""
+    row = reading.get(reading.database.orders, id_key(order))
+    return {each.requested_procedure_id: each.study_instance_uid for each in row.procedures} if row is not None else {}
 
 
 def update(work: Work, value: OrderUpdate) -> None:
@@ -290,8 +297,7 @@ def complete(work: Work, study_instance_uid: str, orders: Iterable[int]) -> None
     Of an order with several procedures only the steps of this study's, if it has one with its UID.
     """
     for order in orders:
-        row = work.writing.get(work.tables.orders, id_key(order))
-        uids = {each.requested_procedure_id: each.study_instance_uid for each in row.procedures} if row else {}
+        uids = study_uids_of(work.writing, order)
         is_named = study_instance_uid in uids.values()
         for number, step in steps_of(work.writing, order):
             is_other = is_named and uids.get(step.requested_procedure_id) != study_instance_uid
@@ -314,9 +320,7 @@ def appoint(work: Work, value: AppointmentUpdate) -> None:
     if found is None:
         raise refuse("the order of the appointment is unknown", RefusalReason.UNKNOWN_KEY)
     order, row = found
-    owner = next(filter(None, (patients.find(work.writing, each) for each in value.patient.identifiers)), None)
-    if owner is not None and owner[0] != row.patient:
-        raise refuse("the order is known for another patient", RefusalReason.CONFLICT)
+    _check_owner(work, row, value.patient)
     step_id = value.step.scheduled_procedure_step_id
     steps = [
         (number, step)
@@ -334,6 +338,13 @@ def appoint(work: Work, value: AppointmentUpdate) -> None:
         _warn_of_gaps(work, after)
 
 
+def _check_owner(work: Work, row: OrderRow, patient: PatientUpdate) -> None:
+    """Raises UpdateRefused if the order is known for another patient. One who is not known may be its patient."""
+    owner = next(filter(None, (patients.find(work.writing, each) for each in patient.identifiers)), None)
+    if owner is not None and owner[0] != row.patient:
+        raise refuse("the order is known for another patient", RefusalReason.CONFLICT)
+
+
 def report(work: Work, value: ReportUpdate) -> None:
     """An order has a report: a final one ends it."""
     found = find(work.writing, accession=value.accession, filler=value.filler, placer=value.placer)
@@ -345,9 +356,7 @@ def report(work: Work, value: ReportUpdate) -> None:
         work.warn("the order of the report is unknown")
         return
     order, row = found
-    owner = next(filter(None, (patients.find(work.writing, each) for each in value.patient.identifiers)), None)
-    if owner is not None and owner[0] != row.patient:
-        raise refuse("the order is known for another patient", RefusalReason.CONFLICT)
+    _check_owner(work, row, value.patient)
     is_final = value.state in (ReportState.FINAL, ReportState.CORRECTED)
     after = replace(row, report=str(value.state), final=row.final or ("completed" if is_final else ""))
     if after != row:

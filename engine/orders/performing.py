@@ -203,8 +203,7 @@ def _scheduled(work: Work, data_set: DataSet, items: Sequence[DataSet]) -> tuple
 
 def _steps_named(work: Work, order: int, named: linking.Named) -> list[int]:
     procedure_id, step_id = named.requested[0]
-    row = work.writing.get(work.tables.orders, id_key(order))
-    uids = {each.requested_procedure_id: each.study_instance_uid for each in row.procedures} if row else {}
+    uids = ordering.study_uids_of(work.writing, order)
     steps = ordering.steps_of(work.writing, order)
     if step_id:
         return [
