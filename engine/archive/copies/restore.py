@@ -119,10 +119,7 @@ def restore(
     report.audit_bytes += restore_audit(source, data, files, report.findings)
     bring_up(layout, files, report, progress)
     _bring_up_hospital(layout, files, report, manifest.created)
-    dump.restore(layout.data, manifest.accounts)
-    layouts.describe(layout, files)
-    files.unlink(str(data / layouts.RESTORING))
-    files.sync_directory(str(data))
+    finish(layout, manifest.accounts, files)
     return report
 
 
@@ -162,6 +159,14 @@ def begin(layout: Layout, content: Mapping[str, str], files: Files) -> bool:
         replace_file(files, marker, orjson.dumps(dict(content)))
     layouts.make_folders(layout.data, files)
     return False
+
+
+def finish(layout: Layout, accounts: str, files: Files) -> None:
+    """Puts the accounts in, and makes the directory an archive. Raises AccountsError, StorageFull, StorageFailed."""
+    dump.restore(layout.data, accounts)
+    layouts.describe(layout, files)
+    files.unlink(str(layout.data / layouts.RESTORING))
+    files.sync_directory(str(layout.data))
 
 
 def _is_foreign(name: str) -> bool:

@@ -22,10 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from engine import log
-from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive.copies import key_file
-from engine.archive.copies.restore import Progress, RestoreReport, begin, bring_up
+from engine.archive.copies.restore import Progress, RestoreReport, begin, bring_up, finish
 from engine.archive.layout import Layout
 from engine.archive.tiering import connection
 from engine.archive.tiering.publisher import note_published
@@ -93,10 +92,7 @@ def restore(
     bring_up(layout, files, brought_up, progress)
     report.instances = brought_up.instances
     report.findings += brought_up.findings
-    dump.restore(layout.data, accounts)
-    layouts.describe(layout, files)
-    files.unlink(str(data / layouts.RESTORING))
-    files.sync_directory(str(data))
+    finish(layout, accounts, files)
     return report
 
 
