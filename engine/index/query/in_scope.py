@@ -27,7 +27,7 @@ from engine.index.format import keys
 from engine.index.format.access_tags import key_of, text_of
 from engine.index.query.admission import Admission
 from engine.index.query.candidates import ascending
-from engine.index.query.ranges import count_ids, read_ids
+from engine.index.query.ranges import count_ids, ids_of_keys, read_ids
 from engine.index.query.reading import Reading
 from engine.index.query.scope_keys import ScopeKeys, is_key_admitted, keys_of, starts_of
 
@@ -180,14 +180,7 @@ def _number_of(study_id: bytes) -> int:
 
 def _ids_of(reading: Reading, key: bytes) -> array[int]:
     with reading.txn.cursor(db=reading.environment.access_table) as cursor:
-        rows = bytes(cursor.getmulti([key], dupdata=True, dupfixed_bytes=4, keyfixed=True))
-    length = len(key)
-    data = bytearray(len(rows) // (length + 4) * 4)
-    for byte in range(4):
-        data[byte::4] = rows[length + byte :: length + 4]
-    ids = array("I", bytes(data))
-    ids.byteswap()
-    return ids
+        return ids_of_keys(cursor, [key])
 
 
 # from a scope --------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Generator, Sequence
 
+from engine.index.database.transactions import Cursor
 from engine.index.format.terms import Range
 from engine.index.query.reading import Reading
 
@@ -31,27 +32,40 @@ def count_ids(reading: Reading, ranges: Sequence[Range], keys_max: int) -> tuple
 
 def read_ids(reading: Reading, ranges: Sequence[Range], count_max: int) -> Generator[None, None, set[int] | None]:
     """The ids in the ranges; None if there are more than `count_max`. Yields every KEYS_MAX ids."""
-    data = bytearray()
+    ids = array("I")
     remaining = KEYS_MAX
     for start, end in ranges:
         at: bytes | None = start
         while at is not None:
-            before = len(data)
-            at = _read_some(reading, at, end, data)
-            count = (len(data) - before) // 4
+            before = len(ids)
+            at = _read_some(reading, at, end, ids)
+            count = len(ids) - before
             reading.explanation.keys_read += count
-            if len(data) > 4 * count_max:
+            if len(ids) > count_max:
                 return None
             remaining -= max(count, 1)
             if remaining <= 0:
                 yield
                 remaining = KEYS_MAX
-    ids = array("I", bytes(data))
-    ids.byteswap()
     return set(ids)
 
 
-def _read_some(reading: Reading, start: bytes, end: bytes, data: bytearray) -> bytes | None:
+def ids_of_keys(cursor: Cursor, keys: Sequence[bytes]) -> array[int]:
+    """All ids under these keys, which have one length. The table has 4 bytes for each."""
+    if not keys:
+        return array("I")
+    length = len(keys[0])
+    rows = bytes(cursor.getmulti(keys, dupdata=True, dupfixed_bytes=4, keyfixed=True))
+    # Keys and ids are end to end, so the same byte of all ids is one slice with a fixed step.
+    data = bytearray(len(rows) // (length + 4) * 4)
+    for byte in range(4):
+        data[byte::4] = rows[length + byte :: length + 4]
+    ids = array("I", bytes(data))
+    ids.byteswap()
+    return ids
+
+
+def _read_some(reading: Reading, start: bytes, end: bytes, ids: array[int]) -> bytes | None:
     """Reads the ids of some keys from `start` on. Returns the next key to read; None at the end."""
     by_length: dict[int, list[bytes]] = {}
     following: bytes | None = None
@@ -67,11 +81,6 @@ def _read_some(reading: Reading, start: bytes, end: bytes, data: bytearray) -> b
                 break
             remaining -= 1
             by_length.setdefault(len(key), []).append(key)
-        for length, group in by_length.items():
-            rows = bytes(cursor.getmulti(group, dupdata=True, dupfixed_bytes=4, keyfixed=True))
-            # Keys and ids are end to end, so the same byte of all ids is one slice with a fixed step.
-            ids = bytearray(len(rows) // (length + 4) * 4)
-            for byte in range(4):
-                ids[byte::4] = rows[length + byte :: length + 4]
-            data += ids
+        for group in by_length.values():
+            ids += ids_of_keys(cursor, group)
     return following
