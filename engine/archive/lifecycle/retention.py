@@ -128,7 +128,7 @@ def _due_by(archive: Archive, rule: Retention, now_ns: int) -> Iterator[tuple[Du
     for match in archive.find(_query(rule, limit_date)):
         study_uid = match.attributes.get(tags.StudyInstanceUID, b"")
         study_date = match.attributes.get(tags.StudyDate, b"").decode("ascii", "replace").strip(" \0")
-        modalities = _values(match.attributes.get(tags.ModalitiesInStudy, b""))
+        modalities = match.values(tags.ModalitiesInStudy)
         if rule.modalities and not (modalities and set(modalities) <= set(rule.modalities)):
             continue
         if rule.age_by == "study-date" and not _is_before(study_date, limit_date):
@@ -177,7 +177,3 @@ def _date(now_ns: int, days: float) -> str:
 def _is_before(date: str, limit: str) -> bool:
     """Whether a DA value is a date, and not after the limit."""
     return len(date) == 8 and date.isdigit() and date <= limit
-
-
-def _values(value: bytes) -> tuple[str, ...]:
-    return tuple(part.strip(" \0") for part in value.decode("utf-8", "replace").split("\\") if part.strip(" \0"))

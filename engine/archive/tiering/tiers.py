@@ -152,7 +152,7 @@ def _named(archive: Archive, rules: Sequence[Tier], now_ns: int) -> Iterator[tup
     """For each study the first rule that names it, its bytes, and those in each segment."""
     for match in archive.find(Query(Level.STUDY, dict.fromkeys(_COLUMNS, b""), Root.STUDY)):
         uid = match.attributes.get(tags.StudyInstanceUID, b"")
-        modalities = set(_values(match.attributes.get(tags.ModalitiesInStudy, b"")))
+        modalities = set(match.values(tags.ModalitiesInStudy))
         fitting = [rule for rule in rules if not rule.modalities or (modalities and modalities <= {*rule.modalities})]
         if not fitting:
             continue
@@ -167,7 +167,3 @@ def _named(archive: Archive, rules: Sequence[Tier], now_ns: int) -> Iterator[tup
                     by_segment[instance.position.segment_id] += instance.position.end - instance.position.offset
                 yield rule, by_segment.total(), by_segment
                 break
-
-
-def _values(value: bytes) -> tuple[str, ...]:
-    return tuple(part.strip(" \0") for part in value.decode("utf-8", "replace").split("\\") if part.strip(" \0"))

@@ -193,6 +193,11 @@ class Match:
             raise KeyError(name)
         return plain_values.value_of(tag, self.attributes[tag], self.schema.vr_of)
 
+    def values(self, tag: int) -> tuple[str, ...]:
+        """The values of an attribute that is text; none if it has none, or is not a key."""
+        text = self.attributes.get(tag, b"").decode("utf-8", "replace")
+        return tuple(value for part in text.split("\\") if (value := part.strip(" \0")))
+
     def to_dict(self) -> dict[str, Any]:
         """Keyword → value, in the order of tags."""
         vr_of = self.schema.vr_of
