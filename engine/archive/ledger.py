@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from engine.archive import locks
 from engine.archive.ingest.writer import Writer
 from engine.archive.lifecycle import reserve_file
-from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, apply, commit, parts_of
+from engine.archive.lifecycle.ledger_copy import LEDGER_SEGMENT_BYTES, LedgerCopy, commit, parts_of
 from engine.errors import StorageFailed
 from engine.index.format.entry import LedgerItem
 
@@ -84,7 +84,7 @@ class Ledger:
             kind, key, meta = parts_of(record)
             record.position = writer.log.append(kind, 0, record.stamp, key, meta, [], 0, 0)
         commit(writer.log, LedgerCopy(self._layout, self._files), records)
-        apply(self._index, records)
+        self._index.apply(records)
         writer.seal_rolled()
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:

@@ -31,9 +31,8 @@ from engine.index.database.environment import MAP_BYTES, Environment, RunWrite
 from engine.index.database.transactions import WriteTxn, present
 from engine.index.database.turn import turn_path
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, Item, LedgerItem, Quarantined, Tombstone
+from engine.index.format.entry import Entry, Hold, Item, LedgerItem, Quarantined
 from engine.index.format.rows import decode_mark, read_count, scan_prefix
-from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import (
     Bookmark,
     DamageRow,
@@ -158,23 +157,18 @@ class Catalog:
 
     def apply(
         self,
-        entries: Sequence[Entry],
-        tombstones: Sequence[Tombstone] = (),
+        items: Sequence[Item],
+        *,
         marks: Mapping[int, SegmentMark] | None = None,
         covered: Mapping[int, int] | None = None,
-        *,
-        holds: Sequence[Hold] = (),
-        quarantined: Sequence[Quarantined] = (),
-        corrections: Sequence[Correction] = (),
-        trash_records: Sequence[TrashRecord] = (),
     ) -> list[Outcome]:
-        """Makes records of the log visible, all or none, in one transaction. Returns one outcome for each entry.
+        """Makes records of the log visible, all or none, in one transaction. Returns one outcome for each instance.
 
         Records may be applied in any order and any number of times; the result is the same. A sealed mark says where
         the records of a segment end (`indexed_bytes`). `covered` gives, by segment, an offset below which every record
         has been applied or does not exist. Raises StorageFull, StorageFailed (final) or IndexError_.
         """
-        return self._writer.apply(entries, tombstones, marks, covered, holds, quarantined, corrections, trash_records)
+        return self._writer.apply(items, marks or {}, covered or {})
 
     def try_apply(self, entries: Sequence[Entry]) -> list[Outcome] | None:
         """Applies instances for a caller that must not wait. Returns None when another thread or process has been

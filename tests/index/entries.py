@@ -325,17 +325,6 @@ def random_correction(
     return correction(tail, operation, *names, level=level, items=items, segment_id=segment_id, stamp=stamp)
 
 
-def apply(index: Catalog, records: list[Item]) -> None:
-    index.apply(
-        [record for record in records if isinstance(record, Entry)],
-        [record for record in records if isinstance(record, Tombstone)],
-        holds=[record for record in records if isinstance(record, Hold)],
-        quarantined=[record for record in records if isinstance(record, Quarantined)],
-        corrections=[record for record in records if isinstance(record, Correction)],
-        trash_records=[record for record in records if isinstance(record, TrashRecord)],
-    )
-
-
 # meaning -------------------------------------------------------------------------------------------
 
 

@@ -106,7 +106,7 @@ class Writer:
 
     def book_quarantined(self, claim: Quarantined) -> None:
         """Makes a quarantined record visible."""
-        self.index.apply([], quarantined=[claim])
+        self.index.apply([claim])
 
     def apply(self, entries: Sequence[Entry]) -> list[Outcome]:
         """Makes appended entries visible, in one index transaction."""

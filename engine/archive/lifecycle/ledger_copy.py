@@ -45,7 +45,7 @@ from engine.errors import (
     StorageFull,
 )
 from engine.index.catalog import Catalog
-from engine.index.format.entry import TOMBSTONE_KEEP_S, Correction, Hold, LedgerItem, Tombstone, unpack_record
+from engine.index.format.entry import TOMBSTONE_KEEP_S, Hold, LedgerItem, Tombstone, unpack_record
 from engine.index.format.trash_record import TrashRecord
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
@@ -164,7 +164,7 @@ class LedgerCopy:
                 kind, key, meta = parts_of(item)
                 item.position = segment_log.append(kind, 0, item.stamp, key, meta, [], 0, 0)
             segment_log.sync()
-            apply(index, items)
+            index.apply(items)
         finally:
             sealed = segment_log.close()
         index.apply([], marks={number: SegmentMark(length, True) for number, length in sealed})
@@ -196,24 +196,6 @@ class LedgerCopy:
             return Journal(self._path, self._files)
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error.strerror}") from error
-
-
-def apply(index: Catalog, items: Iterable[LedgerItem]) -> None:
-    """Applies records of the ledger to the index, in one transaction."""
-    tombstones: list[Tombstone] = []
-    holds: list[Hold] = []
-    corrections: list[Correction] = []
-    trash: list[TrashRecord] = []
-    for item in items:
-        if isinstance(item, Tombstone):
-            tombstones.append(item)
-        elif isinstance(item, Hold):
-            holds.append(item)
-        elif isinstance(item, TrashRecord):
-            trash.append(item)
-        else:
-            corrections.append(item)
-    index.apply([], tombstones, holds=holds, corrections=corrections, trash_records=trash)
 
 
 def _sorted_out(index: Catalog, notes: Sequence[Note]) -> tuple[list[Note], list[Note], int]:

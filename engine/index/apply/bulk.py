@@ -18,9 +18,8 @@ from engine._ext.heads import Counter, Gatherer, HeadGroup, texts_of
 from engine.errors import CorruptRecord, IndexError_
 from engine.index.database.transactions import ReadTxn, WriteTxn
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, LedgerItem, Quarantined, Tombstone, unpack_record
+from engine.index.format.entry import Entry, LedgerItem, Quarantined, unpack_record
 from engine.index.format.rows import Counts
-from engine.index.format.trash_record import TrashRecord
 from engine.storage.hints import Heads
 from engine.storage.record import HEADER_BYTES, SHREDDED, Record, unpack_head
 from engine.storage.segment import Damage
@@ -200,7 +199,7 @@ class _Batch:
             counts.bytes += counter.payload_bytes
         self._account(txn, len(rows), record_bytes)
         self._apply_late(txn)
-        self._apply_others(txn)
+        self._writer.add_items(txn, self._others)
 
     def _apply_late(self, txn: WriteTxn) -> None:
         """Applies instances whose UID has other records: all of one UID at once, since there may be thousands."""
@@ -230,16 +229,3 @@ class _Batch:
         segment.cover(first, end)
         segment.live_count += count
         segment.live_bytes += record_bytes
-
-    def _apply_others(self, txn: WriteTxn) -> None:
-        writer = self._writer
-        writer.tombstones.apply(txn, [item for item in self._others if isinstance(item, Tombstone)])
-        for item in self._others:
-            if isinstance(item, Hold):
-                writer.other_records.hold(txn, item)
-            elif isinstance(item, Quarantined):
-                writer.other_records.quarantine(txn, item)
-            elif isinstance(item, Correction):
-                writer.corrections.apply(txn, item)
-            elif isinstance(item, TrashRecord):
-                writer.trash.apply(txn, item)

@@ -26,7 +26,7 @@ from engine.index.apply.versions import KILLED, State, UidRecord
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, WriteTxn, present
 from engine.index.format import keys
-from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
+from engine.index.format.entry import Correction, Entry, Hold, Item, Quarantined, Tombstone, unpack_record
 from engine.index.format.rows import Segment, scan_prefix
 from engine.index.format.trash_record import TrashRecord
 from engine.index.upkeep.liveness import is_copied, killed_by
@@ -45,25 +45,14 @@ Row = tuple[str, bytes]
 def relocate(writer: Writer, txn: WriteTxn, moves: Sequence[tuple[Record, Position]]) -> int:
     """Applies copies of records. Returns how many are new and alive at their new place."""
     count = 0
-    tombstones: list[Tombstone] = []
+    others: list[Item] = []
     for record, position in moves:
         if record.kind == Kind.INSTANCE:
             count += _relocate_instance(writer, txn, record, position)
-            continue
-        item = unpack_record(record._replace(position=position))
-        if isinstance(item, Tombstone):
-            tombstones.append(item)
-        elif isinstance(item, Hold):
-            writer.other_records.hold(txn, item)
-        elif isinstance(item, Quarantined):
-            writer.other_records.quarantine(txn, item)
-        elif isinstance(item, Correction):
-            writer.corrections.apply(txn, item)
-        elif isinstance(item, TrashRecord):
-            writer.trash.apply(txn, item)
-        count += 1
-    writer.tombstones.apply(txn, tombstones)
-    return count
+        else:
+            others.append(unpack_record(record._replace(position=position)))
+    writer.add_items(txn, others)
+    return count + len(others)
 
 
 def _relocate_instance(writer: Writer, txn: WriteTxn, record: Record, position: Position) -> bool:

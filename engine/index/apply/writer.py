@@ -88,31 +88,13 @@ class Writer:
         """The number of this writer's last transaction."""
 
     def apply(
-        self,
-        entries: Sequence[Entry],
-        tombstones: Sequence[Tombstone],
-        marks: Mapping[int, SegmentMark] | None,
-        covered: Mapping[int, int] | None,
-        holds: Sequence[Hold],
-        quarantined: Sequence[Quarantined],
-        corrections: Sequence[Correction],
-        trash: Sequence[TrashRecord],
+        self, items: Sequence[Item], marks: Mapping[int, SegmentMark], covered: Mapping[int, int]
     ) -> list[Outcome]:
         """See `Catalog.apply`."""
 
         def work(txn: WriteTxn) -> list[Outcome]:
-            outcomes = [self.add(txn, entry) for entry in entries]
-            if tombstones:
-                self.tombstones.apply(txn, tombstones)
-            for hold in holds:
-                self.other_records.hold(txn, hold)
-            for one in quarantined:
-                self.other_records.quarantine(txn, one)
-            for correction in corrections:
-                self.corrections.apply(txn, correction)
-            for item in trash:
-                self.trash.apply(txn, item)
-            self._mark(txn, marks or {}, covered or {})
+            outcomes = self.add_items(txn, items)
+            self._mark(txn, marks, covered)
             return outcomes
 
         return self.batch(work)
@@ -133,8 +115,7 @@ class Writer:
                 raise CatalogBehind(f"group {number} of slot {slot} follows group {last} here", number - last - 1)
             if number <= last:
                 return False
-            for item in items:
-                self.add_item(txn, item)
+            self.add_items(txn, items)
             self._mark(txn, marks, covered)
             newest = max([newest, *(item.stamp for item in items)])
             positions.write(txn, self.environment, slot, number, newest)
@@ -142,21 +123,27 @@ class Writer:
 
         return self.batch(work)
 
-    def add_item(self, txn: WriteTxn, item: Item) -> None:
-        """Applies a record of any kind."""
-        match item:
-            case Entry():
-                self.add(txn, item)
-            case Tombstone():
-                self.tombstones.apply(txn, [item])
-            case Hold():
-                self.other_records.hold(txn, item)
-            case Quarantined():
-                self.other_records.quarantine(txn, item)
-            case Correction():
-                self.corrections.apply(txn, item)
-            case TrashRecord():
-                self.trash.apply(txn, item)
+    def add_items(self, txn: WriteTxn, items: Sequence[Item]) -> list[Outcome]:
+        """Applies records of any kind; returns one outcome for each instance."""
+        outcomes: list[Outcome] = []
+        tombstones: list[Tombstone] = []  # applied together, in the order of their UIDs
+        for item in items:
+            match item:
+                case Entry():
+                    outcomes.append(self.add(txn, item))
+                case Tombstone():
+                    tombstones.append(item)
+                case Hold():
+                    self.other_records.hold(txn, item)
+                case Quarantined():
+                    self.other_records.quarantine(txn, item)
+                case Correction():
+                    self.corrections.apply(txn, item)
+                case TrashRecord():
+                    self.trash.apply(txn, item)
+        if tombstones:
+            self.tombstones.apply(txn, tombstones)
+        return outcomes
 
     def _mark(self, txn: WriteTxn, marks: Mapping[int, SegmentMark], covered: Mapping[int, int]) -> None:
         for segment_id, end in covered.items():

@@ -35,8 +35,7 @@ from engine.errors import (
     StoreUnreachable,
 )
 from engine.index.catalog import Catalog
-from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
-from engine.index.format.trash_record import TrashRecord
+from engine.index.format.entry import Item, unpack_record
 from engine.index.format.types import SegmentMark
 from engine.storage.files import Files
 from engine.storage.hints import read_header_or_trailer, read_heads
@@ -304,35 +303,17 @@ def _follow_segment(
 
 
 def _apply(index: Catalog, records: list[Record], report: Report) -> None:
-    entries: list[Entry] = []
-    tombstones: list[Tombstone] = []
-    holds: list[Hold] = []
-    quarantined: list[Quarantined] = []
-    corrections: list[Correction] = []
-    trash: list[TrashRecord] = []
+    items: list[Item] = []
     for record in records:
         if record.kind == SHREDDED:
             continue
         try:
-            item = unpack_record(record)
+            items.append(unpack_record(record))
         except IndexError_ as error:
             position = record.position
             report.findings.append(Damage(position.segment_id, position.offset, position.record_bytes, str(error)))
-            continue
-        if isinstance(item, Entry):
-            entries.append(item)
-        elif isinstance(item, Tombstone):
-            tombstones.append(item)
-        elif isinstance(item, Hold):
-            holds.append(item)
-        elif isinstance(item, Quarantined):
-            quarantined.append(item)
-        elif isinstance(item, TrashRecord):
-            trash.append(item)
-        else:
-            corrections.append(item)
-        report.records += 1
-    index.apply(entries, tombstones, holds=holds, quarantined=quarantined, corrections=corrections, trash_records=trash)
+    report.records += len(items)
+    index.apply(items)
 
 
 def rebuild(

@@ -26,8 +26,7 @@ from engine.dicom.extra import ExtraSet
 from engine.dicom.schema import STANDARD
 from engine.errors import ArchiveInUse, EngineError, StorageError
 from engine.index.catalog import Catalog
-from engine.index.format.entry import Correction, Entry, Hold, Quarantined, Tombstone, unpack_record
-from engine.index.format.trash_record import TrashRecord
+from engine.index.format.entry import Entry, unpack_record
 from engine.index.format.types import Level, Query, SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
@@ -112,17 +111,7 @@ def judged(archive: Archive, folder: Path) -> dict[str, Any]:
             records = [record for record in walk if isinstance(record, Record)]
         for record in records:
             item = unpack_record(record)
-            if isinstance(item, Entry):
-                index.apply([extracted_whole(archive, item)])
-            else:
-                index.apply(
-                    [],
-                    [item] if isinstance(item, Tombstone) else [],
-                    holds=[item] if isinstance(item, Hold) else [],
-                    quarantined=[item] if isinstance(item, Quarantined) else [],
-                    corrections=[item] if isinstance(item, Correction) else [],
-                    trash_records=[item] if isinstance(item, TrashRecord) else [],
-                )
+            index.apply([extracted_whole(archive, item) if isinstance(item, Entry) else item])
         if marks[segment_id].sealed:
             index.apply([], marks={segment_id: SegmentMark(marks[segment_id].indexed_bytes, True)})
     said = meaning(index)

@@ -19,7 +19,7 @@ from engine.index.format.access_tags import keys_of_sender
 from engine.index.format.entry import Entry
 from engine.index.format.rows import scan_prefix
 from engine.index.format.types import Level, Query
-from tests.index.entries import ROOT, Tail, apply, entry, random_history, tombstone
+from tests.index.entries import ROOT, Tail, entry, random_history, tombstone
 
 WARD = scope_of([frozenset({Matching.of(Attribute.DEPARTMENT, ["Ward"])})])
 EVERYTHING = Query(Level.STUDY, {tags.StudyInstanceUID: b""})
@@ -63,7 +63,7 @@ def test_any_history_leaves_the_keys_that_a_fill_makes(
     ]
     while history:
         count = rng.randrange(1, 20)
-        apply(index, history[:count])
+        index.apply(history[:count])
         history = history[count:]
     lived = rows_of(index)
     forget(index)
@@ -87,7 +87,7 @@ def test_a_study_has_the_keys_of_who_sent_the_first_instance_of_each_series(tmp_
 
     assert senders() == keys_of_sender(b"CT1")
     for position, expected in ((0, b"CT1\\MR1"), (2, b"CT1\\MR1"), (1, b"CT1"), (3, b"MR1"), (4, b"")):
-        index.apply([], [tombstone(tail, stored[position].sop_instance_uid)])
+        index.apply([tombstone(tail, stored[position].sop_instance_uid)])
         assert senders() == keys_of_sender(expected), position
     assert rows_of(index) == []
     index.close()
@@ -138,7 +138,7 @@ def test_what_an_earlier_engine_has_added_is_found_and_what_it_has_removed_is_no
         earlier.setattr(apply_tags.AccessTags, "write", lambda self, txn: self.begin())
         earlier.setattr(commits, "note", lambda txn, meta: None)
         index.apply([entry(tail, study=2, series_items=ward)])
-        index.apply([], [tombstone(tail, left.sop_instance_uid)])
+        index.apply([tombstone(tail, left.sop_instance_uid)])
     expected = [f"{ROOT}.2".encode(), f"{ROOT}.4".encode()]
     if is_written_since:
         index.apply([entry(tail, study=3, series_items=ward)])

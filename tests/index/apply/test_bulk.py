@@ -28,7 +28,6 @@ from tests.index.entries import (
     MR,
     ROOT,
     Tail,
-    apply,
     booked,
     entry,
     hold,
@@ -97,7 +96,7 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 def _by_records(tmp_path: Path, *segments: _Sealed) -> dict[str, Any]:
     index = Catalog.open(str(tmp_path / "by records"), map_bytes=1 << 30)
     for segment in segments:
-        apply(index, segment.items)
+        index.apply(segment.items)
     content = meaning(index)
     index.close()
     return content
@@ -205,7 +204,7 @@ def test_a_part_that_has_been_applied_is_skipped(index: Catalog, tmp_path: Path)
     tail, segment = Tail(), _Sealed(1)
     for number in range(20):
         segment.add(entry(tail, instance=number))
-    apply(index, segment.items[:7])
+    index.apply(segment.items[:7])
     assert index.load(segment.heads(), segment.items[7].position.offset).records == 13
     _same(index, tmp_path, segment)
     assert index.load(segment.heads(), segment.heads().trailer.tail).records == 0

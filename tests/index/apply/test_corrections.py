@@ -18,7 +18,6 @@ from engine.index.format.types import Level, Query, Root
 from tests.index.entries import (
     ROOT,
     Tail,
-    apply,
     booked,
     correction,
     entry,
@@ -159,7 +158,7 @@ def test_every_study_agrees_with_the_model_after_every_step_in_any_order(tmp_pat
         at = 0
         while at < len(records):
             size = rng.choice((1, 1, 3, 10))
-            apply(live, records[at : at + size])
+            live.apply(records[at : at + size])
             applied += records[at : at + size]
             at += size
             entries = [one for one in applied if isinstance(one, Entry)]
@@ -186,12 +185,12 @@ def test_after_all_undos_the_index_is_as_if_never_corrected(tmp_path: Path, seed
     undos = [correction(tail, Operation.UNDO, undoes=one.stamp) for one in corrections]
     plain = Catalog.open(str(tmp_path / "plain"), map_bytes=1 << 28)
     corrected = Catalog.open(str(tmp_path / "corrected"), map_bytes=1 << 28)
-    apply(plain, [*entries])
+    plain.apply([*entries])
     records: list[Item] = [*entries, *corrections]
     rng.shuffle(records)
-    apply(corrected, records)
+    corrected.apply(records)
     rng.shuffle(undos)
-    apply(corrected, [*undos])
+    corrected.apply([*undos])
     expected, content = meaning(plain), meaning(corrected)
     for part in ("patients", "studies", "series", "counts", "search", "texts", "study statements", "series statements"):
         assert content[part] == expected[part], f"seed {seed}: {part}"
@@ -240,14 +239,14 @@ def test_studies_without_a_patient_id_are_patients_of_their_own(index: Catalog) 
     tail = Tail()
     index.apply([of(1, b"", tail), of(2, b"  ", tail), of(3, b"", tail, IssuerOfPatientID=b"WEST")])
     assert index.stats()["patients"] == 3
-    index.apply([], corrections=[merge(tail, (b"", b""), {ID: b"9"})])
+    index.apply([merge(tail, (b"", b""), {ID: b"9"})])
     assert index.stats()["patients"] == 3
 
 
 def test_a_merge_applies_to_later_studies_and_gives_them_the_other_patients_data(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, PatientName=b"Old", PatientSex=b"M"), of(2, b"B", tail, PatientName=b"New")])
-    index.apply([], corrections=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"New", SEX: b""})])
+    index.apply([merge(tail, (b"A", b""), {ID: b"B", NAME: b"New", SEX: b""})])
     index.apply([of(3, b"A", tail, PatientName=b"Older", PatientSex=b"M")])
     assert patients(index) == {(b"B", b""): (b"New", b"3")}
     assert all(SEX not in study and study[NAME] == b"New" for study in attributes_of_studies(index).values())
@@ -263,19 +262,19 @@ def test_merges_are_chained_and_an_undo_removes_one_link(index: Catalog) -> None
         merge(tail, (b"A", b""), {ID: b"B", NAME: b"B"}),
         merge(tail, (b"B", b""), {ID: b"C", NAME: b"C"}),
     ]
-    index.apply([], corrections=links)
+    index.apply(links)
     assert patients(index) == {(b"C", b""): (b"C", b"3")}
-    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=links[1].stamp)])
+    index.apply([correction(tail, Operation.UNDO, undoes=links[1].stamp)])
     assert patients(index) == {(b"B", b""): (b"B", b"2"), (b"C", b""): (b"C", b"1")}
-    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=links[0].stamp)])
+    index.apply([correction(tail, Operation.UNDO, undoes=links[0].stamp)])
     assert sorted(patients(index)) == [(b"A", b""), (b"B", b""), (b"C", b"")]
 
 
 def test_a_correction_of_a_patient_applies_to_a_study_that_is_moved_to_it(index: Catalog) -> None:
     tail = Tail()
     index.apply([of(1, b"A", tail, PatientName=b"A"), of(2, b"B", tail, PatientName=b"B")])
-    index.apply([], corrections=[correction(tail, Operation.CORRECT, b"B", b"", items={NAME: b"Right"})])
-    index.apply([], corrections=[merge(tail, (b"A", b""), {ID: b"B", NAME: b"B"})])
+    index.apply([correction(tail, Operation.CORRECT, b"B", b"", items={NAME: b"Right"})])
+    index.apply([merge(tail, (b"A", b""), {ID: b"B", NAME: b"B"})])
     assert patients(index) == {(b"B", b""): (b"Right", b"2")}
 
 
@@ -286,11 +285,11 @@ def test_a_corrected_attribute_is_not_a_conflict_until_it_is_undone(index: Catal
     assert (conflict.study_instance_uid, conflict.series_instance_uid) == (STUDIES[1], b"")
     assert conflict.values == {NAME: [b"One", b"Two"]}
     item = correction(tail, Operation.CORRECT, STUDIES[1], level=1, items={NAME: b"Three"})
-    index.apply([], corrections=[item])
+    index.apply([item])
     assert (list(index.conflicts()), index.stats()["conflicts"]) == ([], 0)
     index.apply([of(1, b"A", tail, 3, PatientName=b"Four")])
     assert (list(index.conflicts()), index.stats()["conflicts"]) == ([], 0)
-    index.apply([], corrections=[correction(tail, Operation.UNDO, undoes=item.stamp)])
+    index.apply([correction(tail, Operation.UNDO, undoes=item.stamp)])
     assert [one.values for one in index.conflicts()] == [{NAME: [b"One", b"Two", b"Four"]}]
     assert index.stats()["conflicts"] == 1
 
@@ -313,10 +312,10 @@ def test_an_earlier_statement_may_name_another_patient(tmp_path: Path, turn: int
     contents = []
     for number in range(2):
         opened = Catalog.open(str(tmp_path / str(number)), map_bytes=1 << 28)
-        opened.apply([], corrections=corrections if number == 0 else [])
+        opened.apply(corrections if number == 0 else [])
         for statement in statements[::turn]:
             opened.apply([statement])
-        opened.apply([], corrections=corrections)
+        opened.apply(corrections)
         contents.append(meaning(opened))
         assert patients(opened) == {(b"B", b""): (b"Two", b"1"), (b"C2", b""): (b"Doe^John", b"1")}
         opened.close()
@@ -339,14 +338,12 @@ def test_an_empty_correction_hides_a_stated_value_and_adds_no_attribute(index: C
     index.apply([of(1, b"A", tail, PatientSex=b"M")])
     assert index.corrected_values(STUDIES[1], series) == {}
     nothing = {SEX: b"", tags.PatientComments: b""}
-    index.apply([], corrections=[correction(tail, Operation.CORRECT, b"A", b"", items=nothing)])
+    index.apply([correction(tail, Operation.CORRECT, b"A", b"", items=nothing)])
     assert SEX not in attributes_of_studies(index)[STUDIES[1]]
     assert index.corrected_values(STUDIES[1], series) == {SEX: b""}
     index.apply([of(1, b"A", tail, 2, PatientComments=b"tall")])
     assert index.corrected_values(STUDIES[1], series) == {SEX: b"", tags.PatientComments: b""}
-    index.apply(
-        [], corrections=[correction(tail, Operation.CORRECT, STUDIES[1], series, level=2, items={tags.Modality: b"US"})]
-    )
+    index.apply([correction(tail, Operation.CORRECT, STUDIES[1], series, level=2, items={tags.Modality: b"US"})])
     assert index.corrected_values(STUDIES[1], series)[tags.Modality] == b"US"
     assert tags.Modality not in index.corrected_values(STUDIES[1], b"1.2.3")
     assert index.corrected_values(b"1.2.3", series) == {}
@@ -356,10 +353,8 @@ def test_a_study_that_is_deleted_and_stored_again_is_corrected_again(index: Cata
     tail = Tail()
     first = of(1, b"A", tail, PatientName=b"Wrong")
     index.apply([first])
-    index.apply(
-        [], corrections=[correction(tail, Operation.MOVE, STUDIES[1], level=1, items={ID: b"B", NAME: b"Right"})]
-    )
-    index.apply([], [tombstone(tail, first.sop_instance_uid)])
+    index.apply([correction(tail, Operation.MOVE, STUDIES[1], level=1, items={ID: b"B", NAME: b"Right"})])
+    index.apply([tombstone(tail, first.sop_instance_uid)])
     assert index.stats()["patients"] == 0
     index.apply([of(1, b"A", tail, PatientName=b"Wrong")])
     assert patients(index) == {(b"B", b""): (b"Right", b"1")}
@@ -368,7 +363,7 @@ def test_a_study_that_is_deleted_and_stored_again_is_corrected_again(index: Cata
 def test_a_correction_of_a_later_version_is_stored_and_does_nothing(index: Catalog) -> None:
     tail = Tail()
     item = correction(tail, 99, STUDIES[1], level=7, items={NAME: b"?"})  # type: ignore[arg-type]
-    index.apply([of(1, b"A", tail, PatientName=b"A")], corrections=[item])
+    index.apply([of(1, b"A", tail, PatientName=b"A"), item])
     assert patients(index) == {(b"A", b""): (b"A", b"1")}
     assert [one.correction for one in index.corrections()] == [item]
 
@@ -380,7 +375,7 @@ def test_copies_of_a_correction_count_once_and_the_last_one_is_alive(index: Cata
     first, copy = (
         correction(tail, Operation.CORRECT, b"A", b"", items=items, stamp=5000, segment_id=number) for number in (2, 3)
     )
-    index.apply([], corrections=[copy, first])
+    index.apply([copy, first])
     assert [one.correction.position for one in index.corrections()] == [copy.position]
     assert booked(index)[2] == (0, 0, first.position.record_bytes)
     index.forget_segment(2, [])
@@ -397,10 +392,10 @@ def test_the_newest_correction_is_found_beside_undos(index: Catalog) -> None:
 
     assert newest() == 0
     item = correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"B"})
-    index.apply([], corrections=[item])
+    index.apply([item])
     assert newest() == item.stamp
     undo = correction(tail, Operation.UNDO, undoes=item.stamp)
-    index.apply([], corrections=[undo])
+    index.apply([undo])
     assert newest() == undo.stamp
     with index.snapshot() as snapshot:
         listed: Any = snapshot.correction(item.stamp)
@@ -415,5 +410,5 @@ def test_without_corrections_no_overlay_is_read(index: Catalog, monkeypatch: pyt
     tail = Tail()
     entries = [of(1, b"A", tail, 1), of(1, b"A", tail, 2, PatientName=b"X")]
     index.apply(entries)
-    index.apply([], [tombstone(tail, entries[1].sop_instance_uid)])
+    index.apply([tombstone(tail, entries[1].sop_instance_uid)])
     assert index.corrected_values(STUDIES[1], b"1") == {}

@@ -12,7 +12,7 @@ from engine.index.apply.overlay import Overlay
 from engine.index.catalog import Catalog
 from engine.index.database.tables import TABLES
 from engine.index.format.statements import Facts, facts_of, repeats
-from tests.index.entries import Tail, apply, blob, entry, random_history
+from tests.index.entries import Tail, blob, entry, random_history
 
 ORDER = b"\1" * 16
 LATER = b"\2" * 16
@@ -41,11 +41,11 @@ def test_the_shortcut_for_new_studies_and_series_gives_the_same_rows(
         history = history[count:]
     short = Catalog.open(str(tmp_path / "short"), map_bytes=1 << 30)
     for piece in pieces:
-        apply(short, piece)
+        short.apply(piece)
     monkeypatch.setattr(Overlay, "begin", lambda self, txn: setattr(self, "is_empty", False))
     every_step = Catalog.open(str(tmp_path / "every step"), map_bytes=1 << 30)
     for piece in pieces:
-        apply(every_step, piece)
+        every_step.apply(piece)
     assert dump(short) == dump(every_step), f"seed {seed}"
     short.close()
     every_step.close()

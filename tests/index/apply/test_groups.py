@@ -18,7 +18,7 @@ from engine.index.catalog import Catalog
 from engine.index.format.entry import Item
 from engine.index.format.types import Level, Query
 from engine.storage.segment_ids import segment_id_of
-from tests.index.entries import ROOT, Tail, apply, entry, meaning, random_history, record_of
+from tests.index.entries import ROOT, Tail, entry, meaning, random_history, record_of
 
 SEEDS = int(os.environ.get("FILMROOM_GROUPS_SEEDS", "12"))
 
@@ -100,7 +100,7 @@ def test_any_interleaving_of_the_groups_of_several_writers_gives_the_same_index(
         lists.append(answers(index))
         index.close()
     plain = Catalog.open(str(tmp_path / "plain"), map_bytes=1 << 28)
-    apply(plain, [item for groups in chains.values() for items in groups for item in items])
+    plain.apply([item for groups in chains.values() for items in groups for item in items])
     for end in (covered(groups, len(groups)) for groups in chains.values()):
         plain.apply([], covered=end)
     contents.append(meaning(plain))

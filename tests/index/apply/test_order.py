@@ -22,7 +22,7 @@ from engine.dicom import tags
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Item
 from engine.index.format.types import Level, Query, Root
-from tests.index.entries import Tail, apply, booked, meaning, random_history, record_of, recount
+from tests.index.entries import Tail, booked, meaning, random_history, record_of, recount
 
 SEEDS = int(os.environ.get("FILMROOM_ORDER_SEEDS", "8"))
 NODE = 1 << 48
@@ -79,7 +79,7 @@ def steps_of(rng: random.Random, pairs: Sequence[tuple[Item, Item | None]]) -> l
         moves = [(record_of(origin), item.position) for item, origin in batch if origin and rng.random() < 0.6]
         places = {position for _, position in moves}
         records = [item for item, _ in batch if item.position not in places]
-        steps.append(lambda index, records=records: apply(index, records))  # type: ignore[misc]
+        steps.append(lambda index, records=records: index.apply(records))  # type: ignore[misc]
         if moves:
             steps.append(lambda index, moves=moves: index.relocate(moves) and None)  # type: ignore[misc, func-returns-value]
     return steps
@@ -110,7 +110,7 @@ def test_any_order_and_any_repeats_give_the_same_index(tmp_path: Path, seed: int
     pairs = with_copies(rng, random_history(rng, 110, ties=bool(seed % 2)), 10)
     with opened(tmp_path / "plain") as plain:
         for item, _ in pairs:
-            apply(plain, [item])
+            plain.apply([item])
         expected, answered = meaning(plain), answers(plain)
         assert booked(plain) == recount(plain, [item for item, _ in pairs])
     assert any(answered[1:]) and expected["history"], "the history says too little"
@@ -138,7 +138,7 @@ def test_every_node_with_all_logs_has_the_same_index(tmp_path: Path, seed: int) 
     answered: list[list[Any]] = []
     for node in (0, 1):
         with opened(tmp_path / f"node{node}") as index:
-            own_steps: list[Step] = [lambda index, one=item: apply(index, [one]) for item, _ in logs[node]]  # type: ignore[misc]
+            own_steps: list[Step] = [lambda index, one=item: index.apply([one]) for item, _ in logs[node]]  # type: ignore[misc]
             foreign = steps_of(rng, logs[1 - node])
             merged: list[Step] = []
             while own_steps or foreign:
@@ -164,7 +164,7 @@ def test_a_fully_copied_segment_may_be_forgotten_here_and_never_applied_there(tm
     stay = [item for item in history if item.position.segment_id != 1]
     removed = [item for item in history if item.position.segment_id == 1]
     with opened(tmp_path / "there") as there:
-        apply(there, [*stay, *copies])
+        there.apply([*stay, *copies])
         expected, answered = meaning(there), answers(there)
     pairs: list[tuple[Item, Item | None]] = [(item, None) for item in history]
     pairs += [(copy, item) for copy, item in zip(copies, removed, strict=True)]

@@ -28,16 +28,16 @@ def index(tmp_path: Path) -> Iterator[Catalog]:
 def test_a_hold_is_set_and_released_before_and_after_its_study_is_stored(index: Catalog) -> None:
     tail = Tail()
     first = hold(tail, 1, True)
-    index.apply([], holds=[first, hold(tail, 2, True)])
+    index.apply([first, hold(tail, 2, True)])
     index.apply([entry(tail)])
     assert index.is_held(STUDY)
     assert [one.study_instance_uid for one in index.holds()] == [STUDY, f"{ROOT}.2".encode()]
     assert index.holds()[0] == first
-    index.apply([], holds=[hold(tail, 1, False)])
+    index.apply([hold(tail, 1, False)])
     assert not index.is_held(STUDY)
     assert index.stats()["held_studies"] == 1
     again = hold(tail, 1, True)
-    index.apply([], holds=[again, again])
+    index.apply([again, again])
     assert index.holds()[0] == again
 
 
@@ -52,7 +52,7 @@ def test_the_last_hold_counts_in_any_order_of_arrival(tmp_path: Path, order: tup
     ]
     index = Catalog.open(str(tmp_path / "index"), map_bytes=1 << 30)
     for number in order:
-        index.apply([], holds=[items[number]])
+        index.apply([items[number]])
     assert index.holds() == [items[2]]
     mark = index.segment_marks()[1]
     assert (mark.live_count, mark.live_bytes) == (1, items[2].position.record_bytes)
@@ -63,9 +63,9 @@ def test_the_last_hold_counts_in_any_order_of_arrival(tmp_path: Path, order: tup
 def test_the_quarantine_is_listed_counted_and_does_not_hide_an_instance(index: Catalog) -> None:
     tail = Tail()
     items = [quarantined(tail, b"-"), quarantined(tail, UID), quarantined(tail, b"-", crc=6)]
-    index.apply([], quarantined=items)
+    index.apply(items)
     assert index.apply([entry(tail)]) == [Outcome.STORED]
-    index.apply([], quarantined=items)
+    index.apply(items)
     assert list(index.quarantined()) == [items[0], items[2], items[1]]
     assert index.quarantined_bytes() == sum(one.position.record_bytes for one in items)
     assert index.stats()["quarantined"] == 3
@@ -75,7 +75,7 @@ def test_the_quarantine_is_listed_counted_and_does_not_hide_an_instance(index: C
 def test_odd_uids_go_into_quarantine_as_they_are(index: Catalog) -> None:
     tail = Tail()
     items = [quarantined(tail, uid) for uid in (b"", b"\0", b"a\0b", b"x" * 5000, b"\xff" * 64)]
-    index.apply([], quarantined=items)
+    index.apply(items)
     assert sorted(one.sop_instance_uid for one in index.quarantined()) == sorted(one.sop_instance_uid for one in items)
 
 
@@ -84,9 +84,11 @@ def test_lists_are_read_page_by_page(index: Catalog, monkeypatch: pytest.MonkeyP
     tail = Tail()
     for count in (2, 3, 4, 7):
         index.apply(
-            [entry(tail, instance=count, crc=crc + 100 * count) for crc in range(3)],
-            holds=[hold(tail, study, True) for study in range(count)],
-            quarantined=[quarantined(tail, b"-", crc=i) for i in range(count)],
+            [
+                *[entry(tail, instance=count, crc=crc + 100 * count) for crc in range(3)],
+                *[hold(tail, study, True) for study in range(count)],
+                *[quarantined(tail, b"-", crc=i) for i in range(count)],
+            ]
         )
         assert len(index.holds()) == count
     assert len(list(index.quarantined())) == 16

@@ -23,7 +23,6 @@ from engine.storage.record import Position, Record
 from tests.index.entries import (
     ROOT,
     Tail,
-    apply,
     booked,
     entry,
     hold,
@@ -78,7 +77,7 @@ def test_current_instances_and_versions_survive_and_the_dead_do_not(index: Catal
         entry(tail, instance=3),
     ]
     index.apply(items)
-    index.apply([], [tombstone(tail, f"{ROOT}.1.1.3".encode(), segment_id=2)])
+    index.apply([tombstone(tail, f"{ROOT}.1.1.3".encode(), segment_id=2)])
     assert _alive(index, *items) == [True, False, True, False, True, False]
 
 
@@ -104,7 +103,7 @@ def test_a_tombstone_survives_while_its_records_are_in_other_segments_and_while_
     tail = Tail()
     here, there = entry(tail, segment_id=1), entry(tail, instance=2, segment_id=2)
     grave = tombstone(tail, here.sop_instance_uid, there.sop_instance_uid, segment_id=1, deleted_ns=LATER_NS)
-    index.apply([here, there], [grave])
+    index.apply([here, there, grave])
     assert _alive(index, grave, here, there) == [True, False, False]
     index.forget_segment(2, [record_of(there)])
     assert _alive(index, grave) == [True]
@@ -117,7 +116,7 @@ def test_a_tombstone_with_a_target_survives_while_its_record_is_elsewhere(index:
     items = [entry(tail, crc=1), entry(tail, crc=2, segment_id=2)]
     odd = quarantined(tail, b"-", segment_id=3)
     graves = [tombstone(tail, UID, target=items[1].stamp), tombstone(tail, b"-", target=odd.stamp)]
-    index.apply(items, graves, quarantined=[odd])
+    index.apply([*items, *graves, odd])
     assert _alive(index, *graves) == [True, True]
     index.forget_segment(2, [record_of(items[1])])
     index.forget_segment(3, [record_of(odd)])
@@ -127,7 +126,7 @@ def test_a_tombstone_with_a_target_survives_while_its_record_is_elsewhere(index:
 def test_the_last_hold_survives_also_one_that_releases(index: Catalog) -> None:
     tail = Tail()
     items = [hold(tail, 1, True), hold(tail, 1, False), hold(tail, 2, True)]
-    index.apply([], holds=items)
+    index.apply(items)
     assert _alive(index, *items) == [False, True, True]
 
 
@@ -165,7 +164,7 @@ def test_many_corrections_leave_the_last(index: Catalog) -> None:
 def test_a_moved_instance_is_found_at_its_new_place(index: Catalog) -> None:
     tail = Tail()
     items: list[Item] = [entry(tail, instance=i) for i in range(3)]
-    apply(index, items)
+    index.apply(items)
     copies = [_copy_in(tail, 5, one) for one in items]
     moves = _moves(items, copies)
     assert index.relocate(moves[:2]) == 2
@@ -186,7 +185,7 @@ def test_a_copy_found_by_a_replay_is_the_same_instance(index: Catalog) -> None:
     instance = entry(tail)
     index.apply([instance])
     copy = _copy_in(tail, 2, instance)
-    apply(index, [copy])
+    index.apply([copy])
     assert index.stats()["instances"] == 1
     assert index.stats()["live_bytes"] == index.stats()["dead_bytes"] == instance.position.record_bytes
     assert index.relocate([(record_of(instance), copy.position)]) == 0
@@ -197,10 +196,10 @@ def test_a_record_that_dies_during_a_copy_is_dead_at_its_new_place(index: Catalo
     tail = Tail()
     items: list[Item] = [entry(tail), entry(tail, instance=2), entry(tail, crc=9), hold(tail, 1, True)]
     odd = quarantined(tail, b"-")
-    apply(index, [*items, odd])
+    index.apply([*items, odd])
     copies = [_copy_in(tail, 2, one) for one in (*items, odd)]
     graves = [tombstone(tail, UID), tombstone(tail, b"-", target=odd.stamp)]
-    index.apply([], graves, holds=[hold(tail, 1, False)])
+    index.apply([*graves, hold(tail, 1, False)])
     index.relocate(_moves([*items, odd], copies))
     assert _alive(index, *copies) == [False, True, False, False, False]
     mark = index.segment_marks()[2]
@@ -212,7 +211,7 @@ def test_tombstones_and_holds_move_too(index: Catalog) -> None:
     instance = entry(tail, segment_id=1)
     grave = tombstone(tail, UID, segment_id=2, level=Level.STUDY, uid=STUDY)
     held = hold(tail, 1, True, segment_id=2)
-    index.apply([instance], [grave], holds=[held])
+    index.apply([instance, grave, held])
     copies = [_copy_in(tail, 3, one) for one in (grave, held)]
     index.relocate(_moves([grave, held], copies))
     assert _alive(index, grave, held, *copies) == [False, False, True, True]
@@ -241,9 +240,9 @@ def test_a_segment_with_live_records_is_not_forgotten(index: Catalog) -> None:
 def test_a_forgotten_segment_leaves_no_rows(index: Catalog, with_records: bool) -> None:
     tail = Tail()
     items: list[Item] = [entry(tail, crc=1), entry(tail, crc=2, flags=POLICY_KEEP_BOTH), quarantined(tail, b"-")]
-    apply(index, items)
+    index.apply(items)
     items += [tombstone(tail, UID, level=Level.STUDY, uid=STUDY), tombstone(tail, b"-", target=items[2].stamp)]
-    apply(index, items)
+    index.apply(items)
     index.note_damage(1, 4096, UID, "a bad sector", 5)
     index.note_damage(2, 4096, UID, "another", 5)
     assert _alive(index, *items) == [False] * 5
@@ -268,14 +267,14 @@ def test_what_waits_in_the_trash_survives_until_it_is_emptied_and_a_restoration_
     put = trash(tail, TrashOperation.PUT, waiting.sop_instance_uid, segment_id=2, level=Level.STUDY, uid=STUDY)
     other = trash(tail, TrashOperation.PUT, back.sop_instance_uid, segment_id=2)
     restored = trash(tail, TrashOperation.RESTORE, back.sop_instance_uid, settles=other.stamp, segment_id=2)
-    apply(index, [waiting, back, put, other, restored])
+    index.apply([waiting, back, put, other, restored])
     assert _alive(index, waiting, back, put, other, restored) == [True] * 5
     with pytest.raises(IndexError_, match="alive"):
         index.forget_segment(1, [])
     empty = trash(tail, TrashOperation.EMPTY, waiting.sop_instance_uid, settles=put.stamp, segment_id=3)
-    apply(index, [empty])
+    index.apply([empty])
     assert _alive(index, waiting, back, put, other, restored, empty) == [False, True, True, True, True, True]
-    apply(index, [tombstone(tail, back.sop_instance_uid, segment_id=4)])
+    index.apply([tombstone(tail, back.sop_instance_uid, segment_id=4)])
     index.forget_segment(1, [record_of(waiting), record_of(back)])
     assert _alive(index, put, other, restored, empty) == [False, True, True, True], "an EMPTY outlasts its PUT"
     assert index.was_deleted(Level.STUDY, STUDY)
@@ -284,7 +283,7 @@ def test_what_waits_in_the_trash_survives_until_it_is_emptied_and_a_restoration_
 def test_a_tombstone_lost_with_its_segment_still_keeps_its_instances_deleted(index: Catalog) -> None:
     tail = Tail()
     instance, grave = entry(tail, segment_id=1), tombstone(tail, UID, segment_id=2)
-    index.apply([instance], [grave])
+    index.apply([instance, grave])
     index.forget_segment(2, [])
     index.apply([entry(tail, segment_id=3, stamp=5, crc=9)])
     assert index.locate(UID) is None
@@ -310,7 +309,7 @@ class _Archive:
         self.rebuilds = 0
 
     def store(self, items: list[Item]) -> None:
-        apply(self.index, items)
+        self.index.apply(items)
         self.log |= {item.position: item for item in items}
 
     def segment(self, segment_id: int) -> list[Item]:
@@ -330,12 +329,12 @@ class _Archive:
             self.store(meanwhile[: len(meanwhile) // 2])
         self.log |= {copy.position: copy for copy in copies}
         if rng.random() < 0.3:
-            apply(self.index, rng.sample(copies, len(copies) // 2))  # a replay came first
+            self.index.apply(rng.sample(copies, len(copies) // 2))  # a replay came first
         moves = _moves(items, copies)
         half = rng.randrange(len(moves) + 1)
         self.index.relocate(moves[:half])
         if rng.random() < 0.2:
-            apply(self.index, copies)  # stopped here: the rest is found by the next start's replay
+            self.index.apply(copies)  # stopped here: the rest is found by the next start's replay
             self.check()
             return
         if rng.random() < 0.3:
@@ -367,7 +366,7 @@ class _Archive:
         again = Catalog.open(str(self.directory / f"again{self.rebuilds}"), map_bytes=1 << 30)
         records = list(self.log.values())
         self.rng.shuffle(records)
-        apply(again, records)
+        again.apply(records)
         content, expected = meaning(self.index), meaning(again)
         again.close()
         if without != BOOKS:

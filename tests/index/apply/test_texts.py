@@ -18,7 +18,7 @@ from engine.index.format.terms import normal_values, pieces_of_patterns
 from engine.index.format.types import Level, Query
 from engine.index.query import text_scan
 from engine.index.query.explanation import Explanation
-from tests.index.entries import ROOT, Tail, apply, entry, random_history, tombstone
+from tests.index.entries import ROOT, Tail, entry, random_history, tombstone
 
 NAMES = ["Doe^John", "Müller^Jörg", "Yamada^Tarou=山田^太郎=やまだ^たろう", "Ä", "a" * 300, "", "O'Neil^Ann\\Other^Ann"]
 DESCRIPTIONS = ["Thorax", "thorax a.p.", "Knee 2 (0)", "ÿþ", "", "x" * TEXT_BYTES_MAX + "end", "0", "?"]
@@ -86,7 +86,7 @@ def test_the_rows_agree_with_the_facts_after_every_step_of_a_history(tmp_path: P
     history = random_history(rng, 60)
     while history:
         some, history = history[: rng.randrange(1, 9)], history[9:]
-        apply(index, some)
+        index.apply(some)
         assert rows_of(index) == rows_of_facts(index), f"seed {seed}"
     index.close()
 
@@ -97,9 +97,9 @@ def test_the_texts_of_a_removed_study_are_removed(tmp_path: Path) -> None:
     tail = Tail()
     tail.stamp = 10_000
     removed = random.Random(3).sample(range(130), 100)
-    index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in removed])])
+    index.apply([tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in removed])])
     assert rows_of(index) == rows_of_facts(index)
-    index.apply([], [tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in range(130)])])
+    index.apply([tombstone(tail, *[f"{ROOT}.{number}.1.1".encode() for number in range(130)])])
     assert rows_of(index) == {}
     index.close()
 

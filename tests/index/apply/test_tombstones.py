@@ -17,7 +17,6 @@ from engine.index.format.types import Level, Outcome, Query, Root
 from tests.index.entries import (
     ROOT,
     Tail,
-    apply,
     booked,
     entry,
     meaning,
@@ -51,7 +50,7 @@ def test_a_deleted_study_is_gone_at_every_level_and_the_others_stay(index: Catal
     index.apply([*doomed, *other])
     alone = Catalog.open(f"{index._environment.directory}-alone", map_bytes=1 << 30)
     alone.apply(other)
-    index.apply([], [tombstone(tail, *[instance.sop_instance_uid for instance in doomed])])
+    index.apply([tombstone(tail, *[instance.sop_instance_uid for instance in doomed])])
     assert index.stats()["deleted"] == 60
     for level in Level:
         query = Query(
@@ -68,7 +67,7 @@ def test_deleting_part_of_a_series_leaves_counts_and_statements_of_the_others(in
     tail = Tail()
     entries = [entry(tail, instance=i, patient={0x00100010: b"Wrong" if i < 5 else b"Right"}) for i in range(10)]
     index.apply(entries)
-    index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in entries[:5]])])
+    index.apply([tombstone(tail, *[one.sop_instance_uid for one in entries[:5]])])
     content = meaning(index)
     assert content["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.1".encode()][:2] == (5, 5000)
     assert content["studies"][f"{ROOT}.1".encode()][1][0][0x00100010] == b"Right"
@@ -80,7 +79,7 @@ def test_an_instance_sent_again_after_a_deletion_is_current_again(index: Catalog
     entries = _study(tail, 1, count=4)
     index.apply(entries)
     for _ in range(3):
-        index.apply([], [tombstone(tail, *[one.sop_instance_uid for one in entries])])
+        index.apply([tombstone(tail, *[one.sop_instance_uid for one in entries])])
         assert index.stats()["instances"] == 0
         again = _study(tail, 1, count=4)
         assert index.apply(again) == [Outcome.STORED] * 12
@@ -94,7 +93,7 @@ def test_an_instance_sent_again_after_a_deletion_is_current_again(index: Catalog
 def test_a_late_record_stays_dead_and_one_with_the_same_stamp_is_alive(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail, stamp=10)])
-    index.apply([], [tombstone(tail, UID, stamp=50)])
+    index.apply([tombstone(tail, UID, stamp=50)])
     index.apply([entry(tail, stamp=40, crc=3)])
     assert index.locate(UID) is None
     index.apply([entry(tail, stamp=50, crc=4)])
@@ -104,11 +103,11 @@ def test_a_late_record_stays_dead_and_one_with_the_same_stamp_is_alive(index: Ca
 def test_a_deletion_of_a_whole_study_or_series_is_found_by_its_uid(index: Catalog) -> None:
     tail = Tail()
     study, series, other = b"1.2", b"1.2.3", b"1.2.34"
-    index.apply([], [tombstone(tail, UID, level=Level.SERIES, uid=series), tombstone(tail, UID)])
+    index.apply([tombstone(tail, UID, level=Level.SERIES, uid=series), tombstone(tail, UID)])
     assert index.was_deleted(Level.SERIES, series)
     assert not any(index.was_deleted(level, uid) for level in (Level.STUDY, Level.SERIES) for uid in (study, other))
     assert not index.was_deleted(Level.STUDY, series)
-    index.apply([], [tombstone(tail, UID, level=Level.PATIENT, uid=study)])
+    index.apply([tombstone(tail, UID, level=Level.PATIENT, uid=study)])
     assert index.was_deleted(Level.STUDY, study), "a patient is deleted study by study"
 
 
@@ -117,7 +116,7 @@ def test_a_deletion_removes_kept_versions_with_the_current_instance(index: Catal
     entries = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
     index.apply(entries)
     assert len(list(index.kept_versions())) == index.version_count() == 2
-    index.apply([], [tombstone(tail, UID)])
+    index.apply([tombstone(tail, UID)])
     assert index.versions(UID) == []
     assert list(index.kept_versions()) == []
     assert (index.version_count(), index.stats()["deleted"]) == (0, 3)
@@ -127,7 +126,7 @@ def test_a_target_kills_one_version_only(index: Catalog) -> None:
     tail = Tail()
     entries = [entry(tail, crc=crc, flags=POLICY_KEEP_BOTH) for crc in (1, 2, 3)]
     index.apply(entries)
-    index.apply([], [tombstone(tail, UID, target=entries[1].stamp)])
+    index.apply([tombstone(tail, UID, target=entries[1].stamp)])
     assert [one.stamp for one in index.versions(UID)] == [entries[0].stamp, entries[2].stamp]
     assert [one.stamp for one in index.kept_versions()] == [entries[0].stamp]
     assert index.apply([entry(tail, crc=2)]) == [Outcome.KEPT_ASIDE]
@@ -137,18 +136,18 @@ def test_a_target_that_is_current_makes_the_oldest_version_current(index: Catalo
     tail = Tail()
     entries = [entry(tail, crc=crc) for crc in (1, 2, 3)]
     index.apply(entries)
-    index.apply([], [tombstone(tail, UID, target=entries[0].stamp)])
+    index.apply([tombstone(tail, UID, target=entries[0].stamp)])
     instance = index.locate(UID)
     assert instance is not None and instance.stamp == entries[1].stamp
     assert [one.stamp for one in index.kept_versions()] == [entries[2].stamp]
-    index.apply([], [tombstone(tail, UID, target=entries[1].stamp), tombstone(tail, UID, target=entries[2].stamp)])
+    index.apply([tombstone(tail, UID, target=entries[1].stamp), tombstone(tail, UID, target=entries[2].stamp)])
     assert index.locate(UID) is None
     assert index.stats()["studies"] == 0
 
 
 def test_a_tombstone_with_a_target_may_come_before_its_record(index: Catalog) -> None:
     tail = Tail()
-    index.apply([], [tombstone(tail, UID, stamp=90, target=40)])
+    index.apply([tombstone(tail, UID, stamp=90, target=40)])
     index.apply([entry(tail, stamp=30, crc=1), entry(tail, stamp=40, crc=2), entry(tail, stamp=50, crc=3)])
     assert [one.stamp for one in index.versions(UID)] == [30, 50]
 
@@ -156,10 +155,10 @@ def test_a_tombstone_with_a_target_may_come_before_its_record(index: Catalog) ->
 def test_a_target_drops_a_quarantined_record_and_no_other(index: Catalog) -> None:
     tail = Tail()
     items = [quarantined(tail, b"-", crc=i) for i in range(3)]
-    index.apply([entry(tail)], quarantined=items)
-    index.apply([], [tombstone(tail, b"-", target=items[1].stamp)])
+    index.apply([entry(tail), *items])
+    index.apply([tombstone(tail, b"-", target=items[1].stamp)])
     assert list(index.quarantined()) == [items[0], items[2]]
-    index.apply([], [tombstone(tail, b"-")])
+    index.apply([tombstone(tail, b"-")])
     assert list(index.quarantined()) == [items[0], items[2]]
     assert index.quarantined_bytes() == 2 * items[0].position.record_bytes
     assert index.locate(UID) is not None
@@ -170,12 +169,12 @@ def test_bytes_of_deleted_records_are_dead_and_those_of_tombstones_are_not(index
     entries = _study(tail, 1, series_count=1, count=5)
     index.apply(entries)
     grave = tombstone(tail, *[one.sop_instance_uid for one in entries[:4]])
-    index.apply([], [grave])
+    index.apply([grave])
     mark = index.segment_marks()[1]
     assert mark.live_count == 1
     assert mark.live_bytes == entries[4].position.record_bytes + grave.position.record_bytes
     assert mark.dead_bytes == sum(one.position.record_bytes for one in entries[:4])
-    index.apply([], [grave])
+    index.apply([grave])
     assert index.segment_marks()[1] == mark
 
 
@@ -183,7 +182,7 @@ def test_a_study_and_the_tombstone_that_deletes_it_may_come_together(index: Cata
     tail = Tail()
     entries = _study(tail, 1, count=5)
     grave = tombstone(tail, *[one.sop_instance_uid for one in entries])
-    index.apply(entries, [grave])
+    index.apply([*entries, grave])
     assert index.stats()["instances"] == index.stats()["studies"] == 0
 
 
@@ -191,7 +190,7 @@ def test_instances_deleted_by_one_tombstone_each_leave_nothing(index: Catalog) -
     tail = Tail()
     entries = _study(tail, 1, count=50)
     index.apply(entries)
-    index.apply([], [tombstone(tail, one.sop_instance_uid) for one in entries])
+    index.apply([tombstone(tail, one.sop_instance_uid) for one in entries])
     stats = index.stats()
     assert [stats[name] for name in ("patients", "studies", "series", "instances")] == [0, 0, 0, 0]
 
@@ -202,7 +201,7 @@ def test_another_process_does_not_store_into_a_removed_series(index: Catalog) ->
     entries = _study(tail, 1, series_count=1, count=3)
     other.apply(entries[:1])
     index.apply(entries[1:2])
-    index.apply([], [tombstone(tail, entries[0].sop_instance_uid, entries[1].sop_instance_uid)])
+    index.apply([tombstone(tail, entries[0].sop_instance_uid, entries[1].sop_instance_uid)])
     other.apply(entries[2:])
     assert meaning(index)["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.0".encode()][0] == 1
 
@@ -234,7 +233,7 @@ def test_all_at_once_gives_the_same_index_as_one_by_one(
             if turn == 2:
                 rng.shuffle(remaining)
             while remaining:
-                apply(opened, remaining[:20])
+                opened.apply(remaining[:20])
                 del remaining[:20]
         contents.append(meaning(opened))
         assert booked(opened) == recount(opened, records), f"seed {seed}"
@@ -253,7 +252,7 @@ def test_the_accounts_are_right_after_every_batch(tmp_path: Path, seed: int) -> 
     applied: list[Item] = []
     while records:
         size = rng.randrange(1, 9)
-        apply(opened, records[:size])
+        opened.apply(records[:size])
         applied += records[:size]
         del records[:size]
         assert booked(opened) == recount(opened, applied), f"seed {seed} after {len(applied)}"
@@ -268,9 +267,9 @@ def test_the_accounts_are_right_after_every_batch(tmp_path: Path, seed: int) -> 
 def test_a_replaced_instance_that_was_deleted_stays_deleted(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail, crc=1, stamp=10), entry(tail, crc=2, stamp=20, flags=POLICY_REPLACE)])
-    index.apply([], [tombstone(tail, UID, stamp=15)])
+    index.apply([tombstone(tail, UID, stamp=15)])
     instance = index.locate(UID)
     assert instance is not None and instance.stamp == 20
-    index.apply([], [tombstone(tail, UID, stamp=25)])
+    index.apply([tombstone(tail, UID, stamp=25)])
     assert index.locate(UID) is None
     assert index.stats()["deleted"] == 2

@@ -14,7 +14,7 @@ from engine.index.apply.versions import UidRecord
 from engine.index.catalog import Catalog
 from engine.index.format.entry import HEAL, POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE, Entry, Item
 from engine.index.format.types import Outcome, SegmentMark
-from tests.index.entries import MR, ROOT, Tail, apply, entry, meaning, random_history, tombstone
+from tests.index.entries import MR, ROOT, Tail, entry, meaning, random_history, tombstone
 
 UID = f"{ROOT}.1.1.1".encode()
 
@@ -118,7 +118,7 @@ def test_a_replacement_that_names_another_study_moves_there(index: Catalog) -> N
 def test_the_last_instance_takes_series_study_and_patient_with_it(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail)])
-    index.apply([], [tombstone(tail, UID)])
+    index.apply([tombstone(tail, UID)])
     stats = index.stats()
     assert [stats[name] for name in ("patients", "studies", "series", "instances")] == [0, 0, 0, 0]
     assert not meaning(index)["search"]
@@ -128,7 +128,7 @@ def test_the_last_instance_takes_series_study_and_patient_with_it(index: Catalog
 def test_a_tombstone_kills_only_older_records_at_any_time(index: Catalog) -> None:
     tail = Tail()
     old, new = entry(tail, stamp=10, crc=1), entry(tail, stamp=30, crc=2)
-    index.apply([], [tombstone(tail, UID, stamp=20)])
+    index.apply([tombstone(tail, UID, stamp=20)])
     assert index.apply([old]) == [Outcome.STORED]
     assert index.locate(UID) is None
     assert index.apply([new]) == [Outcome.STORED]
@@ -154,7 +154,7 @@ def test_the_first_value_counts_and_empty_ones_are_filled(index: Catalog) -> Non
 def test_the_statement_of_an_instance_is_removed_with_it(index: Catalog) -> None:
     tail = Tail()
     index.apply([entry(tail, instance=1, patient={tags.PatientName: b"Wrong"}), entry(tail, instance=2)])
-    index.apply([], [tombstone(tail, UID)])
+    index.apply([tombstone(tail, UID)])
     _, values, conflicts, _ = meaning(index)["studies"][f"{ROOT}.1".encode()]
     assert values[0][tags.PatientName] == b"Doe^John"
     assert conflicts == []
@@ -197,7 +197,7 @@ def test_marks_cover_applied_records_without_a_gap(index: Catalog) -> None:
 def test_two_handles_see_each_others_commits(index: Catalog, tmp_path: Path) -> None:
     tail = Tail()
     index.apply([entry(tail, instance=1)])
-    index.apply([], [tombstone(tail, UID)])
+    index.apply([tombstone(tail, UID)])
     assert index.apply([entry(tail, instance=2)]) == [Outcome.STORED]
     index.apply([entry(tail, instance=3, sop_class=MR)])
     assert meaning(index)["counts"][f"{ROOT}.1".encode(), f"{ROOT}.1.1".encode()] == (
@@ -221,7 +221,7 @@ def test_any_order_and_any_batches_give_the_same_index(tmp_path: Path, seed: int
             remaining += rng.sample(records, 30)
         while remaining:
             size = rng.randrange(1, 9)
-            apply(opened, remaining[:size])
+            opened.apply(remaining[:size])
             del remaining[:size]
         contents.append(meaning(opened))
         opened.close()
@@ -279,8 +279,8 @@ def test_many_records_of_few_uids_give_the_same_index_one_by_one_backwards_and_a
     for name, order in (("forwards", records), ("backwards", records[::-1]), ("mixed", rng.sample(records, 80))):
         index = Catalog.open(str(tmp_path / name))
         for record in order:
-            apply(index, [record])
-            apply(index, [record])
+            index.apply([record])
+            index.apply([record])
         contents.append(meaning(index))
         index.close()
     assert contents[0] == contents[1] == contents[2], f"seed {seed}"

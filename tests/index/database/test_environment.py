@@ -193,7 +193,7 @@ def test_an_index_from_before_deletions_were_kept_by_uid_is_read_and_completed(t
     assert not index.was_deleted(Level.STUDY, b"1.2")
     index.close()
     index = Catalog.open(path, map_bytes=1 << 24)
-    index.apply([], [tombstone(Tail(), b"1.2.3.4", level=Level.STUDY, uid=b"1.2")])
+    index.apply([tombstone(Tail(), b"1.2.3.4", level=Level.STUDY, uid=b"1.2")])
     assert index.was_deleted(Level.STUDY, b"1.2")
     index.close()
 
@@ -213,7 +213,7 @@ def test_an_index_from_before_the_trash_is_read_and_completed(tmp_path: Path) ->
     assert index.trash_entries(0, 10) == [] and index.trash_entry(5) is None and list(index.ledger_places()) == []
     index.close()
     index = Catalog.open(path, map_bytes=1 << 24)
-    index.apply([], trash_records=[trash(tail, TrashOperation.PUT, instance.sop_instance_uid, level=Level.STUDY)])
+    index.apply([trash(tail, TrashOperation.PUT, instance.sop_instance_uid, level=Level.STUDY)])
     (waiting,) = index.trash_entries(0, 10)
     assert [one.stamp for one in index.in_trash(waiting)] == [instance.stamp]
     assert index.locate(instance.sop_instance_uid) is None

@@ -140,7 +140,7 @@ def _change(index: Catalog, rng: random.Random, turn: int) -> None:
     tail.stamp = 100_000 * turn
     tail.ends[1] = 1_000_000 * turn
     deleted_uids = [f"{ROOT}.{rng.randrange(1, STUDIES)}.1.1".encode() for _ in range(20)]
-    index.apply([], [tombstone(tail, *deleted_uids)])
+    index.apply([tombstone(tail, *deleted_uids)])
     index.apply([entry(tail, study=STUDIES + turn, patient={tags.PatientName: b"Meier^New"})])
     for study in rng.sample(range(1, STUDIES), 10):
         earlier = entry(tail, study=study, series=1, instance=turn, stamp=500 - turn)

@@ -312,7 +312,7 @@ def test_a_study_that_leaves_or_enters_a_scope_does_so_at_once(tmp_path: Path) -
     added = entry(tail, study=1, series=2, series_items=department)
     index.apply([added])
     assert index.is_in_scope(f"{ROOT}.1".encode(), ward)
-    index.apply([], [tombstone(tail, added.sop_instance_uid)])
+    index.apply([tombstone(tail, added.sop_instance_uid)])
     assert not index.is_in_scope(f"{ROOT}.1".encode(), ward)
     assert not index.is_in_scope(b"1.2.3", FULL)
     assert not index.is_in_scope(f"{ROOT}.1".encode(), NOTHING)

@@ -12,7 +12,7 @@ from engine.index.catalog import Catalog
 from engine.index.format.types import Bookmark, Level, Order, PlacedMatch, Query
 from engine.index.query import arrival_places, ordering
 from engine.index.query.explanation import Explanation
-from tests.index.entries import ROOT, Tail, apply, entry, tombstone
+from tests.index.entries import ROOT, Tail, entry, tombstone
 
 STUDIES = 57
 
@@ -56,7 +56,7 @@ def test_marks_lead_to_the_same_place_as_counting_while_studies_come_and_go(inde
     index.apply([entries[number] for number in more])
     check(index, numbers + more)
     deleted = [1, 12, 30, 2 * STUDIES]
-    apply(index, [tombstone(tail, entries[number].sop_instance_uid) for number in deleted])
+    index.apply([tombstone(tail, entries[number].sop_instance_uid) for number in deleted])
     check(index, [number for number in numbers + more if number not in deleted])
 
 

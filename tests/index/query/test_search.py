@@ -35,7 +35,7 @@ def test_no_transaction_is_open_while_the_caller_has_a_match(tmp_path: Path, mon
         names.append(match.attributes[tags.StudyInstanceUID])
         if len(names) == 3:
             # Deleted while the answer is on its way, and something new at its end.
-            index.apply([entry(tail, study=8)], [tombstone(tail, f"{ROOT}.6.1.1".encode())])
+            index.apply([entry(tail, study=8), tombstone(tail, f"{ROOT}.6.1.1".encode())])
     assert names == [f"{ROOT}.{study}".encode() for study in (1, 2, 3, 4, 5, 7, 8)]
     index.close()
 
@@ -212,7 +212,7 @@ def test_instances_stored_and_deleted_during_a_retrieval_do_not_change_the_other
     for instance in index.select(Query(Level.STUDY, {tags.StudyInstanceUID: f"{ROOT}.1".encode()})):
         uids.append(instance)
         if len(uids) == 2:
-            index.apply([entry(tail, study=1, series=7)], [tombstone(tail, f"{ROOT}.1.5.1".encode())])
+            index.apply([entry(tail, study=1, series=7), tombstone(tail, f"{ROOT}.1.5.1".encode())])
     assert _uids(uids) == ["1.1.1", "1.2.1", "1.3.1", "1.4.1", "1.6.1", "1.7.1"]
     index.close()
 

@@ -23,7 +23,7 @@ from engine.index.upkeep.checkpoint_file import Checkpoint, Kind
 from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
 from tests.faulty_files import FaultyFiles
-from tests.index.entries import Tail, apply, entry, meaning, random_history
+from tests.index.entries import Tail, entry, meaning, random_history
 
 SECTOR = 512
 MAP_BYTES = 1 << 28
@@ -57,7 +57,7 @@ class Machine:
         return Path(self.directory, "data.mdb").read_bytes()
 
     def apply(self, records: list[Any]) -> None:
-        apply(self.index, records)
+        self.index.apply(records)
         self.versions.append(self.data())
 
     def checkpoint(self) -> None:
@@ -117,7 +117,7 @@ def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Pa
         assert restoration.restore(str(target), Files()) == RestoreResult.CHECKPOINT
         index = Catalog.open(str(target), map_bytes=MAP_BYTES)
         assert meaning(index) == machine.said, f"seed {seed} cut {cut}"
-        apply(index, remaining)
+        index.apply(remaining)
         assert meaning(index) == everything, f"seed {seed} cut {cut}"
         index.close()
     machine.close()
@@ -130,7 +130,7 @@ def test_commits_during_a_checkpoint_are_not_part_of_it(tmp_path: Path) -> None:
         records = random_history(rng, 200)
         machine.apply(records[:100])
         pending = [records[at : at + 10] for at in range(100, 160, 10)]
-        machine.between = lambda pending=pending, machine=machine: [apply(machine.index, batch) for batch in pending]
+        machine.between = lambda pending=pending, machine=machine: [machine.index.apply(batch) for batch in pending]
         machine.checkpoint()
         for at in range(160, 200, 4):
             machine.apply(records[at : at + 4])
@@ -151,7 +151,7 @@ from engine.index.upkeep import checkpoint, restoration
 from engine.index.catalog import Catalog
 from engine.storage.files import Files
 from tests.index.upkeep.test_checkpoint import MAP_BYTES, Machine, _history
-from tests.index.entries import apply, meaning
+from tests.index.entries import meaning
 seed, directory, with_pin = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3] == "pin"
 rng = random.Random(seed)
 machine = Machine(directory / "index", with_pin=with_pin)
@@ -161,7 +161,7 @@ machine.power_cut(rng, directory / "cut")
 restoration.restore(str(directory / "cut"), Files())
 index = Catalog.open(str(directory / "cut"), map_bytes=MAP_BYTES)
 same = meaning(index) == machine.said
-apply(index, rest)
+index.apply(rest)
 same = same and meaning(index) == everything
 sys.exit(0 if same else 3)
 """

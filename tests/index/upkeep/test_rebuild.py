@@ -33,7 +33,7 @@ from engine.storage.record import Kind, crc32c
 from engine.storage.segment import list_segments, segment_path
 from engine.storage.segment_log import SegmentLog
 from tests.faulty_files import FaultyFiles
-from tests.index.entries import Tail, apply, entry, meaning, random_history, record_of
+from tests.index.entries import Tail, entry, meaning, random_history, record_of
 
 MAP_BYTES = 1 << 28
 ARCHIVE_ID = bytes(range(16))
@@ -60,7 +60,7 @@ def _write(index: Catalog, log: SegmentLog, records: list[Item], rng: random.Ran
         size = rng.randrange(1, 9)
         placed = [_append(log, record) for record in records[:size]]
         del records[:size]
-        apply(index, placed)
+        index.apply(placed)
         for segment_id, end in log.seal_rolled():
             index.apply([], marks={segment_id: SegmentMark(end, True)})
 
@@ -312,7 +312,7 @@ def test_segments_without_a_footer_give_the_same_index_by_records_and_by_their_n
 def test_a_missing_segment_is_reported(archive: Path) -> None:
     index = _open(archive)
     log = _log(archive / "segments", "writer")
-    apply(index, [_append(log, entry(Tail()))])
+    index.apply([_append(log, entry(Tail()))])
     log.close()
     _replay(index, archive)
     (segment_id,) = index.segment_marks()
@@ -339,7 +339,7 @@ def test_progress_is_reported(archive: Path) -> None:
 _KILLED = """
 import random, sys
 from pathlib import Path
-from tests.index.entries import Tail, apply, entry
+from tests.index.entries import Tail, entry
 from tests.index.upkeep.test_rebuild import _append, _log, _open
 archive = Path(sys.argv[1])
 index = _open(archive)
@@ -347,7 +347,7 @@ log = _log(archive / "segments", "killed", 40_000)
 tail = Tail()
 for number in range(100_000):
     placed = [_append(log, entry(tail, study=number % 7, series=number % 3, instance=number))]
-    apply(index, placed)
+    index.apply(placed)
     print(placed[0].sop_instance_uid.decode(), flush=True)
 """
 
