@@ -22,6 +22,8 @@
     DATA/accounts/            users, sessions, keys and grants: LMDB, not derived (see `engine.accounts`)
     DATA/hospital/            patients, orders, scheduled steps: a log of their own, and an LMDB that is derived from it
                               (see `engine.orders`); journal/ and journal.lock: HL7 messages (see `engine.journal`)
+    DATA/audit/               the audit log (see `engine.audit.chain`)
+    DATA/sources/             audit logs of the archives that this one is or was a replica of (see `engine.audit.logs`)
     DATA/feed/                the change feed: journal, state, cursors (see `archive.feed`)
     DATA/segments/*.seg       the log: the truth
     DATA/elsewhere/*.hint     segments that are in an object store only (see `archive.tiering.remote_segments`)

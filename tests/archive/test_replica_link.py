@@ -22,12 +22,16 @@ from engine.archive.copies.replica import Destination, Shipped, read_status
 from engine.archive.copies.replica_link import Frame, Line, RemoteReplica
 from engine.archive.copies.replica_listener import Listener
 from engine.archive.copies.replica_tls import Credentials
+from engine.archive.copies.shipped_audit import NO_LINEAGE, Piece, held_file
 from engine.archive.layout import Layout
+from engine.audit.logs import source_root
 from engine.config import Tls
 from engine.errors import ReplicationFailed
+from engine.storage.files import Files
 from engine.storage.segment_ids import SLOT_MAX, segment_id_of
 from tests.archive.filled import contents, findings, opened, segment_bytes_on_disk, store
 from tests.archive.replicas import replicating, some
+from tests.audit.recording import events, make_log
 
 SEED = int(os.environ.get("FILMROOM_REPLICA_SEED", "20260102"))
 
@@ -351,6 +355,57 @@ def test_the_logs_of_the_hospital_go_to_folders_of_their_own(tmp_path: Path, sit
         one.remove([number])
         assert not path.exists()
         one.close()
+
+
+def test_the_audit_log_goes_over_the_connection(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, target = tmp_path / "data", tmp_path / "replica"
+    monkeypatch.setattr(replica_link, "ENTRIES_MAX", 2)
+    with opened(data) as archive, listening(target, site) as listener:
+        make_log(data)
+        layout = archive.parts.layout
+        replication = replicating(layout, target, connect=lambda: site.replica(listener, layout))
+        assert replication.run_once()
+        replication.close()
+        again = site.replica(listener, layout)
+        again.held()
+        assert again.audit is not None
+        held = again.audit.held()
+        assert held == {file: held_file(file.path_below(data), file, Files(), is_sealed=False) for file in held}
+        assert len(held) == 4  # a key, checkpoints, two chains
+        file = max(held)
+        again.audit.write(Piece(file, False, False, 0, b"other\n"))
+        with pytest.raises(ReplicationFailed, match="audit log"):
+            again.audit.commit()
+        again.close()
+    assert events(source_root(target, NO_LINEAGE)) == events(data)
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (Frame.AUDIT_DATA, b""),
+        (Frame.AUDIT_DATA, bytes(replica_link.AUDIT_PIECE.size - 1)),
+        (Frame.AUDIT_DATA, b"\xff" * 100),
+        (Frame.AUDIT_DATA, bytes(replica_link.AUDIT_PIECE.size)),
+        (Frame.HELD_AUDIT, b""),
+    ],
+)
+def test_frames_of_audit_logs_that_are_none_are_refused(tmp_path: Path, site: Site, kind: Frame, body: bytes) -> None:
+    target = tmp_path / "replica"
+    with listening(target, site) as listener:
+        one = site.replica(listener)
+        one.held()
+        one._line._sock.sendall(frame(kind, body))
+        with pytest.raises(ReplicationFailed):
+            one._line.expect(Frame.DONE)
+        one.close()
+    assert not (target / "sources").exists()
+
+
+def test_what_a_replica_says_of_audit_logs_is_checked_too() -> None:
+    for body in (bytes(7), b"\xff" * replica_link.HELD_AUDIT.size):
+        with pytest.raises(ReplicationFailed):
+            replica_link.held_audit(body)
 
 
 # Who may ------------------------------------------------------------------------------------------

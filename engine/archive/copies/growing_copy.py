@@ -1,4 +1,4 @@
-"""The copy of a file that only grows: of the audit log, in a backup."""
+"""The copy of a file that only grows: of the audit log, in a backup or replica."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ def begin_anew(fd: int, path: Path, files: Files) -> int:
 
     When it raises StorageFull, StorageFailed or OSError, `fd` is still open.
     """
-    number = sum(1 for _ in path.parent.glob(f"{path.name}.old-*")) + 1
-    files.rename(str(path), f"{path}.old-{number}")
+    set_aside(path, files)
     new = open_copy(path, files)
     files.close(fd)
     return new
+
+
+def set_aside(path: Path, files: Files) -> None:
+    """Renames a copy of another file, which is evidence. Raises StorageFailed."""
+    number = sum(1 for _ in path.parent.glob(f"{path.name}.old-*")) + 1
+    files.rename(str(path), f"{path}.old-{number}")

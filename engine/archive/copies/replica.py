@@ -3,6 +3,7 @@
     DATA/archive.json        as every archive's, with "role": "replica" and the lineage of its source
     DATA/segments/*.seg      as at the source, as far as they have come; not preallocated; grow at the end
     DATA/hospital/           state/ and journal/, likewise
+    DATA/sources/            the audit log of the source (`replica_audit`); DATA/audit is that of processes here
     DATA/replica.journal     [number, salt, length, sealed] for each that was made durable; the last note of a number
                              holds, length -1: removed (`storage.journal`); numbers as `shipped_logs` has them
     DATA/replica.lock        flock of whoever writes the log
@@ -30,6 +31,8 @@ from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive.copies import key_file, registry_copy, shipped_logs, study_key_file
 from engine.archive.copies.manifest import make_log, read_whole
+from engine.archive.copies.replica_audit import ReplicaAudit, open_all
+from engine.archive.copies.shipped_audit import AuditDestination
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
 from engine.archive.unlocking import let_go, unlock
@@ -74,6 +77,10 @@ class Destination(Protocol):
 
     @property
     def takes_all_logs(self) -> bool: ...
+    @property
+    def audit(self) -> AuditDestination | None:
+        """Where audit logs go; None: it is of an older version."""
+
     def held(self) -> dict[int, Held]: ...
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None: ...
     def commit(self, shipped: Sequence[Shipped]) -> None: ...
@@ -135,6 +142,7 @@ class Replica:
         self._fds: dict[int, int] = {}
         self._new_names: set[str] = set()
         """The logs with names that are not durable yet."""
+        self.audit = ReplicaAudit(data, files)
         self._is_source_of_all = False
         """Whether the source has said that it ships all logs."""
 
@@ -253,9 +261,7 @@ class Replica:
         accounts = status.get("accounts", "")
         if isinstance(accounts, str):
             dump.restore(self.layout.data, accounts)
-        shown = {
-            name: value for name, value in status.items() if name not in ("keys", "study_keys", "accounts", "ships")
-        }
+        shown = {name: value for name, value in status.items() if name not in NOT_SHOWN}
         write_status(str(self.layout.data / "replica.json"), shown, self._files)
 
     def close(self) -> None:
@@ -263,6 +269,7 @@ class Replica:
         for fd in self._fds.values():
             self._files.close(fd)
         self._fds.clear()
+        self.audit.close()
         self._journal.close()
         self._lock.close()
 
@@ -307,14 +314,15 @@ def promote(data: Path, *, files: Files | None = None, progress: Progress | None
     lock = ReplicaLock(data, files)
     try:
         promoted = replace(layout, role=ARCHIVE, lineage=layouts.new_lineage())
+        opened = open_all(data, files)
         # Wait for the keeper to end: a running one still treats it as a replica.
         Keeper(layout, files, progress).close()
         layouts.describe(promoted, files)
         # From here on it is an archive, whatever happens: the next process to open it does the rest.
         Keeper(promoted, files, progress).close()
         _settle_orders(promoted, files)
-        for name in ("replica.journal", "replica.json"):
-            files.unlink(str(data / name))
+        for path in (data / "replica.journal", data / "replica.json", *opened):
+            files.unlink(str(path))
     finally:
         lock.close()
         let_go(layout)

@@ -13,6 +13,9 @@ frame has a deadline that follows from its length.
       │  ─── DATA  id u64, salt u64, offset u64, bytes ──►        no answer
       │  ─── COMMIT  n × (id u64, salt u64, length u64, sealed u8) ──►  DONE
       │  ─── REMOVE  n × id u64 ──►                                     DONE
+      │  ─── AUDIT ──►                                                  HELD_AUDIT  n × (…), … HELD_END
+      │  ─── AUDIT_DATA  file, place, bytes ──►   no answer             of audit logs (`shipped_audit`), if the replica
+      │  ─── AUDIT_COMMIT ──►                                           DONE                              takes them
       │  ─── TELL  JSON, at most 64 KiB ──►                       no answer
       │  ◄── REFUSED  final u8, UTF-8 text ─────  │               and the end
 
@@ -33,7 +36,9 @@ import orjson
 
 from engine.archive.copies.replica import Held, Shipped
 from engine.archive.copies.replica_tls import Credentials, reason, shake_hands
-from engine.archive.copies.shipped_logs import LOGS_TAKEN
+from engine.archive.copies.sealed_file import HEAD_BYTES
+from engine.archive.copies.shipped_audit import AuditFile, HeldFile, Piece
+from engine.archive.copies.shipped_logs import AUDIT_TAKEN, LOGS_TAKEN
 from engine.errors import ReplicationFailed
 
 if TYPE_CHECKING:
@@ -59,6 +64,9 @@ HELD = struct.Struct("<QQQBI")
 PLACE = struct.Struct("<QQQ")
 SHIPPED = struct.Struct("<QQQB")
 ID = struct.Struct("<Q")
+AUDIT_FILE = struct.Struct("<16sBIQ")
+HELD_AUDIT = struct.Struct(AUDIT_FILE.format + f"BQ{HEAD_BYTES}sI")
+AUDIT_PIECE = struct.Struct(AUDIT_FILE.format + "BBQ")
 
 
 class Frame(IntEnum):
@@ -74,6 +82,10 @@ class Frame(IntEnum):
     TELL = 9
     DONE = 10
     REFUSED = 11
+    AUDIT = 12
+    HELD_AUDIT = 13
+    AUDIT_DATA = 14
+    AUDIT_COMMIT = 15
 
 
 class Line:
@@ -127,7 +139,7 @@ class Line:
         head = self._exactly(1, self._due_s(0))
         head += self._exactly(_FRAME.size - 1, self._due_s(0))
         length, kind = _FRAME.unpack(head)
-        if length > self._body_bytes_max or not Frame.HELLO <= kind <= Frame.REFUSED:
+        if length > self._body_bytes_max or not Frame.HELLO <= kind <= Frame.AUDIT_COMMIT:
             raise ReplicationFailed("the other end does not speak this protocol")
         body = self._exactly(length, self._due_s(length))
         if kind == Frame.REFUSED:
@@ -215,6 +227,8 @@ class RemoteReplica:
         """Connects. Raises ReplicationFailed."""
         self.takes_all_logs = False
         """Whether it takes patients, orders and messages too; known after `held`."""
+        self.audit: RemoteAudit | None = None
+        """Where audit logs go; known after `held`."""
         try:
             sock = socket.create_connection((host, port), GREETING_TIMEOUT_S)
         except OSError as error:
@@ -242,7 +256,9 @@ class RemoteReplica:
         while True:
             kind, body = self._line.receive()
             if kind == Frame.HELD_END:
-                self.takes_all_logs = segments.pop(LOGS_TAKEN, None) is not None
+                taken = segments.pop(LOGS_TAKEN, None)
+                self.takes_all_logs = taken is not None
+                self.audit = RemoteAudit(self._line) if taken is not None and taken.salt == AUDIT_TAKEN else None
                 return segments
             if kind != Frame.HELD:
                 raise ReplicationFailed(f"a frame of kind {kind} where {Frame.HELD} should be")
@@ -273,6 +289,73 @@ class RemoteReplica:
     def close(self) -> None:
         """Ends the connection."""
         self._line.close()
+
+
+class RemoteAudit:
+    """The audit logs of a replica behind a connection: a `shipped_audit.AuditDestination`."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+
+    def held(self) -> dict[AuditFile, HeldFile]:
+        """As `ReplicaAudit.held`."""
+        self._line.send(Frame.AUDIT)
+        files: dict[AuditFile, HeldFile] = {}
+        while True:
+            kind, body = self._line.receive()
+            if kind == Frame.HELD_END:
+                return files
+            if kind != Frame.HELD_AUDIT:
+                raise ReplicationFailed(f"a frame of kind {kind} where {Frame.HELD_AUDIT} should be")
+            files |= held_audit(body)
+
+    def write(self, piece: Piece) -> None:
+        """As `ReplicaAudit.write`; an error arrives with the next answer."""
+        self._line.send(Frame.AUDIT_DATA, *audit_parts(piece))
+
+    def commit(self) -> None:
+        """As `ReplicaAudit.commit`."""
+        self._line.check()
+        self._line.send(Frame.AUDIT_COMMIT)
+        self._line.expect(Frame.DONE)
+
+    def close(self) -> None:
+        """The connection is closed with the replica."""
+
+
+def held_audit(body: bytes) -> dict[AuditFile, HeldFile]:
+    """What a replica says it has of audit logs. Raises ReplicationFailed."""
+    if len(body) % HELD_AUDIT.size:
+        raise ReplicationFailed("a frame of a wrong length")
+    held: dict[AuditFile, HeldFile] = {}
+    for lineage, kind, chain, first, is_sealed, end, head, crc in HELD_AUDIT.iter_unpack(body):
+        file = AuditFile.of_numbers(lineage, kind, chain, first)
+        held[file] = HeldFile(bool(is_sealed), end, head if is_sealed else b"", crc)
+    return held
+
+
+def held_audit_row(file: AuditFile, held: HeldFile) -> bytes:
+    """What `held_audit` reads."""
+    head = held.head.ljust(HEAD_BYTES, b"\0")
+    return HELD_AUDIT.pack(*_numbers(file), held.is_sealed, held.end, head, held.crc)
+
+
+def audit_piece(body: bytes) -> Piece:
+    """A piece that a source has sent. Raises ReplicationFailed."""
+    if len(body) < AUDIT_PIECE.size:
+        raise ReplicationFailed("a frame of a wrong length")
+    lineage, kind, chain, first, is_sealed, is_new, at = AUDIT_PIECE.unpack_from(body)
+    file = AuditFile.of_numbers(lineage, kind, chain, first)
+    return Piece(file, bool(is_sealed), bool(is_new), at, body[AUDIT_PIECE.size :])
+
+
+def audit_parts(piece: Piece) -> tuple[bytes, bytes]:
+    """What `audit_piece` reads."""
+    return AUDIT_PIECE.pack(*_numbers(piece.file), piece.is_sealed, piece.is_new, piece.at), piece.data
+
+
+def _numbers(file: AuditFile) -> tuple[bytes, int, int, int]:
+    return bytes.fromhex(file.lineage), file.kind, file.chain, file.first
 
 
 def sized(body: bytes, length: int) -> bytes:

@@ -221,10 +221,16 @@ class Listener:
         return archive_id, lineage.hex() if lineage.strip(b"\0") else ""
 
     def _send_held(self, line: Line, replica: Replica) -> None:
-        segments = {**replica.held(), shipped_logs.LOGS_TAKEN: Held(0, 0, False)}
+        segments = {**replica.held(), shipped_logs.LOGS_TAKEN: Held(shipped_logs.AUDIT_TAKEN, 0, False)}
         rows = [link.HELD.pack(segment_id, *item) for segment_id, item in segments.items()]
         for at in range(0, len(rows), link.ENTRIES_MAX):
             line.send(Frame.HELD, *rows[at : at + link.ENTRIES_MAX])
+        line.send(Frame.HELD_END)
+
+    def _send_held_audit(self, line: Line, replica: Replica) -> None:
+        rows = [link.held_audit_row(file, held) for file, held in replica.audit.held().items()]
+        for at in range(0, len(rows), link.ENTRIES_MAX):
+            line.send(Frame.HELD_AUDIT, *rows[at : at + link.ENTRIES_MAX])
         line.send(Frame.HELD_END)
 
     def _take(self, line: Line, replica: Replica, kind: int, body: bytes) -> None:
@@ -241,6 +247,13 @@ class Listener:
                 line.send(Frame.DONE)
             case Frame.TELL:
                 replica.tell(link.status(body))
+            case Frame.AUDIT:
+                self._send_held_audit(line, replica)
+            case Frame.AUDIT_DATA:
+                replica.audit.write(link.audit_piece(body))
+            case Frame.AUDIT_COMMIT:
+                replica.audit.commit()
+                line.send(Frame.DONE)
             case _:
                 raise ReplicationFailed(f"a frame of kind {kind} is not for a replica")
 

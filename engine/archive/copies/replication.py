@@ -16,7 +16,8 @@ and no lock, and opens no index. It may run beside a server, or without one.
     state       catching up ⇄ caught up;  either ─ destination lost ─► waiting ─ opened again ─► catching up
 
 Patients, orders and messages (DATA/hospital) go the same way, unless the destination is of an older version
-(`copies.shipped_logs`). A replica follows deletions. It is no backup.
+(`copies.shipped_logs`); the audit log goes behind them (`copies.audit_shipping`). A replica follows deletions. It is no
+backup.
 """
 
 from __future__ import annotations
@@ -33,10 +34,12 @@ from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive.copies import extent, key_file, lag, shipped_logs, study_key_file
+from engine.archive.copies.audit_shipping import AuditShipping
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
-from engine.errors import CorruptRecord, EngineError, ReplicationFailed, StorageError
+from engine.audit.chain import folder_of
+from engine.errors import CorruptRecord, EngineError, KeyStoreError, ReplicationFailed, StorageError
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.record import crc32c
@@ -149,6 +152,7 @@ class Replication:
         self._sent_keys = ""
         """The wrapped keys that the destination has, since it was opened."""
         self._study_keys = study_key_file.Sender(layout, self._files)
+        self._audit = AuditShipping(self._files, self._rate_limiter)
         self._sent_accounts = ""
         """The same of the accounts."""
         self._told_s = 0.0
@@ -179,7 +183,7 @@ class Replication:
 
         Raises as `run`, and also errors that a later pass may not meet.
         """
-        self._check_source()
+        layout = self._check_source()
         if self._destination is None:
             self._open()
         assert self._destination is not None
@@ -191,6 +195,7 @@ class Replication:
         if transfers:
             self._tell("catching up")
         whole &= self._ship_all(self._destination, transfers)
+        self._ship_audit(self._destination, layout)
         if whole:
             self._send_keys(self._destination)  # a key may have been destroyed since the last record was sent
             self._remove(self._destination, present + self._elsewhere(present))
@@ -211,11 +216,12 @@ class Replication:
     def _present(self) -> list[int]:
         return shipped_logs.stable(self._layout.data, self._files, has_hospital=self._takes_all)
 
-    def _check_source(self) -> None:
+    def _check_source(self) -> Layout:
         """Checks that the data directory is still the same archive, and not an empty mount point."""
         layout = layouts.open_layout(self._layout.data, self._files, create=False)
         if (layout.archive_id, layout.lineage) != (self._layout.archive_id, self._layout.lineage):
             raise ReplicationFailed(f"{self._layout.data} holds another archive now", is_final=True)
+        return layout
 
     def _open(self) -> None:
         self._destination = self._connect()
@@ -225,6 +231,8 @@ class Replication:
             self._destination.tell({**self.status.describe(self._clock_s()), "ships": "all logs"})
         self._sent_keys = self._sent_accounts = ""
         self._study_keys.forget()
+        if self._destination.audit is not None:
+            self._audit.begin(self._destination.audit)
         self._joined.clear()
         self._gone_s.clear()
 
@@ -439,6 +447,22 @@ class Replication:
         for item in shipped:
             self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
             self._joined.add(item.segment_id)
+
+    def _ship_audit(self, destination: Destination, layout: Layout) -> None:
+        """Ships the audit log. Nothing else waits for it: what cannot be shipped is a finding."""
+        if destination.audit is None:
+            if folder_of(layout.data).is_dir():
+                self.status.findings.append("the audit log is not in the replica: it runs an older version of Filmroom")
+            return
+        try:
+            key = self._audit.key(layout)
+        except KeyStoreError as error:
+            self.status.findings.append(
+                f"the audit log is not in the replica: no key is at hand to encrypt it: {error}"
+            )
+            return
+        self._send_keys(destination)
+        self.status.shipped_bytes += self._audit.ship(layout, destination.audit, key)
 
     def _elsewhere(self, present: list[int]) -> list[int]:
         """The segments that are in an object store only: the destination keeps those that it has."""

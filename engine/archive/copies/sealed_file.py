@@ -1,4 +1,4 @@
-"""A file that only grows, copied in encrypted pieces: of the audit log, into the backup of an encrypted archive.
+"""A file that only grows, copied in encrypted pieces: of the audit log, to backups and replicas of encrypted archives.
 
     NAME.sealed      pieces, one behind the other, each of what the file had more than its copy
 
@@ -12,6 +12,7 @@
     36 + L  16     tag
 
 A salt is used once, so the nonce may be zero. A piece that is not whole is of a backup that was killed: it is cut off.
+Whoever has the key and the file can make a piece again from its head, and so compare a copy that is elsewhere.
 """
 
 from __future__ import annotations
@@ -38,12 +39,13 @@ SUFFIX: Final = ".sealed"
 PIECE_BYTES: Final = 1 << 20
 SALT_BYTES: Final = 16
 _HEAD: Final = struct.Struct(f"<{KEY_ID_BYTES}s{SALT_BYTES}sQI")
+HEAD_BYTES: Final = _HEAD.size
 _TAG_BYTES: Final = 16
 _NONCE: Final = bytes(12)
 _PURPOSE: Final = b"filmroom audit copy"
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A piece, by its header."""
 
     offset: int
@@ -59,6 +61,17 @@ class _Piece(NamedTuple):
         """Where the next piece begins."""
         return self.offset + _HEAD.size + self.length + _TAG_BYTES
 
+    @property
+    def content_end(self) -> int:
+        """Where its bytes end in the file."""
+        return self.at + self.length
+
+    @classmethod
+    def parse(cls, head: bytes, offset: int = 0) -> Piece:
+        """A piece by its HEAD_BYTES."""
+        key_id, salt, at, length = _HEAD.unpack(head)
+        return cls(offset, head, key_id, salt, at, length)
+
 
 def seal(source: Path, target: Path, name: str, key: DataKey, files: Files) -> int:
     """Brings a copy up to its file; returns the bytes that were added.
@@ -71,15 +84,15 @@ def seal(source: Path, target: Path, name: str, key: DataKey, files: Files) -> i
         end = files.size(source_fd)
         fd = growing_copy.open_copy(target, files)
         try:
-            pieces = list(_pieces(fd, files))
-            if not _continues(source_fd, fd, name, pieces, files):
-                fd, pieces = growing_copy.begin_anew(fd, target, files), []
-            offset, start = (pieces[-1].end, pieces[-1].at + pieces[-1].length) if pieces else (0, 0)
+            copied = list(pieces(fd, files))
+            if not _continues(source_fd, fd, name, copied, files):
+                fd, copied = growing_copy.begin_anew(fd, target, files), []
+            offset, start = (copied[-1].end, copied[-1].content_end) if copied else (0, 0)
             if files.size(fd) > offset:
                 files.truncate(fd, offset)
             for at in range(start, end, PIECE_BYTES):
                 data = files.pread(source_fd, min(PIECE_BYTES, end - at), at)
-                piece = _sealed(data, at, name, key)
+                piece = sealed(data, at, name, key)
                 files.pwritev(fd, [piece], offset)
                 offset += len(piece)
             if end > start:
@@ -97,7 +110,7 @@ def unseal(source: Path, name: str, files: Files) -> Iterator[bytes]:
     fd = files.open(str(source), os.O_RDONLY)
     try:
         expected_at = 0
-        for piece in _pieces(fd, files):
+        for piece in pieces(fd, files):
             if piece.at != expected_at:
                 raise BackupError(f"{source} is damaged: a piece is missing")
             try:
@@ -110,37 +123,37 @@ def unseal(source: Path, name: str, files: Files) -> Iterator[bytes]:
         files.close(fd)
 
 
-def _pieces(fd: int, files: Files) -> Iterator[_Piece]:
-    """The whole pieces of a copy."""
+def pieces(fd: int, files: Files) -> Iterator[Piece]:
+    """The whole pieces of a copy, in order."""
     size, offset = files.size(fd), 0
     while offset + _HEAD.size <= size:
         head = files.pread(fd, _HEAD.size, offset)
-        key_id, salt, at, length = _HEAD.unpack(head)
-        piece = _Piece(offset, head, key_id, salt, at, length)
-        if length > PIECE_BYTES or piece.end > size:
+        piece = Piece.parse(head, offset)
+        if piece.length > PIECE_BYTES or piece.end > size:
             return
         yield piece
         offset = piece.end
 
 
-def _continues(source_fd: int, fd: int, name: str, pieces: list[_Piece], files: Files) -> bool:
+def _continues(source_fd: int, fd: int, name: str, copied: list[Piece], files: Files) -> bool:
     """Whether the copy is a beginning of the file, by its last piece."""
-    if not pieces:
+    if not copied:
         return True
-    last = pieces[-1]
+    last = copied[-1]
     try:
         return _opened(fd, last, name, files) == files.pread(source_fd, last.length, last.at)
     except InvalidTag:
         return False
 
 
-def _sealed(data: bytes, at: int, name: str, key: DataKey) -> bytes:
-    salt = os.urandom(SALT_BYTES)
+def sealed(data: bytes, at: int, name: str, key: DataKey, salt: bytes = b"") -> bytes:
+    """A piece. `salt`: only to make again one that exists, of the same bytes."""
+    salt = salt or os.urandom(SALT_BYTES)
     head = _HEAD.pack(key.key_id, salt, at, len(data))
     return head + AESGCM(key.derive(_PURPOSE, salt)).encrypt(_NONCE, data, name.encode() + head)
 
 
-def _opened(fd: int, piece: _Piece, name: str, files: Files) -> bytes:
+def _opened(fd: int, piece: Piece, name: str, files: Files) -> bytes:
     """Raises InvalidTag, KeyMissing."""
     stored = files.pread(fd, piece.length + _TAG_BYTES, piece.offset + _HEAD.size)
     key = KEYRING.get(piece.key_id)
