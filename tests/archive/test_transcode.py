@@ -716,6 +716,14 @@ def transcoder() -> Iterator[Transcoder]:
     transcoder.close()
 
 
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Transcoder]:
+    """For tests that leave its process as it is."""
+    transcoder = Transcoder(processes=1, time_limit_s=10)
+    yield transcoder
+    transcoder.close()
+
+
 def processes(transcoder: Transcoder) -> list[int]:
     pool = transcoder._pool
     return [process._process.pid for process in (*pool._idle, *pool._working)]
@@ -778,12 +786,11 @@ def test_a_refusal_names_the_reason_and_keeps_the_process(transcoder: Transcoder
 
 
 @pytest.mark.parametrize("syntax", [J2K, HTJ2K, JPEG_LS, BASELINE, LOSSLESS, RLE, JPEG_XL])
-def test_a_truncated_codestream_is_refused_at_once(syntax: str) -> None:
+def test_a_truncated_codestream_is_refused_at_once(shared: Transcoder, syntax: str) -> None:
     """A decoder neither searches for its end until the time limit nor fills the rest with grey."""
     side = 60
     image = ImagePixel(1, side, side, 1, 8, 8, 0, "MONOCHROME2", 0)
     native = random.Random(SEED).randbytes(side * side)
-    transcoder = Transcoder(processes=1, time_limit_s=10)
 
     async def work() -> None:
         if syntax == LOSSLESS:
@@ -793,16 +800,13 @@ def test_a_truncated_codestream_is_refused_at_once(syntax: str) -> None:
 
             whole = imagecodecs.jpegxl_encode(np.frombuffer(native, np.uint8).reshape(side, side), lossless=True)
         else:
-            whole = await transcoder.frame(native, EXPLICIT, syntax, image)
-        assert len(await transcoder.frame(whole, syntax, "", image)) == len(native)
+            whole = await shared.frame(native, EXPLICIT, syntax, image)
+        assert len(await shared.frame(whole, syntax, "", image)) == len(native)
         for length in (len(whole) // 3, len(whole) // 2, len(whole) - 100):
             with pytest.raises(TranscodeError, match="^(?!.*took more)"):
-                await transcoder.frame(whole[:length], syntax, "", image)
+                await shared.frame(whole[:length], syntax, "", image)
 
-    try:
-        asyncio.run(work())
-    finally:
-        transcoder.close()
+    asyncio.run(work())
 
 
 def test_what_has_no_way_is_refused_at_once(transcoder: Transcoder) -> None:
@@ -841,12 +845,12 @@ def test_a_process_that_dies_costs_its_job_only(transcoder: Transcoder) -> None:
 
 @pytest.mark.parametrize("ahead", [0, 1, 200, 1 << 20])
 def test_what_does_not_come_with_a_job_is_asked_for(
-    transcoder: Transcoder, monkeypatch: pytest.MonkeyPatch, ahead: int
+    shared: Transcoder, monkeypatch: pytest.MonkeyPatch, ahead: int
 ) -> None:
     data, native = lossless()
     monkeypatch.setattr(process_pool, "AHEAD_BYTES_MAX", 0 if ahead < len(data) else ahead)
     monkeypatch.setattr(process_pool, "AHEAD_BYTES", ahead)
-    assert native_bytes(read(asyncio.run(transcoder.transcode(data, LOSSLESS, EXPLICIT)))) == native
+    assert native_bytes(read(asyncio.run(shared.transcode(data, LOSSLESS, EXPLICIT)))) == native
 
 
 def test_an_idle_process_that_died_is_replaced(transcoder: Transcoder) -> None:

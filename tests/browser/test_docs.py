@@ -37,8 +37,9 @@ def test_a_search_by_keyboard_leads_to_the_section(open_page: OpenPage) -> None:
 
 @pytest.mark.parametrize("color_scheme", ["dark", "light"])
 def test_axe_finds_nothing(open_page: OpenPage, color_scheme: str) -> None:
+    page = open_page(color_scheme=color_scheme)
     for place in PLACES:
-        page = open_page(place, color_scheme=color_scheme)
+        page.goto(f"/{place}")
         expect(page.locator("html")).to_have_attribute("data-theme", color_scheme)
         assert browsing.accessibility_problems(page) == [], place
 

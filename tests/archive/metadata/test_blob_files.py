@@ -49,11 +49,11 @@ def test_the_least_lately_used_go_first(tmp_path: Path) -> None:
 
 
 def test_the_bound_holds_without_a_call(tmp_path: Path) -> None:
-    files = BlobFiles(tmp_path, bytes_max=100_000)
-    for number in range(500):
+    files = BlobFiles(tmp_path, bytes_max=20_000)
+    for number in range(120):
         files.write(b"%d" % number, b"", bytes(1000))
-        assert len(names(tmp_path)) * 1000 <= 110_000
-    files.write(b"large", b"", bytes(60_000))
+        assert len(names(tmp_path)) * 1000 <= 22_000
+    files.write(b"large", b"", bytes(12_000))
     assert files.read(b"large", b"") is None
 
 
