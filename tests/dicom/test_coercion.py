@@ -24,6 +24,7 @@ from engine.dicom.transfer_syntax import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     TransferSyntax,
 )
+from tests import effort
 from tests.corpus import corpus_files, needs_corpus
 from tests.oracle import data_sets, foreign
 
@@ -170,7 +171,7 @@ def test_the_corpus_reads_as_before_except_for_the_changes() -> None:
     changes = Changes({tags.PatientName: "Łukasz^王".encode(), tags.PatientID: b"NEW"})
     changed_tags = {tags.PatientName, tags.PatientID, tags.SpecificCharacterSet, tags.OriginalAttributesSequence}
     count = 0
-    for path in files():
+    for path in effort.part(files(), effort.amount("COERCION_STRIDE", 3, 1), effort.seed("COERCION")):
         file = foreign.read_file(path)
         if file is None or file.transfer_syntax.deflated:
             continue
@@ -182,7 +183,7 @@ def test_the_corpus_reads_as_before_except_for_the_changes() -> None:
         for tag in (before.keys() | after.keys()) - changed_tags:
             assert before.get(tag) == after.get(tag), f"{path} {tag:08x}"
         count += 1
-    assert count > 100
+    assert count > 40
 
 
 UNDEFINED = 0xFFFFFFFF

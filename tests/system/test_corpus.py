@@ -270,6 +270,7 @@ def test_every_imported_instance_comes_back_by_wado_rs(server: Server) -> None:
     assert_come_back(retrieved(server.url), form=over_http)
 
 
+@pytest.mark.rotating(2)  # web/test_stow stores every seventh file in each run
 def test_every_well_formed_file_can_be_stored_by_stow_rs_and_comes_back(tmp_path: Path) -> None:
     with running(tmp_path / "data", http=True) as server:
         stowed(server.url, list(well_formed()))
@@ -304,6 +305,7 @@ def test_an_import_into_a_running_archive_is_seen_at_once(tmp_path: Path) -> Non
                 }
 
 
+@pytest.mark.rotating(2)  # the same files are imported, and others sent (test_pynetdicom), in each run
 def test_every_well_formed_file_can_be_sent_and_comes_back(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         statuses: dict[str, list[int]] = defaultdict(list)

@@ -136,6 +136,7 @@ def test_every_frame_is_sent_as_pydicom_reads_it(hosting: Hosting, get: Get) -> 
     assert len(syntaxes) >= 17 and syntaxes.total() > 1900, syntaxes
 
 
+@pytest.mark.rotating(2)  # archive/test_transcode decodes the same files, without HTTP, in each run
 def test_every_compressed_frame_is_decoded_as_pydicom_decodes_it(hosting: Hosting, get: Get) -> None:
     outcomes: Counter[str] = Counter()
     syntaxes: Counter[str] = Counter()
@@ -179,6 +180,7 @@ def test_every_compressed_frame_is_decoded_as_pydicom_decodes_it(hosting: Hostin
         assert len(syntaxes) >= 14 and syntaxes.total() > 200, syntaxes
 
 
+@pytest.mark.rotating(3)  # dicom/test_json_model compares the same files with the same judge in each run
 def test_metadata_of_every_instance_agrees_with_pydicom(hosting: Hosting, get: Get) -> None:
     outcomes: Counter[str] = Counter()
     for instance in all_instances(hosting):
