@@ -79,6 +79,9 @@ MANIFEST_BYTES_MAX = 1 << 30
 KEYS_BYTES_MAX = 512 << 20
 GROUP_BYTES_MAX = 1 << 30
 
+UNLISTED_MAX = 10_000
+"""Groups of a chain that a list may lack: hours of them. A store that says yes to everything has no end."""
+
 DATA, SEAL = 1, 2
 
 _GROUP = struct.Struct("<8sHHHHIIQ16s16sQQQQ32s")
@@ -355,7 +358,10 @@ class Bucket:
             last[place.epoch] = max(place.number, last.get(place.epoch, 0))
         newest = max(last, default=0)
         for epoch in sorted({*last, newest + 1}):
+            end = last.get(epoch, -1) + 1 + UNLISTED_MAX
             while self._is_there(place := Place(slot, epoch, last.get(epoch, -1) + 1)):
+                if place.number >= end:
+                    raise ObjectWrong(f"the store has every object that it is asked for, as {self.group_key(place)}")
                 places.append(place)
                 last[epoch] = place.number
         return sorted(places)
@@ -399,7 +405,7 @@ class Bucket:
                 Published(SegmentName(int(segment_id, 16), int(salt, 16)), int(length), int(crc))
                 for segment_id, salt, length, crc in content.get("segments", [])
             ]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise ObjectWrong(f"the manifest cannot be read: {error}") from error
 
     def timed(self, folder: str) -> list[Head]:

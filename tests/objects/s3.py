@@ -38,6 +38,7 @@ class Fault(Enum):
     ANSWER_LOST = "done, and the connection closed before the answer"
     TRUNCATED = "half of the body, then the connection closed"
     WRONG_BYTES = "a byte of the body is another one"
+    TOO_LONG = "a MiB more than the range that was asked for"
     HELD = "no answer until the test releases it"
     CLOSED = "the connection closed, nothing done"
     STALE_LIST = "a list without the newest object"
@@ -174,6 +175,8 @@ def _handler(s3: S3) -> type[BaseHTTPRequestHandler]:
                 return
             if fault is Fault.WRONG_BYTES and content:
                 content = content[:-1] + bytes([content[-1] ^ 1])
+            if fault is Fault.TOO_LONG:
+                content += bytes(1 << 20)
             self._answer(status, content, headers, truncated=fault is Fault.TRUNCATED)
 
         def _hang_up(self) -> None:

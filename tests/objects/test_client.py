@@ -74,6 +74,14 @@ def test_an_upload_whose_source_fails_is_not_ended(s3: S3, client: ObjectClient)
     assert not s3.keys("s/broken")
 
 
+def test_an_answer_that_is_longer_than_its_range_is_not_read_to_its_end(s3: S3, client: ObjectClient) -> None:
+    client.put("a", bytes(range(100)))
+    s3.fault(Fault.TOO_LONG, "GET", "site/a")
+    with pytest.raises(StoreUnreachable, match="longer than the 10 bytes"):
+        client.get_range("a", 5, 15)
+    assert client.get_range("a", 5, 15) == bytes(range(5, 15))
+
+
 def test_an_error_of_the_store_is_no_damage(s3: S3, client: ObjectClient) -> None:
     client.put("a", b"abcdef")
     for fault in (Fault.UNAVAILABLE, Fault.TRUNCATED, Fault.CLOSED):
