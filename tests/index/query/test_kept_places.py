@@ -148,7 +148,7 @@ def test_what_comes_changes_or_goes_after_a_look_is_placed_without_a_new_list(
     patient = {tags.PatientID: b"P4", tags.PatientName: b"Doe^4"}
     index.apply([entry(tail, study=4, series=2, patient=patient, series_items=ward)])
     assert uids(listed(index, BY_NAME, WARD)) == names(1, 2, 3, 4, 5, 6)
-    index.apply([], [tombstone(tail, first[1].sop_instance_uid)])
+    index.apply([tombstone(tail, first[1].sop_instance_uid)])
     assert uids(listed(index, BY_NAME, WARD)) == names(1, 2, 4, 5, 6)
     earlier = entry(tail, study=6, instance=2, stamp=1, patient={tags.PatientID: b"P6", tags.PatientName: b"Aa"})
     index.apply([earlier])
@@ -163,7 +163,7 @@ def test_a_study_that_leaves_the_scope_within_a_search_is_not_seen(index: Catalo
     assert uids(listed(index, BY_NAME, WARD)) == names(1, 2, 3)
     steps = index.ordered_steps(QUERY, BY_NAME, None, Explanation(), scope=WARD)
     assert next(steps) is None, "the scope has been found"
-    index.apply([], [tombstone(tail, left[0].sop_instance_uid)])
+    index.apply([tombstone(tail, left[0].sop_instance_uid)])
     assert uids([step for step in steps if isinstance(step, PlacedMatch)]) == names(1, 3)
 
 
