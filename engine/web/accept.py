@@ -231,8 +231,8 @@ def _is_excluded(offer: Offer, ranges: Sequence[_Range]) -> bool:
 
 def _check_unmixed(ranges: Sequence[_Range]) -> None:
     names = {each.media_type for each in ranges if each.quality > 0}
-    dicom = names & _DICOM_ONLY or {each.media_type for each in ranges if each.is_multipart}
     rendered = names & _RENDERED_ONLY
+    dicom = names & _DICOM_ONLY or {each.media_type for each in ranges if each.is_multipart} - rendered
     if dicom and rendered:
         raise RequestError(
             f"Accept: {min(rendered)} is a rendered media type, {min(dicom)} a DICOM one: request only one kind"

@@ -6,14 +6,15 @@
     a document         the encapsulated PDF, CDA or model
     a video            the stored stream, in which a player may seek; JPEG and PNG show one of its pictures
 
-One instance represents a study or a series (`archive.rendering.representative`): the standard requires a picture for
-each instance, but every viewer expects a single one.
+One instance represents a study or a series (`archive.rendering.representative`), since every viewer expects a single
+picture. Who accepts multipart/related gets one of each frame of each image, as the standard has it (`web.pictures`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -21,17 +22,18 @@ from aiohttp import web
 
 from engine.access import Action
 from engine.archive.rendering import report
-from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions
+from engine.archive.rendering.options import ANIMATED, GIF, JPEG, MP4, PNG, PictureOptions
 from engine.archive.rendering.representative import representative
 from engine.dicom import frames, tags
 from engine.dicom.sources import Part as SourcePart
 from engine.errors import NotAcceptable, RequestError, TranscodeError
 from engine.web import picture_parameters
-from engine.web.accept import Offer, negotiate
+from engine.web.accept import MULTIPART, Offer, negotiate
 from engine.web.bulk_data import value_of
 from engine.web.conditional import is_unchanged
 from engine.web.content import Part, Ranges
 from engine.web.errors import NotFound
+from engine.web.pictures import picture, send_pictures
 from engine.web.presentation import PRESENTATION_STATES, presented_image
 from engine.web.route import DICOMWEB, Handler, Parameter, Route
 from engine.web.sending import send
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from engine.web.request import Request
 
 IMAGE_OFFERS: Final = (Offer(JPEG), Offer(PNG), Offer(GIF), Offer(MP4))
+PARTS_OFFERS: Final = (Offer(JPEG, True), Offer(PNG, True))
+"""Of several frames or images: one a part."""
 REPORT_OFFERS: Final = (Offer(report.HTML), Offer(report.PLAIN))
 
 DOCUMENTS: Final = {
@@ -62,6 +66,10 @@ STILL_OFFERS: Final = (Offer(JPEG), Offer(PNG))
 CACHE: Final = "private, max-age=86400"
 REVALIDATED: Final = "private, no-cache"
 
+FRAMES_MAX: Final = 1000
+"""Frames in one request: each is drawn."""
+_NUMBER: Final = re.compile(r"0{0,8}[1-9][0-9]{0,8}", re.ASCII)
+
 _PARAMETERS: Final = (
     Parameter("accept", "Media type, instead of the header"),
     Parameter("window", "Center, width, and linear, linear-exact or sigmoid"),
@@ -79,36 +87,53 @@ async def rendered(request: Request) -> web.StreamResponse:
         instance = instance_of(request)
         if instance.sop_class_uid.startswith(PRESENTATION_STATES):
             return await _presented(request, instance)
-        return await _rendered(request, instance, None, is_revalidated=False)
-    return await _rendered(request, representative(await instances_of(request)), None, is_revalidated=True)
+        return await _rendered(request, [instance], None, is_revalidated=False)
+    return await _rendered(request, await instances_of(request), None, is_revalidated=True)
 
 
 async def rendered_frames(request: Request) -> web.StreamResponse:
-    """Sends a picture of one frame of an instance."""
+    """Sends a picture of one frame of an instance, or of several."""
+    numbers = frame_numbers(request)
     instance = instance_of(request)
-    return await _rendered(request, instance, frame_number(request), is_revalidated=False)
+    if len(numbers) > 1:
+        return await _rendered_list(request, instance, numbers)
+    return await _rendered(request, [instance], numbers[0], is_revalidated=False)
+
+
+def frame_numbers(request: Request) -> list[int]:
+    """The frame numbers in the path, one or more. Raises RequestError."""
+    texts = request.path_values["frames"].split(",")
+    if len(texts) > FRAMES_MAX or not all(_NUMBER.fullmatch(text) for text in texts):
+        raise RequestError(f"frames: must be numbers from 1, at most {FRAMES_MAX}")
+    return [int(text) for text in texts]
 
 
 def frame_number(request: Request) -> int:
     """The frame number in the path. Raises RequestError."""
-    text = request.path_values["frames"]
-    if not text.isascii() or not text.isdigit() or not int(text[:10]) >= 1 or len(text) > 9:
+    numbers = frame_numbers(request)
+    if len(numbers) > 1:
         raise RequestError("frames: must be the number of one frame, from 1")
-    return int(text)
+    return numbers[0]
 
 
 async def _rendered(
-    request: Request, instance: Instance, frame: int | None, *, is_revalidated: bool
+    request: Request, instances: Sequence[Instance], frame: int | None, *, is_revalidated: bool
 ) -> web.StreamResponse:
+    instance = representative(instances)
     offers = offers_for(instance)
     if not offers:
         raise NotAcceptable("instances of this kind cannot be rendered")
+    is_image = offers is IMAGE_OFFERS
     accept = request.headers.get("Accept")
-    choice = negotiate(offers, accept, request.query.getall("accept", ()))[0]
+    choice = negotiate((*offers, *PARTS_OFFERS) if is_image else offers, accept, request.query.getall("accept", ()))[0]
     media_type = choice.offer.media_type
-    headers = {"Cache-Control": REVALIDATED if is_revalidated else CACHE, "Vary": "Accept"}
+    cache = REVALIDATED if is_revalidated else CACHE
+    if choice.offer.is_multipart:
+        images = [each for each in instances if offers_for(each) is IMAGE_OFFERS]
+        return await send_pictures(request, images, media_type, cache=cache, numbers=() if frame is None else (frame,))
+    headers = {"Cache-Control": cache, "Vary": "Accept"}
     tag = entity_tag(instance, media_type, request.query_string, frame)
-    if choice.offer not in IMAGE_OFFERS or (is_video(instance) and choice.offer not in STILL_OFFERS):
+    if not is_image and not (is_video(instance) and choice.offer in STILL_OFFERS):
         return await send_rendered(request, instance, media_type, tag, headers)
     if (answer := not_modified(request, tag, headers)) is not None:
         return answer
@@ -117,6 +142,25 @@ async def _rendered(
     for warning in warnings:
         headers["Warning"] = f'299 {request.root} "{warning}"'
     return await send_picture(request, instance, options, headers)
+
+
+async def _rendered_list(request: Request, instance: Instance, numbers: Sequence[int]) -> web.StreamResponse:
+    """Several frames: a part for each, or an animation of them."""
+    if offers_for(instance) is not IMAGE_OFFERS:
+        raise NotAcceptable("the instance has no frames that can be rendered")
+    offers = (*PARTS_OFFERS, *(offer for offer in IMAGE_OFFERS if offer.media_type in ANIMATED))
+    choice = negotiate(offers, request.headers.get("Accept"), request.query.getall("accept", ()))[0]
+    media_type = choice.offer.media_type
+    if choice.offer.is_multipart:
+        return await send_pictures(request, [instance], media_type, cache=CACHE, numbers=numbers)
+    headers = {"Cache-Control": CACHE, "Vary": "Accept"}
+    tag = entity_tag(instance, media_type, f"{request.query_string} {numbers}", None)
+    if (answer := not_modified(request, tag, headers)) is not None:
+        return answer
+    options, warnings = picture_parameters.rendered(request.query, media_type, frame=None)
+    for warning in warnings:
+        headers["Warning"] = f'299 {request.root} "{warning}"'
+    return await send_picture(request, instance, replace(options, frames=tuple(numbers)), {**headers, "ETag": tag})
 
 
 async def _presented(request: Request, instance: Instance) -> web.StreamResponse:
@@ -158,24 +202,9 @@ async def send_rendered(
 async def send_picture(
     request: Request, instance: Instance, options: PictureOptions, headers: Mapping[str, str] | None = None
 ) -> web.Response:
-    """The answer with a picture; annotations have corrected values. Raises NotFound, NotAcceptable."""
-    if options.annotation:
-        corrections = request.view(Action.RETRIEVE).corrected(instance.study_instance_uid, instance.series_instance_uid)
-        texts = tuple((tag, value.decode("utf-8", "replace")) for tag, value in corrections.items())
-        options = replace(options, corrections=texts)
-    body = await _picture(request, instance, options)
+    """The answer with a picture. Raises NotFound, NotAcceptable."""
+    body = await picture(request, instance, options)
     return web.Response(body=body, headers={**(headers or {}), "Content-Type": options.media_type})
-
-
-async def _picture(request: Request, instance: Instance, options: PictureOptions) -> bytes:
-    """Renders a picture. Raises NotFound for a missing frame, NotAcceptable if it cannot be rendered."""
-    stored = request.engine.archive.retrieval.open(instance)
-    try:
-        return await request.engine.renderer.picture(stored, stored.syntax, options)
-    except TranscodeError as error:
-        if "there is no frame" in str(error):
-            raise NotFound(str(error)) from error
-        raise NotAcceptable(str(error)) from error
 
 
 def offers_for(instance: Instance) -> tuple[Offer, ...]:
@@ -280,6 +309,7 @@ _TYPES: Final = (
     *DOCUMENTS.values(),
     "video/mpeg",
     "video/H265",
+    *(f'{MULTIPART}; type="{offer.media_type}"' for offer in PARTS_OFFERS),
 )
 _LEVELS: Final = (
     (_STUDY, "study", rendered),

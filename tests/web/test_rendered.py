@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import email
 import io
 import threading
 import time
@@ -101,6 +102,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
     return answers
 
 
+PNG_PARTS = 'multipart/related; type="image/png"'
 REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("instance", f"{CT}/rendered", {}),
     ("png", f"{CT}/rendered", {"Accept": "image/png"}),
@@ -112,7 +114,16 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("study slash", f"/dicom-web/studies/{ROOT}.1/rendered/", {"Accept": "image/png"}),
     ("frame 3", f"{at(9)}/frames/3/rendered", {"Accept": "image/png"}),
     ("frame 4", f"{at(9)}/frames/4/rendered", {}),
-    ("frames", f"{at(9)}/frames/1,2/rendered", {}),
+    ("frames", f"{at(9)}/frames/3,1/rendered", {}),
+    ("frames as png", f"{at(9)}/frames/3,1/rendered", {"Accept": PNG_PARTS}),
+    ("frames as gif", f"{at(9)}/frames/1%2C3/rendered", {"Accept": "image/gif"}),
+    ("frames alone", f"{at(9)}/frames/1,2/rendered", {"Accept": "image/png"}),
+    ("frames beyond", f"{at(9)}/frames/4,1/rendered", {}),
+    ("frames beyond as gif", f"{at(9)}/frames/1,4/rendered", {"Accept": "image/gif"}),
+    ("frames of words", f"{at(9)}/frames/1,x/rendered", {}),
+    ("series in parts", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/rendered", {"Accept": PNG_PARTS}),
+    ("study in parts", f"/dicom-web/studies/{ROOT}.1/rendered", {"Accept": PNG_PARTS}),
+    ("instance in parts", f"{CT}/rendered", {"Accept": PNG_PARTS}),
     ("gif", f"{at(9)}/rendered", {"Accept": "image/gif"}),
     ("report", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {}),
     ("report text", f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.2/rendered", {"Accept": "text/plain"}),
@@ -181,7 +192,38 @@ def test_the_picture_of_a_series_or_study_is_its_middle_image(asked: dict[str, A
 def test_a_frame_is_rendered_and_a_missing_one_is_not_found(asked: dict[str, Answer]) -> None:
     assert shown(asked["frame 3"]).getpixel((5, 5)) == 80
     assert asked["frame 4"].status == 404
-    assert asked["frames"].status == 400
+    assert asked["frames of words"].status == 400
+
+
+def pictures_in(answer: Answer) -> list[tuple[str, str, Image.Image]]:
+    """Content-Type, Content-Location and picture of each part."""
+    assert answer.status == 200, answer.body
+    message = email.message_from_bytes(f"Content-Type: {answer.headers['Content-Type']}\r\n\r\n".encode() + answer.body)
+    parts = message.get_payload()
+    assert isinstance(parts, list)
+    return [
+        (part["Content-Type"], part["Content-Location"], Image.open(io.BytesIO(part.get_payload(decode=True))))
+        for part in parts
+    ]
+
+
+def test_several_frames_are_parts_or_an_animation(asked: dict[str, Answer]) -> None:
+    parts = pictures_in(asked["frames"])
+    assert [kind for kind, _, _ in parts] == ["image/jpeg"] * 2
+    assert [where.rpartition("/instances/")[2] for _, where, _ in parts] == [
+        f"{ROOT}.1.1.9/frames/{number}/rendered" for number in (3, 1)
+    ]
+    assert [picture.getpixel((5, 5)) for _, _, picture in pictures_in(asked["frames as png"])] == [80, 0]
+    assert shown(asked["frames as gif"]).n_frames == 2
+    assert asked["frames alone"].status == 406
+    assert asked["frames beyond"].status == asked["frames beyond as gif"].status == 404
+
+
+def test_parts_have_each_frame_of_each_image(asked: dict[str, Answer]) -> None:
+    levels = [picture.convert("L").getpixel((5, 5)) for _, _, picture in pictures_in(asked["series in parts"])]
+    assert levels == [50, 100, 150, 0, 40, 80]
+    assert len(pictures_in(asked["study in parts"])) == 6, "a report and a state are no images"
+    assert [kind for kind, _, _ in pictures_in(asked["instance in parts"])] == ["image/png"]
 
 
 def test_all_frames_move_in_a_gif(asked: dict[str, Answer]) -> None:

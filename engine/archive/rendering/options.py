@@ -52,6 +52,8 @@ class PictureOptions:
     media_type: str = JPEG
     frame: int | None = 1
     """The frame, from 1. None: all frames of an animation, else the middle one."""
+    frames: tuple[int, ...] = ()
+    """The frames of an animation, from 1; (): all."""
     window: tuple[float, float, str] | None = None
     """Center, width, VOI LUT Function (PS3.3 C.11.2.1.3)."""
     viewport: Viewport | None = None
@@ -85,6 +87,7 @@ class PictureOptions:
                 "viewport": Viewport(**viewport) if viewport else None,
                 "window": tuple(window) if window else None,
                 "presentation": msgspec.convert(presentation, Presentation) if presentation else None,
+                "frames": tuple(values.get("frames", ())),
                 "annotation": tuple(values.get("annotation", ())),
                 "corrections": tuple((tag, text) for tag, text in values.get("corrections", ())),
             }

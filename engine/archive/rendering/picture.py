@@ -214,11 +214,11 @@ def _encoded(picture: Image.Image, options: PictureOptions, profile: icc.Profile
 
 
 def _animation(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
-    count = reader.image.number_of_frames
-    if count > FRAMES_MAX:
-        raise TranscodeError(f"it has {count} frames, the limit of an animation is {FRAMES_MAX}")
-    middle = reader.frame(count // 2)
-    pictures = (_picture(reader, head, number, options, middle.samples) for number in range(count))
+    numbers = options.frames or range(1, reader.image.number_of_frames + 1)
+    if len(numbers) > FRAMES_MAX:
+        raise TranscodeError(f"it has {len(numbers)} frames, the limit of an animation is {FRAMES_MAX}")
+    middle = reader.frame(numbers[len(numbers) // 2] - 1)
+    pictures = (_picture(reader, head, number - 1, options, middle.samples) for number in numbers)
     if options.media_type == MP4:
         return video.mp4(pictures, frame_s(head))
     return _gif(pictures, frame_s(head))
