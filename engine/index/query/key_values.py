@@ -17,6 +17,8 @@ UID_CHARACTERS_MAX = 128
 """The longest UID that the archive stores (`archive.ingest`); PS3.5 9.1 allows 64."""
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
+_FOREIGN_UID = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z_-])[A-Za-z0-9._-]+")
+"""What programs that remove identities put in the place of UIDs: hashes, GUIDs. They are stored, so they must be found."""
 _SEPARATED_DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
 _MONTH = re.compile(r"(\d{4})-?(\d{2})")
 _YEAR = re.compile(r"\d{4}")
@@ -61,7 +63,7 @@ def _fault(vr: str, value: str) -> str:
 def _fault_of_uid(text: str) -> str:
     if "*" in text or "?" in text:
         return "a UID has no wild cards * and ? (PS3.4 C.2.2.2.2)"
-    if not _UID.fullmatch(text):
+    if not _UID.fullmatch(text) and not _FOREIGN_UID.fullmatch(text):
         return "it is not a UID; a UID has digits and dots, such as 1.2.840.113619.2.55"
     if len(text) > UID_CHARACTERS_MAX:
         return f"it is not a UID: it has {len(text)} characters"

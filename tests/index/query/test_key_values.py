@@ -68,6 +68,8 @@ def test_a_value_that_can_match_nothing_is_refused_with_a_suggestion(key: str, m
         "AcquisitionDateTime=20260101-0500",
         "AcquisitionDateTime=2026-0500-",
         "StudyInstanceUID=1.2\\1.3",
+        "StudyInstanceUID=05fa52f0e599f17b8186ff18fcdf2b5570a52206",
+        "SOPInstanceUID=e23b1c74-6f0d-4c52-9d0c-0f2f4b6a7c11",
         "StudyInstanceUID=*",
         "SeriesNumber=1*",
         "PatientName=2026-01-01",
