@@ -116,7 +116,7 @@ def run(target: Target, load: StoreLoad, *, server_pid: int = 0, data: Path | No
     for thread in threads:
         thread.start()
     try:
-        ready.wait(timeout=60)
+        ready.wait(timeout=180)
     except threading.BrokenBarrierError:
         raise PerfError(next((s.error for s in senders if s.error), "the associations did not open")) from None
     cpu_before = harness.cpu_s(server_pid) if server_pid else 0.0

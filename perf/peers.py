@@ -36,8 +36,8 @@ from perf.sink import Sink
 NAMES = ("filmroom", "filmroom-write-behind", "storescp", "dcmqrscp", "orthanc", "orthanc-nosync", "sink")
 RETRIEVING = ("filmroom", "filmroom-write-behind", "dcmqrscp", "orthanc", "orthanc-nosync")
 SINK_AET = "SINK"
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 20.0
+START_TIMEOUT_S = 180.0
+STOP_TIMEOUT_S = 120.0
 
 
 def free_port() -> int:

@@ -65,7 +65,7 @@ def end_by_kill(peer: Peer, round_number: int, ingest_s: float = 0.5) -> None:
     thread.start()
     threading.Event().wait(ingest_s)
     peer.kill()
-    thread.join(timeout=30)
+    thread.join(timeout=180)
 
 
 def run(name: str, data: Path, *, round_count: int, kill: bool, workers: int = 0) -> list[StartResult]:

@@ -135,7 +135,7 @@ def run(port: int, load: StowLoad, *, server_pid: int = 0) -> StoreResult:
     for thread in threads:
         thread.start()
     try:
-        ready.wait(timeout=30)
+        ready.wait(timeout=180)
     except threading.BrokenBarrierError:
         raise PerfError("the connections did not open") from None
     cpu_before = harness.cpu_s(server_pid) if server_pid else 0.0

@@ -32,6 +32,9 @@ def watched(watch: Watch) -> Iterator[None]:
 
 
 def test_nothing_of_the_archive_is_shown_before_somebody_has_logged_in(page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "api/studies" in request.url else None)
+    page.reload()
     expect(page.get_by_role("button", name="Log in", exact=True)).to_be_visible()
     expect(page.get_by_label("User", exact=True)).to_be_focused()
     expect(page.locator(".grid")).to_have_count(0)
@@ -40,6 +43,7 @@ def test_nothing_of_the_archive_is_shown_before_somebody_has_logged_in(page: Pag
     page.keyboard.press("Escape")
     expect(page.get_by_role("button", name="Log in", exact=True)).to_be_visible()
     assert browsing.accessibility_problems(page) == []
+    assert not asked
 
 
 def test_a_wrong_password_is_refused_in_words_and_the_right_one_goes_where_the_address_says(

@@ -42,6 +42,17 @@ def test_the_list_asks_once_when_it_is_opened(page: Page) -> None:
     assert len(asked) == 1, asked
 
 
+def test_rows_are_not_asked_for_where_another_view_is_opened(page: Page) -> None:
+    page.goto("about:blank")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url) if "api/studies?" in request.url else None)
+    page.goto("/#/upload")
+    expect(page.get_by_role("heading", name="Upload")).to_be_visible()
+    assert not asked
+    page.get_by_role("link", name="Studies").click()
+    expect(browsing.rows(page)).to_have_count(4)
+
+
 def test_filters_take_wildcards_lists_and_words_and_a_mistake_is_named(page: Page) -> None:
     expect(browsing.rows(page)).to_have_count(4)
     filtered(page, "Modality", "ct, mr")

@@ -1,5 +1,6 @@
 // The frame of the page: where one is, where one can go, light or dark, and the language.
 
+import { forgetResponses } from "./first.js";
 import { html, render, useEffect, useLayoutEffect, useState } from "./preact.mjs";
 import { go, hashOf, here, listHash } from "./location.js";
 import { Dialog, Failure, Table, isTyping, lazily } from "./parts.js";
@@ -134,6 +135,7 @@ async function show() {
   try {
     await learn();
     render(html`<${Page} />`, root);
+    forgetResponses();
   } catch (error) {
     render(html`<main class="page-part"><${Failure} error=${error} /><button type="button" onClick=${show}>${t("retry")}</button></main>`, root);
   }

@@ -1,5 +1,6 @@
 // What the page asks of the server. Every path is relative to the page, so that a proxy may put it under a prefix.
 
+import { takeResponse } from "./first.js";
 import { watch } from "./stream.js";
 
 const ROOT = new URL(".", document.baseURI);
@@ -51,7 +52,9 @@ async function problemOf(response) {
 
 /** JSON of a GET; null for 204. Throws Problem, or TypeError when the server cannot be reached. */
 export async function get(path, signal, isLogin = false) {
-  const response = await ask(path, { signal, headers: { Accept: "application/json" } }, isLogin);
+  const early = await takeResponse(path)?.catch(() => null);
+  signal?.throwIfAborted();
+  const response = early?.ok ? early : await ask(path, { signal, headers: { Accept: "application/json" } }, isLogin);
   if (!response.ok) throw await problemOf(response);
   return response.status === 204 ? null : response.json();
 }

@@ -7,6 +7,7 @@ import { ChoiceBar, Totals, patientHash, useChoice } from "./choice.js";
 import { COLUMNS, filtersOf, tableUrl, wantedColumns } from "./columns.js";
 import { TAGS, text, texts } from "./dicom.js";
 import { FilterInput, Saved } from "./filters.js";
+import { FIELDS, ORDER } from "./first.js";
 import { Grid } from "./grid.js";
 import { go, hashOf, here } from "./location.js";
 import { openViewer } from "./ohif.js";
@@ -34,10 +35,10 @@ const keyOf = (row) => text(row, TAGS.study);
 export function Studies({ query }) {
   const typed = Object.fromEntries(COLUMNS.map(({ name }) => [name, query.get(name) ?? ""]));
   const { facts: { user } } = useSession();
-  const order = query.get("order") ?? "-received";
+  const order = query.get("order") ?? ORDER;
   const [columns, setColumns] = useState(wantedColumns);
   const filters = String(filtersOf(typed));
-  const asked = String(new URLSearchParams([...new URLSearchParams(filters), ["order", order], ["includefield", "StudyDescription"], ["includefield", "IssuerOfPatientID"],
+  const asked = String(new URLSearchParams([...new URLSearchParams(filters), ["order", order], ...FIELDS,
     ...(columns.some(({ isArrival }) => isArrival) ? [["arrivals", "true"]] : [])]));
   const [version, setVersion] = useState(0);
   const [selected, setSelected] = useState(null);

@@ -6,7 +6,8 @@
 //
 // A window is stale once the archive has changed. Its rows stay on the screen until the new ones are here.
 
-const WINDOW_ROWS = 100;
+import { WINDOW_ROWS } from "./first.js";
+
 const WINDOWS_MAX = 40;
 /** Rows above and below those in sight that are fetched with them. */
 const AROUND = 10;
