@@ -18,7 +18,7 @@ UID_CHARACTERS_MAX = 128
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)+")
 _FOREIGN_UID = re.compile(r"(?=.*[0-9])(?=.*[A-Za-z_-])[A-Za-z0-9._-]+")
-"""What programs that remove identities put in the place of UIDs: hashes, GUIDs. They are stored, so they must be found."""
+"""What programs that remove identities store in the place of UIDs: hashes and GUIDs, which must be found too."""
 _SEPARATED_DATE = re.compile(r"(?<!\d)(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?!\d)")
 _MONTH = re.compile(r"(\d{4})-?(\d{2})")
 _YEAR = re.compile(r"\d{4}")
