@@ -28,6 +28,7 @@ from engine.index.format.types import Level
 from engine.index.query.candidates import Admitted, Candidates, IdList, Ids, ascending
 from engine.index.query.condition import Condition
 from engine.index.query.in_scope import InScope, find_in_scope
+from engine.index.query.kept_places import narrowed
 from engine.index.query.ranges import count_ids, read_ids
 from engine.index.query.reading import Reading
 from engine.index.query.text_scan import Scan, Sieve
@@ -65,6 +66,8 @@ def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
     in_scope: InScope | None = None
     if reading.admission is not None and (tops is None or len(tops) > _FEW):
         in_scope = yield from find_in_scope(reading, reading.admission, _wide(reading))
+        if in_scope is not None:
+            in_scope = yield from narrowed(reading, reading.admission.scope, in_scope)
         if in_scope is not None and _is_read_at_once(reading, in_scope, tops):
             _explain(reading, "scope", tops)
             of_scope = yield from _tops(reading, in_scope.all(reading))
@@ -82,7 +85,7 @@ def find_candidates(reading: Reading, candidates: Candidates) -> Iterator[None]:
     if in_scope is not None and reading.query.level != Level.PATIENT and (tops is None or in_scope.is_asked):
         _explain(reading, "scope", tops)
         candidates.tops = in_scope if tops is None else Admitted(ascending(tops), in_scope)
-        candidates.are_admitted = in_scope.is_exact
+        candidates.among = in_scope
     elif tops is not None:
         candidates.tops = IdList(ascending(tops))
     else:

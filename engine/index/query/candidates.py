@@ -53,6 +53,9 @@ class Known(Protocol):
     def admits(self, reading: Reading, number: int) -> bool:
         """Whether a study is among them."""
 
+    def are_admitted(self, reading: Reading) -> bool:
+        """Whether all of them are in scope in this transaction."""
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -87,8 +90,8 @@ class Candidates:
 
     tops: Ids | None = None
     """Patients or studies; None: all."""
-    are_admitted: bool = False
-    """Whether `tops` gives only studies that are in scope in the transaction in which it is read."""
+    among: Known | None = None
+    """The studies of the scope, if all tops are among them."""
     series_of: dict[bytes, list[bytes]] | None = None
     """Study id → series ids, ascending, if no other series can match; None: any series."""
     instances: dict[bytes, list[bytes]] | None = None

@@ -77,9 +77,11 @@ class InScope:
     count: int = 0
     """How many there are, or more."""
     is_exact: bool = False
-    """Whether there are no others than those that the scope admits, as of the transaction in which they are read."""
+    """Whether there are no others than those that the scope admits: see `are_admitted`."""
     mark: Mark = _NO_MARK
     """The state in which the parts were found; the ids may be of a later one."""
+    is_of_mark: bool = False
+    """Whether the ids are those of the mark, so that they may have left the scope since."""
 
     @property
     def is_narrower(self) -> bool:
@@ -90,6 +92,10 @@ class InScope:
     def is_asked(self) -> bool:
         """Whether `admits` costs less than the test of a study."""
         return sum(len(part.access) for part in self.parts) <= ASKED_MAX
+
+    def are_admitted(self, reading: Reading) -> bool:
+        """Whether the scope admits all that is read in this transaction."""
+        return self.is_exact and (not self.is_of_mark or reading.txn.id() == self.mark.transaction)
 
     def admits(self, reading: Reading, number: int) -> bool:
         """Whether a study is among them."""

@@ -15,7 +15,6 @@ limits the rows and the time of a page.
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -34,7 +33,7 @@ from engine.index.format.types import Bookmark, Level, Match, Order, PlacedMatch
 from engine.index.query.access import find_in_steps
 from engine.index.query.arrival_places import arrival_places
 from engine.index.query.arrivals import arrival_key
-from engine.index.query.candidates import Admitted, Candidates, IdList, ascending
+from engine.index.query.candidates import Admitted, Candidates, IdList, Known, ascending
 from engine.index.query.explanation import Explanation
 from engine.index.query.in_scope import InScope
 from engine.index.query.kept_places import Chunk, is_behind, kept_places
@@ -58,8 +57,6 @@ LISTED_FACTOR: Final = 3
 past: so candidates are listed up to the root of this many times the number of studies."""
 PASSED_AT_ONCE: Final = 10_000
 """Keys of studies that are no candidates, passed in one read transaction."""
-NARROWED_MAX: Final = 10_000
-"""Ids of a scope of several conditions that are compared with all of these before anything is sorted: some 20 ms."""
 REMEMBERED_MAX: Final = 30_000
 """Candidates that are read at once to walk past all others: a scope with more is asked for each study."""
 GATHERED_MAX: Final = 50_000
@@ -251,33 +248,12 @@ class _Ordering:
 
     def _places_of(self, tops: IdList | InScope | Admitted) -> Generator[None, None, list[Bookmark] | None]:
         """All candidates in order; None: there are many, and the walk will pass the others."""
-        if isinstance(tops, InScope):
-            if not tops.is_narrower and self._order.is_arrival:
-                return None
-            if tops.is_narrower and tops.count <= NARROWED_MAX:
-                tops = IdList(array("I", (yield from self._ids_of(tops))))
-                self._candidates.tops, self._candidates.are_admitted = tops, False
+        if isinstance(tops, InScope) and self._order.is_arrival:
+            return None  # its ids are in this order
         if tops.count <= max(FEW_MIN, isqrt(LISTED_FACTOR * self._study_count())):
             return (yield from self._list(tops))
-        if not (isinstance(tops, InScope) and self._order.is_arrival):
-            yield from self._choose(tops)
+        yield from self._choose(tops)
         return None
-
-    def _ids_of(self, tops: InScope) -> Generator[None, None, list[int]]:
-        """All ids of a scope, ascending."""
-        ids: list[int] = []
-        at, is_over = 0, False
-        while not is_over:
-            with self._reading.transaction():
-                is_over = True
-                for number in tops.after(self._reading, at):
-                    at = abs(number)
-                    if number < 0:
-                        is_over = False
-                        break
-                    ids.append(number)
-            yield None
-        return ids
 
     def _list(self, tops: IdList | InScope | Admitted) -> Generator[None, None, list[Bookmark]]:
         """The places of all candidates, in order."""
@@ -341,8 +317,8 @@ class _Ordering:
                     with kept.lock:
                         kept.extend(place, chunk, in_scope.mark)
                 if chunk is not None:
-                    is_exact = in_scope.is_exact and self._reading.txn.id() == in_scope.mark.transaction
-                    matches = self._test(chunk.places, are_admitted=is_exact)
+                    is_of_mark = self._reading.txn.id() == in_scope.mark.transaction
+                    matches = self._test(chunk.places, in_scope if is_of_mark else None)
             if chunk is None:
                 places = yield from self._places_of(in_scope)
                 if places is not None:
@@ -382,7 +358,7 @@ class _Ordering:
         while not is_over:
             with self._reading.transaction():
                 places, place, is_over = self._next(place, CHUNK)
-                matches = self._test(places, are_admitted=self._candidates.are_admitted and self._order.is_arrival)
+                matches = self._test(places, self._candidates.among if self._order.is_arrival else None)
             yield from matches[skip:]
             skip = max(skip - len(matches), 0)
             if not is_over:
@@ -450,11 +426,11 @@ class _Ordering:
                 place = Bookmark(passed, 1 if is_descending else 0xFFFFFFFF)
         return skipped, place
 
-    def _test(self, places: Sequence[Bookmark], *, are_admitted: bool = False) -> list[PlacedMatch]:
-        """The matches among these places whose study is ordered by the place's key. `are_admitted`: all in scope."""
+    def _test(self, places: Sequence[Bookmark], among: Known | None = None) -> list[PlacedMatch]:
+        """The matches among these places whose study is ordered by the place's key. `among`: all are of these."""
         walk = Walk(self._reading)
         walk.candidates.tops = IdList(ascending({place.number for place in places}))
-        walk.candidates.are_admitted = are_admitted
+        walk.candidates.among = among
         walk.candidates.series_of, walk.candidates.instances = self._candidates.series_of, self._candidates.instances
         matches = {}
         for study in walk.places():

@@ -111,7 +111,8 @@ class Walk:
             self.reading.explanation.candidates -= 1  # it has been counted
             yield self._top, get(self._top, db=table)
         if self.candidates.tops is not None:
-            self._is_admitted = self.candidates.are_admitted
+            among = self.candidates.among
+            self._is_admitted = among is not None and among.are_admitted(self.reading)
             for number in self.candidates.tops.after(self.reading, keys.ID.unpack(self._top)[0] if self._top else 0):
                 if number < 0:
                     self._top = pack(-number)

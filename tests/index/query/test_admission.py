@@ -24,7 +24,7 @@ from engine.index.apply.access_tags import Fill
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry
 from engine.index.format.types import ArrivalFact, Level, Order, PlacedMatch, Query, Root
-from engine.index.query import access, candidates, in_scope, ordering
+from engine.index.query import access, candidates, in_scope, kept_places, ordering
 from engine.index.query.explanation import Explanation
 from tests.index.entries import ROOT, Tail, entry, tombstone
 
@@ -239,7 +239,7 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
             (in_scope, "MERGED_MAX", 3), (in_scope, "ASKED_MAX", 2), (in_scope, "PASSED_MAX", 1),
             (candidates, "LOOKED_UP_MAX", 2),
             (ordering, "FEW_MIN", 3), (ordering, "LISTED_FACTOR", 0), (ordering, "PASSED_AT_ONCE", 2),
-            (ordering, "CHUNK", 2), (ordering, "REMEMBERED_MAX", 4), (ordering, "NARROWED_MAX", 9),
+            (ordering, "CHUNK", 2), (ordering, "REMEMBERED_MAX", 4), (kept_places, "NARROWED_MAX", 9),
             (ordering, "LISTED_AT_ONCE", 2),
         ):  # fmt: skip
             monkeypatch.setattr(module, name, value)

@@ -28,7 +28,13 @@ SCOPES = [
     scope_of([frozenset({Matching.of(Attribute.SENDER, ["?R1"]), Matching.of(Attribute.MODALITY, ["*T", "MR"])})]),
     scope_of([frozenset({OfPatients(frozenset({Patient("P1")}))})]) | CT,
 ]
-ORDERS = [Order(tags.PatientName), Order(tags.PatientName, True), Order(tags.StudyDescription, True)]
+ORDERS = [
+    Order(None),
+    Order(None, True),
+    Order(tags.PatientName),
+    Order(tags.PatientName, True),
+    Order(tags.StudyDescription, True),
+]
 QUERY = Query(Level.STUDY, {tags.StudyInstanceUID: b""})
 
 
@@ -93,6 +99,7 @@ def test_any_history_between_two_looks_leaves_the_list_of_who_looks_for_the_firs
                 kept = listed(index, order, scope, most=most)
                 with monkeypatch.context() as first:
                     first.setattr(ordering, "kept_places", lambda environment: KeptPlaces())
+                    first.setattr(kept_places, "kept_places", lambda environment: KeptPlaces())
                     anew = listed(index, order, scope)
                 everything = {
                     each.match.attributes[tags.StudyInstanceUID]: each for each in listed(index, order, scope)
@@ -165,6 +172,32 @@ def test_a_study_that_leaves_the_scope_within_a_search_is_not_seen(index: Catalo
     assert next(steps) is None, "the scope has been found"
     index.apply([tombstone(tail, left[0].sop_instance_uid)])
     assert uids([step for step in steps if isinstance(step, PlacedMatch)]) == names(1, 3)
+
+
+WARD_US = scope_of([frozenset({Matching.of(Attribute.DEPARTMENT, ["Ward"]), Matching.of(Attribute.MODALITY, ["US"])})])
+
+
+def test_the_studies_of_several_conditions_are_looked_up_once_and_leave_the_scope_at_once(
+    index: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = Tail()
+    ward_us = {tags.InstitutionalDepartmentName: b"Ward", tags.Modality: b"US"}
+    made = [entry(tail, study=number, series_items=ward_us) for number in (1, 2, 3)]
+    index.apply([*made, entry(tail, study=2, series=2), *studies(tail, 4)])
+
+    def found() -> list[bytes]:
+        return [match.attributes[tags.StudyInstanceUID] for match in index.search(QUERY, scope=WARD_US)]
+
+    assert found() == names(1, 2, 3)
+    monkeypatch.setattr(kept_places, "_all_of", None)
+    assert found() == names(1, 2, 3)
+    index.apply([entry(tail, study=5, series_items=ward_us)])
+    assert found() == names(1, 2, 3, 5)
+    steps = index.search_steps(QUERY, scope=WARD_US)
+    assert next(steps) is None, "the scope has been found"
+    index.apply([], [tombstone(tail, made[1].sop_instance_uid)])
+    assert [match.attributes[tags.StudyInstanceUID] for match in steps if match is not None] == names(1, 3, 5)
+    assert found() == names(1, 3, 5)
 
 
 def test_a_search_of_an_earlier_state_leaves_the_places_of_a_later_one(index: Catalog) -> None:
