@@ -18,7 +18,7 @@ from engine.index.format.types import Bookmark, Level, Order, PlacedMatch, Query
 from engine.index.query import kept_places, ordering
 from engine.index.query.explanation import Explanation
 from engine.index.query.kept_places import KeptPlaces
-from tests.index.entries import ROOT, Tail, apply, entry, random_history, tombstone
+from tests.index.entries import ROOT, Tail, entry, random_history, tombstone
 
 WARD = scope_of([frozenset({Matching.of(Attribute.DEPARTMENT, ["Ward"])})])
 CT = scope_of([frozenset({Matching.of(Attribute.MODALITY, ["CT"])})])
@@ -91,7 +91,7 @@ def test_any_history_between_two_looks_leaves_the_list_of_who_looks_for_the_firs
     seen = set()
     while history:
         count = rng.randrange(1, 12)
-        apply(index, history[:count])
+        index.apply(history[:count])
         history = history[count:]
         for scope in SCOPES:
             for order in rng.sample(ORDERS, 2):
