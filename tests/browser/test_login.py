@@ -118,7 +118,7 @@ def test_what_a_role_may_not_do_is_not_offered(open_page: OpenPage) -> None:
     expect(page.get_by_role("button", name="Send…")).to_be_visible()
     for name in ("Hold…", "Correct…", "Delete…"):
         expect(page.get_by_role("button", name=name)).to_have_count(0)
-    expect(page.get_by_role("navigation", name="Main")).to_have_text("Studies")
+    expect(page.get_by_role("navigation", name="Main")).to_have_text("StudiesWorklist")
     page.keyboard.press("h")
     expect(page.get_by_role("dialog")).to_have_count(0)
 
@@ -177,4 +177,6 @@ def test_the_log_in_is_in_german_too_and_fits_a_phone(open_page: OpenPage, schem
     page = open_page(locale="de-DE", color_scheme=scheme, viewport={"width": 390, "height": 800})
     expect(page.get_by_role("button", name="Anmelden", exact=True)).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    box = page.locator("dialog.cover").bounding_box()
+    assert box is not None and (box["x"], box["y"], box["width"], box["height"]) == (0, 0, 390, 800)
     assert browsing.accessibility_problems(page) == []

@@ -9,6 +9,8 @@ import pytest
 import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
+from engine import cli
+from engine.cli import exit_codes
 from tests import samples
 from tests.browser import browsing
 from tests.browser.browsing import Watch
@@ -199,3 +201,24 @@ def test_german_has_words_for_all_of_it(open_page: OpenPage) -> None:
     expect(page.locator(".verdict")).to_contain_text("Es gibt keine Sicherung.")
     page.goto("/#/administration/log")
     expect(page.get_by_label("Neue Ereignisse zeigen, sobald sie kommen")).to_be_checked()
+
+
+def test_the_worklist_shows_what_is_scheduled_and_why_a_station_has_nothing(serve: Server, open_page: OpenPage) -> None:
+    add = ["worklist", "add", "--data", str(serve.data), "ScheduledProcedureStepStartDate=20301201"]
+    step = ["PatientID=4711", "PatientName=Doe^Jane", "Modality=CT", "ScheduledStationAETitle=CT1"]
+    assert cli.run([*add, *step]) == exit_codes.OK
+    page = open_page("#/worklist")
+    expect(page.get_by_text("Nothing is scheduled.")).to_be_visible()
+    page.get_by_label("Day", exact=True).fill("2030-12-01")
+    row = page.get_by_role("row").filter(has_text="Doe, Jane")
+    expect(row).to_contain_text("CT1")
+    expect(row).to_contain_text("scheduled")
+    page.get_by_label("Patient", exact=True).fill("roe")
+    expect(row).to_have_count(0)
+    page.get_by_label("Patient", exact=True).fill("doe")
+    expect(row).to_have_count(1)
+    why = page.locator("h2 + form")
+    why.get_by_label("Station (AE title)").fill("MR9")
+    why.get_by_role("button", name="Explain").click()
+    expect(page.get_by_text("MR9 has never asked.")).to_be_visible()
+    expect(page.get_by_role("table", name="Why is a list empty?")).to_contain_text("CT1")

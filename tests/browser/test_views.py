@@ -27,6 +27,7 @@ VIEWS = {
     "study": f"#/study/{STUDY}",
     "viewer": f"#/view/{STUDY}/{SLICES[0].SeriesInstanceUID}",
     "upload": "#/upload",
+    "worklist": "#/worklist",
     "queues": "#/queues",
     "health": "#/health",
     **{

@@ -20,11 +20,12 @@ const Queues = lazily(async () => (await import("./queues.js")).Queues);
 const Shared = lazily(async () => (await import("./shared.js")).Shared);
 const Study = lazily(async () => (await import("./study.js")).Study);
 const Upload = lazily(async () => (await import("./upload.js")).Upload);
+const Worklist = lazily(async () => (await import("./worklist.js")).Worklist);
 const Viewer = lazily(async () => (await import("./viewer.js")).Viewer);
 
 /** The places of the head, and the actions of which one makes each of use. */
 const PLACES = {
-  studies: ["query"], upload: ["store"], queues: ["observe"], health: ["observe"],
+  studies: ["query"], worklist: ["worklist"], upload: ["store"], queues: ["observe"], health: ["observe"],
   administration: ["observe", "configure", "manage", "restore", "administer", "audit"],
 };
 const KEYS = [
@@ -45,6 +46,7 @@ function View({ place }) {
   if (name === "patient") return html`<${Patient} query=${place.query} />`;
   if (name === "view" && rest[0]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
   if (name === "upload") return html`<${Upload} />`;
+  if (name === "worklist") return html`<${Worklist} />`;
   if (name === "queues") return html`<${Queues} view=${rest[0]} />`;
   if (name === "health") return html`<${Health} />`;
   if (name === "account") return html`<${Account} />`;

@@ -1,0 +1,90 @@
+// What modalities have to do on a day, and why the list of one of them is empty.
+
+import { html, useRef, useState } from "./preact.mjs";
+import { Failure, Loading, Table, useAnswer, useEvery } from "./parts.js";
+import { dateOf, daysAgo, nameOf, timeOf } from "./dicom.js";
+import { hashOf } from "./location.js";
+import { get } from "./server.js";
+import { language, moment, t } from "./words.js";
+import "./words_worklist.js";
+
+const EVERY_MS = 15_000;
+const PAUSE_MS = 400;
+const ROWS = 500;
+const STATION = "ScheduledStationAETitle";
+const DAY = "ScheduledProcedureStepStartDate";
+const TEXTS = [STATION, "Modality", "PatientName", "PatientID", "AccessionNumber"];
+
+const number = (value) => value.toLocaleString(language());
+const today = () => dateOf(daysAgo(0));
+
+export function Worklist() {
+  const [typed, setTyped] = useState({ [DAY]: today() });
+  const [filters, setFilters] = useState({ [DAY]: today() });
+  const timer = useRef(0);
+  const set = (name, value) => {
+    const next = { ...typed, [name]: value };
+    setTyped(next);
+    clearTimeout(timer.current);
+    timer.current = setTimeout(() => setFilters(next), PAUSE_MS);
+  };
+  return html`<section class="page-part"><h1>${t("worklist")}</h1><p class="quiet">${t("worklist.about")}</p>
+    <form class="fields" role="search" onSubmit=${(event) => event.preventDefault()}>
+      <label>${t("worklist.day")} <input type="date" value=${typed[DAY]} onInput=${(event) => set(DAY, event.currentTarget.value)} /></label>
+      ${TEXTS.map((name) => html`<label>${t(`worklist.${name}`)} <input type="search" maxlength="64" autocomplete="off" spellcheck=${false} value=${typed[name] ?? ""} onInput=${(event) => set(name, event.currentTarget.value)} /></label>`)}
+      <label><input type="checkbox" checked=${Boolean(typed.all)} onChange=${(event) => set("all", event.currentTarget.checked)} /> ${t("worklist.all")}</label></form>
+    <${Entries} filters=${filters} />
+    <${Why} />
+  </section>`;
+}
+
+/** What is typed, as keys of a query: names are found by their beginning. */
+function queryOf(filters) {
+  const query = new URLSearchParams({ limit: ROWS });
+  for (const [name, value] of Object.entries(filters)) {
+    const text = String(value).trim();
+    if (!text || value === false) continue;
+    query.set(name, name === DAY ? text.replaceAll("-", "") : name === "PatientName" && !/[*?]/.test(text) ? `${text}*` : text);
+  }
+  return query;
+}
+
+function Entries({ filters }) {
+  const { value, error, isLoading, again } = useAnswer((signal) => get(`api/worklist?${queryOf(filters)}`, signal), [filters]);
+  useEvery(EVERY_MS, again);
+  const entries = value?.entries ?? [];
+  return html`<div><${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />
+    ${value && html`<p class="quiet" role="status">${t("worklist.count", { count: number(entries.length) + (entries.length === ROWS ? "+" : "") })}</p>
+    <${Table} label=${t("worklist")} empty=${t("worklist.none")} columns=${[t("worklist.time"), t(`worklist.${STATION}`), t("worklist.Modality"), t("worklist.PatientName"), t("worklist.PatientID"), t("worklist.AccessionNumber"), t("worklist.procedure"), t("state")]} rows=${entries.map(rowOf)} />`}</div>`;
+}
+
+const statusOf = (status) => (t(`step.${status}`) === `step.${status}` ? status : t(`step.${status}`));
+
+const rowOf = (one) => [
+  `${dateOf(one[DAY])} ${timeOf(one.ScheduledProcedureStepStartTime)}`.trim() || "–",
+  [one[STATION]].flat().join(", ") || html`<span class="state waiting">${t("worklist.no.station")}</span>`,
+  one.Modality, nameOf({ Alphabetic: one.PatientName }), html`<a href=${hashOf(["patient"], { PatientID: one.PatientID })}>${one.PatientID}</a>`, one.AccessionNumber, one.RequestedProcedureDescription,
+  statusOf(one.ScheduledProcedureStepStatus),
+];
+
+/** The last query of a station, key by key. */
+function Why() {
+  const [aet, setAet] = useState("");
+  const [asked, setAsked] = useState("");
+  const { value, error, isLoading } = useAnswer(async (signal) => asked && get(`api/worklist/why?aet=${encodeURIComponent(asked)}`, signal), [asked]);
+  const submit = (event) => {
+    event.preventDefault();
+    setAsked(aet.trim());
+  };
+  return html`<div><h2>${t("why")}</h2><form class="buttons" onSubmit=${submit}>
+      <label>${t(`worklist.${STATION}`)} <input type="text" required maxlength="16" autocomplete="off" spellcheck=${false} value=${aet} onInput=${(event) => setAet(event.currentTarget.value)} /></label> <button type="submit">${t("why.explain")}</button></form>
+    <${Loading} isLoading=${Boolean(asked) && isLoading} /><${Failure} error=${error} />${value && !isLoading && html`<${Reasons} facts=${value} />`}</div>`;
+}
+
+function Reasons({ facts }) {
+  const hidden = Object.entries(facts.hidden).map(([state, count]) => `${number(count)} ${statusOf(state.toUpperCase())}`).join(", ");
+  return html`<div role="status"><p>${facts.asked ? t("why.asked", { aet: facts.aet, time: moment(facts.asked), host: facts.host, count: number(facts.matches_then) }) : t("why.never", { aet: facts.aet })}
+      <br />${t("why.now", { count: number(facts.matches_now), scheduled: number(facts.scheduled), lost: number(facts.without_station) })}${hidden && html`<br />${t("why.hidden", { hidden })}`}</p>
+    <${Table} label=${t("why")} empty=${t("why.no.keys")} columns=${[t("why.key"), t("value"), t("why.alone"), t("why.without"), t("why.others")]}
+      rows=${facts.keys.map((key) => [t(`worklist.${key.keyword}`) === `worklist.${key.keyword}` ? key.keyword : t(`worklist.${key.keyword}`), key.value, number(key.entries), number(key.without_it), key.others_have.map((other) => other || t("why.empty")).join(", ")])} /></div>`;
+}
