@@ -28,7 +28,7 @@ BYTES_MAX = 16 << 20
 """A report with a PDF or a scanned document has some MiB."""
 SKIPPED_KEPT_BYTES = 64
 
-_ENDS = (0x0D, 0x0A, 0x0B)
+_END = re.compile(rb"\x1c[\r\n\x0b]")
 _HTTP = re.compile(rb"(GET|POST|PUT|HEAD|OPTIONS|PATCH|DELETE|CONNECT|TRACE) [^\r\n]{0,4000} HTTP/1")
 _UNFRAMED = re.compile(rb"MSH[^A-Za-z0-9\s]")
 _PADDING = b"\r\n\x1c\x00 "
@@ -165,25 +165,20 @@ class FrameReader:
             del data[:1]
             if "0B twice" not in self._oddities:
                 self._oddities.append("0B twice")
-        at = self._searched
-        while True:
-            end = data.find(b"\x1c", at)
-            # From `at` on: what lies before it was searched for the 1C before.
-            again = _find_start(data, max(at - 4, 0), end if end >= 0 else len(data))
-            if again >= 0:
-                return self._restart(again)
-            if end < 0 or end + 1 == len(data):
-                self._searched = max(len(data) - 1 if end < 0 else end, 0)
-                if len(data) > self._bytes_max:
-                    raise FrameTooLong(f"a message of more than {self._bytes_max} bytes")
-                return None
-            if data[end + 1] in _ENDS:
-                if end > self._bytes_max:
-                    raise FrameTooLong(f"a message of more than {self._bytes_max} bytes")
-                second = data[end + 1]
-                odd = "" if second == 0x0D else f"ends with 1C {second:02X}"
-                return self._take(end, 1 if second == 0x0B else 2, odd)
-            at = end + 1
+        # In C: each byte of a message may be 1C.
+        found = _END.search(data, self._searched)
+        end = found.start() if found else len(data)
+        again = _find_start(data, max(self._searched - 4, 0), end)
+        if again >= 0:
+            return self._restart(again)
+        if end > self._bytes_max:
+            raise FrameTooLong(f"a message of more than {self._bytes_max} bytes")
+        if found is None:
+            self._searched = max(len(data) - 1, 0)
+            return None
+        second = data[end + 1]
+        odd = "" if second == 0x0D else f"ends with 1C {second:02X}"
+        return self._take(end, 1 if second == 0x0B else 2, odd)
 
     def _restart(self, at: int) -> Frame:
         """A block begins inside a block."""

@@ -46,6 +46,8 @@ logger = log.get("hl7.applier")
 
 GROUP_MAX = 256
 """Messages that are applied with one sync."""
+GROUP_BYTES_MAX = 16 << 20
+"""Of these messages, so that reports with documents are not all in memory; a longer one is applied alone."""
 GATHER_S = 0.02
 """How long messages gather before they are applied together, unless a sender waits for that: each group costs a sync of
 its own, for which the syncs before the answers would have to wait. In a flood it is as long as the last group took, so
@@ -144,8 +146,10 @@ class Applier:
     def _group(self) -> list[tuple[int, Position]]:
         waiting = self._journal.waiting
         group: list[tuple[int, Position]] = []
+        room = GROUP_BYTES_MAX
         for each in waiting:
-            if each.number > self._durable or len(group) >= GROUP_MAX:
+            room -= each.position.payload_length
+            if each.number > self._durable or len(group) >= GROUP_MAX or (group and room < 0):
                 break
             group.append((each.number, each.position))
         return group

@@ -299,6 +299,26 @@ def test_a_message_that_a_defect_keeps_from_being_mapped_is_taken_and_can_be_rep
     run(tmp_path, test)
 
 
+def test_long_messages_are_applied_in_small_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applier, "GROUP_BYTES_MAX", 3000)
+    groups: list[int] = []
+
+    class Counting(Registry):
+        def apply_all(self, values: object) -> list[object]:  # type: ignore[override]
+            groups.append(len(values))  # type: ignore[arg-type]
+            return super().apply_all(values)  # type: ignore[arg-type, return-value]
+
+    async def test(host: Host) -> None:
+        peer = await host.connect()
+        texts = ["x" * 1000] * 5 + ["x" * 9000] * 2
+        peer.write(b"".join(framed(adt(str(number), more=text)) for number, text in enumerate(texts)))
+        assert [await peer.code() for _ in texts] == ["AA"] * len(texts)
+        await host.until(lambda: not host.journal.waiting)
+
+    run(tmp_path, test, registry=Counting())
+    assert sum(groups) == 7 and max(groups) <= 2
+
+
 def test_more_notes_than_the_journal_can_keep_are_cut(tmp_path: Path) -> None:
     class Talkative(Registry):
         def apply_all(self, values: object) -> list[object]:  # type: ignore[override]
