@@ -39,6 +39,8 @@ class Overlay(msgspec.Struct, frozen=True):
     """Of a plane in the Pixel Data: its bit in each sample."""
     is_swapped: bool
     """Whether `data` consists of big-endian words."""
+    is_region: bool = False
+    """Whether it marks a region of interest, of which the outline is drawn: the region itself is to be seen."""
     level: int = WHITE
     """Grey level in which it is drawn."""
 
@@ -83,4 +85,5 @@ def _overlay(head: Head, group: int) -> Overlay | None:
         data=data,
         bit=bit,
         is_swapped=is_swapped,
+        is_region=head.text(of(tags.OverlayType, group)) == "R",
     )

@@ -101,9 +101,11 @@ def _picture(
         raise TranscodeError("a grayscale presentation state is for images of grey levels")
     else:
         levels = colour.rgb(samples, head, image)
-    levels = planes.with_shutters(levels, _own_shutters(head), number, decoded.container)
+    hidden = _own_shutters(head)
+    levels = planes.with_shutters(levels, hidden, number, decoded.container)
     if not options.is_thumbnail:
-        levels = planes.with_overlays(levels, overlays(head), number, decoded.container)
+        shown = (plane for plane in overlays(head) if plane != hidden.bitmap)
+        levels = planes.with_overlays(levels, shown, number, decoded.container)
     picture = Image.fromarray(np.ascontiguousarray(levels))
     if options.viewport is not None:
         picture = viewed(picture, options.viewport, _pixel_aspect(head))

@@ -65,8 +65,16 @@ def with_overlays(levels: Samples, overlays: Iterable[Overlay], number: int, con
         if mask is not None:
             levels = levels if is_copied else levels.copy()
             is_copied = True
-            levels[mask] = overlay.level
+            levels[_outline(mask) if overlay.is_region else mask] = overlay.level
     return levels
+
+
+def _outline(mask: Samples) -> Samples:
+    """The pixels of a region with a neighbour outside of it, or at the edge of the image."""
+    inner = np.zeros_like(mask)
+    inner[1:-1, 1:-1] = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+    outline: Samples = mask & ~inner
+    return outline
 
 
 def plane(overlay: Overlay, number: int, container: Samples) -> Samples | None:

@@ -59,6 +59,20 @@ def test_planes_of_an_image_are_drawn_in_white_and_in_no_thumbnail() -> None:
     assert np.array_equal(drawn(colour), np.where(MASK[:, :, None], 255, np.full(3, 7)))
 
 
+def test_of_a_region_the_outline_is_drawn() -> None:
+    """A plane may be the whole area of the image, which must not become white."""
+    region, outline = np.zeros((2, ROWS, COLUMNS), np.bool_)
+    region[3:9, 5:12] = True
+    outline[3:9, 5:12] = True
+    outline[4:8, 6:11] = False
+    ds = plane(black(), region)
+    ds[0x6000, 0x0040].value = "R"
+    assert np.array_equal(drawn(ds), np.where(outline, 255, 0))
+    whole = plane(black(), np.ones((ROWS, COLUMNS), np.bool_))
+    whole[0x6000, 0x0040].value = "R"
+    assert not drawn(whole)[1:-1, 1:-1].any()
+
+
 @pytest.mark.parametrize("origin", [(3, 4), (-2, -5), (15, 25), (40, 1), (-30, -30)])
 def test_a_plane_lies_where_its_origin_is(origin: tuple[int, int]) -> None:
     whole = np.zeros((200, 200), np.uint8)
@@ -116,6 +130,8 @@ def test_the_shutters_of_an_image_are_applied_unless_they_make_no_sense() -> Non
     assert np.array_equal(drawn(white), levels)
     del white.ShutterLeftVerticalEdge
     assert (drawn(white) == 255).all()
+    white.ShutterShape, white.ShutterOverlayGroup = "BITMAP", 0x6000
+    assert np.array_equal(drawn(plane(white, MASK)), np.where(MASK, 0x20, 255))
 
 
 def test_wrong_bytes_of_planes_are_a_picture_or_an_error() -> None:
