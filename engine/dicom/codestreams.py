@@ -21,7 +21,8 @@ _ROOT: Final = "1.2.840.10008.1.2.4."
 _JP2: Final = b"\x00\x00\x00\x0cjP  "
 _NO_FRAME_HEADERS: Final = frozenset((0xC4, 0xC8, 0xCC))
 _ALONE: Final = frozenset((0x01, *range(0xD0, 0xD9)))
-_JPEG_PROCESSES: Final = {0xC0: "50", 0xC1: "51"}
+_JPEG_PROCESSES: Final = {0xC0: "50", 0xC1: "51", 0xC2: "55", 0xC9: "52", 0xCA: "56"}
+"""Progressive and arithmetic ones are retired in DICOM; others still write them, and an image is stored as it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class Codestream:
     @property
     def is_lossy(self) -> bool:
         """Whether its header says that the compression is lossy."""
-        return self.transfer_syntax_uid in (_ROOT + "50", _ROOT + "51", _ROOT + "81", _ROOT + "91", _ROOT + "203")
+        lossy = (*_JPEG_PROCESSES.values(), "81", "91", "203")
+        return self.transfer_syntax_uid.removeprefix(_ROOT) in lossy
 
 
 def describe(data: bytes) -> Codestream:
@@ -92,7 +94,7 @@ def _jpeg(data: bytes) -> Codestream:
     elif kind == 0xC3:
         syntax = "70" if predictor == 1 else "57"
     elif kind in _JPEG_PROCESSES:
-        syntax = "51" if precision > 8 else _JPEG_PROCESSES[kind]
+        syntax = "51" if precision > 8 and kind == 0xC0 else _JPEG_PROCESSES[kind]
     else:
         raise DataSetError(f"JPEG process FF{kind:02X} is not supported")
     names = [frame[6 + 3 * number] for number in range(components)]

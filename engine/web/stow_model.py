@@ -11,6 +11,7 @@ lengths of its values. Several parts with the same location are the frames of it
     image/jpeg, jls, jp2, jphc, …                 one frame each, encapsulated; the codestream determines the transfer
                                                   syntax and missing Image Pixel attributes
     image/png, image/gif                          decoded in a process of the codecs: native
+    video/mp4                                     one stream; its boxes determine the same
     application/pdf, text/xml, model/…            an Encapsulated Document
     any type with transfer-syntax=…               one frame each in that transfer syntax
 """
@@ -23,9 +24,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from engine.archive.transcoding.spool import Spool
-from engine.dicom import model_reader, part10, tags, transfer_syntax, xml_model
+from engine.dicom import model_reader, movies, part10, tags, transfer_syntax, xml_model
 from engine.dicom.codestreams import LOOK_BYTES_MAX, Codestream, describe
 from engine.dicom.model_reader import BulkData, Draft, Model
+from engine.dicom.sources import Part
 from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, TranscodeError
 from engine.web.errors import TooLarge
 from engine.web.forms import EXPLICIT, IMAGE_TYPES, OCTET_STREAM
@@ -54,6 +56,7 @@ PICTURE_TYPES: Final = frozenset(("image/png", "image/gif"))
 PICTURE_FILE_BYTES_MAX: Final = 64 << 20
 """Of one PNG or GIF file, which is held in memory until it is decoded."""
 _FRAME_TYPES: Final = frozenset((*IMAGE_TYPES, "image/jph"))
+_MP4: Final = "video/mp4"
 _BEGIN: Final = struct.pack("<HH2s2xI", 0x7FE0, 0x0010, b"OB", 0xFFFFFFFF) + struct.pack("<HHI", 0xFFFE, 0xE000, 0)
 _END: Final = struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
@@ -206,8 +209,9 @@ class Models:
         uri = _pixel_uri(model)
         if uri is not None and self._pictures is None:
             parts = self._parts_of(uri)
-            if any(part.media_type in _FRAME_TYPES or _is_encapsulated(part) for part in parts):
-                frames = self._frames(parts, model)
+            is_movie = parts[0].media_type == _MP4 and not parts[0].transfer_syntax_uid
+            if is_movie or any(part.media_type in _FRAME_TYPES or _is_encapsulated(part) for part in parts):
+                frames = self._movie(parts, model) if is_movie else self._frames(parts, model)
                 model[_PIXEL_DATA] = {"vr": "OB", "BulkDataURI": uri}
             elif any(part.media_type != OCTET_STREAM for part in parts):
                 raise InstanceRefused(f"pixel data of {parts[0].media_type[:80]} is not supported")
@@ -254,6 +258,16 @@ class Models:
         if not transfer_syntax.of(syntax_uid).known or not transfer_syntax.of(syntax_uid).encapsulated:
             raise InstanceRefused("pixel data of this transfer syntax is not supported", Refusal.TRANSFER_SYNTAX)
         return _Frames(syntax_uid, tuple(ranges))
+
+    def _movie(self, parts: list[_Bulk], model: Model) -> _Frames:
+        """A video as pixel data; adds what is missing of its description to the model."""
+        assert self._source is not None
+        if len(parts) > 1:
+            raise DataSetError("a video is one part")
+        start, end = parts[0].offset, parts[0].offset + parts[0].length
+        movie = movies.describe(Part(self._source, start, end))
+        _describe_movie(model, movie)
+        return _Frames(movie.transfer_syntax_uid, ((start, end - start),))
 
     async def _pieces(self, draft: Draft, frames: _Frames | None, model: Model) -> AsyncIterator[bytes]:
         """The pieces of the data set."""
@@ -334,6 +348,29 @@ def _describe_pixels(model: Model, image: Codestream, frame_count: int) -> None:
     _default(model, "00280103", "US", int(image.is_signed))
     if image.is_lossy:
         _default(model, "00282110", "CS", "01")
+
+
+def _describe_movie(model: Model, movie: movies.Movie) -> None:
+    """The same for a video, and how long its frames are shown (PS3.3 C.7.6.5)."""
+    bits_allocated = 8 if movie.bits_stored <= 8 else 16
+    for key, vr, value in (
+        ("00280002", "US", 3),
+        ("00280004", "CS", "YBR_PARTIAL_420"),
+        ("00280006", "US", 0),
+        ("00280008", "IS", movie.frame_count),
+        ("00280010", "US", movie.rows),
+        ("00280011", "US", movie.columns),
+        ("00280100", "US", bits_allocated),
+        ("00280101", "US", movie.bits_stored),
+        ("00280102", "US", movie.bits_stored - 1),
+        ("00280103", "US", 0),
+        ("00282110", "CS", "01"),
+        ("00282114", "CS", movie.lossy_method),
+    ):
+        _default(model, key, vr, value)
+    if movie.frame_ms and "00280009" not in model and "00181063" not in model:
+        _default(model, "00181063", "DS", movie.frame_ms)
+        _default(model, "00280009", "AT", "00181063")
 
 
 def _describe_raster(model: Model, raster: Raster) -> None:

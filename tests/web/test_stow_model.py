@@ -15,10 +15,11 @@ import orjson
 import pydicom
 import pytest
 from PIL import Image
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_fragments, generate_frames
 
 from engine.dicom import xml_model
 from tests import samples
+from tests.dicom.test_movies import AVC, mp4_of
 from tests.web.hosting import Hosting
 from tests.web.stowing import Answer, post, serving
 
@@ -92,9 +93,16 @@ def test_metadata_and_native_pixels_become_instances(hosting: Hosting, as_xml: b
     assert str(stored(hosting, models[1]).PatientName) == "Müller^Ä"
 
 
+def progressive() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(GREY).save(out, "JPEG", quality=95, progressive=True)
+    return out.getvalue()
+
+
 ENCODED: dict[str, tuple[str, bytes, str, np.ndarray[Any, Any]]] = {
     "JPEG": ("image/jpeg", imagecodecs.jpeg8_encode(GREY, level=95), f"{ROOT}.4.50", GREY),
     "JPEG colour": ("image/jpeg", imagecodecs.jpeg8_encode(COLOUR, level=95), f"{ROOT}.4.50", COLOUR),
+    "JPEG progressive": ("image/jpeg", progressive(), f"{ROOT}.4.55", GREY),
     "JPEG lossless": ("image/jpeg", imagecodecs.jpeg8_encode(GREY, lossless=True, predictor=1), f"{ROOT}.4.70", GREY),
     "JPEG-LS": ("image/jls", imagecodecs.jpegls_encode(GREY), f"{ROOT}.4.80", GREY),
     "JP2": ("image/jp2", imagecodecs.jpeg2k_encode(GREY, level=0, reversible=True), f"{ROOT}.4.90", GREY),
@@ -121,9 +129,10 @@ def test_a_compressed_image_is_kept_and_describes_itself(hosting: Hosting, name:
     assert (found.BitsAllocated, found.BitsStored, found.HighBit, found.PixelRepresentation) == (8, 8, 7, 0)
     frame = next(generate_frames(found.PixelData, number_of_frames=1))
     assert frame.rstrip(b"\0") in codestream and len(frame) > len(codestream) // 2
-    # pydicom has no decoder for lossless JPEG here.
-    decoded = imagecodecs.jpeg8_decode(frame) if name == "JPEG lossless" else found.pixel_array
-    is_lossy = syntax.endswith(".50")
+    # pydicom has no decoder for these here.
+    is_jpeg = name in ("JPEG lossless", "JPEG progressive")
+    decoded = imagecodecs.jpeg8_decode(frame) if is_jpeg else found.pixel_array
+    is_lossy = syntax.endswith((".50", ".55"))
     expected = imagecodecs.jpeg8_decode(codestream) if is_lossy else picture
     assert np.abs(decoded.astype(int) - expected.astype(int)).max() <= 3 * is_lossy
 
@@ -306,3 +315,34 @@ def test_a_file_and_metadata_may_come_together(hosting: Hosting) -> None:
     ]
     answer = post(hosting, multipart(parts), 'multipart/related; type="application/dicom"; boundary=m')
     assert sorted(answer.stored) == sorted([ds.SOPInstanceUID, uid_of(model)])
+
+
+# Video -------------------------------------------------------------------------------------------
+
+
+def test_a_video_is_kept_and_describes_itself(hosting: Hosting) -> None:
+    model = model_of(sop_class_uid="1.2.840.10008.5.1.4.1.1.77.1.1.1", modality="ES")
+    model["7FE00010"] = {"vr": "OB", "BulkDataURI": "film"}
+    film = mp4_of(AVC)
+    answer = store(hosting, [model], ("video/mp4", "film", film))
+    assert answer.status == 200, answer.body
+    found = stored(hosting, model)
+    assert found.file_meta.TransferSyntaxUID == f"{ROOT}.4.102"
+    assert (found.Rows, found.Columns, found.NumberOfFrames, found.FrameTime) == (480, 640, 50, 40)
+    assert (found.PhotometricInterpretation, found.FrameIncrementPointer) == ("YBR_PARTIAL_420", 0x00181063)
+    assert b"".join(generate_fragments(found.PixelData)).rstrip(b"\0") == film.rstrip(b"\0")
+
+
+def test_a_video_that_cannot_be_read_fails_alone(hosting: Hosting) -> None:
+    models = [model_of(modality="ES") for _ in range(3)]
+    for number, model in enumerate(models):
+        model["7FE00010"] = {"vr": "OB", "BulkDataURI": f"film/{number}"}
+    bulk = [
+        ("video/mp4", "film/0", b"no film"),
+        ("video/mpeg", "film/1", b"\0\0\1\xba"),
+        ("video/mp4", "film/2", mp4_of(AVC)),
+    ]
+    answer = store(hosting, models, *bulk)
+    assert answer.status == 202, answer.body
+    assert answer.stored == [uid_of(models[2])]
+    assert set(answer.failures) == {uid_of(model) for model in models[:2]}
