@@ -66,8 +66,13 @@ function rowOf(event) {
 const SHOWN = ["chain", "n", "t", "kind", "who", "outcome", "patient", "study"];
 const DETAILS_MAX = 600;
 
-/** Everything else that the event says. */
-const detailsOf = (event) => Object.entries(event).filter(([name]) => !SHOWN.includes(name)).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`).join(" · ").slice(0, DETAILS_MAX);
+const SENTENCES = ["action", "query", "reason", "detail"];
+
+/** Everything else that the event says: what was done, in words; then the rest by its name. */
+function detailsOf(event) {
+  const others = Object.entries(event).filter(([name]) => ![...SHOWN, ...SENTENCES].includes(name)).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
+  return [SENTENCES.map((name) => event[name]).filter(Boolean).join(" "), ...others].filter(Boolean).join(" · ").slice(0, DETAILS_MAX);
+}
 
 /** Verifies when somebody wants it: it reads the whole log. */
 function Verified() {
