@@ -29,6 +29,11 @@ class EngineError(Exception):
 class ConfigError(EngineError):
     """The configuration is wrong; the message names the key and the values that are allowed."""
 
+    def __init__(self, message: str, mistakes: Sequence[str] = ()) -> None:
+        """`mistakes`: where there are several, each in one line."""
+        super().__init__(message)
+        self.mistakes = tuple(mistakes)
+
 
 class CertificateError(EngineError):
     """A certificate, key or revocation list cannot be made, read or used; the message names the file."""

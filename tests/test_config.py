@@ -440,3 +440,10 @@ def test_the_type_of_every_setting_is_in_words() -> None:
     assert types["peer.networks"] == "a list; each item is an address or a network"
     of_python = ("Annotated", "Meta(", "Literal", "tuple", "None", " | ", "_Codec", "bool", "float", "matches")
     assert [(key, type_) for key, type_ in types.items() if any(mark in type_ for mark in of_python)] == []
+
+
+def test_unknown_keys_of_every_list_are_reported_with_their_place(tmp_path: Path) -> None:
+    names = [name for name in LISTS if name != "attribute"]  # it has required keys: above
+    text = message(tmp_path, "".join(f'[[{name}]]\nnonsense = "x"\n' for name in names))
+    missing = [name for name in names if f"[[{name}]] number 1: unknown key 'nonsense'" not in text]
+    assert missing == []

@@ -17,7 +17,7 @@ import click
 
 from engine import __version__
 from engine.cli import exit_codes, options, output
-from engine.errors import EngineError
+from engine.errors import ConfigError, EngineError
 
 COMMANDS = {
     "serve": "Serve DICOM from an archive.",
@@ -136,7 +136,9 @@ def _run(arguments: list[str], in_json: bool) -> int:
         return _interrupted(abort, in_json)
     except EngineError as error:
         code = exit_codes.of(error)
-        output.fail(str(error) if in_json else f"filmroom: {error}", code, json=in_json)
+        mistakes = error.mistakes if isinstance(error, ConfigError) and not in_json else ()
+        sentence = f"{len(mistakes)} mistakes:" if mistakes else str(error)
+        output.fail(sentence if in_json else f"filmroom: {sentence}", code, json=in_json, lines=mistakes)
         return code
     except OSError as error:
         # From a file that a command opens itself: no permission, a read-only or a full disk.

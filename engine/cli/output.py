@@ -181,12 +181,12 @@ def complain(sentence: str) -> None:
         _write(sys.stderr, escape(sentence))
 
 
-def fail(sentence: str, exit_code: int, *, json: bool, **more: object) -> None:
-    """Writes to standard error why the command failed."""
+def fail(sentence: str, exit_code: int, *, json: bool, lines: Sequence[str] = (), **more: object) -> None:
+    """Writes to standard error why the command failed. `lines`: more of the sentence, not for JSON."""
     if json:
         _write(sys.stderr, _json({"error": sentence, "exit_code": exit_code, **more}, sys.stderr))
     else:
-        _write(sys.stderr, escape(sentence))
+        _write(sys.stderr, "\n".join(map(escape, (sentence, *lines))))
 
 
 def write_aside(facts: Mapping[str, object]) -> None:
@@ -270,7 +270,7 @@ def _plain(value: object) -> object:
 
 
 def _write(stream: TextIO, text: str) -> None:
-    """Writes one line, escaping what the stream's encoding lacks. Raises ReaderGone."""
+    """Writes text and ends its line, escaping what the stream's encoding lacks. Raises ReaderGone."""
     encoding = stream.encoding or "utf-8"
     try:
         click.echo(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)

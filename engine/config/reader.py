@@ -14,18 +14,11 @@ from typing import Any, Literal, cast, get_args, get_origin
 
 import msgspec
 
-from engine.access.role_settings import Role
 from engine.access.settings import Peer, Permission
 from engine.archive.attribute_settings import Attribute, AttributeLevel
-from engine.archive.settings import Retention
 from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
-from engine.exchange.settings import Route
-from engine.identity.settings import Oidc
-from engine.orders.settings import Station
-from engine.services.settings import Coercion
 from engine.setting import bare
-from engine.web.settings import Webhook
 
 Origin = Literal["flag", "environment", "file", "page", "default"]
 """The source of a value; page: a peer that was added there (`managed_peers`)."""
@@ -44,6 +37,9 @@ MISTAKES_MAX = 100
 _PLACEHOLDERS: dict[str, object] = {"aet": "MISSING", "name": "x", "older_than_days": 1.0, "tag": "x", "level": "study"}
 _PLACEHOLDERS |= {"issuer": "https://missing.example", "client_id": "x"}
 """Values for missing required keys, so that the other keys can be checked."""
+
+_NAMED_BY = {"peer": "aet", "station": "aet", "attribute": "tag"}
+"""The key that names a table of a list, where it is not its name."""
 
 _REMOVED_KEYS = {
     "http_port": "use port in the table [http]",
@@ -220,29 +216,15 @@ def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None
             del values[name]
             continue
         _check_table(table, _fields(section), f"{path}: [{name}]", mistakes)
-    for number, peer in enumerate(_tables(values, "peer", path, mistakes), 1):
-        where = f"{path}: [[peer]] {_peer_name(peer, number)}"
-        _check_table(peer, _fields(Peer), where, mistakes)
-        _check_address(peer, where, mistakes)
-    for number, rule in enumerate(_tables(values, "retention", path, mistakes), 1):
-        _check_table(rule, _fields(Retention), f"{path}: [[retention]] {_name_of(rule, 'name', number)}", mistakes)
-    for number, rule in enumerate(_tables(values, "coercion", path, mistakes), 1):
-        _check_table(rule, _fields(Coercion), f"{path}: [[coercion]] number {number}", mistakes)
-    for number, role in enumerate(_tables(values, "role", path, mistakes), 1):
-        _check_table(role, _fields(Role), f"{path}: [[role]] {_name_of(role, 'name', number)}", mistakes)
-    for number, provider in enumerate(_tables(values, "oidc", path, mistakes), 1):
-        _check_table(provider, _fields(Oidc), f"{path}: [[oidc]] {_name_of(provider, 'name', number)}", mistakes)
-    for number, hook in enumerate(_tables(values, "webhook", path, mistakes), 1):
-        _check_table(hook, _fields(Webhook), f"{path}: [[webhook]] {_name_of(hook, 'name', number)}", mistakes)
-    for number, route in enumerate(_tables(values, "route", path, mistakes), 1):
-        _check_table(route, _fields(Route), f"{path}: [[route]] {_name_of(route, 'name', number)}", mistakes)
-    for number, station in enumerate(_tables(values, "station", path, mistakes), 1):
-        _check_table(station, _fields(Station), f"{path}: [[station]] {_name_of(station, 'aet', number)}", mistakes)
     values.setdefault("attribute", [])
-    for number, extra in enumerate(_tables(values, "attribute", path, mistakes), 1):
-        where = f"{path}: [[attribute]] {_name_of(extra, 'tag', number)}"
-        _check_table(extra, _fields(Attribute), where, mistakes)
-        _check_level(extra, where, mistakes)
+    for name, (_, section) in LISTS.items():
+        for number, table in enumerate(_tables(values, name, path, mistakes), 1):
+            where = f"{path}: [[{name}]] {_name_of(table, name, number)}"
+            _check_table(table, _fields(section), where, mistakes)
+            if section is Peer:
+                _check_address(table, where, mistakes)
+            elif section is Attribute:
+                _check_level(table, where, mistakes)
 
 
 def _tables(values: dict[str, Any], key: str, path: Path, mistakes: list[str]) -> list[dict[str, Any]]:
@@ -329,7 +311,9 @@ def _build(values: dict[str, Any], key_origins: Mapping[str, Origin], path: Path
             if not _remove(values, str(error)):
                 break
     if mistakes or config is None:
-        raise ConfigError(mistakes[0] if len(mistakes) == 1 else f"{len(mistakes)} mistakes:\n" + "\n".join(mistakes))
+        if len(mistakes) == 1:
+            raise ConfigError(mistakes[0])
+        raise ConfigError(f"{len(mistakes)} mistakes:\n" + "\n".join(mistakes), mistakes)
     titles: set[str] = set()
     for peer in config.peers:
         if peer.aet in titles:
@@ -379,7 +363,9 @@ def _explain(message: str, values: dict[str, Any], key_origins: Mapping[str, Ori
         value = value[int(part)] if isinstance(value, list) else value.get(part) if isinstance(value, dict) else None
     match = re.match(r"(\w+)\[(\d+)\]\.?(.*)", where)
     if match and match[1] in LISTS:
-        where = f"[[{match[1]}]] {_table_name(values, match[1], int(match[2]))}: {match[3]}".rstrip(": ")
+        number = int(match[2])
+        name = _name_of(values[match[1]][number], match[1], number + 1)
+        where = f"[[{match[1]}]] {name}: {match[3]}".rstrip(": ")
     if key_origins.get(where) == "flag":
         return f"--{where.replace('.', '-').replace('_', '-')}: {_reason(where, reason, value)}"
     return f"{path}: {where}: {_reason(where, reason, value)}"
@@ -453,18 +439,10 @@ def _place(key: str) -> str:
     return f"[{table}]" if table else f"the top, before the first table ({name})"
 
 
-def _peer_name(peer: dict[str, Any], number: int) -> str:
-    return _name_of(peer, "aet", number)
-
-
-def _name_of(table: dict[str, Any], key: str, number: int) -> str:
-    """The name of one table of a list in messages."""
-    name = table.get(key)
-    return f"{name!r}" if isinstance(name, str) else f"number {number}"
-
-
-def _table_name(values: dict[str, Any], table: str, number: int) -> str:
-    return _name_of(values[table][number], {"peer": "aet", "attribute": "tag"}.get(table, "name"), number + 1)
+def _name_of(table: dict[str, Any], name: str, number: int) -> str:
+    """The name of one table of a list in messages. `name`: of the list."""
+    value = table.get(_NAMED_BY.get(name, "name"))
+    return f"{value!r}" if isinstance(value, str) else f"number {number}"
 
 
 def _get(values: Mapping[str, Any], key: str) -> object:

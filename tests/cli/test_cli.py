@@ -93,6 +93,19 @@ def test_mistakes_are_one_sentence_and_an_exit_code(
     assert "Traceback" not in err
 
 
+def test_each_mistake_of_a_configuration_has_a_line_and_none_can_begin_another(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "filmroom.toml"
+    path.write_text('"one\\ntwo" = 1\nthree = 2\n')
+    code, _, err = run(capsys, "find", "--config", str(path))
+    lines = err.splitlines()
+    assert (code, lines[0], len(lines)) == (exit_codes.CONFIGURATION, "filmroom: 2 mistakes:", 3)
+    assert "one" in lines[1] and "two" in lines[1] and "'three'" in lines[2]
+    code, _, err = run(capsys, "find", "--config", str(path), "--json")
+    assert json.loads(err)["error"].startswith("2 mistakes:\n")
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
