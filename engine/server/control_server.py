@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ from engine import control
 
 Commands = dict[str, Callable[[dict[str, Any]], Awaitable[dict[str, object]]]]
 """Name → what answers it; it gets the whole request."""
+
+_OPTIONS: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Newer event loops remove the socket by the path that it was bound to, which here is short and for that moment."""
 
 
 class ControlServer:
@@ -30,7 +34,7 @@ class ControlServer:
         with control.short_path(self._data) as path:
             previous = os.umask(0o177)
             try:
-                self._server = await asyncio.start_unix_server(self._serve, path)
+                self._server = await asyncio.start_unix_server(self._serve, path, **_OPTIONS)
             finally:
                 os.umask(previous)
 

@@ -12,8 +12,10 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 
 SLICES = pictures.slices(1, 4, patient_name="Stack^Stan", patient_id="STACK")
+MOVIE = samples.instance(4, patient_name="Movie^Mia", patient_id="MOVIE", NumberOfFrames=2, pixels=bytes(1024))
 DATA_SETS = [
     *SLICES,
+    MOVIE,
     samples.instance(3, patient_name="Dark^Dan", patient_id="DARK", pixels=b""),
     samples.instance(2, patient_name="Other^Olga", patient_id="OTHER"),
 ]
@@ -93,8 +95,25 @@ def test_keys_alone_lead_from_the_list_to_the_viewer_and_back(page: Page) -> Non
     assert browsing.focused(page).startswith("grid")
 
 
-def test_a_series_without_a_picture_shows_no_broken_one(open_page: OpenPage, watch: Watch) -> None:
+def test_a_series_without_a_picture_shows_an_icon_and_no_broken_one(open_page: OpenPage, watch: Watch) -> None:
     watch.allow("status of 406")
     page = open_page(f"#/study/{samples.ROOT}.3")
     expect(page.locator("a.card")).to_contain_text("Series 1")
+    page.wait_for_function("() => document.querySelector('a.card img').naturalWidth > 0")
+    page.route("**/thumbnail", lambda route: route.fulfill(status=406))
+    page.reload()
+    expect(page.locator("a.card")).to_contain_text("Series 1")
     expect(page.locator("a.card img")).to_be_hidden()
+
+
+def test_what_has_no_pictures_of_its_frames_is_played_or_it_is_said_that_it_cannot_be(page: Page, watch: Watch) -> None:
+    watch.allow("status of 406|ERR_")
+    page.route(re.compile(r"/frames/\d+/rendered"), lambda route: route.fulfill(status=406))
+    asked: list[Route] = []
+    page.route(re.compile(r"/rendered\?accept=video/mp4"), lambda route: asked.append(route))
+    page.goto(f"/#/view/{MOVIE.StudyInstanceUID}/{MOVIE.SeriesInstanceUID}")
+    expect(page.locator("video")).to_be_visible()
+    browsing.wait_until(page, lambda: asked, "the video is asked for")
+    asked[0].fulfill(status=406)
+    expect(page.get_by_role("alert")).to_have_text("This image cannot be shown.")
+    expect(page.locator("video")).to_have_count(0)

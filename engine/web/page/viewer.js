@@ -66,6 +66,8 @@ function Stack({ study, series, frames, others, query }) {
   const [view, setView] = useState({ zoom: 1, x: 0, y: 0, isInverted: false });
   const [isPlaying, setPlaying] = useState(false);
   const [isBroken, setBroken] = useState(false);
+  /** A stream has no pictures of its frames: the browser plays it, if it knows its codec. */
+  const [isVideo, setVideo] = useState(false);
   const surface = useRef(null);
   const drag = useRef(null);
   const { instance, uid, frame } = frames[index];
@@ -163,21 +165,22 @@ function Stack({ study, series, frames, others, query }) {
         ${others.map((one) => html`<option value=${text(one, TAGS.series)} selected=${text(one, TAGS.series) === series}>
           ${text(one, TAGS.seriesNumber)} ${text(one, TAGS.modality)} ${text(one, TAGS.seriesDescription)}</option>`)}
       </select>
-      ${!isDocument && html`
+      ${!isDocument && !isVideo && html`
         ${isGrey && html`<span role="group" aria-label=${t("window")}>${PRESETS.map(([name, preset]) => html`<button type="button" onClick=${() => setWindowing(preset)}>${t(name)}</button>`)}</span>`}
         <button type="button" aria-pressed=${view.isInverted} onClick=${keys.i}>${t("invert")}</button>
         ${frames.length > 1 && html`<button type="button" aria-pressed=${isPlaying} onClick=${keys.c}>${isPlaying ? t("pause") : t("play")}</button>`}
         <button type="button" onClick=${reset}>${t("reset")}</button>`}
     </div>
-    ${isDocument
+    ${isVideo && html`<div class="surface" ref=${surface}><video class="picture" controls loop autoplay muted aria-label=${t("image")} src=${urlOf(`${pathOf(study, series, uid)}/rendered?accept=video/mp4`)} onError=${() => { setVideo(false); setBroken(true); }}></video></div>`}
+    ${isVideo ? "" : isDocument
       ? html`<p class="document"><a class="button main" target="_blank" rel="noopener" href=${urlOf(`${pathOf(study, series, uid)}/rendered`)}>${t("document.open")}</a></p><div ref=${surface}></div>`
       : html`<div class="surface" ref=${surface} onPointerDown=${press} onPointerMove=${dragged} onPointerUp=${release} onPointerCancel=${release}>
           <img class="picture" alt=${t("image.of", { index: index + 1, count: frames.length })} draggable=${false} style=${style} src=${pictureOf(frames[index])}
-            onLoad=${() => setBroken(false)} onError=${() => setBroken(true)} />
+            onLoad=${() => setBroken(false)} onError=${() => (frames[index].count > 1 && !isBroken ? setVideo(true) : setBroken(true))} />
           ${isBroken && html`<p class="failure" role="alert">${t("image.broken")}</p>`}
           <p class="corner upper">${text(instance, TAGS.patientName)}<br />${text(instance, TAGS.patientId)}</p>
           <p class="corner lower">${index + 1} / ${frames.length}<br />${current && isGrey ? `W ${Math.round(current[1])} L ${Math.round(current[0])}` : ""}</p>
         </div>`}
-    ${frames.length > 1 && html`<input class="slider" type="range" min="1" max=${frames.length} value=${index + 1} aria-label=${t("image")} onInput=${(event) => show(Number(event.currentTarget.value) - 1)} />`}
+    ${frames.length > 1 && !isVideo && html`<input class="slider" type="range" min="1" max=${frames.length} value=${index + 1} aria-label=${t("image")} onInput=${(event) => show(Number(event.currentTarget.value) - 1)} />`}
     <p class="quiet notice">${t("viewer.notice")}</p>`;
 }
