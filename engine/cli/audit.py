@@ -47,18 +47,12 @@ def search(config: Config, condition: Condition, limit: int | None) -> Iterator[
             older = page.older
 
 
-def export(config: Config, since: str, until: str) -> Iterator[tuple[bytes, bytes]]:
-    """Every record with its hash, chain by chain, in order: the evidence as it is."""
-    from engine.audit.logs import chains
-    from engine.audit.reading import forward
+def export(config: Config, since: str, until: str) -> Iterator[bytes]:
+    """The lines of all records and checkpoints."""
+    from engine.audit.export import export as lines_of
 
     with reading(config, "filmroom audit export", f"since={since} until={until}") as data:
-        for label, chain in chains(data).items():
-            for head, record in forward(chain.root, chain.name, 0):
-                start = record.find(b",") + len(b',"t":"')
-                time = record[start : start + 27].decode("ascii", "replace")
-                if (not since or time >= since) and (not until or time < until):
-                    yield f"{label} {head.hash.hex()}".encode(), record
+        yield from lines_of(data, since, until)
 
 
 def tail(config: Config, count: int, *, follow: bool) -> Iterator[dict[str, Any]]:

@@ -118,12 +118,18 @@ def tail(count: int, follow: bool, settings: Settings) -> None:
 def export(since: str, until: str, settings: Settings) -> None:
     """Write all records to standard output, one a line: the chain, the hash, and the event in JSON.
 
-    Each hash is the SHA-256 of the hash before (32 bytes) and the JSON, so that another program can verify it. In a
-    promoted replica, chains of its source are LINEAGE/CHAIN.
+    Each hash is the SHA-256 of the hash before (32 bytes) and the JSON, so that another program can verify it. A line
+    {"before":N} has the hash before record N, where a chain begins or a time left records out; it is missing where
+    old records were removed. The hash before the first record of a chain is SHA-256("filmroom audit chain NAME").
+
+    Then come the checkpoints: "checkpoints", the Ed25519 signature in base64, and what it signs in JSON: how far each
+    chain had come, with the hash of its last record. DATA/audit/verify-key.pem has the key.
+
+    In a promoted replica, chains of its source are LINEAGE/CHAIN.
     """
     write = sys.stdout.buffer.write
-    for place, record in audit.export(settings.load(), since, until):
-        write(b"%s %s\n" % (place, record))
+    for line in audit.export(settings.load(), since, until):
+        write(line + b"\n")
     sys.stdout.buffer.flush()
 
 
@@ -147,7 +153,10 @@ def verify(key: Path | None, anchor: Path | None, settings: Settings) -> int:
     report = audit.verify(settings.load(), key, anchor)
     facts = facts_of(report)
     problems = facts.pop("problems")
-    output.write_report(facts, problems=problems)
+    shown = {name.replace("_", " "): value for name, value in facts.items()}
+    if facts["problems_count"] == len(problems):
+        del shown["problems count"]  # else the list was cut
+    output.write_report(facts, shown, problems=problems)
     return exit_codes.OK if report.is_whole else exit_codes.TAMPERED
 
 
