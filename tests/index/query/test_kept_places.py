@@ -195,7 +195,7 @@ def test_the_studies_of_several_conditions_are_looked_up_once_and_leave_the_scop
     assert found() == names(1, 2, 3, 5)
     steps = index.search_steps(QUERY, scope=WARD_US)
     assert next(steps) is None, "the scope has been found"
-    index.apply([], [tombstone(tail, made[1].sop_instance_uid)])
+    index.apply([tombstone(tail, made[1].sop_instance_uid)])
     assert [match.attributes[tags.StudyInstanceUID] for match in steps if match is not None] == names(1, 3, 5)
     assert found() == names(1, 3, 5)
 
