@@ -45,6 +45,7 @@ __all__ = [
     "bytes_text",
     "complain",
     "cut",
+    "in_words",
     "on_terminal",
     "progress_bar",
     "to_text",
@@ -158,6 +159,11 @@ def write_facts(facts: Mapping[str, object], *, title: str | None = None) -> Non
     width = max(map(len, facts), default=0)
     for name, value in facts.items():
         write_line(f"{name:<{width}}  {_human(name, value)}" if on_terminal() else f"{name}\t{to_text(value)}")
+
+
+def in_words(facts: Mapping[str, object]) -> dict[str, object]:
+    """Facts for people: names in words, and nothing that is empty."""
+    return {name.replace("_", " "): value for name, value in facts.items() if value not in ("", None, [], ())}
 
 
 def write_json(value: object) -> None:

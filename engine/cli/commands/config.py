@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import textwrap
 
 import click
@@ -18,6 +19,9 @@ from engine.errors import ConfigError, QueryError
 
 MADE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99")
 """Transfer syntaxes into which Filmroom converts instances when it sends them."""
+
+WIDTH_MAX = 100
+"""Of a paragraph; longer lines are hard to read."""
 
 
 @options.group("config")
@@ -82,10 +86,11 @@ def explain(keys: tuple[str, ...], as_json: bool) -> None:
             default = None if entry.default is msgspec.UNSET else entry.default
             output.write_json({"key": entry.key, "type": entry.type, "default": default, "about": entry.about})
         return
+    width = min(WIDTH_MAX, shutil.get_terminal_size().columns) if output.on_terminal() else WIDTH_MAX
     for entry in found:
         default = "none, must be given" if entry.default is msgspec.UNSET else _as_written(entry.default)
         click.echo(f"{entry.key}\n    type     {entry.type}\n    default  {default}")
-        click.echo(textwrap.indent(textwrap.fill(entry.about, 100), "    ") + "\n")
+        click.echo(textwrap.fill(entry.about, width, initial_indent="    ", subsequent_indent="    ") + "\n")
 
 
 def _as_written(value: object) -> str:

@@ -83,7 +83,7 @@ def explain(file: Path, source: str, profile: str, settings: Settings) -> int:
 def _write_explanation(facts: dict[str, object]) -> None:
     segments, values = facts.pop("segments"), facts.pop("values")
     facts["faults"] = [f"{each['code']} {each['location']} {each['reason']}" for each in facts["faults"]]  # type: ignore[attr-defined]
-    output.write_facts(facts, title="message")
+    output.write_facts(output.in_words(facts), title="message")
     for segment in segments:  # type: ignore[attr-defined]
         fields = {f"{segment['segment']}-{number}": text for number, text in segment["fields"].items()}
         output.write_facts(fields, title=segment["segment"])
@@ -167,7 +167,7 @@ def show(number: int, raw: bool, settings: Settings) -> None:
     if output.as_json():
         output.write_one({**facts, "message": text})
         return
-    output.write_facts(facts)
+    output.write_facts(output.in_words(facts))
     for line in text.splitlines():
         output.write_line(output.to_text(line))
 

@@ -128,8 +128,7 @@ def why(aet: str, settings: Settings) -> None:
     facts["asked"] = facts["asked"] or f"never: this is what a query for the station {aet} would find"
     facts["status"] = f"{facts['status']} {_STATUSES.get(facts['status'][:2], '')}".strip()
     facts["hidden"] = [f"{count} {state}" for state, count in facts["hidden"].items()]
-    shown = {name.replace("_", " "): value for name, value in facts.items() if value not in ("", None, [])}
-    output.write_facts(shown)
+    output.write_facts(output.in_words(facts))
     output.write_line("")
     for key in keys:
         key["others_have"] = [value or "(none)" for value in key["others_have"]]
