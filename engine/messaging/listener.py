@@ -19,6 +19,7 @@ from engine import guards, log, tls
 from engine.errors import FrameError, FrameTooLong
 from engine.hl7 import Condition, Fault, FrameReader, acknowledge, framed, parse
 from engine.messaging.reception import refusal
+from engine.messaging.secure_server import SecureServer
 from engine.messaging.sources import Sender
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ ANSWERS_MAX = 64
 """Messages of one connection that may wait for their answers; senders usually wait after each."""
 PAUSE_S = 1.0
 """A sender that stops for so long has ended its message, if it can be a whole one."""
-HANDSHAKE_TIMEOUT_S = 20.0
 FAREWELL_S = 2.0
 
 
@@ -269,7 +269,7 @@ class Listener:
         self.latency_s = latency_s
         self.is_draining = False
         self._connections: set[_Connection] = set()
-        self._servers: list[asyncio.AbstractServer] = []
+        self._servers: list[asyncio.AbstractServer | SecureServer] = []
         self._looking: asyncio.TimerHandle | None = None
 
     @property
@@ -284,14 +284,11 @@ class Listener:
 
     async def listen(self, sock: socket.socket, context: Callable[[], ssl.SSLContext] | None = None) -> None:
         """Accepts connections of a listening socket. Raises ConfigError, OSError."""
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: _Connection(self),
-            sock=sock,
-            ssl=context() if context is not None else None,
-            ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S if context is not None else None,
-        )
-        self._servers.append(server)
+        if context is not None:
+            self._servers.append(SecureServer(sock, context(), lambda: _Connection(self), self._refuse_early))
+        else:
+            server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=sock)
+            self._servers.append(server)
         if self._looking is None:
             self._look()
 
@@ -301,12 +298,24 @@ class Listener:
         self.counters["connections"] += 1
         if self.is_draining:
             return "the server is stopping"
-        if len(self._connections) > self.settings.connections_max:
+        return self._excess(connection.host, 0, 0)
+
+    def _excess(self, host: str, others: int, own_others: int) -> str:
+        """Why there are too many connections, or "". `others` and, of them, those of the address are not entered."""
+        if len(self._connections) + others > self.settings.connections_max:
             return "there are too many connections"
-        own = sum(each.host == connection.host for each in self._connections)
-        if own > self.settings.connections_per_address_max:
+        own = sum(each.host == host for each in self._connections)
+        if own + own_others > self.settings.connections_per_address_max:
             return "there are too many connections of this address"
         return ""
+
+    def _refuse_early(self, host: str, handshakes: int, own_handshakes: int) -> str:
+        """Why a connection is refused before its handshake, or ""."""
+        why = self._excess(host, handshakes + 1, own_handshakes + 1)
+        if why:
+            self.counters["connections_refused"] += 1
+            logger.about(host).warning("a connection is refused", host=host, reason=why)
+        return why
 
     def leave(self, connection: _Connection) -> None:
         """Forgets a connection that has ended."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -19,6 +22,7 @@ from engine.messaging import applier, listener, reception
 from engine.messaging.client import Client
 from engine.orders.values import Applied, Change, ChangeKind, PatientUpdate, ReportUpdate
 from engine.storage.files import Files
+from tests.certificates import self_signed
 from tests.hl7.samples import ADT_A08, ORM_O01, lines
 from tests.messaging.hosting import Host, Registry, hosted
 
@@ -493,6 +497,35 @@ def test_limits_hold(tmp_path: Path) -> None:
         assert host.journal.last_number == 2
 
     run(tmp_path, test, settings=settings)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_handshakes_count_as_connections(tmp_path: Path) -> None:
+    certificate, key = self_signed(tmp_path, "localhost")
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(certificate, key)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+
+    async def test(host: Host) -> None:
+        sock = socket.create_server(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        await host.listener.listen(sock, lambda: server)
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        await host.until(lambda: host.counters["connections_refused"] == 2)
+        assert host.listener.connections_count == 0
+        for _, writer in silent:
+            writer.close()
+        code = ""
+        async with asyncio.timeout(60):
+            while not code:  # until the server has seen that they are closed
+                try:
+                    async with Client("127.0.0.1", port, context=client) as it:
+                        code = (await it.send(adt("1"))).code
+                except HL7SendFailed:
+                    await asyncio.sleep(0.01)
+        assert code == "AA"
+
+    run(tmp_path, test, settings=Hl7(connections_per_address_max=3))
 
 
 def test_too_many_waiting_messages_are_not_answered(tmp_path: Path) -> None:
