@@ -10,14 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from engine import audit
-from engine.access import Action
+from engine.access import FULL, Action
 from engine.errors import QueryError, RequestError
 from engine.orders import listing
 from engine.orders.reach import reach_of
 from engine.runtime.audit_trail import Act
 from engine.titles import readable
-from engine.web.api import reach
 from engine.web.api.json_bodies import ROWS_MAX, answer, check_parameters, number_of, switch_of
+from engine.web.errors import NotFound
 from engine.web.route import Parameter
 
 if TYPE_CHECKING:
@@ -63,7 +63,8 @@ async def listed(request: Request) -> web.Response:
 async def why(request: Request) -> web.Response:
     """The last query of a station, key by key: what each leaves alone, and what is without it. For who sees all."""
     check_parameters(request, ["aet"])
-    reach.everything(request, Action.WORKLIST)
+    if request.scope(Action.WORKLIST) is not FULL:
+        raise NotFound("only who may see the worklists of all stations is told why one is empty")
     engine, ae_title = request.engine, request.query.get("aet", "")
     if not 0 < len(ae_title) <= 16:
         raise RequestError("aet: an AE title has 1 to 16 characters")

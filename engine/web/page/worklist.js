@@ -84,7 +84,7 @@ function Why() {
 function Reasons({ facts }) {
   const hidden = Object.entries(facts.hidden).map(([state, count]) => `${number(count)} ${statusOf(state.toUpperCase())}`).join(", ");
   return html`<div role="status"><p>${facts.asked ? t("why.asked", { aet: facts.aet, time: moment(facts.asked), host: facts.host, count: number(facts.matches_then) }) : t("why.never", { aet: facts.aet })}
-      <br />${t("why.now", { count: number(facts.matches_now), scheduled: number(facts.scheduled), lost: number(facts.without_station) })}${hidden && html`<br />${t("why.hidden", { hidden })}`}</p>
+      <br />${t("why.now", { count: number(facts.matches_now), scheduled: number(facts.scheduled), lost: number(facts.without_station) })}${hidden && html`<br />${t("why.hidden", { hidden })}`}${Boolean(facts.out_of_role) && html`<br />${t("why.role", { count: number(facts.out_of_role) })}`}</p>
     <${Table} label=${t("why")} empty=${t("why.no.keys")} columns=${[t("why.key"), t("value"), t("why.alone"), t("why.without"), t("why.others")]}
       rows=${facts.keys.map((key) => [t(`worklist.${key.keyword}`) === `worklist.${key.keyword}` ? key.keyword : t(`worklist.${key.keyword}`), key.value, number(key.entries), number(key.without_it), key.others_have.map((other) => other || t("why.empty")).join(", ")])} /></div>`;
 }
