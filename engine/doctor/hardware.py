@@ -95,7 +95,9 @@ def examine(name: str, targets: Mapping[str, Hardware], findings: Iterable[Findi
     figures = {key: value for finding in findings for key, value in finding.figures.items()}
     for line in compare(targets[name], figures):
         subject = f"{name}: {line.subject}"
-        if line.is_met:
+        if line.has is None:
+            yield warning(subject, line.text, "this machine does not say it, or it was not measured: look yourself")
+        elif line.is_met:
             yield good(subject, line.text)
         else:
             yield warning(subject, line.text, f"the machine is too small for {name} in this respect")
@@ -110,4 +112,5 @@ def _good_for(targets: Mapping[str, Hardware], figures: Mapping[str, float]) -> 
     if missing:
         what += f"; it is too small for {', '.join(missing)}"
     unknown = [line.subject for line in compare(next(iter(targets.values())), figures) if line.has is None]
-    return good("good for", what + (f"; not known: {', '.join(unknown)}" if unknown else ""))
+    what += f"; not known: {', '.join(unknown)}" if unknown else ""
+    return good("good for", what) if met else warning("good for", what, "take a larger machine, or a smaller target")

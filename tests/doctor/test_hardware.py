@@ -10,7 +10,7 @@ import pytest
 from engine.cli import exit_codes
 from engine.doctor import examination, hardware
 from engine.doctor.finding import Verdict, good
-from engine.doctor.hardware import Hardware
+from engine.doctor.hardware import Hardware, network_mbit_per_s
 from perf.bench import targets
 from tests.cli.commands import rows, run
 from tests.doctor.test_examination import config_of
@@ -26,6 +26,12 @@ EASY = Hardware(
     network_mbit_per_s_min=0.001,
 )
 FIGURES = good("disk", "", sync_p50_ms=1.0, sync_p99_ms=2.0, write_mb_per_s=300.0, read_mb_per_s=500.0, free_bytes=1e12)
+
+
+@pytest.fixture(autouse=True)
+def _link(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the kernel of this machine knows the speed of a link does not matter."""
+    monkeypatch.setattr(hardware, "network_mbit_per_s", lambda: 10_000.0)
 
 
 def verdicts_of(target: Hardware) -> dict[str, Verdict]:
@@ -52,12 +58,19 @@ def test_a_machine_that_has_everything_is_good_for_the_target() -> None:
 )
 def test_what_a_machine_lacks_is_a_warning_of_its_own(subject: str, more: dict[str, float]) -> None:
     found = verdicts_of(msgspec.structs.replace(EASY, **more))
-    assert [name for name, verdict in found.items() if verdict is Verdict.WARNING] == [subject]
+    assert [name for name, verdict in found.items() if verdict is Verdict.WARNING] == [subject, "good for"]
 
 
-def test_what_was_not_measured_is_said_and_no_verdict() -> None:
-    last = list(hardware.examine("it", {"it": EASY}, []))[-1]
+def test_what_was_not_measured_is_said_and_never_good() -> None:
+    *lines, last = hardware.examine("it", {"it": EASY}, [])
     assert "not known: free space, sync latency, syncs, write rate, read rate" in last.what
+    good = [line.subject for line in lines if line.verdict is Verdict.GOOD]
+    assert good == ["it: processors", "it: memory", "it: network"]
+
+
+def test_a_link_without_a_speed_is_no_good_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "network_mbit_per_s", lambda: None)
+    assert verdicts_of(EASY)["network"] is Verdict.WARNING
 
 
 def test_the_fastest_link_counts_and_one_without_a_speed_does_not(tmp_path: Path) -> None:
@@ -65,8 +78,8 @@ def test_the_fastest_link_counts_and_one_without_a_speed_does_not(tmp_path: Path
         (tmp_path / name).mkdir()
         (tmp_path / name / "speed").write_text(speed)
     (tmp_path / "lo").mkdir()
-    assert hardware.network_mbit_per_s(tmp_path) == 10_000.0
-    assert hardware.network_mbit_per_s(tmp_path / "lo") is None
+    assert network_mbit_per_s(tmp_path) == 10_000.0
+    assert network_mbit_per_s(tmp_path / "lo") is None
 
 
 def test_the_disk_is_judged_by_the_target_that_is_named(tmp_path: Path) -> None:
