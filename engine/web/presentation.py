@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine.access import Action
 from engine.archive.rendering.presentation_state import (
+    COLOUR,
     GRAYSCALE,
     Presentation,
     PresentationState,
@@ -39,8 +40,10 @@ async def presented_image(request: Request, state: Instance, image: Instance | N
 
     Raises NotFound when there is no such image, NotAcceptable for a state that is not applied.
     """
-    if state.sop_class_uid != GRAYSCALE:
-        raise NotAcceptable("of presentation states only grayscale ones are applied: render the image itself")
+    if state.sop_class_uid not in (GRAYSCALE, COLOUR):
+        raise NotAcceptable(
+            "of presentation states only grayscale and colour ones are applied: render the image itself"
+        )
     view = request.view(Action.RETRIEVE)
     stored = view.retrieval.open(state)
 

@@ -90,15 +90,17 @@ def _picture(
     """`range_of`: the frame whose range is shown from black to white if there is no window."""
     decoded = reader.frame(number)
     samples, image, _ = decoded
-    if image.photometric_interpretation in _GREY:
-        if image.samples_per_pixel != 1:
-            raise TranscodeError(f"{image.samples_per_pixel} samples a pixel cannot be shown as grey levels")
-        if options.presentation is not None:
-            return _annotated(_presented(decoded, head, number, options, options.presentation), head, options)
+    is_grey = image.photometric_interpretation in _GREY
+    if is_grey and image.samples_per_pixel != 1:
+        raise TranscodeError(f"{image.samples_per_pixel} samples a pixel cannot be shown as grey levels")
+    if options.presentation is not None:
+        if options.presentation.is_colour == is_grey:
+            kind = "of colour" if is_grey else "of grey levels"
+            raise TranscodeError(f"the presentation state is for images {kind}")
+        return _annotated(_presented(decoded, head, number, options, options.presentation), head, options)
+    if is_grey:
         window = Window(*options.window) if options.window else None
         levels = grey_levels(samples, head, image, number, window, range_of)
-    elif options.presentation is not None:
-        raise TranscodeError("a grayscale presentation state is for images of grey levels")
     else:
         levels = colour.rgb(samples, head, image)
     hidden = _own_shutters(head)
@@ -115,7 +117,10 @@ def _picture(
 def _presented(
     decoded: DecodedFrame, head: Head, number: int, options: PictureOptions, presentation: Presentation
 ) -> Image.Image:
-    levels = presented_levels(decoded.samples, decoded.image, presentation)
+    if presentation.is_colour:
+        levels = colour.rgb(decoded.samples, head, decoded.image)
+    else:
+        levels = presented_levels(decoded.samples, decoded.image, presentation)
     levels = planes.with_shutters(levels, presentation.shutters, number, decoded.container)
     active = dict(presentation.image_overlays)
     own = (replace(plane, level=active[plane.group]) for plane in overlays(head) if plane.group in active)

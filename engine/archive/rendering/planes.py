@@ -25,12 +25,14 @@ def with_shutters(levels: Samples, shutters: Shutters, number: int, container: S
 
     `number`: the frame, from 0. `container`: its samples with all bits.
     """
+    is_grey = levels.ndim == 2
+    ink = np.asarray(shutters.level if is_grey else shutters.colour or (shutters.level,) * 3, np.uint8)
     for shutter in shutters.shapes:
         is_open = _opening(shutter, levels.shape[0], levels.shape[1])
-        levels = np.where(is_open if levels.ndim == 2 else is_open[:, :, None], levels, np.uint8(shutters.level))
+        levels = np.where(is_open if is_grey else is_open[:, :, None], levels, ink)
     if shutters.bitmap is not None and (hidden := plane(shutters.bitmap, number, container)) is not None:
         levels = levels.copy()
-        levels[hidden] = shutters.level
+        levels[hidden] = ink
     return levels
 
 

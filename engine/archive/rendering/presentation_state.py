@@ -1,10 +1,12 @@
-"""Reads a Grayscale Softcopy Presentation State (PS3.3 A.33.1): how one of its images is to be shown, as plain values.
+"""Reads a Grayscale or Color Softcopy Presentation State (PS3.3 A.33.1, A.33.2): how one of its images is to be shown,
+as plain values.
 
     stored values ─ rescale or Modality LUT ─ window or VOI LUT ─ shape or Presentation LUT ─► grey levels
     shutters ─ overlay planes ─ displayed area ─ rotation, clockwise ─ horizontal flip ─ texts and graphics ─► picture
 
 Grey levels follow from the state alone (PS3.4 N.2). Mask subtraction is not applied: a state that has it is an error
-that names it, since a picture without it would be wrong. Compound graphics and the layers' colours are left out.
+that names it, since a picture without it would be wrong. Compound graphics are left out. A colour state has no grey
+levels, and its layers have colours.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from engine.archive.rendering.cielab import Colour, srgb
 from engine.archive.rendering.overlay import GROUPS, WHITE, Overlay, of, overlays
 from engine.archive.rendering.shutters import Shutters, shutters
 from engine.archive.transcoding.head import Head
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from engine.dicom.transfer_syntax import TransferSyntax
 
 GRAYSCALE: Final = "1.2.840.10008.5.1.4.1.1.11.1"
+COLOUR: Final = "1.2.840.10008.5.1.4.1.1.11.2"
 STATE_BYTES_MAX: Final = 4 << 20
 """The longest state that is read; most have some kilobytes."""
 REFERENCES_MAX: Final = 10_000
@@ -63,11 +67,15 @@ class Mark(msgspec.Struct, frozen=True):
     is_filled: bool = False
     level: int = WHITE
     """Grey level of its layer."""
+    colour: Colour | None = None
+    """Colour of its layer in an image of colour, instead of the level."""
 
 
 class Presentation(msgspec.Struct, frozen=True):
     """How one image is shown."""
 
+    is_colour: bool
+    """Whether it is for images of colour, whose samples stay as they are."""
     modality_lut: LookUpTable | None
     """Instead of slope and intercept."""
     slope: float
@@ -99,6 +107,7 @@ class _Layer(NamedTuple):
 
     order: float
     level: int
+    colour: Colour | None = None
 
 
 class PresentationState:
@@ -141,6 +150,7 @@ class PresentationState:
         hidden = shutters(head)
         voi = self._item_for(tags.SoftcopyVOILUTSequence, sop_instance_uid)
         return Presentation(
+            is_colour=head.text(tags.SOPClassUID) == COLOUR,
             modality_lut=_table(head, tags.ModalityLUTSequence),
             slope=next(iter(head.numbers(tags.RescaleSlope)), 1.0) or 1.0,
             intercept=next(iter(head.numbers(tags.RescaleIntercept)), 0.0),
@@ -193,13 +203,13 @@ class PresentationState:
         layers = [(self._layer(item.text(tags.GraphicLayer)), item) for item in annotations]
         count = 0
         for layer, item in sorted(layers, key=lambda pair: pair[0].order):
-            for mark in (*self._graphics(item, layer.level), *self._texts(item, layer.level)):
+            for mark in (*self._graphics(item, layer), *self._texts(item, layer)):
                 count += 1
                 if count > MARKS_MAX:
                     raise TranscodeError(f"the presentation state has more than {MARKS_MAX} annotations")
                 yield mark
 
-    def _graphics(self, annotation: Head, level: int) -> Iterator[Mark]:
+    def _graphics(self, annotation: Head, layer: _Layer) -> Iterator[Mark]:
         for item in annotation.items(tags.GraphicObjectSequence):
             points = item.numbers(tags.GraphicData)
             if len(points) > 2 * POINTS_MAX:
@@ -209,16 +219,19 @@ class PresentationState:
                 item.text(tags.GraphicAnnotationUnits) == "PIXEL",
                 tuple(points),
                 is_filled=item.text(tags.GraphicFilled) == "Y",
-                level=level,
+                level=layer.level,
+                colour=layer.colour,
             )
 
-    def _texts(self, annotation: Head, level: int) -> Iterator[Mark]:
+    def _texts(self, annotation: Head, layer: _Layer) -> Iterator[Mark]:
         for item in annotation.items(tags.TextObjectSequence):
             at, units = item.numbers(tags.BoundingBoxTopLeftHandCorner), tags.BoundingBoxAnnotationUnits
             if len(at) != 2:
                 at, units = item.numbers(tags.AnchorPoint), tags.AnchorPointAnnotationUnits
             text = charset.decode(item.raw(tags.UnformattedTextValue)[:TEXT_MAX], self._character_set, "ST")
-            yield Mark("TEXT", item.text(units) == "PIXEL", tuple(at), text.strip(), level=level)
+            yield Mark(
+                "TEXT", item.text(units) == "PIXEL", tuple(at), text.strip(), level=layer.level, colour=layer.colour
+            )
 
 
 def check_length(length: int) -> None:
@@ -234,7 +247,8 @@ def _layers(head: Head) -> dict[str, _Layer]:
             break
         order = next(iter(item.numbers(tags.GraphicLayerOrder)), 0.0)
         level = item.number(tags.GraphicLayerRecommendedDisplayGrayscaleValue, 0xFFFF) >> 8
-        layers[item.text(tags.GraphicLayer)] = _Layer(order, level)
+        colour = srgb(item.numbers(tags.GraphicLayerRecommendedDisplayCIELabValue))
+        layers[item.text(tags.GraphicLayer)] = _Layer(order, level, colour)
     return layers
 
 

@@ -26,12 +26,13 @@ FAR: Final = 1 << 15
 _ELLIPSE_POINTS: Final = 72
 
 Point = tuple[float, float]
+_Ink = int | tuple[int, ...]
 
 
 def presented(
     picture: Image.Image, presentation: Presentation, viewport: Viewport | None, aspect: float
 ) -> Image.Image:
-    """A picture of grey levels, arranged. `aspect`: of the image's pixels. Raises TranscodeError."""
+    """A picture, arranged. `aspect`: of the image's pixels. Raises TranscodeError."""
     left, top, right, bottom = _visible(presentation.area, *picture.size)
     shown = picture.crop((left, top, right, bottom))
     aspect = presentation.aspect or aspect
@@ -69,7 +70,7 @@ def presented(
         corners = zip(mark.points[::2], mark.points[1::2], strict=False)
         points = [place(x, y, is_of_image=mark.is_of_image) for x, y in corners]
         if points and all(abs(x) < FAR and abs(y) < FAR for x, y in points):
-            _draw(pen, font, mark, points)
+            _draw(pen, font, mark, points, _inks(shown.mode, mark))
     return shown
 
 
@@ -82,11 +83,23 @@ def _visible(area: tuple[float, float, float, float] | None, width: int, height:
     return left, top, right, bottom
 
 
+def _inks(mode: str, mark: Mark) -> tuple[_Ink, _Ink]:
+    """The ink of a mark, and that of its edge, which sets it off."""
+    if mode == "L":
+        return mark.level, 0 if mark.level > 127 else 255
+    ink = mark.colour or (mark.level,) * 3
+    return ink, (0, 0, 0) if max(ink) > 127 else (255, 255, 255)
+
+
 def _draw(
-    pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, mark: Mark, points: list[Point]
+    pen: ImageDraw.ImageDraw,
+    font: ImageFont.ImageFont | ImageFont.FreeTypeFont,
+    mark: Mark,
+    points: list[Point],
+    inks: tuple[_Ink, _Ink],
 ) -> None:
-    kind, ink = mark.kind, mark.level
-    edge = 0 if ink > 127 else 255
+    kind = mark.kind
+    ink, edge = inks
     if kind == "TEXT":
         pen.multiline_text(points[0], mark.text, ink, font, stroke_width=1, stroke_fill=edge)
         return

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from engine.archive.rendering.cielab import Colour, srgb
 from engine.archive.rendering.overlay import Overlay, overlays
 from engine.dicom import tags
 from engine.errors import TranscodeError
@@ -49,6 +50,8 @@ class Shutters(msgspec.Struct, frozen=True):
     """A plane whose pixels are hidden."""
     level: int = 0
     """Grey level of what is hidden, 0 to 255."""
+    colour: Colour | None = None
+    """Its colour in an image of colour, instead of the level."""
 
     def __bool__(self) -> bool:
         return bool(self.shapes) or self.bitmap is not None
@@ -61,6 +64,7 @@ def shutters(head: Head) -> Shutters:
         shapes=tuple(_shapes(head, [name for name in names if name != BITMAP])),
         bitmap=_bitmap(head) if BITMAP in names else None,
         level=head.number(tags.ShutterPresentationValue, 0) >> 8,
+        colour=srgb(head.numbers(tags.ShutterPresentationColorCIELabValue)),
     )
 
 

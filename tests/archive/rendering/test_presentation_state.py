@@ -16,7 +16,7 @@ from PIL import Image
 from pydicom.dataset import Dataset
 
 from engine.archive.rendering.options import PNG, PictureOptions, Viewport
-from engine.archive.rendering.presentation_state import GRAYSCALE, PresentationState
+from engine.archive.rendering.presentation_state import COLOUR, GRAYSCALE, PresentationState
 from engine.dicom.sources import Whole
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import DataSetError, TranscodeError
@@ -292,10 +292,39 @@ def test_what_is_not_applied_is_named(more: dict[str, object], word: str) -> Non
         shown(image, state_of(image, **more))
 
 
-def test_images_of_colour_are_refused() -> None:
+def test_a_state_is_for_images_of_its_kind() -> None:
     image = dataset(np.zeros((8, 8, 3), np.uint8))
-    with pytest.raises(TranscodeError, match="grey levels"):
+    with pytest.raises(TranscodeError, match="for images of grey levels"):
         shown(image, state_of(image))
+    grey = dataset(np.zeros((8, 8), np.uint8))
+    with pytest.raises(TranscodeError, match="for images of colour"):
+        shown(grey, state_of(grey, SOPClassUID=COLOUR))
+
+
+RED = [35580, 53663, 50858]
+"""CIELab 54.29, 80.80, 69.89 as DICOM codes it: the red of sRGB."""
+
+
+def test_a_colour_state_keeps_the_colours_and_has_some_for_its_layers_and_shutters() -> None:
+    values = np.random.default_rng(SEED).integers(0, 256, (40, 60, 3), np.uint8)
+    image = dataset(values)
+    line = item(GraphicAnnotationUnits="PIXEL", GraphicType="POLYLINE", GraphicData=[10.0, 5.0, 30.0, 5.0])
+    state = state_of(image, SOPClassUID=COLOUR, ImageRotation=90)
+    assert np.array_equal(shown(image, state), np.rot90(values, -1))
+    state.ImageRotation = 0
+    state.GraphicAnnotationSequence = [item(GraphicLayer="A", GraphicObjectSequence=[line])]
+    state.GraphicLayerSequence = [
+        item(GraphicLayer="A", GraphicLayerOrder=1, GraphicLayerRecommendedDisplayCIELabValue=RED)
+    ]
+    levels = shown(image, state)
+    assert np.abs(levels[5, 12:28].astype(int) - (255, 0, 0)).max() <= 3
+    del state.GraphicAnnotationSequence
+    state.ShutterShape, state.ShutterPresentationColorCIELabValue = "RECTANGULAR", RED
+    state.ShutterLeftVerticalEdge, state.ShutterRightVerticalEdge = "11", "20"
+    state.ShutterUpperHorizontalEdge, state.ShutterLowerHorizontalEdge = "1", "40"
+    levels = shown(image, state)
+    assert np.array_equal(levels[:, 10:20], values[:, 10:20])
+    assert np.abs(levels[:, 20:].astype(int) - (255, 0, 0)).max() <= 3
 
 
 def test_a_state_with_wrong_bytes_is_a_picture_or_an_error() -> None:
