@@ -16,8 +16,6 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from http import HTTPStatus
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import orjson
@@ -27,6 +25,7 @@ from engine.access import FULL, Action
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.event import ACTIONS, action_of
 from engine.errors import CursorRefused, RequestError
+from engine.web import event_stream
 from engine.web.change_stream import PAGE_EVENTS, Frames, is_visible
 from engine.web.route import Parameter, Route
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from engine.web.change_stream import Follower
     from engine.web.request import Request
 
-EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 LIMIT_MAX = 10_000
 """Events in one page: some 4 MB."""
@@ -51,7 +49,7 @@ RECONNECT_MS = 1000
 async def changes(request: Request) -> web.StreamResponse:
     """Sends one page, or the stream."""
     actions = _actions(request)
-    if _wants_stream(request):
+    if event_stream.is_wanted(request):
         since = request.headers.get("Last-Event-ID") or request.query.get("since", "")
         return await _stream(request, since, actions)
     limit = _limit(request)
@@ -70,12 +68,6 @@ def _json(lines: list[bytes], cursor: Cursor, *, is_more: bool) -> web.Response:
     fields = orjson.dumps({"next": str(cursor), "more": is_more})
     body = b'{"events":[' + b",".join(lines) + b"]," + fields[1:]
     return web.Response(body=body, content_type=JSON, headers={"Cache-Control": "no-store"})
-
-
-def _wants_stream(request: Request) -> bool:
-    """Whether the client wants a stream: EventSource asks for it, other clients ask for JSON or for anything."""
-    accept = ",".join(request.headers.getall("Accept", ()))
-    return EVENT_STREAM in accept.lower() and JSON not in accept.lower()
 
 
 def _limit(request: Request) -> int:
@@ -117,15 +109,9 @@ async def _send_stream(request: Request, since: str, actions: frozenset[str]) ->
     feed = stream.feed()
     cursor = await stream.in_thread(partial(_cursor, feed, since))
     page = await stream.read(feed, cursor)  # before the head of the answer, so that a refused cursor gets its status
-    response = web.StreamResponse(
-        status=HTTPStatus.OK,
-        headers={"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
-    await response.prepare(request)
-    request.stream_after_s = perf_counter() - request.began_at
+    response = await event_stream.begin(request, RECONNECT_MS, "the change feed")
     if request.is_head:
         return response
-    await response.write(b"retry: %d\n: the change feed\n\n" % RECONNECT_MS)
     follower = None
     try:
         while True:
@@ -197,7 +183,7 @@ ROUTES = (
             Parameter("action", "Only these events, separated by commas"),
             Parameter("Last-Event-ID", "The cursor at which a stream continues", place="header"),
         ),
-        produces=(JSON, EVENT_STREAM),
+        produces=(JSON, event_stream.MEDIA_TYPE),
         errors=(404, 410),
         tag="changes",
         schema="Changes",

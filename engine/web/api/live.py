@@ -10,13 +10,12 @@ operations, peers, clients, errors and latencies of the last `window_s` seconds,
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
-from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
 from engine.access import Action
+from engine.web import event_stream
 from engine.web.api.json_bodies import JSON, NO_STORE, check_parameters
 from engine.web.errors import Unavailable
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from engine.web.live_status import LiveStatus
     from engine.web.request import Request
 
-EVENT_STREAM: Final = "text/event-stream"
 WATCHERS_MAX: Final = 100
 """Streams of one worker. A browser has one for all its tabs."""
 ALIVE_S: Final = 15.0
@@ -35,8 +33,7 @@ async def live(request: Request) -> web.StreamResponse:
     """Sends the status, once or as a stream."""
     check_parameters(request)
     status = request.host_front.live_status
-    accept = ",".join(request.headers.getall("Accept", ())).lower()
-    if EVENT_STREAM in accept and JSON not in accept:
+    if event_stream.is_wanted(request):
         return await _stream(request, status)
     frame = await status.frame()
     if not frame:
@@ -47,14 +44,9 @@ async def live(request: Request) -> web.StreamResponse:
 async def _stream(request: Request, status: LiveStatus) -> web.StreamResponse:
     if status.count >= WATCHERS_MAX:
         raise Unavailable(f"{WATCHERS_MAX} clients already watch this server")
-    response = web.StreamResponse(
-        status=HTTPStatus.OK, headers={"Content-Type": EVENT_STREAM, **NO_STORE, "X-Accel-Buffering": "no"}
-    )
-    await response.prepare(request)
-    request.stream_after_s = perf_counter() - request.began_at
+    response = await event_stream.begin(request, RECONNECT_MS)
     if request.is_head:
         return response
-    await response.write(b"retry: %d\n\n" % RECONNECT_MS)
     queue = status.join()
     try:
         while not status.is_ended:

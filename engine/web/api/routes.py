@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from engine.access import Action
+from engine.web import event_stream
 from engine.web.api import (
     account,
     accounts,
@@ -265,7 +266,7 @@ API_ROUTES: Final = (
         live.live,
         "What the server does now, and whether all is well",
         Action.OBSERVE,
-        produces=(JSON, live.EVENT_STREAM),
+        produces=(JSON, event_stream.MEDIA_TYPE),
         tag="archive API",
     ),
     _read("/stats", stats.now, "Statistics of all processes", Action.OBSERVE),
