@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ from engine.archive.copies import sealed_file
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Replica, promote
 from engine.archive.copies.replica_audit import ReplicaAudit
-from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore
 from engine.archive.copies.shipped_audit import NO_LINEAGE, AuditFile, Kind, Piece
 from engine.archive.layout import existing
 from engine.audit.chain import chain_files, folder_of
-from engine.audit.checkpoint import SIGNING_KEY, Notary
+from engine.audit.checkpoint import SIGNING_KEY, Notary, checkpoint_files
 from engine.audit.logs import source_root
 from engine.audit.search import Condition, search
 from engine.audit.verify import verify
@@ -247,6 +248,11 @@ def test_a_replica_that_is_killed_at_any_call_gets_the_log_whole(data: Path, tmp
         with pytest.MonkeyPatch.context() as patch:  # a killed process gives its locks back, and no more
             patch.setattr(ReplicaAudit, "commit", lambda self: None)
             replication.close()
+        if (target / "archive.json").exists():  # the source may be gone at this moment
+            KEYRING.clear()
+            promote(Path(shutil.copytree(target, tmp_path / f"burnt-{left}")))
+            assert verify(tmp_path / f"burnt-{left}").problems == []
+            KEYRING.clear()
         replicate(data, target)
         promote(target)
         assert events(source_root(target, NO_LINEAGE)) == events(data)
@@ -282,6 +288,54 @@ def test_a_promotion_that_is_killed_at_any_call_is_done_again(tmp_path: Path) ->
         report = verify(target)
         assert report.is_whole and report.events >= 2
     assert stops > 3
+
+
+class Synced(Files):
+    """Notes the length that each file of an audit log had when it was synced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: dict[str, int] = {}
+
+    def fdatasync(self, fd: int) -> None:
+        super().fdatasync(fd)
+        self.lengths[os.readlink(f"/proc/self/fd/{fd}")] = self.size(fd)
+
+
+def test_what_counts_as_shipped_is_durable_at_both_ends(plain: Path, tmp_path: Path) -> None:
+    layout, target, here, there = existing(plain), tmp_path / "replica", Synced(), Synced()
+    record(plain, "1.1")
+    replica = Replica(target, layout.archive_id, layout.lineage, there)
+    replication = Replication(layout, lambda: replica, Status("replica"), files=here)
+    for _ in range(2):
+        assert replication.run_once()
+        for root, files in ((plain, here), (source_root(target, NO_LINEAGE), there)):
+            paths = [*chain_files(root, "000"), *checkpoint_files(root)]
+            assert len(paths) == 2
+            assert {str(path): path.stat().st_size for path in paths}.items() <= files.lengths.items()
+        record(plain, "1.2")
+    replication.close()
+
+
+def test_the_wrapping_of_a_new_key_comes_before_what_it_seals(tmp_path: Path) -> None:
+    data, target = tmp_path / "data", tmp_path / "replica"
+    key_file.make(tmp_path / "kek")
+    encryption.begin(data, "site", "file", {"path": str(tmp_path / "kek")}, data_key_days=30)
+    made(data)
+    record(data, "1.1")
+    files = Limited()
+    replication = replicating(existing(data), target, files=files)
+    assert replication.run_once()
+    encryption.open_keys(data).rotate_data_key()
+    record(data, "1.2")
+    files.left = 3  # the chain's new piece is durable
+    with pytest.raises(Stopped):
+        replication.run_once()
+    files.left = 0
+    replication.close()
+    KEYRING.clear()
+    promote(target)
+    assert events(source_root(target, NO_LINEAGE)) == events(data)
 
 
 def test_an_archive_that_was_encrypted_since_has_only_a_sealed_copy(tmp_path: Path) -> None:
@@ -348,6 +402,7 @@ CHAIN = AuditFile("ab" * 16, Kind.CHAIN, 7, 12)
         Piece(CHAIN, True, False, 0, b"short"),
         Piece(CHAIN, True, False, 0, bytes(36) + b"\0" * 16),
         Piece(CHAIN, True, False, 9, bytes(24) + b"\0\0\0\0\0\0\0\0" + b"\5\0\0\0" + bytes(21)),
+        Piece(CHAIN, True, False, 0, bytes(24) + b"\5\0\0\0\0\0\0\0" + b"\5\0\0\0" + bytes(21)),
         Piece(CHAIN, True, False, 0, bytes(32) + b"\xff\xff\xff\xff" + bytes(100)),
         Piece(AuditFile("ab" * 16, Kind.VERIFY_KEY), True, False, 0, b"key"),
         Piece(AuditFile("ab" * 16, Kind.VERIFY_KEY), False, False, 0, bytes(1 << 17)),
