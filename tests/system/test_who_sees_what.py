@@ -307,6 +307,30 @@ def check_windows(hospital: Hospital, holder: Holder) -> None:
         assert counts == (len(seen), sum(len(study.instances) for study in seen)), about
 
 
+def check_fhir(hospital: Hospital, holder: Holder) -> None:
+    seen = visible(holder, "query", hospital.studies)
+    about = hospital.about(holder)
+    matches: list[dict[str, Any]] = []
+    path = "/fhir/ImagingStudy?_count=3&_total=accurate"
+    while path:
+        bundle = json.loads(hospital.ask(holder, path)[1])
+        matches += [entry["resource"] for entry in bundle.get("entry", [])]
+        assert len(matches) <= len(seen) and bundle["total"] == len(seen), about
+        urls = [link["url"] for link in bundle["link"] if link["relation"] == "next"]
+        path = f"/fhir/{urls[0].partition('/fhir/')[2]}" if urls else ""
+    assert sorted((match["id"], match["numberOfInstances"], len(match["series"])) for match in matches) == sorted(
+        (study.uid, len(study.instances), len(study.series)) for study in seen
+    ), about
+    patients = json.loads(hospital.ask(holder, "/fhir/Patient?_count=200&_total=accurate")[1])
+    found = {entry["resource"]["identifier"][0]["value"] for entry in patients.get("entry", [])}
+    assert found == {study.patient for study in seen}, about
+    for study in hospital.some(hospital.studies):
+        status, body = hospital.ask(holder, f"/fhir/ImagingStudy/{study.uid}")
+        assert status == (200 if study in seen else 404), (about, body[:300])
+        query = f"/fhir/ImagingStudy?identifier={study.accession}"
+        assert len(json.loads(hospital.ask(holder, query)[1]).get("entry", [])) == (study in seen), about
+
+
 def unpacked(cursor: str) -> bytes:
     """A cursor, and what is in it if it is base64."""
     import base64
@@ -397,6 +421,7 @@ def test_no_person_sees_more_or_less_than_they_may(hospital: Hospital, number: i
     if any("query" in each.may for each in holder.roles) or any("query" in grant.actions for grant in holder.grants):
         check_searches(hospital, holder)
         check_windows(hospital, holder)
+        check_fhir(hospital, holder)
         check_every_list(hospital, holder)
     check_retrieval(hospital, holder, PART)
     check_download(hospital, holder)
