@@ -171,7 +171,8 @@ class Keeper:
         try:
             self._renew_epoch_id(restored)
             # Checkpoint before anything is written: a power cut from here on costs only another replay.
-            self._checkpointer = self.index.checkpointer(self._sync_log)
+            make = partial(self.index.checkpointer, self._sync_log)
+            self._checkpointer = reserve_file.with_reserve(self._layout, self._files, make)
             try:
                 report = self._replay("replayed", progress)
                 if not self._follows:

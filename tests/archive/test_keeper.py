@@ -17,7 +17,8 @@ from engine.archive import keeper
 from engine.archive.archive import Archive
 from engine.errors import EngineError, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
-from engine.index.upkeep import rebuild
+from engine.index.upkeep import checkpoint_file, rebuild
+from engine.storage.files import Files
 from tests.archive.kept import data_set, received
 from tests.system.server import wait_for
 
@@ -100,6 +101,27 @@ def test_a_start_on_a_full_disk_uses_the_reserve_file(tmp_path: Path, monkeypatc
     with Archive.open(data, role="keeper") as archive:
         assert archive.stats()["instances"] == 2
     assert disk.refused == 1 and not ballast.exists()
+
+
+def test_a_start_uses_the_reserve_file_for_its_first_checkpoint_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "killed"
+    _as_after_a_kill(tmp_path / "data", data)
+    ballast = data / "ballast"
+    ballast.write_bytes(bytes(4096))
+    write_void, refused = checkpoint_file.write_void, []
+
+    def refusing(directory: str, files: Files) -> None:
+        if ballast.exists():
+            refused.append(directory)
+            raise StorageFull("pwritev: No space left on device")
+        write_void(directory, files)
+
+    monkeypatch.setattr(checkpoint_file, "write_void", refusing)
+    with Archive.open(data, role="keeper") as archive:
+        assert archive.stats()["instances"] == 2
+    assert len(refused) == 1 and not ballast.exists()
 
 
 def test_a_start_without_a_reserve_file_says_that_the_disk_is_full(

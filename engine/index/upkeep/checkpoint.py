@@ -74,15 +74,19 @@ class Checkpointer:
     def _start(self) -> None:
         """Pins the present state, and adopts the file if it describes this state. No process may commit meanwhile."""
         pin = self._environment.begin_pin()
-        checkpoint = read_file(self._directory, self._files)
-        if checkpoint is not None and checkpoint.kind != Kind.VOID and checkpoint.meta_page == self._meta_page_of(pin):
-            self._checkpointed_id = checkpoint.transaction_id
-        else:
-            checkpoint_file.write_void(self._directory, self._files)
-            self._checkpointed_id = -1
-        if not try_lock(self._pin_fd, exclusive=True):
+        try:
+            found = read_file(self._directory, self._files)
+            checkpoint = None if found is None or found.kind == Kind.VOID else found
+            if checkpoint is not None and checkpoint.meta_page == self._meta_page_of(pin):
+                self._checkpointed_id = checkpoint.transaction_id
+            else:
+                checkpoint_file.write_void(self._directory, self._files)
+                self._checkpointed_id = -1
+            if not try_lock(self._pin_fd, exclusive=True):
+                raise IndexError_(f"the index in {self._directory} has a checkpointer already")
+        except BaseException:
             pin.abort()
-            raise IndexError_(f"the index in {self._directory} has a checkpointer already")
+            raise
         self._pin = pin
 
     def _meta_page_of(self, pin: ReadTxn) -> bytes:
