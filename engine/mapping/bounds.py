@@ -18,10 +18,14 @@ REPETITIONS_MAX = 5000
 SEGMENTS_MAX = {"PID": 1000, "MRG": 1000, "ORC": 1000, "OBR": 1000, "IPC": 1000}
 """Segments that make values of the registry: each is a row, all of one message are one transaction."""
 DOCUMENTS_MAX = 100
+SHORT_BYTES = 4000
+"""Too short for a thousand segments or repetitions: nearly every message, and it need not be counted."""
 
 
 def excess_of(message: Message) -> Fault | None:
     """What a message has too much of; None: nothing."""
+    if len(message.raw) <= SHORT_BYTES:
+        return None
     counts = Counter(message.names)
     for name, most in SEGMENTS_MAX.items():
         if counts[name] > most:
