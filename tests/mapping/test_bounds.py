@@ -30,7 +30,7 @@ def faults(kind: str, *segments: str) -> list[str]:
         ("ORM^O01", [PID, *[OBR] * 1001], "more than 1000 OBR"),
         ("OMI^O23", [PID, ORC, OBR, *["IPC|A|R|1.2|S|CT"] * 1001], "more than 1000 IPC"),
         ("ADT^A40", [PID, "MRG|2^^^H"] * 1001, "more than 1000 PID"),
-        ("ORU^R01", [PID, ORC, OBR, *["OBX|1|ED|||^A^A^Base64^AAAA"] * 101], "more than 100 documents"),
+        ("ORU^R01", [PID, ORC, OBR, *["OBX|1|ED|||^A^A^Base64^AAAABBBBCCCCDDDD"] * 101], "more than 100 documents"),
     ],
 )
 def test_a_message_with_too_much_of_something_is_refused(kind: str, segments: list[str], fault: str) -> None:
