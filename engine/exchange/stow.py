@@ -9,8 +9,9 @@ part's type has no transfer syntax parameter: the file has it, and the same Orth
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -34,6 +35,8 @@ BATCH_BYTES: Final = 32 << 20
 """Instances in one request, and their bytes if there are several: a lost connection costs little, and the requester of
 a C-MOVE gets a pending response after each request."""
 PIECE_BYTES: Final = 1 << 20
+ENDING_S: Final = 0.01
+"""How often to look whether a cancelled sender has left a body."""
 DICOM: Final = "application/dicom"
 
 _REFERENCED: Final = "00081199"
@@ -119,10 +122,12 @@ class StowDestination:
         except AssociationFailed as error:
             raise (AssociationFailed(str(failure[0])) if failure else error) from error
         finally:
-            await body.aclose()
+            await end_body(body)
         return _results_of(instances, module if isinstance(module, dict) else {})
 
-    async def _body(self, writer: Writer, instances: Sequence[Instance], failure: list[EngineError]) -> Any:
+    async def _body(
+        self, writer: Writer, instances: Sequence[Instance], failure: list[EngineError]
+    ) -> AsyncGenerator[bytes, None]:
         reads = self._resources.pools.reads
         for number, instance in enumerate(instances):
             target = _target_of(instance)
@@ -158,6 +163,16 @@ class StowDestination:
                 yield bytes(view[:length])
             if length < PIECE_BYTES:
                 return
+
+
+async def end_body(body: AsyncGenerator[bytes, None]) -> None:
+    """Ends the body of a request that is over.
+
+    The client's task that sends it is cancelled then, but may be inside it for some turns of the loop.
+    """
+    while body.ag_running:
+        await asyncio.sleep(ENDING_S)
+    await body.aclose()
 
 
 @asynccontextmanager
