@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,8 @@ from engine.services.suboperations import SENT_WITH_FAILURE, SendResult
 from engine.web.multipart import Writer
 
 if TYPE_CHECKING:
+    from types import AsyncGeneratorType
+
     from engine.config import Peer
     from engine.index.format.types import Instance
     from engine.services.destination import Resources, Results
@@ -125,9 +127,7 @@ class StowDestination:
             await end_body(body)
         return _results_of(instances, module if isinstance(module, dict) else {})
 
-    async def _body(
-        self, writer: Writer, instances: Sequence[Instance], failure: list[EngineError]
-    ) -> AsyncGenerator[bytes, None]:
+    async def _body(self, writer: Writer, instances: Sequence[Instance], failure: list[EngineError]) -> Any:
         reads = self._resources.pools.reads
         for number, instance in enumerate(instances):
             target = _target_of(instance)
@@ -165,7 +165,7 @@ class StowDestination:
                 return
 
 
-async def end_body(body: AsyncGenerator[bytes, None]) -> None:
+async def end_body(body: AsyncGeneratorType[bytes, None]) -> None:
     """Ends the body of a request that is over.
 
     The client's task that sends it is cancelled then, but may be inside it for some turns of the loop.

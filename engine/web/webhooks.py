@@ -64,6 +64,9 @@ class Webhooks:
     def close(self) -> None:
         """Stops. Requests that are in progress may be repeated later."""
         self._task.cancel()
+        # The task ends them only in its next turn, and the pools may be closed by then.
+        for _, task in self._running.values():
+            task.cancel()
 
     async def _run(self) -> None:
         archive = self._engine.archive
