@@ -117,12 +117,23 @@ class Server:
         lines = [orjson.loads(line) for line in list(self.log) if line.startswith("{")]
         return [line for line in lines if line.get("event") == event]
 
-    def stats(self) -> dict[str, object]:
-        """The statistics from the control socket."""
-        try:
-            return control.request(self.data, {"command": "stats"})
-        except control.ControlUnavailable as error:
-            raise AssertionError(f"{error}\n" + "".join(self.log[-40:])) from error
+    def stats(self, *, are_workers_awaited: bool = True) -> dict[str, object]:
+        """The statistics from the control socket.
+
+        A worker that is busy for some seconds has none: they are asked for again until each worker has answered.
+        """
+        found: list[dict[str, object]] = []
+
+        def is_complete() -> bool:
+            try:
+                found.append(control.request(self.data, {"command": "stats"}))
+            except control.ControlUnavailable as error:
+                raise AssertionError(f"{error}\n" + "".join(self.log[-40:])) from error
+            workers: list[dict[str, object]] = found[-1]["workers"]  # type: ignore[assignment]
+            return not are_workers_awaited or all("counters" in worker for worker in workers)
+
+        wait_for(is_complete, what="the answer of each worker")
+        return found[-1]
 
     def reload(self, config: str) -> None:
         """Loads another configuration, which applies to every later association."""
@@ -131,7 +142,7 @@ class Server:
 
     def worker_pids(self) -> list[int]:
         """The workers' process ids."""
-        return [int(worker["pid"]) for worker in self.stats()["workers"]]  # type: ignore[attr-defined]
+        return [int(worker["pid"]) for worker in self.stats(are_workers_awaited=False)["workers"]]  # type: ignore[attr-defined]
 
     def kill_all(self) -> None:
         """Kills supervisor and workers at once with SIGKILL."""

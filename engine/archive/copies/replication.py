@@ -74,7 +74,9 @@ class Status:
     caught_up_s: float = 0.0
     """Unix time up to which the destination has everything; 0: not known."""
     shipped_bytes: int = 0
-    """By this process."""
+    """By this process, without the audit log: neither is it in `lag_bytes`, since each command adds to it."""
+    audit_bytes: int = 0
+    """Of the audit log, by this process."""
     segments: int = 0
     findings: list[str] = field(default_factory=list)
     """Segments that cannot be read at the source."""
@@ -91,6 +93,7 @@ class Status:
             "lag_s": round(max(0.0, now_s - self.caught_up_s), 1) if is_known else None,
             "caught_up": datetime.fromtimestamp(self.caught_up_s, UTC).isoformat() if is_known else None,
             "shipped_bytes": self.shipped_bytes,
+            "audit_bytes": self.audit_bytes,
             "segments": self.segments,
             "findings": self.findings[:100],
             "updated": datetime.fromtimestamp(self.updated_s, UTC).isoformat(),
@@ -462,7 +465,7 @@ class Replication:
             )
             return
         self._send_keys(destination)
-        self.status.shipped_bytes += self._audit.ship(layout, destination.audit, key)
+        self.status.audit_bytes += self._audit.ship(layout, destination.audit, key)
 
     def _elsewhere(self, present: list[int]) -> list[int]:
         """The segments that are in an object store only: the destination keeps those that it has."""
