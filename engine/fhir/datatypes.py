@@ -15,6 +15,9 @@ from typing import Any, Final, TypeAlias
 
 Json: TypeAlias = dict[str, Any]
 
+Attributes: TypeAlias = Mapping[int, bytes]
+"""Tag → value as matches of the archive have it: text in UTF-8."""
+
 DICOM_UID: Final = "urn:dicom:uid"
 DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 URI: Final = "urn:ietf:rfc:3986"
@@ -37,6 +40,11 @@ def without_empty(values: Mapping[str, Any]) -> Json:
 def text(value: object) -> str:
     """A string of FHIR: without control characters, and without spaces around it."""
     return _NOT_IN_TEXT.sub("", "" if value is None else str(value)).strip()
+
+
+def text_of(attributes: Attributes, tag: int) -> str:
+    """The text of an attribute; "" without one."""
+    return text(attributes.get(tag, b"").decode("utf-8", "replace"))
 
 
 def uri_of_uid(uid: str) -> str:

@@ -23,6 +23,7 @@ from engine.fhir.datatypes import (
     DCM,
     DICOM_UID,
     URI,
+    Attributes,
     Json,
     coding,
     concept,
@@ -31,6 +32,7 @@ from engine.fhir.datatypes import (
     moment,
     system_of,
     text,
+    text_of,
     uri_of_uid,
     without_empty,
 )
@@ -52,9 +54,6 @@ SERIES_ATTRIBUTES: Final = (
 )  # fmt: skip
 INSTANCE_ATTRIBUTES: Final = (tags.SeriesInstanceUID, tags.SOPInstanceUID, tags.SOPClassUID, tags.InstanceNumber)
 
-Attributes = Mapping[int, bytes]
-"""Tag → value as matches of the archive have it: text in UTF-8."""
-
 
 @dataclass(frozen=True, slots=True)
 class Study:
@@ -71,12 +70,12 @@ class Study:
 def imaging_study(study: Study, release: Release) -> Json:
     """The resource."""
     values = study.attributes
-    uid, accession = _text(values, tags.StudyInstanceUID), _text(values, tags.AccessionNumber)
-    zone = _text(values, tags.TimezoneOffsetFromUTC)
-    modalities = [text(part) for part in _text(values, tags.ModalitiesInStudy).split("\\")]
+    uid, accession = text_of(values, tags.StudyInstanceUID), text_of(values, tags.AccessionNumber)
+    zone = text_of(values, tags.TimezoneOffsetFromUTC)
+    modalities = [text(part) for part in text_of(values, tags.ModalitiesInStudy).split("\\")]
     is_r5 = release is Release.R5
     by_series = _by_series(study.instances)
-    referrer = display_name(_text(values, tags.ReferringPhysicianName))
+    referrer = display_name(text_of(values, tags.ReferringPhysicianName))
     meta = {"lastUpdated": study.last_updated, "tag": [SUBSETTED] if study.instances is None else []}
     return {
         "resourceType": "ImagingStudy",
@@ -91,7 +90,7 @@ def imaging_study(study: Study, release: Release) -> Json:
                 "status": "available",
                 "modality": [_modality(code, release) for code in modalities if code],
                 "subject": subject(values),
-                "started": moment(_text(values, tags.StudyDate), _text(values, tags.StudyTime), zone),
+                "started": moment(text_of(values, tags.StudyDate), text_of(values, tags.StudyTime), zone),
                 "basedOn": [{"type": "ServiceRequest", "identifier": identifier(accession, kind="ACSN")}]
                 if is_r5 and accession
                 else [],
@@ -99,7 +98,7 @@ def imaging_study(study: Study, release: Release) -> Json:
                 "endpoint": [{"reference": f"Endpoint/{ENDPOINT_ID}"}],
                 "numberOfSeries": _number(values, tags.NumberOfStudyRelatedSeries),
                 "numberOfInstances": _number(values, tags.NumberOfStudyRelatedInstances),
-                "description": _text(values, tags.StudyDescription),
+                "description": text_of(values, tags.StudyDescription),
                 "series": [_series(series, by_series, zone, release) for series in study.series],
             }
         ),
@@ -108,7 +107,7 @@ def imaging_study(study: Study, release: Release) -> Json:
 
 def patient_key(values: Attributes) -> PatientKey:
     """Whose study it is."""
-    return PatientKey(_text(values, tags.PatientID), _text(values, tags.IssuerOfPatientID))
+    return PatientKey(text_of(values, tags.PatientID), text_of(values, tags.IssuerOfPatientID))
 
 
 def subject(values: Attributes) -> Json:
@@ -120,7 +119,7 @@ def subject(values: Attributes) -> Json:
             "reference": f"Patient/{resource_id}" if resource_id else "",
             "type": "Patient",
             "identifier": identifier(key.patient_id, system_of(key.issuer), "MR", key.issuer),
-            "display": display_name(_text(values, tags.PatientName)),
+            "display": display_name(text_of(values, tags.PatientName)),
         }
     )
     # A subject is required, also of a study whose patient has neither id nor name.
@@ -128,20 +127,20 @@ def subject(values: Attributes) -> Json:
 
 
 def _series(values: Attributes, instances: Mapping[str, list[Attributes]], zone: str, release: Release) -> Json:
-    uid, part = _text(values, tags.SeriesInstanceUID), _text(values, tags.BodyPartExamined)
-    side = {"L": "left", "R": "right"}.get(_text(values, tags.Laterality), "")
+    uid, part = text_of(values, tags.SeriesInstanceUID), text_of(values, tags.BodyPartExamined)
+    side = {"L": "left", "R": "right"}.get(text_of(values, tags.Laterality), "")
     body_site = {"text": part} if release is Release.R5 else {"display": part}
     laterality = {"text": side} if release is Release.R5 else {"display": side}
     return without_empty(
         {
             "uid": uid,
             "number": _number(values, tags.SeriesNumber),
-            "modality": _modality(_text(values, tags.Modality) or "OT", release),
-            "description": _text(values, tags.SeriesDescription),
+            "modality": _modality(text_of(values, tags.Modality) or "OT", release),
+            "description": text_of(values, tags.SeriesDescription),
             "numberOfInstances": _number(values, tags.NumberOfSeriesRelatedInstances),
             "bodySite": ({"concept": body_site} if release is Release.R5 else body_site) if part else {},
             "laterality": laterality if side else {},
-            "started": moment(_text(values, tags.SeriesDate), _text(values, tags.SeriesTime), zone),
+            "started": moment(text_of(values, tags.SeriesDate), text_of(values, tags.SeriesTime), zone),
             "instance": [_instance(each) for each in instances.get(uid, ())],
         }
     )
@@ -150,8 +149,8 @@ def _series(values: Attributes, instances: Mapping[str, list[Attributes]], zone:
 def _instance(values: Attributes) -> Json:
     return without_empty(
         {
-            "uid": _text(values, tags.SOPInstanceUID),
-            "sopClass": coding(URI, uri_of_uid(_text(values, tags.SOPClassUID))),
+            "uid": text_of(values, tags.SOPInstanceUID),
+            "sopClass": coding(URI, uri_of_uid(text_of(values, tags.SOPClassUID))),
             "number": _number(values, tags.InstanceNumber),
         }
     )
@@ -160,16 +159,12 @@ def _instance(values: Attributes) -> Json:
 def _by_series(instances: Iterable[Attributes] | None) -> dict[str, list[Attributes]]:
     found: dict[str, list[Attributes]] = {}
     for each in instances or ():
-        found.setdefault(_text(each, tags.SeriesInstanceUID), []).append(each)
+        found.setdefault(text_of(each, tags.SeriesInstanceUID), []).append(each)
     return found
 
 
 def _modality(code: str, release: Release) -> Json:
     return concept(DCM, code) if release is Release.R5 else coding(DCM, code)
-
-
-def _text(values: Attributes, tag: int) -> str:
-    return text(values.get(tag, b"").decode("utf-8", "replace"))
 
 
 def _number(values: Attributes, tag: int) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from engine.dicom import tags
-from engine.fhir.datatypes import Json, day, human_names, identifier, system_of, text, without_empty
-from engine.fhir.imaging_study import Attributes, patient_key
+from engine.fhir.datatypes import Attributes, Json, day, human_names, identifier, system_of, text_of, without_empty
+from engine.fhir.imaging_study import patient_key
 from engine.fhir.resource_id import spell
 
 PATIENT_ATTRIBUTES: Final = (
@@ -26,12 +26,8 @@ def patient(values: Attributes) -> Json:
                 "id": spell(key),
                 "identifier": [*filter(None, [identifier(key.patient_id, system_of(key.issuer), "MR", key.issuer)])],
                 "name": human_names(values.get(tags.PatientName, b"").decode("utf-8", "replace")),
-                "gender": GENDERS.get(_text(values, tags.PatientSex).upper(), ""),
-                "birthDate": day(_text(values, tags.PatientBirthDate)),
+                "gender": GENDERS.get(text_of(values, tags.PatientSex).upper(), ""),
+                "birthDate": day(text_of(values, tags.PatientBirthDate)),
             }
         ),
     }
-
-
-def _text(values: Attributes, tag: int) -> str:
-    return text(values.get(tag, b"").decode("utf-8", "replace"))

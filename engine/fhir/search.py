@@ -21,6 +21,7 @@ from engine.dicom import tags
 from engine.errors import RequestError
 from engine.fhir.datatypes import DCM, DICOM_UID
 from engine.fhir.dates import range_of
+from engine.fhir.imaging_study import ENDPOINT_ID
 from engine.fhir.patient import GENDERS
 from engine.fhir.resource_id import read
 
@@ -95,7 +96,9 @@ def parse(parameters: Mapping[str, Parameter], pairs: Pairs, root: str, *, is_le
         elif is_lenient:
             search.ignored.append(_shown(name))
         else:
-            raise RequestError(f"{_shown(name)}: this server cannot search for it")
+            raise RequestError(
+                f"{_shown(name)}: is no parameter of this search; GET [base]/metadata lists those that are"
+            )
     return search
 
 
@@ -208,7 +211,7 @@ def _status(search: Search, name: str, values: Sequence[str]) -> None:
 
 def _endpoint(search: Search, name: str, values: Sequence[str]) -> None:
     ids = [each.removeprefix("Endpoint/") for each in _alternatives(name, values)]
-    search.is_empty |= "dicom-wado-rs" not in ids
+    search.is_empty |= ENDPOINT_ID not in ids
 
 
 def _sop_class(search: Search, name: str, values: Sequence[str]) -> None:
@@ -233,10 +236,6 @@ IMAGING_STUDY: Final[Mapping[str, Parameter]] = {
 }
 
 # -- parameters of patients -----------------------------------------------------------------------
-
-
-def _patient_id(search: Search, name: str, values: Sequence[str]) -> None:
-    _patient(search, name, values)
 
 
 def _birth_date(search: Search, name: str, values: Sequence[str]) -> None:
@@ -266,7 +265,7 @@ def _name(search: Search, name: str, values: Sequence[str]) -> None:
 
 
 PATIENT: Final[Mapping[str, Parameter]] = {
-    "_id": Parameter("token", "The id of the resource", _patient_id),
+    "_id": Parameter("token", "The id of the resource", _patient),
     "identifier": Parameter("token", "Patient ID, alone or as urn:oid:ISSUER|ID", _patient_identifier),
     "name": Parameter("string", "A part of the name", _name),
     "family": Parameter("string", "The beginning of the family name", _name),

@@ -206,6 +206,7 @@ def test_a_wild_card_in_an_id_is_a_letter(hosting: Hosting) -> None:
         ("Patient/P.ZZ", 404, "not-found"),
         ("Endpoint/other", 404, "not-found"),
         ("Observation/1", 404, "not-found"),
+        ("", 404, "not-found"),
         ("ImagingStudy?pateint=P1", 400, "invalid"),
         ("ImagingStudy?_page=AAAA", 400, "invalid"),
         ("ImagingStudy?started=soon", 400, "invalid"),

@@ -38,7 +38,7 @@ def root_of(request: Request) -> str:
 
 def is_fhir(request: Request) -> bool:
     """Whether a request is one of FHIR, of which errors are outcomes too."""
-    return request.raw_path.startswith(f"{FHIR}/")
+    return f"{request.raw_path.partition('?')[0]}/".startswith(f"{FHIR}/")
 
 
 def as_outcome(request: Request, problem: web.Response) -> web.Response:

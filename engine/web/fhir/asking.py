@@ -11,7 +11,8 @@ from engine.archive.admin import studies as facts_of_studies
 from engine.archive.questions import Level, Match, Query, query_of, set_key
 from engine.dicom import tags
 from engine.errors import QueryError, RequestError
-from engine.fhir.imaging_study import INSTANCE_ATTRIBUTES, SERIES_ATTRIBUTES, Attributes, Study
+from engine.fhir.datatypes import Attributes
+from engine.fhir.imaging_study import INSTANCE_ATTRIBUTES, SERIES_ATTRIBUTES, Study
 from engine.web.errors import TooLarge
 from engine.web.window import SLICE_S
 

@@ -10,21 +10,22 @@ The cursor of a page is that of `/api/studies`: a place in the order, sealed.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from engine.access import Action
 from engine.archive.questions import Bookmark, Explanation, Level, Order
 from engine.dicom import tags
 from engine.fhir import bundle, outcome
 from engine.fhir.conformance import endpoint
-from engine.fhir.imaging_study import STUDY_ATTRIBUTES, Attributes, imaging_study, patient_key
+from engine.fhir.datatypes import Attributes
+from engine.fhir.imaging_study import STUDY_ATTRIBUTES, imaging_study, patient_key
 from engine.fhir.patient import PATIENT_ATTRIBUTES, patient
 from engine.fhir.resource_id import spell
-from engine.fhir.search import IMAGING_STUDY, PAGE, Search
+from engine.fhir.search import IMAGING_STUDY, Search
 from engine.web.api import window_cursor
+from engine.web.api.studies import cursor_of
 from engine.web.fhir import asking
 from engine.web.fhir.answers import answer, asked_release, root_of
-from engine.web.fhir.parameters import search_of
+from engine.web.fhir.parameters import page_url, search_of
 from engine.web.route import DICOMWEB
 from engine.web.stored import missing, uid_of
 from engine.web.window import Window, count_of
@@ -54,7 +55,7 @@ async def search(request: Request) -> web.Response:
     release, view = asked_release(request), request.view(Action.QUERY)
     asked = await search_of(request, IMAGING_STUDY)
     order = Order(tags.StudyDate, asked.is_descending)
-    links = [("self", _address(request, None))]
+    links = [("self", page_url(request, "ImagingStudy", None))]
     total: int | None = None
     studies: list[Attributes] = []
     if asked.is_empty:
@@ -71,8 +72,9 @@ async def search(request: Request) -> web.Response:
                 lambda match: studies.append(match.attributes),
             )
             await found.search(request)
-            if not found.is_complete:
-                links.append(("next", _address(request, _sealed(request, order, found.last or after))))
+            cursor = cursor_of(request, found, order, after)
+            if cursor is not None:
+                links.append(("next", page_url(request, "ImagingStudy", cursor)))
     resources = [
         imaging_study(await asking.study(request, view, each, with_instances=False), release) for each in studies
     ]
@@ -96,17 +98,3 @@ def _after(request: Request, asked: Search, order: Order) -> Bookmark | None:
     if asked.cursor is None:
         return None
     return window_cursor.opened(request.engine.secret, order, request.engine.archive.epoch_id(), asked.cursor)
-
-
-def _sealed(request: Request, order: Order, place: Bookmark | None) -> str:
-    epoch = request.engine.archive.epoch_id()
-    return window_cursor.sealed(request.engine.secret, order, epoch, place or Bookmark(b"", 0))
-
-
-def _address(request: Request, cursor: str | None) -> str:
-    """The URL of this page, or of one that begins at a cursor."""
-    pairs = [pair for pair in request.search_parameters or () if cursor is None or pair[0] != PAGE]
-    if cursor is not None:
-        pairs.append((PAGE, cursor))
-    query = urlencode(pairs)
-    return f"{root_of(request)}/ImagingStudy" + (f"?{query}" if query else "")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from engine.errors import RequestError
-from engine.fhir.search import Parameter, Search, parse
+from engine.fhir.search import PAGE, Parameter, Search, parse
 from engine.web.errors import HttpError
 from engine.web.fhir.answers import root_of
 
@@ -32,6 +32,15 @@ async def search_of(request: Request, parameters: Mapping[str, Parameter]) -> Se
     request.search_parameters = pairs
     is_lenient = "handling=lenient" in request.headers.get("Prefer", "").replace(" ", "")
     return parse(parameters, pairs, root_of(request), is_lenient=is_lenient)
+
+
+def page_url(request: Request, kind: str, place: str | None) -> str:
+    """The URL of this page of a search for resources of a kind, or of the page at another place."""
+    pairs = [pair for pair in request.search_parameters or () if place is None or pair[0] != PAGE]
+    if place is not None:
+        pairs.append((PAGE, place))
+    query = urlencode(pairs)
+    return f"{root_of(request)}/{kind}" + (f"?{query}" if query else "")
 
 
 def _pairs(query: str) -> list[tuple[str, str]]:

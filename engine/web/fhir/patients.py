@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from engine.access import Action
 from engine.archive.questions import Level
@@ -25,7 +24,7 @@ from engine.fhir.search import PAGE, PATIENT, Search
 from engine.web.errors import NotFound
 from engine.web.fhir import asking
 from engine.web.fhir.answers import answer, asked_release, root_of
-from engine.web.fhir.parameters import search_of
+from engine.web.fhir.parameters import page_url, search_of
 from engine.web.window import count_of
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ async def search(request: Request) -> web.Response:
     if not re.fullmatch(r"\d{1,9}", asked.cursor or "0", re.ASCII):
         raise RequestError(f"{PAGE}: is none of this server's")
     skipped = int(asked.cursor or "0")
-    links, patients, total = [("self", _address(request, None))], [], 0 if asked.wants_total else None
+    links, patients, total = [("self", page_url(request, "Patient", None))], [], 0 if asked.wants_total else None
     if not asked.is_empty:
         question = asking.query(view, Level.PATIENT, asked, PATIENT_ATTRIBUTES)
         if asked.wants_total:
@@ -64,15 +63,7 @@ async def search(request: Request) -> web.Response:
         window = replace(question, offset=skipped, limit=asked.count + 1)
         patients = await asking.matches(request, view, window) if asked.count else []
         if len(patients) > asked.count:
-            links.append(("next", _address(request, skipped + asked.count)))
+            links.append(("next", page_url(request, "Patient", str(skipped + asked.count))))
     resources = [patient(each) for each in patients[: asked.count]]
     others = [outcome.of_warning(f"ignored: {', '.join(asked.ignored)}")] if asked.ignored else []
     return answer(request, bundle.searchset(resources, others, links, root_of(request), total), release)
-
-
-def _address(request: Request, skipped: int | None) -> str:
-    pairs = [pair for pair in request.search_parameters or () if skipped is None or pair[0] != PAGE]
-    if skipped is not None:
-        pairs.append((PAGE, str(skipped)))
-    query = urlencode(pairs)
-    return f"{root_of(request)}/Patient" + (f"?{query}" if query else "")
