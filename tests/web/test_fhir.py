@@ -206,7 +206,6 @@ def test_a_wild_card_in_an_id_is_a_letter(hosting: Hosting) -> None:
         ("Patient/P.ZZ", 404, "not-found"),
         ("Endpoint/other", 404, "not-found"),
         ("Observation/1", 404, "not-found"),
-        ("", 404, "not-found"),
         ("ImagingStudy?pateint=P1", 400, "invalid"),
         ("ImagingStudy?_page=AAAA", 400, "invalid"),
         ("ImagingStudy?started=soon", 400, "invalid"),
@@ -217,6 +216,12 @@ def test_a_wild_card_in_an_id_is_a_letter(hosting: Hosting) -> None:
 def test_errors_are_outcomes(hosting: Hosting, path: str, status: int, code: str) -> None:
     outcome = get(hosting, path, status=status)
     assert outcome["resourceType"] == "OperationOutcome" and outcome["issue"][0]["code"] == code
+
+
+@pytest.mark.parametrize("path", ["/fhir", "/fhir?patient=P1", "/fhir/"])
+def test_the_base_is_no_resource_and_says_so_in_an_outcome(hosting: Hosting, path: str) -> None:
+    answer = requests.get(hosting.url + path, timeout=60)
+    assert answer.status_code == 404 and checked(answer.json())["resourceType"] == "OperationOutcome"
 
 
 def test_a_lenient_client_is_told_what_was_ignored(hosting: Hosting) -> None:
