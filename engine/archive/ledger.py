@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from engine.archive import locks
@@ -76,15 +77,18 @@ class Ledger:
     def write(self, records: Sequence[LedgerItem]) -> None:
         """Appends records, makes them durable, then visible to every process, all or none. Call it while `locked`.
 
-        Fills in their positions. Raises StorageFull, StorageFailed or IndexError_; the records may still be in the log,
-        and then take effect at the next start.
+        Fills in their positions. On a full disk each step is tried again with the room of the reserve file: other
+        records in their place would leave these in the log, and both would take effect. Raises StorageFull,
+        StorageFailed or IndexError_; the records may still be in the log, and then take effect at the next start.
         """
         writer = self.writer()
         for record in records:
             kind, key, meta = parts_of(record)
-            record.position = writer.log.append(kind, 0, record.stamp, key, meta, [], 0, 0)
-        commit(writer.log, LedgerCopy(self._layout, self._files), records)
-        self._index.apply(records)
+            append = partial(writer.log.append, kind, 0, record.stamp, key, meta, [], 0, 0)
+            record.position = self.with_reserve(append)
+        copy = LedgerCopy(self._layout, self._files)
+        self.with_reserve(lambda: commit(writer.log, copy, records))
+        self.with_reserve(lambda: self._index.apply(records))
         writer.seal_rolled()
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,10 +17,11 @@ from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Replica
 from engine.archive.copies.replication import Replication, Status
 from engine.archive.copies.restore import restore as restore_backup
-from engine.archive.lifecycle import trash
+from engine.archive.lifecycle import reserve_file, trash
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.settings import Compaction
-from engine.errors import ArchiveReadOnly, DeletionRefused, NotInTrash, RetentionRefused, StorageFailed
+from engine.errors import ArchiveReadOnly, DeletionRefused, NotInTrash, RetentionRefused, StorageFailed, StorageFull
+from engine.index.catalog import Catalog
 from engine.index.format.types import Level, Query
 from engine.storage.files import Files
 from tests.actors import actor
@@ -100,6 +102,29 @@ def test_what_is_in_the_trash_is_gone_at_once_and_comes_back_whole(
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
         assert contents(archive) == expected() and findings(archive) == []
+
+
+def test_what_a_full_disk_put_twice_into_the_trash_comes_back_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as archive:
+        fill(archive)
+        assert reserve_file.make(archive.parts.layout, archive.parts.files)
+        ballast, apply = Path(reserve_file.path_of(archive.parts.layout)), Catalog.apply
+
+        def apply_if_there_is_room(*args: Any, **options: Any) -> Any:
+            if ballast.exists():
+                raise StorageFull("the index cannot be written, 0 bytes are free")
+            return apply(*args, **options)
+
+        monkeypatch.setattr(Catalog, "apply", apply_if_there_is_room)
+        number = put(archive, study_query(2))
+        assert contents(archive) == expected(without=(2,)) and len(listed(archive)) == 1
+        restore(archive, number)
+    # Of a second record in the log a new index would put the study into the trash again.
+    Archive.rebuild_index(tmp_path)
+    with opened(tmp_path) as archive:
+        assert contents(archive) == expected() and listed(archive) == []
 
 
 def test_a_compaction_keeps_what_is_in_the_trash_and_frees_what_it_was_emptied_of(tmp_path: Path) -> None:
