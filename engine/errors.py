@@ -426,6 +426,10 @@ class FeedError(EngineError):
     """The change feed cannot be read as requested; the message says why."""
 
 
+class FeedMissing(FeedError):
+    """No server has written a change feed in this archive; one may begin it later."""
+
+
 class CursorRefused(FeedError):
     """A cursor is invalid, of another feed, or older than the oldest event: the subscriber must start from scratch."""
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive.feed.event import STUDY_COMPLETE, STUDY_QUIET, Event
 from engine.dicom import items, tags
-from engine.errors import CursorRefused, DataSetError, FeedError
+from engine.errors import CursorRefused, DataSetError, FeedMissing
 from engine.index.format.types import Level, Query, Root
 from engine.orders.linking import Named
 from engine.orders.values import Source
@@ -51,7 +51,7 @@ class OrderLinks:
             logger.warning("orders were not told of some studies", why=str(refusal))
             self._feed.cursors.save(CURSOR, self._feed.newest())
             return False
-        except FeedError:
+        except FeedMissing:
             return False  # without a feed nothing says when a study has come
         self.handle(orders, (*page.events_of(STUDY_QUIET), *page.events_of(STUDY_COMPLETE)), completes=completes)
         if page.cursor != cursor:

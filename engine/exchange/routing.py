@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from engine import guards, log
 from engine.access import FULL
 from engine.archive.feed import event as actions
+from engine.archive.feed.subscription import cursor_of_now
 from engine.archive.jobs import job as states
 from engine.archive.jobs.job import ROUTE, Job, Work
 from engine.archive.jobs.job_files import new_id
 from engine.dicom import tags
-from engine.errors import CursorRefused, EngineError
+from engine.errors import CursorRefused, EngineError, FeedMissing
 from engine.index.format.types import Level
 from engine.index.query.keywords import path_of, query_of, set_key
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 logger = log.get("exchange.routing")
 
 CHECK_S: Final = 1.0
-"""How often the configuration is looked at."""
+"""How often the configuration is looked at, and the feed where there is none yet."""
 RETRY_S: Final = 30.0
 """The pause after a failure: there are too many jobs, or the disk is full."""
 GATHER_S: Final = 5.0
@@ -153,8 +154,11 @@ class Follower:
                 page = await reads.run(partial(self._feed.read, cursor))
             except CursorRefused as error:
                 logger.warning("a route goes on with new events", route=self._route.name, reason=str(error))
-                cursor = await reads.run(self._feed.newest)
+                cursor = await cursor_of_now(self._feed, reads.run, CHECK_S)
                 await self._save(cursor)
+                continue
+            except FeedMissing:
+                await asyncio.sleep(CHECK_S)
                 continue
             events = page.events_of(self._route.after)
             has_jobs = bool(events) and await self._send(events, str(page.cursor))
@@ -175,7 +179,7 @@ class Follower:
         except CursorRefused:
             cursor = None
         if cursor is None:
-            cursor = await reads.run(self._feed.newest)
+            cursor = await cursor_of_now(self._feed, reads.run, CHECK_S)
             await self._save(cursor)
         return cursor
 

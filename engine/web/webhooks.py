@@ -30,7 +30,8 @@ from engine import guards, log
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.destinations import DELIVERING, PARKED, WAITING, Standing
 from engine.archive.feed.event import action_of, time_text
-from engine.errors import CursorRefused, EngineError
+from engine.archive.feed.subscription import cursor_of_now
+from engine.errors import CursorRefused, EngineError, FeedMissing
 from engine.sole_worker import run_alone
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 logger = log.get("web.webhooks")
 
 CHECK_S = 1.0
-"""How often the lock, the configuration, and the resume requests of parked webhooks are checked."""
+"""How often the lock, the configuration, a missing feed, and the resume requests of parked webhooks are checked."""
 SAVE_S = 2.0
 """How often a destination's position is saved: a crash repeats the events since then."""
 RESPONSE_BYTES_MAX = 64 << 10
@@ -149,7 +150,7 @@ class Delivery:
         reads = self._engine.pools.reads
         standing = self._standing
         if not standing.cursor:
-            standing.cursor = str(await reads.run(self._feed.newest))
+            standing.cursor = str(await cursor_of_now(self._feed, reads.run, CHECK_S))
             await self._save()
         while True:
             if standing.state == PARKED:
@@ -160,7 +161,10 @@ class Delivery:
                 page = await reads.run(partial(self._feed.read, cursor, self._hook.events_max))
             except CursorRefused as error:
                 standing.reset = str(error)
-                standing.cursor = str(await reads.run(self._feed.newest))
+                standing.cursor = str(await cursor_of_now(self._feed, reads.run, CHECK_S))
+                continue
+            except FeedMissing:
+                await asyncio.sleep(CHECK_S)
                 continue
             lines = [line for line in page.lines if not self._hook.actions or action_of(line) in self._hook.actions]
             if lines or standing.reset:

@@ -20,6 +20,7 @@ from engine.config import Peer, Role
 from engine.exchange import routing, runner
 from engine.exchange.settings import Route
 from tests import samples
+from tests.archive.feed.followed import lookups_in_vain
 from tests.archive.filled import store
 from tests.system.server import wait_for
 from tests.web.hosting import Hosting
@@ -79,9 +80,17 @@ class Place:
 
 
 @contextmanager
-def placed(data: Path, routes: Sequence[Route], peers: Sequence[Peer], roles: Sequence[Role] = ()) -> Iterator[Place]:
+def placed(
+    data: Path,
+    routes: Sequence[Route],
+    peers: Sequence[Peer],
+    roles: Sequence[Role] = (),
+    before_feed: Callable[[], object] = lambda: None,
+) -> Iterator[Place]:
+    """`before_feed` runs when the server has started; a new archive has no feed yet."""
     options: dict[str, Any] = {"peers": tuple(peers), "sends_on": tuple(routes), "roles": tuple(roles)}
     with serving(data, jobs=Jobs(retry_s=0.01, attempts_max=2), **options) as hosting:
+        before_feed()
         place = Place(hosting)
         try:
             if routes:
@@ -191,3 +200,22 @@ def test_a_failure_repeats_the_page_for_the_peers_that_lack_it(
         assert sorted(job.peer for job in place.jobs()) == ["A", "B"]
         assert place.counters["route_failures"] == 2
     assert set(one.received) == set(other.received) == {uid(1)}
+
+
+def test_a_route_may_start_before_the_feed(
+    tmp_path: Path, sinks: tuple[StowSink, StowSink], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "RETRY_S", 3600.0)
+    data, (sink, _) = tmp_path / "data", sinks
+    peers, routes = [Peer(aet="WS", url=sink.url)], [Route(name="cts", peers=("WS",))]
+    with lookups_in_vain() as lookups:
+
+        def until_two() -> None:
+            wait_for(lambda: len(lookups) >= 2, what="lookups of a missing feed")
+
+        with placed(data, routes, peers, before_feed=until_two) as place:
+            place.arrive(1)
+            wait_for(lambda: list(place.files.all()), what="a job")
+            assert [job.state for job in place.jobs()] == [states.DONE]
+            assert not place.counters["route_failures"]
+    assert set(sink.received) == {uid(1)}

@@ -20,7 +20,7 @@ from engine.archive.feed.destinations import PARKED
 from engine.web import webhooks
 from engine.web.settings import Webhook
 from tests.actors import actor
-from tests.archive.feed.followed import writer_of
+from tests.archive.feed.followed import lookups_in_vain, writer_of
 from tests.archive.filled import payload_of, store, uid
 from tests.cli.commands import rows
 from tests.system.server import wait_for
@@ -98,10 +98,19 @@ def hook(url: str, **more: Any) -> Webhook:
     return Webhook(**{"name": "router", "url": url, "retry_s": 0.02, "retry_s_max": 0.05, "timeout_s": 5.0, **more})
 
 
-def serve(data: Path, script: Callable[[Hosting], None], *hooks: Webhook) -> None:
-    """Runs `script` while webhooks are delivered; they begin with what is stored by it."""
+def serve(
+    data: Path,
+    script: Callable[[Hosting], None],
+    *hooks: Webhook,
+    before_feed: Callable[[], object] = lambda: None,
+) -> None:
+    """Runs `script` while webhooks are delivered; they begin with what is stored by it.
+
+    `before_feed` runs when the server has started; a new archive has no feed yet.
+    """
 
     def with_writer(hosting: Hosting) -> None:
+        before_feed()
         archive = hosting.engine.archive
         writer = writer_of(archive)
         writer.start()
@@ -139,6 +148,20 @@ def test_events_are_delivered_in_order_and_signed(tmp_path: Path, receiver: Rece
         assert json.loads(body)["cursor"] == headers["Filmroom-Delivery"]
 
     serve(tmp_path / "data", script, hook(receiver.url, secret_file=secret))
+
+
+def test_a_webhook_may_start_before_the_feed(tmp_path: Path, receiver: Receiver) -> None:
+    def script(hosting: Hosting) -> None:
+        fill(hosting, 1)
+        wait_for(receiver.events, what="delivery")
+        assert numbers_of(receiver.events()) == [1]
+
+    with lookups_in_vain() as lookups:
+
+        def until_two() -> None:
+            wait_for(lambda: len(lookups) >= 2, what="lookups of a missing feed")
+
+        serve(tmp_path / "data", script, hook(receiver.url, retry_s=3600.0), before_feed=until_two)
 
 
 def test_only_the_configured_actions_are_delivered(tmp_path: Path, receiver: Receiver) -> None:

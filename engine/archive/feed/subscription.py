@@ -23,7 +23,7 @@ import os
 import time
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,7 +35,7 @@ from engine.archive.feed.layout import directory_of
 from engine.archive.feed.wake import LOOK_S, Wake
 from engine.archive.layout import existing
 from engine.archive.unlocking import unlock
-from engine.errors import CursorRefused, FeedDamaged, FeedError
+from engine.errors import CursorRefused, FeedDamaged, FeedError, FeedMissing
 from engine.storage.files import Files
 
 if TYPE_CHECKING:
@@ -103,17 +103,17 @@ class Feed:
         return cls(unlock(existing(data), files), files)
 
     def newest(self) -> Cursor:
-        """The cursor after the last event. Raises FeedError if there is no feed."""
+        """The cursor after the last event. Raises FeedMissing."""
         return Cursor(self._known_epochs().current, self._last())
 
     def oldest(self) -> Cursor:
-        """The cursor before the first kept event. Raises FeedError if there is no feed."""
+        """The cursor before the first kept event. Raises FeedMissing."""
         epochs = self._known_epochs()
         firsts = journal.list_files(self._directory, self._files)
         return Cursor(epochs.current, firsts[0] - 1) if firsts else Cursor(epochs.current, self._last())
 
     def read(self, cursor: Cursor, limit: int = PAGE_EVENTS) -> Page:
-        """The events after a cursor, `limit` at most. Raises CursorRefused or FeedDamaged."""
+        """The events after a cursor, `limit` at most. Raises CursorRefused, FeedDamaged, FeedMissing."""
         after = self._known_epochs().resolve(cursor)
         lines: list[bytes] = []
         epochs: list[int] = []
@@ -159,7 +159,7 @@ class Feed:
         if identity != self._epochs_identity or self._epochs is None:
             epochs = read_epochs(self._directory, self._files)
             if epochs is None:
-                raise FeedError("this archive has no change feed: no server has run with [feed] keep_days above 0")
+                raise FeedMissing("this archive has no change feed: no server has run with [feed] keep_days above 0")
             if self._epochs is not None and epochs.rows[: len(self._epochs.rows)] != self._epochs.rows:
                 # The feed was begun anew: its sequences have another meaning.
                 self._places.clear()
@@ -244,6 +244,20 @@ class Feed:
             yield from journal.read_blocks(self._files, fd, offset)
         finally:
             self._files.close(fd)
+
+
+async def cursor_of_now(feed: Feed, run: Callable[[Callable[[], Cursor]], Awaitable[Cursor]], check_s: float) -> Cursor:
+    """The cursor before all later events. `run` runs work in a thread.
+
+    A subscriber may start before the feed. It looks for it every `check_s`, and all events of that feed are later ones.
+    """
+    place = feed.newest
+    while True:
+        try:
+            return await run(place)
+        except FeedMissing:
+            place = feed.oldest
+        await asyncio.sleep(check_s)
 
 
 class Watch:

@@ -26,6 +26,7 @@ from engine.errors import (
     CursorRefused,
     EngineError,
     FeedError,
+    FeedMissing,
     SegmentGone,
     StorageError,
     TranscodeError,
@@ -121,6 +122,8 @@ class ThumbnailsAhead:
         try:
             feed = self._archive.feed()
             await self._draw_ahead(feed, Watch(self._archive.parts.layout, asyncio.get_running_loop()))
+        except FeedMissing:
+            return  # the next check comes soon
         except (FeedError, StorageError) as error:
             logger.info("thumbnails are not drawn ahead at the moment", reason=str(error))
 

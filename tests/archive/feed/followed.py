@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import pytest
 
 from engine.archive.archive import Archive
+from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.event import Event
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.subscription import Feed
@@ -12,6 +16,7 @@ from engine.archive.feed.writer import FeedOptions, FeedWriter
 from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.ingest.request import POLICIES
 from engine.archive.ingest.writer import Writer
+from engine.errors import FeedMissing
 from engine.index.format.entry import Entry
 from engine.storage.record import crc32c
 from engine.storage.segment_log import SegmentLog
@@ -27,8 +32,6 @@ def writer_of(archive: Archive, quiet: QuietTimes = NEVER) -> FeedWriter:
 
 def told(feed: Feed, cursor: str | None = None) -> list[Event]:
     """All events behind a cursor, else all there are."""
-    from engine.archive.feed.cursor import Cursor
-
     at = feed.oldest() if cursor is None else Cursor.parse(cursor)
     events: list[Event] = []
     while page := feed.read(at, 7):
@@ -37,6 +40,27 @@ def told(feed: Feed, cursor: str | None = None) -> list[Event]:
             return events
         at = page.cursor
     return events
+
+
+@contextmanager
+def lookups_in_vain() -> Iterator[list[Feed]]:
+    """The subscribers that looked for a feed before there was one, once for each time."""
+    lookups: list[Feed] = []
+
+    def noted(look: Callable[[Feed], Cursor]) -> Callable[[Feed], Cursor]:
+        def looked(feed: Feed) -> Cursor:
+            try:
+                return look(feed)
+            except FeedMissing:
+                lookups.append(feed)
+                raise
+
+        return looked
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Feed, "newest", noted(Feed.newest))
+        patch.setattr(Feed, "oldest", noted(Feed.oldest))
+        yield lookups
 
 
 def actions(events: Iterable[Event]) -> list[str]:

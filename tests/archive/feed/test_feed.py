@@ -9,7 +9,8 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,13 @@ from engine.archive.feed import journal
 from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.state import read_state, write_state
-from engine.archive.feed.subscription import Feed, Watch
+from engine.archive.feed.subscription import Feed, Watch, cursor_of_now
 from engine.archive.feed.writer import FeedWriter, switch_off
 from engine.archive.lifecycle import correction, trash
 from engine.archive.lifecycle.compaction import Compactor
 from engine.config import Compaction
 from engine.dicom import tags
-from engine.errors import ArchiveInUse, CursorRefused, FeedError, StorageFull
+from engine.errors import ArchiveInUse, CursorRefused, FeedMissing, StorageFull
 from engine.index.upkeep import liveness
 from tests import effort
 from tests.actors import actor
@@ -214,8 +215,27 @@ def test_a_cursor_of_another_feed_is_refused_in_words(feed: Feed) -> None:
 
 
 def test_without_a_feed_the_error_says_so(archive: Archive) -> None:
-    with pytest.raises(FeedError, match="no change feed"):
+    with pytest.raises(FeedMissing, match="no change feed"):
         Feed(archive.parts.layout).newest()
+
+
+def test_who_starts_before_the_feed_misses_none_of_its_events(archive: Archive) -> None:
+    feed, writers = archive.feed(), ExitStack()
+
+    async def look(place: Callable[[], Cursor]) -> Cursor:
+        try:
+            return place()
+        except FeedMissing:  # before the next look there is a feed, and more
+            writer = writer_of(archive)
+            writers.callback(writer.close)
+            store(archive, payload_of(1, 1, 1))
+            writer.follow()
+            raise
+
+    with writers:
+        cursor = asyncio.run(cursor_of_now(feed, look, 0.0))
+    assert actions(told(feed, str(cursor))) == ["stored"]
+    assert asyncio.run(cursor_of_now(feed, look, 0.0)) == feed.newest() != cursor
 
 
 def test_an_archive_that_is_full_already_is_told_of_from_now_on(archive: Archive) -> None:
