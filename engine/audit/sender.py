@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import socket
 import ssl
 import termios
@@ -263,11 +264,15 @@ def _check_open(sock: socket.socket) -> None:
 
 
 def _wait_until_acknowledged(sock: socket.socket) -> None:
-    """Waits until the other machine has acknowledged all bytes. Raises TimeoutError."""
+    """Waits until the other machine has acknowledged all bytes. Raises OSError."""
     give_up_at = time.monotonic() + SEND_S
     left = array("i", [1])
     pause = threading.Event()
+    ending = select.poll()
+    ending.register(sock, 0)  # errors alone: a connection that was reset keeps its unacknowledged bytes for ever
     while fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, left) or left[0]:
+        if ending.poll(0):
+            raise ConnectionResetError("the collector has closed the connection")
         if time.monotonic() > give_up_at:
             raise TimeoutError("the collector does not read")
         pause.wait(0.002)

@@ -15,7 +15,7 @@ import pytest
 from engine import audit
 from engine.audit.checkpoint import Notary
 from engine.audit.keeper import AuditKeeper
-from engine.audit.sender import Sender
+from engine.audit.sender import Sender, _wait_until_acknowledged
 from engine.audit.verify import verify
 from engine.audit_settings import Audit
 from tests.audit.collector import Certificates, TlsCollector
@@ -118,6 +118,18 @@ def test_what_a_broken_connection_swallowed_is_sent_again(tmp_path: Path, certif
     assert first < 300
     sender.close()
     whole.close()
+
+
+def test_nobody_waits_for_bytes_that_a_reset_connection_never_delivers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sender:
+        collector, _ = listener.accept()
+        sender.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                sender.send(bytes(1 << 16))
+        collector.close()
+        with pytest.raises(ConnectionResetError):
+            _wait_until_acknowledged(sender)
 
 
 def test_a_collector_of_another_authority_gets_nothing(tmp_path: Path, certificates: Certificates) -> None:
