@@ -29,6 +29,7 @@ if threading.current_thread() is threading.main_thread():
 
 
 jitter.install()
+jitter.install_files()
 
 
 def _is_idle(association: Association) -> bool:
@@ -50,6 +51,10 @@ Admission.__init__.__kwdefaults__["resident"] = lambda: 50 << 20
 
 def pytest_report_header() -> list[str]:
     return [line for line in (effort.describe(), jitter.describe()) if line]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    jitter.switch(item.get_closest_marker("unjittered") is None)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

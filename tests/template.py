@@ -28,6 +28,8 @@ from typing import IO, NoReturn
 
 import orjson
 
+from tests import jitter
+
 ROOT = Path(__file__).resolve().parents[1]
 REQUEST_BYTES_MAX = 1 << 20
 
@@ -214,6 +216,9 @@ def _become(request: dict[str, object], standard: list[int]) -> NoReturn:
         sys.stdin = os.fdopen(0, closefd=False)
         sys.stdout = os.fdopen(1, "w", closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+        if jitter.JITTER_S:
+            jitter.install()
+            jitter.install_files()
         os.environ.clear()
         os.environ.update(request["environment"])  # type: ignore[call-overload]
         time.tzset()
