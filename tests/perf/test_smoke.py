@@ -114,6 +114,7 @@ def test_queries_of_an_archive_and_of_peers_stand_in_one_table(tmp_path: Path) -
     data = tmp_path / "archive"
     run_program("fill", "--direct", str(data), "--studies", "20", "--long-series", "30")
     by_http = run_program("web_queries", "--smoke", "--archive", f"{data}:20", "--long-series")
+    assert "50 studies" in run_program("fhir", "--smoke", "--archive", f"{data}:20")
     assert "instances of a study" in by_http and "/api by PatientName from" in by_http
     assert "referrer" in run_program("scopes", "--smoke", "--archive", f"{data}:20")
     assert "keystroke to rows" in run_program("page", "--smoke", "--archive", f"{data}:20")

@@ -43,10 +43,9 @@ async def read(request: Request) -> web.Response:
     release, view = asked_release(request), request.view(Action.QUERY)
     uid = uid_of(request, "study")
     asked = asking.query(view, Level.STUDY, Search(keys={tags.StudyInstanceUID: uid}), STUDY_ATTRIBUTES)
-    found = await asking.matches(request, view, asked)
-    if not found:
+    study = await asking.read_study(request, view, asked)
+    if study is None:
         raise missing(request, uid, None)
-    study = await asking.study(request, view, found[0], with_instances=True)
     return answer(request, imaging_study(study, release), release)
 
 
@@ -75,9 +74,7 @@ async def search(request: Request) -> web.Response:
             cursor = cursor_of(request, found, order, after)
             if cursor is not None:
                 links.append(("next", page_url(request, "ImagingStudy", cursor)))
-    resources = [
-        imaging_study(await asking.study(request, view, each, with_instances=False), release) for each in studies
-    ]
+    resources = [imaging_study(each, release) for each in await asking.with_series(request, view, studies)]
     others = _included(request, asked, studies, release)
     return answer(request, bundle.searchset(resources, others, links, root_of(request), total), release)
 
