@@ -1,4 +1,4 @@
-"""FHIR on an archive that `perf.fill` has filled: reads, searches and pages of studies, as records systems ask for them.
+"""FHIR on an archive that `perf.fill` has filled: reads, searches and pages of studies, as records systems ask for.
 
     python -m perf.fill --direct DIR --studies 1000000 --shape single
     python -m perf.fhir --archive DIR:1000000
@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     results = run(Path(folder), int(number), 3 if options.smoke else options.queries)
     rows = [
         (
-            name, result.request_count, f"{result.latency.p50_ms:.2f}", f"{result.latency.p99_ms:.2f}", BARS_MS.get(name, ""),
+            name, result.request_count, f"{result.latency.p50_ms:.2f}", f"{result.latency.p99_ms:.2f}",
+            BARS_MS.get(name, ""),
             f"{result.server_cpu_ms:.2f}",
             f"{result.body_bytes / max(result.request_count, 1) / 1000:.1f}", result.failed_count,
         )
