@@ -4,6 +4,8 @@ A merge becomes a correction in advance, so that studies that come later under t
 demographics become one only if there are stored studies that say something else: a feed of a million messages adds
 nothing to the ledger but what people see. Upper and lower case in names do not count.
 
+A link between an order and a study supplies what the study lacks (`lifecycle.supplied`).
+
 The authority of an identifier is Issuer of Patient ID (0010,0021). Studies without an issuer are concerned if the
 identifier has none, or that of `[worklist] issuer`.
 """
@@ -16,11 +18,12 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.access.principal import Kind, Principal
-from engine.archive.lifecycle import correction
+from engine.archive.lifecycle import correction, supplied
 from engine.archive.lifecycle.patients import IDENTITY, Patient
 from engine.dicom import tags
 from engine.errors import CorrectionRefused
 from engine.index.format.types import Level
+from engine.orders.entry import other_ids_blob
 from engine.orders.registry import Orders, Place, exists
 
 if TYPE_CHECKING:
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
     from engine.archive.lifecycle.correction import Corrected
     from engine.index.catalog import Snapshot
     from engine.orders.values import Identifier, Source
-    from engine.orders.work import Rules
+    from engine.orders.work import Rules, Supply
 
 logger = log.get("archive.hospital")
 
@@ -77,6 +80,10 @@ class StudyCorrections:
                 numbers += _attempt(partial(merge, actor=_actor(source), reason=_reason(source)))
         return numbers
 
+    def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
+        """Lets a study show what it lacks. Raises as `agree`."""
+        return supplied.update(self._archive, study_instance_uid, partial(_lacking, supply), actor=_actor(source))
+
     def _issuers(self, identifier: Identifier) -> list[str]:
         """The values of Issuer of Patient ID that mean this authority."""
         name = identifier.issuer.name or identifier.issuer.universal_id
@@ -119,3 +126,15 @@ def _actor(source: Source) -> Principal:
 
 def _reason(source: Source) -> str:
     return f"message {source.reference}" if source.reference else "message of the hospital"
+
+
+def _lacking(supply: Supply, stated: Mapping[int, bytes]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+    """What a study lacks of a supply, and what its series may lack, from what the study states."""
+    values = {tag: value for tag, value in supply.study.items() if not stated.get(tag, b"").strip(b" \0")}
+    if tags.AccessionNumber not in values:
+        values.pop(tags.IssuerOfAccessionNumberSequence, None)
+    own = stated.get(tags.PatientID, b"").decode("utf-8", "replace").strip(" ")
+    others = [each for each in supply.identifiers if each.value.strip() != own]
+    if others and not (stated.get(tags.OtherPatientIDs) or stated.get(tags.OtherPatientIDsSequence)):
+        values[tags.OtherPatientIDsSequence] = other_ids_blob(others)
+    return values, dict(supply.series)

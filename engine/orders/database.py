@@ -1,6 +1,6 @@
 """DATA/hospital/index: an LMDB environment with the state of the registry. It is derived from the state log.
 
-    meta          "format" → 1, "state" → stamp of the last transaction of the log (u64, big endian),
+    meta          "format" → 2, "state" → stamp of the last transaction of the log (u64, big endian),
                   "next" → the next free id (u64)
     patients      id                     → PatientRow          orders       id                → OrderRow
     visits        key of the number      → VisitRow            steps        id                → StepRow
@@ -16,6 +16,8 @@ Keys of `names`, each followed by NUL and the id (8 bytes):
     p f a VALUE   order with that placer number,         s ID       steps of an order (8 bytes)
                   filler number, accession number        u UID      order with that Study Instance UID
     r VALUE       order with that requested procedure    t VALUE    step with that scheduled step id
+
+    l ID NUL UID  studies that are linked to an order (8 bytes); ends with the Study Instance UID instead of an id
 
 A commit is not synced: after kill -9 the page cache has it; after a power cut the machine has another boot id than
 DATA/hospital/boot, and the environment is made anew from the log. LMDB's own lock lets one writer of all processes in.
@@ -44,7 +46,8 @@ from engine.orders.rows import (
     VisitRow,
 )
 
-FORMAT: Final = b"1"
+FORMAT: Final = b"2"
+"""A database of another format is made anew from the log."""
 MAP_BYTES: Final = 1 << 36
 """Address space for some ten million steps; takes neither memory nor disk."""
 KEY_BYTES_MAX: Final = 400
@@ -120,6 +123,11 @@ class Reading:
         length = len(start) + 8
         keys = (key for key, _ in self._scan(self.database.names, start))
         return [int.from_bytes(key[-8:], "big") for key in keys if len(key) == length]
+
+    def linked(self, order: int) -> list[str]:
+        """The Study Instance UIDs of the links of an order that are in force."""
+        start = b"l" + id_key(order) + b"\0"
+        return [key[len(start) :].decode() for key, _ in self._scan(self.database.names, start)]
 
     def names_from(self, prefix: bytes) -> Iterator[tuple[bytes, int]]:
         """The values of `names` that begin with `prefix`, each with an id."""
@@ -260,6 +268,8 @@ def _derived(table: str, key: bytes, row: Any) -> set[tuple[str, bytes, bytes]]:
             found.add(_name(name_key("u", procedure.study_instance_uid), key))
             found.add(_name(name_key("r", procedure.requested_procedure_id), key))
         return found | {_name(b"o" + id_key(row.patient), key)}
+    if table == "links" and not row.is_undone:
+        return {("names", b"l" + id_key(row.order) + b"\0" + key[:-9], b"")}
     if table == "steps":
         state = str(row.state).encode()
         found = {("days", day_key(row.start_date, ae) + key, state) for ae in row.aes or ("",) if not row.is_unbooked}

@@ -138,15 +138,15 @@ def _primary(entry: Entry) -> Identifier:
     return entry.patient.identifiers[0]
 
 
-def _others(entry: Entry) -> bytes:
-    """Other Patient IDs: all but the primary one."""
+def other_ids_blob(identifiers: Iterable[Identifier]) -> bytes:
+    """The items of Other Patient IDs Sequence (0010,1002)."""
     return items_blob(
         {
             tags.PatientID: each.value.encode(),
             tags.IssuerOfPatientID: (each.issuer.name or each.issuer.universal_id).encode(),
             tags.TypeOfPatientID: b"TEXT",
         }
-        for each in entry.patient.identifiers[1:]
+        for each in identifiers
     )
 
 
@@ -197,7 +197,7 @@ ROOT: Final[Mapping[int, Field]] = MappingProxyType({
     tags.PatientID: lambda entry: _primary(entry).value.encode(),
     tags.IssuerOfPatientID: lambda entry: (_primary(entry).issuer.name or _primary(entry).issuer.universal_id).encode(),
     tags.IssuerOfPatientIDQualifiersSequence: _patient_issuer_qualifiers,
-    tags.OtherPatientIDsSequence: _others,
+    tags.OtherPatientIDsSequence: lambda entry: other_ids_blob(entry.patient.identifiers[1:]),
     tags.AccessionNumber: lambda entry: _value(entry.order.accession),
     tags.IssuerOfAccessionNumberSequence: lambda entry: _issuer_blob(entry.order.accession),
     tags.PlacerOrderNumberImagingServiceRequest: lambda entry: _value(entry.order.placer),

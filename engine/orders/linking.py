@@ -8,7 +8,7 @@ A rule links a study to each order that it names, if the patients are the same:
     mpps                 the same of a performed step
 
 With another patient it is a conflict, kept for a person to decide; nothing is linked. No rule makes a link again that
-was undone. A link changes no instance: its accession number and request attributes stay as they were received.
+was undone. A link changes no instance. What a linked study lacks, its orders supply (`supplying`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def key_of(study_instance_uid: str, order: int) -> bytes:
 def link(work: Work, named: Named, rule: str = "") -> list[tuple[int, OrderRow]]:
     """Links a study to the orders that it names; returns those of its patient. `rule`: instead of the one that fits."""
     orders: list[tuple[int, OrderRow]] = []
+    if any(True for _ in work.writing.rows(work.tables.links, named.study_instance_uid.encode() + b"\0")):
+        work.supplies[named.study_instance_uid] = None  # again: a series may have come since
     for order, row, fitting in _candidates(work.writing, named):
         if not _is_of_patient(work.writing, row, named.patient_id):
             _note_conflict(work, named, order)
@@ -108,6 +110,7 @@ def _put(work: Work, study_instance_uid: str, order: int, rule: str) -> None:
     row = LinkRow(study_instance_uid=study_instance_uid, order=order, rule=rule, by=work.source.name, time=work.now)
     work.writing.put(work.tables.links, key, row)
     work.writing.delete(work.tables.conflicts, key)
+    work.supplies[study_instance_uid] = None
     work.changed(ChangeKind.LINK, study_instance_uid, "linked")
 
 
@@ -127,6 +130,7 @@ def link_by_hand(work: Work, study_instance_uid: str, order: int) -> None:
     key = key_of(study_instance_uid, order)
     if work.writing.get(work.tables.orders, id_key(order)) is None:
         raise refuse("there is no such order", RefusalReason.UNKNOWN_KEY)
+    work.supplies[study_instance_uid] = None
     before = work.writing.get(work.tables.links, key)
     if before is None or before.is_undone:
         _put(work, study_instance_uid, order, "by-hand")
@@ -139,6 +143,7 @@ def unlink(work: Work, study_instance_uid: str, order: int) -> None:
     if row is None or row.is_undone:
         raise refuse("this study is not linked to this order", RefusalReason.UNKNOWN_KEY)
     work.writing.put(work.tables.links, key, replace(row, is_undone=True, by=work.source.name, time=work.now))
+    work.supplies[study_instance_uid] = None
     work.changed(ChangeKind.LINK, study_instance_uid, "unlinked")
 
 
@@ -150,4 +155,5 @@ def orders_of(reading: Reading, study_instance_uid: str) -> list[LinkRow]:
 
 def studies_of(reading: Reading, order: int) -> list[LinkRow]:
     """The links of an order that are in force."""
-    return [row for _, row in reading.rows(reading.database.links) if row.order == order and not row.is_undone]
+    rows = (reading.get(reading.database.links, key_of(uid, order)) for uid in reading.linked(order))
+    return [row for row in rows if row is not None]

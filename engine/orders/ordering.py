@@ -114,6 +114,7 @@ def update(work: Work, value: OrderUpdate) -> None:
         row = replace(row, final=end.lower())
     work.writing.put(work.tables.orders, id_key(number), row)
     if row != before:
+        work.supplies |= dict.fromkeys(work.writing.linked(number))
         action = "created" if before is None else (row.final if row.final != before.final else "changed")
         work.changed(ChangeKind.ORDER, number, action, keywords)
     _update_steps(work, number, procedures, names, end)

@@ -22,7 +22,7 @@ from pathlib import Path
 from engine import log
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import EngineError, OrdersError, UpdateRefused
-from engine.orders import linking, ordering, patients, performing, visits
+from engine.orders import linking, ordering, patients, performing, supplying, visits
 from engine.orders.database import Database, Reading, Writing, boot_id
 from engine.orders.rows import AskedRow, PerformedRow
 from engine.orders.state_log import StateLog, as_rows
@@ -232,6 +232,11 @@ class Orders:
             for identifier, attributes in work.agreements:
                 numbers = self.corrections.agree(identifier, attributes, work.source)
                 changes += [Change(ChangeKind.CORRECTION, number, "corrected") for number in numbers]
+            for study_instance_uid in work.supplies:
+                with self.read() as reading:
+                    supply = supplying.supply_of(reading, study_instance_uid)
+                numbers = self.corrections.supply(study_instance_uid, supply, work.source)
+                changes += [Change(ChangeKind.CORRECTION, number, "supplied") for number in numbers]
         return Applied(tuple(changes), tuple(work.warnings))
 
     # -- reading ----------------------------------------------------------------------------------

@@ -48,6 +48,19 @@ class Corrections(Protocol):
     def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
         """Makes the studies of `prior`, also future ones, those of `survivor`; nothing if they are."""
 
+    def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
+        """Lets a stored study show what it lacks and its orders say, and no longer what they do not say any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What the orders of a study say that its instances may lack; values as in level blobs."""
+
+    study: Mapping[int, bytes]
+    series: Mapping[int, bytes]
+    identifiers: tuple[Identifier, ...] = ()
+    """Of the patient, also the one that the study has."""
+
 
 @dataclass(slots=True)
 class Work:
@@ -65,6 +78,8 @@ class Work:
     """For `Corrections.agree`, after the commit."""
     merges: list[tuple[Identifier, Identifier]] = field(default_factory=list)
     """For `Corrections.merge`, after the commit."""
+    supplies: dict[str, None] = field(default_factory=dict)
+    """Studies with other links, or other orders, than before: for `Corrections.supply`, after the commit."""
 
     @property
     def tables(self) -> Database:

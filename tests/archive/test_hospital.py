@@ -12,7 +12,7 @@ from engine.archive.feed.event import STUDY_COMPLETE, STUDY_QUIET, Event
 from engine.archive.hospital import open_orders
 from engine.archive.lifecycle import correction
 from engine.archive.order_links import OrderLinks
-from engine.dicom import tags
+from engine.dicom import items, tags
 from engine.index.format.types import Level, Query, Root
 from engine.orders import linking, ordering
 from engine.orders.registry import NoRules, Orders
@@ -27,7 +27,7 @@ from engine.orders.values import (
     Source,
     StepUpdate,
 )
-from tests.archive.filled import opened, payload_of, store, uid
+from tests.archive.filled import opened, payload_of, store, study_query, uid
 
 ADT = Source(name="ADT", reference="17")
 
@@ -167,3 +167,121 @@ def test_a_study_that_comes_late_shows_what_was_known_of_its_patient_before(arch
 
 def test_an_archive_without_a_feed_has_nothing_to_follow(archive: Archive, orders: Orders) -> None:
     assert OrderLinks(archive).follow(orders, completes=True) is False
+
+
+# what links supply -----------------------------------------------------------------------------------
+
+
+def shown(archive: Archive, study: int) -> tuple[str, list[str], list[str]]:
+    """Accession number, requested procedures of each series, other patient IDs, as a query has them."""
+    asked = (tags.AccessionNumber, tags.RequestAttributesSequence, tags.OtherPatientIDsSequence, tags.SeriesInstanceUID)
+    keys = {tags.StudyInstanceUID: uid(study).encode(), **dict.fromkeys(asked, b"")}
+    matches = list(archive.find(Query(Level.SERIES, keys, Root.STUDY, relational=True)))
+    matches.sort(key=lambda match: match.attributes[tags.SeriesInstanceUID])
+
+    def texts(blob: bytes, tag: int) -> list[str]:
+        return [each.value.decode().strip() for item in items.decode_items(blob) for each in item if each.tag == tag]
+
+    first = matches[0].attributes
+    requests = [
+        ",".join(texts(match.attributes.get(tags.RequestAttributesSequence, b""), tags.RequestedProcedureID))
+        for match in matches
+    ]
+    others = texts(first.get(tags.OtherPatientIDsSequence, b""), tags.PatientID)
+    return first.get(tags.AccessionNumber, b"").decode().strip(), requests, others
+
+
+def quiet(archive: Archive, orders: Orders, study: int) -> None:
+    event = Event(sequence=1, action=STUDY_QUIET, time="", study_instance_uid=uid(study))
+    OrderLinks(archive).handle(orders, [event], completes=False)
+
+
+def number_of(orders: Orders, accession: str) -> int:
+    with orders.read() as reading:
+        found = ordering.find(reading, accession=Identifier(accession))
+    assert found is not None
+    return found[0]
+
+
+def test_a_link_supplies_what_the_study_lacks_and_its_undoing_takes_that_away(archive: Archive, orders: Orders) -> None:
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""), payload_of(6, 2, 1, AccessionNumber=""))
+    before = [bytes(archive.retrieval.open(each).read(0, 500)) for each in archive.instances(study_query(6))]
+    known = PatientUpdate(identifiers=(Identifier("P1"), Identifier("OTHER", Issuer("EAST"))))
+    orders.apply(known, ADT)
+    for _ in range(2):
+        orders.apply(order("Q1", "P1", uid(6)), ADT)
+        quiet(archive, orders, 6)
+    assert shown(archive, 6) == ("Q1", ["RQ1", "RQ1"], ["OTHER"])
+    assert made(archive) == ["correct"] * 3, "one of the study, one of each series, once"
+    found = list(archive.find(Query(Level.STUDY, {tags.AccessionNumber: b"Q1"}, Root.STUDY)))
+    assert len(found) == 1, "it is found by what was supplied"
+    store(archive, payload_of(6, 3, 1, AccessionNumber=""))
+    quiet(archive, orders, 6)
+    assert shown(archive, 6) == ("Q1", ["RQ1", "RQ1", "RQ1"], ["OTHER"])
+    orders.unlink(uid(6), number_of(orders, "Q1"), ADT)
+    quiet(archive, orders, 6)
+    assert shown(archive, 6) == ("", ["", "", ""], [])
+    after = [bytes(archive.retrieval.open(each).read(0, 500)) for each in archive.instances(study_query(6))]
+    assert set(before) <= set(after)
+
+
+def test_what_a_study_states_counts_more_than_what_is_supplied(archive: Archive, orders: Orders) -> None:
+    store(archive, payload_of(6, 1, 1, AccessionNumber="OWN"))
+    orders.apply(order("A1", "P1", uid(6)), ADT)
+    quiet(archive, orders, 6)
+    assert shown(archive, 6)[0] == "OWN"
+    store(archive, payload_of(7, 1, 1, AccessionNumber=""))
+    orders.apply(order("A2", "P1", uid(7)), ADT)
+    quiet(archive, orders, 7)
+    assert shown(archive, 7)[0] == "A2"
+    store(archive, payload_of(7, 2, 1, AccessionNumber="LATE"))
+    quiet(archive, orders, 7)
+    assert shown(archive, 7)[0] == "LATE"
+
+
+def test_two_orders_of_one_study_are_both_supplied_and_a_changed_order_is_followed(
+    archive: Archive, orders: Orders
+) -> None:
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+    orders.apply(order("A1", "P1", uid(6)), ADT)
+    quiet(archive, orders, 6)
+    orders.apply(order("A2", "P1"), ADT)
+    orders.link(uid(6), number_of(orders, "A2"), ADT)
+    assert shown(archive, 6)[:2] == ("A1", ["RA1,RA2"])
+    cancel = OrderUpdate(action=OrderAction.CANCEL, patient=patient("P1", "X"), accession=Identifier("A2"))
+    orders.apply(cancel, ADT)
+    assert shown(archive, 6)[:2] == ("A1", ["RA1"])
+    orders.unlink(uid(6), number_of(orders, "A1"), ADT)
+    assert shown(archive, 6)[:2] == ("", [""]), "a canceled order supplies nothing"
+
+
+def test_what_a_crash_prevented_is_supplied_when_the_study_is_told_of_again(archive: Archive, orders: Orders) -> None:
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+    corrections, orders.corrections = orders.corrections, None
+    orders.apply(order("A1", "P1", uid(6)), ADT)
+    quiet(archive, orders, 6)
+    assert shown(archive, 6)[0] == ""
+    orders.corrections = corrections
+    quiet(archive, orders, 6)
+    assert shown(archive, 6)[0] == "A1"
+    with orders.read() as reading:
+        assert [row.study_instance_uid for row in linking.studies_of(reading, number_of(orders, "A1"))] == [uid(6)]
+
+
+def test_an_accession_number_that_dicom_does_not_allow_is_not_supplied(archive: Archive, orders: Orders) -> None:
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+    orders.apply(order("A" * 40, "P1", uid(6)), ADT)
+    quiet(archive, orders, 6)
+    assert shown(archive, 6)[0] == ""
+
+
+def test_what_links_supply_is_the_same_after_a_rebuild(tmp_path: Path) -> None:
+    with opened(tmp_path) as archive, open_orders(archive, WestIsOurs()) as orders:
+        store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+        orders.apply(order("A1", "P1", uid(6)), ADT)
+        quiet(archive, orders, 6)
+        values = archive.corrected(uid(6), uid(6, 1))
+    assert values[tags.AccessionNumber] == b"A1" and values[tags.RequestAttributesSequence]
+    Archive.rebuild_index(tmp_path)
+    with opened(tmp_path) as archive:
+        assert archive.corrected(uid(6), uid(6, 1)) == values

@@ -19,6 +19,7 @@ from engine.orders.values import (
     Source,
     StepUpdate,
 )
+from engine.orders.work import Supply
 from engine.storage.files import Files
 
 HOSPITAL = Issuer("HOSP")
@@ -65,6 +66,7 @@ class RecordedCorrections:
 
     agreed: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     merged: list[tuple[str, str]] = field(default_factory=list)
+    supplied: list[tuple[str, Supply]] = field(default_factory=list)
 
     def agree(self, identifier: Identifier, attributes: Mapping[str, str], source: Source) -> Sequence[str]:
         self.agreed.append((str(identifier), attributes))
@@ -72,6 +74,10 @@ class RecordedCorrections:
 
     def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
         self.merged.append((str(prior), str(survivor)))
+        return ()
+
+    def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
+        self.supplied.append((study_instance_uid, supply))
         return ()
 
 

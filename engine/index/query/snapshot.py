@@ -10,13 +10,18 @@ from dataclasses import dataclass
 
 from engine.dicom.schema import Schema
 from engine.index.apply.corrections import RECORD, UNDO
-from engine.index.apply.overlay import PATIENT, Overlay, key_of_patient
+from engine.index.apply.overlay import PATIENT, SERIES, STUDY, Overlay, in_force, key_of_patient, name_of_series
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn, Table, present
 from engine.index.format import keys
 from engine.index.format.entry import Operation
 from engine.index.format.rows import PatientRow, UidRow, scan_prefix
-from engine.index.format.statements import PART_COUNT_PATIENT, PART_COUNT_STUDY, Facts, unpack_content
+from engine.index.format.statements import (
+    PART_COUNT_PATIENT,
+    PART_COUNT_STUDY,
+    Facts,
+    unpack_content,
+)
 from engine.index.query.corrections import CorrectionStatus, find_correction
 
 
@@ -91,11 +96,7 @@ class Snapshot:
         for pair, _ in scan_prefix(txn, environment.patient_studies, patient_id) if patient_id else ():
             study_id = pair[4:]
             row = UidRow.decode(present(txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
-            of_study = row.facts
-            if of_study.is_corrected:
-                of_study = Facts.empty(PART_COUNT_STUDY)
-                for _, value in scan_prefix(txn, environment.study_statements, study_id):
-                    of_study.observe(value[: keys.ORDER_BYTES], unpack_content(value[keys.ORDER_BYTES :]))
+            of_study = self._stated(environment.study_statements, study_id, row, keys.ORDER_BYTES)
             of_study.correct(overlay.of_study(txn, row.uid, of_study, of_patient=False))
             facts.observe_facts(of_study)
         return facts.values(0)
@@ -120,7 +121,51 @@ class Snapshot:
             for study_id in studies
         ]
 
+    def stated_study(self, study_instance_uid: bytes) -> dict[int, bytes] | None:
+        """The attributes of a study as its instances state them, without corrections; None: it is not stored."""
+        environment = self._environment
+        study_id = self._txn.get(keys.bounded(study_instance_uid), db=environment.study_uids)
+        if study_id is None:
+            return None
+        row = UidRow.decode(present(self._txn.get(study_id, db=environment.studies)), PART_COUNT_STUDY)
+        facts = self._stated(environment.study_statements, study_id, row, keys.ORDER_BYTES)
+        return facts.values(PATIENT) | facts.values(STUDY)
+
+    def stated_series(self, study_instance_uid: bytes, series_instance_uid: bytes) -> dict[int, bytes] | None:
+        """The same of a series."""
+        txn, environment = self._txn, self._environment
+        study_id = txn.get(keys.bounded(study_instance_uid), db=environment.study_uids)
+        key = None if study_id is None else keys.bounded(series_instance_uid) + b"\0" + study_id
+        series_id = None if key is None else txn.get(key, db=environment.series_uids)
+        if series_id is None:
+            return None
+        row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
+        above_bytes = keys.ORDER_BYTES + keys.DIGEST_BYTES
+        return self._stated(environment.series_statements, series_id, row, above_bytes).values(0)
+
+    def _stated(self, table: Table, owner: bytes, row: UidRow, head_bytes: int) -> Facts:
+        """The facts of a row without corrections. A corrected row has the content of all its statements."""
+        if not row.facts.is_corrected:
+            return row.facts
+        facts = Facts.empty(len(row.facts.parts))
+        for _, value in scan_prefix(self._txn, table, owner):
+            facts.observe(value[: keys.ORDER_BYTES], unpack_content(value[head_bytes:]))
+        return facts
+
     # -- corrections
+
+    def corrections_of_study(self, study_instance_uid: bytes) -> list[CorrectionStatus]:
+        """The corrections in force that name this study."""
+        return self._in_force(STUDY, keys.bounded(study_instance_uid))
+
+    def corrections_of_series(self, study_instance_uid: bytes, series_instance_uid: bytes) -> list[CorrectionStatus]:
+        """The corrections in force that name this series."""
+        return self._in_force(SERIES, name_of_series(study_instance_uid, series_instance_uid))
+
+    def _in_force(self, level: int, name: bytes) -> list[CorrectionStatus]:
+        stamps = [each.stamp for each in in_force(self._txn, self._environment, level, name)]
+        found = (find_correction(self._txn, self._environment, stamp) for stamp in stamps)
+        return [each for each in found if each is not None]
 
     def correction(self, stamp: int) -> CorrectionStatus | None:
         """The correction with this stamp."""
