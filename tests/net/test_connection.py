@@ -862,7 +862,8 @@ def test_a_requestor_reports_why_it_has_no_association(answer: bytes, words: str
 
 def test_a_requestor_does_not_wait_for_ever() -> None:
     def no_association(scripted: Peer) -> None:
-        scripted.wait_closed()
+        scripted.expect(peer.ASSOCIATE_RQ)
+        scripted.expect_abort()
 
     def no_response(scripted: Peer) -> None:
         scripted.accept()
