@@ -10,6 +10,9 @@
       m/<UTC>.json                             a manifest; the last one counts
       probe/…                                  checks of the store
 
+    Segments of the logs of DATA/hospital have numbers of their own here (`archive.copies.shipped_logs`): slot FFFE is
+    patients and orders, FFFF messages; the header of such a segment has the counter alone.
+
     ids and salts have 16 hex digits, slots 4, epochs 8, numbers 12; <UTC> is 20261130T120000.000000Z
 
 A segment is in the bucket when its hint is. A hint object (little endian):
@@ -70,6 +73,7 @@ from engine.storage import hints
 from engine.storage.record import crc32c
 from engine.storage.segment import FIRST_RECORD, SegmentHeader, read_segment_header
 from engine.storage.segment_bytes import SegmentBytes
+from engine.storage.segment_ids import id_in_log
 
 FORMAT = 1
 PAGE_BYTES = 4 << 20
@@ -245,13 +249,16 @@ class Hint:
         """Raises ObjectWrong unless header and footer are whole, and of this segment."""
         data = cast("SegmentBytes", _Footer(self))
         try:
-            header = read_segment_header(data, self.name.segment_id)
-            heads = hints.read_heads(data, self.name.segment_id, opens=False)
+            header = read_segment_header(data, id_in_log(self.name.segment_id))
+            heads = hints.read_heads(data, id_in_log(self.name.segment_id), opens=False)
         except CorruptRecord as error:
             raise ObjectWrong(f"the hint of {self.name}: {error}") from error
         if heads is None or heads.trailer.tail != self.tail:
             raise ObjectWrong(f"the hint of {self.name} has no whole footer")
-        if header.archive_id != archive_id or (header.segment_id, header.salt) != self.name:
+        if header.archive_id != archive_id or (header.segment_id, header.salt) != (
+            id_in_log(self.name.segment_id),
+            self.name.salt,
+        ):
             raise ObjectWrong(f"the hint of {self.name} is of another segment or archive")
 
 
@@ -273,7 +280,7 @@ class _Footer:
 
 def read_hint(data: SegmentBytes, segment_id: int, pages: Iterable[int], segment_crc: int) -> Hint:
     """The hint of a sealed segment. Raises CorruptRecord when it is not sealed, or damaged."""
-    trailer = hints.read_trailer(data, segment_id)
+    trailer = hints.read_trailer(data, id_in_log(segment_id))
     if trailer is None:
         raise CorruptRecord("the segment is not sealed", segment_id, 0)
     size = data.size()
@@ -433,7 +440,7 @@ def archives(objects: Objects) -> list[bytes]:
 
 def header_of(hint: Hint) -> SegmentHeader:
     """The header of a segment."""
-    return read_segment_header(cast("SegmentBytes", _Footer(hint)), hint.name.segment_id)
+    return read_segment_header(cast("SegmentBytes", _Footer(hint)), id_in_log(hint.name.segment_id))
 
 
 def _sealed(content: dict[str, object]) -> bytes:

@@ -23,7 +23,7 @@ from engine.storage.segment_store import SegmentStore
 COUNTER_BITS = 48
 COUNTER_MAX = (1 << COUNTER_BITS) - 1
 SLOT_MAX = (1 << 16) - 3
-"""The last two are for other logs than the archive's own, in replicas (`archive.copies.shipped_logs`)."""
+"""The last two are for other logs than the archive's own, in copies of it (`archive.copies.shipped_logs`)."""
 
 
 class SegmentIds(Protocol):
@@ -42,6 +42,11 @@ def segment_id_of(slot: int, counter: int) -> int:
 def slot_of(segment_id: int) -> int:
     """The slot of a segment."""
     return segment_id >> COUNTER_BITS
+
+
+def id_in_log(number: int) -> int:
+    """The id that a segment has in its own log, by the number that it has among the segments of all logs."""
+    return number if slot_of(number) <= SLOT_MAX else number & COUNTER_MAX
 
 
 def newest_of_slots(segment_ids: Iterable[int]) -> dict[int, int]:

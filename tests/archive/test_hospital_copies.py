@@ -6,12 +6,10 @@ import struct
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from engine.archive.admin import encryption
-from engine.archive.archive import Archive
 from engine.archive.copies import shipped_logs
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.backup_check import verify_backup
@@ -20,21 +18,19 @@ from engine.archive.copies.replica import Replica, promote
 from engine.archive.copies.restore import restore
 from engine.archive.hospital import open_orders
 from engine.archive.layout import existing
-from engine.archive.messages import history_of, open_journal
+from engine.archive.messages import open_journal
 from engine.errors import BackupError
-from engine.journal.entry import Outcome, Received, Result
-from engine.journal.journal import Journal
+from engine.journal.entry import Outcome, Result
 from engine.keys import key_file
-from engine.orders.registry import NoRules, Orders
+from engine.orders.registry import NoRules
 from engine.orders.state_log import Change, StateLog
-from engine.orders.values import Identifier, Issuer, PatientUpdate, Source
+from engine.orders.values import Identifier, Issuer, PatientUpdate
 from engine.storage.files import Files
 from engine.storage.keyring import KEYRING
 from engine.storage.segment import list_segments, segment_path
 from tests.archive.filled import opened, payload_of, store
+from tests.archive.hospital import ADT, admit, content, fill, take
 from tests.archive.replicas import replicating
-
-ADT = Source(name="ADT")
 
 
 @pytest.fixture(autouse=True)
@@ -52,41 +48,6 @@ class Interrupted(Files):
     def open(self, path: str, flags: int, mode: int = 0o640) -> int:
         self.before_open(path)
         return super().open(path, flags, mode)
-
-
-def admit(orders: Orders, number: int) -> None:
-    patient = PatientUpdate(
-        identifiers=(Identifier(f"P{number}", Issuer("HOSP")),), attributes={"PatientName": f"Doe^Jane{number}"}
-    )
-    assert orders.apply(patient, ADT).changes
-
-
-def take(journal: Journal, number: int, *, is_applied: bool = True) -> None:
-    received = Received(time=1000.0 + number, source="adt", host="10.0.0.1", control_id=str(number), patient_id="P")
-    given = journal.append(received, b"MSH|message %d of Doe^Jane" % number)
-    if is_applied:
-        journal.append_outcome(Outcome(number=given, time=1001.0 + number, result=Result.APPLIED))
-    journal.log.sync()
-
-
-def fill(archive: Archive, *numbers: int) -> None:
-    with open_orders(archive, NoRules()) as orders:
-        for number in numbers:
-            admit(orders, number)
-    journal = open_journal(archive)
-    for number in numbers:
-        take(journal, number, is_applied=number % 3 != 0)
-    journal.close()
-
-
-def content(archive: Archive) -> tuple[dict[str, list[Any]], list[Any]]:
-    """The rows of the registry, and the journal with the bytes of its messages."""
-    with open_orders(archive, NoRules()) as orders, orders.read() as reading:
-        rows = {table.name: list(reading.rows(table)) for table in reading.database.tables}
-    history = history_of(archive)
-    messages = [(row.number, row.received, row.outcome, history.read(row.position)) for row in history.rows()]
-    history.close()
-    return rows, messages
 
 
 @pytest.mark.parametrize("is_encrypted", [False, True])

@@ -1,4 +1,4 @@
-"""The segments of all logs of an archive in one row of numbers, for replicas.
+"""The segments of all logs of an archive in one row of numbers, for replicas and the bucket.
 
     slot        log
     0 … FFFD    the archive's own: the segment's id as it is
@@ -22,7 +22,9 @@ from engine.archive.copies import extent
 from engine.archive.copies.manifest import IMAGES, MESSAGES, STATE
 from engine.storage.files import Files
 from engine.storage.segment import list_segments, segment_path
-from engine.storage.segment_ids import COUNTER_MAX, SLOT_MAX, segment_id_of, slot_of
+from engine.storage.segment_bytes import SegmentFile
+from engine.storage.segment_ids import COUNTER_MAX, SLOT_MAX, id_in_log, segment_id_of, slot_of
+from engine.storage.segment_store import LocalSegments
 
 _LOGS = {SLOT_MAX + 1: STATE, SLOT_MAX + 2: MESSAGES}
 LOGS_TAKEN = segment_id_of(SLOT_MAX + 2, COUNTER_MAX)
@@ -41,7 +43,7 @@ def is_image_log(number: int) -> bool:
 
 def id_of(number: int) -> int:
     """The id that a segment has in its own log."""
-    return number if is_image_log(number) else number & COUNTER_MAX
+    return id_in_log(number)
 
 
 def path_of(data: Path, number: int) -> str:
@@ -65,3 +67,20 @@ def stable(data: Path, files: Files, *, has_hospital: bool) -> list[int]:
         if files.exists(str(data / log)):
             numbers += [segment_id_of(slot, each) for each in extent.stable_segments(str(data / log), files)]
     return sorted(numbers + extent.stable_segments(str(data / IMAGES), files))
+
+
+class AllLogs:
+    """The files of all logs of an archive, by number."""
+
+    def __init__(self, data: Path, files: Files) -> None:
+        self._data = data
+        self._files = files
+        self._stores = {log: LocalSegments(str(data / log), files) for log in (IMAGES, *_LOGS.values())}
+
+    def numbers(self) -> list[int]:
+        """All segments, ascending (`stable`)."""
+        return stable(self._data, self._files, has_hospital=True)
+
+    def open(self, number: int, *, salt: int | None = None) -> SegmentFile:
+        """A segment's bytes. Raises as `LocalSegments.open`."""
+        return self._stores[log_of(number)].open(id_of(number), salt=salt)

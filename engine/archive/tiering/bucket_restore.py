@@ -3,7 +3,8 @@
     DATA/restore.json      written first, as by a restore from a backup: nobody takes DATA for an archive
     keys.json, accounts    from k/
     DATA/elsewhere/        the hints of all segments in the bucket, some at once
-    DATA/segments/         what only the tail has: segments made of their groups
+    DATA/hospital/         patients, orders and messages: full segments, which are fetched whole
+    DATA/segments/         what only the tail has: segments made of their groups; likewise in DATA/hospital
     index, check           from hints and these segments
     DATA/archive.json      written last
 
@@ -16,6 +17,7 @@ bucket from the new machine takes the chain over, and the old machine, if it liv
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -23,10 +25,10 @@ from pathlib import Path
 
 from engine import log
 from engine.archive import layout as layouts
-from engine.archive.copies import key_file
+from engine.archive.copies import key_file, shipped_logs
 from engine.archive.copies.restore import Progress, RestoreReport, begin, bring_up, finish
 from engine.archive.layout import Layout
-from engine.archive.tiering import connection
+from engine.archive.tiering import connection, hospital_restore
 from engine.archive.tiering.publisher import note_published
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.tail import assembled
@@ -36,7 +38,6 @@ from engine.objects import bucket as buckets
 from engine.objects.bucket import Bucket, Group, SegmentName
 from engine.objects.settings import ObjectStore
 from engine.storage.files import Files
-from engine.storage.segment import segment_path
 
 logger = log.get("archive.bucket_restore")
 
@@ -55,7 +56,11 @@ class BucketRestoreReport:
     tail_segments: int = 0
     """Segments that were made of groups."""
     tail_bytes: int = 0
+    hospital_segments: int = 0
+    """Full segments of patients, orders and messages, which were fetched."""
     instances: int = 0
+    patients: int = 0
+    orders: int = 0
     findings: list[str] = field(default_factory=list)
 
 
@@ -85,13 +90,19 @@ def restore(
     key_file.put(layout, keys, files)
     layout = unlock(layout, files)
     connection.remember(data, settings, files)
-    names = _Hints(bucket, remote, report, progress).take()
-    note_published(layout, files, settings, [remote.published(name) for name in sorted(names)])
+    hints = _Hints(bucket, remote, report, progress)
+    names = hints.take()
+    hospital_restore.make_folders(hints.hospital, layout, files)
+    fetched = hospital_restore.fetch(bucket, hints.hospital, layout, files, report.findings)
+    report.hospital_segments = len(fetched)
+    note_published(layout, files, settings, [*(remote.published(name) for name in sorted(names)), *fetched])
+    names |= {published.name for published in fetched}
     _write_tail(layout, files, _groups(bucket, layout.slot), names, report)
     brought_up = RestoreReport()
     bring_up(layout, files, brought_up, progress)
     report.instances = brought_up.instances
     report.findings += brought_up.findings
+    report.patients, report.orders = hospital_restore.bring_up(layout, files, report.findings)
     finish(layout, accounts, files)
     return report
 
@@ -117,18 +128,20 @@ class _Hints:
         self._remote = remote
         self._report = report
         self._progress = progress
+        self.hospital: list[SegmentName] = []
+        """The segments of DATA/hospital, after `take`."""
 
     def take(self) -> set[SegmentName]:
-        """Returns the segments that are whole in the bucket."""
+        """Returns the segments of images that are whole in the bucket."""
         self._sizes = self._bucket.segment_sizes()
         manifest = {published.name for published in self._bucket.read_manifest()}
-        candidates = sorted({*self._bucket.hint_names(), *manifest})
+        chosen = self._newest(sorted({*self._bucket.hint_names(), *manifest}), manifest)
+        candidates = [name for name in chosen if shipped_logs.is_image_log(name.segment_id)]
+        self.hospital = [name for name in chosen if not shipped_logs.is_image_log(name.segment_id)]
         present = set(self._remote.names())
         found: set[SegmentName] = set()
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="hints") as pool:
-            takings = pool.map(
-                lambda name: self._take(name, is_here=name in present), self._newest(candidates, manifest)
-            )
+            takings = pool.map(lambda name: self._take(name, is_here=name in present), candidates)
             for count, taken in enumerate(takings, 1):
                 if isinstance(taken, str):
                     self._report.findings.append(taken)
@@ -185,10 +198,14 @@ def _write_tail(
 ) -> None:
     """Makes the segments of which the bucket has groups only."""
     ids = {name.segment_id for name in published}
-    for name, own in assembled(groups, published).items():
+    segments = assembled(groups, published)
+    hospital_restore.make_folders(segments, layout, files)
+    folders = {layout.segments}
+    for name, own in segments.items():
         if name.segment_id in ids:
             continue  # an older history's, or one that was lost locally and is whole in the bucket
-        path = segment_path(layout.segments, name.segment_id)
+        path = shipped_logs.path_of(layout.data, name.segment_id)
+        folders.add(os.path.dirname(path))
         fd = _anew(files, f"{path}.part")
         end = 0
         try:
@@ -205,7 +222,8 @@ def _write_tail(
         files.rename(f"{path}.part", path)
         report.tail_segments += 1
         report.tail_bytes += end
-    files.sync_directory(layout.segments)
+    for folder in sorted(folders):
+        files.sync_directory(folder)
 
 
 def _anew(files: Files, path: str) -> int:

@@ -23,7 +23,8 @@ from typing import NamedTuple
 
 from engine import log
 from engine.accounts import dump
-from engine.archive.copies import key_file
+from engine.archive.copies import key_file, shipped_logs
+from engine.archive.copies.shipped_logs import AllLogs
 from engine.archive.layout import Layout
 from engine.errors import AccountsError, CorruptRecord, ObjectWrong, SegmentGone, StorageError, StoreRefused
 from engine.keys.study_keys import FILE as STUDY_KEYS_FILE
@@ -33,9 +34,7 @@ from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
 from engine.storage.record import crc32c
-from engine.storage.segment import segment_path
 from engine.storage.segment_bytes import SegmentFile
-from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.publisher")
 
@@ -60,12 +59,12 @@ class Sealed(NamedTuple):
 
 
 class SealedSegments:
-    """The sealed segments in the log's folder: each file is opened once."""
+    """The sealed segments of all logs: each file is opened once."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
-        self._folder = layout.segments
+        self._data = layout.data
         self._files = files
-        self._store = LocalSegments(layout.segments, files)
+        self._logs = AllLogs(layout.data, files)
         self._looked: dict[int, tuple[tuple[int, int], SegmentName | None]] = {}
         """What each file was at the last look: identity, and its name if it is sealed."""
 
@@ -74,11 +73,11 @@ class SealedSegments:
         return {name for _, name in self._looked.values() if name is not None}
 
     def without(self, published: Collection[SegmentName]) -> list[Sealed]:
-        """Those that are not published, the oldest first."""
+        """Those that are not published, the oldest first; those of DATA/hospital, which are few, before the images."""
         found = []
-        present = self._store.segment_ids()
+        present = self._logs.numbers()
         for segment_id in present:
-            path = segment_path(self._folder, segment_id)
+            path = shipped_logs.path_of(self._data, segment_id)
             identity = self._files.identity(path)
             if identity is None:
                 continue
@@ -89,11 +88,12 @@ class SealedSegments:
                 found.append(Sealed(known[1], _size(path), identity[1] / 1e9))
         for segment_id in self._looked.keys() - set(present):
             del self._looked[segment_id]
-        return found
+        # Patients and orders before messages: what a message did is noted after the registry has it.
+        return sorted(found, key=lambda item: (shipped_logs.is_image_log(item.name.segment_id), item.name))
 
     def _look(self, segment_id: int) -> SegmentName | None:
         try:
-            trailer = hints.read_trailer(self._store.open(segment_id), segment_id)
+            trailer = hints.read_trailer(self._logs.open(segment_id), shipped_logs.id_of(segment_id))
         except (CorruptRecord, OSError):
             return None
         return None if trailer is None else SegmentName(segment_id, trailer.salt)
@@ -150,7 +150,7 @@ class Publisher:
         self._files = files
         self._bucket = bucket
         self._settings = settings
-        self._store = LocalSegments(layout.segments, files)
+        self._logs = AllLogs(layout.data, files)
         self._journal = Journal(str(layout.data / FILE), files)
         self.published = published_in(self._journal.notes, settings.url)
         if self._journal.notes[:1] != [[_BUCKET, settings.url]]:
@@ -174,7 +174,7 @@ class Publisher:
     def publish(self, name: SegmentName, spent: Spent = lambda count: None) -> Published | None:
         """Uploads one segment and its hint; None if its file is gone. Raises StoreUnreachable, ObjectWrong."""
         try:
-            data = self._store.open(name.segment_id, salt=name.salt)
+            data = self._logs.open(name.segment_id, salt=name.salt)
         except SegmentGone:
             return None
         size = data.size()

@@ -24,13 +24,13 @@ from dataclasses import dataclass
 import orjson
 
 from engine import log
-from engine.archive.copies import extent
+from engine.archive.copies import extent, shipped_logs
+from engine.archive.copies.shipped_logs import AllLogs
 from engine.archive.layout import Layout
 from engine.errors import CorruptRecord, Fenced, ObjectExists, ObjectWrong, SegmentGone, StoreUnreachable
 from engine.objects import bucket as buckets
 from engine.objects.bucket import DATA, SEAL, Bucket, Group, Place, SegmentName
 from engine.storage.files import Files, replace_file
-from engine.storage.segment_store import LocalSegments
 
 logger = log.get("archive.tail")
 
@@ -59,7 +59,7 @@ class Tail:
         self._bucket = bucket
         self._url = url
         self._group_bytes = group_bytes
-        self._store = LocalSegments(layout.segments, files)
+        self._logs = AllLogs(layout.data, files)
         self._path = str(layout.data / FILE)
         self._token = b""
         self._before = bytes(32)
@@ -170,12 +170,14 @@ class Tail:
 
     def _new(self, published: Collection[SegmentName]) -> list[tuple[SegmentName, int, int]]:
         found = []
-        for segment_id in extent.stable_segments(self._layout.segments, self._files):
+        present = self._logs.numbers()
+        self._finished.intersection_update(present)
+        for segment_id in reversed(present):  # see `shipped_logs`
             if segment_id in self._finished:
                 continue
             try:
-                data = self._store.open(segment_id)
-                there = extent.look(data, segment_id, self._known_end(segment_id))
+                data = self._logs.open(segment_id)
+                there = extent.look(data, shipped_logs.id_of(segment_id), self._known_end(segment_id))
             except (CorruptRecord, OSError) as error:
                 if not isinstance(error, SegmentGone):
                     logger.warning("a segment cannot be shipped", segment_id=segment_id, error=str(error))
@@ -193,14 +195,14 @@ class Tail:
             self._ends[name] = there.end
             if start < there.end:
                 found.append((name, start, there.end))
-        return found
+        return found[::-1]
 
     def _known_end(self, segment_id: int) -> Callable[[int], int]:
         return lambda salt: self._ends.get(SegmentName(segment_id, salt), 0)
 
     def _read(self, name: SegmentName, start: int, end: int) -> bytes:
         try:
-            data = self._store.open(name.segment_id, salt=name.salt)
+            data = self._logs.open(name.segment_id, salt=name.salt)
         except SegmentGone:
             return b""
         return data.read(end - start, start)
