@@ -6,7 +6,7 @@
 
     principal   the requester: an application entity, a user, a share, a person at the command line, a background job
     action      the operation: store, query, retrieve, send, commit, associate …
-    target      its object: everything that is stored, or one destination
+    target      its object: everything that is stored, one destination, or resources of FHIR of one kind
     directory   who has which role and which grants now
 
 A decision covers an association or an operation, never one instance: ask once per operation and keep the answer. This
@@ -20,7 +20,7 @@ from engine.access.directory import Directory, NoAccounts
 from engine.access.grant import Grant, Holder
 from engine.access.policy import Policy
 from engine.access.principal import Kind, Principal
-from engine.access.question import ARCHIVE, Access, Action, Decision, Destination, Target
+from engine.access.question import ARCHIVE, Access, Action, Decision, Destination, Records, Target
 from engine.access.scope import FULL, NOTHING, Patient, Scope
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "Patient",
     "Policy",
     "Principal",
+    "Records",
     "Scope",
     "Target",
 ]

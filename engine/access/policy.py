@@ -12,6 +12,8 @@
     HTTP client a session, key or share: what its roles and grants allow; without one: everything to a client of the
                 networks in http.allow while no login is needed, else nothing
 
+    a token     with SMART scopes allows what these are for, and no more (`smart`)
+
     COMMIT      needs the permission to store: people would forget to grant one of its own
     SEND        needs the permission to retrieve; the destination is a [[peer]] that has an address, may be a
                 destination, and is among the `destinations` of the requester
@@ -29,6 +31,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from engine.access import smart
 from engine.access.directory import Directory, NoAccounts
 from engine.access.networks import LOOPBACK, is_address, is_in_any
 from engine.access.principal import Kind, Principal
@@ -81,20 +84,20 @@ class Policy:
     def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether the principal may perform the action on the target."""
         if principal.kind is Kind.PEER:
-            decision = self._peer_may(principal, action)
+            decision = self._peer_may(principal, action, target)
         elif principal.kind is Kind.HTTP:
-            decision = self._client_may(principal, action)
+            decision = self._client_may(principal, action, target)
         else:
             return ALLOWED
         if decision and isinstance(target, Destination):
             return self._may_send_to(self._config(), principal, target)
         return decision
 
-    def scope(self, principal: Principal, action: Action) -> Scope:
+    def scope(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Scope:
         """The studies on which the principal may perform the action; `NOTHING` if it may not at all."""
         if principal.kind not in (Kind.PEER, Kind.HTTP):
             return FULL
-        if not self.allowed(principal, action):
+        if not self.allowed(principal, action, target):
             return NOTHING
         if principal.kind is Kind.HTTP:
             return self._scope_of_holder(principal, action) if principal.session else FULL
@@ -128,7 +131,7 @@ class Policy:
 
     # Peers ---------------------------------------------------------------------------------------
 
-    def _peer_may(self, principal: Principal, action: Action) -> Decision:
+    def _peer_may(self, principal: Principal, action: Action, target: Target) -> Decision:
         config = self._config()
         peer = config.peer(principal.name)
         if peer is None and not _accepts_unknown(config, principal.address):
@@ -147,7 +150,7 @@ class Policy:
         if peer is not None and peer.role and not self._role_may(peer.role, action):
             return Decision(False, f"its role {peer.role} may not {action.title}")
         if principal.user:
-            return self._holder_may(principal, action)
+            return self._holder_may(principal, action, target)
         return ALLOWED
 
     def _role_may(self, name: str, action: Action) -> bool:
@@ -156,16 +159,18 @@ class Policy:
 
     # Users, keys and shares ----------------------------------------------------------------------
 
-    def _client_may(self, principal: Principal, action: Action) -> Decision:
+    def _client_may(self, principal: Principal, action: Action, target: Target) -> Decision:
         if not self._is_valid(principal):
             return Decision(False, "a session that is not valid any more" if principal.session else "no login")
         if principal.session:
-            return self._holder_may(principal, action)
+            return self._holder_may(principal, action, target)
         if not is_in_any(principal.address, self._config().http.open_to):
             return Decision(False, "an address that is not in http.allow")
         return ALLOWED
 
-    def _holder_may(self, principal: Principal, action: Action) -> Decision:
+    def _holder_may(self, principal: Principal, action: Action, target: Target) -> Decision:
+        if narrowed := smart.refusal(principal, action, target):
+            return Decision(False, narrowed)
         only = self.directory.actions_of(principal)
         if only is not None and action.title not in only:
             return Decision(False, f"its credential is not for {action.title}")

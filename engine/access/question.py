@@ -67,7 +67,17 @@ class Stored:
     """Everything in the archive."""
 
 
-Target: TypeAlias = Stored | Destination
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The resources of FHIR of one kind."""
+
+    kind: str
+    """As ImagingStudy."""
+    interaction: str
+    """`r`: to read one by its id; `s`: to search."""
+
+
+Target: TypeAlias = Stored | Destination | Records
 
 ARCHIVE: Final = Stored()
 
@@ -96,8 +106,8 @@ class Access(Protocol):
     def allowed(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Decision:
         """Whether the principal may perform the action on the target."""
 
-    def scope(self, principal: Principal, action: Action) -> Scope:
-        """The studies on which the principal may perform the action."""
+    def scope(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Scope:
+        """The studies on which the principal may perform the action; `target`: in which form they are asked for."""
 
     def scope_of_actor(self, actor: str, action: Action) -> Scope:
         """The studies that the requester of a job may reach by now."""

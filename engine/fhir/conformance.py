@@ -13,9 +13,19 @@ from engine.fhir.search import IMAGING_STUDY, PATIENT, Parameter
 _CONNECTION: Final = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
 _RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {"ImagingStudy": IMAGING_STUDY, "Patient": PATIENT}
 
+_SMART: Final = {
+    "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+    "code": "SMART-on-FHIR",
+}
+_SECURITY: Final = {
+    "cors": True,
+    "service": [{"coding": [_SMART]}],
+    "description": "GET [base]/.well-known/smart-configuration",
+}
 
-def capability_statement(release: Release, version: str, date: str, root: str) -> Json:
-    """The statement of a server of this version, at this address."""
+
+def capability_statement(release: Release, version: str, date: str, root: str, *, has_tokens: bool) -> Json:
+    """The statement of a server of this version, at this address. `has_tokens`: it takes those of SMART."""
     resources = [
         {
             "type": kind,
@@ -40,7 +50,7 @@ def capability_statement(release: Release, version: str, date: str, root: str) -
         "implementation": {"description": "The images of this archive", "url": root},
         "fhirVersion": release.version,
         "format": ["json", "application/fhir+json"],
-        "rest": [{"mode": "server", "resource": resources}],
+        "rest": [{"mode": "server", **({"security": _SECURITY} if has_tokens else {}), "resource": resources}],
     }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from engine.access import smart
 from engine.access.scope import Patient
 from engine.errors import IdentityRefused
 
@@ -25,10 +26,8 @@ VALUES_MAX: Final = 1000
 """Texts of one claim that are read; directories give people hundreds of groups."""
 TEXT_LENGTH_MAX: Final = 256
 
-READING_SCOPES: Final = frozenset(
-    f"patient/{resource}.{verbs}" for resource in ("ImagingStudy", "*") for verbs in ("read", "*", "r", "rs", "cruds")
-)
-"""SMART scopes that let the images of a patient be found and read."""
+_OF_PATIENTS: Final = ("ImagingStudy", "Patient")
+"""Kinds of resources that are made of a patient's studies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,8 @@ class Person:
     """Whether `roles` are all that its user has; else those of the account here count too."""
     launch_patient: Patient | tuple[()] | None = None
     """The only patient whose images the token opens; (): it opens none; None: it is not limited to a patient."""
+    scopes: tuple[str, ...] = ()
+    """The SMART scopes that narrow what the token is for; (): it is not narrowed."""
 
 
 def person_of(settings: Oidc, claims: Mapping[str, Any]) -> Person:
@@ -57,7 +58,8 @@ def person_of(settings: Oidc, claims: Mapping[str, Any]) -> Person:
     users = texts_at(claims, settings.user_claim, settings.client_id)
     if len(users) != 1:
         raise IdentityRefused(f"the token has no user name ({settings.user_claim})")
-    is_limited = is_for_one_patient(scopes_of(claims))
+    scopes = smart.clinical(scopes_of(claims))
+    is_limited = smart.is_for_one_patient(scopes)
     sessions = texts_at(claims, "sid")
     return Person(
         provider=settings.name,
@@ -70,6 +72,7 @@ def person_of(settings: Oidc, claims: Mapping[str, Any]) -> Person:
         provider_session=sessions[0] if len(sessions) == 1 else "",
         are_roles_known=settings.decides_roles or is_limited,
         launch_patient=(patient_of(settings, claims) or ()) if is_limited else None,
+        scopes=scopes,
     )
 
 
@@ -109,15 +112,11 @@ def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(scope for text in texts if isinstance(text, str) for scope in text.split(" ") if scope)
 
 
-def is_for_one_patient(scopes: frozenset[str]) -> bool:
-    """Whether a token is limited to the patient of a launch: it then gives none of the user's own rights."""
-    return any(scope.startswith("patient/") for scope in scopes)
-
-
 def patient_of(settings: Oidc, claims: Mapping[str, Any]) -> Patient | None:
     """The patient whose images a SMART token opens; None: it opens none."""
     patient_ids = texts_at(claims, "patient")
-    if len(patient_ids) != 1 or READING_SCOPES.isdisjoint(scopes_of(claims)):
+    scopes = smart.clinical(scopes_of(claims))
+    if len(patient_ids) != 1 or not any({"r", "s"} & smart.interactions(scopes, kind) for kind in _OF_PATIENTS):
         return None
     return Patient(patient_ids[0], settings.patient_id_issuer)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine.access.launch import PATIENT
+from engine.access.smart import SCOPES
 from engine.accounts import tokens
 from engine.accounts.directory import TOKEN, AccountDirectory
 from engine.identity import enrolment
@@ -37,5 +38,5 @@ def holder_of(token: str, person: Person, directory: AccountDirectory) -> Holder
         session=TOKEN + tokens.id_of(tokens.digest_of(token)),
         roles=person.roles.union(own_roles),
         until_s=person.until_s,
-        attributes={**person.attributes, **launch},
+        attributes={**person.attributes, **launch, **({SCOPES: person.scopes} if person.scopes else {})},
     )

@@ -37,6 +37,7 @@ CODE_LENGTH_MAX: Final = 4096
 REQUESTS_MAX: Final = 8
 """Requests to one provider at a time."""
 SECRET_BYTES_MAX: Final = 4096
+_FOR_CLIENTS: Final = ("authorization_endpoint", "token_endpoint", "jwks_uri")
 
 _ERROR: Final = re.compile(r"[a-z_]{1,64}")
 
@@ -115,6 +116,15 @@ class Provider:
             return ""
         parameters = {"client_id": self.settings.client_id, "post_logout_redirect_uri": back_to}
         return _with_query(address, {**parameters, **({"id_token_hint": id_token} if id_token else {})})
+
+    async def endpoints(self) -> dict[str, str]:
+        """Its addresses for clients that ask for tokens: authorization_endpoint, token_endpoint, jwks_uri, and
+        introspection_endpoint if there is one. Raises IdentityUnavailable."""
+        metadata = await self._discover()
+        found = {name: self._address(metadata, name) for name in _FOR_CLIENTS}
+        if "introspection_endpoint" in metadata:
+            found["introspection_endpoint"] = self._address(metadata, "introspection_endpoint")
+        return found
 
     async def check(self) -> int:
         """Fetches addresses and keys; returns the number of keys that can be used. Raises IdentityUnavailable."""

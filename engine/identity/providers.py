@@ -56,6 +56,12 @@ class Providers:
         """Whether the tokens of any provider are accepted as bearer tokens."""
         return any(each.audiences for each in self._config().oidc)
 
+    @property
+    def of_tokens(self) -> Provider | None:
+        """The first provider whose tokens are accepted as bearer tokens."""
+        settings = next((each for each in self._config().oidc if each.audiences), None)
+        return None if settings is None else self._provider_of(settings)
+
     def provider(self, name: str) -> Provider | None:
         """The provider with this name, by the settings in force."""
         settings = next((each for each in self._config().oidc if each.name == name), None)

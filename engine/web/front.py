@@ -27,7 +27,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_server import Server
 
 from engine import __version__, guards, log
-from engine.access import Action, Kind, Principal
+from engine.access import ARCHIVE, Action, Kind, Principal
 from engine.access.networks import networks
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
@@ -287,7 +287,7 @@ class WebFront:
         request.commitments, request.authentication = self._commitments, self.authentication
         request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
-        request.search_parameters = None
+        request.search_parameters, request.target = None, ARCHIVE
         request.began_at, request.is_last = perf_counter(), message.upgrade
         request.stream_after_s = None
         client_id = message.headers.get("X-Request-ID", "")
@@ -347,12 +347,13 @@ class WebFront:
             return cors.answer_preflight(request, match.routes)
         cors.check(request, settings)
         route = self._route(request, match)
+        request.target = route.target
         request.route_name, request.path_values = route.name, match.values if match is not None else {}
         if self.is_draining:
             raise Unavailable("the server is stopping")
         if route.action is not None or route.needs_login:
             await self.authentication.identify(request)
-        if route.action is not None and not (decision := request.allowed(route.action)):
+        if route.action is not None and not (decision := request.allowed(route.action, route.target)):
             self.audited.refused(request, decision.reason)
             raise NotAllowed(f"{request.origin.client}: {decision.reason}")
         if route.gives_files:

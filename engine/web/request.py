@@ -164,6 +164,8 @@ class Request(web.BaseRequest):
     origin: Origin
     principal: Principal
     authentication: Authentication
+    target: Target
+    """What its route is about."""
     route_name: str
     """The route's name in log and metrics."""
     search_parameters: Sequence[tuple[str, str]] | None
@@ -199,8 +201,8 @@ class Request(web.BaseRequest):
         return self.engine.access.allowed(self.principal, action, target)
 
     def scope(self, action: Action) -> Scope:
-        """The studies that the client may reach by the action, by the rules in force now."""
-        return self.engine.access.scope(self.principal, action)
+        """The studies that the client may reach by the action in the form of its route, by the rules in force now."""
+        return self.engine.access.scope(self.principal, action, self.target)
 
     def view(self, action: Action) -> View:
         """The archive as the client sees it, for the action."""

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote
 
+from engine.access import ARCHIVE
+
 if TYPE_CHECKING:
     from aiohttp.web import StreamResponse
 
-    from engine.access import Action
+    from engine.access import Action, Target
     from engine.web.request import Request
 
 DICOMWEB = "/dicom-web"
@@ -112,6 +114,8 @@ class Route:
     """Whether the answer has whole instances, which a share may be forbidden to take away."""
     takes_body: bool = False
     """Whether its handler reads `Request.direct_body` if there is one."""
+    target: Target = ARCHIVE
+    """What its action is about."""
 
     @property
     def name(self) -> str:

@@ -363,6 +363,38 @@ def test_a_smart_token_may_only_read(browser: Browser, small: SmallProvider) -> 
     browser.ask("GET", "/dicom-web/studies", 403, Authorization=f"Bearer {nothing}")
 
 
+@pytest.mark.parametrize(
+    ("scope", "statuses"),
+    [
+        ("user/ImagingStudy.rs", (200, 200, 403, 200, 404)),
+        ("user/Patient.s", (403, 403, 200, 403, 403)),
+        ("user/ImagingStudy.r", (403, 404, 403, 403, 404)),
+        ("openid profile", (200, 200, 200, 200, 404)),
+    ],
+)
+def test_fhir_and_dicomweb_keep_to_the_scopes_of_a_token(
+    browser: Browser, small: SmallProvider, scope: str, statuses: tuple[int, ...]
+) -> None:
+    claims = {"scope": scope, "sub": "u-i", "preferred_username": "ida", "realm_access": {"roles": ["pacs-full"]}}
+    bearer = {"Authorization": f"Bearer {small.token(claims)}", "Accept": "*/*"}
+    paths = ("/fhir/ImagingStudy", "/fhir/ImagingStudy/1.2", "/fhir/Patient", "/dicom-web/studies")
+    expected = (statuses[0], 404 if statuses[1] == 200 else statuses[1], *statuses[2:])
+    for path, status in zip((*paths, "/dicom-web/studies/1.2/metadata"), expected, strict=True):
+        browser.ask("GET", path, status, **bearer)
+    include = "/fhir/ImagingStudy?_include=ImagingStudy:patient&_include=ImagingStudy:endpoint"
+    if statuses[0] == 200:
+        kinds = {each["resource"]["resourceType"] for each in browser.ask("GET", include, **bearer).get("entry", [])}
+        assert ("Patient" in kinds) <= (scope == "openid profile")
+
+
+def test_clients_learn_where_to_get_tokens(browser: Browser, small: SmallProvider) -> None:
+    document = browser.ask("GET", "/fhir/.well-known/smart-configuration")
+    assert document["issuer"] == small.issuer and document["token_endpoint"] == f"{small.issuer}/token"
+    assert {"permission-v1", "permission-v2", "permission-patient"} <= set(document["capabilities"])
+    (rest,) = browser.ask("GET", "/fhir/metadata")["rest"]
+    assert rest["security"]["service"][0]["coding"][0]["code"] == "SMART-on-FHIR"
+
+
 def test_the_configuration_in_force_decides(browser: Browser, small: SmallProvider, hosting: Hosting) -> None:
     engine = hosting.engine
     before = engine.config

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from engine.access import FULL, Action, Policy, Principal, Scope
+from engine.access import ARCHIVE, FULL, Action, Policy, Principal, Scope, Target
 from engine.access.scope import Attribute, Matching, OneOfStudies, scope_of
 from engine.archive.archive import Archive
 from engine.archive.jobs.job import FAILED, SEND, Job, Work
@@ -33,7 +33,7 @@ class Narrowed(Policy):
 
     chosen: Scope = FULL
 
-    def scope(self, principal: Principal, action: Action) -> Scope:
+    def scope(self, principal: Principal, action: Action, target: Target = ARCHIVE) -> Scope:
         return self.chosen
 
 

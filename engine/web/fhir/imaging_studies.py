@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engine.access import Action
+from engine.access import Action, Records
 from engine.archive.questions import Bookmark, Explanation, Level, Order
 from engine.dicom import tags
 from engine.fhir import bundle, outcome
@@ -81,7 +81,7 @@ async def search(request: Request) -> web.Response:
 
 def _included(request: Request, asked: Search, studies: list[Attributes], release: Release) -> list[Json]:
     others: list[Json] = []
-    if "patient" in asked.includes:
+    if "patient" in asked.includes and request.allowed(Action.QUERY, Records("Patient", "r")):
         patients = {spell(patient_key(each)): each for each in studies}
         others += [patient(each) for resource_id, each in patients.items() if resource_id]
     if "endpoint" in asked.includes and studies:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from engine import __version__
-from engine.access import Action
+from engine.access import Action, Records
 from engine.errors import RequestError
 from engine.fhir.conformance import capability_statement, endpoint
 from engine.fhir.imaging_study import ENDPOINT_ID
@@ -15,6 +15,8 @@ from engine.web.errors import NotFound
 from engine.web.fhir import imaging_studies, patients
 from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
 from engine.web.fhir.parameters import FORM
+from engine.web.fhir.smart import WELL_KNOWN
+from engine.web.fhir.smart import configuration as smart_configuration
 from engine.web.route import DICOMWEB, FHIR, Handler, Parameter, Route
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ async def _metadata(request: Request) -> web.Response:
     mode = request.query.get("mode", "full")
     if mode not in ("full", "normative"):
         raise RequestError("mode: must be full or normative")
-    return answer(request, capability_statement(release, __version__, _STARTED, root_of(request)), release)
+    has_tokens = request.engine.identities.accepts_tokens
+    statement = capability_statement(release, __version__, _STARTED, root_of(request), has_tokens=has_tokens)
+    return answer(request, statement, release)
 
 
 async def _endpoint(request: Request) -> web.Response:
@@ -60,6 +64,9 @@ def _route(
     method: str = "GET",
     action: Action | None = Action.QUERY,
 ) -> Route:
+    kind, _, rest = path.lstrip("/").partition("/")
+    if kind == "Endpoint":  # where the images of a study are: whoever may read studies may read it
+        kind = "ImagingStudy"
     return Route(
         method,
         FHIR + path,
@@ -72,6 +79,7 @@ def _route(
         errors=(404, 406, 410, 413),
         error_form="OperationOutcome",
         tag="FHIR",
+        target=Records(kind, "r" if rest not in ("", "_search") else "s"),
     )
 
 
@@ -82,6 +90,16 @@ _STUDY_PARAMETERS: Final = (
 )
 
 FHIR_ROUTES: Final = (
+    Route(
+        "GET",
+        FHIR + WELL_KNOWN,
+        smart_configuration,
+        "Where clients get tokens, and for which scopes (SMART)",
+        None,
+        errors=(404, 503),
+        error_form="OperationOutcome",
+        tag="FHIR",
+    ),
     _route("/metadata", _metadata, "What this server does", action=None),
     _route("/ImagingStudy", imaging_studies.search, "Search for studies", _STUDY_PARAMETERS),
     _route("/ImagingStudy/_search", imaging_studies.search, "Search for studies", method="POST"),
