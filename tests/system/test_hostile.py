@@ -1095,7 +1095,7 @@ def test_out_of_descriptors_it_turns_some_away_and_serves_again(tmp_path: Path) 
         held: list[Peer] = []
         try:
             for number in range(200):
-                script = Peer(server.port, timeout_s=5.0)
+                script = Peer(server.port)
                 held.append(script)
                 if number % 2:
                     script.send_until_closed(peer.associate_rq([ECHO]))

@@ -220,7 +220,7 @@ def test_a_server_without_descriptors_serves_those_it_has_and_all_once_there_are
         held: list[Peer] = []
         try:
             for _ in range(250):
-                held.append(Peer(server.port, timeout_s=2.0))
+                held.append(Peer(server.port))
                 held[-1].send(peer.associate_rq([(1, VERIFICATION, [IMPLICIT])]))
             # The others wait, or have been turned away.
             wait_for(lambda: sum(is_accepted(script) for script in held) > 20, what="associations")

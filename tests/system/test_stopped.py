@@ -50,10 +50,10 @@ def stopped(pid: int) -> Iterator[None]:
             pass  # it was killed meanwhile
 
 
-def echo(port: int) -> bool:
-    """Whether a fresh C-ECHO is answered in two seconds."""
+def echo(port: int, timeout_s: float = 60.0) -> bool:
+    """Whether a fresh C-ECHO is answered in time."""
     try:
-        with Peer(port, timeout_s=2.0) as script:
+        with Peer(port, timeout_s=timeout_s) as script:
             script.associate((1, VERIFICATION, [IMPLICIT]))
             script.echo()
             script.release()
@@ -66,7 +66,7 @@ def test_a_stopped_worker_gets_no_new_connections(tmp_path: Path) -> None:
     with running(tmp_path / "data", config="[limits]\nworker_silence_s_max = 600\n", workers=2) as server:
         with stopped(server.worker_pids()[0]):
             # Some may be handed to it before its silence is noticed; from then on none.
-            wait_for(lambda: all(echo(server.port) for _ in range(4)), what="four fresh echoes in a row")
+            wait_for(lambda: all(echo(server.port, 2.0) for _ in range(4)), what="four fresh echoes in a row")
             assert all(echo(server.port) for _ in range(20))
         wait_for(lambda: workers_ready(server, 2, without=0), what="both workers")
         assert all(echo(server.port) for _ in range(4))

@@ -253,8 +253,7 @@ def test_a_client_that_does_not_read_is_disconnected(hosting: Hosting) -> None:
     ):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", hosting.port))
-        for _ in range(20):
-            sock.sendall(request_of(NATIVE[0]))
+        sock.sendall(request_of(NATIVE[0]) * 20)
         wait_for(lambda: hosting.counters["http_clients_too_slow"] == 1, what="given up")
         read_all(sock)
 

@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Iterator
 
 import pytest
+from msgspec.structs import replace
 
 from engine.web.settings import Http
 from tests import certificates, samples
@@ -24,7 +25,7 @@ SEED = 20261129
 def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hosting, ssl.SSLContext]]:
     folder = tmp_path_factory.mktemp("tls")
     authority, certificate, key = certificates.signed(folder, "127.0.0.1")
-    http = Http(certificate=certificate, key=key, header_timeout_s=0.5)
+    http = Http(certificate=certificate, key=key, header_timeout_s=60.0)
     with serving(folder / "data", http=http) as hosting:
         yield hosting, ssl.create_default_context(cafile=str(authority))
     assert hosting.engine.ingest_budget.taken_bytes == 0
@@ -90,7 +91,14 @@ def test_a_client_that_is_cut_off_in_a_body_leaves_nothing(secure: tuple[Hosting
 def test_a_handshake_that_does_not_end_is_ended(secure: tuple[Hosting, ssl.SSLContext], beginning: bytes) -> None:
     hosting, context = secure
     before = hosting.counters["http_connections_lost_early"]
-    with hosting.connect() as sock:
+    config = hosting.engine.config
+    hosting.engine.config = replace(config, http=replace(config.http, header_timeout_s=0.5))
+    try:
+        sock = hosting.connect()
+        wait_for(lambda: len(hosting.front._handshakes), what="its handshake")
+    finally:
+        hosting.engine.config = config
+    with sock:
         sock.sendall(beginning)
         with connect(hosting, context) as other:
             other.sendall(HEALTH + b"Connection: close\r\n\r\n")

@@ -51,9 +51,9 @@ def ask(data: Path, *numbers: int, received_ns: int = 0, title: str = "MODALITY"
     return identifiers
 
 
-def configured(data: Path, port: int, **commitment: object) -> Config:
+def configured(data: Path, port: int, timeout_s: float = 60.0, **commitment: object) -> Config:
     options = {"retry_s": 0.05, "retry_s_max": 0.1, **commitment}
-    modality = KnownPeer(aet="MODALITY", host="127.0.0.1", port=port, timeout_s=1.0)
+    modality = KnownPeer(aet="MODALITY", host="127.0.0.1", port=port, timeout_s=timeout_s)
     return Config(data=data, limits=LIMITS, peers=(modality,) if port else (), commitment=Commitment(**options))  # type: ignore[arg-type]
 
 
@@ -186,7 +186,7 @@ def test_a_failed_attempt_keeps_undelivered_reports_and_backs_off(data: Path, en
             end(again)
             wait_for(lambda: waiting(data) == 0)
 
-        reporting(data, configured(data, listener.port), script)
+        reporting(data, configured(data, listener.port, timeout_s=2.0 if ending == "silent" else 60.0), script)
 
 
 def test_an_unexpected_error_ends_neither_the_reporter_nor_the_report(
