@@ -430,6 +430,10 @@ class FeedMissing(FeedError):
     """No server has written a change feed in this archive; one may begin it later."""
 
 
+class DeliveryFailed(EngineError):
+    """Another system has not accepted what was handed over."""
+
+
 class CursorRefused(FeedError):
     """A cursor is invalid, of another feed, or older than the oldest event: the subscriber must start from scratch."""
 

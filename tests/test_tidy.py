@@ -76,14 +76,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
     "runtime": LEAVES | {"audit", "access", "accounts", "identity", "archive", "orders"},
+    "outbox": LEAVES | {"archive", "runtime"},
     "services": LEAVES
     | {"audit", "access", "accounts", "identity", "runtime", "archive", "dimse", "net", "ul", "dicom", "index"}
     | {"orders"},
     "viewer": {"errors"},
     "web": LEAVES
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"}
-    | {"fhir", "orders"},
-    "exchange": LEAVES | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "services", "web"},
+    | {"fhir", "orders", "outbox"},
+    "exchange": LEAVES
+    | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
     | {"services", "ul", "viewer", "web"},

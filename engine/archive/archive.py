@@ -29,7 +29,7 @@ from engine.archive import layout as layouts
 from engine.archive.commitment.requests import CommitmentRequests
 from engine.archive.commitment.transactions import Transactions
 from engine.archive.copies import backup_notes, lag
-from engine.archive.feed.destinations import Destinations
+from engine.archive.feed.destinations import OUTBOX, Destinations
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
@@ -458,6 +458,10 @@ class Archive(View):
     def feed_destinations(self) -> Destinations:
         """The webhooks that the feed is delivered to, and how far each has got."""
         return Destinations(self.parts.layout, self.parts.files)
+
+    def outbox(self) -> Destinations:
+        """The destinations of [[route]] and [[rule]] tables, and how far each has got."""
+        return Destinations(self.parts.layout, self.parts.files, OUTBOX)
 
     def delivering(self) -> AbstractContextManager[None]:
         """The right to deliver the feed to them. Raises ArchiveInUse when another process has it."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engine.access.role_settings import StudyRule
+from engine.archive.feed.cursor import Cursor
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
 from engine.archive.jobs import job as states
@@ -19,6 +20,7 @@ from engine.archive.settings import Jobs
 from engine.config import Peer, Role
 from engine.exchange import routing, runner
 from engine.exchange.settings import Route
+from engine.outbox import tables
 from tests import samples
 from tests.archive.feed.followed import lookups_in_vain
 from tests.archive.filled import store
@@ -31,7 +33,7 @@ from tests.web.stow_sink import StowSink, stow_sink
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "CHECK_S", 0.02)
-    monkeypatch.setattr(routing, "CHECK_S", 0.02)
+    monkeypatch.setattr(tables, "CHECK_S", 0.02)
     monkeypatch.setattr(routing, "GATHER_S", 0.02)
 
 
@@ -63,8 +65,8 @@ class Place:
         self.follow()
 
         def is_at_end(name: str) -> bool:
-            position = feed.cursors.load(f"route.{name}")
-            return position is not None and position.sequence == feed.newest().sequence
+            standing = self._archive.outbox().load(f"route:{name}")
+            return standing is not None and Cursor.parse(standing.cursor).sequence == feed.newest().sequence
 
         for name in names:
             wait_for(partial(is_at_end, name), what=name)
@@ -95,9 +97,8 @@ def placed(
         try:
             if routes:
                 place.follow()
-                feed = hosting.engine.archive.feed()
-                wait_for(lambda: len(feed.cursors.names()) >= len(routes), what="the positions")
-                feed.close()
+                outbox = hosting.engine.archive.outbox()
+                wait_for(lambda: all(outbox.load(f"route:{route.name}") for route in routes), what="the positions")
             yield place
         finally:
             place.close()
@@ -182,23 +183,23 @@ def test_a_failure_repeats_the_page_for_the_peers_that_lack_it(
     tmp_path: Path, sinks: tuple[StowSink, StowSink], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(routing, "RETRY_S", 0.02)
-    create: Callable[..., None] = routing.Follower._create
+    create: Callable[..., None] = routing.Jobs._create
     failures = ["B", "B"]
 
-    def failing(follower: routing.Follower, aet: str, uids: Sequence[str]) -> None:
+    def failing(jobs: routing.Jobs, aet: str, uids: Sequence[str]) -> None:
         if aet in failures:
             failures.remove(aet)
             raise routing.EngineError("no room")
-        create(follower, aet, uids)
+        create(jobs, aet, uids)
 
-    monkeypatch.setattr(routing.Follower, "_create", failing)
+    monkeypatch.setattr(routing.Jobs, "_create", failing)
     one, other = sinks
     peers = [Peer(aet="A", url=one.url), Peer(aet="B", url=other.url)]
     with placed(tmp_path / "data", [Route(name="both", peers=("A", "B"))], peers) as place:
         place.arrive(1)
         wait_for(lambda: len(list(place.files.all())) == 2, what="both jobs")
         assert sorted(job.peer for job in place.jobs()) == ["A", "B"]
-        assert place.counters["route_failures"] == 2
+        assert place.counters["route_attempts_failed"] == 2
     assert set(one.received) == set(other.received) == {uid(1)}
 
 
@@ -217,5 +218,5 @@ def test_a_route_may_start_before_the_feed(
             place.arrive(1)
             wait_for(lambda: list(place.files.all()), what="a job")
             assert [job.state for job in place.jobs()] == [states.DONE]
-            assert not place.counters["route_failures"]
+            assert not place.counters["route_attempts_failed"]
     assert set(sink.received) == {uid(1)}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from engine.archive.feed.destinations import PARKED
-from engine.web import webhooks
+from engine.outbox import follower, tables
 from engine.web.settings import Webhook
 from tests.actors import actor
 from tests.archive.feed.followed import lookups_in_vain, writer_of
@@ -91,7 +91,8 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(webhooks, "CHECK_S", 0.05)
+    monkeypatch.setattr(tables, "CHECK_S", 0.05)
+    monkeypatch.setattr(follower, "CHECK_S", 0.05)
 
 
 def hook(url: str, **more: Any) -> Webhook:

@@ -1,16 +1,20 @@
-"""Destinations of events (webhooks), and the progress of each, in DATA/feed/webhooks/NAME.
+"""Destinations of events, and the progress of each: webhooks in DATA/feed/webhooks, others in DATA/feed/outbox.
 
-One small file each, replaced durably: the cursor after the last accepted event, and the failures since.
+One small file each, replaced durably: the cursor after the last accepted event, and the failures since. Its name is
+that of the destination, percent-encoded as in a URL, and a dot is %2E.
 
-    delivering ── an attempt fails ──► waiting ── attempts_max in a row ──► parked
+    delivering ── an attempt fails ──► waiting ── attempts_max in a row ──► parked, or the event is set aside (skipped)
         ▲                                │                                    │
-        └────────── accepted ────────────┘              NAME.resume ──────────┘   (`filmroom webhooks resume`)
+        └────────── accepted ────────────┘         NAME=resume, empty ────────┘   (`filmroom webhooks resume`)
+
+    NAME=resend, empty: a request to try what was set aside once more
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from urllib.parse import quote, unquote
 
 import msgspec
 
@@ -25,7 +29,21 @@ DELIVERING = "delivering"
 WAITING = "waiting"
 PARKED = "parked"
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+WEBHOOKS = "webhooks"
+OUTBOX = "outbox"
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9%_~-]{1,200}")
+"""No request, and no file that is being replaced: those have a "=" or a "."."""
+_RESUME, _RESEND = "resume", "resend"
+
+
+class Skipped(msgspec.Struct, kw_only=True):
+    """Something that was set aside."""
+
+    at: str
+    """The cursor before it."""
+    error: str
+    time: str
 
 
 class Standing(msgspec.Struct, kw_only=True):
@@ -43,19 +61,21 @@ class Standing(msgspec.Struct, kw_only=True):
     """Why events were left out; "" if it has been told, or none were."""
     delivered: int = 0
     """Number of events that it has accepted."""
+    skipped: list[Skipped] = []
+    """What was set aside, the earliest first."""
     updated: str = ""
     """Time of this state, ISO 8601 in UTC."""
 
     def as_dict(self) -> dict[str, object]:
         """For people and for statistics."""
-        return msgspec.structs.asdict(self)
+        return {**msgspec.structs.asdict(self), "skipped": len(self.skipped)}
 
 
 class Destinations:
-    """The files of all destinations of an archive."""
+    """The files of all destinations of one kind of an archive."""
 
-    def __init__(self, layout: Layout, files: Files | None = None) -> None:
-        self._directory = f"{directory_of(layout)}/webhooks"
+    def __init__(self, layout: Layout, files: Files | None = None, kind: str = WEBHOOKS) -> None:
+        self._directory = f"{directory_of(layout)}/{kind}"
         self._files = files or Files()
 
     def load(self, name: str) -> Standing | None:
@@ -77,29 +97,45 @@ class Destinations:
     def all(self) -> Sequence[Standing]:
         """All destinations, by name."""
         try:
-            names = sorted(name for name in self._files.list_directory(self._directory) if _NAME.fullmatch(name))
+            present = self._files.list_directory(self._directory)
         except FileNotFoundError:
             return []
+        names = sorted(unquote(name) for name in present if _FILE_NAME.fullmatch(name))
         return [standing for name in names if (standing := self.load(name)) is not None]
 
     def resume(self, name: str) -> None:
         """Requests another try for a parked destination. Raises FeedError if there is none of that name."""
-        if self.load(name) is None:
-            raise FeedError(f"nothing was ever delivered to a webhook {name!r}")
-        try:
-            self._files.close(self._files.create(f"{self._path(name)}.resume"))
-        except FileExistsError:
-            pass  # asked before; nobody has looked yet
+        self._request(name, _RESUME)
 
     def take_resume(self, name: str) -> bool:
         """Takes the request. Returns whether there was one."""
-        path = f"{self._path(name)}.resume"
+        return self._take(name, _RESUME)
+
+    def resend(self, name: str) -> None:
+        """Requests that what was set aside is tried again. Raises FeedError if there is no such destination."""
+        self._request(name, _RESEND)
+
+    def take_resend(self, name: str) -> bool:
+        """Takes the request. Returns whether there was one."""
+        return self._take(name, _RESEND)
+
+    def _request(self, name: str, kind: str) -> None:
+        if self.load(name) is None:
+            raise FeedError(f"nothing was ever delivered to {name!r}")
+        try:
+            self._files.close(self._files.create(f"{self._path(name)}={kind}"))
+        except FileExistsError:
+            pass  # asked before; nobody has looked yet
+
+    def _take(self, name: str, kind: str) -> bool:
+        path = f"{self._path(name)}={kind}"
         if not self._files.exists(path):
             return False
         self._files.unlink(path)
         return True
 
     def _path(self, name: str) -> str:
-        if not _NAME.fullmatch(name):
-            raise FeedError(f"{name[:70]!r} is no valid name of a webhook: letters, digits, '_', '-', at most 64")
-        return f"{self._directory}/{name}"
+        encoded = quote(name, safe="").replace(".", "%2E")
+        if not _FILE_NAME.fullmatch(encoded):
+            raise FeedError(f"{name[:70]!r} can be no name of a destination")
+        return f"{self._directory}/{encoded}"

@@ -26,7 +26,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from engine.archive.feed import journal
 from engine.archive.feed.cursor import Cursor, Epochs, NamedCursors, read_epochs
@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from engine.archive.layout import Layout
 
 PAGE_EVENTS = 1000
+
+Place = TypeVar("Place")
+Place_ = TypeVar("Place_", covariant=True)
 _PLACES_MAX = 64
 
 
@@ -246,7 +249,19 @@ class Feed:
             self._files.close(fd)
 
 
-async def cursor_of_now(feed: Feed, run: Callable[[Callable[[], Cursor]], Awaitable[Cursor]], check_s: float) -> Cursor:
+class Growing(Protocol[Place_]):
+    """Something with a beginning and an end that moves."""
+
+    def newest(self) -> Place_:
+        """The place after everything. Raises FeedMissing."""
+
+    def oldest(self) -> Place_:
+        """The place before everything that is kept. Raises FeedMissing."""
+
+
+async def cursor_of_now(
+    feed: Growing[Place], run: Callable[[Callable[[], Place]], Awaitable[Place]], check_s: float
+) -> Place:
     """The cursor before all later events. `run` runs work in a thread.
 
     A subscriber may start before the feed. It looks for it every `check_s`, and all events of that feed are later ones.
