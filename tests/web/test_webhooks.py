@@ -18,6 +18,7 @@ import pytest
 
 from engine.archive.feed.destinations import PARKED
 from engine.outbox import follower, tables
+from engine.web import webhooks
 from engine.web.settings import Webhook
 from tests.actors import actor
 from tests.archive.feed.followed import lookups_in_vain, writer_of
