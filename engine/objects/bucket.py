@@ -7,13 +7,16 @@
       w/<slot>/<epoch>/<number>.grp            records that are in no sealed segment of the bucket yet; create-only
       k/<UTC>.json                             {"format": 1, "archive_id", "keys", "accounts"}: wrapped keys of an
                                                encrypted archive, and who has an account; the last one counts
+      y/<lineage>/<number>.keys                64 KiB of study.keys, of an archive whose studies have keys of their own;
+                                               only its newest version is in the store (`versions`)
       m/<UTC>.json                             a manifest; the last one counts
       probe/…                                  checks of the store
 
     Segments of the logs of DATA/hospital have numbers of their own here (`archive.copies.shipped_logs`): slot FFFE is
     patients and orders, FFFF messages; the header of such a segment has the counter alone.
 
-    ids and salts have 16 hex digits, slots 4, epochs 8, numbers 12; <UTC> is 20261130T120000.000000Z
+    ids and salts have 16 hex digits, slots 4, epochs 8, numbers of groups 12, of keys 8, lineages 32;
+    <UTC> is 20261130T120000.000000Z
 
 A segment is in the bucket when its hint is. A hint object (little endian):
 
@@ -82,6 +85,8 @@ HINT_BYTES_MAX = 1 << 30
 MANIFEST_BYTES_MAX = 1 << 30
 KEYS_BYTES_MAX = 512 << 20
 GROUP_BYTES_MAX = 1 << 30
+NO_LINEAGE = "0" * 32
+"""For the key of an archive that was made before archives had a lineage."""
 
 UNLISTED_MAX = 10_000
 """Groups of a chain that a list may lack: hours of them. A store that says yes to everything has no end."""
@@ -95,6 +100,7 @@ _PAGES = struct.Struct("<8sIIQII")
 _PAGES_MAGIC = b"FILMPAGE"
 _SEGMENT_KEY = re.compile(r"(?:^|/)[sh]/([0-9a-f]{16})-([0-9a-f]{16})\.(seg|hint)$")
 _GROUP_KEY = re.compile(r"(?:^|/)w/([0-9a-f]{4})/([0-9a-f]{8})/([0-9]{12})\.grp$")
+_STUDY_KEYS_KEY = re.compile(r"(?:^|/)y/([0-9a-f]{32})/([0-9]{8})\.keys$")
 _TIMED_KEY = re.compile(r"(?:^|/)[km]/[0-9]{8}T[0-9]{6}\.[0-9]{6}Z\.json$")
 _ARCHIVE_FOLDER = re.compile("[0-9a-f]{32}")
 _TIME = "%Y%m%dT%H%M%S.%fZ"
@@ -390,6 +396,22 @@ class Bucket:
         content = self._last("k", KEYS_BYTES_MAX)
         return (str(content.get("keys", "")), str(content.get("accounts", ""))) if content else ("", "")
 
+    def study_keys_folder(self) -> str:
+        """Of the pieces of study.keys, of all lineages."""
+        return f"{self.root}/y"
+
+    def study_keys_key(self, lineage: str, number: int) -> str:
+        """Of a piece of study.keys."""
+        return f"{self.study_keys_folder()}/{lineage or NO_LINEAGE}/{number:08d}.keys"
+
+    def study_key_pieces(self) -> dict[str, dict[int, str]]:
+        """Lineage → number → key of each piece of study.keys."""
+        found: dict[str, dict[int, str]] = {}
+        for head in self.objects.heads(self.study_keys_folder()):
+            if match := _STUDY_KEYS_KEY.search(head.key):
+                found.setdefault(match[1], {})[int(match[2])] = head.key
+        return found
+
     def write_manifest(
         self, segments: Iterable[Published], chains: Iterable[Place], lineage: str, now: datetime
     ) -> None:
@@ -403,6 +425,11 @@ class Bucket:
             "chains": [list(place) for place in chains],
         }
         self.objects.put(f"{self.root}/m/{now.astimezone(UTC).strftime(_TIME)}.json", _sealed(content))
+
+    def read_lineage(self) -> str | None:
+        """The lineage of the last manifest; None without one."""
+        content = self._last("m", MANIFEST_BYTES_MAX)
+        return str(content.get("lineage", "")) if content else None
 
     def read_manifest(self) -> list[Published]:
         """The segments of the last manifest; none without one."""

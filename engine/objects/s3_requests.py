@@ -1,8 +1,9 @@
-"""Requests about an S3 bucket itself, which obstore does not make: lifecycle, versioning, uploads that never ended.
+"""Requests to S3 that obstore does not make: lifecycle, versioning, uploads that never ended, old versions.
 
-    GET /BUCKET?lifecycle | ?versioning | ?uploads     signed with AWS Signature Version 4
+    GET /BUCKET?lifecycle | ?versioning | ?uploads | ?versions     signed with AWS Signature Version 4
+    DELETE /BUCKET/KEY?versionId=ID
 
-Only reads, and only for the checks: where a store does not answer such a request, its answer counts as not known.
+Where a store does not answer the first three, which are for the checks, its answer counts as not known.
 """
 
 from __future__ import annotations
@@ -67,14 +68,22 @@ def signer(settings: ObjectStore) -> Credentials | None:
     return Credentials(values["access_key_id"], values["secret_access_key"], values.get("session_token", ""))
 
 
-def ask(settings: ObjectStore, who: Credentials, query: dict[str, str], now: datetime | None = None) -> Answer:
-    """One GET of the bucket. Raises OSError or http.client.HTTPException."""
+def ask(
+    settings: ObjectStore,
+    who: Credentials,
+    query: dict[str, str],
+    now: datetime | None = None,
+    *,
+    method: str = "GET",
+    key: str = "",
+) -> Answer:
+    """One request to the bucket, or to an object in it. Raises OSError or http.client.HTTPException."""
     bucket = urlsplit(settings.url).netloc
     region = settings.region or os.environ.get("AWS_REGION") or "us-east-1"
     endpoint = urlsplit(settings.endpoint or f"https://s3.{region}.amazonaws.com")
-    path = f"/{quote(bucket, safe='')}"
+    path = f"/{quote(bucket, safe='')}" + (f"/{quote(key, safe='/~')}" if key else "")
     text = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
-    headers = _signed(who, region, endpoint.netloc, path, text, now or datetime.now(UTC))
+    headers = _signed(who, region, endpoint.netloc, f"{method}\n{path}\n{text}", now or datetime.now(UTC))
     connection: http.client.HTTPConnection
     if endpoint.scheme == "http":
         connection = http.client.HTTPConnection(endpoint.netloc, timeout=settings.timeout_s)
@@ -82,12 +91,14 @@ def ask(settings: ObjectStore, who: Credentials, query: dict[str, str], now: dat
         context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(endpoint.netloc, timeout=settings.timeout_s, context=context)
     try:
-        connection.request("GET", f"{path}?{text}", headers=headers)
+        connection.request(method, f"{path}?{text}", headers=headers)
         response = connection.getresponse()
         body = response.read(ANSWER_BYTES_MAX + 1)
         server = response.getheader("Server") or ""
     finally:
         connection.close()
+    if response.status == http.client.NO_CONTENT:
+        return Answer(response.status, server, None)
     if response.status != http.client.OK or len(body) > ANSWER_BYTES_MAX:
         return Answer(response.status if response.status != http.client.OK else 0, server, None)
     try:
@@ -96,15 +107,15 @@ def ask(settings: ObjectStore, who: Credentials, query: dict[str, str], now: dat
         return Answer(0, server, None)
 
 
-def _signed(who: Credentials, region: str, host: str, path: str, query: str, now: datetime) -> dict[str, str]:
-    """The headers of a GET, with its signature."""
+def _signed(who: Credentials, region: str, host: str, target: str, now: datetime) -> dict[str, str]:
+    """The headers of a request without a body, with its signature. `target`: method, path and query."""
     moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
     headers = {"host": host, "x-amz-content-sha256": _EMPTY_SHA256, "x-amz-date": moment}
     if who.token:
         headers["x-amz-security-token"] = who.token
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"GET\n{path}\n{query}\n{lines}\n{names}\n{_EMPTY_SHA256}"
+    request = f"{target}\n{lines}\n{names}\n{_EMPTY_SHA256}"
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     key = f"AWS4{who.secret}".encode()

@@ -5,7 +5,9 @@ lists, and faults by script. It refuses requests whose signature (SigV4) or chec
         s3.fault(Fault.UNAVAILABLE, match="w/")       the next request whose path contains w/ gets 503
         s3.fault(Fault.ANSWER_LOST, "PUT")            the write takes place, and the connection is closed
 
-It keeps every version of each object in `history`, so that a test sees what was overwritten.
+It keeps every version of each object in `history`, so that a test sees what was overwritten. With `versioning`
+"Enabled" it has `versions` as S3 has them; `is_locked`: it lets none of them go, and `lists_versions` False: it does
+not know such requests.
 """
 
 from __future__ import annotations
@@ -59,6 +61,19 @@ class _Stored:
     metadata: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Version:
+    key: str
+    id: str
+    """A later one is greater."""
+    data: bytes | None
+    """None: a delete marker."""
+
+    @property
+    def element(self) -> str:
+        return "DeleteMarker" if self.data is None else "Version"
+
+
 class S3:
     """The server; a context. `url` and `settings` lead a client to it."""
 
@@ -72,6 +87,9 @@ class S3:
         self.requests: list[tuple[str, str]] = []
         self.lifecycle = ""
         self.versioning = ""
+        self.versions: list[_Version] = []
+        self.is_locked = False
+        self.lists_versions = True
         self.released = threading.Event()
         self.held = threading.Semaphore(0)
         self.lock = threading.Lock()
@@ -110,6 +128,8 @@ class S3:
         with self.lock:
             self.conditional, self.server_name = True, ""
             self.lifecycle = self.versioning = ""
+            self.versions.clear()
+            self.is_locked, self.lists_versions = False, True
             self.uploads.clear()
             self.objects.clear()
             self.history.clear()
@@ -227,6 +247,8 @@ class _Request:
         if "versioning" in query:
             state = f"<Status>{self.s3.versioning}</Status>" if self.s3.versioning else ""
             return 200, {}, f"<VersioningConfiguration>{state}</VersioningConfiguration>".encode()
+        if "versions" in query:
+            return self._versions()
         if "uploads" in query:
             items = "".join(
                 f"<Upload><Key>{escape(key)}</Key><UploadId>{number}</UploadId><Initiated>{_iso(begun)}</Initiated>"
@@ -241,9 +263,34 @@ class _Request:
             ]
             for key in keys:
                 self.s3.objects.pop(key, None)
+                self._keep_version(key, None)
             items = "".join(f"<Deleted><Key>{escape(key)}</Key></Deleted>" for key in keys)
             return 200, {}, f"<DeleteResult>{items}</DeleteResult>".encode()
         return self._list()
+
+    def _versions(self) -> Answer:
+        s3, query = self.s3, self.query
+        if not s3.lists_versions:
+            return 501, {}, _error("NotImplemented")
+        kept = {key for key, stored in s3.objects.items() if stored} - {each.key for each in s3.versions}
+        rows = [*s3.versions, *(_Version(key, "null", s3.objects[key].data) for key in kept)]
+        rows = sorted((row for row in rows if row.key.startswith(query["prefix"])), key=lambda row: (row.key, row.id))
+        after = query.get("key-marker", ""), query.get("version-id-marker", "")
+        rows = [row for row in rows if (row.key, row.id) > after]
+        count = int(query.get("max-keys", 1000))
+        page, rest = rows[:count], rows[count:]
+        latest = {row.key: row.id for row in sorted([*s3.versions, *rows], key=lambda row: row.id)}
+        items = "".join(
+            f"<{row.element}><Key>{escape(row.key)}</Key><VersionId>{row.id}</VersionId>"
+            f"<IsLatest>{'true' if latest[row.key] == row.id else 'false'}</IsLatest></{row.element}>"
+            for row in page
+        )
+        more = ""
+        if rest:
+            marker = f"<NextVersionIdMarker>{page[-1].id}</NextVersionIdMarker>"
+            more = f"<NextKeyMarker>{escape(page[-1].key)}</NextKeyMarker>{marker}"
+        cut = f"<IsTruncated>{'true' if rest else 'false'}</IsTruncated>"
+        return 200, {}, f"<ListVersionsResult>{cut}{more}{items}</ListVersionsResult>".encode()
 
     def _list(self) -> Answer:
         query, objects = self.query, self.s3.objects
@@ -280,8 +327,11 @@ class _Request:
         if method == "DELETE":
             if "uploadId" in query:
                 self.s3.uploads.pop(query["uploadId"], None)
+            elif "versionId" in query:
+                return self._delete_version(query["versionId"])
             else:
                 self.s3.objects.pop(self.key, None)
+                self._keep_version(self.key, None)
             return 204, {}, b""
         if method == "POST" and "uploads" in query:
             number = f"upload{len(self.s3.uploads)}-{len(self.s3.requests)}"
@@ -297,7 +347,18 @@ class _Request:
             return 412, {}, _error("PreconditionFailed")
         return self._write(self.body)
 
+    def _keep_version(self, key: str, data: bytes | None) -> None:
+        if self.s3.versioning == "Enabled":
+            self.s3.versions.append(_Version(key, f"v{len(self.s3.requests):08d}", data))
+
+    def _delete_version(self, version_id: str) -> Answer:
+        if self.s3.is_locked:
+            return 403, {}, _error("AccessDenied")
+        self.s3.versions[:] = [row for row in self.s3.versions if (row.key, row.id) != (self.key, version_id)]
+        return 204, {}, b""
+
     def _write(self, data: bytes, *, in_body: bool = False) -> Answer:
+        self._keep_version(self.key, data)
         self.s3.objects[self.key] = _Stored(data, datetime.now(UTC))
         self.s3.history.append((self.key, data))
         if in_body:

@@ -4,7 +4,7 @@ A backup has the file once, beside its manifests, for all of its states. Each ru
 destroyed is gone from the backup too, and the study from all of its states. Whoever has a copy of the backup folder of
 that time, and a provider's key, can still read the study: `restore` takes a list of what was destroyed since.
 
-A replica gets the pieces that have changed, before the records that need them.
+A replica gets the pieces that have changed, before the records that need them; so does a bucket (`archive.tiering`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _copy(source: Path, target: Path, files: Files) -> None:
     temporary = f"{target}.{os.getpid()}"
     fd = files.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        for at, piece in _pieces(source, files):
+        for at, piece in pieces(source, files):
             files.pwritev(fd, [piece], at)
         files.fdatasync(fd)
     finally:
@@ -71,7 +71,7 @@ def _copy(source: Path, target: Path, files: Files) -> None:
     files.sync_directory(str(target.parent))
 
 
-def _pieces(path: Path, files: Files) -> Iterator[tuple[int, bytes]]:
+def pieces(path: Path, files: Files) -> Iterator[tuple[int, bytes]]:
     """The pieces of a file that others write to, each of one moment."""
     fd = files.open(str(path), os.O_RDONLY)
     try:
@@ -109,7 +109,7 @@ class Sender:
         if identity is None or identity == self._identity:
             return
         changed: dict[str, str] = {}
-        for at, piece in _pieces(self._path, self._files):
+        for at, piece in pieces(self._path, self._files):
             digest = blake2b(piece, digest_size=16).digest()
             if self._sent.get(at) == digest:
                 continue

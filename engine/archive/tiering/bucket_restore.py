@@ -1,7 +1,7 @@
 """Restores an archive from its bucket: queries and first images before the bytes are here.
 
     DATA/restore.json      written first, as by a restore from a backup: nobody takes DATA for an archive
-    keys.json, accounts    from k/
+    keys.json, accounts    from k/; study.keys from y/
     DATA/elsewhere/        the hints of all segments in the bucket, some at once
     DATA/hospital/         patients, orders and messages: full segments, which are fetched whole
     DATA/segments/         what only the tail has: segments made of their groups; likewise in DATA/hospital
@@ -28,7 +28,7 @@ from engine.archive import layout as layouts
 from engine.archive.copies import key_file, shipped_logs
 from engine.archive.copies.restore import Progress, RestoreReport, begin, bring_up, finish
 from engine.archive.layout import Layout
-from engine.archive.tiering import connection, hospital_restore
+from engine.archive.tiering import connection, hospital_restore, study_key_shipping
 from engine.archive.tiering.publisher import note_published
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.tail import assembled
@@ -88,6 +88,7 @@ def restore(
     if begin(layout, {"bucket": settings.url, "archive_id": archive_id.hex()}, files):
         return report
     key_file.put(layout, keys, files)
+    study_key_shipping.restore(bucket, layout, files)
     layout = unlock(layout, files)
     connection.remember(data, settings, files)
     hints = _Hints(bucket, remote, report, progress)

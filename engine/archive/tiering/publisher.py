@@ -26,10 +26,11 @@ from engine.accounts import dump
 from engine.archive.copies import key_file, shipped_logs
 from engine.archive.copies.shipped_logs import AllLogs
 from engine.archive.layout import Layout
-from engine.errors import AccountsError, CorruptRecord, ObjectWrong, SegmentGone, StorageError, StoreRefused
-from engine.keys.study_keys import FILE as STUDY_KEYS_FILE
+from engine.archive.tiering.study_key_shipping import StudyKeyShipping
+from engine.errors import AccountsError, CorruptRecord, ObjectWrong, SegmentGone, StorageError
 from engine.objects.bucket import PAGE_BYTES, Bucket, Place, Published, SegmentName, read_hint
 from engine.objects.settings import ObjectStore
+from engine.objects.versions import Versions
 from engine.storage import hints
 from engine.storage.files import Files
 from engine.storage.journal import Journal, read_notes
@@ -151,6 +152,7 @@ class Publisher:
         self._bucket = bucket
         self._settings = settings
         self._logs = AllLogs(layout.data, files)
+        self.study_keys = StudyKeyShipping(layout, files, bucket, Versions(settings))
         self._journal = Journal(str(layout.data / FILE), files)
         self.published = published_in(self._journal.notes, settings.url)
         if self._journal.notes[:1] != [[_BUCKET, settings.url]]:
@@ -235,11 +237,10 @@ class Publisher:
     def write_keys(self) -> None:
         """Brings wrapped keys and accounts into the bucket if they have changed: before any record that needs them.
 
-        Raises StoreRefused if studies have keys of their own: a key that is destroyed here must not live on in old
-        versions of objects, and without the keys the bucket would be of no use.
+        Raises StoreRefused if studies have keys of their own and the store keeps old versions of objects: a key that is
+        destroyed here must not live on in them, and without the keys the bucket would be of no use.
         """
-        if self._files.exists(str(self._layout.data / STUDY_KEYS_FILE)):
-            raise StoreRefused("studies of this archive have keys of their own, which a bucket does not keep yet")
+        self.study_keys.ship()
         keys = key_file.content(self._layout, self._files)
         try:
             accounts = dump.text_of(self._layout.data)

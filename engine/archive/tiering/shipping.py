@@ -192,27 +192,30 @@ class Shipping:
             self._bucket.found(datetime.now(UTC))
             tail.open()
             self._tail = tail
-        with self._publishing:
-            self._publisher.write_keys()
         try:
-            self._facts.uploaded_bytes += tail.step(self._publisher.published.keys())
+            self._facts.uploaded_bytes += tail.step(self._publisher.published.keys(), ship_keys=self._ship_keys)
             self._facts.tail_shipped_s = began_s
         finally:
             self._facts.tail_lag_bytes = tail.lag_bytes
         return max(0.0, self._settings.tail_interval_s - (time.time() - began_s))
+
+    def _ship_keys(self) -> None:
+        with self._publishing:
+            self._publisher.write_keys()
 
     def _ship_segments(self) -> float:
         publisher = self._publisher
         backlog = publisher.backlog()
         self._note_backlog(backlog)
         if not backlog:
+            if not self._settings.tail and publisher.study_keys.is_waiting and publisher.published:
+                self._ship_keys()  # a key may have been destroyed
             if time.monotonic() >= self._order_due_s:
                 self._keep_in_order()
                 self._order_due_s = time.monotonic() + ORDER_EVERY_S
             return LOOK_S
         self._bucket.found(datetime.now(UTC))
-        with self._publishing:
-            publisher.write_keys()
+        self._ship_keys()
         published = publisher.publish(backlog[0].name, self._spent)
         self._order_due_s = 0.0
         if published is not None:
@@ -275,6 +278,7 @@ class Shipping:
             "backlog_segments": facts.backlog_segments,
             "backlog_bytes": facts.backlog_bytes,
             "backlog_age_s": round(now_s - facts.oldest_s, 1) if facts.oldest_s else 0.0,
+            "study_keys_waiting": self._publisher.study_keys.is_waiting,
             "disk_days_left": self._disk_days_left(),
             "published_segments": len(self._publisher.published),
             "published_bytes_since_start": facts.published_bytes,

@@ -142,12 +142,22 @@ class Tail:
 
     # -- shipping -------------------------------------------------------------------------------
 
-    def step(self, published: Collection[SegmentName], spent: Callable[[int], None] = lambda count: None) -> int:
-        """Ships what is new; returns its bytes. Raises Fenced, StoreUnreachable."""
+    def step(
+        self,
+        published: Collection[SegmentName],
+        spent: Callable[[int], None] = lambda count: None,
+        ship_keys: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Ships what is new; returns its bytes. Raises Fenced, StoreUnreachable.
+
+        `ship_keys` is called between the look at the log and the first record: no record may come before its key.
+        """
         lags = self._measure(published)  # also while the store is away: the lag grows then
+        ship_keys()
         if self._pending is not None:
             self._write(*self._pending)
             lags = self._measure(published)
+            ship_keys()
         count = 0
         for name, (start, end) in lags.items():
             while start < end:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.errors import ObjectMissing, ObjectWrong, StoreRefused, StoreUnreachable
+from engine.errors import ObjectMissing, ObjectWrong, StoreUnreachable
 from engine.objects import bucket as buckets
 from engine.objects.bucket import Hint
 from engine.storage.record import crc32c
@@ -154,11 +154,3 @@ def test_keys_and_manifests_say_the_last_and_old_ones_go(s3: S3, data: Path, tmp
     s3.objects[f"site/{key}"].data = s3.objects[f"site/{key}"].data.replace(b"keys 3", b"keys 4")
     with pytest.raises(ObjectWrong):
         bucket.read_keys()
-
-
-def test_an_archive_whose_studies_have_keys_of_their_own_is_refused(s3: S3, data: Path, tmp_path: Path) -> None:
-    (data / "study.keys").touch()
-    publisher = publisher_of(data, s3.settings(tmp_path))
-    with pytest.raises(StoreRefused):
-        publisher.write_keys()
-    publisher.close()
