@@ -7,10 +7,16 @@ empty, and `needs_corpus` skips the tests that need them and names the folder.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from tests import effort
+
+STRIDE = effort.amount("CORPUS_STRIDE", 4, 1)
+"""A long test of the corpus takes every n-th file, others with each commit."""
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +49,11 @@ def corpus_files(*folders: str) -> list[Path]:
         roots = [root / folder for folder in folders]
         files = [file for file in files if any(file.is_relative_to(folder) for folder in roots)]
     return files
+
+
+def corpus_part(files: Sequence[effort.Case]) -> Sequence[effort.Case]:
+    """The part of these files, or of what was made of them, that a long test takes in this run."""
+    return effort.part(files, STRIDE, effort.seed("CORPUS"))
 
 
 def needs_corpus(*folders: str) -> pytest.MarkDecorator:

@@ -29,7 +29,7 @@ from engine.dicom.sources import Whole
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import TranscodeError
 from tests import samples
-from tests.corpus import corpus_files, needs_corpus
+from tests.corpus import STRIDE, corpus_files, corpus_part, needs_corpus
 
 EXPLICIT = EXPLICIT_VR_LITTLE_ENDIAN.uid
 LOSSLESS = sorted(ENCODABLE)
@@ -242,7 +242,7 @@ def test_the_lists_of_what_is_encodable_are_those_of_the_encoders() -> None:
 @needs_corpus()
 def test_the_corpus_compresses_and_comes_back() -> None:
     count = 0
-    for path in corpus_files():
+    for path in corpus_part(corpus_files()):
         if "odd" in path.parts or path.stat().st_size > 600_000:
             continue
         try:
@@ -264,4 +264,4 @@ def test_the_corpus_compresses_and_comes_back() -> None:
         back = np.frombuffer(native(coded, target), np.uint8)
         assert said == "YBR_FULL_422" or ds.get("PlanarConfiguration") or back.tobytes().startswith(ds.PixelData), path
         count += 1
-    assert count > 20
+    assert count > 20 // STRIDE

@@ -34,7 +34,7 @@ from engine.dicom.sources import Whole
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED
 from engine.errors import TranscodeError
 from tests import samples
-from tests.corpus import corpus_files, needs_corpus
+from tests.corpus import STRIDE, corpus_files, corpus_part, needs_corpus
 from tests.oracle import jpeg_lossless as oracle
 
 pytestmark = pytest.mark.slow
@@ -676,7 +676,7 @@ def test_one_siemens_image_in_nine_syntaxes_has_the_same_pixels() -> None:
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
     decoded = 0
-    for path, syntax, data in compressed_corpus():
+    for path, syntax, data in corpus_part([*compressed_corpus()]):
         try:
             after = decompressed(data, syntax)
         except TranscodeError as error:
@@ -693,7 +693,7 @@ def test_the_corpus_decodes_as_pydicom_decodes_it() -> None:
         difference = np.abs(pixels_found.astype(int) - reference.astype(int)).max()
         # Chroma is brought to full resolution and RGB by libjpeg here and by numpy there.
         assert difference <= (60 if syntax == BASELINE or syntax.endswith(".51") else 0), path.name
-    assert decoded >= 60
+    assert decoded >= 40 // STRIDE
 
 
 @needs_corpus()

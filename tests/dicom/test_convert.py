@@ -26,8 +26,7 @@ from engine.dicom.transfer_syntax import (
     UNCOMPRESSED,
 )
 from engine.errors import TranscodeError
-from tests import effort
-from tests.corpus import corpus_files, needs_corpus
+from tests.corpus import corpus_files, corpus_part, needs_corpus
 from tests.oracle import data_sets, foreign
 from tests.oracle.data_sets import Item, Plain, text, us
 from tests.oracle.elements import UNITS, swapped
@@ -106,7 +105,7 @@ def test_the_corpus_survives_conversion_to_every_other_syntax_and_back(monkeypat
     monkeypatch.setattr(pydicom.config, "convert_wrong_length_to_UN", True)
     count = 0
     # The values of all files: the next test compares their bytes.
-    for file in effort.part(convertible_files(), effort.amount("CONVERT_STRIDE", 3, 1), effort.seed("CONVERT")):
+    for file in corpus_part(convertible_files()):
         if file.path.name in UNREADABLE:
             continue
         source = file.transfer_syntax
@@ -121,7 +120,7 @@ def test_the_corpus_survives_conversion_to_every_other_syntax_and_back(monkeypat
 
 @needs_corpus()
 def test_plain_values_and_pixels_keep_their_bytes() -> None:
-    for file in convertible_files():
+    for file in corpus_part(convertible_files()):
         if file.path.name in UNREADABLE or file.transfer_syntax.deflated or file.transfer_syntax.big_endian:
             continue
         encoding = elements.encoding_of(file.data, file.transfer_syntax)
@@ -132,7 +131,7 @@ def test_plain_values_and_pixels_keep_their_bytes() -> None:
 
 @needs_corpus()
 def test_a_conversion_settles_after_one_round() -> None:
-    for file in convertible_files()[::5]:
+    for file in corpus_part(convertible_files()):
         if file.path.name in UNREADABLE:
             continue
         implicit = convert(convert(file.data, file.transfer_syntax, EXPLICIT), EXPLICIT, IMPLICIT)
@@ -263,7 +262,7 @@ def test_pieces_of_any_length_give_the_same_bytes_as_the_whole(
 @needs_corpus()
 @pytest.mark.parametrize("target", [IMPLICIT, BIG])
 def test_the_corpus_converts_in_pieces_as_it_does_whole(target: Any) -> None:
-    for file in convertible_files()[::3]:
+    for file in corpus_part(convertible_files()):
         if file.path.name not in UNREADABLE:
             pieces = Conversion(sources.Whole(file.data), file.transfer_syntax, target).pieces(997)
             assert b"".join([bytes(piece) for piece in pieces]) == convert(file.data, file.transfer_syntax, target)

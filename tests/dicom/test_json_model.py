@@ -22,7 +22,7 @@ from engine.dicom.transfer_syntax import (
     IMPLICIT_VR_LITTLE_ENDIAN,
 )
 from engine.errors import DataSetError
-from tests.corpus import corpus_files, needs_corpus
+from tests.corpus import STRIDE, corpus_files, corpus_part, needs_corpus
 from tests.oracle import data_sets, foreign
 from tests.oracle.data_sets import Item, Plain, text
 from tests.oracle.json_model import differences, foreign_model
@@ -48,7 +48,7 @@ def one(element: Plain) -> dict[str, Any]:
 @needs_corpus()
 def test_every_corpus_file_has_the_values_that_pydicom_reads() -> None:
     compared = 0
-    for path in corpus_files():
+    for path in corpus_part(corpus_files()):
         file = foreign.read_file(path)
         if file is None or path.name in OTHERWISE_READ:
             continue
@@ -56,7 +56,7 @@ def test_every_corpus_file_has_the_values_that_pydicom_reads() -> None:
         assert list(ours) == sorted(ours), path
         assert differences(ours, foreign_model(file.dataset)) == [], path
         compared += 1
-    assert compared > 500
+    assert compared > 500 // STRIDE
 
 
 VALUES = {
