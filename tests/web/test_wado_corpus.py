@@ -27,7 +27,7 @@ from engine.dicom.frames import is_video
 from engine.dicom.transfer_syntax import of
 from engine.errors import FramesUnreadable
 from tests.archive import kept
-from tests.corpus import corpus_files, needs_corpus
+from tests.corpus import STRIDE, corpus_files, corpus_part, needs_corpus
 from tests.oracle.foreign import read_data_set
 from tests.oracle.json_model import differences, foreign_model
 from tests.oracle.pixels import frames_as_stored, frames_decoded
@@ -60,7 +60,7 @@ OTHERWISE_READ = ("['', 'ISO 2022 IR 58']", "ISO_IR 203")
 def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
     data = tmp_path_factory.mktemp("corpus") / "data"
     with kept.opened(data, segment_bytes=64 << 20) as archive:
-        import_paths(archive, corpus_files())
+        import_paths(archive, list(corpus_part(corpus_files())))
     with hosted(data) as hosting:
         yield hosting
 
@@ -131,12 +131,11 @@ def test_every_frame_is_sent_as_pydicom_reads_it(hosting: Hosting, get: Get) -> 
         assert [frame for _, frame in parts] == expected, own_url(instance)
         outcomes["the same"] += 1
         syntaxes[syntax.uid] += count
-    assert outcomes["the same"] > 400 and outcomes["refused"] > 40, outcomes
-    assert outcomes["unknown to pydicom"] < 20, outcomes
-    assert len(syntaxes) >= 17 and syntaxes.total() > 1900, syntaxes
+    assert outcomes["the same"] > 300 // STRIDE and outcomes["unknown to pydicom"] < 20, outcomes
+    if STRIDE == 1:
+        assert outcomes["refused"] > 40 and len(syntaxes) >= 17 and syntaxes.total() > 1900, (outcomes, syntaxes)
 
 
-@pytest.mark.rotating(2)  # archive/test_transcode decodes the same files, without HTTP, in each run
 def test_every_compressed_frame_is_decoded_as_pydicom_decodes_it(hosting: Hosting, get: Get) -> None:
     outcomes: Counter[str] = Counter()
     syntaxes: Counter[str] = Counter()
@@ -173,14 +172,13 @@ def test_every_compressed_frame_is_decoded_as_pydicom_decodes_it(hosting: Hostin
             assert difference <= difference_max, own_url(instance)
         outcomes["the same"] += 1
         syntaxes[instance.transfer_syntax_uid] += count
-    assert outcomes["the same"] >= (60 if which("dcmdjpeg") else 45), outcomes
+    assert outcomes["the same"] >= (60 if which("dcmdjpeg") else 45) // STRIDE // 2, outcomes
     assert outcomes["damaged"] <= 1, outcomes
     if which("dcmdjpeg"):
         assert outcomes["no judge"] <= 1, outcomes  # RLE of one bit
-        assert len(syntaxes) >= 14 and syntaxes.total() > 200, syntaxes
+        assert STRIDE > 1 or (len(syntaxes) >= 14 and syntaxes.total() > 200), syntaxes
 
 
-@pytest.mark.rotating(3)  # dicom/test_json_model compares the same files with the same judge in each run
 def test_metadata_of_every_instance_agrees_with_pydicom(hosting: Hosting, get: Get) -> None:
     outcomes: Counter[str] = Counter()
     for instance in all_instances(hosting):
@@ -193,7 +191,7 @@ def test_metadata_of_every_instance_agrees_with_pydicom(hosting: Hosting, get: G
             continue
         assert differences(ours, foreign_model(dataset)) == [], own_url(instance)
         outcomes["the same"] += 1
-    assert outcomes["the same"] > 500, outcomes
+    assert outcomes["the same"] > 400 // STRIDE, outcomes
     assert outcomes["otherwise read"] < 5, outcomes
 
 
@@ -218,4 +216,4 @@ def test_bulk_data_uris_of_the_metadata_lead_to_the_values(hosting: Hosting, get
             value = get(uri.partition("/dicom-web")[2], Accept="application/octet-stream")
             assert (value.status, len(value.body) > 0) == (200, True), uri
             followed += 1
-    assert followed > 20
+    assert followed > 20 // STRIDE // 2
