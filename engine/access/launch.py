@@ -1,6 +1,7 @@
 """The patient of a SMART launch: a token that opens the images of one patient, and nothing else of its user's rights.
 
-`Principal.attributes` has it below PATIENT: Patient ID and issuer; empty if the token opens no images.
+`Principal.attributes` has it below PATIENT: Patient ID and issuer; empty if the token opens no images. Orders of the
+patient count too, if the token has a scope for them (`smart`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from engine.access.question import Action
 from engine.access.scope import Patient
 
 PATIENT: Final = "launch-patient"
-READING: Final = frozenset({Action.QUERY, Action.RETRIEVE})
+READING: Final = frozenset({Action.QUERY, Action.RETRIEVE, Action.WORKLIST})
 
 
 def grants_of_launch(principal: Principal) -> tuple[Grant, ...] | None:

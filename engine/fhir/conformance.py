@@ -7,11 +7,17 @@ from typing import Final
 
 from engine.fhir.datatypes import Json
 from engine.fhir.imaging_study import ENDPOINT_ID
+from engine.fhir.order_search import SERVICE_REQUEST, TASK
 from engine.fhir.release import Release
 from engine.fhir.search import IMAGING_STUDY, PATIENT, Parameter
 
 _CONNECTION: Final = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
-_RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {"ImagingStudy": IMAGING_STUDY, "Patient": PATIENT}
+_RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {
+    "ImagingStudy": IMAGING_STUDY,
+    "Patient": PATIENT,
+    "ServiceRequest": SERVICE_REQUEST,
+    "Task": TASK,
+}
 
 _SMART: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
@@ -34,9 +40,13 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
             "searchParam": [
                 {"name": name, "type": parameter.kind, "documentation": parameter.text}
                 for name, parameter in sorted(parameters.items())
-                if ":" not in name and "." not in name
+                if not parameter.includes and ":" not in name and "." not in name
             ],
-            **({"searchInclude": ["ImagingStudy:endpoint", "ImagingStudy:patient"]} if kind == "ImagingStudy" else {}),
+            **{
+                member: list(parameters[name].includes)
+                for name, member in (("_include", "searchInclude"), ("_revinclude", "searchRevInclude"))
+                if name in parameters
+            },
         }
         for kind, parameters in _RESOURCES.items()
     ]

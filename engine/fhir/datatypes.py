@@ -21,6 +21,8 @@ Attributes: TypeAlias = Mapping[int, bytes]
 DICOM_UID: Final = "urn:dicom:uid"
 DCM: Final = "http://dicom.nema.org/resources/ontology/DCM"
 URI: Final = "urn:ietf:rfc:3986"
+SUBSETTED: Final = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
+"""The tag of a resource that is not whole."""
 _IDENTIFIER_TYPES: Final = "http://terminology.hl7.org/CodeSystem/v2-0203"
 _REPRESENTATION: Final = "http://hl7.org/fhir/StructureDefinition/iso21090-EN-representation"
 

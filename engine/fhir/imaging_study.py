@@ -22,6 +22,7 @@ from engine.dicom import plain_values, tags
 from engine.fhir.datatypes import (
     DCM,
     DICOM_UID,
+    SUBSETTED,
     URI,
     Attributes,
     Json,
@@ -41,7 +42,6 @@ from engine.fhir.resource_id import PatientKey, spell
 
 ENDPOINT_ID: Final = "dicom-wado-rs"
 """The one Endpoint of this server."""
-SUBSETTED: Final = {"system": "http://terminology.hl7.org/CodeSystem/v3-ObservationValue", "code": "SUBSETTED"}
 
 STUDY_ATTRIBUTES: Final = (
     tags.StudyInstanceUID, tags.StudyDate, tags.StudyTime, tags.TimezoneOffsetFromUTC, tags.AccessionNumber,

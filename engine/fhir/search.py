@@ -53,7 +53,13 @@ class Search:
     cursor: str | None = None
     wants_total: bool = False
     includes: set[str] = field(default_factory=set)
-    """`patient`, `endpoint`: resources to add."""
+    """`patient`, `endpoint`, `request`, `tasks`: resources to add."""
+    elements: frozenset[str] = frozenset()
+    """The only members of a resource, beside mandatory ones; none: all."""
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Conditions that are none of a study: by name, any of these values."""
+    patients: tuple[tuple[str, str], ...] | None = None
+    """For what is not a study: Patient IDs with their issuers, "": any."""
     ignored: list[str] = field(default_factory=list)
     """Parameters that were ignored."""
 
@@ -78,6 +84,8 @@ class Parameter:
     text: str
     apply: Callable[[Search, str, Sequence[str]], None]
     """(search, name as it was sent, all its values): adds keys."""
+    includes: tuple[str, ...] = ()
+    """Of `_include` and `_revinclude`: what can be asked for."""
 
 
 def parse(parameters: Mapping[str, Parameter], pairs: Pairs, root: str, *, is_lenient: bool) -> Search:
@@ -87,11 +95,10 @@ def parse(parameters: Mapping[str, Parameter], pairs: Pairs, root: str, *, is_le
     for name, value in pairs:
         by_name.setdefault(name, []).append(value)
     for name, values in by_name.items():
-        if name in _CONTROLS:
-            _CONTROLS[name](search, name, values)
-            continue
         parameter = parameters.get(name)
-        if parameter is not None:
+        if parameter is None and name in _CONTROLS:
+            _CONTROLS[name](search, name, values)
+        elif parameter is not None:
             parameter.apply(search, name, [value.replace(f"{root}/", "", 1) for value in values])
         elif is_lenient:
             search.ignored.append(_shown(name))
@@ -109,7 +116,7 @@ def _shown(name: str) -> str:
 # -- values ---------------------------------------------------------------------------------------
 
 
-def _alternatives(name: str, values: Sequence[str]) -> list[str]:
+def alternatives(name: str, values: Sequence[str]) -> list[str]:
     """The values of a parameter that occurs once, of which any may match."""
     if len(values) > 1:
         raise RequestError(f"{name}: occurs twice")
@@ -123,9 +130,9 @@ def _plain(value: str) -> str:
     return _ESCAPED.sub(r"\1", value)
 
 
-def _tokens(name: str, values: Sequence[str]) -> list[tuple[str | None, str]]:
+def tokens(name: str, values: Sequence[str]) -> list[tuple[str | None, str]]:
     """(system, value) of each token; None: any system, "": none."""
-    pairs = [_BAR.split(each, maxsplit=1) for each in _alternatives(name, values)]
+    pairs = [_BAR.split(each, maxsplit=1) for each in alternatives(name, values)]
     return [(_plain(pair[0]) if len(pair) == 2 else None, _plain(pair[-1])) for pair in pairs]
 
 
@@ -133,19 +140,19 @@ def _tokens(name: str, values: Sequence[str]) -> list[tuple[str | None, str]]:
 
 
 def _id(search: Search, name: str, values: Sequence[str]) -> None:
-    search.add(tags.StudyInstanceUID, _alternatives(name, values))
+    search.add(tags.StudyInstanceUID, alternatives(name, values))
 
 
 def _identifier(search: Search, name: str, values: Sequence[str]) -> None:
-    tokens = _tokens(name, values)
-    uids = [value.removeprefix("urn:oid:") for system, value in tokens if system == DICOM_UID or _is_uid(value)]
-    if uids and len(uids) < len(tokens):
+    chosen = tokens(name, values)
+    uids = [value.removeprefix("urn:oid:") for system, value in chosen if system == DICOM_UID or _is_uid(value)]
+    if uids and len(uids) < len(chosen):
         raise RequestError(f"{name}: UIDs and accession numbers cannot be searched for at once")
     if uids:
         search.add(tags.StudyInstanceUID, uids)
         return
     # The issuers of accession numbers are not indexed: what has a system is another identifier.
-    accessions = [value for system, value in tokens if not system]
+    accessions = [value for system, value in chosen if not system]
     search.is_empty |= not accessions
     if accessions:
         search.add(tags.AccessionNumber, accessions)
@@ -156,7 +163,7 @@ def _is_uid(value: str) -> bool:
 
 
 def _patient(search: Search, name: str, values: Sequence[str]) -> None:
-    ids = [each.removeprefix("Patient/") for each in _alternatives(name, values)]
+    ids = [each.removeprefix("Patient/") for each in alternatives(name, values)]
     if any("/" in each for each in ids):
         search.is_empty = True  # a resource of another kind, or of another server
         return
@@ -165,8 +172,8 @@ def _patient(search: Search, name: str, values: Sequence[str]) -> None:
 
 
 def _patient_identifier(search: Search, name: str, values: Sequence[str]) -> None:
-    tokens = _tokens(name, values)
-    _add_patients(search, name, [(value, _issuer(system)) for system, value in tokens])
+    chosen = tokens(name, values)
+    _add_patients(search, name, [(value, _issuer(system)) for system, value in chosen])
 
 
 def _issuer(system: str | None) -> str:
@@ -199,23 +206,37 @@ def _started(search: Search, name: str, values: Sequence[str]) -> None:
 
 
 def _modality(search: Search, name: str, values: Sequence[str]) -> None:
-    codes = [value for system, value in _tokens(name, values) if system in (None, DCM)]
+    codes = [value for system, value in tokens(name, values) if system in (None, DCM)]
     search.is_empty |= not codes
     if codes:
         search.add(tags.ModalitiesInStudy, codes)
 
 
 def _status(search: Search, name: str, values: Sequence[str]) -> None:
-    search.is_empty |= "available" not in [value for _, value in _tokens(name, values)]
+    search.is_empty |= "available" not in [value for _, value in tokens(name, values)]
 
 
 def _endpoint(search: Search, name: str, values: Sequence[str]) -> None:
-    ids = [each.removeprefix("Endpoint/") for each in _alternatives(name, values)]
+    ids = [each.removeprefix("Endpoint/") for each in alternatives(name, values)]
     search.is_empty |= ENDPOINT_ID not in ids
 
 
 def _sop_class(search: Search, name: str, values: Sequence[str]) -> None:
-    search.add(tags.SOPClassesInStudy, [value.removeprefix("urn:oid:") for _, value in _tokens(name, values)])
+    search.add(tags.SOPClassesInStudy, [value.removeprefix("urn:oid:") for _, value in tokens(name, values)])
+
+
+def including(table: Mapping[str, str]) -> Parameter:
+    """`_include` or `_revinclude` of a resource. `table`: what is asked for → what to add."""
+
+    def apply(search: Search, name: str, values: Sequence[str]) -> None:
+        for value in values:
+            # A third part names the kind of what is added, which each of ours has only one of.
+            what = table.get(":".join(value.split(":")[:2]))
+            if what is None or value.count(":") > 2:
+                raise RequestError(f"{name}: must be one of {', '.join(table)}")
+            search.includes.add(what)
+
+    return Parameter("special", f"Resources to add: {', '.join(table)}", apply, tuple(table))
 
 
 IMAGING_STUDY: Final[Mapping[str, Parameter]] = {
@@ -233,6 +254,9 @@ IMAGING_STUDY: Final[Mapping[str, Parameter]] = {
     "endpoint": Parameter("reference", "Where its images are", _endpoint),
     "dicom-class": Parameter("uri", "A SOP class of one of its instances (R4)", _sop_class),
     "instance-class": Parameter("uri", "The same", _sop_class),
+    "_include": including(
+        {"ImagingStudy:patient": "patient", "ImagingStudy:subject": "patient", "ImagingStudy:endpoint": "endpoint"}
+    ),
 }
 
 # -- parameters of patients -----------------------------------------------------------------------
@@ -247,7 +271,7 @@ def _birth_date(search: Search, name: str, values: Sequence[str]) -> None:
 
 def _gender(search: Search, name: str, values: Sequence[str]) -> None:
     codes = {gender: code for code, gender in GENDERS.items()}
-    found = [codes[value] for _, value in _tokens(name, values) if value in codes]
+    found = [codes[value] for _, value in tokens(name, values) if value in codes]
     search.is_empty |= not found
     if found:
         search.add(tags.PatientSex, found)
@@ -255,7 +279,7 @@ def _gender(search: Search, name: str, values: Sequence[str]) -> None:
 
 def _name(search: Search, name: str, values: Sequence[str]) -> None:
     """A string of FHIR matches the beginning of a part of the name, whatever its case."""
-    (value,) = _alternatives(name, values) if values and not _COMMA.search(values[0]) else ("",)
+    (value,) = alternatives(name, values) if values and not _COMMA.search(values[0]) else ("",)
     value = _plain(value)
     if not value or _RESERVED.search(value) or "^" in value or "=" in value:
         raise RequestError(f"{name}: is not the beginning of a name")
@@ -303,13 +327,11 @@ def _summary(search: Search, name: str, values: Sequence[str]) -> None:
         raise RequestError("_summary: must be count, data or false")
 
 
-def _include(search: Search, name: str, values: Sequence[str]) -> None:
-    for value in values:
-        parts = value.split(":")
-        what = {"patient": "patient", "subject": "patient", "endpoint": "endpoint"}.get(parts[1] if parts[1:] else "")
-        if parts[0] != "ImagingStudy" or what is None or len(parts) > 3:
-            raise RequestError("_include: must be ImagingStudy:patient, ImagingStudy:subject or ImagingStudy:endpoint")
-        search.includes.add(what)
+def _elements(search: Search, name: str, values: Sequence[str]) -> None:
+    names = frozenset(alternatives(name, values))
+    if not all(re.fullmatch(r"[A-Za-z]{1,64}", each, re.ASCII) for each in names):
+        raise RequestError("_elements: must have names of elements, with commas between them")
+    search.elements = names
 
 
 def _page(search: Search, name: str, values: Sequence[str]) -> None:
@@ -328,7 +350,7 @@ _CONTROLS: Final[Mapping[str, Callable[[Search, str, Sequence[str]], None]]] = {
     "_sort": _sort,
     "_total": _total,
     "_summary": _summary,
-    "_include": _include,
+    "_elements": _elements,
     PAGE: _page,
     "_format": _nothing,
     "_pretty": _nothing,

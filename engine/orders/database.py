@@ -113,6 +113,14 @@ class Reading:
         for key, raw in self._scan(table.handle, prefix):
             yield key, table.decode(raw)
 
+    def rows_before(self, table: Table[Row], number: int) -> Iterator[tuple[int, Row]]:
+        """The rows of a table whose keys are ids, the latest first, before an id."""
+        with self._txn.cursor(db=table.handle) as cursor:
+            found = cursor.prev() if cursor.set_range(id_key(number)) else cursor.last()
+            while found:
+                yield int.from_bytes(cursor.key(), "big"), table.decode(cursor.value())
+                found = cursor.prev()
+
     def count(self, table: Table[Any]) -> int:
         """The number of rows."""
         return int(self._txn.stat(table.handle)["entries"])

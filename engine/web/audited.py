@@ -207,6 +207,8 @@ class AuditedRequests:
 
 
 def _sort_of(route: Route) -> _Sort:
+    if route.path.startswith(FHIR) and route.action in (Action.QUERY, Action.WORKLIST) and route.path not in _VIEWS:
+        return _Sort.SEARCH
     if route.method == HTTPMethod.GET:
         if route.action is Action.RETRIEVE:
             names_a_study = any(part in route.path for part in ("{study}", "{instance}", "/wado"))
@@ -216,10 +218,8 @@ def _sort_of(route: Route) -> _Sort:
                 return _Sort.PAGE_SEARCH
             if route.path in _VIEWS:
                 return _Sort.VIEW
-            return _Sort.SEARCH if route.path.startswith((DICOMWEB, FHIR)) else _Sort.NOTHING
+            return _Sort.SEARCH if route.path.startswith(DICOMWEB) else _Sort.NOTHING
         return _Sort.NOTHING
-    if route.action is Action.QUERY and route.path.startswith(FHIR):
-        return _Sort.SEARCH
     if route.action is None or route.action in _RECORDS_ITSELF or route.method == HTTPMethod.OPTIONS:
         return _Sort.NOTHING
     return _Sort.ALERT if route.action is Action.CONFIGURE else _Sort.OPERATION

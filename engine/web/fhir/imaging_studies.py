@@ -17,6 +17,7 @@ from engine.dicom import tags
 from engine.fhir import bundle, outcome
 from engine.fhir.conformance import endpoint
 from engine.fhir.datatypes import Attributes
+from engine.fhir.elements import only
 from engine.fhir.imaging_study import STUDY_ATTRIBUTES, imaging_study, patient_key
 from engine.fhir.patient import PATIENT_ATTRIBUTES, patient
 from engine.fhir.resource_id import spell
@@ -75,6 +76,7 @@ async def search(request: Request) -> web.Response:
             if cursor is not None:
                 links.append(("next", page_url(request, "ImagingStudy", cursor)))
     resources = [imaging_study(each, release) for each in await asking.with_series(request, view, studies)]
+    resources = [only(each, asked.elements) for each in resources]
     others = _included(request, asked, studies, release)
     return answer(request, bundle.searchset(resources, others, links, root_of(request), total), release)
 

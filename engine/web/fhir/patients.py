@@ -17,6 +17,7 @@ from engine.archive.questions import Level
 from engine.dicom import tags
 from engine.errors import RequestError
 from engine.fhir import bundle, outcome
+from engine.fhir.elements import only
 from engine.fhir.imaging_study import patient_key
 from engine.fhir.patient import PATIENT_ATTRIBUTES, patient
 from engine.fhir.resource_id import read as read_id
@@ -64,6 +65,6 @@ async def search(request: Request) -> web.Response:
         patients = await asking.matches(request, view, window) if asked.count else []
         if len(patients) > asked.count:
             links.append(("next", page_url(request, "Patient", str(skipped + asked.count))))
-    resources = [patient(each) for each in patients[: asked.count]]
+    resources = [only(patient(each), asked.elements) for each in patients[: asked.count]]
     others = [outcome.of_warning(f"ignored: {', '.join(asked.ignored)}")] if asked.ignored else []
     return answer(request, bundle.searchset(resources, others, links, root_of(request), total), release)

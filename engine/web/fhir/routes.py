@@ -10,9 +10,10 @@ from engine.access import Action, Records
 from engine.errors import RequestError
 from engine.fhir.conformance import capability_statement, endpoint
 from engine.fhir.imaging_study import ENDPOINT_ID
+from engine.fhir.order_search import SERVICE_REQUEST, TASK
 from engine.fhir.search import IMAGING_STUDY, PATIENT
 from engine.web.errors import NotFound
-from engine.web.fhir import imaging_studies, patients
+from engine.web.fhir import imaging_studies, orders, patients
 from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
 from engine.web.fhir.parameters import FORM
 from engine.web.fhir.smart import WELL_KNOWN
@@ -50,6 +51,7 @@ async def _endpoint(request: Request) -> web.Response:
 def _described(parameters: Mapping[str, SearchParameter]) -> tuple[Parameter, ...]:
     controls = (
         Parameter("_count", "Matches on a page"),
+        Parameter("_elements", "The only elements to return, beside mandatory ones"),
         Parameter("_total", "Whether to count all matches", options=("none", "estimate", "accurate")),
     )
     return (*(Parameter(name, each.text) for name, each in parameters.items()), *controls)
@@ -83,10 +85,19 @@ def _route(
     )
 
 
+def _orders(kind: str, read: Handler, search: Handler, parameters: Mapping[str, SearchParameter]) -> tuple[Route, ...]:
+    """The routes of a kind of resource that is made of orders."""
+    what, action = ("orders" if kind == "ServiceRequest" else "scheduled steps"), Action.WORKLIST
+    return (
+        _route(f"/{kind}", search, f"Search for {what}", _described(parameters), action=action),
+        _route(f"/{kind}/_search", search, f"Search for {what}", method="POST", action=action),
+        _route(f"/{kind}/{{id}}", read, f"One of the {what}", action=action),
+    )
+
+
 _STUDY_PARAMETERS: Final = (
     *_described(IMAGING_STUDY),
     Parameter("_sort", "Order of the studies", options=("started", "-started")),
-    Parameter("_include", "Resources to add: ImagingStudy:patient, ImagingStudy:endpoint"),
 )
 
 FHIR_ROUTES: Final = (
@@ -107,5 +118,7 @@ FHIR_ROUTES: Final = (
     _route("/Patient", patients.search, "Search for patients", _described(PATIENT)),
     _route("/Patient/_search", patients.search, "Search for patients", method="POST"),
     _route("/Patient/{id}", patients.read, "A patient"),
+    *_orders("ServiceRequest", orders.read_request, orders.search_requests, SERVICE_REQUEST),
+    *_orders("Task", orders.read_task, orders.search_tasks, TASK),
     _route("/Endpoint/{id}", _endpoint, "Where the images are"),
 )
