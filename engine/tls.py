@@ -46,6 +46,13 @@ ssbzSibBsu/6iGtCOGEoXJf//////////wIBAg==
 SHUTDOWN_TIMEOUT_S = 2.0
 """Seconds for the peer's close_notify, which some never send."""
 
+NAMES_MAX = 1024
+"""Certificates whose names are kept; a site has fewer peers."""
+
+_names: dict[bytes, frozenset[str]] = {}
+"""The names in certificates seen lately, by fingerprint: decoding one costs more than all else we do at a handshake.
+They are facts of the certificate, and no verdict: a reload changes none."""
+
 _VERIFY_MODES = {"required": ssl.CERT_REQUIRED, "wanted": ssl.CERT_OPTIONAL, "off": ssl.CERT_NONE}
 
 _CERTIFICATE_KEYS = {"tls": "tls.certificates", "http": "http.certificate"}
@@ -145,8 +152,18 @@ def names_of(connection: ssl.SSLObject | ssl.SSLSocket) -> frozenset[str]:
     certificate = connection.getpeercert(binary_form=True)
     if not certificate:
         return frozenset()
-    names = {f"sha256:{hashlib.sha256(certificate).hexdigest()}"}
-    fields = connection.getpeercert() or {}
+    fingerprint = hashlib.sha256(certificate).digest()
+    names = _names.get(fingerprint)
+    if names is None:
+        names = _decoded(fingerprint, connection.getpeercert() or {})
+        if len(_names) >= NAMES_MAX:
+            del _names[next(iter(_names))]
+        _names[fingerprint] = names
+    return names
+
+
+def _decoded(fingerprint: bytes, fields: Mapping[str, Any]) -> frozenset[str]:
+    names = {f"sha256:{fingerprint.hex()}"}
     alternatives = cast("tuple[tuple[str, str], ...]", fields.get("subjectAltName", ()))
     names |= {f"san:{name}".lower() for _, name in alternatives}
     subject = cast("tuple[tuple[tuple[str, str], ...], ...]", fields.get("subject", ()))

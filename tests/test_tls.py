@@ -149,3 +149,34 @@ def _connected(
     theirs.write(b"x")  # tickets of TLS 1.3 come with data
     assert ours.read(1) == b"x"
     return ours, theirs
+
+
+def server_side(folder: Path, name: str) -> ssl.SSLObject:
+    """Our end of a connection whose peer showed the certificate of that name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(folder / "ca.pem")
+    context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = tls.server_context(settings(folder)).wrap_bio(to_server, to_client, server_side=True)
+    client = context.wrap_bio(to_client, to_server, server_hostname=NAME)
+    for side in (client, server, client, server):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    return server
+
+
+def test_each_certificate_keeps_its_own_names_and_few_are_remembered(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "NAMES_MAX", 1)
+    monkeypatch.setattr(tls, "_names", {})
+    names: dict[str, set[frozenset[str]]] = {"peer": set(), "rsa": set()}
+    for name in ("peer", "rsa", "peer", "peer"):
+        names[name].add(tls.names_of(server_side(folder, name)))
+        assert len(tls._names) == 1
+    for name, host in (("peer", "peer.hosp"), ("rsa", NAME)):
+        described = certificates.describe(folder / f"{name}.pem")[0]
+        assert isinstance(described, certificates.Certificate)
+        assert names[name] == {frozenset({described.fingerprint, f"san:{host}", f"cn:{name}"})}
