@@ -83,7 +83,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "viewer": {"errors"},
     "web": LEAVES
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"}
-    | {"fhir", "orders", "outbox"},
+    | {"fhir", "messaging", "orders", "outbox"},
     "exchange": LEAVES
     | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"},
     "reports": LEAVES

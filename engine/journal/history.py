@@ -59,16 +59,52 @@ class History:
         self._files = files
         self._reader = LogReader(LocalSegments(directory, files))
 
-    def rows(self) -> Iterator[Row]:
-        """All messages, the newest first. Raises StorageError, KeyMissing."""
+    def rows(self, before: int = 0) -> Iterator[Row]:
+        """All messages, the newest first; only those with a number below `before`, unless it is 0.
+
+        Then segments after the next one are not read: what a replay did much later is missing. Raises StorageError,
+        KeyMissing.
+        """
         outcomes: dict[int, Outcome] = {}
-        for segment_id in reversed(self.segments()):
+        for segment_id in reversed(self._segments_below(before) if before else self.segments()):
             for record in reversed(self.records(segment_id)):
                 if record.flags == OUTCOME:
                     if (outcome := _outcome(record)) is not None:
                         outcomes.setdefault(outcome.number, outcome)
+                elif before and record.stamp >= before:
+                    outcomes.pop(record.stamp, None)
                 elif (received := _received(record)) is not None:
                     yield Row(record.stamp, received, outcomes.pop(record.stamp, None), record.position)
+
+    def _segments_below(self, before: int) -> list[int]:
+        """The segments with messages below a number, and the one after them, which may have what they did."""
+        segments = self.segments()
+        low, high = 0, len(segments)  # the first segment whose messages all have that number or a higher one
+        while low < high:
+            middle = (low + high) // 2
+            first = self._first_number(segments[middle])
+            if first and first >= before:
+                high = middle
+            else:
+                low = middle + 1
+        return segments[: low + 1]
+
+    def _first_number(self, segment_id: int) -> int:
+        """The number of the first message of a segment; 0 if it has none that can be read."""
+        try:
+            fd = self._files.open(segment_path(self._directory, segment_id), os.O_RDONLY)
+        except FileNotFoundError:
+            return 0
+        try:
+            data = FileBytes(self._files, fd)
+            for record in Walk(data, read_segment_header(data, segment_id)):
+                if isinstance(record, Record) and record.kind == Kind.EVENT and record.flags == MESSAGE:
+                    return record.stamp
+            return 0
+        except CorruptRecord:
+            return 0  # `records` logs it
+        finally:
+            self._files.close(fd)
 
     def segments(self) -> list[int]:
         """The segments, the oldest first."""

@@ -405,6 +405,8 @@ class Supervisor:
                 return await self._stats()
             case "peers":
                 return {"workers": await self._pool.ask("peers")}
+            case "replay":
+                return await self._replay(question)
             case "change_peer":
                 return await self._peer_changes.change(
                     question["title"], question["table"], actor=question["actor"], reason=question["reason"]

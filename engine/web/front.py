@@ -476,6 +476,12 @@ class WebFront:
             return {}
         return await self._server_link.ask("change_peer", title=title, table=table, actor=actor, reason=reason)
 
+    async def replay_message(self, number: int) -> dict[str, Any]:
+        """Has a message of the journal applied again. Empty: nobody answers."""
+        if self._server_link is None:
+            return {}
+        return await self._server_link.ask("replay", number=number)
+
 
 def _keep_private(headers: MutableMapping[str, str]) -> None:
     """Lets no cache give to others what a user or a visitor may see: a browser asks each time, or keeps nothing."""

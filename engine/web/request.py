@@ -120,6 +120,9 @@ class Host(Protocol):
     async def change_peer(self, title: str, table: dict[str, Any] | None, actor: str, reason: str) -> dict[str, Any]:
         """Adds, replaces or removes a managed peer."""
 
+    async def replay_message(self, number: int) -> dict[str, Any]:
+        """Has a message of the journal applied again."""
+
     def security_findings(self) -> list[dict[str, str]]:
         """How safe the configuration in force is; takes some milliseconds."""
 

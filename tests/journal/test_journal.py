@@ -50,6 +50,26 @@ def rows(folder: Path) -> list[Row]:
         history.close()
 
 
+def test_the_messages_below_a_number_are_read_without_the_segments_after_them(tmp_path: Path) -> None:
+    with opened(tmp_path, segment_bytes=1 << 16) as journal:
+        for number in range(1, 61):
+            journal.append(received(str(number)), bytes(10_000))
+            journal.append_outcome(done(number))
+            journal.log.sync()
+            journal.seal_rolled()
+    history = History(str(tmp_path / "journal"), Files())
+    assert len(history.segments()) > 5
+    read: list[int] = []
+    records, history.records = history.records, lambda segment: read.append(segment) or records(segment)  # type: ignore[method-assign,func-returns-value]
+    for before in (61, 60, 40, 13, 7, 2, 1):
+        read.clear()
+        found = list(history.rows(before))
+        assert [row.number for row in found] == list(range(before - 1, 0, -1))
+        assert all(row.outcome is not None for row in found)
+        assert before > 50 or len(read) < len(history.segments())
+    history.close()
+
+
 def done(number: int, result: Result = Result.APPLIED, **more: bool) -> Outcome:
     return Outcome(number=number, time=1001.0, result=result, **more)
 

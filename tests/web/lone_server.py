@@ -21,6 +21,11 @@ class Link:
             return {"workers": [{"peers": self._engine.sightings.snapshot()}, {}]}
         if topic == "change_peer":
             return await self._changes.change(**fields)
+        if topic == "replay":
+            number = fields["number"]
+            if number == 77:
+                return {"ok": False, "error": "the journal has no message 77"}
+            return {"ok": True, "number": number, "result": "unchanged", "changes": [], "warnings": [], "reason": ""}
         engine = self._engine
         return {"time": 0.0, "workers": [engine.stats()], "archive": engine.archive.stats()}
 

@@ -13,6 +13,7 @@ from engine.cli import exit_codes, hl7, options, output
 from engine.cli.options import Settings, with_settings
 from engine.cli.output import cut, whole, wrapped
 from engine.errors import EngineError
+from engine.messaging import explanation
 
 COLUMNS = (
     whole("number"),
@@ -71,7 +72,7 @@ def explain(file: Path, source: str, profile: str, settings: Settings) -> int:
     data = sys.stdin.buffer.read() if str(file) == "-" else _read(file)
     is_taken = True
     for message in hl7.messages_of(data):
-        facts = hl7.explain(settings.load(), message, source=source, profile=profile)
+        facts = explanation.explain(settings.load(), message, source=source, profile=profile)
         is_taken = is_taken and not facts["faults"]
         if output.as_json():
             output.write_one(facts)
@@ -142,7 +143,7 @@ def journal(
     settings: Settings,
 ) -> None:
     """List the messages that were received, the newest first, and what became of each."""
-    which = hl7.Filter(patient, kind, source, result or "", since, until)
+    which = explanation.Filter(patient, kind, source, result or "", since, until)
     rows = hl7.journal(settings.load(), which)
     taken = (row for _, row in zip(range(limit), rows, strict=False)) if limit is not None else rows
     output.write_list(taken, COLUMNS, _row, empty="no message matches")
@@ -204,7 +205,7 @@ def diff(profile: str, since: float, limit: int, settings: Settings) -> None:
 
     Nothing is applied. Each difference is a list of the value now and the value with PROFILE.
     """
-    rows = hl7.differences(settings.load(), profile, hl7.Filter(since=since), limit)
+    rows = hl7.differences(settings.load(), profile, explanation.Filter(since=since), limit)
     output.write_list(rows, (whole("number"), whole("kind"), wrapped("changed")), empty="nothing would change")
 
 
