@@ -163,8 +163,9 @@ ARCHIVE_FACE = {
     "engine.archive.admin",
     # What is sent to and pulled from other archives in the background.
     "engine.archive.jobs",
-    # Patients and orders of the hospital.
+    # Patients, orders and messages of the hospital.
     "engine.archive.hospital",
+    "engine.archive.messages",
     "engine.archive.order_links",
     # What servers did in the last days.
     "engine.archive.stats_history",
