@@ -149,6 +149,7 @@ class Supervisor:
         self._listeners = [listener for listener in listeners if not listener.port.is_lone]
         self._lone_listeners = [listener for listener in listeners if listener.port.is_lone]
         self._archive = await self._archive_thread.run(self._open_archive)
+        await self._archive_thread.run(partial(self._keep_reserve_file, self._archive))
         self._writer_watch = self._archive.watch_writers(self._metrics.counters)
         self._feed = await self._archive_thread.run(partial(self._start_feed, self._archive))
         if audit.is_on():
@@ -179,6 +180,15 @@ class Supervisor:
         self._archive_thread.close()
         logger.info("stopped", reason=self._failure or "signal or command")
         return 1 if self._failure else 0
+
+    def _keep_reserve_file(self, archive: Archive) -> None:
+        """Makes it before anything is stored: the caretaker, which keeps it, starts later."""
+        if archive.is_read_only:
+            return
+        try:
+            archive.keep_reserve_file()
+        except EngineError as error:
+            logger.warning("there is no reserve file", reason=str(error))
 
     def _keep_audit(self) -> AuditKeeper:
         return AuditKeeper(self._config.data, lambda: self._config.audit, self._config.aet)

@@ -143,9 +143,12 @@ def test_a_full_disk_refuses_stores_and_nothing_else(tmp_path: Path, file_system
     ledger = ingest.Ledger()
     first, second, third = (ingest.study_number(number) for number in (1, 2, 3))
     config = CONFIG.format(reserve_bytes)
+    # The next start needs the reserve file, which the caretaker may make too late.
+    without_caretaker = {"FILMROOM_CARETAKER_PAUSE_S": "3600"}
     with small_disk(tmp_path, file_system) as disk:
-        options = {"config": config, "config_file": tmp_path / "filmroom.toml"}
+        options = {"config": config, "config_file": tmp_path / "filmroom.toml", "environment": without_caretaker}
         with running(disk / "data", **options) as server:
+            assert (disk / "data" / "ballast").exists()
             store_some(server, ledger, first, 20)
             filler = fill(disk, reserve_bytes + 6 * MIB)
             store_until_refused(server, ledger, second)
