@@ -19,7 +19,7 @@ from engine.errors import EngineError, StorageFailed, StorageFull
 from engine.index.catalog import Catalog
 from engine.index.upkeep import checkpoint_file, rebuild
 from engine.storage.files import Files
-from tests.archive.kept import data_set, received
+from tests.archive.kept import data_set, opened, received
 from tests.system.server import wait_for
 
 
@@ -87,7 +87,7 @@ class FullWhile:
 
 def _as_after_a_kill(data: Path, elsewhere: Path) -> None:
     """A copy of an archive with two instances that lie in an unsealed segment and are not in the index."""
-    with Archive.open(data, role="keeper", create=True) as archive:
+    with opened(data) as archive:
         archive.ingest_batch([received(data_set(1)), received(data_set(2))])
         shutil.copytree(data, elsewhere, ignore=shutil.ignore_patterns("index", "keeper.lock"))
 
