@@ -1,4 +1,4 @@
-"""For the whole run: rotating tests, slow files first, one garbage collection, a race of pynetdicom, memory."""
+"""For the whole run: rotating tests, long files first, one garbage collection, a race of pynetdicom, memory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import gc
 import os
 import signal
 import threading
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -30,6 +32,12 @@ if threading.current_thread() is threading.main_thread():
 
 jitter.install()
 jitter.install_files()
+
+LONGEST = {name: place for place, name in enumerate(Path(__file__).with_name("longest.txt").read_text().split())}
+"""Files in the order in which they begin."""
+UNLISTED_S = 10.0
+"""A file that takes longer belongs into that list."""
+_seconds: Counter[str] = Counter()
 
 
 def _is_idle(association: Association) -> bool:
@@ -62,8 +70,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if skipped:
         config.hook.pytest_deselected(items=skipped)
         items[:] = [item for item in items if _is_its_turn(item)]
-    # The processes take files in this order: a file that takes a minute must not begin last.
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    # The processes take files in this order: a file that takes half a minute must not begin last.
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> int:
+    is_slow = item.get_closest_marker("slow") is not None
+    return LONGEST.get(_file(item.nodeid), len(LONGEST) + (0 if is_slow else 1))
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0].removeprefix("tests/")
 
 
 def _is_its_turn(item: pytest.Item) -> bool:
@@ -77,3 +94,13 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[_file(report.nodeid)] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for name, seconds in _seconds.most_common():
+        if seconds > UNLISTED_S and name not in LONGEST:
+            terminalreporter.write_line(f"{name} took {seconds:.0f} s: it begins earlier if tests/longest.txt has it")

@@ -596,3 +596,9 @@ def test_engine_raises_no_nameless_errors() -> None:
         and node.exc.func.id in nameless
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_every_file_that_begins_early_exists() -> None:
+    names = (ROOT / "tests" / "longest.txt").read_text().split()
+    assert names and [name for name in names if not (ROOT / "tests" / name).is_file()] == []
+    assert len(set(names)) == len(names)
