@@ -85,7 +85,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"}
     | {"fhir", "messaging", "orders", "outbox"},
     "exchange": LEAVES
-    | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"},
+    | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"}
+    | {"hl7", "messaging", "orders", "ul"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
     | {"services", "ul", "viewer", "web"},

@@ -390,6 +390,11 @@ class Archive(View):
         work = trash.put if into_trash else partial(deletion.delete, must_shred=must_shred)
         return work(self.parts, lambda: names, level=level, actor=actor, reason=reason, dry_run=dry_run)
 
+    def in_trash(self, number: str) -> list[Instance]:
+        """The instances of an entry of the trash; none if it is not there any more."""
+        entry = self.parts.index.trash_entry(int(number)) if number.isdecimal() else None
+        return [] if entry is None else list(self.parts.index.in_trash(entry))
+
     def expire_trash(
         self, days: float, now_ns: int, *, actor: Principal, is_stopping: Callable[[], bool] = lambda: False
     ) -> Settled:
@@ -440,6 +445,11 @@ class Archive(View):
     def survey(self) -> Survey:
         """A look at all segments that reads no payload."""
         return survey(self.parts)
+
+    @property
+    def identity(self) -> str:
+        """The archive's id, which its copies share."""
+        return self.parts.layout.archive_id.hex()
 
     # -- the change feed ------------------------------------------------------------------------
 

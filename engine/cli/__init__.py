@@ -57,6 +57,7 @@ COMMANDS = {
     "quarantine": "List quarantined instances; compare, export, readmit or drop them.",
     "commitments": "List undelivered storage commitment reports; retry or drop them.",
     "webhooks": "List the webhooks of the change feed; resume a parked one.",
+    "rules": "List what rules and routes do; try them on past events.",
     "viewer": "Install the viewer (OHIF) that the page opens studies with.",
     "bench": "Test a server under load, and write a report.",
     "size": "Compute the cores, memory, disk and network that a server needs.",

@@ -50,15 +50,16 @@ def of_server(answer: Mapping[str, Any]) -> dict[str, object]:
 
 
 def _feed(answer: Mapping[str, Any]) -> dict[str, object]:
-    """The state of the change feed, and webhooks with errors."""
+    """The state of the change feed, and webhooks, routes and rules with errors."""
     feed = answer.get("feed")
     if not feed:
         return {}
     facts: dict[str, object] = {"change feed": feed["error"] or f"{feed['sequence']} events"}
-    webhooks = answer.get("webhooks") or []
-    if webhooks:
-        troubled = [f"{hook['name']} {hook['state']}: {hook['error']}" for hook in webhooks if hook["error"]]
-        facts["webhooks"] = "; ".join(troubled) or f"{len(webhooks)}, all delivering"
+    for name, key in (("webhooks", "webhooks"), ("routes and rules", "outbox")):
+        standings = answer.get(key) or []
+        if standings:
+            troubled = [f"{each['name']} {each['state']}: {each['error']}" for each in standings if each["error"]]
+            facts[name] = "; ".join(troubled) or f"{len(standings)}, all delivering"
     return facts
 
 

@@ -36,8 +36,8 @@ from engine.archive.settings import (
 from engine.audit_settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
-from engine.exchange.settings import Route
-from engine.hl7.settings import Hl7, Hl7Listener, Hl7Source
+from engine.exchange.settings import Route, Rule
+from engine.hl7.settings import Hl7, Hl7Destination, Hl7Listener, Hl7Source
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
 from engine.objects.settings import ObjectStore, Tier
@@ -154,6 +154,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     routes: tuple[Route, ...] = msgspec.field(default=(), name="route")
     """Rules that send on what has arrived; written [[route]]."""
 
+    rules: tuple[Rule, ...] = msgspec.field(default=(), name="rule")
+    """Rules that tell other systems what has happened; written [[rule]]."""
+
+    hl7_destinations: tuple[Hl7Destination, ...] = msgspec.field(default=(), name="hl7_destination")
+    """The systems that get HL7 messages by a rule; written [[hl7_destination]]."""
+
     stations: tuple[Station, ...] = msgspec.field(default=(), name="station")
     """Stations that perform scheduled steps: rules and peculiarities; written [[station]]."""
 
@@ -168,6 +174,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         names = [route.name for route in self.routes]
         if len(set(names)) < len(names):
             raise ValueError("two [[route]] have one name")
+        _check_rules(self.rules, self.hl7_destinations)
         stations = [station.aet for station in self.stations]
         if len(set(stations)) < len(stations):
             raise ValueError("two [[station]] have one aet")
@@ -250,10 +257,10 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             ]
         for role in self.roles:
             rows += [(f"role.{role.name}.{name}", getattr(role, name)) for name in ("may", "studies")]
-        for rule in self.retention:
+        for retention in self.retention:
             rows += [
-                (f"retention.{rule.name}.{name}", getattr(rule, name))
-                for name in rule.__struct_fields__
+                (f"retention.{retention.name}.{name}", getattr(retention, name))
+                for name in retention.__struct_fields__
                 if name != "name"
             ]
         for tier in self.tiers:
@@ -276,6 +283,16 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             rows += [
                 (f"route.{route.name}.{name}", getattr(route, name))
                 for name in route.__struct_fields__
+                if name != "name"
+            ]
+        for rule in self.rules:
+            rows += [
+                (f"rule.{rule.name}.{name}", getattr(rule, name)) for name in rule.__struct_fields__ if name != "name"
+            ]
+        for receiver in self.hl7_destinations:
+            rows += [
+                (f"hl7_destination.{receiver.name}.{name}", getattr(receiver, name))
+                for name in receiver.__struct_fields__
                 if name != "name"
             ]
         for station in self.stations:
@@ -310,6 +327,19 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     def from_json(cls, data: bytes) -> Config:
         """The configuration that `to_json` wrote."""
         return msgspec.json.decode(data, type=cls, dec_hook=to_path)
+
+
+def _check_rules(rules: tuple[Rule, ...], destinations: tuple[Hl7Destination, ...]) -> None:
+    names = [rule.name for rule in rules]
+    if len(set(names)) < len(names):
+        raise ValueError("two [[rule]] have one name")
+    names = [destination.name for destination in destinations]
+    if len(set(names)) < len(names):
+        raise ValueError("two [[hl7_destination]] have one name")
+    for rule in rules:
+        missing = [name for name in rule.to if rule.action == "hl7" and name not in names]
+        if missing:
+            raise ValueError(f"the [[rule]] {rule.name} sends to {missing[0]}, which is no [[hl7_destination]]")
 
 
 def _merge(old: Any, fresh: Any) -> Any:

@@ -6,7 +6,7 @@ continues the running jobs. Up to [jobs] parallel run at once, one for each peer
     check   every CHECK_S: cancels, retries, starts and forgets jobs
     run     sending.send, or a pull; progress is saved to the job's file every SAVE_S
 
-The same worker creates the jobs of routes (`exchange.routing`).
+The same worker creates the jobs of routes (`exchange.routing`), and does what the rules say (`exchange.rules`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from engine.errors import AssociationFailed, EngineError, NotStored
 from engine.exchange.echo import echo
 from engine.exchange.job_work import pull_job, send_job
 from engine.exchange.routing import RETRY_S, Routing
+from engine.exchange.rules import Rules
 from engine.services.shared import Services
 from engine.sole_worker import run_alone
 
@@ -47,7 +48,7 @@ class Runner:
         self._engine = engine
         self._files = engine.archive.job_files()
         self._services: Services | None = None
-        self._routing = Routing(engine, self._files)
+        self._followers = (Routing(engine, self._files), Rules(engine))
         self._running: dict[str, tuple[Job, asyncio.Task[None]]] = {}
         self._cancelled: set[str] = set()
         self._ended: dict[str, int] = {}
@@ -72,7 +73,8 @@ class Runner:
     def close(self) -> None:
         """Starts no further jobs and interrupts those in progress, which continue at the next start."""
         self._task.cancel()
-        self._routing.close()
+        for each in self._followers:
+            each.close()
 
     async def _wait_for_lock(self) -> None:
         archive = self._engine.archive
@@ -89,7 +91,10 @@ class Runner:
         """Runs jobs until this is cancelled."""
         reads = self._engine.pools.reads
         self._services = Services(self._engine, ChunkPool())
-        routing = guards.watch(self._engine.loop.create_task(self._route()), "routes")
+        followers = [
+            guards.watch(self._engine.loop.create_task(self._follow(each)), type(each).__name__.lower())
+            for each in self._followers
+        ]
         try:
             quiet_ns = None  # when the folder changed last, if nothing is to be done since
             while True:
@@ -109,20 +114,20 @@ class Runner:
                 await self._forget()
                 await asyncio.sleep(CHECK_S)
         finally:
-            tasks = [routing, *(task for _, task in self._running.values())]
+            tasks = [*followers, *(task for _, task in self._running.values())]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._running.clear()
             self._services.commitments.close()
 
-    async def _route(self) -> None:
-        """Follows the change feed for routes until this is cancelled."""
+    async def _follow(self, followers: Routing | Rules) -> None:
+        """Follows the change feed for routes or rules until this is cancelled."""
         while True:
             try:
-                await self._routing.run()
+                await followers.run()
             except EngineError as error:
-                logger.warning("routes cannot be followed", error=str(error))
+                logger.warning("routes and rules cannot be followed", error=str(error))
                 await asyncio.sleep(RETRY_S)
 
     async def _settle(self, job: Job, is_cancelled: bool, is_retried: bool) -> None:

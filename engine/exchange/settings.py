@@ -1,4 +1,4 @@
-"""The [[route]] tables: what is sent on when it has arrived."""
+"""The [[route]] and [[rule]] tables: what is sent on when it has arrived, and which other systems are told of it."""
 
 from __future__ import annotations
 
@@ -32,3 +32,60 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     senders: tuple[AETitle, ...] = ()
     """Only what has an instance that one of these AE titles has sent; empty: anybody."""
+
+
+RuleAction = Literal["ian", "hl7"]
+RuleEvent = Literal["study_quiet", "study_complete", "deleted"]
+
+_EVENTS: dict[str, frozenset[str]] = {
+    "ian": frozenset(("study_quiet", "study_complete", "deleted")),
+    "hl7": frozenset(("study_quiet", "study_complete")),
+}
+"""The events of each action."""
+
+
+class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule that tells other systems what has happened here, in order, while HTTP is enabled.
+
+    Each receiver has its own position and its own failures: see `filmroom rules list`."""
+
+    name: Name
+    """Its name here. Its positions are stored under this name: a new name begins with new events."""
+
+    after: RuleEvent
+    """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
+    late instances; deleted, when instances go to the trash."""
+
+    action: RuleAction
+    """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
+    for those that were deleted; hl7: a message that the study is here."""
+
+    to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
+    """The receivers: AE titles of [[peer]] tables for ian, names of [[hl7_destination]] tables for hl7."""
+
+    keys: Annotated[dict[str, str], Meta(max_length=32)] = {}
+    """What a study must match, as in a [[route]]; deletions are not matched."""
+
+    senders: tuple[AETitle, ...] = ()
+    """Only studies with an instance that one of these AE titles has sent; empty: anybody."""
+
+    message: Literal["ORM^O01", "ORU^R01"] = "ORM^O01"
+    """For hl7. ORM^O01: the order is done (ORC-1 SC, ORC-5 CM); ORU^R01: the images are a result (OBR-25 R)."""
+
+    policy: Literal["wait", "skip", "park"] = "wait"
+    """What happens after attempts_max failures in a row. wait: it is tried for ever, and all that follows waits; skip:
+    it is set aside until `filmroom rules resend`; park: nothing is sent until `filmroom rules resume`."""
+
+    attempts_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 10
+    """Failed attempts in a row before skip or park."""
+
+    retry_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    """Seconds from a failed attempt to the next; twice as long after each further one."""
+
+    retry_s_max: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    """The longest pause between two attempts."""
+
+    def __post_init__(self) -> None:
+        if self.after not in _EVENTS[self.action]:
+            events = ", ".join(sorted(_EVENTS[self.action]))
+            raise ValueError(f"the [[rule]] {self.name}: {self.action} is possible after {events}")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import FIXED, MIB, Name, Port
+from engine.setting import FIXED, MIB, Name, Port, Seconds
 
 _Codec = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{0,40}$", description="the name of a character set")]
 
@@ -102,3 +102,34 @@ class Hl7Source(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     testing: bool = False
     """Whether messages that are marked as tests (MSH-11 T or D) are applied. Off: they are answered with AR 202."""
+
+
+class Hl7Destination(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A system that gets HL7 messages, by a [[rule]]."""
+
+    name: Name
+    """Its name here."""
+
+    host: str
+    """Its address."""
+
+    port: Annotated[int, Meta(ge=1, le=65535)] = 2575
+    """Registered for HL7."""
+
+    tls: bool = False
+    """Whether to use TLS, with the certificates and the profile of [tls]."""
+
+    application: str = ""
+    """MSH-5: the receiving application."""
+
+    facility: str = ""
+    """MSH-6: the receiving facility."""
+
+    sending_facility: str = ""
+    """MSH-4; MSH-3 is our AE title."""
+
+    charset: Literal["utf-8", "iso8859-1", "ascii"] = "utf-8"
+    """The character set of messages; what it lacks becomes a question mark."""
+
+    timeout_s: Seconds = 30.0
+    """Seconds for an acknowledgement."""

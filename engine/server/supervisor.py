@@ -396,6 +396,7 @@ class Supervisor:
             "archive": self._archive.stats(),
             "feed": self._feed.stats() if self._feed is not None else None,
             "webhooks": [standing.as_dict() for standing in self._archive.feed_destinations().all()],
+            "outbox": [standing.as_dict() for standing in self._archive.outbox().all()],
             "audit": self._audit.snapshot() if self._audit is not None else None,
             "index_held_by": self._writer_watch.snapshot() if self._writer_watch is not None else None,
         }

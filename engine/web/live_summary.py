@@ -162,4 +162,5 @@ def _levels(answer: Mapping[str, Any], now: Totals) -> dict[str, Any]:
         },
         "archive": dict(answer.get("archive", {})),
         "webhooks": list(answer.get("webhooks", [])),
+        "outbox": list(answer.get("outbox", [])),
     }

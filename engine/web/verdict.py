@@ -163,7 +163,7 @@ def _copies(facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _queues(stats: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Finding]:
-    for webhook in stats.get("webhooks", []):
+    for webhook in (*stats.get("webhooks", []), *stats.get("outbox", [])):
         if webhook.get("state") == "parked":
             yield Finding("webhook_parked", "attention", {"name": webhook["name"], "error": webhook["error"]})
     if failing := (facts.get("commitments") or {}).get("failing"):

@@ -17,6 +17,7 @@ from engine.config import Config, Limits, Peer, Role
 from engine.errors import EngineError
 from engine.exchange import settings as exchange_settings
 from engine.exchange.runner import Runner
+from engine.hl7.settings import Hl7Destination
 from engine.identity.settings import Oidc
 from engine.runtime.engine import Engine
 from engine.runtime.front import ServerLink
@@ -111,6 +112,8 @@ def host(
     peers: tuple[Peer, ...] = (),
     jobs: Jobs | None = None,
     sends_on: tuple[exchange_settings.Route, ...] = (),
+    rules: tuple[exchange_settings.Rule, ...] = (),
+    hl7_destinations: tuple[Hl7Destination, ...] = (),
     roles: tuple[Role, ...] = (),
     link: Callable[[Engine], ServerLink] | None = None,
     oidc: tuple[Oidc, ...] = (),
@@ -131,13 +134,18 @@ def host(
             peers=peers,
             jobs=jobs or Jobs(),
             routes=sends_on,
+            rules=rules,
+            hl7_destinations=hl7_destinations,
             oidc=oidc,
             roles=roles,
         )
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)
         front = WebFront(
-            engine, routes=(*ROUTES, *routes), outbound=Runner(engine) if peers else None, server=link and link(engine)
+            engine,
+            routes=(*ROUTES, *routes),
+            outbound=Runner(engine) if peers or rules else None,
+            server=link and link(engine),
         )
         unhandled: list[str] = []
         loop.set_exception_handler(lambda _, context: unhandled.append(repr(context)))

@@ -179,6 +179,7 @@ def test_a_waiting_commitment_report_is_listed_retried_and_dropped(api: ApiClien
 
 def test_a_parked_webhook_is_resumed(api: ApiClient, hosting: Hosting) -> None:
     assert api.get("/api/webhooks") == {"webhooks": []}
+    assert api.get("/api/outbox") == {"outbox": []}
     assert api.post("/api/webhooks/none/resume", {}, 404)["status"] == 404
     (hosting.engine.config.data / "feed").mkdir(exist_ok=True)  # in the test's process nobody writes the feed
     hosting.engine.archive.feed_destinations().save(Standing(name="ris", state="parked", error="503"))

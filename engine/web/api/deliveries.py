@@ -1,4 +1,4 @@
-"""/api/commitments and /api/webhooks: what waits to be delivered to peers and to receivers of the change feed.
+"""/api/commitments, /api/webhooks and /api/outbox: what waits to be delivered to peers and other receivers.
 
 Retry and resume are asynchronous: the answer is 202, and the process that delivers looks within a second.
 """
@@ -62,3 +62,26 @@ async def webhook_resume(request: Request) -> web.Response:
     name = request.path_values["id"]
     await request.engine.pools.slow.run(partial(request.engine.archive.feed_destinations().resume, name))
     return answer({"name": name, "asked": "resume"}, 202)
+
+
+async def outbox(request: Request) -> web.Response:
+    """The receivers of [[route]] and [[rule]] tables, each with its progress."""
+    check_parameters(request)
+    standings = await request.engine.pools.reads.run(request.engine.archive.outbox().all)
+    return answer({"outbox": [standing.as_dict() for standing in standings]})
+
+
+async def outbox_resume(request: Request) -> web.Response:
+    """Resumes a parked or waiting receiver. Raises FeedError."""
+    await body_of(request, ReasonBody)
+    name = request.path_values["id"]
+    await request.engine.pools.slow.run(partial(request.engine.archive.outbox().resume, name))
+    return answer({"name": name, "asked": "resume"}, 202)
+
+
+async def outbox_resend(request: Request) -> web.Response:
+    """Tries once more what was set aside for a receiver. Raises FeedError."""
+    await body_of(request, ReasonBody)
+    name = request.path_values["id"]
+    await request.engine.pools.slow.run(partial(request.engine.archive.outbox().resend, name))
+    return answer({"name": name, "asked": "resend"}, 202)

@@ -1,0 +1,56 @@
+"""Sends one request of a normalized service (N-CREATE, N-SET) to a peer, on an association of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
+
+from engine.dicom import transfer_syntax
+from engine.dicom.identifier import Value, encode_identifier
+from engine.dimse.status import Category, category
+from engine.errors import AssociationFailed, DeliveryFailed
+from engine.net.client import PLAIN, Address, open_association
+from engine.ul.pdu import PresentationContextRQ
+
+if TYPE_CHECKING:
+    from engine.config import Config
+    from engine.dimse.messages import NCreateRQ, NSetRQ
+
+DUPLICATE: Final = 0x0111
+"""Duplicate SOP instance: the peer has it from an attempt before."""
+ATTRIBUTES_IGNORED: Final = frozenset((0x0107, 0x0116))
+"""Attribute list error, attribute value out of range: warnings (PS3.7 C.4)."""
+
+
+async def request(
+    config: Config,
+    aet: str,
+    sop_class_uid: str,
+    items: Mapping[int, Value],
+    make: Callable[[int], NCreateRQ | NSetRQ],
+    *,
+    accepted: frozenset[int] = frozenset(),
+) -> None:
+    """Returns when the peer has accepted it. `accepted`: failures that say that it has it already.
+
+    Raises DeliveryFailed, AssociationFailed.
+    """
+    peer = config.peer(aet)
+    if peer is None or not peer.has_address:
+        raise DeliveryFailed(f"there is no [[peer]] {aet} with host and port")
+    contexts = [PresentationContextRQ(1, sop_class_uid, PLAIN)]
+    requestor = await open_association(Address.of(peer, config), contexts)
+    try:
+        assert requestor.accepted is not None
+        context = requestor.accepted.contexts.get(1)
+        if context is None:
+            raise AssociationFailed(f"{aet} does not accept the SOP class")
+        data = encode_identifier(dict(sorted(items.items())), transfer_syntax.of(context.transfer_syntax))
+        response = await requestor.request_message(1, make, data)
+    finally:
+        if requestor.connection.is_open:
+            await requestor.release()
+    is_warning = category(response.status) is Category.WARNING or response.status in ATTRIBUTES_IGNORED
+    if response.status and not is_warning and response.status not in accepted:
+        comment = f": {response.error_comment}" if response.error_comment else ""
+        raise DeliveryFailed(f"{aet} answered {response.status:04X}{comment}")

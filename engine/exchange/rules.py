@@ -1,0 +1,82 @@
+"""Runs the [[rule]] tables: for each rule and receiver a follower with a position of its own.
+
+feed ─► events of the rule ─► its conditions, asked of the index ─► the action: a notification, a message
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from engine.exchange.availability import Notifications
+from engine.exchange.hl7_notices import Notices
+from engine.outbox.follower import Follower, Retries, Saving
+from engine.outbox.source import FeedLines
+from engine.outbox.tables import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from engine.archive.feed.subscription import Watch
+    from engine.config import Config
+    from engine.exchange.settings import Rule
+    from engine.hl7.settings import Hl7Destination
+    from engine.outbox.follower import Sink
+    from engine.runtime.engine import Engine
+
+
+class Delivery(NamedTuple):
+    """What one receiver gets of one rule."""
+
+    rule: Rule
+    to: str
+    destination: Hl7Destination | None
+    """For HL7."""
+
+    @property
+    def name(self) -> str:
+        """The name under which its position is kept."""
+        return f"rule:{self.rule.name}:{self.to}"
+
+
+def deliveries(config: Config) -> Mapping[str, Delivery]:
+    """Every delivery of the configuration, by name."""
+    destinations = {each.name: each for each in config.hl7_destinations}
+    each = [
+        Delivery(rule, to, destinations.get(to) if rule.action == "hl7" else None)
+        for rule in config.rules
+        for to in rule.to
+    ]
+    return {delivery.name: delivery for delivery in each}
+
+
+class Rules(Tables[Delivery]):
+    """All rules of the configuration in force. Used on the loop's thread, by one process."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, "rule", lambda: deliveries(engine.config), self._follow)
+
+    async def _follow(self, delivery: Delivery, watch: Watch) -> None:
+        engine, rule = self._engine, delivery.rule
+        follower = Follower(
+            engine,
+            "rule",
+            delivery.name,
+            FeedLines(engine.archive.feed(), watch.changed, (rule.after,), is_single=True),
+            sink_of(engine, delivery),
+            destinations=engine.archive.outbox(),
+            retries=Retries(
+                retry_s=rule.retry_s,
+                retry_s_max=rule.retry_s_max,
+                attempts_max=rule.attempts_max,
+                policy=rule.policy,
+            ),
+            saving=Saving(accepted_s=0.0),
+        )
+        await follower.run()
+
+
+def sink_of(engine: Engine, delivery: Delivery) -> Sink[list[bytes]]:
+    """Where the events of a delivery go."""
+    if delivery.destination is not None:
+        return Notices(engine, delivery.rule, delivery.destination)
+    return Notifications(engine, delivery.rule, delivery.to)

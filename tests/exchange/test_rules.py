@@ -1,0 +1,250 @@
+"""exchange.rules: others are told of studies, in order, again after failures, never of what is not theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.access import Policy
+from engine.access.role_settings import StudyRule
+from engine.archive.archive import Archive
+from engine.archive.feed.quiet import QuietTimes
+from engine.archive.feed.writer import FeedOptions
+from engine.cli.rules import Place as Trial
+from engine.config import Config, Peer, Role
+from engine.dicom import tags
+from engine.errors import NotStored
+from engine.exchange import runner
+from engine.exchange.hl7_notices import Numbers, notice
+from engine.exchange.settings import Route, Rule
+from engine.exchange.trial import trial
+from engine.hl7 import parse
+from engine.hl7.settings import Hl7Destination
+from engine.index.query.keywords import query_of_names
+from engine.outbox import follower, tables
+from tests import samples
+from tests.actors import actor
+from tests.archive.filled import store
+from tests.cli.commands import rows
+from tests.exchange.receivers import Notified, Taker, notified, taking
+from tests.system.server import wait_for
+from tests.web.hosting import Hosting
+from tests.web.serving import serving
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "CHECK_S", 0.02)
+    monkeypatch.setattr(tables, "CHECK_S", 0.02)
+    monkeypatch.setattr(follower, "CHECK_S", 0.02)
+
+
+@pytest.fixture
+def ris() -> Iterator[Notified]:
+    with notified() as scp:
+        yield scp
+
+
+@pytest.fixture
+def taker() -> Iterator[Taker]:
+    with taking() as receiver:
+        yield receiver
+
+
+def study_uid(study: int) -> str:
+    return f"{samples.ROOT}.{study}"
+
+
+class Place:
+    """A server with rules, and what happens in its archive."""
+
+    def __init__(self, hosting: Hosting) -> None:
+        self.archive = hosting.engine.archive
+        self.outbox = self.archive.outbox()
+        self._writer = self.archive.feed_writer(FeedOptions(quiet=QuietTimes(0.0, 0.0, 0.0)))
+
+    def arrive(self, study: int, *, count: int = 1, sender: str = "CT1", **more: Any) -> None:
+        """Stores a study, and makes its events."""
+        instances = [samples.instance(study, 1, number, **more) for number in range(1, count + 1)]
+        store(self.archive, *map(samples.encoded, instances), aet=sender)
+        self.follow()
+
+    def follow(self) -> None:
+        """Makes the events of what has happened, and of what is quiet."""
+        self._writer.follow()
+        self._writer.follow()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+@contextmanager
+def placed(data: Path, rules: Sequence[Rule], **options: Any) -> Iterator[Place]:
+    with serving(data, rules=tuple(rules), **options) as hosting:
+        place = Place(hosting)
+        try:
+            place.follow()
+            names = [f"rule:{rule.name}:{to}" for rule in rules for to in rule.to]
+            wait_for(lambda: all(place.outbox.load(name) for name in names), what="the positions")
+            yield place
+        finally:
+            place.close()
+
+
+def peer(scp: Notified, **more: Any) -> Peer:
+    return Peer(aet="RIS", host="127.0.0.1", port=scp.port, **more)
+
+
+def test_a_peer_is_told_of_whole_studies_and_of_deletions(tmp_path: Path, ris: Notified) -> None:
+    rules = [
+        Rule(
+            name="here",
+            after="study_complete",
+            action="ian",
+            to=("RIS",),
+            keys={"ModalitiesInStudy": "CT"},
+            retry_s=0.01,
+        ),
+        Rule(name="gone", after="deleted", action="ian", to=("RIS",)),
+    ]
+    ris.statuses = [0x0110, 0x0213]
+    with placed(tmp_path / "data", rules, peers=(peer(ris),)) as place:
+        place.arrive(1, count=3)
+        place.arrive(2, modality="MR")
+        wait_for(lambda: len(ris.notifications) == 1, what="the notification")
+        assert ris.attempts == 3
+        uid, told = ris.notifications[0]
+        assert uid.startswith("2.25.")
+        assert told.StudyInstanceUID == study_uid(1)
+        assert list(told.ReferencedPerformedProcedureStepSequence) == []
+        (series,) = told.ReferencedSeriesSequence
+        assert [
+            (item.ReferencedSOPInstanceUID, item.InstanceAvailability, item.RetrieveAETitle)
+            for item in series.ReferencedSOPSequence
+        ] == [(f"{study_uid(1)}.1.{number}", "ONLINE", "FILMROOM") for number in (1, 2, 3)]
+        query = query_of_names("study", {"StudyInstanceUID": study_uid(1)}, place.archive.schema)
+        place.archive.delete(query, actor=actor("alice"), reason="a test", into_trash=True)
+        place.follow()
+        wait_for(lambda: len(ris.notifications) == 2, what="the notification of the deletion")
+        (series,) = ris.notifications[1][1].ReferencedSeriesSequence
+        assert {item.InstanceAvailability for item in series.ReferencedSOPSequence} == {"UNAVAILABLE"}
+        assert len(series.ReferencedSOPSequence) == 3
+
+
+def test_a_peer_is_not_told_of_studies_that_it_may_not_see(tmp_path: Path, ris: Notified) -> None:
+    roles = (Role(name="mr", may=("retrieve",), studies=(StudyRule(modality=("MR",)),)),)
+    rules = [Rule(name="here", after="study_quiet", action="ian", to=("RIS",))]
+    with placed(tmp_path / "data", rules, peers=(peer(ris, role="mr"),), roles=roles) as place:
+        place.arrive(1)
+        place.arrive(2, modality="MR")
+        wait_for(lambda: ris.notifications, what="a notification")
+    assert [told.StudyInstanceUID for _, told in ris.notifications] == [study_uid(2)]
+
+
+def test_what_cannot_be_delivered_is_set_aside_and_sent_again_on_request(
+    tmp_path: Path, taker: Taker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = [
+        Rule(name="done", after="study_quiet", action="hl7", to=("ris",), policy="skip", attempts_max=2, retry_s=0.01)
+    ]
+    taker.codes = ["AE", "AR"]
+    name = "rule:done:ris"
+    destination = Hl7Destination(name="ris", host="127.0.0.1", port=taker.port, application="RIS", facility="NORTH")
+    with placed(tmp_path / "data", rules, hl7_destinations=(destination,)) as place:
+
+        def skipped() -> list[str]:
+            standing = place.outbox.load(name)
+            return [each.error for each in standing.skipped] if standing is not None else []
+
+        place.arrive(1, AccessionNumber="A1")
+        place.arrive(2, AccessionNumber="A2")
+        wait_for(lambda: len(taker.messages) == 3, what="the second message")
+        assert skipped() == ["ris answered AR: as scripted"]
+        ids = [parse(message).first("MSH").text(10) for message in taker.messages]  # type: ignore[union-attr]
+        assert ids[0] == ids[1] != ids[2], "an attempt more is the same message"
+        listed = rows(capsys, "rules", "list", "--data", str(tmp_path / "data"))
+        assert [(one["name"], one["skipped"], one["state"]) for one in listed] == [(name, 1, "delivering")]
+        rows(capsys, "rules", "resend", name, "--data", str(tmp_path / "data"))
+        wait_for(lambda: len(taker.messages) == 4 and not skipped(), what="the first message, again")
+    order = parse(taker.messages[3]).first("OBR")
+    assert order is not None and order.text(18) == "A1"
+
+
+def test_a_receiver_that_closes_an_idle_connection_gets_the_message_on_another(tmp_path: Path, taker: Taker) -> None:
+    rules = [Rule(name="done", after="study_quiet", action="hl7", to=("ris",), message="ORU^R01", retry_s=3600.0)]
+    destination = Hl7Destination(name="ris", host="127.0.0.1", port=taker.port)
+    with placed(tmp_path / "data", rules, hl7_destinations=(destination,)) as place:
+        place.arrive(1)
+        wait_for(lambda: len(taker.messages) == 1, what="the first message")
+        taker.codes = [""]
+        place.arrive(2)
+        wait_for(lambda: len(taker.messages) == 3, what="the second message, twice")
+    assert taker.messages[1] == taker.messages[2]
+
+
+def test_a_message_says_which_order_is_done_and_where_the_images_are() -> None:
+    facts = {
+        tags.PatientID: "P|1", tags.IssuerOfPatientID: "NORTH", tags.PatientName: "Müller^Änne^M^Dr^jun=X",
+        tags.PatientBirthDate: "19700102", tags.PatientSex: "F", tags.AccessionNumber: "ACC",
+        tags.StudyDescription: "Thorax", tags.StudyDate: "20261130", tags.StudyTime: "101112.5",
+        tags.ModalitiesInStudy: "CT\\SR",
+    }  # fmt: skip
+    to = Hl7Destination(name="ris", host="h", application="RIS", facility="NORTH", sending_facility="RAD")
+    data = notice(
+        "ORU^R01", "1.2.3", facts, Numbers("PL1", "FI1", ""), control_id="C1", destination=to, sender="PACS", now=0.0
+    )
+    message = parse(data)
+    assert message.first("MSH").text(9) == "ORU^R01^ORU_R01" or b"ORU^R01^ORU_R01" in data  # type: ignore[union-attr]
+    assert b"P\\F\\1^^^NORTH" in data
+    assert "Müller^Änne^M^jun^Dr".encode() in data
+    segments = {line.split(b"|")[0]: line.decode().split("|") for line in data.rstrip(b"\r").split(b"\r")}
+    assert segments[b"ORC"][1:6] == ["SC", "PL1", "FI1", "", "CM"]
+    request = segments[b"OBR"]
+    assert (request[2], request[3], request[4], request[7]) == ("PL1", "FI1", "^Thorax", "20261130101112")
+    assert (request[18], request[24], request[25]) == ("ACC", "CT", "R")
+    assert segments[b"OBX"][3:6] == ["110180^Study Instance UID^DCM", "1", "1.2.3"]
+    assert segments[b"ZDS"][1] == "1.2.3^100^Application^DICOM"
+
+
+def test_a_rule_that_cannot_be_is_refused() -> None:
+    with pytest.raises(ValueError, match="hl7 is possible after"):
+        Rule(name="x", after="deleted", action="hl7", to=("ris",))
+
+
+def test_a_dry_run_says_what_rules_and_routes_would_have_done(tmp_path: Path) -> None:
+    config = Config(
+        data=tmp_path / "data",
+        peers=(Peer(aet="RIS", host="h", port=1), Peer(aet="WS", host="h", port=1)),
+        routes=(Route(name="cts", peers=("WS",), after="series_quiet", keys={"Modality": "CT"}, senders=("CT1",)),),
+        rules=(
+            Rule(name="here", after="study_complete", action="ian", to=("RIS",)),
+            Rule(name="gone", after="deleted", action="ian", to=("RIS",)),
+        ),
+    )
+    with Archive.open(tmp_path / "data", role="keeper", create=True) as archive:
+        writer = archive.feed_writer(FeedOptions(quiet=QuietTimes(0.0, 0.0, 0.0)))
+        for study, modality, sender in ((1, "CT", "CT1"), (2, "MR", "MR1"), (3, "CT", "WS")):
+            store(archive, samples.encoded(samples.instance(study, 1, 1, modality=modality)), aet=sender)
+        writer.follow()
+        writer.follow()
+        feed, place = archive.feed(), Trial(archive, config, Policy(lambda: config))
+
+        def outcomes(**options: Any) -> list[tuple[str, str, str, str]]:
+            return [
+                (row["rule"], row["action"], row["to"], row["study_instance_uid"])
+                for row in trial(place, feed, **options)
+            ]
+
+        assert sorted(outcomes()) == sorted(
+            [("cts", "send", "WS", study_uid(1)), *(("here", "ian", "RIS", study_uid(number)) for number in (1, 2, 3))]
+        )
+        assert outcomes(name="cts") == [("cts", "send", "WS", study_uid(1))]
+        assert outcomes(since_s=4e9) == []
+        with pytest.raises(NotStored):
+            outcomes(name="nobody")
+        feed.close()
+        writer.close()
