@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -17,7 +17,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, sync_playwright
 from pydicom.dataset import Dataset
 
-from tests import samples
+from tests import effort, samples
 from tests.system import foreign
 
 TIMEOUT_MS = 60_000
@@ -152,6 +152,11 @@ def tab_to(page: Page, text: str) -> None:
         if text in stops[-1]:
             return
     raise AssertionError(f"{text} is not reached by Tab: {stops}")
+
+
+def some(places: Sequence[effort.Case]) -> Sequence[effort.Case]:
+    """Every third of them, others with each commit: axe-core takes a second for each. All of them with --all."""
+    return places if effort.ALL else effort.part(places, 3, effort.seed("EFFORT"))
 
 
 def accessibility_problems(page: Page, *rules: str) -> list[str]:

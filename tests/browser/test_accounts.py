@@ -12,6 +12,7 @@ from playwright.sync_api import Page, expect
 
 from engine.accounts import links
 from engine.accounts.database import FOLDER, Database
+from tests import effort
 from tests.browser import browsing
 from tests.browser.accounts import GUARD, PASSWORD, PHONE, THREE_STUDIES, add_users, log_in, once, send_login
 from tests.browser.browsing import Watch
@@ -143,22 +144,24 @@ def test_an_api_key_is_shown_once_and_ends_when_it_is_revoked(page: Page, serve:
     assert requests.get(f"{serve.url}/dicom-web/studies", headers=headers, timeout=60).status_code == 401
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("scheme", effort.one_of("dark", "light"))
 def test_these_views_fit_a_phone_and_are_accessible_and_german(open_page: OpenPage, scheme: str) -> None:
     page = open_page(locale="de-DE", color_scheme=scheme, viewport=PHONE)
     page.get_by_label("Benutzer", exact=True).fill("root")
     page.get_by_label("Passwort", exact=True).fill(PASSWORD)
     page.keyboard.press("Enter")
     expect(page.locator("dialog.cover")).to_have_count(0)
-    for place, title in (
-        ("account", "Root Test root"), ("administration/users", "Verwaltung"), ("administration/shares", "Verwaltung"),
-        ("administration/grants", "Verwaltung"),
-    ):  # fmt: skip
+    titles = {"account": "Root Test root"} | dict.fromkeys(
+        ("administration/users", "administration/shares", "administration/grants"), "Verwaltung"
+    )
+    some = browsing.some([*titles])
+    for place, title in titles.items():
         page.goto(f"/#/{place}")
         expect(page.get_by_role("heading", level=1)).to_have_text(title)
         expect(page.locator("[role=status]", has_text="Lädt")).to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
-        assert browsing.accessibility_problems(page) == [], place
+        if place in some:
+            assert browsing.accessibility_problems(page) == [], place
 
 
 def test_a_qr_code_has_the_modules_that_readers_read(page: Page) -> None:

@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests import effort
 from tests.browser import browsing
 from tests.browser.conftest import OpenPage
 
@@ -35,10 +36,10 @@ def test_a_search_by_keyboard_leads_to_the_section(open_page: OpenPage) -> None:
     expect(heading).to_be_in_viewport()
 
 
-@pytest.mark.parametrize("color_scheme", ["dark", "light"])
+@pytest.mark.parametrize("color_scheme", effort.one_of("dark", "light"))
 def test_axe_finds_nothing(open_page: OpenPage, color_scheme: str) -> None:
     page = open_page(color_scheme=color_scheme)
-    for place in PLACES:
+    for place in browsing.some(PLACES):
         page.goto(f"/{place}")
         expect(page.locator("html")).to_have_attribute("data-theme", color_scheme)
         assert browsing.accessibility_problems(page) == [], place

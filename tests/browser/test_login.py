@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests import samples
+from tests import effort, samples
 from tests.browser import browsing
 from tests.browser.accounts import add_users, log_in, send_login
 from tests.browser.browsing import Watch
@@ -172,7 +172,7 @@ def test_logging_out_leaves_nothing_behind(page: Page) -> None:
     expect(page.locator(".grid")).to_have_count(0)
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("scheme", effort.one_of("dark", "light"))
 def test_the_log_in_is_in_german_too_and_fits_a_phone(open_page: OpenPage, scheme: str) -> None:
     page = open_page(locale="de-DE", color_scheme=scheme, viewport={"width": 390, "height": 800})
     expect(page.get_by_role("button", name="Anmelden", exact=True)).to_be_visible()

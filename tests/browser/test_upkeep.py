@@ -11,7 +11,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from engine import cli
 from engine.cli import exit_codes
-from tests import samples
+from tests import effort, samples
 from tests.browser import browsing
 from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
@@ -173,7 +173,7 @@ def test_the_log_is_searched_and_new_events_appear(open_page: OpenPage, serve: S
     expect(rows).to_have_count(count + 1)
 
 
-@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("scheme", effort.one_of("dark", "light"))
 def test_these_views_are_accessible_and_fit_a_phone(open_page: OpenPage, scheme: str) -> None:
     places = (
         "health",
@@ -185,6 +185,7 @@ def test_these_views_are_accessible_and_fit_a_phone(open_page: OpenPage, scheme:
         "administration/log",
     )
     page = open_page(color_scheme=scheme, viewport={"width": 390, "height": 800})
+    some = browsing.some(places)
     for place in places:
         page.goto("about:blank")  # so that each view is opened like the first one
         page.goto(f"/#/{place}")
@@ -193,7 +194,8 @@ def test_these_views_are_accessible_and_fit_a_phone(open_page: OpenPage, scheme:
             expect(page.locator(".tiles")).to_be_visible()
         expect(page.locator("[role=status]", has_text="Loading")).to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, place
-        assert browsing.accessibility_problems(page) == [], place
+        if place in some:
+            assert browsing.accessibility_problems(page) == [], place
 
 
 def test_german_has_words_for_all_of_it(open_page: OpenPage) -> None:
