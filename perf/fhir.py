@@ -9,9 +9,11 @@ Each row has one connection and asks for other values each time. Studies have th
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from perf import harness, http_load, peers, population
 from perf.harness import PerfError, say
@@ -20,6 +22,7 @@ from perf.http_load import HttpResult
 JSON = {"Accept": "application/fhir+json"}
 SEED = 20261130
 HEADER = ("request", "answers", "p50 ms", "p99 ms", "bar", "CPU ms", "KB an answer", "failed")
+EXPORT_BAR = 5000
 BARS_MS = {"read": 2, "identifier": 5, "patient": 5, "50 studies": 20}
 """What a request may take at the median."""
 
@@ -44,6 +47,18 @@ def _day(person: population.StudyFacts) -> str:
     return f"{text[:4]}-{text[4:6]}-{text[6:]}"
 
 
+def export_rate(port: int) -> float:
+    """Studies a second of one $export."""
+    headers = {**JSON, "Prefer": "respond-async"}
+    with urlopen(Request(f"http://127.0.0.1:{port}/fhir/$export?_type=ImagingStudy", headers=headers)) as answer:
+        status = answer.headers["Content-Location"]
+    begin_s, count = time.perf_counter(), 0
+    with urlopen(f"{status}/ImagingStudy") as answer:
+        while chunk := answer.read(1 << 20):
+            count += chunk.count(b"\n")
+    return count / (time.perf_counter() - begin_s)
+
+
 def run(data: Path, study_count: int, query_count: int) -> dict[str, HttpResult]:
     """Latencies by query. All are asked once before: what a first look at a page of the index costs is the disk's."""
     results = {}
@@ -52,6 +67,7 @@ def run(data: Path, study_count: int, query_count: int) -> dict[str, HttpResult]
             requests = [http_load.get(path, peer.http_port, JSON) for path in paths]
             http_load.run(peer.http_port, requests, total=query_count)
             results[name] = http_load.run(peer.http_port, requests, total=query_count, server_pid=peer.pid)
+        say(f"$export: {export_rate(peer.http_port):.0f} studies/s (bar {EXPORT_BAR})")
     return results
 
 

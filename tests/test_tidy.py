@@ -150,6 +150,7 @@ ARCHIVE_FACE = {
     "engine.archive.ingest.live",
     "engine.archive.ingest.request",
     "engine.archive.ingest.stream",
+    "engine.archive.exports",
     "engine.archive.questions",
     "engine.archive.retrieve",
     "engine.archive.study_facts",

@@ -29,6 +29,7 @@ from engine.archive import layout as layouts
 from engine.archive.commitment.requests import CommitmentRequests
 from engine.archive.commitment.transactions import Transactions
 from engine.archive.copies import backup_notes, lag
+from engine.archive.exports import ExportFiles
 from engine.archive.feed.destinations import OUTBOX, Destinations
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
@@ -494,6 +495,10 @@ class Archive(View):
     def job_files(self) -> JobFiles:
         """The jobs that send to and pull from other archives."""
         return JobFiles(self.parts.layout, self.parts.files)
+
+    def export_files(self) -> ExportFiles:
+        """The exports in FHIR's form that clients have asked for."""
+        return ExportFiles(self.parts.layout, self.parts.files)
 
     def running_jobs(self) -> AbstractContextManager[None]:
         """The right to run jobs. Raises ArchiveInUse when another process has it."""

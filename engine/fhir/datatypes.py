@@ -41,7 +41,8 @@ def without_empty(values: Mapping[str, Any]) -> Json:
 
 def text(value: object) -> str:
     """A string of FHIR: without control characters, and without spaces around it."""
-    return _NOT_IN_TEXT.sub("", "" if value is None else str(value)).strip()
+    string = "" if value is None else str(value)
+    return (string if string.isprintable() else _NOT_IN_TEXT.sub("", string)).strip()
 
 
 def text_of(attributes: Attributes, tag: int) -> str:

@@ -74,6 +74,19 @@ async def with_series(request: Request, view: View, found: Sequence[Attributes])
     return studies
 
 
+def completed(view: View, found: Sequence[Attributes]) -> Iterator[Study | None]:
+    """Studies with their series, for a thread; None: the caller may do other work."""
+    studies: list[Study] = []
+    for _ in _completed(view, found, studies, with_instances=False):
+        yield studies.pop() if studies else None
+
+
+def last_updated(view: View, attributes: Attributes) -> str:
+    """When an instance of a study arrived last: an instant; "" if nobody knows."""
+    uid = attributes[tags.StudyInstanceUID].decode("utf-8", "replace")
+    return facts_of_studies.summary(view, uid)["last_received"] or ""
+
+
 async def run(request: Request, steps: Iterator[None]) -> None:
     """Does all steps in a thread, SLICE_S at a time. Raises TooLarge when they take too long."""
     timeout_s, work_s = request.config.limits.query_timeout_s, 0.0
@@ -112,10 +125,9 @@ def _completed(
     by_study: dict[bytes, list[Attributes]] = {}
     for each in series:
         by_study.setdefault(each[tags.StudyInstanceUID], []).append(each)
-    for attributes, uid in zip(found, uids, strict=True):
-        facts = facts_of_studies.summary(view, uid)
+    for attributes in found:
         own = by_study.get(attributes[tags.StudyInstanceUID], [])
-        studies.append(Study(attributes, own, instances if are_given else None, facts["last_received"] or ""))
+        studies.append(Study(attributes, own, instances if are_given else None, last_updated(view, attributes)))
         yield
 
 

@@ -13,7 +13,7 @@ from engine.fhir.imaging_study import ENDPOINT_ID
 from engine.fhir.order_search import SERVICE_REQUEST, TASK
 from engine.fhir.search import IMAGING_STUDY, PATIENT
 from engine.web.errors import NotFound
-from engine.web.fhir import imaging_studies, orders, patients
+from engine.web.fhir import export, imaging_studies, orders, patients
 from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
 from engine.web.fhir.parameters import FORM
 from engine.web.fhir.smart import WELL_KNOWN
@@ -100,6 +100,53 @@ _STUDY_PARAMETERS: Final = (
     Parameter("_sort", "Order of the studies", options=("started", "-started")),
 )
 
+_EXPORT_PARAMETERS: Final = (
+    Parameter("_type", "Kinds of resources: ImagingStudy, Patient"),
+    Parameter("_since", "Only studies that arrived at this instant or later, and their patients"),
+    Parameter("_outputFormat", "application/fhir+ndjson"),
+)
+_KIND: Final = Parameter("kind", "Kind of resources", "path", is_required=True, options=export.KINDS)
+_IMAGES: Final = Records("ImagingStudy", "s")
+_EXPORT_ROUTES: Final = (
+    *(
+        Route(
+            "GET",
+            f"{FHIR}{path}/$export",
+            export.begin,
+            "Begin an export of everything that the client may see",
+            Action.QUERY,
+            _EXPORT_PARAMETERS,
+            statuses=(202,),
+            errors=(406, 503),
+            error_form="OperationOutcome",
+            tag="FHIR",
+            target=_IMAGES,
+        )
+        for path in ("", "/Patient")
+    ),
+    *(
+        Route(
+            method,
+            f"{FHIR}{export.STATUS}/{{id}}{path}",
+            handler,
+            summary,
+            Action.QUERY,
+            (_KIND,) if path else (),
+            produces=(produces,),
+            statuses=(status,),
+            errors=(404,),
+            error_form="OperationOutcome",
+            tag="FHIR",
+            target=_IMAGES,
+        )
+        for method, path, handler, summary, produces, status in (
+            ("GET", "", export.status, "The files of an export", "application/json", 200),
+            ("DELETE", "", export.cancel, "Forget an export", "application/json", 202),
+            ("GET", "/{kind}", export.file, "All resources of a kind", export.NDJSON, 200),
+        )
+    ),
+)
+
 FHIR_ROUTES: Final = (
     Route(
         "GET",
@@ -111,6 +158,7 @@ FHIR_ROUTES: Final = (
         error_form="OperationOutcome",
         tag="FHIR",
     ),
+    *_EXPORT_ROUTES,
     _route("/metadata", _metadata, "What this server does", action=None),
     _route("/ImagingStudy", imaging_studies.search, "Search for studies", _STUDY_PARAMETERS),
     _route("/ImagingStudy/_search", imaging_studies.search, "Search for studies", method="POST"),
