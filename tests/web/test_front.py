@@ -436,10 +436,13 @@ def test_a_burst_of_connections_closes_as_many_idle_ones_as_are_too_many(tmp_pat
                 ours.setblocking(False)
                 hosting.front.connected(ours, "127.0.0.1", lambda: ended.append(1))
 
+        def are_open(count: int) -> bool:
+            return len(hosting.front._connections) == count and not len(hosting.front._handshakes)
+
         hosting.on_loop(lambda: connect(pairs[:10]))
-        wait_for(lambda: hosting.front.connections_count == 10, what="the first are open")
+        wait_for(lambda: are_open(10), what="the first are open")
         hosting.on_loop(lambda: connect(pairs[10:20]))
-        wait_for(lambda: len(ended) == 10, what="the first are closed")
+        wait_for(lambda: len(ended) == 10 and are_open(10), what="the first are closed, the second open")
         assert [theirs.recv(1) for _, theirs in pairs[:10]] == [b""] * 10
         hosting.on_loop(lambda: connect(pairs[20:]))
         wait_for(lambda: len(ended) == 20, what="the second are closed")
