@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 SOCKET_NAME = "control.sock"
 
+ANSWER_S = 60.0
+"""The limit of an answer. A reload waits for the workers; on a busy machine statistics take seconds."""
+
 
 @contextmanager
 def short_path(data: Path) -> Iterator[str]:
@@ -38,7 +41,7 @@ def short_path(data: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def request(data: Path, command: dict[str, object], *, timeout_s: float = 10.0) -> dict[str, Any]:
+def request(data: Path, command: dict[str, object], *, timeout_s: float = ANSWER_S) -> dict[str, Any]:
     """Sends a command to the server of data directory `data` and returns its answer.
 
     Raises ControlUnavailable; EngineError when the server refuses the command, as ConfigError when it refuses a reload
@@ -51,7 +54,9 @@ def request(data: Path, command: dict[str, object], *, timeout_s: float = 10.0) 
             sock.sendall(orjson.dumps(command) + b"\n")
             with sock.makefile("rb") as file:
                 line = file.readline()
-    except (OSError, TimeoutError) as error:
+    except TimeoutError:
+        raise ControlUnavailable(f"the server of {data} did not answer within {timeout_s:g} s") from None
+    except OSError as error:
         raise ControlUnavailable(f"no server is running on {data}: {error.strerror or error}") from error
     if not line:
         raise ControlUnavailable(f"the server of {data} closed the connection")

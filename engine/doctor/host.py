@@ -85,7 +85,7 @@ def _clock() -> Finding:
 def _ports(config: Config) -> list[Finding]:
     """Checks whether the ports can be opened, and the certificate can be used."""
     try:
-        answer = control.request(config.data, {"command": "ping"}, timeout_s=5.0)
+        answer = control.request(config.data, {"command": "ping"})
     except EngineError:
         findings = [_port("port", config.host, config.dicom_port, "dicom_port")]
         if config.http.enabled:

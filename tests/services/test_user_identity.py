@@ -244,11 +244,22 @@ def test_lengths_cannot_be_shifted_between_the_fields_that_are_remembered() -> N
 
 def test_associations_at_the_same_time_share_one_verification() -> None:
     """Otherwise a gateway with ten associations would look like somebody who guesses."""
-    accounts = Accounts(wait=lambda: asyncio.sleep(0))
+    accounts = Accounts()
     identities = UserIdentities(accounts, Clock())
 
     async def several(sent: UserIdentityRQ) -> list[Identity | Rejection]:
-        return list(await asyncio.gather(*(identities.prove(sent, TLS) for _ in range(10))))
+        waiting, have_all_come = iter(range(9, -1, -1)), asyncio.Event()
+
+        async def one() -> Identity | Rejection:
+            if not next(waiting):
+                have_all_come.set()
+            return await identities.prove(sent, TLS)
+
+        async def until_all_have_come() -> None:
+            await have_all_come.wait()
+
+        accounts.wait = until_all_have_come
+        return list(await asyncio.gather(*(one() for _ in range(10))))
 
     assert asyncio.run(several(passcode())) == [Identity("anna")] * 10
     assert accounts.verifications == 1
