@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -10,11 +11,15 @@ import requests
 from playwright.sync_api import BrowserContext, Page, expect
 
 from engine import cli
+from engine.archive import messages
+from engine.archive.archive import Archive
 from engine.cli import exit_codes
+from engine.journal import Outcome, Received, Result
 from tests import effort, samples
 from tests.browser import browsing
 from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
+from tests.hl7.samples import ADT_A08
 from tests.system.server import Server
 
 CONFIG = """
@@ -224,3 +229,32 @@ def test_the_worklist_shows_what_is_scheduled_and_why_a_station_has_nothing(serv
     why.get_by_role("button", name="Explain").click()
     expect(page.get_by_text("MR9 has never asked.")).to_be_visible()
     expect(page.get_by_role("table", name="Why is a list empty?")).to_contain_text("CT1")
+
+
+def test_messages_are_listed_filtered_and_shown_with_their_fields(
+    serve: Server, open_page: OpenPage, watch: Watch
+) -> None:
+    watch.allow("409")
+    with Archive.open(serve.data, role="guest") as archive:
+        journal = messages.open_journal(archive)
+        for number, patient in ((1, "4711"), (2, "<b>&\u202e4712")):
+            row = Received(time=time.time() + number, source="ris", host="::1", kind="ADT^A08", patient_id=patient)
+            journal.append(row, ADT_A08)
+        journal.append_outcome(Outcome(number=1, time=2.0, result=Result.APPLIED, changes=("patient 7 created",)))
+        journal.close()
+    page = open_page("#/worklist/messages", viewport={"width": 390, "height": 844})
+    rows = page.get_by_role("table", name="Messages").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("<b>&")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_label("Result").select_option("applied")
+    expect(rows).to_have_count(1)
+    rows.get_by_role("button", name="Show message 1").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("patient 7 created")
+    expect(dialog.get_by_role("table", name="PID")).to_contain_text("Patient Identifier List")
+    expect(dialog.locator("pre").last).to_contain_text("MSH|")
+    assert browsing.accessibility_problems(page) == []
+    dialog.get_by_role("button", name="Apply again").click()
+    dialog.get_by_role("button", name="Apply again").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("this server receives no messages")

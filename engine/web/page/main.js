@@ -25,7 +25,7 @@ const Viewer = lazily(async () => (await import("./viewer.js")).Viewer);
 
 /** The places of the head, and the actions of which one makes each of use. */
 const PLACES = {
-  studies: ["query"], worklist: ["worklist"], upload: ["store"], queues: ["observe"], health: ["observe"],
+  studies: ["query"], worklist: ["worklist", "manage"], upload: ["store"], queues: ["observe"], health: ["observe"],
   administration: ["observe", "configure", "manage", "restore", "administer", "audit"],
 };
 const KEYS = [
@@ -46,7 +46,7 @@ function View({ place }) {
   if (name === "patient") return html`<${Patient} query=${place.query} />`;
   if (name === "view" && rest[0]) return html`<${Viewer} key=${rest[1]} study=${rest[0]} series=${rest[1]} query=${place.query} />`;
   if (name === "upload") return html`<${Upload} />`;
-  if (name === "worklist") return html`<${Worklist} />`;
+  if (name === "worklist") return html`<${Worklist} view=${rest[0]} />`;
   if (name === "queues") return html`<${Queues} view=${rest[0]} />`;
   if (name === "health") return html`<${Health} />`;
   if (name === "account") return html`<${Account} />`;

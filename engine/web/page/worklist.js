@@ -1,10 +1,11 @@
 // What modalities have to do on a day, and why the list of one of them is empty.
 
 import { html, useRef, useState } from "./preact.mjs";
-import { Failure, Loading, Table, useAnswer, useEvery } from "./parts.js";
+import { Failure, Loading, Table, lazily, useAnswer, useEvery } from "./parts.js";
 import { dateOf, daysAgo, nameOf, timeOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { get } from "./server.js";
+import { may } from "./session.js";
 import { language, moment, t } from "./words.js";
 import "./words_worklist.js";
 
@@ -18,7 +19,20 @@ const TEXTS = [STATION, "Modality", "PatientName", "PatientID", "AccessionNumber
 const number = (value) => value.toLocaleString(language());
 const today = () => dateOf(daysAgo(0));
 
-export function Worklist() {
+const Messages = lazily(async () => (await import("./messages.js")).Messages);
+
+/** The views of the hospital's side, each with the action that it takes. */
+const VIEWS = { list: [List, "worklist"], messages: [Messages, "manage"] };
+
+export function Worklist({ view }) {
+  const names = Object.keys(VIEWS).filter((name) => may(VIEWS[name][1]));
+  const name = names.includes(view) ? view : names[0];
+  return html`<section class="page-part"><h1>${t("worklist")}</h1>
+    ${names.length > 1 && html`<nav class="tabs" aria-label=${t("worklist")}>${names.map((one) => html`<a href=${hashOf(["worklist", one])} aria-current=${one === name ? "page" : undefined}>${t(`worklist.${one}`)}</a>`)}</nav>`}
+    <${VIEWS[name][0]} /></section>`;
+}
+
+function List() {
   const [typed, setTyped] = useState({ [DAY]: today() });
   const [filters, setFilters] = useState({ [DAY]: today() });
   const timer = useRef(0);
@@ -28,14 +42,13 @@ export function Worklist() {
     clearTimeout(timer.current);
     timer.current = setTimeout(() => setFilters(next), PAUSE_MS);
   };
-  return html`<section class="page-part"><h1>${t("worklist")}</h1><p class="quiet">${t("worklist.about")}</p>
+  return html`<div><p class="quiet">${t("worklist.about")}</p>
     <form class="fields" role="search" onSubmit=${(event) => event.preventDefault()}>
       <label>${t("worklist.day")} <input type="date" value=${typed[DAY]} onInput=${(event) => set(DAY, event.currentTarget.value)} /></label>
       ${TEXTS.map((name) => html`<label>${t(`worklist.${name}`)} <input type="search" maxlength="64" autocomplete="off" spellcheck=${false} value=${typed[name] ?? ""} onInput=${(event) => set(name, event.currentTarget.value)} /></label>`)}
       <label><input type="checkbox" checked=${Boolean(typed.all)} onChange=${(event) => set("all", event.currentTarget.checked)} /> ${t("worklist.all")}</label></form>
     <${Entries} filters=${filters} />
-    <${Why} />
-  </section>`;
+    <${Why} /></div>`;
 }
 
 /** What is typed, as keys of a query: names are found by their beginning. */
