@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 READERS_MAX: Final = 512
-TABLES_MAX: Final = 16
+TABLES_MAX: Final = 32
 
 _opened: dict[str, tuple[Any, int]] = {}
 """Path → the environment that this process has open, and how often."""

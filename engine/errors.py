@@ -463,6 +463,16 @@ class OrdersError(EngineError):
     """The registry of patients and orders cannot be opened, read or written."""
 
 
+class WorkitemRefused(EngineError):
+    """A workitem (UPS) was not created, changed, found or subscribed to."""
+
+    def __init__(self, message: str, fault: str, offending_elements: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.fault = fault
+        """A `Fault` of `orders.workitems.rules`."""
+        self.offending_elements = tuple(offending_elements)
+
+
 class StepRefused(EngineError):
     """A performed procedure step (MPPS) was not created or changed."""
 

@@ -6,7 +6,10 @@
     visits        key of the number      → VisitRow            steps        id                → StepRow
     performed     SOP Instance UID       → PerformedRow        links        study NUL order id → LinkRow
     conflicts     study NUL order id     → ConflictRow
+    workitems     SOP Instance UID       → WorkitemRow         subscribers   AE title         → SubscriberRow
+    subscriptions UID NUL AE title       → SubscriptionRow     events        AE title NUL number (u64) → EventRow
     asked         AE title               → AskedRow            not in the log: it may be lost
+    channels      AE title               → ChannelRow          not in the log
     names         derived from these rows: what leads to an id (below)
     days          date (8) AE title (16) id of the step → state of the step
 
@@ -37,13 +40,18 @@ from engine.environments import SharedEnvironment
 from engine.errors import OrdersError
 from engine.orders.rows import (
     AskedRow,
+    ChannelRow,
     ConflictRow,
+    EventRow,
     LinkRow,
     OrderRow,
     PatientRow,
     PerformedRow,
     StepRow,
+    SubscriberRow,
+    SubscriptionRow,
     VisitRow,
+    WorkitemRow,
 )
 
 FORMAT: Final = b"2"
@@ -63,6 +71,10 @@ _ROWS: Final[dict[str, Any]] = {
     "performed": PerformedRow,
     "links": LinkRow,
     "conflicts": ConflictRow,
+    "workitems": WorkitemRow,
+    "subscribers": SubscriberRow,
+    "subscriptions": SubscriptionRow,
+    "events": EventRow,
 }
 ASKED_MAX: Final = 1000
 """Application entities whose last query is kept. Whoever may associate may call itself anything."""
@@ -161,6 +173,18 @@ class Reading:
         """A number of `meta`."""
         return int.from_bytes(self.meta_value(name), "big")
 
+    def keys(self, table: Table[Any], prefix: bytes = b"") -> Iterator[bytes]:
+        """The keys that begin with `prefix`."""
+        for key, _ in self._scan(table.handle, prefix):
+            yield key
+
+    def rows_from(self, table: Table[Row], start: bytes) -> Iterator[tuple[bytes, Row]]:
+        """The rows from a key on."""
+        with self._txn.cursor(db=table.handle) as cursor:
+            if cursor.set_range(start) if start else cursor.first():
+                for key, raw in cursor.iternext():
+                    yield key, table.decode(raw)
+
     def raw_rows(self, table: Table[Any]) -> Iterator[tuple[bytes, bytes]]:
         """All rows as they are stored."""
         return self._scan(table.handle, b"")
@@ -240,6 +264,14 @@ class Writing(Reading):
             oldest, _ = min(self.rows(asked), key=lambda pair: pair[1].time)
             self._txn.delete(oldest, db=asked.handle)
         self._txn.put(aet, msgspec.msgpack.encode(row), db=asked.handle)
+
+    def put_channel(self, aet: bytes, row: ChannelRow | None) -> None:
+        """Sets or removes a row of `channels`, which is not in the log."""
+        channels = self.database.channels
+        if row is None:
+            self._txn.delete(aet, db=channels.handle)
+        else:
+            self._txn.put(aet, msgspec.msgpack.encode(row), db=channels.handle)
 
     def _rederive(self, before: set[tuple[str, bytes, bytes]], after: set[tuple[str, bytes, bytes]]) -> None:
         handles = {"names": self.database.names, "days": self.database.days}
@@ -334,12 +366,20 @@ class Database:
         self.performed: Table[PerformedRow] = Table("performed", handles["performed"], PerformedRow)
         self.links: Table[LinkRow] = Table("links", handles["links"], LinkRow)
         self.conflicts: Table[ConflictRow] = Table("conflicts", handles["conflicts"], ConflictRow)
+        self.workitems: Table[WorkitemRow] = Table("workitems", handles["workitems"], WorkitemRow)
+        self.subscribers: Table[SubscriberRow] = Table("subscribers", handles["subscribers"], SubscriberRow)
+        self.subscriptions: Table[SubscriptionRow] = Table("subscriptions", handles["subscriptions"], SubscriptionRow)
+        self.events: Table[EventRow] = Table("events", handles["events"], EventRow)
         self.asked: Table[AskedRow] = Table("asked", opened("asked"), AskedRow)
+        self.channels: Table[ChannelRow] = Table("channels", opened("channels"), ChannelRow)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
         """Those in the log, by their number there."""
-        return (self.patients, self.visits, self.orders, self.steps, self.performed, self.links, self.conflicts)
+        return (
+            self.patients, self.visits, self.orders, self.steps, self.performed, self.links, self.conflicts,
+            self.workitems, self.subscribers, self.subscriptions, self.events,
+        )  # fmt: skip
 
     def is_stale(self, reading: Reading) -> bool:
         """Whether it is to be filled from the log: it is new, or of another format."""

@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 
 from msgspec.structs import replace
 
-from engine.dicom import charset, tags
+from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
-from engine.dicom.identifier import Value, decode_identifier, encode_identifier
-from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
+from engine.dicom.identifier import Value
 from engine.errors import StepRefused
-from engine.orders import linking, ordering
+from engine.orders import attributes, linking, ordering
+from engine.orders.attributes import in_utf_8
 from engine.orders.database import Reading, id_key
 from engine.orders.rows import PerformedRow
 from engine.orders.values import ChangeKind, StepState
@@ -115,7 +115,7 @@ def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str
         **in_utf_8(stored(row)),
         **{tag: value for tag, value in in_utf_8(data_set).items() if tag not in _ONLY_CREATED},
     }
-    encoded = _encode(items)
+    encoded = attributes.encoded(items)
     if len(encoded) > DATA_SET_BYTES_MAX:
         raise StepRefused("too many attributes", "resources")
     if refused:
@@ -131,7 +131,7 @@ def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str
 
 def stored(row: PerformedRow) -> DataSet:
     """The attributes of a performed step."""
-    return decode_identifier(row.data_set, EXPLICIT_VR_LITTLE_ENDIAN, element_count_max=ELEMENT_COUNT_MAX)
+    return attributes.decoded(row.data_set, element_count_max=ELEMENT_COUNT_MAX)
 
 
 def find(reading: Reading, uid: str) -> PerformedRow | None:
@@ -238,31 +238,9 @@ def _state_by(statuses: set[str]) -> StepState:
     return StepState.COMPLETED if COMPLETED in statuses else StepState.DISCONTINUED
 
 
-# attributes ------------------------------------------------------------------------------------------
-
-
 def encoded_of(data_set: DataSet) -> bytes:
     """A data set as it is stored. Raises StepRefused if it is too long."""
-    encoded = _encode(in_utf_8(data_set))
+    encoded = attributes.encoded(in_utf_8(data_set))
     if len(encoded) > DATA_SET_BYTES_MAX:
         raise StepRefused("too many attributes", "resources")
     return encoded
-
-
-def in_utf_8(data_set: DataSet) -> dict[int, Value]:
-    """The attributes of a data set, with all texts in UTF-8."""
-    return {tag: _recoded(data_set, tag, value) for tag, value in data_set.items.items()}
-
-
-def _recoded(data_set: DataSet, tag: int, value: bytes | list[DataSet]) -> Value:
-    if isinstance(value, list):
-        return [in_utf_8(item) for item in value]
-    vr = tags.vr_of(tag)
-    if vr not in charset.TEXT_VRS or (value.isascii() and b"\x1b" not in value):
-        return value
-    return charset.decode(value, data_set.character_set, vr).encode()
-
-
-def _encode(items: Mapping[int, Value]) -> bytes:
-    with_set = {tags.SpecificCharacterSet: charset.UTF_8, **items}
-    return encode_identifier(dict(sorted(with_set.items())), EXPLICIT_VR_LITTLE_ENDIAN)

@@ -134,7 +134,7 @@ class Orders:
 
     def apply(self, value: Update, source: Source) -> Applied:
         """Applies what a message says. Raises UpdateRefused (nothing changed), OrdersError, StorageError."""
-        with self._work(source) as work:
+        with self.work(source) as work:
             _apply(work, value)
         return self._finish(work)
 
@@ -156,7 +156,7 @@ class Orders:
         self, uid: str, data_set: DataSet, source: Source, *, strict: bool = False
     ) -> tuple[Applied, list[str]]:
         """An MPPS begins; returns also the attributes that it lacks. Raises StepRefused, and as `apply`."""
-        with self._work(source) as work:
+        with self.work(source) as work:
             missing = performing.create(work, uid, data_set, source.name, strict=strict)
         return self._finish(work), missing
 
@@ -164,7 +164,7 @@ class Orders:
         self, uid: str, data_set: DataSet, source: Source, *, strict: bool = False
     ) -> tuple[Applied, list[str]]:
         """An MPPS changes or ends; as `create_performed`."""
-        with self._work(source) as work:
+        with self.work(source) as work:
             missing = performing.modify(work, uid, data_set, strict=strict)
         return self._finish(work), missing
 
@@ -173,7 +173,7 @@ class Orders:
 
         `is_complete`: their steps of that study end, if no MPPS reports on them. Raises as `apply`.
         """
-        with self._work(source) as work:
+        with self.work(source) as work:
             orders = linking.link(work, named)
             if is_complete:
                 ordering.complete(work, named.study_instance_uid, [number for number, _ in orders])
@@ -182,23 +182,30 @@ class Orders:
 
     def link(self, study_instance_uid: str, order: int, source: Source) -> Applied:
         """Links a study to an order by hand. Raises as `apply`."""
-        with self._work(source) as work:
+        with self.work(source) as work:
             linking.link_by_hand(work, study_instance_uid, order)
         return self._finish(work)
 
     def unlink(self, study_instance_uid: str, order: int, source: Source) -> Applied:
         """Undoes a link. Raises as `apply`."""
-        with self._work(source) as work:
+        with self.work(source) as work:
             linking.unlink(work, study_instance_uid, order)
         return self._finish(work)
 
     def note_asked(self, ae_title: str, row: AskedRow) -> None:
         """Keeps the last query of an application entity."""
-        with self._open_for_writing() as writing:
+        with self.passing() as writing:
             writing.put_asked(ae_title.encode(), row)
 
     @contextmanager
-    def _work(self, source: Source) -> Iterator[Work]:
+    def passing(self) -> Iterator[Writing]:
+        """A transaction on the rows that are not in the log. Raises OrdersError."""
+        with self._open_for_writing() as writing:
+            yield writing
+
+    @contextmanager
+    def work(self, source: Source) -> Iterator[Work]:
+        """One transaction on rows, durable when the context ends. An error takes it back. Raises as `apply`."""
         with self._transaction() as writing:
             yield self._new_work(writing, source)
 
@@ -249,9 +256,15 @@ class Orders:
         with self._database.read() as reading:
             yield reading
 
+    @contextmanager
+    def read_in_thread(self) -> Iterator[Reading]:
+        """The same, from any thread; closing waits for it."""
+        with self._writing, self.read() as reading:
+            yield reading
+
     def performed(self, uid: str) -> PerformedRow | None:
         """An MPPS, from any thread."""
-        with self._writing, self.read() as reading:
+        with self.read_in_thread() as reading:
             return performing.find(reading, uid)
 
     def counts(self) -> dict[str, int]:

@@ -143,3 +143,64 @@ class AskedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float
     host: str = ""
     status: str = ""
+
+
+class WorkitemRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A unified procedure step (UPS, PS3.4 CC)."""
+
+    state: str
+    """A `workitems.rules.State`."""
+    data_set: bytes
+    """Its attributes in Explicit VR Little Endian, without the Transaction UID."""
+    transaction_uid: str = ""
+    """The lock of whoever performs it."""
+    patient: int = 0
+    """The patient that its Patient ID names; 0: nobody who is known."""
+    creator: str = ""
+    created: float = 0.0
+    ended: float = 0.0
+    """When its state became final; 0: it is not."""
+
+
+class SubscriberRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An application entity that gets events of workitems."""
+
+    mode: str = ""
+    """What new workitems mean to it: a `workitems.subscriptions.Mode`; "": nothing."""
+    keys: bytes = b""
+    """The keys that new workitems must meet, as a data set; none: all do."""
+    owner: str = ""
+    """Who may receive its events over HTTP: the actor that subscribed; "": whoever may see all workitems."""
+    first: int = 1
+    """The number of its oldest event that waits."""
+    next: int = 1
+    """The number of its next event."""
+    lost: int = 0
+    """Events that were dropped, since too many waited."""
+
+
+class SubscriptionRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An application entity gets the events of one workitem."""
+
+    has_lock: bool = False
+    """Whether the workitem is kept until it unsubscribes."""
+
+
+class EventRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event that waits for its receiver."""
+
+    uid: str
+    """The workitem."""
+    type: int
+    """Event Type ID (PS3.4 Table CC.2.4-1)."""
+    data_set: bytes
+    """Its information in Explicit VR Little Endian."""
+    time: float = 0.0
+
+
+class ChannelRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An open connection to a subscriber, to which its events go; not part of the log."""
+
+    token: str
+    until: float
+    """When it counts as broken, if it does not say before that it is open."""

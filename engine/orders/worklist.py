@@ -12,27 +12,21 @@ it likes. Steps that come or go between two calls may be in the answer or not.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
-from engine.dicom import charset, items, tags, values
+from engine.dicom import items, tags, values
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import QueryError
 from engine.orders.database import Reading, day_key, id_key, name_key
 from engine.orders.entry import ROOT, STEP, Entry, Field, entry_of
+from engine.orders.keys import FIRST_DAY, LAST_DAY, Test, condition_of, interval_of, texts_of
 from engine.orders.settings import Station, Worklist
 
 STEPS_AT_ONCE: Final = 100
 """Candidates of one call: some milliseconds."""
-VALUES_MAX: Final = 1000
-"""Values of one key."""
-WILD_VALUES_MAX: Final = 100
-VALUE_CHARACTERS_MAX: Final = 1024
-WILD_CHARACTERS_MAX: Final = 256
-"""Of a value with wild cards. Each character of it may be compared with each of a comment."""
 SLICE_S: Final = 0.005
 """After this time the other candidates of a call wait for the next one."""
 
@@ -42,10 +36,6 @@ _AE, _DATE, _TIME = (
     tags.ScheduledProcedureStepStartDate,
     tags.ScheduledProcedureStepStartTime,
 )
-_WILD_VRS = frozenset(("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT"))
-_FIRST_DAY, _LAST_DAY = "00000000", "99999999"
-
-Test = Callable[[str], bool]
 
 
 @dataclass(slots=True)
@@ -60,7 +50,7 @@ class Question:
     """The first and last date and time, when both are one range."""
     aes: tuple[str, ...] = ()
     """AE titles without wild cards; (): any."""
-    days: tuple[str, str] = (_FIRST_DAY, _LAST_DAY)
+    days: tuple[str, str] = (FIRST_DAY, LAST_DAY)
     is_one_range: bool = True
     """Whether every day of `days` meets the key."""
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
@@ -135,7 +125,7 @@ def question_of(
             if isinstance(value, list):
                 _add_codes(question, keys, tag, fields[tag], value)
                 continue
-            texts = _texts(tag, value, level.character_set)
+            texts = texts_of(tag, value, level.character_set)
             if not texts:
                 continue
             keys.append((tags.keyword_of(tag), "\\".join(texts)))
@@ -144,23 +134,6 @@ def question_of(
         _apply_station(question, keys, station)
     question.keys = tuple(keys)
     return question
-
-
-def _texts(tag: int, value: bytes, character_set: bytes) -> list[str]:
-    """The values of a key; none if it matches everything. Raises QueryError."""
-    vr = tags.vr_of(tag)
-    if vr in ("US", "SQ"):
-        return []
-    text = charset.decode(value, character_set, vr)
-    texts = [part.strip(" \0") for part in values.split(vr, text) if part.strip(" \0")]
-    if any(not part.strip("*") for part in texts):
-        return []
-    if len(texts) > VALUES_MAX or any(len(part) > VALUE_CHARACTERS_MAX for part in texts):
-        raise QueryError(f"{tags.keyword_of(tag)} has too many values, or too long ones", tag)
-    wild = [part for part in texts if "*" in part or "?" in part]
-    if len(wild) > WILD_VALUES_MAX or any(len(part) > WILD_CHARACTERS_MAX for part in wild):
-        raise QueryError(f"{tags.keyword_of(tag)} has too many values with wild cards, or too long ones", tag)
-    return texts
 
 
 def _add(question: Question, tag: int, of: Field, texts: list[str], *, is_in_pair: bool) -> None:
@@ -174,36 +147,26 @@ def _add(question: Question, tag: int, of: Field, texts: list[str], *, is_in_pai
         question.days = _days(tag, texts)
         question.is_one_range = len(texts) == 1
         if not is_in_pair:
-            tests = [_test(tag, "DA", text) for text in texts]
+            tests = [condition_of(tag, "DA", text) for text in texts]
             question.date_test = lambda date: bool(date) and any(test(date) for test in tests)
         return
     if is_in_pair:
         return
     if tag in _LOOKED_UP and not has_wildcards:
         question.names[tag] = tuple(texts)
-    tests = [_test(tag, tags.vr_of(tag), text) for text in texts]
+    tests = [condition_of(tag, tags.vr_of(tag), text) for text in texts]
     question.tests.append((tag, of, tests[0] if len(tests) == 1 else lambda value: any(test(value) for test in tests)))
 
 
 def _days(tag: int, texts: Iterable[str]) -> tuple[str, str]:
     """The first and the last day of some values or ranges. Raises QueryError."""
-    low, high = _LAST_DAY, _FIRST_DAY
+    low, high = LAST_DAY, FIRST_DAY
     for text in texts:
-        interval = _interval("DA", text)
+        interval = interval_of("DA", text)
         if interval is None:
             raise QueryError(f"{tags.keyword_of(tag)} is neither a date nor a range of dates", tag)
         low, high = min(low, interval[0]), max(high, interval[1])
     return low, high
-
-
-def _interval(vr: str, text: str) -> tuple[str, str] | None:
-    ends = values.parse_range(vr, text)
-    open_ends = (_FIRST_DAY, _LAST_DAY) if vr == "DA" else ("0", "999999.999999")
-    if ends is not None:
-        low, high = ends
-        return (low.low if low else open_ends[0], high.high if high else open_ends[1])
-    span = values.precision_range(vr, text)
-    return None if span is None else (span.low, span.high)
 
 
 def _moments(item: DataSet) -> tuple[str, str] | None:
@@ -215,47 +178,8 @@ def _moments(item: DataSet) -> tuple[str, str] | None:
     if any((date is None) != (time is None) for date, time in zip(dates, times, strict=True)):
         return None
     low = dates[0].low + times[0].low if dates[0] and times[0] else ""
-    high = dates[1].high + times[1].high if dates[1] and times[1] else _LAST_DAY
+    high = dates[1].high + times[1].high if dates[1] and times[1] else LAST_DAY
     return low, high
-
-
-def _test(tag: int, vr: str, text: str) -> Test:
-    """A test of one value. Raises QueryError for a date or time that is none."""
-    if vr in ("DA", "TM"):
-        interval = _interval(vr, text)
-        if interval is None:
-            raise QueryError(f"{tags.keyword_of(tag)} is neither a value nor a range", tag)
-        low, high = interval
-        return lambda value: low <= values.normalise(vr, value) <= high
-    if vr == "PN":
-        return _name_test(text)
-    normal = values.normalise(vr, text)
-    if vr in _WILD_VRS and ("*" in normal or "?" in normal):
-        matches = pattern_of(normal)
-        return lambda value: matches(values.normalise(vr, value)) is not None
-    return lambda value: values.normalise(vr, value) == normal
-
-
-def _name_test(text: str) -> Test:
-    """A single group of a name matches any group, several match one by one."""
-    groups = values.fold_person_name(text).split("=")
-    tests = [pattern_of(group) if group else None for group in groups]
-
-    def test(value: str) -> bool:
-        stored = values.fold_person_name(value).split("=")
-        if len(tests) == 1 and tests[0] is not None:
-            return any(tests[0](group) is not None for group in stored if group)
-        stored += [""] * (len(tests) - len(stored))
-        return all(each is None or each(group) is not None for each, group in zip(tests, stored, strict=False))
-
-    return test
-
-
-def pattern_of(text: str) -> Callable[[str], object]:
-    """A full match of a text with wild cards, without backtracking: (?>…), first match of each piece."""
-    first, *others = [re.escape(part).replace(r"\?", ".") for part in re.sub(r"\*+", "*", text).split("*")]
-    middle = "".join(f"(?>.*?{piece})" for piece in others[:-1])
-    return re.compile(f"{first}{middle}.*{others[-1]}" if others else first, re.DOTALL).fullmatch
 
 
 def _add_codes(
@@ -265,9 +189,9 @@ def _add_codes(
     wanted: dict[int, list[Test]] = {}
     for item in key_items[:1]:
         for inner, value in item.items.items():
-            texts = _texts(inner, value, item.character_set) if isinstance(value, bytes) else []
+            texts = texts_of(inner, value, item.character_set) if isinstance(value, bytes) else []
             if texts:
-                wanted[inner] = [_test(inner, tags.vr_of(inner), text) for text in texts]
+                wanted[inner] = [condition_of(inner, tags.vr_of(inner), text) for text in texts]
                 keys.append((f"{tags.keyword_of(tag)}.{tags.keyword_of(inner)}", "\\".join(texts)))
     if wanted:
         question.tests.append((tag, lambda entry: b"1" if _has_item(of(entry), wanted) else b"", lambda value: True))
@@ -300,7 +224,7 @@ class Search:
         self._question = question
         self._queue: list[int] | None = None
         self._is_by_day = True
-        is_any_day = question.days == (_FIRST_DAY, _LAST_DAY)
+        is_any_day = question.days == (FIRST_DAY, LAST_DAY)
         self._position: bytes | None = b"\0" if is_any_day else day_key(question.days[0], "")
         self._seen: set[int] = set()
         self.candidates = 0

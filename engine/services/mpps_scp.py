@@ -30,6 +30,7 @@ from engine.dimse.messages import NCreateRQ, NCreateRSP, NGetRQ, NGetRSP, NSetRQ
 from engine.dimse.status import GeneralStatus, Service, status_of
 from engine.errors import ArchiveReadOnly, EngineError, MessageError, OrdersError, StepRefused
 from engine.orders import performing
+from engine.orders.attributes import in_utf_8
 from engine.orders.registry import Orders
 from engine.orders.values import Source
 from engine.services.operations import operations
@@ -171,7 +172,7 @@ async def get(session: Session, presentation_context_id: int, rq: NGetRQ, data: 
         row = engine.orders().performed(uid)
         if row is None:
             raise StepRefused("no such performed procedure step", "unknown")
-        items: dict[int, Any] = {**performing.in_utf_8(performing.stored(row))}
+        items: dict[int, Any] = {**in_utf_8(performing.stored(row))}
         if rq.attribute_identifier_list:
             items = {tag: items[tag] for tag in rq.attribute_identifier_list if tag in items}
         return {tags.SpecificCharacterSet: b"ISO_IR 192", **items}

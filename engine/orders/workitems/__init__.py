@@ -1,0 +1,1 @@
+"""Workitems: unified procedure steps (UPS, PS3.4 CC) of the registry."""
