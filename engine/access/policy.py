@@ -1,7 +1,7 @@
 """The access rules of the configuration, for peers, users, shares and open HTTP.
 
-    [[peer]] may = [...]            store, query, retrieve, worklist; destination: receive instances that another peer
-                                    requests
+    [[peer]] may = [...]            store, query, retrieve, worklist, workitem; destination: receive instances
+                                    that another peer requests
     [[peer]] destinations = [...]   where it may have instances sent; unset: to every destination
     [[peer]] role = "..."           narrows what it may do, and which studies it sees, to those of a role
     [[peer]] tls, certificates, networks    the connection that it must come on
@@ -62,6 +62,7 @@ _PERMISSIONS: dict[Action, Permission] = {
     Action.RETRIEVE: "retrieve",
     Action.SEND: "retrieve",
     Action.WORKLIST: "worklist",
+    Action.WORKITEM: "workitem",
 }
 
 _UNKNOWN = "no [[peer]] has this aet: add one, or see `filmroom config explain accept_unknown_peers`"

@@ -29,6 +29,8 @@ class Action(Enum):
     """Empty the trash: delete for good."""
     WORKLIST = auto()
     """See worklists, and report performed procedure steps (MPPS)."""
+    WORKITEM = auto()
+    """See, create and perform workitems (UPS), and subscribe to their events."""
     CORRECT = auto()
     """Correct patients, studies or series, and undo corrections."""
     HOLD = auto()

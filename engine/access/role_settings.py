@@ -7,8 +7,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 ActionName = Literal[
-    "store", "query", "retrieve", "send", "worklist", "delete", "restore", "empty", "correct", "hold", "manage",
-    "configure", "observe", "share", "break-glass", "audit", "administer",
+    "store", "query", "retrieve", "send", "worklist", "workitem", "delete", "restore", "empty", "correct", "hold",
+    "manage", "configure", "observe", "share", "break-glass", "audit", "administer",
 ]  # fmt: skip
 RoleName = Annotated[
     str,
@@ -57,8 +57,8 @@ class Role(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Its name, for users, groups of an identity provider, and [[peer]] role."""
 
     may: tuple[ActionName, ...] = ()
-    """Its actions: store, query, retrieve, send, worklist, delete, restore, empty, correct, hold, manage, configure,
-    observe, share, break-glass, audit, administer. Storage commitment goes with store."""
+    """Its actions: store, query, retrieve, send, worklist, workitem, delete, restore, empty, correct, hold, manage,
+    configure, observe, share, break-glass, audit, administer. Storage commitment goes with store."""
 
     studies: Literal["all", "none", "granted"] | tuple[StudyRule, ...] = "granted"
     """The studies that its actions reach: all; granted: those that are granted to its user by name; none: not even
@@ -70,30 +70,30 @@ BUILT_IN_ROLES: Final = (
     Role(
         name="admin",
         may=(
-            "query", "worklist", "delete", "restore", "empty", "correct", "hold", "manage", "configure", "observe",
-            "audit", "administer",
+            "query", "worklist", "workitem", "delete", "restore", "empty", "correct", "hold", "manage", "configure",
+            "observe", "audit", "administer",
         ),
         studies="all",
     ),
     Role(
         name="radiologist",
-        may=("query", "retrieve", "send", "worklist", "share", "break-glass"),
+        may=("query", "retrieve", "send", "worklist", "workitem", "share", "break-glass"),
         studies="all",
     ),
     Role(
         name="technologist",
-        may=("store", "query", "retrieve", "send", "worklist", "correct"),
+        may=("store", "query", "retrieve", "send", "worklist", "workitem", "correct"),
         studies=(StudyRule(department="me", age_days=30),),
     ),
     Role(name="referrer", may=("query", "retrieve"), studies=(StudyRule(referrer="me"),)),
     Role(name="researcher", may=("query", "retrieve"), studies=(StudyRule(deidentified=True),)),
-    Role(name="service", may=("store", "query", "retrieve", "send", "worklist"), studies="all"),
+    Role(name="service", may=("store", "query", "retrieve", "send", "worklist", "workitem"), studies="all"),
     Role(name="auditor", may=("audit", "observe"), studies="none"),
     Role(
         name="full",
         may=(
-            "store", "query", "retrieve", "send", "worklist", "delete", "restore", "empty", "correct", "hold", "manage",
-            "configure", "observe", "share", "break-glass", "audit", "administer",
+            "store", "query", "retrieve", "send", "worklist", "workitem", "delete", "restore", "empty", "correct",
+            "hold", "manage", "configure", "observe", "share", "break-glass", "audit", "administer",
         ),
         studies="all",
     ),

@@ -29,7 +29,7 @@ _Url = Annotated[
     str, Meta(pattern=r"^(https?://[^\s?#@]+)?$", max_length=4096, description="an address as https://NAME/PATH")
 ]
 
-Permission = Literal["store", "query", "retrieve", "worklist", "destination"]
+Permission = Literal["store", "query", "retrieve", "worklist", "workitem", "destination"]
 
 
 class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,8 +86,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     networks: tuple[Network, ...] = ()
     """Addresses and networks that it may come from, with TLS or without. Unset: any."""
 
-    may: tuple[Permission, ...] = ("store", "query", "retrieve", "worklist", "destination")
+    may: tuple[Permission, ...] = ("store", "query", "retrieve", "worklist", "workitem", "destination")
     """Its permissions: store instances here, query, retrieve, see worklists and report performed steps (worklist),
+    see, create and perform workitems (workitem),
     receive instances that another peer requests. Without host, port and url the default leaves destination out."""
 
     role: Annotated[str, Meta(max_length=64)] = ""

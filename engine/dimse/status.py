@@ -104,6 +104,27 @@ class RetrieveStatus(IntEnum):
     PENDING = 0xFF00
 
 
+class WorkitemStatus(IntEnum):
+    """Unified procedure steps (UPS): N-CREATE, N-SET, N-GET and N-ACTION, PS3.4 CC.2."""
+
+    SUCCESS = 0x0000
+    ATTRIBUTES_NOT_SUPPORTED = 0x0001  # warning: what only an N-CREATE may set stayed as it was
+    ALREADY_CANCELED = 0xB304  # warning
+    ALREADY_COMPLETED = 0xB306  # warning
+    FINAL = 0xC300
+    WRONG_TRANSACTION_UID = 0xC301
+    ALREADY_IN_PROGRESS = 0xC302
+    SCHEDULED_BY_CREATION_ONLY = 0xC303
+    FINAL_STATE_NOT_MET = 0xC304
+    NO_SUCH_WORKITEM = 0xC307
+    RECEIVER_UNKNOWN = 0xC308
+    NOT_SCHEDULED = 0xC309
+    NOT_IN_PROGRESS = 0xC310
+    COMPLETED = 0xC311
+    PERFORMER_NOT_REACHED = 0xC312
+    ACTION_NOT_APPROPRIATE = 0xC314
+
+
 class Service(Enum):
     """The service whose table a status comes from."""
 

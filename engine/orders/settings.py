@@ -33,6 +33,10 @@ class Worklist(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What becomes of a step without MPPS when its study is complete (`[feed] study_complete_s`). complete: it is
     COMPLETED, and leaves the list: many modalities report nothing. keep: it stays as it is."""
 
+    workitems_kept_h: Annotated[float, Meta(ge=0, le=1_000_000)] = 24.0
+    """Hours for which a workitem (UPS) is kept after it was completed or canceled; longer, while a subscriber has a
+    deletion lock on it."""
+
     strict: bool = False
     """Whether an MPPS must have every attribute that PS3.4 F.7.2 demands; a [[station]] may say otherwise. Off: what is
     missing is logged, since many modalities leave out what they do not know."""

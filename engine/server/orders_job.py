@@ -1,4 +1,4 @@
-"""The caretaker's job for the registry of orders: links studies that have come, and compacts the state log."""
+"""The caretaker's job for the registry of orders: links studies, forgets workitems, compacts the state log."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from engine.archive.order_links import OrderLinks
 from engine.config import Config
 from engine.orders.registry import Orders
 from engine.orders.stations import Stations
+from engine.orders.workitems.store import Workitems
 
 MORE_S: Final = 0.05
 REST_S: Final = 5.0
@@ -41,11 +42,13 @@ class OrdersJob:
             if not has_orders(self._archive):
                 return REST_S
             self._orders = open_orders(self._archive, Stations(lambda: self._config))
+            Workitems(self._orders).restarted()
         if self._links.follow(self._orders, completes=self._config.worklist.arrival == "complete"):
             return MORE_S
         self._until_compaction_s -= REST_S
         if self._until_compaction_s <= 0:
             self._until_compaction_s = COMPACTION_S
+            Workitems(self._orders).forget(self._config.worklist.workitems_kept_h * 3600)
             self._compactions += self._orders.compact()
         return REST_S
 

@@ -8,6 +8,11 @@
     Repository Query                repository_query      C-FIND, C-CANCEL
     Modality Performed Procedure    mpps_scp              N-CREATE, N-SET; Retrieve: N-GET
     Step, and its Retrieve
+    Unified Procedure Step:         ups_scp
+      Push                            N-CREATE, N-ACTION, N-GET
+      Pull                            C-FIND, C-CANCEL, N-GET, N-SET, N-ACTION
+      Watch                           C-FIND, C-CANCEL, N-GET, N-ACTION
+      Query                           C-FIND, C-CANCEL
     Storage Commitment Push Model   commitment.scp        N-ACTION, N-EVENT-REPORT-RSP
     all others                      storage_scp           C-STORE, C-STORE-RSP
 
@@ -22,10 +27,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from engine.dicom.uids import name_of
-from engine.dimse.messages import CCancelRQ, Message
+from engine.dimse.messages import CCancelRQ, CFindRQ, Message
 from engine.dimse.status import GeneralStatus
 from engine.errors import MessageError
-from engine.services import echo_scp, find_scp, mpps_scp, repository_query, retrieve_scp, storage_scp, worklist_scp
+from engine.services import (
+    echo_scp,
+    find_scp,
+    mpps_scp,
+    repository_query,
+    retrieve_scp,
+    storage_scp,
+    ups_scp,
+    worklist_scp,
+)
 from engine.services.commitment import scp as commitment_scp
 
 if TYPE_CHECKING:
@@ -39,6 +53,7 @@ SERVICES: Final[tuple[ServiceClass, ...]] = (
     worklist_scp.SERVICE,
     mpps_scp.SERVICE,
     mpps_scp.RETRIEVE_SERVICE,
+    *ups_scp.SERVICES,
     retrieve_scp.MOVE_SERVICE,
     retrieve_scp.GET_SERVICE,
     commitment_scp.SERVICE,
@@ -70,7 +85,8 @@ def is_served(message: Message, service: ServiceClass, context: AcceptedContext)
     kind = type(message)
     if kind in service.requests:
         uid = getattr(message, "affected_sop_class_uid", None) or getattr(message, "requested_sop_class_uid", "")
-        if uid != context.abstract_syntax:
+        is_about_instance = bool(service.instances_class) and kind is not CFindRQ
+        if uid != context.abstract_syntax and not (is_about_instance and uid == service.instances_class):
             raise MessageError("another SOP class than that of its presentation context", _unsupported(message))
         return True
     if kind in service.responses:

@@ -65,5 +65,7 @@ class ServiceClass:
     """Whether its requests can be cancelled by C-CANCEL."""
     transfer_syntaxes: tuple[str, ...] = PLAIN_TRANSFER_SYNTAXES
     """In our order of preference."""
+    instances_class: str = ""
+    """The SOP class that requests about instances name instead of the context's; "": they name the context's."""
     options: bytes = b""
     """The options that we support in SOP class extended negotiation, byte by byte; empty: it is not answered."""

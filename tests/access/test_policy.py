@@ -36,6 +36,7 @@ def granted(config: Config, title: str, address: str = "127.0.0.1") -> set[Actio
         (("query",), {Action.QUERY}),
         (("retrieve",), {Action.RETRIEVE, Action.SEND}),
         (("worklist",), {Action.WORKLIST}),
+        (("workitem",), {Action.WORKITEM}),
         (("destination",), set()),
     ],
 )
@@ -45,7 +46,7 @@ def test_a_peer_may_do_what_its_entry_allows_and_always_call(may: tuple[Permissi
 
 
 PEERS_ACTIONS = {Action.ASSOCIATE, Action.STORE, Action.COMMIT, Action.QUERY, Action.RETRIEVE, Action.SEND}
-PEERS_ACTIONS |= {Action.WORKLIST}
+PEERS_ACTIONS |= {Action.WORKLIST, Action.WORKITEM}
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ def test_config_check_shows_values_and_where_they_come_from(
     assert rows["aet"] == ["ARCHIVE", "file"]
     assert rows["workers"] == ["5", "environment"]
     assert rows["dicom_port"] == ["11112", "default"]
-    assert rows["peer.P.may"][0] == "store, query, retrieve, worklist"
+    assert rows["peer.P.may"][0] == "store, query, retrieve, worklist, workitem"
     code, out, _ = run(capsys, "config", "check", "--config", "f.toml", "--json")
     assert json.loads(out)["values"]["aet"] == "ARCHIVE"
     (tmp_path / "f.toml").write_text('aett = "ARCHIVE"\n')

@@ -12,7 +12,7 @@ from engine.archive.transcoding.transcode import DECODABLE, ENCODABLE, LOSSY_ENC
 from engine.config import Config
 from engine.dicom import transfer_syntax, uids
 from engine.dimse.messages import Message
-from engine.dimse.status import FindStatus, GeneralStatus, RetrieveStatus, StoreStatus
+from engine.dimse.status import FindStatus, GeneralStatus, RetrieveStatus, StoreStatus, WorkitemStatus
 from engine.reports.document import Section, table
 from engine.reports.facts import Facts
 from engine.services import registry
@@ -26,6 +26,7 @@ _STATUSES: Final[Mapping[Action, type[IntEnum]]] = MappingProxyType(
         Action.STORE: StoreStatus,
         Action.QUERY: FindStatus,
         Action.WORKLIST: FindStatus,
+        Action.WORKITEM: WorkitemStatus,
         Action.RETRIEVE: RetrieveStatus,
         Action.ASSOCIATE: GeneralStatus,
         Action.COMMIT: GeneralStatus,

@@ -5,7 +5,7 @@ import { Action, Dialog, Failure, Listed, Table } from "./parts.js";
 import { post, put, remove } from "./server.js";
 import { moment, t } from "./words.js";
 
-const MAY = ["store", "query", "retrieve", "worklist", "destination"];
+const MAY = ["store", "query", "retrieve", "worklist", "workitem", "destination"];
 const KEPT = [
   "host", "port", "url", "may", "destinations", "transfer_syntaxes", "prefer_compressed", "accept_truncated", "durability", "duplicates", "query_options", "pdu_length_max", "store_associations",
   "asynchronous_window", "timeout_s", "delivery_rate_bytes_per_s_min", "associations_max", "associations_per_address_max", "bandwidth_bytes_per_s_max", "query_results_max", "query_timeout_s",
