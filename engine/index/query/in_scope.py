@@ -137,22 +137,25 @@ def _ids_of_part(
     reading: Reading, part: Part, number: int, read: Callable[[Reading, bytes, int], Iterator[int]]
 ) -> Iterator[int]:
     ids = _once([read(reading, key, number) for key in part.access], reverse=read is _ids_before)
-    if not part.also:
-        yield from ids
-        return
+    return _with_all(reading, part, ids, has_marks=read is _ids_after) if part.also else ids
+
+
+def _with_all(reading: Reading, part: Part, ids: Iterator[int], *, has_marks: bool) -> Iterator[int]:
+    """Those ids that have the further keys of their part. `has_marks`: negative ones too, see `candidates.Ids`."""
     with reading.txn.cursor(db=reading.environment.access_table) as cursor:
         for count, each in enumerate(ids, 1):
             if _has_all(cursor, part.also, keys.ID.pack(each)):
                 yield each
-            elif not count % PASSED_MAX and read is _ids_after:
+            elif has_marks and not count % PASSED_MAX:
                 yield -each
 
 
 def _once(ids: Sequence[Iterator[int]], *, reverse: bool = False, has_marks: bool = False) -> Iterator[int]:
     """Ids from several sources in one order, each once. `has_marks`: some are negative, see `candidates.Ids`."""
-    if len(ids) == 1:
-        yield from ids[0]
-        return
+    return ids[0] if len(ids) == 1 else _merged(ids, reverse=reverse, has_marks=has_marks)
+
+
+def _merged(ids: Sequence[Iterator[int]], *, reverse: bool, has_marks: bool) -> Iterator[int]:
     last = 0
     # A mark that an id is passed comes after that id from another source.
     key = (lambda number: (abs(number), number < 0)) if has_marks else None
