@@ -20,6 +20,7 @@ from engine.audit.verify import verify
 from engine.audit_settings import Audit
 from tests.audit.collector import Certificates, TlsCollector
 from tests.audit.recording import events, make_log, recording, stored, wait_until
+from tests.system.server import free_port
 
 STUDY = re.compile(rb'ParticipantObjectID="(1\.2\.[0-9.]+)"')
 
@@ -78,8 +79,7 @@ def test_messages_come_as_rfc_5425_has_them(
 def test_a_collector_that_was_down_gets_everything_later_and_after_a_restart_only_the_last_again(
     tmp_path: Path, certificates: Certificates
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    port = free_port()
     make_log(tmp_path, (30,))
     options = settings(certificates, port, resend_count=3, late_alert_s=0.001)
     with recording(tmp_path):
@@ -185,8 +185,7 @@ def test_rsyslog_takes_every_message_with_a_client_certificate(tmp_path: Path, c
         pytest.skip("rsyslog with rsyslog-openssl is not installed")
     folder, data = tmp_path / "rsyslog", tmp_path / "data"
     folder.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     configuration = RSYSLOG.format(
         folder=folder, ca=certificates.authority, cert=certificates.certificate, key=certificates.key, port=port
     )

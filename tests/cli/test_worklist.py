@@ -24,6 +24,7 @@ from engine.orders.registry import NoRules
 from engine.orders.rows import AskedRow
 from tests.cli.commands import rows, run
 from tests.services.serving import LIMITS, Serving, serve
+from tests.system.server import free_port
 
 ADD = ("worklist", "add")
 DOE = ("PatientID=4711", "PatientName=Doe^Jane", "AccessionNumber=A1", "Modality=CT", "ScheduledStationAETitle=CT1")
@@ -194,12 +195,6 @@ def _plain(data_set: Dataset) -> dict[str, Any]:
     return values
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     while process.poll() is None:
         with socket.socket() as probe:
@@ -216,7 +211,7 @@ def test_the_answers_are_those_of_wlmscpfs_for_its_own_examples(
     entries = _made(tmp_path / "folders" / "OFFIS", "wlistdb/OFFIS/*.dump", ".wl")
     (tmp_path / "folders" / "OFFIS" / "lockfile").write_bytes(b"")
     assert rows(capsys, "worklist", "import", str(tmp_path / "folders")) == [{"files": len(entries), "failed": 0}]
-    port = _free_port()
+    port = free_port()
     theirs: dict[str, list[dict[str, Any]]] = {}
     with subprocess.Popen(["wlmscpfs", "-dfp", tmp_path / "folders", str(port)], stderr=subprocess.DEVNULL) as process:
         try:

@@ -267,6 +267,7 @@ def test_associations_at_the_same_time_share_one_verification() -> None:
     assert accounts.verifications == 2 and not identities._verifications
 
 
+@pytest.mark.unjittered("the loop begins tasks in their order")
 def test_who_leaves_during_a_verification_ends_it_for_nobody_else() -> None:
     accounts, identities = _held_accounts()
 

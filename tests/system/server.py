@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import select
 import signal
 import socket
@@ -194,10 +195,16 @@ def running(data: Path, *arguments: str, **options: object) -> Iterator[Server]:
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
+    """A free loopback port, below those that the kernel gives to others meanwhile, or to a connection to itself."""
+    lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = lowest - 1 - secrets.randbelow(min(8000, lowest - 1024))
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port
 
 
 def wait_for(condition: object, timeout_s: float = 60.0, what: str = "condition") -> None:

@@ -196,8 +196,6 @@ def test_what_is_prepared_is_prewritten_while_nothing_is_stored(
     options = StorageOptions(segment_bytes=32 << 20, prewrite_bytes=16 << 20)
 
     async def script(ingestor: Ingestor) -> Answer:
-        segment_log.prepare(patience_s=0)
-        assert not segment_log.is_prewritten
         async with asyncio.timeout(60):
             while not segment_log.is_prewritten:
                 await asyncio.sleep(0.01)
@@ -205,4 +203,6 @@ def test_what_is_prepared_is_prewritten_while_nothing_is_stored(
 
     with Archive.open(tmp_path / "d", role="keeper", create=True) as archive:
         segment_log = archive.writer("test", options).log
+        segment_log.prepare(patience_s=0)
+        assert not segment_log.is_prewritten
         assert served(archive, script).outcome is Outcome.STORED
