@@ -29,6 +29,7 @@
     DATA/elsewhere/*.hint     segments that are in an object store only (see `archive.tiering.remote_segments`)
     DATA/object-store.json    which store that is (see `archive.tiering.connection`)
     DATA/published            which segments it has; chain.json: the chain of groups that is ours there
+    DATA/reads/               which studies were read on which day (see `archive.tiering.last_reads`)
     DATA/index/               LMDB, derived from the log; may be deleted while nothing runs
 
 A replica (`archive.copies.replica`) is an archive whose log another machine writes: processes here only read it. The

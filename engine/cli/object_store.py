@@ -95,6 +95,8 @@ def tier_apply(config: Config, progress: Progress) -> dict[str, Any]:
 def _rules(config: Config) -> Sequence[Tier]:
     if not config.tiers:
         raise ConfigError("there is no rule: write a [[tier]]")
+    if not config.audit.enabled and any(rule.last_read_days for rule in config.tiers):
+        raise ConfigError("last_read_days in a [[tier]] needs [audit] enabled: nobody notes what is read otherwise")
     return config.tiers
 
 

@@ -117,3 +117,11 @@ class Tier(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     modalities: tuple[str, ...] = ()
     """Only studies whose series all have one of these modalities (0008,0060); empty: any."""
+
+    institutions: tuple[str, ...] = ()
+    """Only studies whose series all come from one of these institutions (0008,0080), in upper or lower case; empty:
+    any."""
+
+    last_read_days: Annotated[int, Meta(ge=0, le=3600)] = 0
+    """Days for which nobody has retrieved, viewed or exported anything of the study; 0: does not matter. It is noted
+    from the start of this version on, with [audit] enabled: until that is so many days ago, the rule names no study."""

@@ -62,6 +62,7 @@ def test_an_association_leaves_one_event_a_study_with_its_patient(tmp_path: Path
         assert event["classes"] == {CT: 5} and event["count"] == 5
         assert event["who"] == {"kind": "peer", "name": "TEST", "address": "127.0.0.1"} or event["who"]["name"]
     assert found[1]["detail"] == "5 were stored before"
+    assert {line for path in (data / "reads").iterdir() for line in path.read_text().split()} == {STUDY_UID}
     assert found[4]["query"].startswith("study") and found[4]["count"] == 1
 
 

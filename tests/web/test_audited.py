@@ -56,6 +56,8 @@ def test_a_session_that_reads_a_study_leaves_one_beginning_on_the_disk(server: H
             assert session.get(f"{root}/{path}", headers=FRAME if "frames" in path else {}).status_code == 200
         assert session.get(f"{server.url}/api/instances/{samples.ROOT}.1.1.1/tags").status_code == 200
     assert kinds(server) == {"sending": 1}
+    reads = server.engine.archive.parts.layout.data / "reads"
+    assert {line for path in reads.iterdir() for line in path.read_text().split()} == {STUDY}
 
 
 def test_the_end_of_the_session_says_how_much_was_read(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Tiers: which segments need no file here any more, by rules of [[tier]]; the plan, and its application.
 
-A rule names studies; what can go is a segment. A segment goes when at least SHARE_MIN of its live bytes belong to
-studies that a rule names, and the bucket has it. Nothing is deleted: a legal hold does not matter here, and what was
-evicted is found as before and read through.
+A rule names studies, also by when they were read last (`last_reads`); what can go is a segment. A segment goes when at
+least SHARE_MIN of its live bytes belong to studies that a rule names, and the bucket has it. Nothing is deleted: a
+legal hold does not matter here, and what was evicted is found as before and read through.
 
     plan      studies and bytes that the rules name, segments that would go, and what it costs to read them again
     apply     `residence.evict` for each of these segments, beside a running server
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive import locks
 from engine.archive.tiering import connection
+from engine.archive.tiering.last_reads import ReadHistory
 from engine.archive.tiering.publisher import published_of
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.residence import Residence
@@ -77,7 +78,8 @@ def plan(archive: Archive, settings: ObjectStore, rules: Sequence[Tier], now_ns:
     """The plan at `now_ns`; reads the index study by study. Raises IndexError_, StorageError."""
     result = TierPlan({rule.name: 0 for rule in rules})
     named_bytes: Counter[int] = Counter()
-    for rule, size, by_segment in _named(archive, rules, now_ns):
+    history = ReadHistory(archive.parts.layout.data, archive.parts.files, now_ns)
+    for rule, size, by_segment in _named(archive, rules, now_ns, history):
         result.studies[rule.name] += 1
         result.study_bytes += size
         named_bytes.update(by_segment)
@@ -148,12 +150,15 @@ def _residence(archive: Archive) -> Residence:
     return Residence(layout, files, RemoteSegments(layout.data, layout.archive_id, files))
 
 
-def _named(archive: Archive, rules: Sequence[Tier], now_ns: int) -> Iterator[tuple[Tier, int, Counter[int]]]:
+def _named(
+    archive: Archive, rules: Sequence[Tier], now_ns: int, history: ReadHistory
+) -> Iterator[tuple[Tier, int, Counter[int]]]:
     """For each study the first rule that names it, its bytes, and those in each segment."""
     for match in archive.find(Query(Level.STUDY, dict.fromkeys(_COLUMNS, b""), Root.STUDY)):
         uid = match.attributes.get(tags.StudyInstanceUID, b"")
         modalities = set(match.values(tags.ModalitiesInStudy))
         fitting = [rule for rule in rules if not rule.modalities or (modalities and modalities <= {*rule.modalities})]
+        fitting = [rule for rule in fitting if _is_unread(uid, rule, history) and _is_from(archive, uid, rule)]
         if not fitting:
             continue
         instances = archive.instances(Query(Level.STUDY, {tags.StudyInstanceUID: uid}, Root.STUDY, b"ISO_IR 192"))
@@ -167,3 +172,20 @@ def _named(archive: Archive, rules: Sequence[Tier], now_ns: int) -> Iterator[tup
                     by_segment[instance.position.segment_id] += instance.position.end - instance.position.offset
                 yield rule, by_segment.total(), by_segment
                 break
+
+
+def _is_unread(uid: bytes, rule: Tier, history: ReadHistory) -> bool:
+    """Whether nobody has read a study for as long as a rule wants."""
+    if not rule.last_read_days:
+        return True
+    studies = history.read_since(rule.last_read_days)
+    return studies is not None and uid.decode("utf-8", "replace") not in studies
+
+
+def _is_from(archive: Archive, uid: bytes, rule: Tier) -> bool:
+    """Whether all series of a study come from institutions that a rule names."""
+    if not rule.institutions:
+        return True
+    names = {name.strip().casefold() for name in rule.institutions}
+    series = archive.parts.index.arrivals(uid)
+    return bool(series) and all(each.institution.strip().casefold() in names for each in series)

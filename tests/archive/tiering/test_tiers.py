@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.archive import verify
 from engine.archive.tiering import connection, tiers
+from engine.archive.tiering.last_reads import LastReads
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.errors import ObjectWrong
 from engine.objects.settings import Tier
 from engine.storage.files import Files
-from tests.archive.filled import contents, opened
-from tests.archive.tiering.stored import fill, publish_all, store_studies
+from tests.archive.filled import contents, opened, payload_of, store, uid
+from tests.archive.tiering.stored import PIXELS, fill, publish_all, store_studies
 from tests.objects.s3 import S3
 
 pytest.importorskip("obstore", reason="obstore is not installed")
@@ -78,3 +80,28 @@ def test_only_studies_of_the_rules_modalities_count_and_shared_segments_stay(s3:
         shared = both.segments[0].name.segment_id
         archive_mark = archive.parts.index.segment_marks()[shared]
         assert both.segments[0].share == 1.0 and archive_mark.live_count == 8
+
+
+def test_studies_that_were_read_or_come_from_elsewhere_stay(s3: S3, tmp_path: Path) -> None:
+    data, settings = tmp_path / "data", s3.settings(tmp_path)
+    with opened(data) as archive:
+        for study, name in ((1, "North Clinic"), (2, "South"), (3, "")):
+            store(archive, payload_of(study, 1, 1, InstitutionName=name, pixels=PIXELS))
+        day_s = time.time()
+        reads = LastReads(data, Files(), lambda: day_s - 20 * 86_400)
+        reads.note([uid(1), uid(3)])
+        reads.close()
+        reads = LastReads(data, Files(), lambda: day_s)
+        reads.note([uid(2)])
+        reads.close()
+
+        def named(**values: Any) -> int:
+            rule = Tier(name="rule", older_than_days=0, **values)
+            return tiers.plan(archive, settings, [rule], round(day_s * 1e9)).studies["rule"]
+
+        assert named() == 3
+        assert named(institutions=("NORTH clinic ", "other")) == 1
+        assert named(last_read_days=10) == 2
+        assert named(last_read_days=20) == 0
+        assert named(last_read_days=21) == 0, "nobody has noted it for so long"
+        assert named(last_read_days=10, institutions=("south",)) == 0
