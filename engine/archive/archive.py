@@ -14,7 +14,7 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -338,6 +338,11 @@ class Archive(View):
         """A secret that all processes of this archive share, to derive values that nobody can guess."""
         return self.parts.layout.archive_id
 
+    def note_reads(self, studies: Iterable[str]) -> None:
+        """Notes that these studies are read now, for the rules of tiers. For a thread that may wait for the disk."""
+        if not self.is_read_only:
+            self.parts.last_reads.note(studies)
+
     def study_facts(self, study_instance_uid: str) -> StudyFacts:
         """Whose a study is, for the audit log."""
         return study_facts(self.parts.index, study_instance_uid)
@@ -551,6 +556,7 @@ class Archive(View):
         for writer in writers:
             writer.close()
         parts.reader.close()
+        parts.last_reads.close()
         if parts.keeper is not None:
             # After a failure only the next start may judge what the log has written. Do not checkpoint it as safe.
             parts.keeper.close(clean=all(writer.log.failed is None for writer in writers))

@@ -13,6 +13,7 @@ from engine.archive.ledger import Ledger
 from engine.archive.readonly import UnwrittenIndex, refuse
 from engine.archive.register import Register
 from engine.archive.retrieve import Retrieval
+from engine.archive.tiering.last_reads import LastReads
 from engine.storage.reader import LogReader
 from engine.storage.segment_store import SegmentStore
 
@@ -45,6 +46,7 @@ class Parts:
         self.reader = LogReader(self.segments)
         self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register
+        self.last_reads = LastReads(layout.data, files)
         self.ledger = Ledger(layout, files, index, self.reader, self.refuse_writing)
 
     @property

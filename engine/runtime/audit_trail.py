@@ -7,7 +7,7 @@
     query       one event a query
     alert       somebody is not who he says: the first one of an address at once, more of them as a sum each ALERTS_S
 
-Where nothing is recorded, nothing is looked up. What leaves is noted for the rules of tiers, too (`last_reads`).
+Where nothing is recorded, nothing is looked up. What leaves is noted for rules of tiers, too (`Archive.note_reads`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from engine import audit, guards
 from engine.archive.study_facts import StudyFacts
-from engine.archive.tiering.last_reads import LastReads
 from engine.audit import Alert, Event, Kind, Outcome
 
 if TYPE_CHECKING:
@@ -88,7 +87,6 @@ class AuditTrail:
         self._unsent: set[Contents] = set()
         """Whose end is not recorded yet."""
         self._alerts: dict[tuple[str, Alert], int] = {}
-        self._last_reads = LastReads(archive.parts.layout.data, archive.parts.files)
 
     def alert(self, principal: Principal, alert: Alert, detail: str) -> None:
         """Records a security alert; a flood from one address becomes one event a minute."""
@@ -130,7 +128,7 @@ class AuditTrail:
             return None
         for study in studies:
             contents.facts[study] = self._archive.study_facts(study)
-        self._note_reads(studies)
+        self._archive.note_reads(studies)
         return audit.start(
             *(_event(Kind.SENDING, act, study, contents.facts[study], contents.studies[study]) for study in studies)
         )
@@ -145,7 +143,7 @@ class AuditTrail:
             facts = self._archive.study_facts(study)
             if facts.patient is None:
                 return False, None
-            self._note_reads([study])
+            self._archive.note_reads([study])
             return True, audit.start(_event(Kind.SENDING, act, study, facts, {}))
 
         is_stored, started = await self._pools.index.run(start, then=audit.flush)
@@ -158,7 +156,7 @@ class AuditTrail:
             return
 
         def start() -> audit.Started | None:
-            self._note_reads(contents.studies)
+            self._archive.note_reads(contents.studies)
             return audit.start(*(self._event_of(Kind.EXPORTED, act, *each) for each in contents.studies.items()))
 
         await audit.durable(await self._pools.index.run(start, then=audit.flush))
@@ -215,13 +213,8 @@ class AuditTrail:
         while (self._tasks or self._unsent) and asyncio.get_running_loop().time() < give_up_at:
             # An operation whose connection has ended takes some turns of the loop to end, too.
             await (asyncio.wait(self._tasks) if self._tasks else asyncio.sleep(0.001))
-        self._last_reads.close()
 
     # -- in threads ---------------------------------------------------------------------------------
-
-    def _note_reads(self, studies: Iterable[str]) -> None:
-        if not self._archive.is_read_only:
-            self._last_reads.note(studies)
 
     def _later(self, work: Callable[[], object]) -> None:
         async def run() -> None:
