@@ -67,6 +67,12 @@ _TYPES: Final = {
 }
 """Kind or alert → EventTypeCode and its meaning."""
 
+
+def event_code(kind: str) -> tuple[str, str, str]:
+    """EventID, its meaning, and EventActionCode of a kind of event."""
+    return _EVENTS.get(kind, _EVENTS["operation"])
+
+
 _APPLICATION, _LAUNCHER = ("110150", "Application"), ("110151", "Application Launcher")
 _DESTINATION, _SOURCE = ("110152", "Destination Role ID"), ("110153", "Source Role ID")
 _DESTINATION_MEDIA, _SOURCE_MEDIA = ("110154", "Destination Media"), ("110155", "Source Media")

@@ -8,6 +8,7 @@ from typing import Final
 from engine.fhir.datatypes import Json
 from engine.fhir.imaging_study import ENDPOINT_ID
 from engine.fhir.order_search import SERVICE_REQUEST, TASK
+from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
 from engine.fhir.release import Release
 from engine.fhir.search import IMAGING_STUDY, PATIENT, Parameter
 
@@ -17,7 +18,10 @@ _RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {
     "Patient": PATIENT,
     "ServiceRequest": SERVICE_REQUEST,
     "Task": TASK,
+    "Provenance": PROVENANCE,
+    "AuditEvent": AUDIT_EVENT,
 }
+_SEARCHED_ONLY: Final = ("Provenance",)
 
 _SMART: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
@@ -35,7 +39,7 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
     resources = [
         {
             "type": kind,
-            "interaction": [{"code": "read"}, {"code": "search-type"}],
+            "interaction": [*([] if kind in _SEARCHED_ONLY else [{"code": "read"}]), {"code": "search-type"}],
             "versioning": "no-version",
             "searchParam": [
                 {"name": name, "type": parameter.kind, "documentation": parameter.text}

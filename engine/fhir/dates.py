@@ -11,7 +11,7 @@ from __future__ import annotations
 import calendar
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
@@ -46,14 +46,40 @@ class _Span:
     has_time: bool
 
 
-def range_of(name: str, values: Iterable[str]) -> Range | None:
-    """The range that meets all values; None if no moment does. Raises RequestError."""
-    spans = [_span(name, value) for value in values]
-    zone = next((span.zone for span in spans if span.zone is not None), None)
+def bounds_of(name: str, values: Iterable[str]) -> tuple[str | None, str | None] | None:
+    """From when on and before when, in UTC as 2026-01-02T10:11:12.000000Z; None: at no time.
+
+    A value without a zone is in UTC. Raises RequestError.
+    """
+    spans = [_moved(span if span.zone is not None else replace(span, zone=UTC), UTC) for span in _spans(name, values)]
+    first, last = _within(name, spans)
+    if first > last:
+        return None
+    form = "%Y-%m-%dT%H:%M:%S.%fZ"
+    return (
+        first.strftime(form) if first > datetime.min else None,
+        (last + _TICK).strftime(form) if last < datetime.max else None,
+    )
+
+
+def _spans(name: str, values: Iterable[str]) -> list[_Span]:
+    return [_span(name, value) for value in values]
+
+
+def _within(name: str, spans: Iterable[_Span]) -> tuple[datetime, datetime]:
+    """The first and the last moment that meet all spans, which are in one zone."""
     first, last = datetime.min, datetime.max
     for span in spans:
-        begin, end = _bounds(name, _moved(span, zone))
+        begin, end = _bounds(name, span)
         first, last = max(first, begin), min(last, end)
+    return first, last
+
+
+def range_of(name: str, values: Iterable[str]) -> Range | None:
+    """The range that meets all values; None if no moment does. Raises RequestError."""
+    spans = _spans(name, values)
+    zone = next((span.zone for span in spans if span.zone is not None), None)
+    first, last = _within(name, (_moved(span, zone) for span in spans))
     if first > last:
         return None
     begins, ends = first > datetime.min, last < datetime.max

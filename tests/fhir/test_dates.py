@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from engine.errors import RequestError
-from engine.fhir.dates import Range, range_of
+from engine.fhir.dates import Range, bounds_of, range_of
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,17 @@ def test_comparisons_are_one_range(values: list[str], expected: Range | None) ->
 def test_what_is_no_date_is_refused_by_the_name_of_the_parameter(value: str) -> None:
     with pytest.raises(RequestError, match="^started: "):
         range_of("started", [value])
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["2026-01-02"], ("2026-01-02T00:00:00.000000Z", "2026-01-03T00:00:00.000000Z")),
+        (["ge2026-01-02T10:00:00+01:00"], ("2026-01-02T09:00:00.000000Z", None)),
+        (["ge2026-01-02", "lt2026-01-02T12:00Z"], ("2026-01-02T00:00:00.000000Z", "2026-01-02T12:00:00.000000Z")),
+        (["le2026"], (None, "2027-01-01T00:00:00.000000Z")),
+        (["ge2026", "lt2025"], None),
+    ],
+)
+def test_several_values_are_bounds_in_utc(values: list[str], expected: tuple[str | None, str | None] | None) -> None:
+    assert bounds_of("date", values) == expected

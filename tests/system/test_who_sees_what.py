@@ -329,6 +329,28 @@ def check_fhir(hospital: Hospital, holder: Holder) -> None:
         assert status == (200 if study in seen else 404), (about, body[:300])
         query = f"/fhir/ImagingStudy?identifier={study.accession}"
         assert len(json.loads(hospital.ask(holder, query)[1]).get("entry", [])) == (study in seen), about
+        origins = json.loads(hospital.ask(holder, f"/fhir/Provenance?target=ImagingStudy/{study.uid}")[1])
+        assert bool(origins.get("entry")) is (study in seen), about
+    check_export(hospital, holder, seen)
+
+
+def check_export(hospital: Hospital, holder: Holder, seen: list[Study]) -> None:
+    """An export has all that its reader may see; somebody else's does not exist."""
+    folder = hospital.server.data / "exports"
+    before = set(folder.glob("*.json"))
+    status, body = hospital.ask(holder, "/fhir/$export", Prefer="respond-async")
+    assert status == 202, body
+    (export,) = set(folder.glob("*.json")) - before
+    path = f"/fhir/export-status/{export.stem}"
+    for kind, expected in (
+        ("ImagingStudy", {study.uid for study in seen}),
+        ("Patient", {study.patient for study in seen}),
+    ):
+        lines = hospital.ask(holder, f"{path}/{kind}")[1].splitlines()
+        ids = [json.loads(line)["id"] for line in lines]
+        assert sorted(ids) == sorted(expected), hospital.about(holder)
+    assert hospital.ask(hospital.admin, path)[0] == 404
+    assert hospital.ask(holder, path, "DELETE")[0] == 202
 
 
 def unpacked(cursor: str) -> bytes:

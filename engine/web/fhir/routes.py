@@ -11,9 +11,10 @@ from engine.errors import RequestError
 from engine.fhir.conformance import capability_statement, endpoint
 from engine.fhir.imaging_study import ENDPOINT_ID
 from engine.fhir.order_search import SERVICE_REQUEST, TASK
+from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
 from engine.fhir.search import IMAGING_STUDY, PATIENT
 from engine.web.errors import NotFound
-from engine.web.fhir import export, imaging_studies, orders, patients
+from engine.web.fhir import export, imaging_studies, orders, patients, records
 from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
 from engine.web.fhir.parameters import FORM
 from engine.web.fhir.smart import WELL_KNOWN
@@ -95,6 +96,16 @@ def _orders(kind: str, read: Handler, search: Handler, parameters: Mapping[str, 
     )
 
 
+def _records(
+    kind: str, search: Handler, parameters: Mapping[str, SearchParameter], summary: str, action: Action
+) -> tuple[Route, ...]:
+    """The routes of a search."""
+    return (
+        _route(f"/{kind}", search, summary, _described(parameters), action=action),
+        _route(f"/{kind}/_search", search, summary, method="POST", action=action),
+    )
+
+
 _STUDY_PARAMETERS: Final = (
     *_described(IMAGING_STUDY),
     Parameter("_sort", "Order of the studies", options=("started", "-started")),
@@ -168,5 +179,8 @@ FHIR_ROUTES: Final = (
     _route("/Patient/{id}", patients.read, "A patient"),
     *_orders("ServiceRequest", orders.read_request, orders.search_requests, SERVICE_REQUEST),
     *_orders("Task", orders.read_task, orders.search_tasks, TASK),
+    *_records("Provenance", records.search_provenance, PROVENANCE, "Where studies come from", Action.QUERY),
+    *_records("AuditEvent", records.search_events, AUDIT_EVENT, "Search the audit log", Action.AUDIT),
+    _route("/AuditEvent/{id}", records.read_event, "An event of the audit log", action=Action.AUDIT),
     _route("/Endpoint/{id}", _endpoint, "Where the images are"),
 )
