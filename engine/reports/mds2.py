@@ -65,6 +65,11 @@ def _destinations(facts: Facts) -> tuple[str, str]:
     return "Yes", f"Only a [[peer]] is sent to: {len(facts.config.peers)} are configured."
 
 
+def _providers(facts: Facts) -> tuple[str, str]:
+    names = ", ".join(provider.name for provider in facts.config.oidc)
+    return "Yes", f"OpenID Connect, [[oidc]]: {names or 'none is configured'}."
+
+
 _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
     (
         "Management of personally identifiable information (MPII)",
@@ -73,9 +78,9 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
             Question("MPII-2", "Does it keep such information?", _yes("In its archive, until it is deleted.")),
             Question("MPII-2.1", "In volatile memory for a while?", _yes("While it receives and sends.")),
             Question("MPII-2.2", "On internal media?", _yes("In the folder of the archive.")),
-            Question("MPII-2.3", "Over a loss of power?", _yes("What was acknowledged in durable mode.")),
-            Question("MPII-2.4", "Until it is erased?", _yes("`filmroom delete`, retention rules; holds keep it.")),
-            Question("MPII-2.5", "In a database?", _yes("LMDB, derived from the log.")),
+            Question("MPII-2.3", "Until it is erased?", _yes("`filmroom delete`, retention rules; holds keep it.")),
+            Question("MPII-2.4", "In a database?", _yes("LMDB, derived from the log.")),
+            Question("MPII-2.7", "Over a loss of power?", _yes("What was acknowledged in durable mode.")),
             Question("MPII-3.2", "Does it print?", _no("It has no printing service.")),
             Question("MPII-3.3", "Does it read and write removable media?", _yes("Folders, zip, DICOMDIR.")),
             Question("MPII-3.5", "Does it transmit over a wired network?", _yes("DICOM and HTTP.")),
@@ -123,9 +128,9 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
             Question("CSUP-1", "Does it contain software that may need security updates?",
                      _yes("See the software bill of materials.")),
             Question("CSUP-2", "Does it contain an operating system?", _no("The operator's Linux.")),
-            Question("CSUP-5", "Does it contain other software components?",
+            Question("CSUP-5", "Does it contain components of others, apart from an operating system?",
                      _yes("Versions and hashes are locked; the operator installs upgrades (upgrade.md).")),
-            Question("CSUP-11", "Does it update itself?", _no("Nothing is fetched by a running server.")),
+            Question("CSUP-8", "Does it update itself?", _no("Nothing is fetched by a running server.")),
         ),
     ),
     (
@@ -179,22 +184,28 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
         "Connectivity (CONN)",
         (
             Question("CONN-1", "Does it have hardware for connections?", _not_applicable()),
-            Question("CONN-7", "Does it communicate with other systems?", _ports),
-            Question("CONN-8", "Does it communicate beyond the operator's network?",
+            Question("CONN-2", "Is there a list of its ports and protocols?", _ports),
+            Question("CONN-3", "Does it communicate with other systems of the operator?", _destinations),
+            Question("CONN-4", "Does it communicate beyond the operator's network?",
                      _no("Only with peers and webhooks that the configuration names.")),
+            Question("CONN-6", "Does it need the internet?", _no()),
+            Question("CONN-7", "Does it support TLS?", _yes("PS3.15 B.12 and HTTPS; CONN-2 names the ports.")),
         ),
     ),
     (
         "Person authentication (PAUT)",
         (
             Question("PAUT-1", "Does each user have a name and prove it?", _judged(safeguards.people_authenticated)),
-            Question("PAUT-2", "Are accounts protected from guessing?", _judged(safeguards.passwords_managed)),
-            Question("PAUT-5", "Are there accounts that everybody knows?", _no("The first user comes by a link.")),
+            Question("PAUT-2", "Can another service authenticate users?", _providers),
+            Question("PAUT-3", "Are accounts protected from guessing?", _judged(safeguards.passwords_managed)),
+            Question("PAUT-4", "Are accounts that exist at first documented?",
+                     _not_applicable("There is none: the first user comes by a link.")),
+            Question("PAUT-8", "Is there a second factor?", _yes("TOTP and passkeys.")),
         ),
     ),
     (
         "Physical locks (PLOK)",
-        (Question("PLOK-1", "Are components locked?", _not_applicable()),),
+        (Question("PLOK-1", "Is it software only?", _yes("The rest of this section does not apply.")),),
     ),
     (
         "Roadmap for components (RDMP)",
@@ -216,7 +227,7 @@ _SECTIONS: Final[tuple[tuple[str, tuple[Question, ...]], ...]] = (
         (
             Question("SAHD-1", "Is it hardened by a standard?",
                      _see("tools/filmroom.service has a sandbox of systemd; the image runs without root.")),
-            Question("SAHD-5", "Are installed files verified?",
+            Question("SAHD-4", "Can the operator verify installed files?",
                      _yes("The bill of materials compares every file with its hash.")),
         ),
     ),
