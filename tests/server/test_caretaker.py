@@ -82,6 +82,7 @@ def test_a_dead_caretaker_is_replaced_and_one_without_supervisor_ends(tmp_path: 
         second = pid_of(server)
         assert second not in (None, first)
         assert server.worker_pids() == workers
+        wait_for(lambda: server.events("caretaker died"), what="the line in the log")
         assert server.events("caretaker died")[0]["exit_code"] == -signal.SIGKILL
         os.kill(server.process.pid, signal.SIGKILL)
         server.wait()

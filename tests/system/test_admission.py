@@ -161,8 +161,8 @@ def test_what_is_refused_and_why_is_in_the_statistics_and_ends_with_a_reload(tmp
         server.reload("")
         wait_for(lambda: reasons() == {None}, what="both workers take instances again")
         assert sender.store() == 0
+        wait_for(lambda: len(server.events("new instances are accepted again")) == 2, what="the lines in the log")
         assert [line["reason"] for line in server.events("new instances are refused")] == ["disk reserve"] * 2
-        assert len(server.events("new instances are accepted again")) == 2
         sender.close()
 
 

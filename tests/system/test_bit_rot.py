@@ -129,8 +129,9 @@ def test_a_server_scrubs_by_itself_and_says_how_far_it_is(data: Path) -> None:
         def scrub() -> dict[str, object]:
             return server.stats()["caretaker"]["scrub"]  # type: ignore[index, no-any-return]
 
-        wait_for(lambda: "scrub" in server.stats()["caretaker"] and "last_pass_ended" in scrub(), 30)  # type: ignore[operator]
+        wait_for(lambda: "scrub" in server.stats()["caretaker"] and "last_pass_ended" in scrub())  # type: ignore[operator]
         assert scrub()["damaged"] == 1
+        wait_for(lambda: server.events("stored bytes are damaged"), what="the line in the log")
         assert [event["sop_instance_uid"] for event in server.events("stored bytes are damaged")] == [uid]
         assert store(server, [instances[3]]) == [0]
         assert server.stats()["archive"]["damaged"] == 0  # type: ignore[index]

@@ -151,6 +151,7 @@ def test_the_command_line_has_the_attributes_of_the_server_and_says_how_far_it_i
     assert orjson.loads(found.stdout)["StudyStatusID"] == "VERIFIED", found.stderr
     status = orjson.loads(filmroom(server, "reindex", "status").stdout)
     assert (status["attributes"], status["running"], status["progress"]) == (4, False, 1.0)
+    wait_for(lambda: server.events("re-indexing ended"), what="the line in the log")
     assert server.events("re-indexing ended")[0]["extracted"] == 2
 
 

@@ -1076,7 +1076,7 @@ def test_a_stopped_worker_keeps_nobody_waiting_and_goes_on_when_it_runs_again(tm
 
 
 def test_a_worker_that_stays_stopped_is_replaced(tmp_path: Path) -> None:
-    with running(tmp_path / "d", workers=1, config="[limits]\nworker_silence_s_max = 1.5\n") as server:
+    with running(tmp_path / "d", workers=1, config="[limits]\nworker_silence_s_max = 3.0\n") as server:
         (stopped,) = server.worker_pids()
         os.kill(stopped, signal.SIGSTOP)
         # Nobody else is there: the connection waits for the successor.
@@ -1084,7 +1084,9 @@ def test_a_worker_that_stays_stopped_is_replaced(tmp_path: Path) -> None:
             script.associate(ECHO)
             script.echo(5)
             script.release()
-        assert server.events("worker did not answer for too long and is replaced")
+        wait_for(
+            lambda: server.events("worker did not answer for too long and is replaced"), what="the line in the log"
+        )
         assert server.worker_pids() != [stopped]
 
 

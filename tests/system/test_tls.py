@@ -170,9 +170,9 @@ def test_the_certificate_of_another_peer_is_rejected_with_a_security_alert(serve
     before = counter(server, "security_alerts")
     assert rejection(server, site.context("ct2"), "CT1") == (1, 1, 3)
     assert counter(server, "security_alerts") == before + 1
-    assert [event["reason"] for event in server.events("security alert: the title of another peer")][-1:] == [
-        "a certificate that is not the peer's"
-    ]
+    wait_for(lambda: server.events("security alert: the title of another peer"), what="the line in the log")
+    (event,) = server.events("security alert: the title of another peer")[-1:]
+    assert event["reason"] == "a certificate that is not the peer's"
 
 
 def test_a_peer_that_must_use_tls_is_rejected_without(server: Server, site: Site) -> None:

@@ -334,7 +334,11 @@ def test_a_right_passcode_gets_a_positive_response_if_it_asks(server: Server, si
     assert answer(server, context, RIGHT) == EMPTY
     assert answer(server, context, RIGHT) == EMPTY  # remembered
     assert answer(server, context, identity_item(2, b"anna", PASSCODE.encode(), asks=False)) is None
-    assert [event["user"] for event in server.events("association accepted") if "user" in event][-2:] == ["anna"] * 2
+
+    def users() -> list[object]:
+        return [event["user"] for event in server.events("association accepted") if "user" in event]
+
+    wait_for(lambda: users()[-2:] == ["anna"] * 2, what="her name in the log")
     wait_for(lambda: logins(server, "anna"), what="the log-in in the audit")
     assert set(logins(server, "anna")) == {("VIEWER", 0)}
 
