@@ -16,6 +16,8 @@ from engine.web.fhir.routes import FHIR_ROUTES
 from engine.web.route import DICOMWEB, Route
 from engine.web.stow import ROUTES as STOW_ROUTES
 from engine.web.wado_routes import WADO_ROUTES
+from engine.web.workitem_subscribers import ROUTES as SUBSCRIBER_ROUTES
+from engine.web.workitems import ROUTES as WORKITEM_ROUTES
 
 _RESOURCES: tuple[Route, ...] = (
     Route("GET", "/health/live", health.live, "Whether this server is alive", None, schema="Liveness"),
@@ -45,6 +47,8 @@ _RESOURCES: tuple[Route, ...] = (
     *STOW_ROUTES,
     *DELETION_ROUTES,
     *COMMITMENT_ROUTES,
+    *WORKITEM_ROUTES,
+    *SUBSCRIBER_ROUTES,
     *FHIR_ROUTES,
     *page_files.ROUTES,
     *docs.ROUTES,

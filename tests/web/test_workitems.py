@@ -1,0 +1,173 @@
+"""UPS-RS over HTTP: workitems made, found, claimed, ended, canceled, subscribed to. One server for the module."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+import orjson
+import pytest
+import requests
+
+from engine.dicom import tags, xml_model
+from engine.orders.workitems.store import Workitems
+from tests.web.hosting import Hosting
+from tests.web.serving import serving
+
+UIDS = count(1)
+JSON = "application/dicom+json"
+GLOBAL = "1.2.840.10008.5.1.4.34.5"
+
+
+@pytest.fixture(scope="module")
+def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
+    with serving(tmp_path_factory.mktemp("workitems") / "data") as hosting:
+        yield hosting
+
+
+def new_uid() -> str:
+    return f"1.2.826.0.1.3680043.9.9997.{next(UIDS)}"
+
+
+def model(**values: Any) -> dict[str, Any]:
+    """A data set of keywords; a list of dictionaries is a sequence."""
+    found = {}
+    for keyword, value in values.items():
+        tag = tags.tag_of(keyword) or 0
+        vr = tags.vr_of(tag)
+        if vr == "SQ":
+            content: list[Any] = [model(**item) for item in value]
+        else:
+            content = [{"Alphabetic": value}] if vr == "PN" else [value]
+        found[f"{tag:08X}"] = {"vr": vr, "Value": content} if value else {"vr": vr}
+    return found
+
+
+def scheduled(**values: Any) -> dict[str, Any]:
+    return model(
+        **{
+            "ProcedureStepState": "SCHEDULED", "ScheduledProcedureStepPriority": "HIGH", "InputReadinessState": "READY",
+            "ProcedureStepLabel": "Sägment", "ScheduledProcedureStepStartDateTime": "20261201090000",
+            "PatientName": "Döe^Jane", "PatientID": "P1", **values,
+        }
+    )  # fmt: skip
+
+
+def code(value: str) -> list[dict[str, str]]:
+    return [{"CodeValue": value, "CodingSchemeDesignator": "99X", "CodeMeaning": "m"}]
+
+
+PERFORMED = {
+    "PerformedStationNameCodeSequence": code("AI1"),
+    "PerformedWorkitemCodeSequence": code("W1"),
+    "PerformedProcedureStepStartDateTime": "20261201091000",
+    "PerformedProcedureStepEndDateTime": "20261201092000",
+    "OutputInformationSequence": [{"StudyInstanceUID": "1.2.3"}],
+}
+
+
+def ask(hosting: Hosting, method: str, path: str, body: Any = None, status: int = 200) -> requests.Response:
+    data = body if body is None or isinstance(body, bytes) else orjson.dumps([body])
+    headers = {"Content-Type": JSON} if body is not None else {}
+    answer = requests.request(method, f"{hosting.url}/dicom-web{path}", data=data, headers=headers, timeout=60)
+    assert answer.status_code == status, (answer.status_code, answer.text)
+    return answer
+
+
+def create(hosting: Hosting, **values: Any) -> str:
+    uid = new_uid()
+    ask(hosting, "POST", f"/workitems?workitem={uid}", scheduled(**values), 201)
+    return uid
+
+
+def state(value: str, transaction_uid: str) -> dict[str, Any]:
+    return model(ProcedureStepState=value, TransactionUID=transaction_uid)
+
+
+def test_a_workitem_lives_over_http_as_over_dimse(hosting: Hosting) -> None:
+    uid = new_uid()
+    made = ask(hosting, "POST", f"/workitems?{uid}", scheduled(), 201)
+    assert made.headers["Location"] == f"{hosting.url}/dicom-web/workitems/{uid}"
+    assert "exists already" in ask(hosting, "POST", f"/workitems?workitem={uid}", scheduled(), 409).json()["detail"]
+    path = f"/workitems/{uid}"
+    ask(hosting, "PUT", f"{path}/state", state("IN PROGRESS", "1.2.9"))
+    refused = ask(hosting, "PUT", f"{path}/state", state("IN PROGRESS", "1.2.9"), 409)
+    assert "inconsistent with the state" in refused.headers["Warning"]
+    wrong = ask(hosting, "PUT", f"{path}/state", state("COMPLETED", "1.2.8"), 400)
+    assert wrong.headers["Warning"].endswith('"The Transaction UID is incorrect."')
+    assert "missing" in ask(hosting, "POST", path, model(ProcedureStepLabel="x"), 400).headers["Warning"]
+    change = model(UnifiedProcedureStepPerformedProcedureSequence=[PERFORMED])
+    ask(hosting, "PUT", f"{path}/state", state("COMPLETED", "1.2.9"), 409)
+    ask(hosting, "POST", f"{path}?transaction=1.2.9", change)
+    ask(hosting, "PUT", f"{path}/state", state("COMPLETED", "1.2.9"))
+    again = ask(hosting, "PUT", f"{path}/state", state("COMPLETED", "1.2.9"))
+    assert "already in the requested state of COMPLETED" in again.headers["Warning"]
+    ask(hosting, "POST", f"{path}/cancelrequest", None, 409)
+    (stored,) = ask(hosting, "GET", path).json()
+    assert stored["00741000"]["Value"] == ["COMPLETED"] and "00081195" not in stored
+    assert stored["00100010"]["Value"] == [{"Alphabetic": "Döe^Jane"}]
+    ask(hosting, "GET", f"/workitems/{new_uid()}", None, 404)
+
+
+def test_a_scheduled_workitem_is_canceled_on_request(hosting: Hosting) -> None:
+    uid = create(hosting)
+    path = f"/workitems/{uid}/cancelrequest"
+    ask(hosting, "POST", path, model(ReasonForCancellation="by mistake"), 202)
+    assert "already in the requested state of CANCELED" in ask(hosting, "POST", path, None, 202).headers["Warning"]
+    (stored,) = ask(hosting, "GET", f"/workitems/{uid}").json()
+    assert stored["00741002"]["Value"][0]["00741238"]["Value"] == ["by mistake"]
+
+
+def test_searches_find_by_keys_and_return_what_is_asked_for(hosting: Hosting) -> None:
+    uids = [create(hosting, WorklistLabel="RS", ScheduledWorkitemCodeSequence=code(f"W{n}")) for n in range(3)]
+    (match,) = ask(hosting, "GET", "/workitems?WorklistLabel=R*&ScheduledWorkitemCodeSequence.CodeValue=W1").json()
+    assert match["00080018"]["Value"] == [uids[1]] and "00404010" not in match
+    (whole,) = ask(hosting, "GET", f"/workitems?00080018={uids[0]}&includefield=all").json()
+    assert "00404010" in whole
+    pages = [ask(hosting, "GET", f"/workitems?WorklistLabel=RS&limit=2&offset={offset}") for offset in (0, 2)]
+    assert [len(page.json()) for page in pages] == [2, 1]
+    assert "Warning" in pages[0].headers and "Warning" not in pages[1].headers
+    assert ask(hosting, "GET", "/workitems?WorklistLabel=none").json() == []
+    for query in ("Nonsense=1", "ScheduledProcedureStepStartDateTime=soon", "limit=x", "PatientID.CodeValue=1"):
+        ask(hosting, "GET", f"/workitems?{query}", None, 400)
+
+
+def test_bodies_may_be_xml_and_wrong_ones_are_refused_in_words(hosting: Hosting) -> None:
+    uid = new_uid()
+    answer = requests.post(
+        f"{hosting.url}/dicom-web/workitems?workitem={uid}",
+        data=xml_model.encode(scheduled()),
+        headers={"Content-Type": "application/dicom+xml"},
+        timeout=60,
+    )
+    assert answer.status_code == 201
+    ask(hosting, "POST", "/workitems", model(ProcedureStepState="SCHEDULED"), 400)
+    ask(hosting, "POST", "/workitems", b"[]", 400)
+    ask(hosting, "POST", "/workitems", b"{", 400)
+    ask(hosting, "POST", "/workitems?nonsense=1", scheduled(), 400)
+    ask(hosting, "PUT", "/workitems/abc/state", state("IN PROGRESS", "1.2"), 400)
+    assert requests.post(f"{hosting.url}/dicom-web/workitems", data=b"x", timeout=60).status_code == 415
+
+
+def test_subscriptions_have_their_events_and_end(hosting: Hosting) -> None:
+    uid, workitems = create(hosting), Workitems(hosting.engine.orders())
+    path = f"/workitems/{uid}/subscribers/RS1"
+    made = ask(hosting, "POST", f"{path}?deletionlock=true", None, 201)
+    assert made.headers["Content-Location"] == f"ws://127.0.0.1:{hosting.port}/dicom-web/subscribers/RS1"
+    ask(hosting, "PUT", f"/workitems/{uid}/state", state("IN PROGRESS", "1.2.9"))
+    ask(hosting, "POST", f"/workitems/{uid}/cancelrequest", None, 202)
+    assert [event.type for _, event in workitems.waiting("RS1", 0, 10)] == [1, 1, 2]
+    ask(hosting, "DELETE", path)
+    ask(hosting, "POST", f"{path}/suspend", None, 400)
+    filtered = f"/workitems/{GLOBAL}.1/subscribers/RS2"
+    ask(hosting, "POST", f"{filtered}?filter=WorklistLabel=MINE,PatientID=P7", None, 201)
+    ask(hosting, "POST", filtered, None, 400)
+    mine = create(hosting, WorklistLabel="MINE", PatientID="P7")
+    create(hosting, WorklistLabel="MINE")
+    assert [event.uid for _, event in workitems.waiting("RS2", 0, 10)] == [mine]
+    ask(hosting, "POST", f"/workitems/{GLOBAL}/subscribers/RS2/suspend")
+    ask(hosting, "DELETE", f"/workitems/{GLOBAL}/subscribers/RS2")
+    assert workitems.waiting("RS2", 0, 10) == []
+    ask(hosting, "POST", f"/workitems/{new_uid()}/subscribers/RS1", None, 404)
+    ask(hosting, "POST", f"/workitems/{uid}/subscribers/{'X' * 17}", None, 400)
