@@ -169,6 +169,7 @@ ARCHIVE_FACE = {
     "engine.archive.hospital",
     "engine.archive.messages",
     "engine.archive.order_links",
+    "engine.archive.reconciliation",
     # What servers did in the last days.
     "engine.archive.stats_history",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.
@@ -187,8 +188,6 @@ ARCHIVE_COMMANDS = ARCHIVE_FACE | {
     "engine.archive.extras",
     "engine.archive.layout",
     "engine.archive.pace",
-    # The journal of HL7 messages.
-    "engine.archive.messages",
 }
 """And what the command line, the server's processes and the doctor may."""
 

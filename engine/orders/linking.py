@@ -116,6 +116,8 @@ def _put(work: Work, study_instance_uid: str, order: int, rule: str) -> None:
 
 def _note_conflict(work: Work, named: Named, order: int) -> None:
     key = key_of(named.study_instance_uid, order)
+    if work.writing.get(work.tables.links, key) is not None:
+        return  # a person has decided
     if work.writing.get(work.tables.conflicts, key) is None:
         row = ConflictRow(
             study_instance_uid=named.study_instance_uid, order=order, reason="another patient", time=work.now
@@ -137,9 +139,12 @@ def link_by_hand(work: Work, study_instance_uid: str, order: int) -> None:
 
 
 def unlink(work: Work, study_instance_uid: str, order: int) -> None:
-    """A person says that it does not. Raises UpdateRefused."""
+    """A person says that it does not; also of a conflict, which ends with that. Raises UpdateRefused."""
     key = key_of(study_instance_uid, order)
     row = work.writing.get(work.tables.links, key)
+    if row is None and work.writing.get(work.tables.conflicts, key) is not None:
+        row = LinkRow(study_instance_uid=study_instance_uid, order=order, rule="by-hand")
+        work.writing.delete(work.tables.conflicts, key)
     if row is None or row.is_undone:
         raise refuse("this study is not linked to this order", RefusalReason.UNKNOWN_KEY)
     work.writing.put(work.tables.links, key, replace(row, is_undone=True, by=work.source.name, time=work.now))

@@ -258,3 +258,30 @@ def test_messages_are_listed_filtered_and_shown_with_their_fields(
     dialog.get_by_role("button", name="Apply again").click()
     dialog.get_by_role("button", name="Apply again").click()
     expect(dialog.get_by_role("alert")).to_contain_text("this server receives no messages")
+
+
+def test_a_study_is_matched_to_a_proposed_order_and_the_link_is_undone(serve: Server, open_page: OpenPage) -> None:
+    data_set = DATA_SETS[1]
+    day, name = str(data_set.StudyDate), str(data_set.PatientName)
+    texts = {"PatientID": str(data_set.PatientID), "PatientName": name, "Modality": str(data_set.Modality)}
+    step = {"ScheduledProcedureStepStartDate": day, "AccessionNumber": "ACC71", **texts}
+    add = ["worklist", "add", "--data", str(serve.data), *(f"{name}={text}" for name, text in step.items())]
+    assert cli.run(add) == exit_codes.OK
+    page = open_page("#/worklist/matching", viewport={"width": 390, "height": 844})
+    page.get_by_label("From").fill(f"{day[:4]}-{day[4:6]}-{day[6:]}")
+    studies = page.get_by_role("table", name="Studies without an order")
+    row = studies.get_by_role("row").filter(has_text=f"accession {data_set.AccessionNumber}")
+    row.get_by_role("button", name="Match").click()
+    dialog = page.get_by_role("dialog")
+    proposals = dialog.get_by_role("table", name="Orders that it may fulfil")
+    expect(proposals).to_contain_text("same patient ID")
+    assert browsing.accessibility_problems(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    proposals.get_by_role("row").filter(has_text="ACC71").get_by_role("button", name="Link").click()
+    links = dialog.get_by_role("table", name="Links")
+    expect(links).to_contain_text("by hand")
+    links.get_by_role("button", name="Undo the link").click()
+    links.get_by_role("button", name="Undo the link").click()
+    expect(links).to_contain_text("undone")
+    dialog.get_by_role("button", name="Close").click()
+    expect(row).to_have_count(1)

@@ -19,10 +19,11 @@ const TEXTS = [STATION, "Modality", "PatientName", "PatientID", "AccessionNumber
 const number = (value) => value.toLocaleString(language());
 const today = () => dateOf(daysAgo(0));
 
+const Matching = lazily(async () => (await import("./matching.js")).Matching);
 const Messages = lazily(async () => (await import("./messages.js")).Messages);
 
 /** The views of the hospital's side, each with the action that it takes. */
-const VIEWS = { list: [List, "worklist"], messages: [Messages, "manage"] };
+const VIEWS = { list: [List, "worklist"], matching: [Matching, "correct"], messages: [Messages, "manage"] };
 
 export function Worklist({ view }) {
   const names = Object.keys(VIEWS).filter((name) => may(VIEWS[name][1]));

@@ -1,0 +1,23 @@
+// The words of the reconciliation of studies and orders.
+
+import { addWords } from "./words.js";
+
+const EN = {
+  "matching.about": "Studies and orders that do not fit together. A link gives the study what it lacks of the order; it changes no image, and can be undone.",
+  "matching.since": "From", "matching.until": "Until", "matching.range": "The first day is after the last one, or one is missing.", "matching.study": "Study", "matching.order": "Order", "matching.why": "Why", "matching.born": "born", "matching.accession": "accession", "matching.gone": "This study is not stored.",
+  "matching.conflicts": "Conflicts", "matching.conflicts.none": "No study names an order of another patient.", "matching.another": "The study names the order of another patient.", "matching.studies": "Studies without an order", "matching.studies.none": "Every study of these days has an order.", "matching.orders": "Orders without a study", "matching.orders.none": "Every order of these days has a study.",
+  "matching.match": "Match…", "matching.open": "Match the study of {name}", "matching.title": "Match a study", "matching.links": "Links", "matching.links.none": "It is linked to no order.", "matching.how": "by", "matching.linked": "linked", "matching.undone": "undone", "matching.link": "Link", "matching.unlink": "Undo the link", "matching.reject": "Does not belong together",
+  "matching.proposals": "Orders that it may fulfil", "matching.proposals.none": "No order is like it.", "matching.score": "{score} of 100 points:", "matching.rule.study-uid": "Study Instance UID", "matching.rule.accession": "accession number", "matching.rule.request-attributes": "request attributes", "matching.rule.mpps": "report of the modality (MPPS)", "matching.rule.by-hand": "by hand",
+  "matching.same accession": "same accession number", "matching.like accession": "accession number with a slip", "matching.same patient-id": "same patient ID", "matching.like patient-id": "patient ID with a slip", "matching.same name": "same name", "matching.like name": "name sounds alike", "matching.same birth-date": "same birth date", "matching.same modality": "same modality", "matching.other modality": "another modality", "matching.same day": "same day", "matching.like day": "some days apart",
+};
+
+const DE = {
+  "matching.about": "Studien und Anforderungen, die nicht zusammenpassen. Eine Zuordnung gibt der Studie, was ihr von der Anforderung fehlt; sie ändert kein Bild und lässt sich zurücknehmen.",
+  "matching.since": "Von", "matching.until": "Bis", "matching.range": "Der erste Tag liegt nach dem letzten, oder einer fehlt.", "matching.study": "Studie", "matching.order": "Anforderung", "matching.why": "Warum", "matching.born": "geboren", "matching.accession": "Auftragsnr.", "matching.gone": "Diese Studie ist nicht gespeichert.",
+  "matching.conflicts": "Widersprüche", "matching.conflicts.none": "Keine Studie nennt die Anforderung eines anderen Patienten.", "matching.another": "Die Studie nennt die Anforderung eines anderen Patienten.", "matching.studies": "Studien ohne Anforderung", "matching.studies.none": "Jede Studie dieser Tage hat eine Anforderung.", "matching.orders": "Anforderungen ohne Studie", "matching.orders.none": "Jede Anforderung dieser Tage hat eine Studie.",
+  "matching.match": "Zuordnen…", "matching.open": "Die Studie von {name} zuordnen", "matching.title": "Eine Studie zuordnen", "matching.links": "Zuordnungen", "matching.links.none": "Sie ist keiner Anforderung zugeordnet.", "matching.how": "durch", "matching.linked": "zugeordnet", "matching.undone": "zurückgenommen", "matching.link": "Zuordnen", "matching.unlink": "Zuordnung zurücknehmen", "matching.reject": "Gehört nicht zusammen",
+  "matching.proposals": "Anforderungen, die sie erfüllen kann", "matching.proposals.none": "Keine Anforderung ist ihr ähnlich.", "matching.score": "{score} von 100 Punkten:", "matching.rule.study-uid": "Study Instance UID", "matching.rule.accession": "Auftragsnummer", "matching.rule.request-attributes": "Request Attributes", "matching.rule.mpps": "Meldung der Modalität (MPPS)", "matching.rule.by-hand": "von Hand",
+  "matching.same accession": "gleiche Auftragsnummer", "matching.like accession": "Auftragsnummer mit Tippfehler", "matching.same patient-id": "gleiche Patienten-ID", "matching.like patient-id": "Patienten-ID mit Tippfehler", "matching.same name": "gleicher Name", "matching.like name": "Name klingt ähnlich", "matching.same birth-date": "gleiches Geburtsdatum", "matching.same modality": "gleiche Modalität", "matching.other modality": "andere Modalität", "matching.same day": "gleicher Tag", "matching.like day": "einige Tage Abstand",
+};
+
+addWords({ en: EN, de: DE });
