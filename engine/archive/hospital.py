@@ -80,6 +80,19 @@ class StudyCorrections:
                 numbers += _attempt(partial(merge, actor=_actor(source), reason=_reason(source)))
         return numbers
 
+    def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:
+        """Moves studies to a patient, known here or not; not those that are his, or not stored. Raises as `agree`."""
+        issuer = self._issuers(target)[0]
+        into = Patient(target.value, issuer)
+        with self._archive.parts.index.snapshot() as snapshot:
+            key = snapshot.patient_key(target.value.strip().encode(), issuer.encode())
+            owners = {uid: snapshot.owner_of(uid.encode()) for uid in study_instance_uids}
+        studies = [uid for uid, owner in owners.items() if owner not in (None, key)]
+        if not studies:
+            return []
+        move = partial(correction.move, self._archive, studies, into, in_advance=True)
+        return _attempt(partial(move, actor=_actor(source), reason=_reason(source)))
+
     def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
         """Lets a study show what it lacks. Raises as `agree`."""
         return supplied.update(self._archive, study_instance_uid, partial(_lacking, supply), actor=_actor(source))

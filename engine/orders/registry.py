@@ -236,6 +236,9 @@ class Orders:
             for prior, survivor in work.merges:
                 numbers = self.corrections.merge(prior, survivor, work.source)
                 changes += [Change(ChangeKind.CORRECTION, number, "merged") for number in numbers]
+            for studies, target in work.moves:
+                numbers = self.corrections.move(studies, target, work.source)
+                changes += [Change(ChangeKind.CORRECTION, number, "moved") for number in numbers]
             for identifier, attributes in work.agreements:
                 numbers = self.corrections.agree(identifier, attributes, work.source)
                 changes += [Change(ChangeKind.CORRECTION, number, "corrected") for number in numbers]

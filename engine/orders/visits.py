@@ -89,4 +89,17 @@ def move(work: Work, value: VisitMove) -> None:
             order = work.writing.get(work.tables.orders, id_key(order_number))
             if order is not None and is_same(order.visit, value.visit):
                 patients.move_order(work, order_number, number)
-    work.warn("stored studies of the visit were not moved: move them by hand")
+    _move_studies(work, value, number)
+
+
+def _move_studies(work: Work, value: VisitMove, patient: int) -> None:
+    """Stored studies follow the orders of the visit to which they are linked; again, if a crash prevented that."""
+    orders = []
+    for number in work.writing.ids(b"o" + id_key(patient)):
+        order = work.writing.get(work.tables.orders, id_key(number))
+        if order is not None and is_same(order.visit, value.visit):
+            orders.append(number)
+    studies = [study for number in orders for study in work.writing.linked(number)]
+    if studies:
+        work.moves.append((tuple(dict.fromkeys(studies)), value.target.identifiers[0]))
+    work.warn("studies that are linked to no order of the visit stay where they are: move them by hand")

@@ -48,6 +48,9 @@ class Corrections(Protocol):
     def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
         """Makes the studies of `prior`, also future ones, those of `survivor`; nothing if they are."""
 
+    def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:
+        """Makes these studies, as far as they are stored, those of `target`; nothing if they are."""
+
     def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
         """Lets a stored study show what it lacks and its orders say, and no longer what they do not say any more."""
 
@@ -78,6 +81,8 @@ class Work:
     """For `Corrections.agree`, after the commit."""
     merges: list[tuple[Identifier, Identifier]] = field(default_factory=list)
     """For `Corrections.merge`, after the commit."""
+    moves: list[tuple[tuple[str, ...], Identifier]] = field(default_factory=list)
+    """For `Corrections.move`, after the commit."""
     supplies: dict[str, None] = field(default_factory=dict)
     """Studies with other links, or other orders, than before: for `Corrections.supply`, after the commit."""
 

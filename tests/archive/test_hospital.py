@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,9 @@ from engine.orders.values import (
     ProcedureUpdate,
     Source,
     StepUpdate,
+    VisitMove,
 )
+from tests.actors import actor
 from tests.archive.filled import opened, payload_of, store, study_query, uid
 
 ADT = Source(name="ADT", reference="17")
@@ -285,3 +288,21 @@ def test_what_links_supply_is_the_same_after_a_rebuild(tmp_path: Path) -> None:
     Archive.rebuild_index(tmp_path)
     with opened(tmp_path) as archive:
         assert archive.corrected(uid(6), uid(6, 1)) == values
+
+
+def test_a_moved_visit_takes_the_studies_of_its_orders_along(archive: Archive, orders: Orders) -> None:
+    """Studies of other visits stay, and the message may come again."""
+    store(archive, payload_of(6, 1, 1), payload_of(7, 1, 1))
+    visit = Identifier("V1", Issuer("HOSP"))
+    for accession, study, of in (("A1", 6, visit), ("A2", 7, None)):
+        orders.apply(replace(order(accession, "P1", uid(study)), visit=of), ADT)
+        quiet(archive, orders, study)
+    move = VisitMove(visit=visit, prior=Identifier("P1"), target=patient("P5", "Right^Person"))
+    for _ in range(2):
+        orders.apply(move, ADT)
+    assert names(archive)["6"] == ("P5", "Right^Person")
+    assert names(archive)["7"][0] == "P1" and names(archive)["1"][0] == "P1"
+    assert made(archive).count("move") == 1
+    (number,) = (facts["number"] for facts in correction.list_all(archive) if facts["operation"] == "move")
+    correction.undo(archive, number, actor=actor("test"), reason="it was right before")
+    assert names(archive)["6"][0] == "P1"

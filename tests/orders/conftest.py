@@ -66,6 +66,7 @@ class RecordedCorrections:
 
     agreed: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     merged: list[tuple[str, str]] = field(default_factory=list)
+    moved: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     supplied: list[tuple[str, Supply]] = field(default_factory=list)
 
     def agree(self, identifier: Identifier, attributes: Mapping[str, str], source: Source) -> Sequence[str]:
@@ -74,6 +75,10 @@ class RecordedCorrections:
 
     def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
         self.merged.append((str(prior), str(survivor)))
+        return ()
+
+    def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:
+        self.moved.append((tuple(study_instance_uids), str(target)))
         return ()
 
     def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:

@@ -144,12 +144,18 @@ def merge(
 
 
 def move(
-    archive: Archive, study_instance_uids: Sequence[str], into: Patient, *, actor: Principal, reason: str
+    archive: Archive,
+    study_instance_uids: Sequence[str],
+    into: Patient,
+    *,
+    in_advance: bool = False,
+    actor: Principal,
+    reason: str,
 ) -> Corrected:
-    """Moves these studies to another known patient."""
+    """Moves these studies to another patient; with `in_advance` it may be unknown, and gets only its identity."""
 
     def decide(snapshot: Snapshot) -> _Decision:
-        target = find_one(snapshot, into)
+        target = find_one(snapshot, into, in_advance=in_advance)
         if all(owner == target.key for owner in _owners(snapshot, study_instance_uids)):
             raise CorrectionRefused("these studies are the patient's already")
         uids = _encoded(study_instance_uids)
