@@ -148,7 +148,7 @@ USES: Final = (
         "Manifests and ranges of backups",
         "BLAKE2b",
         str(DIGEST_BYTES * 8),
-        ("engine.archive.copies", "engine.cli.copies"),
+        ("engine.archive.copies", "engine.cli.copies", "engine.archive.tiering"),
     ),
     Use("The viewer's package, as npm's registry names it", "SHA-512", "512", ("engine.viewer",)),
     Use(
@@ -156,10 +156,10 @@ USES: Final = (
         "BLAKE2b with a key; the system's random numbers",
         "160",
         ("engine.web.multipart", "engine.web.qido", "engine.exchange.stow", "engine.archive.jobs",
-         "engine.archive.interchange"),
+         "engine.archive.interchange", "engine.archive.exports"),
     ),
     Use(
-        "Entity tags, keys of long values, comparison of instances",
+        "Entity tags, keys of long values, identifiers that stay, comparison of instances",
         "BLAKE2b, SHA-256",
         "64 to 256",
         (
@@ -172,6 +172,7 @@ USES: Final = (
             "engine.objects.bucket",
             "engine.journal",
             "engine.orders",
+            "engine.exchange.identity",
             "engine.archive.commitment",
             "engine.archive.lifecycle",
         ),
