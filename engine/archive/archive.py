@@ -31,6 +31,7 @@ from engine.archive.commitment.transactions import Transactions
 from engine.archive.copies import backup_notes, lag
 from engine.archive.exports import ExportFiles
 from engine.archive.feed.destinations import OUTBOX, Destinations
+from engine.archive.feed.layout import directory_of
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
@@ -465,7 +466,7 @@ class Archive(View):
 
     def feed_watch(self, loop: asyncio.AbstractEventLoop) -> Watch:
         """Wakes the tasks of a loop when something has been added to the feed."""
-        return Watch(self.parts.layout, loop)
+        return Watch(directory_of(self.parts.layout), loop)
 
     def feed_writer(self, options: FeedOptions) -> FeedWriter:
         """The writer of the feed. An archive has one, in its keeper. Raises StorageError, StorageFull."""

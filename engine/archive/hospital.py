@@ -18,15 +18,18 @@ from typing import TYPE_CHECKING
 
 from engine import log
 from engine.access.principal import Kind, Principal
+from engine.archive.feed.subscription import Watch
 from engine.archive.lifecycle import correction, supplied
 from engine.archive.lifecycle.patients import IDENTITY, Patient
 from engine.dicom import tags
 from engine.errors import CorrectionRefused
 from engine.index.format.types import Level
 from engine.orders.entry import other_ids_blob
-from engine.orders.registry import Orders, Place, exists
+from engine.orders.registry import Orders, Place, exists, state_folder
 
 if TYPE_CHECKING:
+    import asyncio
+
     from engine.archive.archive import Archive
     from engine.archive.lifecycle.correction import Corrected
     from engine.index.catalog import Snapshot
@@ -46,6 +49,13 @@ def open_orders(archive: Archive, rules: Rules) -> Orders:
 def has_orders(archive: Archive) -> bool:
     """Whether an archive has a registry of patients and orders."""
     return exists(archive.parts.layout.data)
+
+
+def orders_watch(archive: Archive, loop: asyncio.AbstractEventLoop) -> Watch:
+    """Wakes the tasks of a loop when something is written to the registry's log, before it is committed."""
+    folder = state_folder(archive.parts.layout.data)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return Watch(str(folder), loop)
 
 
 class StudyCorrections:

@@ -20,7 +20,7 @@ from engine.dicom.identifier import Value
 from engine.dimse.messages import NCreateRQ
 from engine.exchange.identity import uid_of
 from engine.exchange.matching import matching
-from engine.exchange.normalized import DUPLICATE, request
+from engine.exchange.normalized import request
 
 if TYPE_CHECKING:
     from engine.archive.feed.event import Event
@@ -61,7 +61,6 @@ class Notifications:
             sop_class,
             items,
             lambda message_id: NCreateRQ(message_id, sop_class, uid, True),
-            accepted=frozenset((DUPLICATE,)),
         )
         self._engine.metrics.counters["availability_notifications_sent"] += 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from engine import log
 from engine.dicom import transfer_syntax
 from engine.dicom.identifier import Value, encode_identifier
 from engine.dimse.status import Category, category
@@ -16,8 +17,13 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.dimse.messages import NCreateRQ, NSetRQ
 
+logger = log.get("exchange.normalized")
+
 DUPLICATE: Final = 0x0111
 """Duplicate SOP instance: the peer has it from an attempt before."""
+PROCESSING_FAILURE: Final = 0x0110
+MAY_NO_LONGER_BE_UPDATED: Final = 0xA710
+"""Error ID (PS3.4 F.7.2.2.2): a step that has ended."""
 ATTRIBUTES_IGNORED: Final = frozenset((0x0107, 0x0116))
 """Attribute list error, attribute value out of range: warnings (PS3.7 C.4)."""
 
@@ -28,10 +34,8 @@ async def request(
     sop_class_uid: str,
     items: Mapping[int, Value],
     make: Callable[[int], NCreateRQ | NSetRQ],
-    *,
-    accepted: frozenset[int] = frozenset(),
 ) -> None:
-    """Returns when the peer has accepted it. `accepted`: failures that say that it has it already.
+    """Returns when the peer has accepted it, or has it from an attempt before.
 
     Raises DeliveryFailed, AssociationFailed.
     """
@@ -51,6 +55,9 @@ async def request(
         if requestor.connection.is_open:
             await requestor.release()
     is_warning = category(response.status) is Category.WARNING or response.status in ATTRIBUTES_IGNORED
-    if response.status and not is_warning and response.status not in accepted:
+    is_final = response.status == PROCESSING_FAILURE and response.error_id == MAY_NO_LONGER_BE_UPDATED
+    if is_final:
+        logger.warning("a peer takes no further change of a step", peer=aet, error=response.error_comment)
+    if response.status and not (is_warning or is_final or response.status == DUPLICATE):
         comment = f": {response.error_comment}" if response.error_comment else ""
         raise DeliveryFailed(f"{aet} answered {response.status:04X}{comment}")

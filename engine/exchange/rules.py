@@ -1,16 +1,21 @@
 """Runs the [[rule]] tables: for each rule and receiver a follower with a position of its own.
 
 feed ─► events of the rule ─► its conditions, asked of the index ─► the action: a notification, a message
+registry of orders ─► its announcements ─► the action: forward a performed step
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from engine.archive.hospital import orders_watch
+from engine.exchange.announcements import Announcements
 from engine.exchange.availability import Notifications
 from engine.exchange.hl7_notices import Notices
+from engine.exchange.step_forwarding import StepForwarding
+from engine.orders.work import KINDS_OF
 from engine.outbox.follower import Follower, Retries, Saving
-from engine.outbox.source import FeedLines
+from engine.outbox.source import Content, FeedLines, Source
 from engine.outbox.tables import Tables
 
 if TYPE_CHECKING:
@@ -56,13 +61,29 @@ class Rules(Tables[Delivery]):
         super().__init__(engine, "rule", lambda: deliveries(engine.config), self._follow)
 
     async def _follow(self, delivery: Delivery, watch: Watch) -> None:
+        if delivery.rule.after in KINDS_OF:
+            await self._follow_orders(delivery)
+        else:
+            feed = FeedLines(self._engine.archive.feed(), watch.changed, (delivery.rule.after,), is_single=True)
+            await self._run_one(delivery, feed, sink_of(self._engine, delivery))
+
+    async def _follow_orders(self, delivery: Delivery) -> None:
+        engine, rule = self._engine, delivery.rule
+        watch = orders_watch(engine.archive, engine.loop)
+        try:
+            source = Announcements(engine.orders, watch.changed, KINDS_OF[rule.after])
+            await self._run_one(delivery, source, StepForwarding(engine, rule, delivery.to))
+        finally:
+            watch.close()
+
+    async def _run_one(self, delivery: Delivery, source: Source[Content], sink: Sink[Content]) -> None:
         engine, rule = self._engine, delivery.rule
         follower = Follower(
             engine,
             "rule",
             delivery.name,
-            FeedLines(engine.archive.feed(), watch.changed, (rule.after,), is_single=True),
-            sink_of(engine, delivery),
+            source,
+            sink,
             destinations=engine.archive.outbox(),
             retries=Retries(
                 retry_s=rule.retry_s,

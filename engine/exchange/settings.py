@@ -34,12 +34,13 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only what has an instance that one of these AE titles has sent; empty: anybody."""
 
 
-RuleAction = Literal["ian", "hl7"]
-RuleEvent = Literal["study_quiet", "study_complete", "deleted"]
+RuleAction = Literal["ian", "hl7", "mpps"]
+RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step"]
 
 _EVENTS: dict[str, frozenset[str]] = {
     "ian": frozenset(("study_quiet", "study_complete", "deleted")),
     "hl7": frozenset(("study_quiet", "study_complete")),
+    "mpps": frozenset(("step",)),
 }
 """The events of each action."""
 
@@ -54,20 +55,21 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     after: RuleEvent
     """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
-    late instances; deleted, when instances go to the trash."""
+    late instances; deleted, when instances go to the trash; step, when a modality reports a performed step."""
 
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
-    for those that were deleted; hl7: a message that the study is here."""
+    for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order."""
 
     to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
-    """The receivers: AE titles of [[peer]] tables for ian, names of [[hl7_destination]] tables for hl7."""
+    """The receivers: AE titles of [[peer]] tables for ian and mpps, names of [[hl7_destination]] tables for hl7."""
 
     keys: Annotated[dict[str, str], Meta(max_length=32)] = {}
-    """What a study must match, as in a [[route]]; deletions are not matched."""
+    """What a study must match, as in a [[route]]; deletions and steps are not matched."""
 
     senders: tuple[AETitle, ...] = ()
-    """Only studies with an instance that one of these AE titles has sent; empty: anybody."""
+    """Only studies with an instance that one of these AE titles has sent, or steps that it has reported; empty:
+    anybody's. A step is never sent back to who has reported it."""
 
     message: Literal["ORM^O01", "ORU^R01"] = "ORM^O01"
     """For hl7. ORM^O01: the order is done (ORC-1 SC, ORC-5 CM); ORU^R01: the images are a result (OBR-25 R)."""

@@ -1,6 +1,7 @@
 """What routes and rules would have done with the events that the feed still has. Nothing is sent, no position moves.
 
 Conditions are asked of the archive as it is now: a study that has been deleted since, or corrected, counts as it is.
+Rules about performed steps are not tried, since steps are kept only for rules that are in force.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from engine.archive.feed.event import DELETED, unix_s
 from engine.errors import NotStored
 from engine.exchange.matching import KINDS, matching, uids_of
 from engine.exchange.settings import Route, Rule
+from engine.orders.work import KINDS_OF
 
 if TYPE_CHECKING:
     from engine.archive.feed.event import Event
@@ -26,8 +28,9 @@ def trial(place: Place, feed: Feed, *, name: str = "", since_s: float = 0.0) -> 
     """
     tables: list[Route | Rule] = [*place.config.routes, *place.config.rules]
     tables = [table for table in tables if not name or table.name == name]
+    tables = [table for table in tables if table.after not in KINDS_OF]
     if name and not tables:
-        raise NotStored(f"there is no [[rule]] or [[route]] {name}")
+        raise NotStored(f"there is no [[rule]] or [[route]] {name} that can be tried")
     cursor = feed.oldest()
     while True:
         page = feed.read(cursor)

@@ -39,6 +39,7 @@ import msgspec
 from engine.environments import SharedEnvironment
 from engine.errors import OrdersError
 from engine.orders.rows import (
+    AnnouncementRow,
     AskedRow,
     ChannelRow,
     ConflictRow,
@@ -75,6 +76,7 @@ _ROWS: Final[dict[str, Any]] = {
     "subscribers": SubscriberRow,
     "subscriptions": SubscriptionRow,
     "events": EventRow,
+    "announcements": AnnouncementRow,
 }
 ASKED_MAX: Final = 1000
 """Application entities whose last query is kept. Whoever may associate may call itself anything."""
@@ -132,6 +134,13 @@ class Reading:
             while found:
                 yield int.from_bytes(cursor.key(), "big"), table.decode(cursor.value())
                 found = cursor.prev()
+
+    def rows_after(self, table: Table[Row], number: int) -> Iterator[tuple[int, Row]]:
+        """The rows of a table whose keys are ids, the earliest first, after an id."""
+        with self._txn.cursor(db=table.handle) as cursor:
+            if cursor.set_range(id_key(number + 1)):
+                for key, raw in cursor.iternext():
+                    yield int.from_bytes(key, "big"), table.decode(raw)
 
     def count(self, table: Table[Any]) -> int:
         """The number of rows."""
@@ -370,6 +379,7 @@ class Database:
         self.subscribers: Table[SubscriberRow] = Table("subscribers", handles["subscribers"], SubscriberRow)
         self.subscriptions: Table[SubscriptionRow] = Table("subscriptions", handles["subscriptions"], SubscriptionRow)
         self.events: Table[EventRow] = Table("events", handles["events"], EventRow)
+        self.announcements: Table[AnnouncementRow] = Table("announcements", handles["announcements"], AnnouncementRow)
         self.asked: Table[AskedRow] = Table("asked", opened("asked"), AskedRow)
         self.channels: Table[ChannelRow] = Table("channels", opened("channels"), ChannelRow)
 
@@ -378,7 +388,7 @@ class Database:
         """Those in the log, by their number there."""
         return (
             self.patients, self.visits, self.orders, self.steps, self.performed, self.links, self.conflicts,
-            self.workitems, self.subscribers, self.subscriptions, self.events,
+            self.workitems, self.subscribers, self.subscriptions, self.events, self.announcements,
         )  # fmt: skip
 
     def is_stale(self, reading: Reading) -> bool:

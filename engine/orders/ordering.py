@@ -36,7 +36,7 @@ from engine.orders.values import (
     StepState,
     StepUpdate,
 )
-from engine.orders.work import Work, check_identifier, is_same, merged, refuse
+from engine.orders.work import ORDER_CREATED, Work, check_identifier, is_same, merged, refuse
 
 PROCEDURES_MAX = 100
 STEPS_MAX = 500
@@ -118,6 +118,8 @@ def update(work: Work, value: OrderUpdate) -> None:
         action = "created" if before is None else (row.final if row.final != before.final else "changed")
         work.changed(ChangeKind.ORDER, number, action, keywords)
     _update_steps(work, number, procedures, names, end)
+    if before is None and end is None:
+        work.announce(ORDER_CREATED, number)
     if end is not None and is_whole:
         _end_steps(work, steps_of(work.writing, number), end)
     elif value.snapshot:

@@ -25,7 +25,7 @@ from engine.orders.attributes import in_utf_8
 from engine.orders.database import Reading, id_key
 from engine.orders.rows import PerformedRow
 from engine.orders.values import ChangeKind, StepState
-from engine.orders.work import Work
+from engine.orders.work import STEP_CREATED, STEP_SET, Work
 
 IN_PROGRESS, COMPLETED, DISCONTINUED = "IN PROGRESS", "COMPLETED", "DISCONTINUED"
 STATUSES = frozenset((IN_PROGRESS, COMPLETED, DISCONTINUED))
@@ -93,6 +93,7 @@ def create(work: Work, uid: str, data_set: DataSet, calling_ae: str, *, strict: 
     )
     work.writing.put(work.tables.performed, key, row)
     work.changed(ChangeKind.STEP, uid, "performed step created")
+    work.announce(STEP_CREATED, uid, encoded)
     _move_steps(work, uid, row)
     return missing
 
@@ -125,6 +126,7 @@ def modify(work: Work, uid: str, data_set: DataSet, *, strict: bool) -> list[str
     row = replace(row, status=status, data_set=encoded, time=work.now)
     work.writing.put(work.tables.performed, key, row)
     work.changed(ChangeKind.STEP, uid, f"performed step {status.lower()}")
+    work.announce(STEP_SET, uid, encoded_of(data_set))
     _move_steps(work, uid, row)
     return missing
 

@@ -17,14 +17,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from engine import log
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import EngineError, OrdersError, UpdateRefused
 from engine.orders import linking, ordering, patients, performing, supplying, visits
-from engine.orders.database import Database, Reading, Writing, boot_id
-from engine.orders.rows import AskedRow, PerformedRow
+from engine.orders.database import Database, Reading, Writing, boot_id, id_key
+from engine.orders.rows import AnnouncementRow, AskedRow, PerformedRow
 from engine.orders.state_log import StateLog, as_rows
 from engine.orders.values import (
     Applied,
@@ -61,6 +62,7 @@ class NoRules:
 
     issuer = ""
     shows_unassigned = True
+    announced: frozenset[str] = frozenset()
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
         """No station."""
@@ -80,7 +82,12 @@ class Place:
 
 def exists(data: Path) -> bool:
     """Whether an archive has a registry."""
-    return (data / FOLDER / "state").is_dir()
+    return state_folder(data).is_dir()
+
+
+def state_folder(data: Path) -> Path:
+    """Where the log of the registry is."""
+    return data / FOLDER / "state"
 
 
 class Orders:
@@ -96,7 +103,7 @@ class Orders:
             raise OrdersError("an archive that is read-only has no worklists")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _discard_after_power_cut(folder)
-        self._log = StateLog(folder / "state", place.files, place.archive_id, place.data_key)
+        self._log = StateLog(state_folder(place.data), place.files, place.archive_id, place.data_key)
         self._database = Database(folder / "index")
         self._writing = threading.Lock()
         self._is_closed = False
@@ -269,6 +276,33 @@ class Orders:
         """An MPPS, from any thread."""
         with self.read_in_thread() as reading:
             return performing.find(reading, uid)
+
+    def announcements(self, after: int, limit: int, *, settled: bool = False) -> list[tuple[int, AnnouncementRow]]:
+        """Those after an id; from any thread.
+
+        `settled`: waits for whoever writes. What was in the log before the call is then among the answer.
+        """
+        with self._open_for_writing() if settled else self._reading() as reading:
+            return list(islice(reading.rows_after(reading.database.announcements, after), limit))
+
+    def last_id(self) -> int:
+        """The last id that was given to anything; from any thread."""
+        with self._reading() as reading:
+            return max(reading.number(b"next") - 1, 0)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Reading]:
+        with self._writing, self.read() as reading:
+            yield reading
+
+    def forget_announcements(self, through: int) -> int:
+        """Removes those up to an id; returns their number. Raises OrdersError, StorageError."""
+        with self._transaction() as writing:
+            table = writing.database.announcements
+            numbers = [number for number, _ in writing.rows_after(table, 0) if number <= through]
+            for number in numbers:
+                writing.delete(table, id_key(number))
+        return len(numbers)
 
     def counts(self) -> dict[str, int]:
         """The number of rows of each table."""

@@ -134,6 +134,20 @@ class ConflictRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: float = 0.0
 
 
+class AnnouncementRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What other systems are to be told of. Its key is an id: a later one has a greater one."""
+
+    kind: str
+    """One of `work`."""
+    subject: str
+    """The UID of a performed step, or the id of an order."""
+    data_set: bytes = b""
+    """Attributes in Explicit VR Little Endian."""
+    by: str = ""
+    """Who said it."""
+    time: float = 0.0
+
+
 class AskedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The last query of an application entity for its worklist; not part of the log."""
 

@@ -6,6 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from engine.orders.settings import Station, Worklist
+from engine.orders.work import KINDS_OF
+
+
+class Rule(Protocol):
+    """The part of a [[rule]] that matters here."""
+
+    @property
+    def after(self) -> str: ...
 
 
 class Configuration(Protocol):
@@ -16,6 +24,9 @@ class Configuration(Protocol):
 
     @property
     def stations(self) -> tuple[Station, ...]: ...
+
+    @property
+    def rules(self) -> Sequence[Rule]: ...
 
 
 class Stations:
@@ -42,6 +53,11 @@ class Stations:
     def of(self, ae_title: str) -> Station | None:
         """The [[station]] of an AE title."""
         return next((each for each in self._config().stations if each.aet == ae_title), None)
+
+    @property
+    def announced(self) -> frozenset[str]:
+        """The kinds of announcements that the rules of `exchange` want."""
+        return frozenset(kind for rule in self._config().rules for kind in KINDS_OF.get(rule.after, ()))
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
         """The AE titles that perform such a step."""

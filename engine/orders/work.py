@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.errors import UpdateRefused
-from engine.orders.database import KEY_BYTES_MAX, Database, Writing
-from engine.orders.rows import StoredAttributes, StoredValue
+from engine.orders.database import KEY_BYTES_MAX, Database, Writing, id_key
+from engine.orders.rows import AnnouncementRow, StoredAttributes, StoredValue
 from engine.orders.values import (
     Attributes,
     Change,
@@ -19,6 +19,13 @@ from engine.orders.values import (
     Source,
     Value,
 )
+
+STEP_CREATED, STEP_SET, ORDER_CREATED = "step-created", "step-set", "order-created"
+"""Kinds of announcements."""
+KINDS_OF: Mapping[str, tuple[str, ...]] = {"step": (STEP_CREATED, STEP_SET), "order": (ORDER_CREATED,)}
+"""The kinds of each event that a rule may be about."""
+ANNOUNCEMENTS_MAX = 100_000
+"""The most announcements that are kept; the oldest gives way, and whoever has not read it learns that."""
 
 TEXT_MAX = 10_240
 """Characters of one value: the limit of LT (PS3.5 6.2)."""
@@ -34,6 +41,10 @@ class Rules(Protocol):
     @property
     def shows_unassigned(self) -> bool:
         """Whether a step without a station is on the worklist of every one."""
+
+    @property
+    def announced(self) -> frozenset[str]:
+        """The kinds of announcements that somebody wants."""
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
         """The AE titles that perform such a step."""
@@ -99,6 +110,17 @@ class Work:
     def changed(self, kind: ChangeKind, key: object, action: str, keywords: Sequence[str] = ()) -> None:
         """Notes a change for the answer."""
         self.changes.append(Change(kind, str(key), action, tuple(keywords)))
+
+    def announce(self, kind: str, subject: object, data_set: bytes = b"") -> None:
+        """Keeps something to tell other systems, in the same transaction, if somebody wants it."""
+        if kind not in self.rules.announced:
+            return
+        table = self.tables.announcements
+        if self.writing.count(table) >= ANNOUNCEMENTS_MAX:
+            oldest, _ = next(iter(self.writing.rows_after(table, 0)))
+            self.writing.delete(table, id_key(oldest))
+        row = AnnouncementRow(kind=kind, subject=str(subject), data_set=data_set, by=self.source.name, time=self.now)
+        self.writing.put(table, id_key(self.writing.next_id()), row)
 
     def warn(self, text: str) -> None:
         """Notes a warning for the answer."""

@@ -6,17 +6,25 @@ import threading
 from typing import Final
 
 from engine.archive.archive import Archive
+from engine.archive.feed.destinations import Standing
 from engine.archive.hospital import has_orders, open_orders
 from engine.archive.order_links import OrderLinks
 from engine.config import Config
 from engine.orders.registry import Orders
 from engine.orders.stations import Stations
+from engine.orders.work import KINDS_OF
 from engine.orders.workitems.store import Workitems
 
 MORE_S: Final = 0.05
 REST_S: Final = 5.0
 """The pause until the next look at the feed; a study is told of a minute after its last instance."""
 COMPACTION_S: Final = 3600.0
+
+
+def oldest_of(standing: Standing) -> int:
+    """The id before everything that a receiver of announcements still needs, also what was set aside for it."""
+    cursors = [standing.cursor, *(each.at for each in standing.skipped)]
+    return min((int(cursor) for cursor in cursors if cursor.isdecimal()), default=0)
 
 
 class OrdersJob:
@@ -49,8 +57,16 @@ class OrdersJob:
         if self._until_compaction_s <= 0:
             self._until_compaction_s = COMPACTION_S
             Workitems(self._orders).forget(self._config.worklist.workitems_kept_h * 3600)
+            self._forget(self._orders)
             self._compactions += self._orders.compact()
         return REST_S
+
+    def _forget(self, orders: Orders) -> None:
+        """Removes the announcements that every receiver of the rules in force has."""
+        outbox = self._archive.outbox()
+        names = [f"rule:{rule.name}:{to}" for rule in self._config.rules if rule.after in KINDS_OF for to in rule.to]
+        positions = [0 if (standing := outbox.load(name)) is None else oldest_of(standing) for name in names]
+        orders.forget_announcements(min(positions, default=orders.last_id()))
 
     def stats(self) -> dict[str, object]:
         """Since the start."""

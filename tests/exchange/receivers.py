@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 from pydicom import Dataset
 from pynetdicom import AE, evt
-from pynetdicom.sop_class import InstanceAvailabilityNotification  # type: ignore[attr-defined]
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]
+    InstanceAvailabilityNotification,
+    ModalityPerformedProcedureStep,
+)
 
 from engine.hl7 import FrameReader, framed, parse
 
@@ -40,6 +43,47 @@ def notified() -> Iterator[Notified]:
     scp, ae = Notified(), AE("RIS")
     ae.add_supported_context(InstanceAvailabilityNotification)
     server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_CREATE, scp.create)])
+    scp.port = server.socket.getsockname()[1]
+    try:
+        yield scp
+    finally:
+        server.shutdown()
+
+
+class Informed:
+    """An SCP of performed steps, with the states of PS3.4 F.7."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, Dataset]] = []
+        """What was accepted: N-CREATE or N-SET, UID, attributes."""
+        self.statuses: list[int] = []
+        """Of the next answers; then by the states."""
+        self.port = 0
+
+    def create(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        """Answers one N-CREATE."""
+        return self._answer("N-CREATE", str(event.request.AffectedSOPInstanceUID), event.attribute_list)
+
+    def set(self, event: evt.Event) -> tuple[int, Dataset | None]:
+        """Answers one N-SET."""
+        return self._answer("N-SET", str(event.request.RequestedSOPInstanceUID), event.modification_list)
+
+    def _answer(self, operation: str, uid: str, attributes: Dataset) -> tuple[int, Dataset | None]:
+        if self.statuses:
+            return self.statuses.pop(0), None
+        if (operation == "N-SET") != any(other == uid for _, other, _ in self.requests):
+            return 0x0112 if operation == "N-SET" else 0x0111, None
+        self.requests.append((operation, uid, attributes))
+        return 0, attributes
+
+
+@contextmanager
+def informed() -> Iterator[Informed]:
+    """Runs one."""
+    scp, ae = Informed(), AE("MPPS")
+    ae.add_supported_context(ModalityPerformedProcedureStep)
+    handlers = [(evt.EVT_N_CREATE, scp.create), (evt.EVT_N_SET, scp.set)]
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
     scp.port = server.socket.getsockname()[1]
     try:
         yield scp

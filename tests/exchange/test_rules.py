@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,16 @@ import pytest
 from engine.access import Policy
 from engine.access.role_settings import StudyRule
 from engine.archive.archive import Archive
+from engine.archive.feed.destinations import Skipped, Standing
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
+from engine.archive.hospital import open_orders
 from engine.cli.rules import Place as Trial
 from engine.config import Config, Peer, Role
 from engine.dicom import tags
+from engine.dicom.identifier import Identifier as DataSet
+from engine.dicom.identifier import Value, decode_identifier, encode_identifier
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import NotStored
 from engine.exchange import runner
 from engine.exchange.hl7_notices import Numbers, notice
@@ -25,12 +30,15 @@ from engine.exchange.trial import trial
 from engine.hl7 import parse
 from engine.hl7.settings import Hl7Destination
 from engine.index.query.keywords import query_of_names
+from engine.orders.stations import Stations
+from engine.orders.values import Source
 from engine.outbox import follower, tables
+from engine.server.orders_job import oldest_of
 from tests import samples
 from tests.actors import actor
 from tests.archive.filled import store
 from tests.cli.commands import rows
-from tests.exchange.receivers import Notified, Taker, notified, taking
+from tests.exchange.receivers import Informed, Notified, Taker, informed, notified, taking
 from tests.system.server import wait_for
 from tests.web.hosting import Hosting
 from tests.web.serving import serving
@@ -63,6 +71,7 @@ class Place:
     """A server with rules, and what happens in its archive."""
 
     def __init__(self, hosting: Hosting) -> None:
+        self.engine = hosting.engine
         self.archive = hosting.engine.archive
         self.outbox = self.archive.outbox()
         self._writer = self.archive.feed_writer(FeedOptions(quiet=QuietTimes(0.0, 0.0, 0.0)))
@@ -248,3 +257,75 @@ def test_a_dry_run_says_what_rules_and_routes_would_have_done(tmp_path: Path) ->
             outcomes(name="nobody")
         feed.close()
         writer.close()
+
+
+def step(uid: str, patient_id: str, name: str = "") -> DataSet:
+    """The attributes of an N-CREATE."""
+    items: dict[int, Value] = {
+        tags.SpecificCharacterSet: b"ISO_IR 100",
+        tags.PatientName: name.encode("latin-1"),
+        tags.PatientID: patient_id.encode(),
+        tags.Modality: b"CT",
+        tags.PerformedStationAETitle: b"CT1",
+        tags.PerformedProcedureStepStartDate: b"20261130",
+        tags.PerformedProcedureStepStartTime: b"1200",
+        tags.PerformedProcedureStepID: b"PPS1",
+        tags.PerformedProcedureStepStatus: b"IN PROGRESS",
+        tags.ScheduledStepAttributesSequence: [{tags.StudyInstanceUID: uid.encode()}],
+    }
+    return decoded(items)
+
+
+def decoded(items: dict[int, Value]) -> DataSet:
+    encoded = encode_identifier(dict(sorted(items.items())), EXPLICIT_VR_LITTLE_ENDIAN)
+    return decode_identifier(encoded, EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_performed_steps_are_forwarded_in_order_through_failures_and_a_restart(tmp_path: Path) -> None:
+    rules = [Rule(name="steps", after="step", action="mpps", to=("MPPS",), retry_s=0.01)]
+    end = decoded({tags.PerformedProcedureStepStatus: b"COMPLETED"})
+
+    def serve(scp: Informed) -> AbstractContextManager[Place]:
+        return placed(tmp_path / "data", rules, peers=(Peer(aet="MPPS", host="127.0.0.1", port=scp.port),))
+
+    with informed() as scp:
+        scp.statuses = [0x0213, 0xC001]
+        with serve(scp) as place:
+            orders = place.engine.orders()
+            orders.create_performed("1.2.1", step("1.2.1.1", "P1", "M\u00fcller"), Source(name="CT1"))
+            orders.create_performed("1.2.2", step("1.2.2.1", "P2"), Source(name="CT1"))
+            orders.modify_performed("1.2.1", end, Source(name="CT1"))
+            wait_for(lambda: len(scp.requests) == 3, what="three requests")
+            orders.create_performed("1.2.3", step("1.2.3.1", "P3"), Source(name="MPPS"))
+        with serve(scp) as place:
+            orders = place.engine.orders()
+            orders.modify_performed("1.2.2", end, Source(name="CT1"))
+            wait_for(lambda: len(scp.requests) == 4, what="what came after the restart")
+        assert [(operation, uid) for operation, uid, _ in scp.requests] == [
+            ("N-CREATE", "1.2.1"), ("N-CREATE", "1.2.2"), ("N-SET", "1.2.1"), ("N-SET", "1.2.2"),
+        ]  # fmt: skip
+        created = scp.requests[0][2]
+        assert created.PatientName == "M\u00fcller"
+        assert created.ScheduledStepAttributesSequence[0].StudyInstanceUID == "1.2.1.1"
+        assert scp.requests[2][2].PerformedProcedureStepStatus == "COMPLETED"
+
+
+def test_steps_that_no_rule_wants_are_not_kept_for_others(tmp_path: Path) -> None:
+    with Archive.open(tmp_path / "data", role="keeper", create=True) as archive:
+        config = Config(data=tmp_path / "data")
+        with open_orders(archive, Stations(lambda: config)) as orders:
+            orders.create_performed("1.2.1", step("1.2.1.1", "P1"), Source(name="CT1"))
+            assert orders.announcements(0, 10) == []
+            config = Config(data=tmp_path / "data", rules=(Rule(name="s", after="step", action="mpps", to=("MPPS",)),))
+            orders.create_performed("1.2.2", step("1.2.2.1", "P2"), Source(name="CT1"))
+            ((number, row),) = orders.announcements(0, 10)
+            assert row.subject == "1.2.2" and orders.announcements(number, 10, settled=True) == []
+            assert orders.forget_announcements(number) == 1 and orders.announcements(0, 10) == []
+
+
+def test_what_every_receiver_has_is_forgotten_but_not_what_was_set_aside() -> None:
+    standing = Standing(name="x", cursor="17")
+    assert oldest_of(standing) == 17
+    standing.skipped.append(Skipped(at="9", error="", time=""))
+    assert oldest_of(standing) == 9
+    assert oldest_of(Standing(name="x")) == 0

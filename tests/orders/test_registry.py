@@ -271,6 +271,7 @@ class OneStation:
 
     issuer = ""
     shows_unassigned = False
+    announced = frozenset(("order-created",))
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:
         return ("CT1",) if modality == "CT" else ()

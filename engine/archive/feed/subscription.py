@@ -276,11 +276,11 @@ async def cursor_of_now(
 
 
 class Watch:
-    """Wakes the tasks of a loop when something has been added to a feed."""
+    """Wakes the tasks of a loop when something has been added to a folder: a feed, or another log."""
 
-    def __init__(self, layout: Layout, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, directory: str, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._wake = Wake(directory_of(layout), once=False)
+        self._wake = Wake(directory, once=False)
         self._changed: asyncio.Future[None] = loop.create_future()
         self._timer: asyncio.TimerHandle | None = None
         if self._wake.fd >= 0:

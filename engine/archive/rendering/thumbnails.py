@@ -17,6 +17,7 @@ import orjson
 from engine import log
 from engine.archive import locks
 from engine.archive.feed.event import SERIES_QUIET
+from engine.archive.feed.layout import directory_of
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.rendering.options import PictureOptions, Viewport
 from engine.archive.rendering.representative import representative
@@ -121,7 +122,7 @@ class ThumbnailsAhead:
     async def _follow(self) -> None:
         try:
             feed = self._archive.feed()
-            await self._draw_ahead(feed, Watch(self._archive.parts.layout, asyncio.get_running_loop()))
+            await self._draw_ahead(feed, Watch(directory_of(self._archive.parts.layout), asyncio.get_running_loop()))
         except FeedMissing:
             return  # the next check comes soon
         except (FeedError, StorageError) as error:

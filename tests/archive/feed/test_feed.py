@@ -21,6 +21,7 @@ from engine.archive.copies.backup import back_up
 from engine.archive.copies.restore import restore
 from engine.archive.feed import journal
 from engine.archive.feed.cursor import Cursor
+from engine.archive.feed.layout import directory_of
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.state import read_state, write_state
 from engine.archive.feed.subscription import Feed, Watch, cursor_of_now
@@ -585,7 +586,7 @@ def test_tasks_are_woken_by_a_store(archive: Archive, writer: FeedWriter, feed: 
 
     async def follow() -> list[str]:
         loop = asyncio.get_running_loop()
-        watch = Watch(archive.parts.layout, loop)
+        watch = Watch(directory_of(archive.parts.layout), loop)
         cursor = feed.newest()
         storing = loop.run_in_executor(None, store, archive, payload_of(1, 1, 1))
         while True:
