@@ -14,6 +14,7 @@ from engine.dicom.identifier import decode_identifier
 from engine.dimse.messages import NCreateRQ, NSetRQ
 from engine.exchange.normalized import request
 from engine.orders import performing
+from engine.orders.attributes import in_utf_8
 from engine.orders.work import STEP_CREATED
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class StepForwarding:
             transfer_syntax.EXPLICIT_VR_LITTLE_ENDIAN,
             element_count_max=performing.ELEMENT_COUNT_MAX,
         )
-        items = {tags.SpecificCharacterSet: b"ISO_IR 192", **performing.in_utf_8(data_set)}
+        items = {tags.SpecificCharacterSet: b"ISO_IR 192", **in_utf_8(data_set)}
         is_new = row.kind == STEP_CREATED
         make = partial(_create if is_new else _set, row.subject)
         await request(self._engine.config, self._aet, SOP_CLASS, items, make)
