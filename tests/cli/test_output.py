@@ -86,7 +86,7 @@ def named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ids=str,
 )
 @pytest.mark.usefixtures("named")
-@pytest.mark.rotating(3)
+@pytest.mark.rotating(7)
 def test_names_of_every_script_are_shown_in_every_encoding(environment: dict[str, str]) -> None:
     encoding = environment.get("PYTHONIOENCODING", "utf-8").split(":")[0]
     done = command("find", "-r", "PatientName", **environment)

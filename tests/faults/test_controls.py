@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(5)]
 
 SEEDS = 200
 """Histories of one control at most, some 0.3 s each: one in sixty cuts the power between two writes of a checkpoint."""

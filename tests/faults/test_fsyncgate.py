@@ -18,7 +18,8 @@ from tests.peer import CT, EXPLICIT, Peer
 from tests.system import ingest, mounts
 from tests.system.server import Server, wait_for
 
-pytestmark = pytest.mark.slow
+# test_every_call lets each kind of call fail, and system/test_server_injection syncs of a server, in other runs.
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
 CONFIG = "[limits]\ndisk_reserve_bytes = 0\n[storage]\nsegment_bytes = 8388608\nprewrite_bytes = 0\n"
 

@@ -28,7 +28,8 @@ from tests.system import mounts
 from tests.system.server import ROOT
 from tests.system.test_injection import LifeReport, verify
 
-pytestmark = pytest.mark.slow
+# test_every_call and test_histories cut the power of simulated disks in each run.
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
 STRIDE = effort.amount("LOG_WRITES_STRIDE", 12, 1)
 SEED = int(os.environ.get("FILMROOM_LOG_WRITES_SEED", "20260601"))

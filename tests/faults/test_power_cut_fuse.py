@@ -27,7 +27,7 @@ from tests.faults.machine import Machine
 from tests.system import ingest, mounts
 from tests.system.server import wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
 ROUNDS = int(os.environ.get("FILMROOM_FUSE_ROUNDS", "3"))
 SEED = int(os.environ.get("FILMROOM_FUSE_SEED", "20260301"))

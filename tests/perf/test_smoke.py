@@ -24,7 +24,7 @@ from perf.association import Connection, Target
 from perf.sink import Sink
 from tests import effort
 
-pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(7)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM_TIMEOUT_S = 900

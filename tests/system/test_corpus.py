@@ -258,6 +258,7 @@ def test_an_import_is_sound(archive: tuple[Path, dict[str, object]]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.rotating(3)  # archive/test_exporter exports every fourth file in each run
 def test_every_imported_instance_comes_back_by_export(archive: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
     assert_come_back(exported(archive[0], tmp_path / "out"), form=lambda stored: stored)
 
@@ -266,11 +267,12 @@ def test_every_imported_instance_comes_back_by_c_get(server: Server) -> None:
     assert_come_back(got(server.port))
 
 
+@pytest.mark.rotating(3)  # web/test_wado_corpus retrieves every fourth file in each run
 def test_every_imported_instance_comes_back_by_wado_rs(server: Server) -> None:
     assert_come_back(retrieved(server.url), form=over_http)
 
 
-@pytest.mark.rotating(2)  # web/test_stow stores every seventh file in each run
+@pytest.mark.rotating(4)  # web/test_stow stores every seventh file in each run
 def test_every_well_formed_file_can_be_stored_by_stow_rs_and_comes_back(tmp_path: Path) -> None:
     with running(tmp_path / "data", http=True) as server:
         stowed(server.url, list(well_formed()))
@@ -278,6 +280,7 @@ def test_every_well_formed_file_can_be_stored_by_stow_rs_and_comes_back(tmp_path
         assert_come_back(retrieved(server.url), form=over_http)
 
 
+@pytest.mark.rotating(3)  # the same files come back by C-GET, which sends as C-MOVE does, in each run
 def test_every_imported_instance_comes_back_by_c_move(server: Server) -> None:
     kinds = {(file.stored.sop_class_uid, file.stored.transfer_syntax_uid) for file in well_formed()}
     odd = {(sop_class_uid, syntax) for sop_class_uid, _ in kinds for syntax in (EXPLICIT, IMPLICIT)}
@@ -305,7 +308,7 @@ def test_an_import_into_a_running_archive_is_seen_at_once(tmp_path: Path) -> Non
                 }
 
 
-@pytest.mark.rotating(2)  # the same files are imported, and others sent (test_pynetdicom), in each run
+@pytest.mark.rotating(4)  # the same files are imported, and others sent (test_pynetdicom), in each run
 def test_every_well_formed_file_can_be_sent_and_comes_back(tmp_path: Path) -> None:
     with running(tmp_path / "data") as server:
         statuses: dict[str, list[int]] = defaultdict(list)

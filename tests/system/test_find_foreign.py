@@ -34,7 +34,7 @@ from tests.system import foreign
 from tests.system.foreign import EXPLICIT, IMPLICIT, Stored
 from tests.system.server import Server, free_port, running, wait_for
 
-pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
 UTF_8, LATIN_1 = "ISO_IR 192", "ISO_IR 100"

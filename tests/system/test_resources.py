@@ -20,7 +20,7 @@ from tests.system import ingest, mounts
 from tests.system.server import ROOT, Server, running, wait_for
 from tests.system.test_crash import check
 
-pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
+pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
 CONFIG = """
 write_behind_sync_s = 0.1
