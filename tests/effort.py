@@ -60,6 +60,11 @@ def is_its_turn(name: str, every: int) -> bool:
     return (zlib.crc32(name.encode()) + seed("EFFORT")) % every == 0
 
 
+def some(cases: Sequence[Case], stride: int) -> Sequence[Case]:
+    """Every `stride`-th of the cases, others with each commit; all of them with --all."""
+    return cases if ALL else part(cases, stride, seed("EFFORT"))
+
+
 def one_of(*cases: Case) -> Sequence[Case]:
     """One of the cases, another with each commit; all of them with --all."""
     return cases if ALL else part(cases, len(cases), seed("EFFORT"))

@@ -89,14 +89,16 @@ class Inputs:
         return mutated(self._rng, self._seeds)
 
 
-def run(name: str, runs: int, seed: int, *, corpus: Path | None = None, progress: Path | None = None) -> Tally:
-    """So many inputs of one target."""
+def run(
+    name: str, runs: int, seed: int, *, first: int = 0, corpus: Path | None = None, progress: Path | None = None
+) -> Tally:
+    """So many inputs of one target, from the input with the number `first` on."""
     tally = Tally()
     inputs = Inputs(TARGETS[name], seed, corpus)
     began = time.monotonic()
-    index = 0
-    while index < runs:
-        last = min(index + BATCH_COUNT, runs)
+    index = first
+    while index < first + runs:
+        last = min(index + BATCH_COUNT, first + runs)
         reached = _batch(name, inputs, seed, index, last, tally)
         tally.runs += reached - index
         tally.seconds = time.monotonic() - began

@@ -13,17 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from tests import effort
 from tests.fuzz import run
 from tests.fuzz.targets import TARGETS
 
-RUNS = int(os.environ.get("FILMROOM_FUZZ_RUNS", "1500"))
+RUNS = int(os.environ.get("FILMROOM_FUZZ_RUNS", "1500" if effort.ALL else "500"))
+FIRST = 0 if effort.ALL or "FILMROOM_FUZZ_RUNS" in os.environ else effort.seed("EFFORT") % 3 * RUNS
+"""One of three thirds, another with each commit."""
 SEED = int(os.environ.get("FILMROOM_FUZZ_SEED", "1"))
 REGRESSIONS = Path(__file__).parent / "regressions"
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_inputs_are_parsed_or_refused(name: str) -> None:
-    tally = run.run(name, RUNS, SEED)
+    tally = run.run(name, RUNS, SEED, first=FIRST)
     assert not tally.count, "\n".join(tally.findings)
     assert tally.runs == RUNS
 

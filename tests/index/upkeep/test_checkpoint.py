@@ -22,6 +22,7 @@ from engine.index.upkeep.checkpoint import Checkpointer
 from engine.index.upkeep.checkpoint_file import Checkpoint, Kind
 from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
+from tests import effort
 from tests.faulty_files import FaultyFiles
 from tests.index.entries import Tail, entry, meaning, random_history
 
@@ -105,7 +106,7 @@ def _history(rng: random.Random, machine: Machine) -> list[Any]:
     return records[after:] if after else records[20:]
 
 
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", effort.some(range(25), 4))
 def test_after_a_power_cut_the_index_is_as_it_was_at_the_checkpoint(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     machine = Machine(tmp_path / "index")
@@ -178,6 +179,7 @@ def _runs(directory: Path, seed: int, pin: str) -> bool:
     return process.returncode == 0
 
 
+@pytest.mark.rotating(3)  # the control of the test above
 def test_without_the_pin_a_power_cut_is_fatal(tmp_path: Path) -> None:
     """The control: the same cuts, but LMDB may reuse pages of the checkpoint. In its own process: LMDB may crash."""
     assert all(_runs(tmp_path, seed, "pin") for seed in range(2))
