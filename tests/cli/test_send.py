@@ -162,7 +162,7 @@ def test_a_peer_that_is_not_there_has_its_exit_code(capsys: pytest.CaptureFixtur
 def test_files_and_keys_are_told_apart_by_whether_a_file_is_there(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    (tmp_path / "PatientID=P2").write_bytes(next((tmp_path / "files").rglob("*.dcm")).read_bytes())
+    (tmp_path / "PatientID=P2").write_bytes(min((tmp_path / "files").rglob("*.dcm")).read_bytes())
     with sink(BOTH) as (peer, received):
         assert sent(capsys, peer, "PatientID=P2")[1]["sent"] == 1
         (tmp_path / "PatientID=P2").unlink()
