@@ -377,6 +377,10 @@ class StoreRefused(StoreUnreachable):
     """The object store answers, and does not let us in: wrong credentials, no permission, no such bucket."""
 
 
+class ObjectCold(StoreUnreachable):
+    """The object is in an archive class of the store, and has to be recalled before it can be read."""
+
+
 class ObjectMissing(StorageError):
     """The object store has no object of this key."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from engine.errors import SegmentGone, StorageError
@@ -70,6 +70,7 @@ class MemoryPlace:
         self.failure: StorageError | None = None
         """Raised by each read."""
         self.is_slow = False
+        self.recalled: list[set[int]] = []
 
     def check(self) -> None:
         if self.failure is not None:
@@ -84,6 +85,9 @@ class MemoryPlace:
         return sorted(self.segments)
 
     def sync_names(self) -> None: ...
+
+    def recall(self, segment_ids: Collection[int]) -> None:
+        self.recalled.append(set(segment_ids))
 
 
 def moved_away(data: Path, segment_ids: Sequence[int]) -> MemoryPlace:

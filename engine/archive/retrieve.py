@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 from engine.archive.damage import note_damage
 from engine.archive.transcoding.head import Head
 from engine.archive.transcoding.head import ImagePixel as ImagePixel
-from engine.dicom import elements, transfer_syntax
+from engine.dicom import elements, tags, transfer_syntax
 from engine.dicom.frames import (
     Description,
     DescriptionDoubtful,
@@ -35,8 +36,9 @@ from engine.dicom.frames import (
     pixel_stream,
 )
 from engine.dicom.sources import Inflated, Source
-from engine.errors import CorruptRecord, FramesUnreadable, SegmentGone, StorageError
+from engine.errors import CorruptRecord, FramesUnreadable, SegmentCold, SegmentGone, StorageError
 from engine.index.format.types import Instance as Instance
+from engine.index.format.types import Level, Query
 from engine.storage.reader import OpenSegment as OpenSegment
 from engine.storage.reader import Pin as Pin
 from engine.storage.record import Position, crc32c
@@ -57,6 +59,11 @@ CACHED_BYTES_MAX: Final = 4 << 20
 
 HEAD_BYTES_MAX: Final = 64 << 20
 """The longest head: a longer data set is a document without Pixel Data."""
+
+RECALL_EVERY_S: Final = 60.0
+"""Each instance of a study that is read meanwhile fails likewise."""
+RECALLS_MAX: Final = 1024
+"""Studies that are remembered for so long."""
 
 PIXEL_HEADER_BYTES: Final = 12
 """The longest header of Pixel Data."""
@@ -112,6 +119,8 @@ class Retrieval:
         self._index = index
         self._reader = reader
         self.tables = FrameTables()
+        self._recalls_s: dict[str, float] = {}
+        """Study → when its segments may be recalled again."""
 
     def open(self, instance: Instance) -> StoredInstance:
         """Opens an instance for reading. Reads nothing yet."""
@@ -173,7 +182,21 @@ class Retrieval:
             return read(instance.position)
         except SegmentGone:
             self.follow(instance)
+        except SegmentCold:
+            self._recall(instance.study_instance_uid)
+            raise
         return read(instance.position)
+
+    def _recall(self, study_instance_uid: str) -> None:
+        """Recalls all of a study at once: whoever reads all of it waits one time."""
+        now_s = time.monotonic()
+        if now_s < self._recalls_s.get(study_instance_uid, 0.0):
+            return
+        if len(self._recalls_s) >= RECALLS_MAX:
+            self._recalls_s.clear()
+        self._recalls_s[study_instance_uid] = now_s + RECALL_EVERY_S
+        query = Query(Level.STUDY, {tags.StudyInstanceUID: study_instance_uid.encode()})
+        self._reader.recall({each.position.segment_id for each in self._index.instances(query)})
 
     def note_damage(self, instance: Instance, error: CorruptRecord) -> None:
         """Notes that an instance could not be read, for every process, until a re-send has healed the instance."""

@@ -166,7 +166,7 @@ def _lifecycle(answer: Answer) -> Iterator[Check]:
         )
         return
     rules = [rule for rule in answer.elements("Rule") if rule.get("Status") == "Enabled"]
-    harmful = [rule for rule in rules if {"Expiration", "Transition"} & set(rule)]
+    harmful = [rule for rule in rules if "Expiration" in rule or _archives_more(rule)]
     for rule in harmful:
         name, prefix = rule.get("ID") or "without a name", rule.get("Prefix", "")
         verb = "removes" if "Expiration" in rule else "archives"
@@ -181,7 +181,14 @@ def _lifecycle(answer: Answer) -> Iterator[Check]:
             "lifecycle", WARNING, "no rule aborts uploads that never ended: add one (AbortIncompleteMultipartUpload)"
         )
     elif not harmful:
-        yield Check("lifecycle", PASSED, "no rule expires or archives anything, and abandoned uploads are aborted")
+        yield Check(
+            "lifecycle", PASSED, "no rule expires anything or archives more than s/, and abandoned uploads are aborted"
+        )
+
+
+def _archives_more(rule: dict[str, str]) -> bool:
+    """Whether a rule archives more than full segments, which are recalled when somebody reads them."""
+    return "Transition" in rule and not rule.get("Prefix", "").endswith("/s/")
 
 
 def _versioning(answer: Answer) -> Check:

@@ -5,6 +5,7 @@ Every method raises:
     StoreUnreachable     no answer in time, an answer cut short, an error of the store: what is stored there is
                          unharmed, and whether a write took place is not known
     StoreRefused         wrong credentials, no permission, no such bucket: a person has to help
+    ObjectCold           reads: the object is in an archive class (`archive_classes`)
     ObjectMissing        there is no such object
     ObjectExists         `create` only
     ObjectWrong          an object is longer than it may be, or ends too early
@@ -27,6 +28,7 @@ from engine import log
 from engine.errors import (
     ConfigError,
     EngineError,
+    ObjectCold,
     ObjectExists,
     ObjectMissing,
     ObjectWrong,
@@ -48,6 +50,8 @@ UPLOADS_AT_ONCE = 4
 BACKOFF_S = 0.1
 BACKOFF_S_MAX = 2.0
 _LIST_PAGE = 1000
+_COLD = "InvalidObjectState"
+"""The code with which S3 refuses to read an object that has to be recalled."""
 
 
 class Head(NamedTuple):
@@ -256,6 +260,8 @@ class ObjectClient:
         except (errors.AlreadyExistsError, errors.PreconditionError) as error:
             raise ObjectExists(f"{key} is there already") from error
         except (errors.PermissionDeniedError, errors.UnauthenticatedError) as error:
+            if _COLD in str(error):
+                raise ObjectCold(f"{key} is in an archive class of {self.url}") from error
             raise StoreRefused(f"{self.url} refuses {key}: {_sentence(error)}") from error
         except (errors.BaseError, OSError) as error:
             asked = f" for {key}" if key else ""

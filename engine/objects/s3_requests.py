@@ -1,7 +1,8 @@
-"""Requests to S3 that obstore does not make: lifecycle, versioning, uploads that never ended, old versions.
+"""Requests to S3 that obstore does not make: lifecycle, versioning, unended uploads, old versions, archive classes.
 
     GET /BUCKET?lifecycle | ?versioning | ?uploads | ?versions     signed with AWS Signature Version 4
     DELETE /BUCKET/KEY?versionId=ID
+    HEAD /BUCKET/KEY    POST /BUCKET/KEY?restore
 
 Where a store does not answer the first three, which are for the checks, its answer counts as not known.
 """
@@ -14,7 +15,9 @@ import http.client
 import os
 import ssl
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -22,7 +25,6 @@ from engine.objects import credentials
 from engine.objects.settings import ObjectStore
 
 ANSWER_BYTES_MAX = 1 << 20
-_EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
 
 class Answer(NamedTuple):
@@ -33,6 +35,8 @@ class Answer(NamedTuple):
     """Its Server header."""
     root: ElementTree.Element | None
     """The XML of a success."""
+    headers: Mapping[str, str] = MappingProxyType({})
+    """Names in lower case."""
 
     def texts(self, name: str) -> list[str]:
         """The texts of all elements of that name, whatever their namespace."""
@@ -76,6 +80,7 @@ def ask(
     *,
     method: str = "GET",
     key: str = "",
+    body: bytes = b"",
 ) -> Answer:
     """One request to the bucket, or to an object in it. Raises OSError or http.client.HTTPException."""
     bucket = urlsplit(settings.url).netloc
@@ -83,7 +88,8 @@ def ask(
     endpoint = urlsplit(settings.endpoint or f"https://s3.{region}.amazonaws.com")
     path = f"/{quote(bucket, safe='')}" + (f"/{quote(key, safe='/~')}" if key else "")
     text = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
-    headers = _signed(who, region, endpoint.netloc, f"{method}\n{path}\n{text}", now or datetime.now(UTC))
+    digest = hashlib.sha256(body).hexdigest()
+    headers = _signed(who, region, endpoint.netloc, f"{method}\n{path}\n{text}", digest, now or datetime.now(UTC))
     connection: http.client.HTTPConnection
     if endpoint.scheme == "http":
         connection = http.client.HTTPConnection(endpoint.netloc, timeout=settings.timeout_s)
@@ -91,31 +97,32 @@ def ask(
         context = ssl.create_default_context()
         connection = http.client.HTTPSConnection(endpoint.netloc, timeout=settings.timeout_s, context=context)
     try:
-        connection.request(method, f"{path}?{text}", headers=headers)
+        connection.request(method, f"{path}?{text}" if text else path, body=body or None, headers=headers)
         response = connection.getresponse()
-        body = response.read(ANSWER_BYTES_MAX + 1)
+        content = response.read(ANSWER_BYTES_MAX + 1)
         server = response.getheader("Server") or ""
+        about = {name.lower(): value for name, value in response.getheaders()}
     finally:
         connection.close()
-    if response.status == http.client.NO_CONTENT:
-        return Answer(response.status, server, None)
-    if response.status != http.client.OK or len(body) > ANSWER_BYTES_MAX:
+    if response.status == http.client.NO_CONTENT or method == "HEAD":
+        return Answer(response.status, server, None, about)
+    if response.status != http.client.OK or len(content) > ANSWER_BYTES_MAX:
         return Answer(response.status if response.status != http.client.OK else 0, server, None)
     try:
-        return Answer(response.status, server, ElementTree.fromstring(body))
+        return Answer(response.status, server, ElementTree.fromstring(content), about)
     except ElementTree.ParseError:
         return Answer(0, server, None)
 
 
-def _signed(who: Credentials, region: str, host: str, target: str, now: datetime) -> dict[str, str]:
-    """The headers of a request without a body, with its signature. `target`: method, path and query."""
+def _signed(who: Credentials, region: str, host: str, target: str, digest: str, now: datetime) -> dict[str, str]:
+    """The headers of a request, with its signature. `target`: method, path and query; `digest`: of the body."""
     moment, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
-    headers = {"host": host, "x-amz-content-sha256": _EMPTY_SHA256, "x-amz-date": moment}
+    headers = {"host": host, "x-amz-content-sha256": digest, "x-amz-date": moment}
     if who.token:
         headers["x-amz-security-token"] = who.token
     names = ";".join(sorted(headers))
     lines = "".join(f"{name}:{headers[name]}\n" for name in sorted(headers))
-    request = f"{target}\n{lines}\n{names}\n{_EMPTY_SHA256}"
+    request = f"{target}\n{lines}\n{names}\n{digest}"
     scope = f"{day}/{region}/s3/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{moment}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
     key = f"AWS4{who.secret}".encode()

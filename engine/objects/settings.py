@@ -95,6 +95,13 @@ class ObjectStore(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """The most bytes on this machine of segments that are in the bucket only. Two weeks of work of a small hospital's
     readers."""
 
+    recall: Literal["off", "bulk", "standard", "expedited"] = "standard"
+    """How what lies in an archive class of S3 (Glacier, Deep Archive) is brought back when somebody reads it: standard
+    takes 5 to 12 hours, bulk 12 to 48 and costs least, expedited some minutes and costs most. off: not at all."""
+
+    recall_days: Annotated[int, Meta(ge=1, le=3650)] = 7
+    """Days for which what was brought back stays readable."""
+
     egress_usd_per_gib: Annotated[float, Meta(ge=0, le=100)] = 0.0
     """What the provider asks for a GiB that is read from outside of its cloud, for `filmroom tier plan`; 0: a store of
     your own. Large clouds ask some 0.09 dollars."""

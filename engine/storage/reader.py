@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from engine.errors import CorruptRecord, StorageError
 from engine.storage.decryption import Decryption
@@ -186,6 +186,10 @@ class LogReader:
         if segment.fd < 0:
             raise StorageError(f"segment {position.segment_id:016x} is no file on this machine")
         return segment
+
+    def recall(self, segment_ids: Collection[int]) -> None:
+        """Begins to bring back those of these segments that are in an archive class."""
+        self._store.recall(segment_ids)
 
     def check(self, position: Position, crc: int) -> None:
         """Raises CorruptRecord unless `crc` is the checksum of the whole payload."""

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Collection
 from typing import Protocol
 
 from engine.errors import CorruptRecord, SegmentGone, StorageError, StorageFull
@@ -40,6 +41,9 @@ class SegmentStore(Protocol):
 
     def sync_names(self) -> None:
         """Makes the names of all segments durable. Raises StorageFailed."""
+
+    def recall(self, segment_ids: Collection[int]) -> None:
+        """Begins to bring back those of these segments that are in an archive class, as far as the store answers."""
 
 
 class LocalSegments:
@@ -77,6 +81,9 @@ class LocalSegments:
         """Syncs the directory."""
         self._files.sync_directory(self._directory)
 
+    def recall(self, segment_ids: Collection[int]) -> None:
+        """Does nothing: all are here."""
+
 
 class LayeredSegments:
     """The segments of this machine, and those of a further store that are not here."""
@@ -100,3 +107,7 @@ class LayeredSegments:
         """Makes the names of both durable."""
         self._local.sync_names()
         self._elsewhere.sync_names()
+
+    def recall(self, segment_ids: Collection[int]) -> None:
+        """Those that are not here."""
+        self._elsewhere.recall(set(segment_ids) - set(self._local.segment_ids()))

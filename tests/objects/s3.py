@@ -90,6 +90,10 @@ class S3:
         self.versions: list[_Version] = []
         self.is_locked = False
         self.lists_versions = True
+        self.archived: dict[str, str] = {}
+        """Key → archive class; an object that is in `recalled` with True can be read."""
+        self.recalled: dict[str, bool] = {}
+        self.recall_bodies: list[bytes] = []
         self.released = threading.Event()
         self.held = threading.Semaphore(0)
         self.lock = threading.Lock()
@@ -130,6 +134,9 @@ class S3:
             self.lifecycle = self.versioning = ""
             self.versions.clear()
             self.is_locked, self.lists_versions = False, True
+            self.archived.clear()
+            self.recalled.clear()
+            self.recall_bodies.clear()
             self.uploads.clear()
             self.objects.clear()
             self.history.clear()
@@ -333,6 +340,12 @@ class _Request:
                 self.s3.objects.pop(self.key, None)
                 self._keep_version(self.key, None)
             return 204, {}, b""
+        if method == "POST" and "restore" in query:
+            self.s3.recall_bodies.append(self.body)
+            if self.key in self.s3.recalled:
+                return 409, {}, _error("RestoreAlreadyInProgress")
+            self.s3.recalled[self.key] = False
+            return 202, {}, b""
         if method == "POST" and "uploads" in query:
             number = f"upload{len(self.s3.uploads)}-{len(self.s3.requests)}"
             self.s3.uploads[number] = (self.key, datetime.now(UTC), {})
@@ -376,6 +389,13 @@ class _Request:
             "Accept-Ranges": "bytes",
         }
         wanted = self.headers.get("range")
+        if storage_class := self.s3.archived.get(self.key):
+            headers["x-amz-storage-class"] = storage_class
+            is_back = self.s3.recalled.get(self.key)
+            if is_back is not None:
+                headers["x-amz-restore"] = f'ongoing-request="{"false" if is_back else "true"}"'
+            if not is_back and self.method == "GET":
+                return 403, {}, _error("InvalidObjectState", "The operation is not valid for the object's class")
         if self.method == "HEAD":
             return 200, {**headers, "Content-Length": str(len(data))}, b""
         if not wanted:

@@ -66,6 +66,13 @@ def test_rules_that_expire_or_archive_are_named(s3: S3, tmp_path: Path, action: 
     assert "the rule old" in found[0].text
 
 
+def test_a_rule_that_archives_full_segments_only_is_fine(s3: S3, tmp_path: Path) -> None:
+    action = "<Transition><Days>30</Days><StorageClass>GLACIER</StorageClass></Transition>"
+    rule = f"<Rule><ID>old</ID><Prefix>site/{'a' * 32}/s/</Prefix><Status>Enabled</Status>{action}</Rule>"
+    s3.lifecycle = ABORT.format(more=rule)
+    assert results(s3, tmp_path)["lifecycle"] == PASSED
+
+
 def test_a_rule_that_is_disabled_does_nothing(s3: S3, tmp_path: Path) -> None:
     rule = "<Rule><ID>old</ID><Status>Disabled</Status><Expiration><Days>1</Days></Expiration></Rule>"
     s3.lifecycle = ABORT.format(more=rule)

@@ -9,6 +9,7 @@
     heads of records        the hint's copy of them, as far as a read asks for no more than a head
     the footer              the hint: so rebuild, start, check and compaction's plan need no bucket
 
+A segment in an archive class is recalled by its first read, which raises SegmentCold (`recalls`).
 A read of a record raises StoreUnreachable when the store does not answer, and also when it has no such object: a wrong
 url looks like that, and nothing may be noted as damage because of it. Bytes that are wrong each time are CorruptRecord.
 """
@@ -20,15 +21,18 @@ import re
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from engine import log
 from engine.archive.tiering import connection
+from engine.archive.tiering.recalls import Recalls
 from engine.errors import (
     ConfigError,
     CorruptRecord,
     EngineError,
+    ObjectCold,
     ObjectMissing,
     ObjectWrong,
     SegmentGone,
@@ -36,6 +40,7 @@ from engine.errors import (
     StorageFull,
     StoreUnreachable,
 )
+from engine.objects.archive_classes import ArchiveClasses
 from engine.objects.bucket import PAGE_BYTES, Bucket, PageTable, Published, SegmentName, read_page_table
 from engine.objects.pages import PageCache
 from engine.objects.settings import ObjectStore
@@ -44,6 +49,8 @@ from engine.storage.files import NO_ROOM, Files, replace_file
 from engine.storage.record import unpack_head
 from engine.storage.segment import FIRST_RECORD
 from engine.storage.segment_bytes import SegmentBytes, Where
+
+logger = log.get("archive.remote_segments")
 
 FOLDER = "elsewhere"
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.hint")
@@ -64,6 +71,7 @@ class RemoteSegments:
         self._lock = threading.Lock()
         self._bucket: Bucket | None = None
         self._settings: ObjectStore | None = None
+        self._recalls: Recalls | None = None
         self._ahead: ThreadPoolExecutor | None = None
         self._wanted: set[tuple[SegmentName, int]] = set()
         self.pages = PageCache(str(data / "cache" / "objects"), files, self._cache_bytes)
@@ -85,6 +93,14 @@ class RemoteSegments:
         """Makes the names durable."""
         if self._files.exists(self._folder):
             self._files.sync_directory(self._folder)
+
+    def recall(self, segment_ids: Collection[int]) -> None:
+        """Begins to bring back those that are in an archive class."""
+        names = [name for name in self.names() if name.segment_id in segment_ids]
+        try:
+            self._recalls_of_bucket().begin_all(names)
+        except StoreUnreachable as error:
+            logger.warning("segments cannot be recalled", error=str(error))
 
     # -- the folder -----------------------------------------------------------------------------
 
@@ -141,6 +157,14 @@ class RemoteSegments:
 
     # -- the bucket -----------------------------------------------------------------------------
 
+    def _recalls_of_bucket(self) -> Recalls:
+        bucket = self.bucket()
+        with self._lock:
+            if self._recalls is None:
+                assert self._settings is not None
+                self._recalls = Recalls(ArchiveClasses(self._settings), bucket.segment_key)
+            return self._recalls
+
     def _cache_bytes(self) -> int:
         settings = self._settings
         return settings.cache_bytes if settings is not None else ObjectStore().cache_bytes
@@ -165,9 +189,19 @@ class RemoteSegments:
         start = number * PAGE_BYTES
         end = min(start + PAGE_BYTES, table.segment_bytes)
 
-        def fetch() -> bytes:
+        def get() -> bytes:
             bucket = self.bucket()
             return bucket.objects.get_range(bucket.segment_key(name), start, end)
+
+        def fetch() -> bytes:
+            recalls = self._recalls_of_bucket()
+            recalls.check(name)
+            try:
+                return get()
+            except ObjectCold:
+                if (cold := recalls.begin(name)) is not None:
+                    raise cold from None
+            return get()  # it was back a moment later
 
         try:
             return self.pages.get(name, number, table.pages[number], fetch)
