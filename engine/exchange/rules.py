@@ -1,17 +1,19 @@
 """Runs the [[rule]] tables: for each rule and receiver a follower with a position of its own.
 
 feed ─► events of the rule ─► its conditions, asked of the index ─► the action: a notification, a message
-registry of orders ─► its announcements ─► the action: forward a performed step
+registry of orders ─► its announcements ─► the action: forward a performed step, fetch priors
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.archive.hospital import orders_watch
 from engine.exchange.announcements import Announcements
 from engine.exchange.availability import Notifications
 from engine.exchange.hl7_notices import Notices
+from engine.exchange.prefetch import Prefetching, of_order, of_study
 from engine.exchange.step_forwarding import StepForwarding
 from engine.orders.work import KINDS_OF
 from engine.outbox.follower import Follower, Retries, Saving
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from engine.config import Config
     from engine.exchange.settings import Rule
     from engine.hl7.settings import Hl7Destination
+    from engine.orders.rows import AnnouncementRow
     from engine.outbox.follower import Sink
     from engine.runtime.engine import Engine
 
@@ -72,7 +75,10 @@ class Rules(Tables[Delivery]):
         watch = orders_watch(engine.archive, engine.loop)
         try:
             source = Announcements(engine.orders, watch.changed, KINDS_OF[rule.after])
-            await self._run_one(delivery, source, StepForwarding(engine, rule, delivery.to))
+            sink: Sink[AnnouncementRow] = StepForwarding(engine, rule, delivery.to)
+            if rule.action == "prefetch":
+                sink = Prefetching(engine, rule, delivery.to, partial(of_order, engine))
+            await self._run_one(delivery, source, sink)
         finally:
             watch.close()
 
@@ -100,4 +106,6 @@ def sink_of(engine: Engine, delivery: Delivery) -> Sink[list[bytes]]:
     """Where the events of a delivery go."""
     if delivery.destination is not None:
         return Notices(engine, delivery.rule, delivery.destination)
+    if delivery.rule.action == "prefetch":
+        return Prefetching(engine, delivery.rule, delivery.to, partial(of_study, engine, delivery.rule, delivery.to))
     return Notifications(engine, delivery.rule, delivery.to)

@@ -34,13 +34,14 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only what has an instance that one of these AE titles has sent; empty: anybody."""
 
 
-RuleAction = Literal["ian", "hl7", "mpps"]
-RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step"]
+RuleAction = Literal["ian", "hl7", "mpps", "prefetch"]
+RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step", "order"]
 
 _EVENTS: dict[str, frozenset[str]] = {
     "ian": frozenset(("study_quiet", "study_complete", "deleted")),
     "hl7": frozenset(("study_quiet", "study_complete")),
     "mpps": frozenset(("step",)),
+    "prefetch": frozenset(("order", "study_quiet")),
 }
 """The events of each action."""
 
@@ -55,17 +56,20 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     after: RuleEvent
     """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
-    late instances; deleted, when instances go to the trash; step, when a modality reports a performed step."""
+    late instances; deleted, when instances go to the trash; step, when a modality reports a performed step; order, when
+    there is a new order."""
 
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
-    for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order."""
+    for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order;
+    prefetch: a job pulls priors of the patient."""
 
     to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
-    """The receivers: AE titles of [[peer]] tables for ian and mpps, names of [[hl7_destination]] tables for hl7."""
+    """The receivers: AE titles of [[peer]] tables for ian and mpps, those that are asked for
+    prefetch, and names of [[hl7_destination]] tables for hl7."""
 
     keys: Annotated[dict[str, str], Meta(max_length=32)] = {}
-    """What a study must match, as in a [[route]]; deletions and steps are not matched."""
+    """What a study must match, as in a [[route]]; deletions, steps and orders are not matched."""
 
     senders: tuple[AETitle, ...] = ()
     """Only studies with an instance that one of these AE titles has sent, or steps that it has reported; empty:
@@ -73,6 +77,15 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     message: Literal["ORM^O01", "ORU^R01"] = "ORM^O01"
     """For hl7. ORM^O01: the order is done (ORC-1 SC, ORC-5 CM); ORU^R01: the images are a result (OBR-25 R)."""
+
+    priors_max: Annotated[int, Meta(ge=1, le=1000)] = 3
+    """For prefetch: the most studies, the newest first."""
+
+    priors_days: Annotated[int, Meta(ge=1, le=36_500)] = 1825
+    """For prefetch: how old a study may be; five years."""
+
+    priors_same_modality: bool = True
+    """For prefetch: only studies that have a modality of the order or the study."""
 
     policy: Literal["wait", "skip", "park"] = "wait"
     """What happens after attempts_max failures in a row. wait: it is tried for ever, and all that follows waits; skip:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind  # type: ignore[attr-defined]
 
 from engine.access import Policy
 from engine.access.role_settings import StudyRule
@@ -25,13 +29,22 @@ from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import NotStored
 from engine.exchange import runner
 from engine.exchange.hl7_notices import Numbers, notice
+from engine.exchange.prefetch import Occasion, Prior, priors
 from engine.exchange.settings import Route, Rule
 from engine.exchange.trial import trial
 from engine.hl7 import parse
 from engine.hl7.settings import Hl7Destination
 from engine.index.query.keywords import query_of_names
 from engine.orders.stations import Stations
-from engine.orders.values import Source
+from engine.orders.values import (
+    Identifier,
+    OrderAction,
+    OrderUpdate,
+    PatientUpdate,
+    ProcedureUpdate,
+    Source,
+    StepUpdate,
+)
 from engine.outbox import follower, tables
 from engine.server.orders_job import oldest_of
 from tests import samples
@@ -329,3 +342,79 @@ def test_what_every_receiver_has_is_forgotten_but_not_what_was_set_aside() -> No
     standing.skipped.append(Skipped(at="9", error="", time=""))
     assert oldest_of(standing) == 9
     assert oldest_of(Standing(name="x")) == 0
+
+
+def test_the_newest_priors_of_the_same_patient_are_chosen() -> None:
+    rule = Rule(name="p", after="order", action="prefetch", to=("A",), priors_max=2, priors_days=365)
+    occasion = Occasion(patient_id="P1", issuer="N", modalities=frozenset(("CT",)), studies=frozenset(("0",)))
+    ct = frozenset(("CT", "SR"))
+    present = [
+        Prior("0", "20261129", "P1", "", ct),
+        Prior("1", "20260101", "P1", "N", ct),
+        Prior("2", "20261001", "P1", "", ct),
+        Prior("3", "20261101", "P1", "N", ct),
+        Prior("4", "20261102", "P2", "N", ct),
+        Prior("5", "20261102", "P1", "S", ct),
+        Prior("6", "20261102", "P1", "N", frozenset(("MR",))),
+        Prior("7", "20201102", "P1", "N", ct),
+        Prior("8", "", "P1", "N", ct),
+    ]
+    assert priors(present, occasion, rule, date(2026, 11, 30)) == ("3", "2")
+
+
+class Archived:
+    """An archive of others: an SCP that is asked for studies."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.port = 0
+
+    def find(self, event: evt.Event) -> Iterator[tuple[int, Dataset | None]]:
+        if event.identifier.get("StudyInstanceUID") or not event.identifier.get("PatientID"):
+            return  # the job asks
+        self.asked.append(str(event.identifier.PatientID))
+        for study, when in (("1.9.1", "20261001"), ("1.9.2", "20261101")):
+            row = Dataset()
+            row.QueryRetrieveLevel, row.StudyInstanceUID, row.StudyDate = "STUDY", study, when
+            row.PatientID, row.ModalitiesInStudy = event.identifier.PatientID, "CT"
+            yield 0xFF00, row
+
+
+def test_an_order_fetches_priors_and_a_study_of_that_archive_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engine.exchange.prefetch.date", Today)
+    other, ae = Archived(), AE("OLD")
+    ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_FIND, other.find)])
+    peers = (Peer(aet="OLD", host="127.0.0.1", port=server.socket.getsockname()[1]),)
+    rules = [
+        Rule(name="orders", after="order", action="prefetch", to=("OLD",), priors_max=1),
+        Rule(name="studies", after="study_quiet", action="prefetch", to=("OLD",)),
+    ]
+    try:
+        with placed(tmp_path / "data", rules, peers=peers) as place:
+            files = place.archive.job_files()
+            patient = PatientUpdate(identifiers=(Identifier("P7"),))
+            procedure = ProcedureUpdate(steps=(StepUpdate(modality="CT"),))
+            order = OrderUpdate(
+                action=OrderAction.NEW, patient=patient, accession=Identifier("A1"), procedures=(procedure,)
+            )
+            place.engine.orders().apply(order, Source(name="RIS"))
+            wait_for(files.all, what="a job")
+            (job,) = files.all()
+            assert (job.kind, job.peer, job.by, job.work.studies) == ("pull", "OLD", "rule:orders", ("1.9.2",))
+            place.arrive(1, sender="OLD", PatientID="P8")
+            place.arrive(2, sender="CT1", PatientID="P9")
+            wait_for(lambda: len(files.all()) == 2, what="the job for the study")
+            assert other.asked[0] == "P7" and set(other.asked) == {"P7", "P9"}
+    finally:
+        server.shutdown()
+
+
+class Today(date):
+    """A day on which the studies of the test are not old."""
+
+    @classmethod
+    def today(cls) -> Today:
+        return cls(2026, 11, 30)

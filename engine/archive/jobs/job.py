@@ -23,6 +23,8 @@ PULL = "pull"
 
 ROUTE = "route"
 """Begins the actor of a job that a route has created; its name follows after a colon."""
+RULE = "rule"
+"""The same for a rule."""
 
 NAMED_MAX = 1000
 """The most failed instances that are named; further ones are counted."""
