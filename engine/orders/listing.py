@@ -18,6 +18,7 @@ from engine.orders.worklist import Search, question_of
 if TYPE_CHECKING:
     from engine.access import Scope
     from engine.orders.registry import Orders
+    from engine.orders.rows import AskedRow
     from engine.orders.settings import Station, Worklist
     from engine.orders.stations import Stations
 
@@ -83,8 +84,8 @@ def gaps(orders: Orders, settings: Worklist, stations: Sequence[Station]) -> Gap
     """Looks at every step: for people who ask. Raises OrdersError."""
     found = Gaps()
     with orders.read() as reading:
-        asked = reading.database.asked
-        found.silent = tuple(each.aet for each in stations if reading.get(asked, each.aet.encode()) is None)
+        table = reading.database.asked
+        found.silent = tuple(each.aet for each in stations if reading.get(table, each.aet.encode()) is None)
         for _, step in reading.rows(reading.database.steps):
             if step.is_unbooked or step.state.value in settings.hide:
                 continue
@@ -94,20 +95,39 @@ def gaps(orders: Orders, settings: Worklist, stations: Sequence[Station]) -> Gap
     return found
 
 
+def asked(orders: Orders, stations: Sequence[Station]) -> list[dict[str, Any]]:
+    """Each application entity that asked for its worklist, and each [[station]] that never did, by AE title."""
+    with orders.read() as reading:
+        rows = {key.decode("utf-8", "replace"): row for key, row in reading.rows(reading.database.asked)}
+    titles = sorted({*rows, *(each.aet for each in stations)})
+    return [_asked_facts(title, rows.get(title)) for title in titles]
+
+
+def _asked_facts(ae_title: str, row: AskedRow | None) -> dict[str, Any]:
+    return {
+        "aet": ae_title,
+        "asked": None if row is None else _moment(row.time),
+        "host": "" if row is None else row.host,
+        "status": "" if row is None else row.status,
+        "matches": None if row is None else row.matches,
+    }
+
+
+def _moment(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).astimezone().isoformat("T", "seconds")
+
+
 def why(orders: Orders, stations: Stations, ae_title: str, scope: Scope) -> dict[str, Any]:
     """The last query of an application entity, and what each of its keys leaves of the list. `scope`: that of its
     role."""
     with orders.read() as reading:
-        asked = reading.get(reading.database.asked, ae_title.encode())
-        keys = asked.keys if asked is not None else (("ScheduledStationAETitle", ae_title),)
+        row = reading.get(reading.database.asked, ae_title.encode())
+        keys = row.keys if row is not None else (("ScheduledStationAETitle", ae_title),)
         found = explain(reading, keys, stations.settings, stations.of(ae_title), reach_of(scope, stations))
-    moment = None if asked is None else datetime.fromtimestamp(asked.time, UTC).astimezone()
+    facts = _asked_facts(ae_title, row)
     return {
-        "aet": ae_title,
-        "asked": None if moment is None else moment.isoformat("T", "seconds"),
-        "host": "" if asked is None else asked.host,
-        "status": "" if asked is None else asked.status,
-        "matches_then": None if asked is None else asked.matches,
+        **{name: facts[name] for name in ("aet", "asked", "host", "status")},
+        "matches_then": facts["matches"],
         "matches_now": found.entries,
         "scheduled": found.shown,
         "without_station": found.unassigned,

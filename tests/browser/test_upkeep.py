@@ -224,7 +224,7 @@ def test_the_worklist_shows_what_is_scheduled_and_why_a_station_has_nothing(serv
     expect(row).to_have_count(0)
     page.get_by_label("Patient", exact=True).fill("doe")
     expect(row).to_have_count(1)
-    why = page.locator("h2 + form")
+    why = page.locator("h2 ~ form")
     why.get_by_label("Station (AE title)").fill("MR9")
     why.get_by_role("button", name="Explain").click()
     expect(page.get_by_text("MR9 has never asked.")).to_be_visible()

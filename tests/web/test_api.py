@@ -17,6 +17,7 @@ from engine.cli import copies
 from engine.config import Config
 from engine.kept_log import KeptLog
 from engine.orders.entry_values import order_of
+from engine.orders.rows import AskedRow
 from engine.orders.values import Source
 from engine.web.api import routes
 from tests import samples
@@ -84,6 +85,9 @@ def test_the_worklist_is_listed_by_its_keys_and_explained(api: ApiClient, hostin
     assert api.get("/api/worklist?Modality=MR") == {"entries": []}
     explained = api.get("/api/worklist/why?aet=CT2")
     assert explained["matches_now"] == 0 and explained["keys"][0]["others_have"] == ["CT1"]
+    hosting.engine.orders().note_asked("CT1", AskedRow(keys=(), matches=0, time=1000.0, host="::1"))
+    (station,) = api.get("/api/worklist/stations")["stations"]
+    assert (station["aet"], station["host"], station["matches"]) == ("CT1", "::1", 0) and station["asked"]
     assert "neither a date" in api.get("/api/worklist?ScheduledProcedureStepStartDate=soon", 400)["detail"]
     assert api.get("/api/worklist/why", 400)["detail"].startswith("aet:")
 

@@ -17,6 +17,7 @@ from engine.archive.archive import Archive
 from engine.archive.jobs.job import FAILED, SEND, Job, Work
 from engine.archive.jobs.job_files import new_id
 from engine.orders.entry_values import order_of
+from engine.orders.rows import AskedRow
 from engine.orders.values import Source
 from tests import samples
 from tests.system.server import wait_for
@@ -318,6 +319,7 @@ def test_a_worklist_shows_the_entries_of_the_scope_and_why_is_for_who_sees_every
     for modality, number in (("CT", 1), ("MR", 2)):
         values = {"PatientID": f"W{number}", "Modality": modality, "ScheduledStationAETitle": f"{modality}1"}
         client.hosting.engine.orders().apply(order_of({**values, "AccessionNumber": f"W{number}"}), Source(name="test"))
+    client.hosting.engine.orders().note_asked("CT1", AskedRow(keys=(), matches=0, time=1.0))
     for scope, expected in (
         (FULL, {"W1", "W2"}),
         (scope_of([frozenset({Matching.of(Attribute.MODALITY, ["ct"])})]), {"W1"}),
@@ -325,4 +327,5 @@ def test_a_worklist_shows_the_entries_of_the_scope_and_why_is_for_who_sees_every
     ):
         client.rules.chosen = scope
         assert {entry["PatientID"] for entry in client.json("/api/worklist")["entries"]} == expected
+        assert bool(client.json("/api/worklist/stations")["stations"]) == (scope is FULL)
         assert client.ask("/api/worklist/why?aet=CT1")[0] == (200 if scope is FULL else 404)

@@ -227,6 +227,7 @@ API_ROUTES: Final = (
     _write("/outbox/{id}/resume", deliveries.outbox_resume, "Resume a receiver", Action.MANAGE, 202),
     _write("/outbox/{id}/resend", deliveries.outbox_resend, "Try once more what was set aside", Action.MANAGE, 202),
     _read("/worklist", worklist.listed, "Scheduled steps", Action.WORKLIST, worklist.PARAMETERS),
+    _read("/worklist/stations", worklist.stations, "Who asked for a worklist", Action.WORKLIST),
     _read("/worklist/why", worklist.why, "Why a list is empty", Action.WORKLIST, worklist.WHY_PARAMETERS),
     _read("/messages", messages.listed, "HL7 messages, the newest first", Action.MANAGE, messages.PARAMETERS),
     _read("/messages/{number}", messages.one, "One message, and what it did", Action.MANAGE),

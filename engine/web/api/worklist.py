@@ -71,3 +71,15 @@ async def why(request: Request) -> web.Response:
     scope = engine.access.scope_of_peer(ae_title, Action.WORKLIST)
     work = partial(listing.why, stations=engine.stations, ae_title=readable(ae_title), scope=scope)
     return answer(await engine.pools.orders.run(lambda: work(engine.orders())))
+
+
+async def stations(request: Request) -> web.Response:
+    """Each station that asked for its list, with its last query, and each [[station]] that never did.
+
+    Who may not see the worklists of all stations gets none.
+    """
+    check_parameters(request)
+    if request.scope(Action.WORKLIST) is not FULL:
+        return answer({"stations": []})
+    engine, configured = request.engine, request.config.stations
+    return answer({"stations": await engine.pools.orders.run(lambda: listing.asked(engine.orders(), configured))})

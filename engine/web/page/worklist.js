@@ -90,9 +90,22 @@ function Why() {
     event.preventDefault();
     setAsked(aet.trim());
   };
-  return html`<div><h2>${t("why")}</h2><form class="buttons" onSubmit=${submit}>
+  const choose = (title) => {
+    setAet(title);
+    setAsked(title);
+  };
+  return html`<div><h2>${t("why")}</h2><${Stations} choose=${choose} /><form class="buttons" onSubmit=${submit}>
       <label>${t(`worklist.${STATION}`)} <input type="text" required maxlength="16" autocomplete="off" spellcheck=${false} value=${aet} onInput=${(event) => setAet(event.currentTarget.value)} /></label> <button type="submit">${t("why.explain")}</button></form>
     <${Loading} isLoading=${Boolean(asked) && isLoading} /><${Failure} error=${error} />${value && !isLoading && html`<${Reasons} facts=${value} />`}</div>`;
+}
+
+/** Who asked, and who should have. Who sees one station's list only is not told. */
+function Stations({ choose }) {
+  const { value, again } = useAnswer(async (signal) => (await get("api/worklist/stations", signal)).stations, []);
+  useEvery(EVERY_MS, again);
+  return value?.length > 0 && html`<${Table} label=${t("why.stations")} columns=${[t(`worklist.${STATION}`), t("why.last"), t("why.host"), t("why.got"), ""]} rows=${value.map((one) => [
+    one.aet, one.asked ? moment(one.asked) : html`<span class="state waiting">${t("why.silent")}</span>`, one.host || "–", one.matches === null ? "–" : number(one.matches),
+    html`<button type="button" aria-label=${t("why.explain.of", { aet: one.aet })} onClick=${() => choose(one.aet)}>${t("why.explain")}</button>`])} />`;
 }
 
 function Reasons({ facts }) {
