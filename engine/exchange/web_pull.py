@@ -74,6 +74,7 @@ async def web_pulling(
         async with connected(peer, config) as client:
             yield WebPull(engine, client, peer, query, report, progress)
     finally:
+        await engine.audit_trail.finish()
         engine.close()
 
 

@@ -98,6 +98,7 @@ async def pulling(
     try:
         yield pull
     finally:
+        await engine.audit_trail.finish()
         engine.close()
         services.commitments.close()
 
