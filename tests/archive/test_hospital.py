@@ -13,6 +13,7 @@ from engine.archive.feed.event import STUDY_COMPLETE, STUDY_QUIET, Event
 from engine.archive.hospital import open_orders
 from engine.archive.lifecycle import correction
 from engine.archive.order_links import OrderLinks
+from engine.config import Coercion, Config
 from engine.dicom import items, tags
 from engine.index.format.types import Level, Query, Root
 from engine.orders import linking, ordering
@@ -29,8 +30,10 @@ from engine.orders.values import (
     StepUpdate,
     VisitMove,
 )
+from engine.services import coercion
 from tests.actors import actor
 from tests.archive.filled import opened, payload_of, store, study_query, uid
+from tests.oracle import foreign
 
 ADT = Source(name="ADT", reference="17")
 
@@ -306,3 +309,33 @@ def test_a_moved_visit_takes_the_studies_of_its_orders_along(archive: Archive, o
     (number,) = (facts["number"] for facts in correction.list_all(archive) if facts["operation"] == "move")
     correction.undo(archive, number, actor=actor("test"), reason="it was right before")
     assert names(archive)["6"][0] == "P1"
+
+
+def test_a_retrieval_has_what_links_supply_where_corrections_are_sent(archive: Archive, orders: Orders) -> None:
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+    orders.apply(order("A1", "P1", uid(6)), ADT)
+    quiet(archive, orders, 6)
+    (instance,) = archive.instances(study_query(6))
+    config = Config(data=archive.parts.layout.data, coercion=(Coercion(),))
+    changes = coercion.Coercer(archive, config, "VIEWER").changes(instance)
+    assert changes is not None
+    stored = archive.retrieval.open(instance)
+    source = coercion.apply(stored, stored.syntax, instance.pixel_data_offset, changes)
+    sent = foreign.read_data_set(bytes(source.read(0, source.length)), stored.syntax)
+    assert sent.AccessionNumber == "A1"
+    (item,) = sent.RequestAttributesSequence
+    assert (item.RequestedProcedureID, item.ScheduledProcedureStepID, item.StudyInstanceUID) == ("RA1", "SA1", uid(6))
+    assert coercion.Coercer(archive, Config(data=config.data), "VIEWER").changes(instance) is None
+
+
+def test_nobody_waits_for_the_ledger_if_there_is_nothing_to_supply(
+    archive: Archive, orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An MPPS that names a study which is not stored yet is answered while something long is deleted."""
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+    orders.apply(order("A1", "P1", uid(6)), ADT)
+    quiet(archive, orders, 6)
+    orders.apply(order("A2", "P1", uid(99)), ADT)
+    monkeypatch.setattr(archive.parts.ledger, "locked", lambda: pytest.fail("it waits for the lock"))
+    for study, accession in ((6, "A1"), (99, "A2")):
+        orders.link(uid(study), number_of(orders, accession), ADT)

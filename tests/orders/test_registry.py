@@ -368,6 +368,20 @@ def test_a_study_of_another_patient_is_a_conflict_and_is_not_linked(orders: Orde
         assert linking.orders_of(reading, "1.2.4") == []
 
 
+def test_a_database_of_an_older_format_is_made_anew_from_the_log(opened: Open) -> None:
+    before = opened()
+    before.apply(order("A1"), RIS)
+    before.study_arrived(linking.Named(study_instance_uid="1.2.4", accession="A1", patient_id="P1"), RIS)
+    with before._database.write() as writing:
+        writing.set_meta(b"format", b"1")
+        writing.drop(before._database.names)
+    before.close()
+    after = opened()
+    with after.read() as reading:
+        number = linking.orders_of(reading, "1.2.4")[0].order
+        assert [row.study_instance_uid for row in linking.studies_of(reading, number)] == ["1.2.4"]
+
+
 def test_a_link_that_was_undone_is_not_made_again_by_a_rule_but_by_hand(orders: Orders) -> None:
     apply(orders, order("A1"))
     named = linking.Named(study_instance_uid="1.2.4", accession="A1", patient_id="P1")

@@ -44,30 +44,38 @@ def update(archive: Archive, study_instance_uid: str, lacking: Lacking, *, actor
 
     A study that is not stored gets none: it is told of when it has come.
     """
+    if not _drafts(archive, study_instance_uid, lacking, actor)[0]:
+        return []  # nearly always: nobody waits for the lock then
     ledger = archive.parts.ledger
     with ledger.locked():
-        series = _series_of(archive, study_instance_uid)
-        drafts = _Drafts(actor)
-        with archive.parts.index.snapshot() as snapshot:
-            uid = study_instance_uid.encode()
-            stated = snapshot.stated_study(uid)
-            if stated is None:
-                return []
-            stamp = snapshot.newest_correction()
+        records, stamp = _drafts(archive, study_instance_uid, lacking, actor)
+        if not records:
+            return []
+        for record in records:
+            record.stamp = stamp = ledger.next_stamp(stamp)
+        ledger.with_reserve(lambda: ledger.write(records))
+    numbers = [number_of(record.stamp) for record in records]
+    logger.info("attributes supplied by orders", study_instance_uid=study_instance_uid, corrections=len(numbers))
+    _write_event(archive, study_instance_uid, numbers, actor)
+    return numbers
+
+
+def _drafts(
+    archive: Archive, study_instance_uid: str, lacking: Lacking, actor: Principal
+) -> tuple[list[Correction], int]:
+    """The records that are needed, and the newest stamp before them."""
+    uid = study_instance_uid.encode()
+    series = _series_of(archive, study_instance_uid)
+    drafts = _Drafts(actor)
+    with archive.parts.index.snapshot() as snapshot:
+        stated = snapshot.stated_study(uid)
+        if stated is not None:
             of_study, of_series = lacking(stated)
             drafts.compare(Level.STUDY, (uid,), _checked(of_study), snapshot.corrections_of_study(uid))
             for name in series:
                 own = _series_items(snapshot, uid, name, of_series)
                 drafts.compare(Level.SERIES, (uid, name), own, snapshot.corrections_of_series(uid, name))
-        if not drafts.records:
-            return []
-        for record in drafts.records:
-            record.stamp = stamp = ledger.next_stamp(stamp)
-        ledger.with_reserve(lambda: ledger.write(drafts.records))
-    numbers = [number_of(record.stamp) for record in drafts.records]
-    logger.info("attributes supplied by orders", study_instance_uid=study_instance_uid, corrections=len(numbers))
-    _write_event(archive, study_instance_uid, numbers, actor)
-    return numbers
+        return drafts.records, snapshot.newest_correction()
 
 
 class _Drafts:
