@@ -535,6 +535,10 @@ class Archive(View):
         """The right to send pending commitment reports. Raises ArchiveInUse when another process has it."""
         return locks.commitments(self.parts.layout, self.parts.files)
 
+    def reporting_workitems(self) -> AbstractContextManager[None]:
+        """The right to send events of workitems on associations of our own. Raises ArchiveInUse."""
+        return locks.workitems(self.parts.layout, self.parts.files)
+
     def keep_reserve_file(self) -> None:
         """Makes the space that deletions may need on a full disk, if there is room. Raises StorageFailed."""
         reserve_file.make(self.parts.layout, self.parts.files)

@@ -13,6 +13,7 @@
     DATA/ledger.copy          a copy of tombstones, holds and corrections (see `archive.lifecycle.ledger_copy`)
     DATA/losses               records that are lost for good (see `archive.lifecycle.losses`)
     DATA/commitments.lock     flock of the process that sends pending storage commitment reports
+    DATA/workitems.lock       flock of the process that sends events of workitems to their subscribers
     DATA/webhooks.lock        flock of the process that delivers the change feed to webhooks
     DATA/commitments/         those reports (see `archive.commitment.transactions`)
     DATA/ballast              disk space that a deletion frees when the disk is full (see `lifecycle.reserve_file`)

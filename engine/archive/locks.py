@@ -8,6 +8,7 @@
     DATA/jobs.lock         held for its lifetime by the worker that runs jobs
     DATA/stats.lock        held for its lifetime by the worker that writes the history of statistics
     DATA/commitments.lock  held for its lifetime by the worker that sends pending storage commitment reports
+    DATA/workitems.lock    held for its lifetime by the worker that sends events of workitems to their subscribers
     DATA/thumbnails.lock   held for its lifetime by the worker that draws thumbnails of quiet series
 
 All are leases (`leases`), here flocks: they end with their process. Elsewhere: the keeper's lock (`keeper`) and those
@@ -68,6 +69,13 @@ def journals(layout: Layout, files: Files) -> Iterator[None]:
 def commitments(layout: Layout, files: Files) -> Iterator[None]:
     """The right to send pending reports. Raises ArchiveInUse when another process has it."""
     with _held(layout, files, "commitments", 0.0, "another process reports storage commitments"):
+        yield
+
+
+@contextmanager
+def workitems(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to send events of workitems. Raises ArchiveInUse when another process has it."""
+    with _held(layout, files, "workitems", 0.0, "another process reports events of workitems"):
         yield
 
 

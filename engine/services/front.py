@@ -19,6 +19,7 @@ from engine.net.trace import TraceFolder
 from engine.services.acceptor import Acceptor
 from engine.services.commitment.reporter import Reporter
 from engine.services.shared import Services
+from engine.services.ups_events import EventReporter
 from engine.tls import SHUTDOWN_TIMEOUT_S
 from engine.ul.association import Role
 
@@ -51,6 +52,8 @@ class DimseFront:
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_draining = False
         Reporter(self._services.commitments, self._trace).start()
+        self._events = EventReporter(self._services, self._trace)
+        self._events.start()
 
     @property
     def connections_count(self) -> int:
@@ -103,7 +106,8 @@ class DimseFront:
         return {"associations": self._services.associations_count, "chunks": self._pool.outstanding}
 
     def close(self) -> None:
-        """Ends the tasks and threads of storage commitment."""
+        """Ends the tasks and threads of storage commitment, and those of workitems."""
+        self._events.close()
         self._services.commitments.close()
 
     # -- inside ---------------------------------------------------------------------------------

@@ -13,6 +13,7 @@
       Pull                            C-FIND, C-CANCEL, N-GET, N-SET, N-ACTION
       Watch                           C-FIND, C-CANCEL, N-GET, N-ACTION
       Query                           C-FIND, C-CANCEL
+      Event                 ups_events  N-EVENT-REPORT-RSP
     Storage Commitment Push Model   commitment.scp        N-ACTION, N-EVENT-REPORT-RSP
     all others                      storage_scp           C-STORE, C-STORE-RSP
 
@@ -37,6 +38,7 @@ from engine.services import (
     repository_query,
     retrieve_scp,
     storage_scp,
+    ups_events,
     ups_scp,
     worklist_scp,
 )
@@ -54,6 +56,7 @@ SERVICES: Final[tuple[ServiceClass, ...]] = (
     mpps_scp.SERVICE,
     mpps_scp.RETRIEVE_SERVICE,
     *ups_scp.SERVICES,
+    ups_events.SERVICE,
     retrieve_scp.MOVE_SERVICE,
     retrieve_scp.GET_SERVICE,
     commitment_scp.SERVICE,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
+import msgspec
 import pytest
 from pydicom.dataset import Dataset
-from pynetdicom import AE
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.sop_class import (
+    UnifiedProcedureStepEvent,
     UnifiedProcedureStepPull,
     UnifiedProcedureStepPush,
     UnifiedProcedureStepQuery,
@@ -19,6 +22,7 @@ from pynetdicom.sop_class import (
 )
 
 from engine.config import Config, Peer, Role
+from engine.services.ups_events import EventReporter
 from tests.services.serving import LIMITS, Serving, serve_in_thread
 
 PUSH, PULL = UnifiedProcedureStepPush, UnifiedProcedureStepPull
@@ -33,6 +37,7 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         Peer(aet="WATCHER"),
         Peer(aet="SENDER", may=("store",)),
         Peer(aet="NARROW", role="one"),
+        Peer(aet="AWAY"),
     )
     roles = (Role(name="one", may=("workitem",), studies="none"),)
     config = Config(data=data, limits=LIMITS, peers=peers, roles=roles)
@@ -40,9 +45,15 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         yield served
 
 
+def patient(ae: AE) -> AE:
+    """A busy machine takes its time."""
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 300
+    return ae
+
+
 @contextmanager
 def associated(serving: Serving, title: str = "AI1") -> Iterator[Association]:
-    ae = AE(title)
+    ae = patient(AE(title))
     for sop_class in (PUSH, PULL, WATCH, QUERY):
         ae.add_requested_context(sop_class)
     association = ae.associate("127.0.0.1", serving.port)
@@ -235,7 +246,7 @@ def test_who_may_not_see_workitems_is_refused_and_a_role_confines(serving: Servi
     uid = new_uid()
     with associated(serving) as peer:
         create(peer, uid, WorklistLabel="MINE")
-    ae = AE("SENDER")
+    ae = patient(AE("SENDER"))
     ae.add_requested_context(PULL)
     association = ae.associate("127.0.0.1", serving.port)
     assert not association.accepted_contexts
@@ -246,3 +257,78 @@ def test_who_may_not_see_workitems_is_refused_and_a_role_confines(serving: Servi
         assert act(peer, 1, uid, with_state("IN PROGRESS", "1.2.9"), PULL) == 0xC307
         assert create(peer, new_uid()).Status == 0x0124
         assert act(peer, 3, "1.2.840.10008.5.1.4.34.5", to("NARROW"), WATCH) == 0x0124
+
+
+# events ----------------------------------------------------------------------------------------------
+
+
+class Heard:
+    """The events that a subscriber has received."""
+
+    def __init__(self) -> None:
+        self.events: queue.Queue[tuple[str, int, str]] = queue.Queue()
+
+    def handle(self, event: Any) -> tuple[int, None]:
+        request, information = event.request, event.event_information
+        state = information.get("ProcedureStepState", information.get("ReasonForCancellation", ""))
+        self.events.put((request.AffectedSOPInstanceUID, event.event_type, state))
+        return 0x0000, None
+
+    def next(self, count: int) -> list[tuple[str, int, str]]:
+        return [self.events.get(timeout=300) for _ in range(count)]
+
+
+def reasons(text: str) -> Dataset:
+    information = Dataset()
+    information.ReasonForCancellation = text
+    return information
+
+
+def test_a_subscriber_hears_of_changes_on_its_own_association(serving: Serving) -> None:
+    uid, heard = new_uid(), Heard()
+    ae = patient(AE("EAR"))
+    for sop_class in (WATCH, UnifiedProcedureStepEvent):
+        ae.add_requested_context(sop_class)
+    ear = ae.associate("127.0.0.1", serving.port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, heard.handle)])
+    assert ear.is_established
+    with associated(serving) as peer:
+        create(peer, uid)
+        assert act(peer, 3, uid, to("EAR"), WATCH) == 0xC308  # somebody else's title that is no peer
+        assert act(ear, 3, uid, to("EAR"), WATCH) == 0x0000
+        assert act(peer, 1, uid, with_state("IN PROGRESS", "1.2.9"), PULL) == 0x0000
+        assert act(peer, 2, uid, reasons("too late"), PUSH) == 0x0000
+        assert act(peer, 1, uid, with_state("CANCELED", "1.2.9"), PULL) == 0x0000
+    try:
+        assert heard.next(4) == [(uid, 1, "SCHEDULED"), (uid, 1, "IN PROGRESS"), (uid, 2, "too late"),
+                                 (uid, 1, "CANCELED")]  # fmt: skip
+    finally:
+        ear.release()
+
+
+def test_a_peer_without_an_association_is_called_and_misses_nothing_while_it_was_away(serving: Serving) -> None:
+    uid, heard = new_uid(), Heard()
+    with associated(serving) as peer:
+        create(peer, uid)
+        assert act(peer, 3, uid, to("AWAY"), WATCH) == 0x0000
+        assert act(peer, 1, uid, with_state("IN PROGRESS", "1.2.9"), PULL) == 0x0000
+    ae = patient(AE("AWAY"))
+    ae.add_supported_context(UnifiedProcedureStepEvent, scu_role=False, scp_role=True)
+    server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_N_EVENT_REPORT, heard.handle)])
+    engine = serving.services.engine
+    away = Peer(aet="AWAY", host="127.0.0.1", port=server.server_address[1])
+    engine.config = msgspec.structs.replace(engine.config, peers=(*engine.config.peers[:-1], away))
+    reporters: list[EventReporter] = []
+
+    def start() -> None:
+        reporters.append(EventReporter(serving.services))
+        reporters[0].start()
+
+    engine.loop.call_soon_threadsafe(start)
+    try:
+        assert heard.next(2) == [(uid, 1, "SCHEDULED"), (uid, 1, "IN PROGRESS")]
+        with associated(serving) as peer:
+            assert act(peer, 1, uid, with_state("CANCELED", "1.2.9"), PULL) == 0x0000
+        assert heard.next(1) == [(uid, 1, "CANCELED")]
+    finally:
+        engine.loop.call_soon_threadsafe(lambda: reporters[0].close())
+        server.shutdown()
