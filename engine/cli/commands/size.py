@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from engine.cli import options, output
@@ -23,6 +25,8 @@ COLUMNS = (whole("part"), whole("text", "need"), wrapped("rule"), wrapped("measu
     "--senders", type=click.IntRange(min=1), help="Scanners at the busiest moment.  [1 for 150 studies a day]"
 )
 @click.option("--workstations", type=click.IntRange(min=1), help="That fetch at once.  [1 for 120 studies a day]")
+@click.option("--cloud", is_flag=True, help="Add what a bucket costs a month, in each class of storage.")
+@click.option("--prices", type=click.Path(path_type=Path), metavar="FILE", help="Prices for --cloud instead of ours.")
 def command(
     studies_per_day: float,
     modality_mix: str | None,
@@ -32,12 +36,14 @@ def command(
     copies: int,
     senders: int | None,
     workstations: int | None,
+    cloud: bool,
+    prices: Path | None,
 ) -> None:
     """Compute the cores, memory, disk and network that a server needs, with the measured figure behind each number.
 
     Then test the machine: `filmroom doctor --target NAME` and `filmroom bench run --target NAME`.
     """
-    from perf import sizing
+    from perf import cloud_costs, sizing
     from perf.harness import PerfError
 
     try:
@@ -50,6 +56,8 @@ def command(
             studies_per_day, instances_per_study, megabytes, years, copies, senders or 0, workstations or 0
         )
         needs = sizing.needs(demand)
+        if cloud or prices is not None:
+            needs += cloud_costs.costs(demand, cloud_costs.prices(prices or cloud_costs.PRICES_FILE))
     except PerfError as error:
         raise click.UsageError(str(error)) from None
     figures = sizing.figures()
