@@ -353,6 +353,10 @@ class JobError(EngineError):
     """The requested job does not exist."""
 
 
+class PushFailed(EngineError):
+    """Another server cannot be brought up to date."""
+
+
 class JobsFull(JobError):
     """Too many jobs have not ended yet."""
 

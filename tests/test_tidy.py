@@ -85,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"audit", "viewer", "access", "accounts", "identity", "runtime", "archive", "dicom", "prometheus", "totals"}
     | {"fhir", "messaging", "orders", "outbox"},
     "exchange": LEAVES
-    | {"audit", "access", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"}
+    | {"audit", "access", "fhir", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"}
     | {"hl7", "messaging", "orders", "ul"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
@@ -101,7 +101,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
     | {"accounts", "audit", "exchange", "objects", "viewer", "certificates", "reports", "orders"}
-    | {"hl7", "journal", "mapping", "messaging"},
+    | {"fhir", "hl7", "journal", "mapping", "messaging"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

@@ -39,6 +39,7 @@ COMMANDS = {
     "compact": "Free the space of deleted instances.",
     "audit": "Search, follow, export and verify the audit log.",
     "hl7": "Explain and send HL7 messages; search the journal, replay.",
+    "fhir": "Bring a FHIR server up to date.",
     "changes": "Show the change feed: every change, event by event.",
     "stats": "Show the contents of the archive and the server's activity.",
     "echo": "Verify the connection to a peer (C-ECHO).",
