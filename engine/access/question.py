@@ -28,7 +28,7 @@ class Action(Enum):
     EMPTY = auto()
     """Empty the trash: delete for good."""
     WORKLIST = auto()
-    """See worklists, and report performed procedure steps (MPPS)."""
+    """See worklists, report performed procedure steps (MPPS), and notify of instances elsewhere (IAN)."""
     WORKITEM = auto()
     """See, create and perform workitems (UPS), and subscribe to their events."""
     CORRECT = auto()

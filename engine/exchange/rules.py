@@ -14,6 +14,7 @@ from engine.exchange.announcements import Announcements
 from engine.exchange.availability import Notifications
 from engine.exchange.hl7_notices import Notices
 from engine.exchange.prefetch import Prefetching, of_order, of_study
+from engine.exchange.pulling import Pulling
 from engine.exchange.step_forwarding import StepForwarding
 from engine.orders.work import KINDS_OF
 from engine.outbox.follower import Follower, Retries, Saving
@@ -76,7 +77,9 @@ class Rules(Tables[Delivery]):
         try:
             source = Announcements(engine.orders, watch.changed, KINDS_OF[rule.after])
             sink: Sink[AnnouncementRow] = StepForwarding(engine, rule, delivery.to)
-            if rule.action == "prefetch":
+            if rule.action == "pull":
+                sink = Pulling(engine, rule, delivery.to)
+            elif rule.action == "prefetch":
                 sink = Prefetching(engine, rule, delivery.to, partial(of_order, engine))
             await self._run_one(delivery, source, sink)
         finally:

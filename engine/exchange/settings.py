@@ -34,13 +34,14 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only what has an instance that one of these AE titles has sent; empty: anybody."""
 
 
-RuleAction = Literal["ian", "hl7", "mpps", "prefetch"]
-RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step", "order"]
+RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull"]
+RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step", "order", "available"]
 
 _EVENTS: dict[str, frozenset[str]] = {
     "ian": frozenset(("study_quiet", "study_complete", "deleted")),
     "hl7": frozenset(("study_quiet", "study_complete")),
     "mpps": frozenset(("step",)),
+    "pull": frozenset(("available",)),
     "prefetch": frozenset(("order", "study_quiet")),
 }
 """The events of each action."""
@@ -57,16 +58,16 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     after: RuleEvent
     """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
     late instances; deleted, when instances go to the trash; step, when a modality reports a performed step; order, when
-    there is a new order."""
+    there is a new order; available, when another archive notifies us that it has instances (PS3.4 R)."""
 
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
     for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order;
-    prefetch: a job pulls priors of the patient."""
+    prefetch: a job pulls priors of the patient; pull: a job pulls the announced study."""
 
     to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
     """The receivers: AE titles of [[peer]] tables for ian and mpps, those that are asked for
-    prefetch, and names of [[hl7_destination]] tables for hl7."""
+    prefetch, those whose notifications count for pull, and names of [[hl7_destination]] tables for hl7."""
 
     keys: Annotated[dict[str, str], Meta(max_length=32)] = {}
     """What a study must match, as in a [[route]]; deletions, steps and orders are not matched."""

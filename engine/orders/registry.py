@@ -175,6 +175,11 @@ class Orders:
             missing = performing.modify(work, uid, data_set, strict=strict)
         return self._finish(work), missing
 
+    def announce(self, kind: str, subject: str, source: Source) -> None:
+        """Keeps something to tell others, if somebody wants it. Raises as `apply`."""
+        with self.work(source) as work:
+            work.announce(kind, subject)
+
     def study_arrived(self, named: linking.Named, source: Source, *, is_complete: bool = False) -> Applied:
         """Links a stored study to the orders that it names, and tells the archive what is known of its patient.
 

@@ -140,7 +140,7 @@ class AnnouncementRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     kind: str
     """One of `work`."""
     subject: str
-    """The UID of a performed step, or the id of an order."""
+    """The UID of a performed step or a study, or the id of an order."""
     data_set: bytes = b""
     """Attributes in Explicit VR Little Endian."""
     by: str = ""

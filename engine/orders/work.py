@@ -21,8 +21,13 @@ from engine.orders.values import (
 )
 
 STEP_CREATED, STEP_SET, ORDER_CREATED = "step-created", "step-set", "order-created"
+STUDY_AVAILABLE = "study-available"
 """Kinds of announcements."""
-KINDS_OF: Mapping[str, tuple[str, ...]] = {"step": (STEP_CREATED, STEP_SET), "order": (ORDER_CREATED,)}
+KINDS_OF: Mapping[str, tuple[str, ...]] = {
+    "step": (STEP_CREATED, STEP_SET),
+    "order": (ORDER_CREATED,),
+    "available": (STUDY_AVAILABLE,),
+}
 """The kinds of each event that a rule may be about."""
 ANNOUNCEMENTS_MAX = 100_000
 """The most announcements that are kept; the oldest gives way, and whoever has not read it learns that."""

@@ -8,6 +8,8 @@
     Repository Query                repository_query      C-FIND, C-CANCEL
     Modality Performed Procedure    mpps_scp              N-CREATE, N-SET; Retrieve: N-GET
     Step, and its Retrieve
+    Instance Availability           availability_scp      N-CREATE
+    Notification
     Unified Procedure Step:         ups_scp
       Push                            N-CREATE, N-ACTION, N-GET
       Pull                            C-FIND, C-CANCEL, N-GET, N-SET, N-ACTION
@@ -32,6 +34,7 @@ from engine.dimse.messages import CCancelRQ, CFindRQ, Message
 from engine.dimse.status import GeneralStatus
 from engine.errors import MessageError
 from engine.services import (
+    availability_scp,
     echo_scp,
     find_scp,
     mpps_scp,
@@ -55,6 +58,7 @@ SERVICES: Final[tuple[ServiceClass, ...]] = (
     worklist_scp.SERVICE,
     mpps_scp.SERVICE,
     mpps_scp.RETRIEVE_SERVICE,
+    availability_scp.SERVICE,
     *ups_scp.SERVICES,
     ups_events.SERVICE,
     retrieve_scp.MOVE_SERVICE,

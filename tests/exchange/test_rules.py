@@ -418,3 +418,15 @@ class Today(date):
     @classmethod
     def today(cls) -> Today:
         return cls(2026, 11, 30)
+
+
+def test_an_announced_study_is_pulled_from_who_has_announced_it(tmp_path: Path) -> None:
+    rules = [Rule(name="theirs", after="available", action="pull", to=("OLD",))]
+    peers = (Peer(aet="OLD", host="127.0.0.1", port=1),)
+    with placed(tmp_path / "data", rules, peers=peers) as place:
+        orders, files = place.engine.orders(), place.archive.job_files()
+        orders.announce("study-available", "1.2.4", Source(name="SOMEBODY"))
+        orders.announce("study-available", "1.2.5", Source(name="OLD"))
+        wait_for(files.all, what="a job")
+        (job,) = files.all()
+        assert (job.kind, job.peer, job.by, job.work.studies) == ("pull", "OLD", "rule:theirs", ("1.2.5",))
