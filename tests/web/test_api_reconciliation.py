@@ -67,7 +67,7 @@ def test_what_does_not_fit_is_listed_by_day(api: ApiClient) -> None:
 
 
 def test_a_proposal_is_linked_supplies_the_study_and_is_undone(api: ApiClient) -> None:
-    study = f"/api/reconciliation/study?study={uid(1)}"
+    study = f"/api/reconciliation/studies/{uid(1)}"
     facts = api.get(study)
     assert facts["links"] == []
     (proposal, *_) = facts["proposals"]
@@ -93,8 +93,8 @@ def test_a_conflict_ends_when_somebody_says_that_they_do_not_belong_together(api
 
 
 def test_what_is_not_there_is_not_found(api: ApiClient) -> None:
-    api.get(f"/api/reconciliation/study?study={uid(77)}", 404)
-    api.get("/api/reconciliation/study", 400)
+    api.get(f"/api/reconciliation/studies/{uid(77)}", 404)
+    api.get(f"/api/reconciliation/studies/{'1' * 65}", 404)
     api.post("/api/reconciliation/link", {"study": uid(77), "order": 1, "reason": ""}, 404)
     api.post("/api/reconciliation/link", {"study": uid(1), "order": 999, "reason": ""}, 409)
     api.post("/api/reconciliation/link", {"study": uid(1), "order": -1, "reason": ""}, 404)

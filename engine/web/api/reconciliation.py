@@ -39,7 +39,6 @@ PARAMETERS: Final = (
     Parameter("since", "The first day, as 20261201"),
     Parameter("until", "The last day"),
 )
-STUDY_PARAMETERS: Final = (Parameter("study", "A Study Instance UID"),)
 
 
 class Link(ReasonBody, frozen=True, kw_only=True):
@@ -81,10 +80,10 @@ def _listed(archive: Archive, orders: Orders, since: str, until: str) -> dict[st
 async def of_study(request: Request) -> web.Response:
     """One study with its links, and the orders that it may fulfil."""
     _check(request)
-    check_parameters(request, ["study"])
-    study = request.query.get("study", "")
-    if not 0 < len(study) <= 64 or not study.isascii():
-        raise RequestError("study: a Study Instance UID has 1 to 64 characters")
+    check_parameters(request)
+    study = request.path_values["study"]
+    if len(study) > 64 or not study.isascii():
+        raise NotFound("there is no study with a UID of that form")
     engine = request.engine
     facts = await engine.pools.orders.run(lambda: reconciliation.of_study(engine.archive, engine.orders(), study))
     if facts is None:

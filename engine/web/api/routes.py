@@ -234,11 +234,7 @@ API_ROUTES: Final = (
     _write("/messages/{number}/replay", messages.replay, "Apply a message again", Action.CORRECT),
     _read("/reconciliation", reconciliation.listed, "What does not fit", Action.WORKLIST, reconciliation.PARAMETERS),
     _read(
-        "/reconciliation/study",
-        reconciliation.of_study,
-        "A study's links, and the orders that it may fulfil",
-        Action.WORKLIST,
-        reconciliation.STUDY_PARAMETERS,
+        "/reconciliation/studies/{study}", reconciliation.of_study, "A study's links, and proposals", Action.WORKLIST
     ),
     _write("/reconciliation/link", reconciliation.link, "Link a study", Action.CORRECT, body=reconciliation.Link),
     _write("/reconciliation/unlink", reconciliation.unlink, "Undo a link", Action.CORRECT, body=reconciliation.Link),

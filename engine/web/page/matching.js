@@ -57,7 +57,7 @@ function Order({ one }) {
 
 /** One study: its links, conflicts and the orders that it may fulfil. */
 function One({ study, close, conflicts }) {
-  const { value, error, isLoading, again } = useAnswer((signal) => get(`api/reconciliation/study?study=${encodeURIComponent(study)}`, signal), [study]);
+  const { value, error, isLoading, again } = useAnswer((signal) => get(`api/reconciliation/studies/${encodeURIComponent(study)}`, signal), [study]);
   const [reason, setReason] = useState("");
   const [decided, setDecided] = useState([]);
   const change = (what, order) => async () => {
