@@ -14,7 +14,7 @@ from hypothesis import settings
 from pynetdicom.association import Association
 
 from engine.runtime.admission import Admission
-from tests import effort, jitter
+from tests import effort, in_memory, jitter
 
 gc.disable()  # until the tests are collected: nothing that collecting makes is garbage
 # The same examples in each run, so that a failure is that of a change; --all looks for new ones.
@@ -32,19 +32,12 @@ if threading.current_thread() is threading.main_thread():
 
 jitter.install()
 jitter.install_files()
+in_memory.install()
 
 LONGEST = {name: place for place, name in enumerate(Path(__file__).with_name("longest.txt").read_text().split())}
 """Files in the order in which they begin."""
 UNLISTED_S = 10.0
 """A file that takes longer belongs into that list."""
-MEMORY_FOLDER = os.environ.get("FILMROOM_MEMORY_FOLDER")
-"""A folder in memory (tools/check) for the files of rooms that rely on what a disk does only by way of `FaultyFiles`:
-to wait until a disk has synced them takes longer than all else in those rooms."""
-IN_MEMORY = {
-    *("accounts", "archive", "audit", "cli", "fhir", "hl7", "identity", "index", "journal", "keys", "mapping"),
-    *("messaging", "objects", "orders", "reports"),
-}
-ON_DISK = pytest.StashKey[Path]()
 _seconds: Counter[str] = Counter()
 
 
@@ -72,8 +65,7 @@ def pytest_report_header() -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     jitter.switch(item.get_closest_marker("unjittered") is None)
-    if MEMORY_FOLDER:
-        _put_temporary_files(item, Path(MEMORY_FOLDER, os.environ.get("PYTEST_XDIST_WORKER", "alone")))
+    in_memory.put_temporary_files(item, _file(item.nodeid).partition("/")[0])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -98,15 +90,6 @@ def _is_its_turn(item: pytest.Item) -> bool:
     """Whether this run includes the test: always, unless the test is marked `rotating(n)`."""
     marker = item.get_closest_marker("rotating")
     return marker is None or effort.is_its_turn(item.nodeid, marker.args[0])
-
-
-def _put_temporary_files(item: pytest.Item, memory: Path) -> None:
-    """Where the folders that pytest makes for this test, and for the fixtures of its module, are."""
-    factory = item.config._tmp_path_factory  # type: ignore[attr-defined]
-    on_disk = item.config.stash.setdefault(ON_DISK, factory.getbasetemp())
-    in_memory = _file(item.nodeid).partition("/")[0] in IN_MEMORY
-    memory.mkdir(exist_ok=True)
-    factory._basetemp = memory if in_memory else on_disk
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
