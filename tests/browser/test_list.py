@@ -119,6 +119,22 @@ def test_the_selected_row_stays_selected_when_one_types_on(page: Page) -> None:
     expect(browsing.rows(page)).to_have_attribute("aria-selected", "true")
 
 
+def test_a_row_has_its_place_while_the_list_is_fetched_again(page: Page) -> None:
+    places = page.evaluate(
+        """async () => {
+            const { Windows } = await import("/page/windows.js");
+            let asked = 0;
+            const ask = async () => (asked++ ? new Promise(() => {}) : { rows: [{ uid: "a" }, { uid: "b" }], next: null });
+            const count = async () => ({ studies: 2, instances: 2, bytes: 0, is_exact: true });
+            const windows = new Windows(ask, count, (row) => row.uid, () => {}, false);
+            await windows.refresh();
+            windows.refresh();
+            return [windows.positionOf("b"), windows.positionOf("c") ?? null, asked];
+        }"""
+    )
+    assert places == [1, None, 2]
+
+
 def test_rows_stay_in_place_and_the_cursor_on_its_row_while_others_arrive_above(
     open_page: OpenPage, serve: Server
 ) -> None:

@@ -62,13 +62,16 @@ export class Windows {
     return this.parts.get(Math.floor(position / WINDOW_ROWS))?.rows[position % WINDOW_ROWS];
   }
 
-  /** Where a row is now, as far as that is known. */
+  /** Where a row is now, as far as that is known; while its window is fetched again, where it was. */
   positionOf(key) {
+    let stale;
     for (const [number, { rows, generation }] of this.parts) {
-      const place = generation === this.generation ? rows.findIndex((row) => this.keyOf(row) === key) : -1;
-      if (place >= 0) return number * WINDOW_ROWS + place;
+      const place = rows.findIndex((row) => this.keyOf(row) === key);
+      if (place < 0) continue;
+      if (generation === this.generation) return number * WINDOW_ROWS + place;
+      stale ??= number * WINDOW_ROWS + place;
     }
-    return undefined;
+    return stale;
   }
 
   /** Says which rows are in sight: what is missing or stale of them is fetched. */
