@@ -124,7 +124,8 @@ def test_a_row_has_its_place_while_the_list_is_fetched_again(page: Page) -> None
         """async () => {
             const { Windows } = await import("/page/windows.js");
             let asked = 0;
-            const ask = async () => (asked++ ? new Promise(() => {}) : { rows: [{ uid: "a" }, { uid: "b" }], next: null });
+            const rows = [{ uid: "a" }, { uid: "b" }];
+            const ask = async () => (asked++ ? new Promise(() => {}) : { rows, next: null });
             const count = async () => ({ studies: 2, instances: 2, bytes: 0, is_exact: true });
             const windows = new Windows(ask, count, (row) => row.uid, () => {}, false);
             await windows.refresh();
