@@ -33,8 +33,11 @@ SEND_AT_END_S: Final = 3.0
 class AuditKeeper:
     """The threads. Start them when the archive is open."""
 
-    def __init__(self, data: Path, settings: Callable[[], Audit], aet: str) -> None:
-        """`settings`: returns those in force. Raises ConfigError, StorageError when there is no key to sign with."""
+    def __init__(self, data: Path, settings: Callable[[], Audit], aet: str, *, is_replica: bool) -> None:
+        """`settings`: returns those in force. `is_replica`: a source ships its log here.
+
+        Raises ConfigError, StorageError when there is no key to sign with.
+        """
         self._data = data
         self._settings = settings
         self._files = Files()
@@ -44,6 +47,7 @@ class AuditKeeper:
         self._failure = ""
         self._signed_until = ""
         self._aet = aet
+        self._is_replica = is_replica
         self._sender: Sender | None = None
         self._threads = [guards.start("audit-keeper", self._run), guards.start("audit-sender", self._send)]
 
@@ -87,7 +91,8 @@ class AuditKeeper:
                 self._signed_until = checkpoint.time
             if time.monotonic() - self._pruned_at > PASS_S:
                 self._pruned_at = time.monotonic()
-                prune(self._data, self._notary, self._settings().keep_days, self._files)
+                keep_days = self._settings().keep_days
+                prune(self._data, self._notary, keep_days, self._files, with_sources=not self._is_replica)
         except (StorageError, ConfigError, OSError) as error:
             if not self._failure:
                 logger.error("the audit log cannot be signed", reason=str(error))

@@ -16,7 +16,7 @@ nobody has signed them yet; a running server signs every few seconds.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -87,7 +87,6 @@ class _Signed:
 
     hashes: dict[int, bytes] = field(default_factory=dict)
     last: int = 0
-    pruned: Head | None = None
 
     def note(self, head: Head, report: Report, place: str) -> None:
         if self.hashes.setdefault(head.number, head.hash) != head.hash:
@@ -101,10 +100,15 @@ def verify(data: Path, *, key: Path | None = None, anchor: Iterable[bytes] | Non
     Raises ConfigError for a key that cannot be read, OSError for a file that cannot be read.
     """
     report = Report(is_key_given=key is not None)
-    logs = [_Log(data, "", key, report)]
-    logs += [_Log(root, f"{lineage}/", key, report) for lineage, root in source_roots(data).items()]
-    for each in logs:
-        each.verify_checkpoints()
+    own = _Log(data, "", key, report)
+    own.verify_checkpoints()
+    logs = [own]
+    for lineage, root in source_roots(data).items():
+        prefix = f"{lineage}/"
+        pruned = {label.removeprefix(prefix): head for label, head in own.pruned.items() if label.startswith(prefix)}
+        of_source = _Log(root, prefix, key, report, pruned)
+        of_source.verify_checkpoints()
+        logs.append(of_source)
     for line in anchor or ():
         checkpoint = parse(line)
         if checkpoint is not None:
@@ -119,7 +123,10 @@ def verify(data: Path, *, key: Path | None = None, anchor: Iterable[bytes] | Non
 class _Log:
     """The verification of one log."""
 
-    def __init__(self, root: Path, label: str, key: Path | None, report: Report) -> None:
+    def __init__(
+        self, root: Path, label: str, key: Path | None, report: Report, pruned: Mapping[str, Head] | None = None
+    ) -> None:
+        """`pruned`: what checkpoints of another log say that was removed of this one."""
         self._root = root
         self._label = label
         """Before the names of its chains."""
@@ -128,6 +135,8 @@ class _Log:
         self._keys: Sequence[Ed25519PublicKey] = verify_keys(key or place) if key or place.exists() else ()
         self.own_keys = _keys_at(place)
         """Those beside the log."""
+        self.pruned: dict[str, Head] = dict(pruned or {})
+        """What was removed, by chain; of logs of sources too, by their labels."""
         self._signed: dict[str, _Signed] = {}
         self._digests: dict[int, str] = {}
         self._last: Checkpoint | None = None
@@ -136,7 +145,7 @@ class _Log:
 
     def verify_checkpoints(self) -> None:
         report = self._report
-        pruned, first = 0, 0
+        first = 0
         for path, line_number, line in checkpoint_lines(self._root) if self._keys else ():
             place = f"{self._label}{path.parent.name}/{path.name}:{line_number}"
             checkpoint = parse(line)
@@ -149,14 +158,13 @@ class _Log:
                 report.add("missing", place, f"checkpoint {self._last.number} is followed by {checkpoint.number}")
             elif checkpoint.previous != self._last.digest:
                 report.add("forged", place, "it does not follow the checkpoint before it")
-            if (head := checkpoint.pruned.get(CHECKPOINTS)) is not None:
-                pruned = max(pruned, head.number)
             self._note(checkpoint, place)
             self._digests[checkpoint.number] = checkpoint.digest
             self._last = checkpoint
             report.checkpoints += 1
             report.signed_until = report.signed_until if self._label else checkpoint.time
-        if first > pruned + 1:
+        pruned = self.pruned.get(CHECKPOINTS)
+        if first > (pruned.number if pruned is not None else 0) + 1:
             report.add("missing", f"{self._label}{CHECKPOINTS}", f"the checkpoints before number {first} are gone")
 
     def verify_anchor(self, checkpoint: Checkpoint) -> None:
@@ -177,16 +185,16 @@ class _Log:
 
     def verify_chains(self) -> None:
         for name in sorted({*chain_names(self._root), *self._signed}):
-            _Chain(self._root, name, self._label, self._signed.get(name, _Signed()), self._report).verify()
+            signed = self._signed.get(name, _Signed())
+            _Chain(self._root, name, self._label, signed, self.pruned.get(name), self._report).verify()
 
     def _note(self, checkpoint: Checkpoint, place: str) -> None:
         for name, head in checkpoint.chains.items():
             self._signed.setdefault(name, _Signed()).note(head, self._report, place)
         for name, head in checkpoint.pruned.items():
-            if name.isdecimal():
-                chain = self._signed.setdefault(name, _Signed())
-                if chain.pruned is None or head.number > chain.pruned.number:
-                    chain.pruned = head
+            before = self.pruned.get(name)
+            if before is None or head.number > before.number:
+                self.pruned[name] = head
 
 
 def _keys_at(place: Path) -> Sequence[Ed25519PublicKey]:
@@ -200,13 +208,12 @@ def _keys_at(place: Path) -> Sequence[Ed25519PublicKey]:
 class _Chain:
     """The verification of one chain."""
 
-    def __init__(self, root: Path, name: str, label: str, signed: _Signed, report: Report) -> None:
+    def __init__(self, root: Path, name: str, label: str, signed: _Signed, pruned: Head | None, report: Report) -> None:
         self._paths = chain_files(root, name)
         self._name = label + name
         self._signed = signed
         self._report = report
         self._latest = b""
-        pruned = signed.pruned
         self._number = pruned.number if pruned is not None else 0
         self._hash = pruned.hash if pruned is not None else first_hash(name)
         self._is_start_known = True

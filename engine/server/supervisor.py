@@ -191,7 +191,9 @@ class Supervisor:
             logger.warning("there is no reserve file", reason=str(error))
 
     def _keep_audit(self) -> AuditKeeper:
-        return AuditKeeper(self._config.data, lambda: self._config.audit, self._config.aet)
+        assert self._archive is not None
+        is_replica = self._archive.is_read_only
+        return AuditKeeper(self._config.data, lambda: self._config.audit, self._config.aet, is_replica=is_replica)
 
     def _close_audit(self) -> None:
         reason = self._failure or ""

@@ -160,7 +160,7 @@ def test_the_keeper_sends_signs_and_follows_a_new_configuration(
 ) -> None:
     current = [Audit()]
     make_log(tmp_path, (4,), signed=False)
-    keeper = AuditKeeper(tmp_path, lambda: current[0], "FILMROOM")
+    keeper = AuditKeeper(tmp_path, lambda: current[0], "FILMROOM", is_replica=False)
     current[0] = settings(certificates, collector.port)
     wait_until(lambda: len(studies(collector.messages)) == 4)
     keeper.close()
