@@ -71,7 +71,7 @@ def test_what_is_sent_again_in_other_forms_is_no_conflict(tmp_path: Path) -> Non
                 run("dcmcrle", path, target)
             send("-xr", *packed)
             by_pynetdicom(server, files)
-            wait_for(lambda: settled(server), 60, "nothing kept aside")
+            wait_for(lambda: settled(server), 300, "nothing kept aside")
         after = counts(server)
         assert (after["instances"], after["conflicts"], after["versions"]) == (SMALL + 1, 0, 0)
         stats = server.stats()
@@ -82,7 +82,7 @@ def test_what_is_sent_again_in_other_forms_is_no_conflict(tmp_path: Path) -> Non
         changed.PatientName = "Roe^Richard"
         changed.save_as(tmp_path / "other")
         send(tmp_path / "other")
-        wait_for(lambda: other_content(server.stats()) == 1, 60, "it has been compared")
+        wait_for(lambda: other_content(server.stats()) == 1, 300, "it has been compared")
         assert counts(server)["versions"] == 1
 
 
