@@ -154,6 +154,7 @@ class VersionComparer:
         self._versions: Iterator[Instance] | None = None
         self._began_ns = 0
         self._count = -1
+        """The versions of the last pass, without those that it has retired."""
         self._looked_s = 0.0
         self.counters = Counters()
 
@@ -218,7 +219,8 @@ class VersionComparer:
             return
         count = len(retire(self._archive, same))
         self.counters.same_content += count
-        self._count = -1 if count != len(same) else self._parts.index.version_count()
+        # Do not count again here: what has come during this pass was not examined.
+        self._count = -1 if count != len(same) else self._count - count
 
     def _remember(self) -> None:
         """Saves the progress, so that late versions are examined again."""

@@ -17,7 +17,7 @@ from engine.archive.lifecycle.resent import VersionComparer
 from engine.config import Compaction
 from engine.dicom import convert, transfer_syntax
 from engine.errors import EngineError
-from engine.index.format.types import Outcome
+from engine.index.format.types import Instance, Outcome
 from engine.storage.record import crc32c
 from tests import samples
 from tests.actors import actor
@@ -224,3 +224,29 @@ def test_a_restart_does_not_compare_again_what_was_compared_long_ago(
         assert again.counters.compared == 0
         stored(archive, converted(kept.data_set(1), DEFLATED), DEFLATED)
         assert VersionComparer(archive).run() == 1
+
+
+def test_what_comes_while_another_is_compared_is_compared_next(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = kept.data_set(1)
+    later = [converted(kept.data_set(2), DEFLATED)]
+    is_same = resent.Judge.is_same
+
+    def comparing(judge: resent.Judge, left: Instance, right: Instance) -> bool:
+        while later:
+            stored(archive, later.pop(), DEFLATED)
+        return is_same(judge, left, right)
+
+    monkeypatch.setattr(resent.Judge, "is_same", comparing)
+    with archive:
+        stored(archive, payload)
+        stored(archive, kept.data_set(2))
+        stored(archive, converted(payload, DEFLATED), DEFLATED)
+        comparer = VersionComparer(archive)
+        # A pass examines the versions of its beginning; whether it meets the later one is left to the index.
+        for _ in range(3):
+            comparer.step()
+        comparer.close()
+        assert comparer.counters.same_content == 2
+        assert archive.stats()["versions"] == 0
