@@ -163,9 +163,10 @@ def _copies(facts: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _queues(stats: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[Finding]:
-    for webhook in (*stats.get("webhooks", []), *stats.get("outbox", [])):
-        if webhook.get("state") == "parked":
-            yield Finding("webhook_parked", "attention", {"name": webhook["name"], "error": webhook["error"]})
+    for key, code in (("webhooks", "webhook_parked"), ("outbox", "rule_parked")):
+        for receiver in stats.get(key, []):
+            if receiver.get("state") == "parked":
+                yield Finding(code, "attention", {"name": receiver["name"], "error": receiver["error"]})
     if failing := (facts.get("commitments") or {}).get("failing"):
         yield Finding("commitments_failing", "attention", {"count": failing})
     if failed := (facts.get("jobs") or {}).get("failed"):

@@ -184,6 +184,7 @@ def test_these_views_are_accessible_and_fit_a_phone(open_page: OpenPage, scheme:
         "health",
         "queues",
         "queues/webhooks",
+        "queues/outbox",
         "administration/peers",
         "administration/settings",
         "administration/findings",

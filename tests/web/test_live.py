@@ -91,6 +91,7 @@ def test_all_is_well_without_a_finding() -> None:
         ({"background_job_failing": "bad"}, answer(caretaker={"failing": {"scrub": "x"}}), {}),
         ({"damaged": "bad"}, answer(archive={"damaged": 2}), {}),
         ({"quarantine": "attention"}, answer(archive={"versions": 2}), {}),
+        ({"rule_parked": "attention"}, answer(outbox=[{"name": "x", "state": "parked", "error": "y"}]), {}),
         ({"webhook_parked": "attention"}, answer(webhooks=[{"name": "x", "state": "parked", "error": "y"}]), {}),
         ({"lost": "bad"}, None, {"lost": 1}),
         ({"disk_filling": "bad"}, None, {"disk": {"full_at_s": 1e9 + DAY_S}}),

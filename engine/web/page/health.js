@@ -51,7 +51,7 @@ export function Health() {
 }
 
 const PLACES = {
-  quarantine: ["administration", "quarantine"], jobs_failed: ["queues"], commitments_failing: ["queues", "commitments"], webhook_parked: ["queues", "webhooks"],
+  quarantine: ["administration", "quarantine"], jobs_failed: ["queues"], commitments_failing: ["queues", "commitments"], webhook_parked: ["queues", "webhooks"], rule_parked: ["queues", "outbox"],
   background_job_failing: ["administration", "log"], worker_missing: ["administration", "log"], operations_failing: ["administration", "log"], feed_failing: ["administration", "log"], messages_missing: ["administration", "log"], messages_stalled: ["administration", "log"],
 };
 

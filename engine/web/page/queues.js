@@ -1,4 +1,4 @@
-// What goes on in the background: jobs that send and pull, commitment reports, webhooks. How far, what failed, again, no more.
+// What goes on in the background: jobs that send and pull, commitment reports, webhooks, routes and rules. How far, what failed, again, no more.
 
 import { html, useRef, useState } from "./preact.mjs";
 import { Action, Dialog, Failure, Loading, Table, useAnswer, useEvery } from "./parts.js";
@@ -11,7 +11,7 @@ import "./words_upkeep.js";
 const EVERY_MS = 3000;
 const ROWS = 100;
 const STATES = ["running", "waiting", "failed", "done", "cancelled"];
-const VIEWS = { jobs: Jobs, commitments: Commitments, webhooks: Webhooks };
+const VIEWS = { jobs: Jobs, commitments: Commitments, webhooks: () => Receivers({ kind: "webhooks" }), outbox: () => Receivers({ kind: "outbox" }) };
 
 export function Queues({ view }) {
   const name = view in VIEWS ? view : "jobs";
@@ -119,11 +119,13 @@ function Commitments() {
           <${Action} label=${t("drop")} kind="danger" confirm=${t("commitments.drop.sure")} work=${async () => { await post(`api/commitments/${encodeURIComponent(one.id)}/drop`); again(); }} /></span>`])} />`}</div>`;
 }
 
-function Webhooks() {
-  const { value, error, isLoading, again } = useAnswer((signal) => get("api/webhooks", signal), []);
+function Receivers({ kind }) {
+  const { value, error, isLoading, again } = useAnswer((signal) => get(`api/${kind}`, signal), [kind]);
   useEvery(EVERY_MS, again);
-  return html`<div><p class="quiet">${t("webhooks.about")}</p><${Failure} error=${error} /><${Loading} isLoading=${isLoading && !value} />
-    ${value && html`<${Table} label=${t("queues.webhooks")} empty=${t("webhooks.none")} columns=${[t("webhooks.name"), t("state"), t("webhooks.delivered"), t("queues.attempts"), t("time"), t("reason"), t("queues.actions")]}
-      rows=${value.webhooks.map((one) => [one.name, html`<span class=${`state ${one.state === "parked" ? "failed" : ""}`}>${t(`state.${one.state}`)}</span>`, number(one.delivered), one.attempts ?? 0, moment(one.updated), one.error || "–",
-        one.state !== "delivering" ? html`<${Action} label=${t("retry")} work=${async () => { await post(`api/webhooks/${encodeURIComponent(one.name)}/resume`); again(); }} />` : ""])} />`}</div>`;
+  const ask = (one, what) => async () => { await post(`api/${kind}/${encodeURIComponent(one.name)}/${what}`); again(); };
+  return html`<div><p class="quiet">${t(`${kind}.about`)}</p><${Failure} error=${error} /><${Loading} isLoading=${isLoading && !value} />
+    ${value && html`<${Table} label=${t(`queues.${kind}`)} empty=${t(`${kind}.none`)} columns=${[t("webhooks.name"), t("state"), t("webhooks.delivered"), t("queues.attempts"), t("outbox.skipped"), t("time"), t("reason"), t("queues.actions")]}
+      rows=${value[kind].map((one) => [one.name, html`<span class=${`state ${one.state === "parked" ? "failed" : ""}`}>${t(`state.${one.state}`)}</span>`, number(one.delivered), one.attempts ?? 0, number(one.skipped ?? 0), moment(one.updated), one.error || "–",
+        html`<span class="buttons">${one.state !== "delivering" && html`<${Action} label=${t("retry")} work=${ask(one, "resume")} />`}
+          ${one.skipped > 0 && html`<${Action} label=${t("outbox.resend")} work=${ask(one, "resend")} />`}</span>`])} />`}</div>`;
 }
