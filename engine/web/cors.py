@@ -62,6 +62,13 @@ def check(request: Request, settings: Http) -> None:
     raise HttpError(HTTPStatus.FORBIDDEN, "pages of this origin may change nothing here (http.cors_origins)")
 
 
+def check_channel(request: Request, settings: Http) -> None:
+    """Raises HttpError for a page of another origin that opens a WebSocket, from which no browser hides anything."""
+    origin = request.headers.get("Origin")
+    if origin is not None and not _is_listed(origin, settings) and not is_own(request, origin):
+        raise HttpError(HTTPStatus.FORBIDDEN, "pages of this origin may not listen here (http.cors_origins)")
+
+
 def answer_preflight(request: Request, methods: Iterable[str]) -> web.Response:
     """The answer to a preflight for a path with these methods; `add_headers` adds the other headers."""
     headers = {"Access-Control-Allow-Methods": ", ".join(sorted(methods)), "Access-Control-Max-Age": str(MAX_AGE_S)}

@@ -403,7 +403,7 @@ class WebFront:
         headers["Server"] = SERVER
         headers["X-Request-ID"] = request.id
         security_headers.add(response, self._settings, is_https=request.root.startswith("https:"))
-        if self.is_draining or request.is_last:
+        if response.status != HTTPStatus.SWITCHING_PROTOCOLS and (self.is_draining or request.is_last):
             response.force_close()
             headers["Connection"] = "close"
         if request.principal.session:

@@ -16,6 +16,7 @@ from engine.web.fhir.routes import FHIR_ROUTES
 from engine.web.route import DICOMWEB, Route
 from engine.web.stow import ROUTES as STOW_ROUTES
 from engine.web.wado_routes import WADO_ROUTES
+from engine.web.workitem_channel import ROUTES as CHANNEL_ROUTES
 from engine.web.workitem_subscribers import ROUTES as SUBSCRIBER_ROUTES
 from engine.web.workitems import ROUTES as WORKITEM_ROUTES
 
@@ -49,6 +50,7 @@ _RESOURCES: tuple[Route, ...] = (
     *COMMITMENT_ROUTES,
     *WORKITEM_ROUTES,
     *SUBSCRIBER_ROUTES,
+    *CHANNEL_ROUTES,
     *FHIR_ROUTES,
     *page_files.ROUTES,
     *docs.ROUTES,

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 import requests
 
 from engine.dicom import tags, xml_model
 from engine.orders.workitems.store import Workitems
+from engine.web import workitem_channel
 from tests.web.hosting import Hosting
 from tests.web.serving import serving
 
@@ -171,3 +175,115 @@ def test_subscriptions_have_their_events_and_end(hosting: Hosting) -> None:
     assert workitems.waiting("RS2", 0, 10) == []
     ask(hosting, "POST", f"/workitems/{new_uid()}/subscribers/RS1", None, 404)
     ask(hosting, "POST", f"/workitems/{uid}/subscribers/{'X' * 17}", None, 400)
+
+
+# the channel -----------------------------------------------------------------------------------------
+
+
+async def receive(socket: aiohttp.ClientWebSocketResponse, number: int) -> list[tuple[str, int, Any]]:
+    """Workitem, type and state of the next events."""
+    found = []
+    while len(found) < number:
+        event = await socket.receive_json(timeout=300)
+        state = event.get("00741000", {}).get("Value", [None])[0]
+        found.append((event["00001000"]["Value"][0], event["00001002"]["Value"][0], state))
+    return found
+
+
+async def opened(
+    session: aiohttp.ClientSession, hosting: Hosting, title: str, *, autoping: bool = True, **headers: str
+) -> aiohttp.ClientWebSocketResponse:
+    url = f"{hosting.url}/dicom-web/subscribers/{title}"
+    return await session.ws_connect(url, headers=headers, autoping=autoping)
+
+
+def break_off(socket: aiohttp.ClientWebSocketResponse) -> None:
+    """Ends the connection without a word."""
+    connection = socket._response.connection
+    assert connection is not None and connection.transport is not None
+    connection.transport.abort()
+
+
+def test_a_channel_tells_events_as_they_happen_and_goes_on_after_a_break(hosting: Hosting) -> None:
+    uid, workitems = create(hosting), Workitems(hosting.engine.orders())
+    ask(hosting, "POST", f"/workitems/{uid}/subscribers/WS1", None, 201)
+
+    async def change(*arguments: Any) -> None:
+        await asyncio.to_thread(ask, hosting, *arguments)
+
+    async def listen() -> None:
+        async with aiohttp.ClientSession() as session:
+            socket = await opened(session, hosting, "WS1")
+            assert await receive(socket, 1) == [(uid, 1, "SCHEDULED")]
+            await change("PUT", f"/workitems/{uid}/state", state("IN PROGRESS", "1.2.9"))
+            assert await receive(socket, 1) == [(uid, 1, "IN PROGRESS")]
+            while workitems.waiting("WS1", 0, 10):  # until the pong of the client says that it has both
+                with contextlib.suppress(TimeoutError):
+                    await socket.receive(timeout=0.1)
+            break_off(socket)
+        await change("POST", f"/workitems/{uid}/cancelrequest", None, 202)
+        async with aiohttp.ClientSession() as session:
+            socket = await opened(session, hosting, "WS1")
+            await change("PUT", f"/workitems/{uid}/state", state("CANCELED", "1.2.9"))
+            assert await receive(socket, 2) == [(uid, 2, None), (uid, 1, "CANCELED")]
+            await socket.close()
+
+    asyncio.run(listen())
+
+
+def test_what_a_client_has_not_confirmed_comes_again(hosting: Hosting) -> None:
+    uid = create(hosting)
+    ask(hosting, "POST", f"/workitems/{uid}/subscribers/WS4", None, 201)
+    ask(hosting, "POST", f"/workitems/{uid}/cancelrequest", None, 202)
+    told = [(uid, 1, "SCHEDULED"), (uid, 2, None), (uid, 1, "IN PROGRESS"), (uid, 1, "CANCELED")]
+
+    async def listen() -> None:
+        async with aiohttp.ClientSession() as session:
+            silent = await opened(session, hosting, "WS4", autoping=False)
+            texts = 0
+            while texts < len(told):
+                texts += (await silent.receive(timeout=300)).type is aiohttp.WSMsgType.TEXT
+            break_off(silent)
+        async with aiohttp.ClientSession() as session:
+            socket = await opened(session, hosting, "WS4")
+            assert await receive(socket, len(told)) == told
+            await socket.close()
+
+    asyncio.run(listen())
+
+
+def test_many_events_arrive_in_order_and_a_newer_channel_takes_the_place_of_an_older_one(
+    hosting: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workitem_channel, "WINDOW", 3)
+    monkeypatch.setattr(workitem_channel, "CHANNEL_S", 0.0)
+    ask(hosting, "POST", f"/workitems/{GLOBAL}.1/subscribers/WS2?filter=WorklistLabel=MANY", None, 201)
+    uids = [create(hosting, WorklistLabel="MANY") for _ in range(10)]
+
+    async def listen() -> None:
+        async with aiohttp.ClientSession() as session:
+            older = await opened(session, hosting, "WS2")
+            assert await receive(older, 10) == [(uid, 1, "SCHEDULED") for uid in uids]
+            newer = await opened(session, hosting, "WS2")
+            message = await older.receive(timeout=300)
+            assert message.type is aiohttp.WSMsgType.CLOSE and message.data == workitem_channel.REPLACED
+            await newer.close()
+
+    asyncio.run(listen())
+
+
+def test_a_channel_is_for_subscribers_who_come_by_a_websocket_from_our_own_pages(hosting: Hosting) -> None:
+    ask(hosting, "GET", "/subscribers/WS1", None, 400)
+
+    async def refused(title: str, **headers: str) -> int:
+        async with aiohttp.ClientSession() as session:
+            try:
+                await opened(session, hosting, title, **headers)
+            except aiohttp.WSServerHandshakeError as error:
+                return error.status
+        return 101
+
+    ask(hosting, "POST", f"/workitems/{create(hosting)}/subscribers/WS3", None, 201)
+    assert asyncio.run(refused("NOBODY")) == 404
+    assert asyncio.run(refused("WS3", Origin="https://evil.example")) == 403
+    assert asyncio.run(refused("WS3", Origin=hosting.url)) == 101
