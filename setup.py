@@ -1,7 +1,8 @@
 """The extension list, by glob, with its compiler flags; everything else is in pyproject.toml.
 
 FILMROOM_DEBUG=1     bounds checks, line tracing, annotated HTML, no optimisation
-FILMROOM_SANITIZE=1  address and undefined-behaviour sanitizers (run with LD_PRELOAD=libasan)
+FILMROOM_SANITIZE=1  address and undefined-behaviour sanitizers (run with LD_PRELOAD=libasan); `quick`: compiles in a
+                     third of the time, for short runs
 FILMROOM_EXT=stem    builds that one extension alone
 """
 
@@ -12,11 +13,11 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("FILMROOM_DEBUG") == "1"
-SANITIZE = os.environ.get("FILMROOM_SANITIZE") == "1"
+SANITIZE = {"1": "-O1", "quick": "-O0"}.get(os.environ.get("FILMROOM_SANITIZE", ""))
 ONLY = os.environ.get("FILMROOM_EXT", "*")
 
 # A sanitizer's report names lines that still exist at -O1, and compiles in a third of the time.
-optimised = ["-O1" if SANITIZE else "-O3", "-g1", "-fno-strict-aliasing"]
+optimised = [SANITIZE or "-O3", "-g1", "-fno-strict-aliasing"]
 compile_args = ["-O0", "-g"] if DEBUG else optimised
 link_args: list[str] = []
 if SANITIZE:

@@ -2,7 +2,8 @@
 
 They rely on what a disk does only by way of `FaultyFiles`, and to wait until a disk has synced their files takes longer
 than all else in them. A file system in memory fills what is preallocated with zeros, a gigabyte for each segment. So
-there only the size grows, as on file systems without fallocate.
+there only the size grows, as on file systems without fallocate. A test that tells what is in the page cache, or fills
+a disk, is marked `disk`.
 """
 
 from __future__ import annotations
@@ -45,4 +46,5 @@ def put_temporary_files(item: pytest.Item, room: str) -> None:
     on_disk = item.config.stash.setdefault(_on_disk, factory.getbasetemp())
     memory = Path(FOLDER, os.environ.get("PYTEST_XDIST_WORKER", "alone"))
     memory.mkdir(exist_ok=True)
-    factory._basetemp = memory if room in IN_MEMORY else on_disk
+    in_memory = room in IN_MEMORY and item.get_closest_marker("disk") is None
+    factory._basetemp = memory if in_memory else on_disk

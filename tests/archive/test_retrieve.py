@@ -26,6 +26,8 @@ from tests.actors import actor
 from tests.archive import kept
 from tests.corpus import corpus_files, needs_corpus
 
+pytestmark = pytest.mark.disk
+
 COUNT = 4
 PIXELS = 4096
 OPTIONS = Compaction(bytes_per_s=0)

@@ -67,7 +67,7 @@ def build(folder: Path) -> None:
         subprocess.Popen(
             [*command, "--build-temp", f"build/{stem}"],
             cwd=folder,
-            env={**os.environ, "FILMROOM_SANITIZE": "1", "FILMROOM_EXT": stem},
+            env={**os.environ, "FILMROOM_SANITIZE": "quick", "FILMROOM_EXT": stem},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -294,6 +294,7 @@ def test_a_process_that_hangs_in_a_deletion_does_not_hang_the_others(
 # Trouble -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.disk
 def test_on_a_full_disk_the_reserve_file_makes_room(tmp_path: Path) -> None:
     files = FaultyFiles()
     with opened(tmp_path, files=files) as archive:
