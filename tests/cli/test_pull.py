@@ -7,13 +7,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydicom.dataset import Dataset
 
+from engine.audit.search import Condition, search
 from engine.cli import exit_codes
+from engine.runtime.audit_trail import AuditTrail
 from tests import foreign_archive, samples
 from tests.cli.commands import run
 from tests.foreign_archive import Archive
@@ -49,6 +52,22 @@ def test_a_pull_is_found_in_a_new_archive(capsys: pytest.CaptureFixture[str]) ->
     assert (code, err, json.loads(out)["stored"]) == (exit_codes.OK, "", 3)
     code, out, _ = run(capsys, "find", "-l", "instance", "--json")
     assert len(out.splitlines()) == 3
+
+
+def test_a_pull_ends_when_its_audit_is_written(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_now = AuditTrail._write_received
+
+    def run_late(trail: AuditTrail, *arguments: Any) -> None:
+        threading.Event().wait(0.3)
+        run_now(trail, *arguments)
+
+    monkeypatch.setattr(AuditTrail, "_write_received", run_late)
+    with foreign_archive.serving(Archive(some())) as peer:
+        code, _, err = run(capsys, "pull", named(peer), "--study", f"{ROOT}.1", "--json")
+    assert (code, err) == (exit_codes.OK, "")
+    assert search(Path("filmroom-data"), Condition(kind="received"), 10).events
 
 
 def test_whoever_pulls_may_pull_from_a_peer_that_may_not_store(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 from engine.runtime.pools import INDEX_THREADS, READ_THREADS, Pools
 
 
+@pytest.mark.unjittered("the loop begins tasks in their order")
 def test_a_hanging_disk_blocks_only_reads() -> None:
     async def run() -> None:
         pools, disk = Pools(), threading.Event()

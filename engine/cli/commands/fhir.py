@@ -19,9 +19,7 @@ def command() -> None:
 @click.argument("url", metavar="URL")
 @click.option("--dicomweb", metavar="URL", default="", help="Our DICOMweb, as clients of that server reach it.")
 @click.option("--token-file", type=click.Path(path_type=Path), help="A file with a bearer token for that server.")
-@click.option(
-    "--ca-file", type=click.Path(path_type=Path), help="Authorities that its certificate is of."
-)
+@click.option("--ca-file", type=click.Path(path_type=Path), help="Authorities that its certificate is of.")
 @click.option("--all", "is_whole", is_flag=True, help="Push every study, not only what has changed.")
 @click.option("--r5", is_flag=True, help="Write R5.  [R4]")
 @with_settings()
