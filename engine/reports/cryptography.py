@@ -47,7 +47,7 @@ class Use:
 
 USES: Final = (
     Use(
-        "DICOM, HL7 and replication over TLS, HTTPS",
+        "DICOM, HL7 and replication over TLS, HTTPS, FHIR that is pushed",
         "TLS 1.2 and 1.3; the suites below",
         "128 or 256",
         (
@@ -56,6 +56,8 @@ USES: Final = (
             "engine.services.front",
             "engine.web.https",
             "engine.exchange.dicomweb",
+            "engine.exchange.fhir_push",
+            "engine.cli.fhir",
             "engine.archive.copies.replica_tls",
             "engine.messaging",
             "engine.objects.s3_requests",
@@ -173,6 +175,7 @@ USES: Final = (
             "engine.journal",
             "engine.orders",
             "engine.exchange.identity",
+            "engine.exchange.fhir_push",
             "engine.archive.commitment",
             "engine.archive.lifecycle",
         ),

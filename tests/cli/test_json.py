@@ -149,6 +149,7 @@ ELSEWHERE = {
     "rules resend": "needs a receiver that was set aside; see test_rules",
     "rules resume": "needs a receiver that waits; see test_rules",
     "rules try": "needs a feed; see test_rules",
+    "fhir push": "needs a server that takes it; see tests/exchange/test_fhir_push.py",
     "help": "writes for people",
     "audit export": "its lines are the evidence as it is: hash and event; see tests/system/test_audit.py",
     "trash restore": "needs something in the trash; see tests/archive/lifecycle/test_trash.py",
