@@ -34,6 +34,7 @@ COMMANDS = {
     "undo": "Undo a merge, a move or a correction.",
     "conflicts": "List studies whose instances disagree.",
     "worklist": "Show and change the modality worklist; say why one is empty.",
+    "workitem": "Show and cancel workitems (UPS).",
     "retention": "Delete old studies by the configured rules.",
     "tier": "Free disk space of studies that the bucket has.",
     "compact": "Free the space of deleted instances.",

@@ -147,6 +147,8 @@ def _record_command() -> None:
 _KINDS = {
     "find": audit.Kind.QUERY,
     "worklist list": audit.Kind.QUERY,
+    "workitem list": audit.Kind.QUERY,
+    "workitem show": audit.Kind.QUERY,
     "hl7 journal": audit.Kind.QUERY,
     "import": audit.Kind.IMPORTED,
 }

@@ -18,10 +18,13 @@ import click
 import pytest
 
 from engine import cli
-from engine.cli import backend, exchange, exit_codes
+from engine.cli import backend, exchange, exit_codes, worklist
+from engine.config import Config
 from engine.dicom import tags
+from engine.orders.workitems.store import Workitems
 from tests import samples
 from tests.cli.commands import run
+from tests.orders.workitem_sets import scheduled
 
 ROOT = samples.ROOT
 WHY = ("--reason", "a reason")
@@ -42,6 +45,9 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "worklist import": (ONE, ("entry.wl",)),
     "worklist cancel": (ONE, ("W1",)),
     "worklist why": (ONE, ("CT1",)),
+    "workitem list": (LIST, ()),
+    "workitem show": (ONE, ("1.2.3",)),
+    "workitem cancel": (ONE, ("1.2.3",)),
     "patient merge": (ONE, ("P2", "P1", *WHY)),
     "patient split": (ONE, ("P9", "--study", f"{ROOT}.3", *WHY)),
     "study move": (ONE, (f"{ROOT}.3", "P1", *WHY)),
@@ -227,6 +233,8 @@ def make(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["grant", "add", "ann", "--study", f"{ROOT}.1", *WHY],
     ):
         assert run(capsys, *arguments)[0] == exit_codes.OK, arguments
+    with worklist.opened(Config()) as orders:
+        Workitems(orders).create("1.2.3", scheduled(), "RIS")
 
 
 def filled_in(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> list[str]:

@@ -16,13 +16,15 @@ from pydicom.dataset import Dataset
 from engine.archive import messages
 from engine.archive.archive import Archive
 from engine.archive.hospital import open_orders
-from engine.cli import backend, exit_codes
+from engine.cli import backend, exit_codes, worklist
 from engine.config import Config
 from engine.journal.entry import Received
 from engine.orders.entry_values import order_of
 from engine.orders.registry import NoRules
 from engine.orders.rows import AskedRow
+from engine.orders.workitems.store import Workitems
 from tests.cli.commands import rows, run
+from tests.orders.workitem_sets import scheduled
 from tests.services.serving import LIMITS, Serving, serve
 from tests.system.server import free_port
 
@@ -54,6 +56,23 @@ def test_an_entry_is_added_listed_changed_and_canceled(capsys: pytest.CaptureFix
     assert rows(capsys, "worklist", "cancel", "A1")[0]["changes"] == ["order canceled", "step canceled"]
     assert rows(capsys, "worklist", "list") == []
     assert [row["ScheduledProcedureStepStatus"] for row in rows(capsys, "worklist", "list", "--all")] == ["CANCELED"]
+
+
+def test_workitems_are_listed_shown_and_canceled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with worklist.opened(Config(data=tmp_path / "data")) as orders:
+        for uid, label in (("1.2.1", b"AI"), ("1.2.2", b"QA")):
+            Workitems(orders).create(uid, scheduled(WorklistLabel=label), "RIS")
+    (found,) = rows(capsys, "workitem", "list", "WorklistLabel=A*", "PatientName=doe*")
+    assert (found["SOPInstanceUID"], found["ProcedureStepState"]) == ("1.2.1", "SCHEDULED")
+    assert rows(capsys, "workitem", "cancel", "1.2.1", "--reason", "wrong patient")[0]["state"] == "CANCELED"
+    (shown,) = rows(capsys, "workitem", "show", "1.2.1")
+    assert shown["ProcedureStepProgressInformationSequence"][0]["ReasonForCancellation"] == "wrong patient"
+    assert [row["SOPInstanceUID"] for row in rows(capsys, "workitem", "list", "ProcedureStepState=SCHEDULED")] == [
+        "1.2.2"
+    ]
+    for command in ("show", "cancel"):
+        code, _, err = run(capsys, "workitem", command, "1.2.9")
+        assert code and "no such workitem" in err
 
 
 def test_the_audit_log_finds_by_their_patient_what_commands_show_and_change(

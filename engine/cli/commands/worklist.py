@@ -41,8 +41,9 @@ def command() -> None:
     """Show and change the modality worklist."""
 
 
-def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
-    pairs = []
+def pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The keywords and values of KEYWORD=VALUE. Raises click.UsageError."""
+    found = []
     for text in texts:
         name, mark, value = text.partition("=")
         tag = keywords.tag_of(name)
@@ -50,8 +51,8 @@ def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
             nearest = keywords.nearest(name)
             hint = f"; did you mean {nearest}?" if nearest and mark else ""
             raise click.UsageError(f"{text!r} is no KEYWORD=VALUE{hint}")
-        pairs.append((tags.keyword_of(tag), value))
-    return pairs
+        found.append((tags.keyword_of(tag), value))
+    return found
 
 
 @command.command("list", short_help="List entries.")
@@ -66,7 +67,7 @@ def list_(keys: tuple[str, ...], all_states: bool, limit: int, settings: Setting
 
     For example ScheduledStationAETitle=CT1 ScheduledProcedureStepStartDate=20261201-
     """
-    found = worklist.entries(settings.load(), _pairs(keys), all_states=all_states, limit=limit)
+    found = worklist.entries(settings.load(), pairs(keys), all_states=all_states, limit=limit)
     output.write_list(found, COLUMNS, empty="nothing is scheduled")
 
 
@@ -79,7 +80,7 @@ def add(values: tuple[str, ...], settings: Settings) -> None:
     It needs a PatientID. Without a date it is for now; without AccessionNumber and StudyInstanceUID it gets them.
     For example PatientID=4711 PatientName=Doe^Jane Modality=CT ScheduledStationAETitle=CT1
     """
-    facts = worklist.add(settings.load(), dict(_pairs(values)))
+    facts = worklist.add(settings.load(), dict(pairs(values)))
     for warning in facts["warnings"]:
         output.complain(warning)
     output.write_one(facts, {name: value for name, value in facts.items() if value})
