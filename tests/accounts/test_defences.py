@@ -495,6 +495,7 @@ def test_without_a_hash_no_password_is_right_and_it_costs_the_same(monkeypatch: 
     assert len(verified) == 5 and verified[2].startswith("$argon2id$")
 
 
+@pytest.mark.unjittered("the loop begins tasks in their order")
 def test_too_many_logins_at_once_are_refused_and_not_queued() -> None:
     async def run() -> list[object]:
         threads = passwords.Passwords()

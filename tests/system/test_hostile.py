@@ -34,8 +34,8 @@ dimse_timeout_s = 60.0
 lines_per_peer_per_s_max = 100000
 """
 """Whatever a test does in time is done before these are over, however busy the machine is."""
-IMPATIENT = CONFIG.replace("artim_timeout_s = 60.0", "artim_timeout_s = 1.5").replace(
-    "dimse_timeout_s = 60.0", "dimse_timeout_s = 2.0"
+IMPATIENT = CONFIG.replace("artim_timeout_s = 60.0", "artim_timeout_s = 2.5").replace(
+    "dimse_timeout_s = 60.0", "dimse_timeout_s = 2.5"
 )
 """For tests in which a time must be over."""
 
