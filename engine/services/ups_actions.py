@@ -63,6 +63,8 @@ def perform(workitems: Workitems, action: Action, information: Identifier) -> Re
         raise WorkitemRefused("ReceivingAE is missing", Fault.MISSING, (tags.ReceivingAE,))
     if not action.is_receiver(title):
         raise WorkitemRefused("the Receiving AE is no [[peer]], and not the caller", Fault.RECEIVER)
+    if action.reach is not None and title != action.caller:
+        raise WorkitemRefused("only who may see all workitems may subscribe others", Fault.NOT_ALLOWED)
     who = Subscriber(readable(title), reach=action.reach)
     if action.type_id == SUBSCRIBE:
         lock = information.text(tags.DeletionLock).strip().upper()

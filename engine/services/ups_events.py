@@ -5,7 +5,8 @@
     else                                                      they wait, or go over a WebSocket (`web.workitem_channel`)
 
 An event is sent until it is answered, whatever the answer, and in order; a broken association repeats the last one. Who
-does not answer is called again after RETRY_S, twice as long each time, at most RETRY_S_MAX.
+does not answer is called again after RETRY_S, twice as long each time, at most RETRY_S_MAX. What a receiver may not see
+when its event is due is dropped; the events of one that may see no workitems wait.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from engine import guards, log
-from engine.access import Action
+from engine.access import NOTHING, Action
 from engine.archive.hospital import has_orders
 from engine.dicom import transfer_syntax, uids
 from engine.dicom.identifier import encode_identifier
@@ -26,6 +27,7 @@ from engine.errors import AssociationFailed, EngineError
 from engine.net.client import PLAIN, Address, open_association
 from engine.orders.attributes import decoded, with_set
 from engine.orders.workitems.life import CLASS_UID, ELEMENT_COUNT_MAX
+from engine.orders.workitems.reach import reach_of
 from engine.orders.workitems.store import CHANNEL_S, Workitems
 from engine.services.service import ServiceClass
 from engine.sole_worker import run_alone
@@ -33,6 +35,7 @@ from engine.titles import readable
 from engine.ul.pdu import PresentationContextRQ, RoleSelection
 
 if TYPE_CHECKING:
+    from engine.access import Scope
     from engine.config import Peer
     from engine.dimse.assembly import DataSet
     from engine.net.trace import TraceFolder
@@ -96,8 +99,10 @@ class EventsOnAssociation:
             await engine.pools.orders.run(lambda: workitems.open_channel(title, token))
             kept_at = engine.loop.time()
             while session.connection.is_open and not session.is_releasing and session.allowed(Action.WORKITEM):
+                reach = reach_of(session.scope(Action.WORKITEM), lambda: engine.stations.issuer)
                 for number, row in workitems.waiting(title, 0, EVENTS_AT_ONCE):
-                    await self._send(context_id, row)
+                    if workitems.tells(row, reach):
+                        await self._send(context_id, row)
                     await engine.pools.orders.run(partial(workitems.acknowledge, title, number))
                 if engine.loop.time() - kept_at > CHANNEL_S / 3:
                     kept_at = engine.loop.time()
@@ -180,9 +185,14 @@ class EventReporter:
         peer = self._services.config.peer(title)
         if peer is None or not peer.has_address or workitems.has_channel(title):
             return
+        if "workitem" not in peer.may or self._scope_of(title) is NOTHING:
+            return
         task = guards.watch(loop.create_task(self._visit(workitems, peer, title)), "workitem events")
         self._visits[title] = task
         task.add_done_callback(lambda _: self._visits.pop(title, None))
+
+    def _scope_of(self, title: str) -> Scope:
+        return self._services.engine.access.scope_of_peer(title, Action.WORKITEM)
 
     async def _visit(self, workitems: Workitems, peer: Peer, title: str) -> None:
         engine = self._services.engine
@@ -205,12 +215,13 @@ class EventReporter:
             if context is None:
                 raise AssociationFailed(f"{peer.aet} does not accept Unified Procedure Step Event")
             while events := workitems.waiting(title, 0, EVENTS_AT_ONCE):
+                reach = reach_of(self._scope_of(title), lambda: engine.stations.issuer)
                 for number, row in events:
-                    make = partial(report_rq, row)
-                    data = information(row, context.transfer_syntax)
-                    response = await requestor.request_message(1, make, data)
-                    _note(title, response)
-                    engine.metrics.counters["workitem_events_sent"] += 1
+                    if workitems.tells(row, reach):
+                        make = partial(report_rq, row)
+                        data = information(row, context.transfer_syntax)
+                        _note(title, await requestor.request_message(1, make, data))
+                        engine.metrics.counters["workitem_events_sent"] += 1
                     await engine.pools.orders.run(partial(workitems.acknowledge, title, number))
         finally:
             await requestor.release()

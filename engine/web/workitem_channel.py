@@ -29,7 +29,7 @@ from engine.orders.workitems.store import CHANNEL_S
 from engine.web import cors
 from engine.web.route import DICOMWEB, Route
 from engine.web.workitem_subscribers import TITLE, subscriber_of
-from engine.web.workitems import TAG, run
+from engine.web.workitems import TAG, reach, run
 
 if TYPE_CHECKING:
     from engine.orders.rows import EventRow
@@ -135,10 +135,12 @@ class _Channel:
         events = self._workitems.waiting(self._title, self._sent, room) if room > 0 else []
         if events and not self._sent:
             self._read = events[0][0] - 1
+        seen = reach(self._request)
         for number, row in events:
-            await self._socket.send_str(_text(number, row))
+            if self._workitems.tells(row, seen):
+                await self._socket.send_str(_text(number, row))
+                self._request.engine.metrics.counters["workitem_events_sent"] += 1
             self._sent = number
-        self._request.engine.metrics.counters["workitem_events_sent"] += len(events)
         now = perf_counter()
         if events or now - self._pinged_at > PING_S:
             self._pinged_at = now

@@ -421,3 +421,33 @@ def test_what_is_out_of_reach_does_not_exist(workitems: Workitems) -> None:
     assert outcome(lambda: workitems.create("1.2.2", scheduled(), "X", reach)) == Fault.NOT_ALLOWED  # type: ignore[func-returns-value]
     assert outcome(lambda: workitems.subscribe(GLOBAL, Subscriber("X", reach=reach), has_lock=False)) == "not-allowed"  # type: ignore[func-returns-value]
     assert found(workitems) == ["1.2.1"] and life.CLASS_UID == "1.2.840.10008.5.1.4.34.6.1"
+
+
+def test_an_event_is_told_only_to_who_may_see_its_workitem_by_now(workitems: Workitems) -> None:
+    workitems.subscribe(GLOBAL, A, has_lock=False)
+    for uid, patient in (("1.2.1", b"P1"), ("1.2.2", b"P2")):
+        workitems.create(uid, scheduled(PatientID=patient), "RIS")
+    workitems.restarted()
+    rows = [row for _, row in workitems.waiting("AE_A", 0, 10)]
+
+    def told(reach: Any) -> list[str]:
+        return [row.uid for row in rows if workitems.tells(row, reach)]
+
+    assert told(None) == ["1.2.1", "1.2.2", GLOBAL]
+    assert told(lambda items: items[tags.PatientID] == b"P2") == ["1.2.2", GLOBAL]
+
+
+def test_who_is_confined_ends_no_subscription_of_an_application_entity(workitems: Workitems) -> None:
+    workitems.create("1.2.1", scheduled(), "RIS")
+    workitems.subscribe(GLOBAL, A, has_lock=True)
+    confined = Subscriber("AE_A", "http:ann", lambda items: True)
+    attempts: tuple[Callable[[], Any], ...] = (
+        lambda: workitems.unsubscribe(GLOBAL, confined),
+        lambda: workitems.unsubscribe("1.2.1", confined),
+        lambda: workitems.suspend(GLOBAL, confined),
+        lambda: workitems.subscribe("1.2.1", confined, has_lock=False),
+        lambda: workitems.check_receiver(confined),
+    )
+    for attempt in attempts:
+        assert outcome(attempt) == Fault.NOT_ALLOWED
+    assert [event[0] for event in events_of(workitems, "AE_A")] == ["1.2.1"]

@@ -21,6 +21,7 @@ from pynetdicom.sop_class import (
     UnifiedProcedureStepWatch,
 )
 
+from engine.access.role_settings import StudyRule
 from engine.config import Config, Peer, Role
 from engine.services.ups_events import EventReporter
 from tests.services.serving import LIMITS, Serving, serve_in_thread
@@ -37,9 +38,13 @@ def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
         Peer(aet="WATCHER"),
         Peer(aet="SENDER", may=("store",)),
         Peer(aet="NARROW", role="one"),
+        Peer(aet="CONFINED", role="recent"),
         Peer(aet="AWAY"),
     )
-    roles = (Role(name="one", may=("workitem",), studies="none"),)
+    roles = (
+        Role(name="one", may=("workitem",), studies="none"),
+        Role(name="recent", may=("workitem",), studies=(StudyRule(age_days=30),)),
+    )
     config = Config(data=data, limits=LIMITS, peers=peers, roles=roles)
     with serve_in_thread(data, config, lambda _: None) as served:
         yield served
@@ -257,6 +262,27 @@ def test_who_may_not_see_workitems_is_refused_and_a_role_confines(serving: Servi
         assert act(peer, 1, uid, with_state("IN PROGRESS", "1.2.9"), PULL) == 0xC307
         assert create(peer, new_uid()).Status == 0x0124
         assert act(peer, 3, "1.2.840.10008.5.1.4.34.5", to("NARROW"), WATCH) == 0x0124
+        for kind in (3, 4, 5):  # subscriptions of other peers are not its own
+            assert act(peer, kind, "1.2.840.10008.5.1.4.34.5", to("WATCHER"), WATCH) == 0x0124
+
+
+def test_a_confined_peer_hears_nothing_of_what_it_may_not_see_though_another_one_subscribed_it(
+    serving: Serving,
+) -> None:
+    uid, heard = new_uid(), Heard()
+    ae = patient(AE("CONFINED"))
+    for sop_class in (WATCH, UnifiedProcedureStepEvent):
+        ae.add_requested_context(sop_class)
+    ear = ae.associate("127.0.0.1", serving.port, evt_handlers=[(evt.EVT_N_EVENT_REPORT, heard.handle)])
+    assert ear.is_established
+    try:
+        with associated(serving) as peer:
+            for number, start in ((new_uid(), "19990101090000"), (uid, "21001201090000")):
+                assert create(peer, number, ScheduledProcedureStepStartDateTime=start).Status == 0x0000
+                assert act(peer, 3, number, to("CONFINED"), WATCH) == 0x0000
+        assert heard.next(1) == [(uid, 1, "SCHEDULED")]
+    finally:
+        ear.release()
 
 
 # events ----------------------------------------------------------------------------------------------

@@ -138,9 +138,7 @@ class Workitems:
             row = reading.get(reading.database.subscribers, subscriptions.title_key(who.title))
         if row is None:
             raise WorkitemRefused("nobody has subscribed this AE title", Fault.UNKNOWN)
-        subscriptions.check_owner(row, who.owner)
-        if not row.owner:
-            _check_reach(who)
+        subscriptions.check_owner(row, who.owner, is_confined=who.reach is not None)
 
     # -- events -----------------------------------------------------------------------------------
 
@@ -159,6 +157,18 @@ class Workitems:
         """The events behind a number, the oldest first."""
         with self._orders.read() as reading:
             return subscriptions.waiting(reading, subscriptions.title_key(title), after, limit)
+
+    def tells(self, row: EventRow, reach: Reach | None) -> bool:
+        """Whether an event may be told to a receiver with this reach now: roles and patients change after a
+        subscription, and one may be made by somebody who sees more."""
+        if reach is None or row.type == subscriptions.SCP_STATUS_CHANGE:
+            return True
+        with self._orders.read() as reading:
+            try:
+                _seen(reading, row.uid, reach)
+            except WorkitemRefused:
+                return False
+        return True
 
     def acknowledge(self, title: str, number: int) -> None:
         """A subscriber has its events up to this number."""
@@ -206,7 +216,8 @@ def _seen(reading: Reading, uid: str, reach: Reach | None) -> tuple[WorkitemRow,
 
 
 def _check_owner(work: Work, title: bytes, who: Subscriber) -> None:
-    subscriptions.check_owner(work.writing.get(work.tables.subscribers, title), who.owner)
+    row = work.writing.get(work.tables.subscribers, title)
+    subscriptions.check_owner(row, who.owner, is_confined=who.reach is not None)
 
 
 def _check_reach(who: Subscriber) -> None:

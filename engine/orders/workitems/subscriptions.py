@@ -149,9 +149,9 @@ def _subscriber(work: Work, title: bytes, owner: str) -> SubscriberRow:
     return row
 
 
-def check_owner(row: SubscriberRow | None, owner: str) -> None:
-    """Raises WorkitemRefused if a title is somebody else's."""
-    if row is not None and owner and row.owner and row.owner != owner:
+def check_owner(row: SubscriberRow | None, owner: str, *, is_confined: bool) -> None:
+    """Raises WorkitemRefused if a title is somebody else's; one without an owner is for who sees all workitems."""
+    if row is not None and owner and row.owner != owner and (row.owner or is_confined):
         raise WorkitemRefused("somebody else has subscribed this AE title", Fault.NOT_ALLOWED)
 
 
