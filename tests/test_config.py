@@ -101,7 +101,10 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
         ('[[peer]]\naet = "A"\nmay = ["destination"]', "[[peer]] 'A': without host and port, or a url,"),
         ('[[peer]]\naet = "A"\nhots = "h"', "[[peer]] 'A': unknown key 'hots'; did you mean 'host'?"),
         ('[[peer]]\nhost = "h"\nport = 1', "[[peer]] number 1: object missing required field `aet`"),
-        ('[[peer]]\naet = "A"\nmay = ["stor"]', "'stor' is not one of store, query, retrieve, worklist, destination"),
+        (
+            '[[peer]]\naet = "A"\nmay = ["stor"]',
+            "'stor' is not one of store, query, retrieve, worklist, workitem, destination",
+        ),
         ('[[role]]\nname = "R"\nmay = ["stor"]', "[[role]] 'R': may[0]: 'stor' is not one of store, query, retrieve,"),
         ('[[role]]\nname = "R"\nstudy = "all"', "[[role]] 'R': unknown key 'study'; did you mean 'studies'?"),
         ('[[peer]]\naet = "A"\ntransfer_syntaxes = ["jpeg"]', "'jpeg' is not a UID"),
@@ -158,7 +161,7 @@ def test_relative_paths_in_a_file_start_at_its_folder(tmp_path: Path) -> None:
 def test_a_peer_without_an_address_is_not_a_destination(tmp_path: Path) -> None:
     text = PEER + '[[peer]]\naet = "STORE2"\n[[peer]]\naet = "WEB"\nurl = "http://pacs/dicom-web"\n'
     config = load(written(tmp_path, text), {}, {})
-    assert [peer.may[-1] for peer in config.peers] == ["destination", "worklist", "destination"]
+    assert [peer.may[-1] for peer in config.peers] == ["destination", "workitem", "destination"]
 
 
 def test_the_first_of_two_peers_whose_titles_mean_the_same_is_found() -> None:
