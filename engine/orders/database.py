@@ -146,6 +146,11 @@ class Reading:
         """The number of rows."""
         return int(self._txn.stat(table.handle)["entries"])
 
+    def room_of(self, table: Table[Any]) -> int:
+        """The bytes of the pages that the rows take."""
+        facts = self._txn.stat(table.handle)
+        return int((facts["branch_pages"] + facts["leaf_pages"] + facts["overflow_pages"]) * facts["psize"])
+
     def ids(self, prefix: bytes) -> list[int]:
         """The ids that a key of `names` leads to. `prefix`: without its NUL."""
         start = prefix + b"\0"

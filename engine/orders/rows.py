@@ -191,6 +191,8 @@ class SubscriberRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The number of its next event."""
     lost: int = 0
     """Events that were dropped, since too many waited."""
+    waiting_bytes: int = 0
+    """Of what the events say that wait."""
 
 
 class SubscriptionRow(Struct, frozen=True, kw_only=True, omit_defaults=True):

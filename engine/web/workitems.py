@@ -53,6 +53,8 @@ Result = TypeVar("Result")
 JSON_TYPE: Final = "application/dicom+json"
 XML_TYPE: Final = "application/dicom+xml"
 PRODUCED: Final = (JSON_TYPE, "application/json")
+ANSWER_BYTES_MAX: Final = 16 << 20
+"""Of one answer to a search; then there are more, behind an offset. 2000 usual workitems are 10 MB."""
 
 _STATUS: Final = MappingProxyType({
     Fault.UNKNOWN: HTTPStatus.NOT_FOUND,
@@ -175,16 +177,17 @@ async def search(request: Request) -> web.StreamResponse:
     question.reach = reach(request)
     workitems = await run(request, lambda workitems: workitems, is_change=False)
     found: list[bytes] = []
-    count, is_more, running = 0, False, Search(question)
+    count, length, is_more, running = 0, 0, False, Search(question)
     while not is_more and (matches := workitems.read(running)) is not None:
         for _, items in matches:
             count += 1
             if count <= asked.offset:
                 continue
-            if len(found) == asked.limit:
+            if len(found) == asked.limit or length >= ANSWER_BYTES_MAX:
                 is_more = True
                 break
             found.append(_json(asked.returned(items)))
+            length += len(found[-1])
         await request.engine.pools.reads.run(int)  # lets others run
     if audit.is_on():
         query = " ".join(f"{key}={value}" for key, value in question.keys)

@@ -451,3 +451,37 @@ def test_who_is_confined_ends_no_subscription_of_an_application_entity(workitems
     for attempt in attempts:
         assert outcome(attempt) == Fault.NOT_ALLOWED
     assert [event[0] for event in events_of(workitems, "AE_A")] == ["1.2.1"]
+
+
+def test_events_that_say_much_make_room_as_many_do(workitems: Workitems, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscriptions, "EVENTS_BYTES_MAX", 3000)
+    workitems.create("1.2.1", scheduled(), "RIS")
+    workitems.subscribe("1.2.1", A, has_lock=False)
+    for number in range(10):
+        progress = [DataSet({tags.ProcedureStepProgressDescription: b"%d" % number * 1000})]
+        workitems.update("1.2.1", changed("", ProcedureStepProgressInformationSequence=progress), "X")
+    events = workitems.waiting("AE_A", 0, 100)
+    assert [number for number, _ in events] == [10, 11]
+    workitems.acknowledge("AE_A", 11)
+    workitems.update("1.2.1", changed("", InputReadinessState=b"UNAVAILABLE"), "X")
+    assert len(workitems.waiting("AE_A", 0, 100)) == 1
+
+
+def test_what_no_event_can_say_is_refused_and_changes_nothing(workitems: Workitems) -> None:
+    workitems.create("1.2.1", scheduled(), "RIS")
+    before = workitems.get("1.2.1")
+    progress = [DataSet({tags.ProcedureStepProgressDescription: b"x" * 70_000})]
+    change = changed("", ProcedureStepProgressInformationSequence=progress)
+    assert outcome(lambda: workitems.update("1.2.1", change, "X")) == Fault.RESOURCES
+    assert workitems.get("1.2.1") == before
+
+
+def test_workitems_leave_the_orders_room(workitems: Workitems, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(life, "WORKITEMS_BYTES_MAX", 1 << 20)
+    large = scheduled(CommentsOnTheScheduledProcedureStep=b"x" * (1 << 20))
+    workitems.create("1.2.1", large, "X")
+    assert outcome(lambda: workitems.create("1.2.2", scheduled(), "X")) == Fault.RESOURCES  # type: ignore[func-returns-value]
+    workitems.update("1.2.1", changed("", ProcedureStepLabel=b"still"), "X")
+    workitems.update("1.2.1", changed("", CommentsOnTheScheduledProcedureStep=b"x" * (3 << 20)), "X")
+    assert outcome(lambda: workitems.update("1.2.1", changed("", ProcedureStepLabel=b"y"), "X")) == Fault.RESOURCES
+    workitems.change_state("1.2.1", "IN PROGRESS", "1.9", "X")

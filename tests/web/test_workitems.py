@@ -15,6 +15,7 @@ import requests
 
 from engine.dicom import tags, xml_model
 from engine.orders.workitems.store import Workitems
+from engine.web import workitems as web_workitems
 from engine.web import workitem_channel
 from tests.web.hosting import Hosting
 from tests.web.serving import serving
@@ -287,3 +288,15 @@ def test_a_channel_is_for_subscribers_who_come_by_a_websocket_from_our_own_pages
     assert asyncio.run(refused("NOBODY")) == 404
     assert asyncio.run(refused("WS3", Origin="https://evil.example")) == 403
     assert asyncio.run(refused("WS3", Origin=hosting.url)) == 101
+
+
+def test_an_answer_ends_where_it_is_large_enough(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    uids = [create(hosting, WorklistLabel="LARGE") for _ in range(3)]
+    monkeypatch.setattr(web_workitems, "ANSWER_BYTES_MAX", 1)
+    found = []
+    for offset in range(3):
+        answer = ask(hosting, "GET", f"/workitems?WorklistLabel=LARGE&offset={offset}")
+        (item,) = answer.json()
+        found.append(item["00080018"]["Value"][0])
+        assert ("There are more" in answer.headers.get("Warning", "")) == (offset < 2)
+    assert sorted(found) == sorted(uids)

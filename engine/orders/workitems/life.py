@@ -32,6 +32,9 @@ DATA_SET_BYTES_MAX: Final = 4 << 20
 ELEMENT_COUNT_MAX: Final = subscriptions.ELEMENT_COUNT_MAX
 WORKITEMS_MAX: Final = 200_000
 """Workitems at one time. Nobody performs so many; a program that only makes some would fill the disk."""
+WORKITEMS_BYTES_MAX: Final = 8 << 30
+"""Of all workitems, for a new one; twice that for changes, so that begun work can be ended. They share a database with
+the orders, which must not find it full."""
 
 _PROGRESS: Final = tags.ProcedureStepProgressInformationSequence
 _ASSIGNED: Final = (tags.ScheduledStationNameCodeSequence, tags.ScheduledHumanPerformersSequence)
@@ -85,6 +88,7 @@ def create(
     rules.check_created(data_set)
     if work.writing.count(table) >= WORKITEMS_MAX:
         raise WorkitemRefused(f"there are {WORKITEMS_MAX} workitems already", Fault.RESOURCES)
+    _check_room(work, WORKITEMS_BYTES_MAX)
     items: Items = {
         **rules.with_defaults(in_utf_8(data_set)),
         tags.SOPClassUID: CLASS_UID.encode(),
@@ -109,6 +113,7 @@ def create(
 def update(work: Work, uid: str, data_set: DataSet, row: WorkitemRow) -> Remark:
     """An N-SET. Raises WorkitemRefused."""
     rules.check_update(State(row.state), row.transaction_uid, data_set.text(tags.TransactionUID).strip())
+    _check_room(work, 2 * WORKITEMS_BYTES_MAX)
     stored = subscriptions.decoded(row).items
     changes = in_utf_8(data_set)
     changes.pop(tags.TransactionUID, None)
@@ -213,6 +218,11 @@ def forget(work: Work, before: float) -> int:
             work.writing.delete(tables.subscriptions, subscriptions.subscription_key(uid, title))
         count += 1
     return count
+
+
+def _check_room(work: Work, bytes_max: int) -> None:
+    if work.writing.room_of(work.tables.workitems) >= bytes_max:
+        raise WorkitemRefused("the workitems take too much room already", Fault.RESOURCES)
 
 
 def _encoded(items: Items) -> bytes:

@@ -7,8 +7,8 @@
     suspend                     new workitems mean nothing; those that are subscribed to remain
 
 An event is a row of its receiver, written in the transaction of the change that it reports: what is acknowledged has
-its events, also after a crash. A receiver takes them in order and says how far it got. EVENTS_MAX of them wait; then
-the oldest are dropped, and counted.
+its events, also after a crash. A receiver takes them in order and says how far it got. EVENTS_MAX of them wait, with
+EVENTS_BYTES_MAX in all; then the oldest are dropped, and counted.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ STATE_REPORT, CANCEL_REQUESTED, PROGRESS_REPORT, SCP_STATUS_CHANGE, ASSIGNED = r
 """Event Type IDs (Table CC.2.4-1)."""
 
 EVENTS_MAX: Final = 10_000
-"""Events that wait for one receiver: 3 MB."""
+"""Events that wait for one receiver: 3 MB, for most of them only name a state."""
+EVENTS_BYTES_MAX: Final = 16 << 20
+"""Of what they say."""
+EVENT_BYTES_MAX: Final = 64 << 10
+"""Of what one event says. A change is told to every subscriber, in one transaction: 64 MB at most."""
 SUBSCRIBERS_MAX: Final = 1000
 TITLE_BYTES_MAX: Final = 64
 ELEMENT_COUNT_MAX: Final = 120_000
@@ -130,7 +134,7 @@ def unsubscribe_from_all(work: Work, title: bytes) -> None:
         work.writing.delete(work.tables.events, key)
     row = work.writing.get(work.tables.subscribers, title)
     if row is not None:  # its next number stays, so that an old acknowledgement means none of the new events
-        _put_subscriber(work, title, replace(row, mode=Mode.NOTHING, keys=b"", first=row.next))
+        _put_subscriber(work, title, replace(row, mode=Mode.NOTHING, keys=b"", first=row.next, waiting_bytes=0))
 
 
 def suspend(work: Work, title: bytes) -> None:
@@ -182,17 +186,29 @@ def report(work: Work, uid: str, event_type: int, information: Items) -> int:
 
 
 def emit(work: Work, titles: Iterable[bytes], uid: str, event_type: int, information: Items) -> None:
-    """Adds an event to the queues of some subscribers."""
+    """Adds an event to the queues of some subscribers. Raises WorkitemRefused if it says too much."""
     encoded = attributes.encoded(information)
+    if len(encoded) > EVENT_BYTES_MAX:
+        raise WorkitemRefused(f"an event would say more than {EVENT_BYTES_MAX} bytes", Fault.RESOURCES)
     for title in titles:
         row = work.writing.get(work.tables.subscribers, title) or SubscriberRow()
         event = EventRow(uid=uid, type=event_type, data_set=encoded, time=work.now)
         work.writing.put(work.tables.events, event_key(title, row.next), event)
-        row = replace(row, next=row.next + 1)
-        while row.next - row.first > EVENTS_MAX:
-            work.writing.delete(work.tables.events, event_key(title, row.first))
-            row = replace(row, first=row.first + 1, lost=row.lost + 1)
+        row = replace(row, next=row.next + 1, waiting_bytes=row.waiting_bytes + len(encoded))
+        while row.next - row.first > EVENTS_MAX or row.waiting_bytes > EVENTS_BYTES_MAX:
+            row = replace(_without_oldest(work, title, row), lost=row.lost + 1)
         work.writing.put(work.tables.subscribers, title, row)
+
+
+def _without_oldest(work: Work, title: bytes, row: SubscriberRow) -> SubscriberRow:
+    """Removes the oldest event that waits; returns the row of its subscriber."""
+    key, first = event_key(title, row.first), row.first + 1
+    event = work.writing.get(work.tables.events, key)
+    work.writing.delete(work.tables.events, key)
+    if first == row.next:  # events of earlier versions were not added up
+        return replace(row, first=first, waiting_bytes=0)
+    length = len(event.data_set) if event is not None else 0
+    return replace(row, first=first, waiting_bytes=max(0, row.waiting_bytes - length))
 
 
 def acknowledge(work: Work, title: bytes, number: int) -> None:
@@ -200,10 +216,9 @@ def acknowledge(work: Work, title: bytes, number: int) -> None:
     row = work.writing.get(work.tables.subscribers, title)
     if row is None or number < row.first:
         return
-    last = min(number, row.next - 1)
-    for each in range(row.first, last + 1):
-        work.writing.delete(work.tables.events, event_key(title, each))
-    work.writing.put(work.tables.subscribers, title, replace(row, first=last + 1))
+    while row.first <= min(number, row.next - 1):
+        row = _without_oldest(work, title, row)
+    work.writing.put(work.tables.subscribers, title, row)
 
 
 def waiting(reading: Reading, title: bytes, after: int, limit: int) -> list[tuple[int, EventRow]]:
