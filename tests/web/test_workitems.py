@@ -15,8 +15,8 @@ import requests
 
 from engine.dicom import tags, xml_model
 from engine.orders.workitems.store import Workitems
-from engine.web import workitems as web_workitems
 from engine.web import workitem_channel
+from engine.web import workitems as web_workitems
 from tests.web.hosting import Hosting
 from tests.web.serving import serving
 
