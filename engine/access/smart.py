@@ -5,10 +5,12 @@
     v2   some of c r u d s, in this order          v1   read = rs, write = cud, * = all
     patient/   only the patient of the launch (`launch`)       user/, system/   what its user may see
 
+    patient.ImagingStudy.rs, user.all.read     the same, of providers whose scopes have no slash and no asterisk
+
 A scope only ever narrows: it opens nothing that roles and grants do not. A token without such scopes is not narrowed;
-one with scopes that nobody can read, as with a query behind (`?category=…`), is for nothing. Images are of the kind
-ImagingStudy, whichever way they are asked for: to find them is `s`, to read them is `r`. No scope lets anybody write:
-images come by DICOM, which has rules of its own.
+one with scopes that nobody can read is for nothing: with a query behind (`?category=…`), with a large first letter.
+Images are of the kind ImagingStudy, whichever way they are asked for: to find them is `s`, to read them is `r`. No
+scope lets anybody write: images come by DICOM, which has rules of its own.
 
 `Principal.attributes` has the scopes of a token below SCOPES. Pure.
 """
@@ -32,18 +34,25 @@ SCOPES_MAX: Final = 200
 _PREFIXES: Final = ("patient/", "user/", "system/")
 _VERBS: Final = r"read|write|\*|(?=[cruds])c?r?u?d?s?"
 _SCOPE: Final = re.compile(rf"(patient|user|system)/([A-Za-z]{{1,64}}|\*)\.({_VERBS})", re.ASCII)
+_DOTTED: Final = re.compile(r"(patient|user|system)\.([A-Z][A-Za-z]{0,63}|all)\.(.+)", re.ASCII | re.DOTALL)
 _V1: Final = {"read": "rs", "write": "cud", "*": "cruds"}
 _OF_IMAGES: Final = {Action.QUERY: SEARCH, Action.RETRIEVE: READ}
 
 
 def clinical(scopes: Iterable[str]) -> tuple[str, ...]:
     """The scopes that narrow a token, whether they can be read or not; sorted."""
-    return tuple(sorted(scope for scope in scopes if scope.startswith(_PREFIXES)))[:SCOPES_MAX]
+    written = map(_with_slash, scopes)
+    return tuple(sorted(scope for scope in written if scope.lower().startswith(_PREFIXES)))[:SCOPES_MAX]
+
+
+def _with_slash(scope: str) -> str:
+    match = _DOTTED.fullmatch(scope)
+    return scope if match is None else f"{match[1]}/{'*' if match[2] == 'all' else match[2]}.{match[3]}"
 
 
 def is_for_one_patient(scopes: Iterable[str]) -> bool:
     """Whether a token is limited to the patient of a launch."""
-    return any(scope.startswith("patient/") for scope in scopes)
+    return any(scope.lower().startswith("patient/") for scope in scopes)
 
 
 @lru_cache(maxsize=1024)

@@ -9,6 +9,7 @@ study is linked to orders, one message for each, with its own numbers.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from engine.exchange.identity import control_id_of
 from engine.exchange.matching import matching
 from engine.hl7 import moment
 from engine.hl7.writer import Field, header, message, segment
-from engine.messaging.client import Client
+from engine.messaging.client import Acknowledgement, Client
 from engine.orders import linking
 from engine.orders.database import id_key
 
@@ -73,7 +74,7 @@ class Receiver:
             await self.close()
             raise DeliveryFailed(f"{self._destination.name} acknowledged another message")
         if not answer.is_success:
-            raise DeliveryFailed(f"{self._destination.name} answered {answer.code}: {answer.text}"[:300])
+            raise DeliveryFailed(f"{self._destination.name} answered {_reason(answer)}")
 
     async def _open(self) -> Client:
         if self._client is None:
@@ -143,6 +144,13 @@ class Notices:
             links = linking.orders_of(reading, study)
             rows = [reading.get(reading.database.orders, id_key(link.order)) for link in links if not link.is_undone]
             return [_numbers(row) for row in rows if row is not None]
+
+
+def _reason(answer: Acknowledgement) -> str:
+    """Why a receiver refused, by codes alone: its words may name the patient, and this goes into the log."""
+    code = answer.code if answer.code in ("AE", "AR", "CE", "CR") else "with an unknown code"
+    number = answer.message.text("ERR", 3)
+    return f"{code} (error {number})" if re.fullmatch(r"[0-9]{1,4}", number, re.ASCII) else code
 
 
 def _numbers(row: OrderRow) -> Numbers:

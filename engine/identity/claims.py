@@ -106,10 +106,12 @@ def attributes_of(settings: Oidc, claims: Mapping[str, Any]) -> dict[str, tuple[
 
 
 def scopes_of(claims: Mapping[str, Any]) -> frozenset[str]:
-    """The scopes of an access token: a text with spaces (RFC 8693), or a list."""
-    value = claims.get("scope", claims.get("scp", ""))
-    texts = value if isinstance(value, list) else [value]
-    return frozenset(scope for text in texts if isinstance(text, str) for scope in text.split(" ") if scope)
+    """The scopes of an access token: a text with spaces (RFC 8693), or a list. A scope that is overlooked here narrows
+    nothing: other white space counts too, and both claims."""
+    texts: list[Any] = []
+    for value in (claims.get("scope"), claims.get("scp")):
+        texts += value if isinstance(value, list) else [value]
+    return frozenset(scope for text in texts if isinstance(text, str) for scope in text.split())
 
 
 def patient_of(settings: Oidc, claims: Mapping[str, Any]) -> Patient | None:

@@ -30,6 +30,10 @@ from engine.config import Config
         ("user/ImagingStudy.rs\n", "ImagingStudy", ""),
         ("patient/Patient.r user/ImagingStudy.rs", "ImagingStudy", ""),  # one of a patient has nothing beside it
         ("patient/Patient.r user/ImagingStudy.rs", "Patient", "r"),
+        ("Patient/Patient.r user/ImagingStudy.rs", "ImagingStudy", ""),
+        ("user.ImagingStudy.rs", "ImagingStudy", "rs"),
+        ("user.all.read", "ImagingStudy", "rs"),
+        ("patient.Patient.r user.ImagingStudy.rs", "ImagingStudy", ""),
     ],
 )
 def test_a_scope_is_for_interactions_with_a_kind(scopes: str, kind: str, letters: str) -> None:
@@ -63,7 +67,9 @@ def test_scopes_narrow_what_the_users_roles_allow() -> None:
     assert not may("user/Patient.rs", Action.QUERY) and may("user/Patient.rs", Action.QUERY, Records("Patient", "s"))
     for action in (Action.STORE, Action.DELETE):
         assert not may("user/*.cruds", action)
-    assert not may("user/ImagingStudy.unreadable", Action.QUERY)
+    for unreadable in ("user/ImagingStudy.unreadable", "User/ImagingStudy.rs", "SYSTEM/*.rs", "user.Patient.x"):
+        assert smart.clinical([unreadable]) and not may(unreadable, Action.QUERY)
+    assert smart.clinical(["openid", "User.Read", "User.Read.All", "user.read"]) == ()  # scopes of something else
 
 
 def test_scopes_open_nothing_that_roles_do_not() -> None:

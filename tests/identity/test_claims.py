@@ -87,3 +87,20 @@ def test_a_smart_token_opens_its_patient_and_gives_none_of_the_users_rights(scop
 def test_a_token_without_patient_scopes_names_no_patient() -> None:
     person = claims.person_of(provider(default_roles=("radiologist",)), {**KEYCLOAK, **TIMES, "patient": "4711"})
     assert (person.roles, person.launch_patient) == ({"radiologist"}, None)
+
+
+@pytest.mark.parametrize(
+    "scopes",
+    [
+        {"scope": "openid\tpatient/ImagingStudy.rs"},
+        {"scope": "openid\npatient/ImagingStudy.rs\r\n"},
+        {"scope": "openid", "scp": ["patient/ImagingStudy.rs"]},
+        {"scope": ["openid", "patient/ImagingStudy.rs profile"]},
+        {"scp": "openid patient.ImagingStudy.rs"},
+        {"scope": "Patient/ImagingStudy.rs"},
+    ],
+)
+def test_a_scope_of_one_patient_limits_a_token_however_it_is_written(scopes: dict[str, object]) -> None:
+    settings = provider(roles={"pacs-radiologist": "radiologist"}, patient_id_issuer="HOSPITAL")
+    person = claims.person_of(settings, {**KEYCLOAK, **TIMES, **scopes, "patient": "4711"})
+    assert person.launch_patient is not None and not person.roles and person.scopes
