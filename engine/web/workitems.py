@@ -172,7 +172,7 @@ async def request_cancel(request: Request) -> web.StreamResponse:
 
 async def search(request: Request) -> web.StreamResponse:
     """Sends the workitems that meet the keys of the query."""
-    asked = workitem_keys.parse(request.query_string, request.config.worklist.limit)
+    asked = workitem_keys.parse(request.rel_url.raw_query_string, request.config.worklist.limit)
     question = question_of(asked.identifier)
     question.reach = reach(request)
     workitems = await run(request, lambda workitems: workitems, is_change=False)

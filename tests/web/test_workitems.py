@@ -300,3 +300,10 @@ def test_an_answer_ends_where_it_is_large_enough(hosting: Hosting, monkeypatch: 
         found.append(item["00080018"]["Value"][0])
         assert ("There are more" in answer.headers.get("Warning", "")) == (offset < 2)
     assert sorted(found) == sorted(uids)
+
+
+def test_a_value_may_have_the_marks_of_a_query(hosting: Hosting) -> None:
+    uid = create(hosting, PatientID="7%26&x=1+")
+    answer = ask(hosting, "GET", "/workitems?PatientID=7%2526%26x%3D1%2B&limit=5")
+    assert [item["00080018"]["Value"] for item in answer.json()] == [[uid]]
+    assert ask(hosting, "GET", "/workitems?PatientID=7%26limit%3D5").json() == []
