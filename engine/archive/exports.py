@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 KEPT_S: Final = 24 * 3600.0
 COUNT_MAX: Final = 100
+OWN_MAX: Final = 10
+"""Of one actor, who could else keep all others from exporting."""
 FILE_BYTES_MAX: Final = 16 << 10
 
 _ID: Final = re.compile(r"[0-9a-f]{32}")
@@ -55,7 +57,10 @@ class ExportFiles:
 
     def add(self, *, by: str, request: str, kinds: tuple[str, ...], since: str, release: str) -> Export:
         """Keeps a new export, durably. Raises JobsFull, StorageFull, StorageFailed."""
-        if len(self._ids()) >= COUNT_MAX:
+        kept = self._kept()
+        if sum(each.by == by for each in kept) >= OWN_MAX:
+            raise JobsFull(f"you have {OWN_MAX} exports of the last day: delete some (DELETE on their status)")
+        if len(kept) >= COUNT_MAX:
             raise JobsFull(f"there are {COUNT_MAX} exports of the last day: delete some (DELETE on their status)")
         export = Export(
             id=secrets.token_hex(16),
@@ -86,7 +91,7 @@ class ExportFiles:
         if _ID.fullmatch(identifier):
             self._files.unlink(self._path(identifier))
 
-    def _ids(self) -> list[str]:
+    def _kept(self) -> list[Export]:
         """Those that are kept; removes what has ended."""
         try:
             names = self._files.list_directory(self._directory)
@@ -95,8 +100,8 @@ class ExportFiles:
         found = []
         for name in names:
             identifier = name.removesuffix(".json")
-            if self.load(identifier) is not None:
-                found.append(identifier)
+            if (export := self.load(identifier)) is not None:
+                found.append(export)
             elif _ID.fullmatch(identifier):
                 self.remove(identifier)
         return found

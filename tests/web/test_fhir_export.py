@@ -15,7 +15,7 @@ from fhir.resources.R4B import get_fhir_model_class
 from engine.access import ARCHIVE, Action, Policy, Principal, Scope, Target
 from engine.access.scope import Attribute, Matching, scope_of
 from engine.archive.archive import Archive
-from engine.archive.exports import COUNT_MAX, KEPT_S, ExportFiles
+from engine.archive.exports import COUNT_MAX, KEPT_S, OWN_MAX, ExportFiles
 from engine.errors import JobsFull
 from tests import samples
 from tests.web.hosting import Hosting, hosted
@@ -135,10 +135,14 @@ def test_exports_survive_a_restart_for_a_day_and_are_not_many(tmp_path: Path) ->
         assert ExportFiles(layout, files, lambda: now[0] + KEPT_S - 1).load(export.id) == export
         assert ExportFiles(layout, files, lambda: now[0] + KEPT_S).load(export.id) is None
         assert kept.load("../../archive") is None
-        for _ in range(COUNT_MAX - 1):
+        for _ in range(OWN_MAX - 1):
             kept.add(**facts)
-        with pytest.raises(JobsFull):
+        with pytest.raises(JobsFull, match="you have"):
             kept.add(**facts)
+        for number in range(COUNT_MAX - OWN_MAX):
+            kept.add(**{**facts, "by": f"http:user{number}"})
+        with pytest.raises(JobsFull, match="there are"):
+            kept.add(**{**facts, "by": "http:bob"})
         now[0] += KEPT_S
         kept.add(**facts)
         assert len(list((tmp_path / "data" / "exports").iterdir())) == 1
