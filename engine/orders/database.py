@@ -199,6 +199,13 @@ class Reading:
                 for key, raw in cursor.iternext():
                     yield key, table.decode(raw)
 
+    def rows_one_by_one(self, table: Table[Row]) -> Iterator[tuple[bytes, Row]]:
+        """All rows of a table that may be changed meanwhile; only the keys are in memory."""
+        for key in list(self.keys(table)):
+            row = self.get(table, key)
+            if row is not None:
+                yield key, row
+
     def raw_rows(self, table: Table[Any]) -> Iterator[tuple[bytes, bytes]]:
         """All rows as they are stored."""
         return self._scan(table.handle, b"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -485,3 +486,26 @@ def test_workitems_leave_the_orders_room(workitems: Workitems, monkeypatch: pyte
     workitems.update("1.2.1", changed("", CommentsOnTheScheduledProcedureStep=b"x" * (3 << 20)), "X")
     assert outcome(lambda: workitems.update("1.2.1", changed("", ProcedureStepLabel=b"y"), "X")) == Fault.RESOURCES
     workitems.change_state("1.2.1", "IN PROGRESS", "1.9", "X")
+
+
+def test_large_workitems_are_read_one_by_one(workitems: Workitems) -> None:
+    for number in range(30):
+        workitems.create(f"1.2.{number}", scheduled(CommentsOnTheScheduledProcedureStep=b"x" * (1 << 20)), "RIS")
+    tracemalloc.start()
+    try:
+        workitems.subscribe(GLOBAL, A, has_lock=True)
+        workitems.forget(0.0)
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(workitems.waiting("AE_A", 0, 100)) == 30
+
+
+def test_subscriptions_leave_the_orders_room(workitems: Workitems, monkeypatch: pytest.MonkeyPatch) -> None:
+    workitems.create("1.2.1", scheduled(), "RIS")
+    workitems.subscribe(GLOBAL, A, has_lock=False)
+    monkeypatch.setattr(subscriptions, "SUBSCRIPTIONS_BYTES_MAX", 1)
+    for uid in (GLOBAL, "1.2.1"):
+        assert outcome(lambda uid=uid: workitems.subscribe(uid, B, has_lock=False)) == Fault.RESOURCES  # type: ignore[misc]
+    workitems.unsubscribe(GLOBAL, A)
+    workitems.subscribe(GLOBAL, B, has_lock=False)

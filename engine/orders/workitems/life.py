@@ -209,7 +209,7 @@ def _canceled(work: Work, items: Items, reasons: Items) -> Items:
 def forget(work: Work, before: float) -> int:
     """Removes the workitems that ended before a time, and that nobody keeps; returns their number."""
     tables, count = work.tables, 0
-    for key, row in list(work.writing.rows(tables.workitems)):
+    for key, row in work.writing.rows_one_by_one(tables.workitems):
         uid = key.decode()
         if not row.ended or row.ended >= before or subscriptions.is_locked(work.writing, uid):
             continue

@@ -43,6 +43,8 @@ EVENTS_BYTES_MAX: Final = 16 << 20
 EVENT_BYTES_MAX: Final = 64 << 10
 """Of what one event says. A change is told to every subscriber, in one transaction: 64 MB at most."""
 SUBSCRIBERS_MAX: Final = 1000
+SUBSCRIPTIONS_BYTES_MAX: Final = 4 << 30
+"""Of all subscriptions to single workitems: some tens of millions."""
 TITLE_BYTES_MAX: Final = 64
 ELEMENT_COUNT_MAX: Final = 120_000
 
@@ -95,6 +97,7 @@ def is_locked(reading: Reading, uid: str) -> bool:
 
 def subscribe(work: Work, uid: str, title: bytes, *, has_lock: bool, owner: str) -> None:
     """Subscribes to one workitem that exists, and reports its state."""
+    _check_room(work)
     _put_subscriber(work, title, _subscriber(work, title, owner))
     work.writing.put(work.tables.subscriptions, subscription_key(uid, title), SubscriptionRow(has_lock=has_lock))
     row = work.writing.get(work.tables.workitems, uid.encode())
@@ -106,10 +109,11 @@ def subscribe_to_all(
     work: Work, title: bytes, *, has_lock: bool, owner: str, keys: bytes = b"", matches: Matches | None = None
 ) -> None:
     """Subscribes to all workitems, or to those that meet keys, also to come."""
+    _check_room(work)
     mode = Mode.LOCKED if has_lock else Mode.OPEN
     _put_subscriber(work, title, replace(_subscriber(work, title, owner), mode=mode, keys=keys))
     table = work.tables.workitems
-    for key, row in list(work.writing.rows(table)):
+    for key, row in work.writing.rows_one_by_one(table):
         uid = key.decode()
         place = subscription_key(uid, title)
         if work.writing.raw(work.tables.subscriptions, place) is not None:
@@ -153,6 +157,11 @@ def _subscriber(work: Work, title: bytes, owner: str) -> SubscriberRow:
     return row
 
 
+def _check_room(work: Work) -> None:
+    if work.writing.room_of(work.tables.subscriptions) >= SUBSCRIPTIONS_BYTES_MAX:
+        raise WorkitemRefused("there are too many subscriptions already", Fault.RESOURCES)
+
+
 def check_owner(row: SubscriberRow | None, owner: str, *, is_confined: bool) -> None:
     """Raises WorkitemRefused if a title is somebody else's; one without an owner is for who sees all workitems."""
     if row is not None and owner and row.owner != owner and (row.owner or is_confined):
@@ -171,6 +180,7 @@ def announce(work: Work, uid: str, row: WorkitemRow, items: Items, matches_of: C
     for title, subscriber in list(work.writing.rows(work.tables.subscribers)):
         if not subscriber.mode or (subscriber.keys and not matches_of(subscriber.keys)(uid, row)):
             continue
+        _check_room(work)
         subscription = SubscriptionRow(has_lock=subscriber.mode == Mode.LOCKED)
         work.writing.put(work.tables.subscriptions, subscription_key(uid, title), subscription)
     report(work, uid, STATE_REPORT, state_report(row))
