@@ -255,7 +255,7 @@ async def _answer(
     while True:
         if session.cancelled(rq.message_id):
             return FindStatus.CANCEL, count
-        matches = workitems.read(search)
+        matches = await engine.pools.orders.run(lambda: workitems.read(search))
         if matches is None:
             return FindStatus.SUCCESS, count
         for _, items in matches:

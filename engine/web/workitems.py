@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -178,7 +179,8 @@ async def search(request: Request) -> web.StreamResponse:
     workitems = await run(request, lambda workitems: workitems, is_change=False)
     found: list[bytes] = []
     count, length, is_more, running = 0, 0, False, Search(question)
-    while not is_more and (matches := workitems.read(running)) is not None:
+    read = partial(request.engine.pools.orders.run, lambda: workitems.read(running))
+    while not is_more and (matches := await read()) is not None:
         for _, items in matches:
             count += 1
             if count <= asked.offset:
@@ -188,7 +190,6 @@ async def search(request: Request) -> web.StreamResponse:
                 break
             found.append(_json(asked.returned(items)))
             length += len(found[-1])
-        await request.engine.pools.reads.run(int)  # lets others run
     if audit.is_on():
         query = " ".join(f"{key}={value}" for key, value in question.keys)
         request.engine.audit_trail.query(

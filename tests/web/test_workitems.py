@@ -14,6 +14,7 @@ import pytest
 import requests
 
 from engine.dicom import tags, xml_model
+from engine.orders.workitems.search import Search
 from engine.orders.workitems.store import Workitems
 from engine.web import workitem_channel
 from engine.web import workitems as web_workitems
@@ -307,3 +308,16 @@ def test_a_value_may_have_the_marks_of_a_query(hosting: Hosting) -> None:
     answer = ask(hosting, "GET", "/workitems?PatientID=7%2526%26x%3D1%2B&limit=5")
     assert [item["00080018"]["Value"] for item in answer.json()] == [[uid]]
     assert ask(hosting, "GET", "/workitems?PatientID=7%26limit%3D5").json() == []
+
+
+def test_workitems_are_decoded_outside_the_loop(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    uid, loops = create(hosting, WorklistLabel="THREAD"), []
+
+    def noted(search: Search, reading: Any) -> Any:
+        loops.append(asyncio._get_running_loop())
+        return following(search, reading)
+
+    following = Search.next
+    monkeypatch.setattr(Search, "next", noted)
+    (item,) = ask(hosting, "GET", "/workitems?WorklistLabel=THREAD").json()
+    assert item["00080018"]["Value"] == [uid] and loops and not any(loops)

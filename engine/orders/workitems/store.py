@@ -81,8 +81,8 @@ class Workitems:
             return life.request_cancel(work, uid, information, requester, _seen(work.writing, uid, reach)[0])
 
     def read(self, search: Search) -> list[tuple[str, Items]] | None:
-        """The next matches of a search; None: there are no more."""
-        with self._orders.read() as reading:
+        """The next matches of a search; None: there are no more. For threads: one workitem may take a second."""
+        with self._orders.read_in_thread() as reading:
             return search.next(reading)
 
     def forget(self, keep_s: float) -> int:
