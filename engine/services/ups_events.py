@@ -101,7 +101,7 @@ class EventsOnAssociation:
             while session.connection.is_open and not session.is_releasing and session.allowed(Action.WORKITEM):
                 reach = reach_of(session.scope(Action.WORKITEM), lambda: engine.stations.issuer)
                 for number, row in workitems.waiting(title, 0, EVENTS_AT_ONCE):
-                    if workitems.tells(row, reach):
+                    if reach is None or await engine.pools.orders.run(partial(workitems.tells, row, reach)):
                         await self._send(context_id, row)
                     await engine.pools.orders.run(partial(workitems.acknowledge, title, number))
                 if engine.loop.time() - kept_at > CHANNEL_S / 3:
@@ -217,7 +217,7 @@ class EventReporter:
             while events := workitems.waiting(title, 0, EVENTS_AT_ONCE):
                 reach = reach_of(self._scope_of(title), lambda: engine.stations.issuer)
                 for number, row in events:
-                    if workitems.tells(row, reach):
+                    if reach is None or await engine.pools.orders.run(partial(workitems.tells, row, reach)):
                         make = partial(report_rq, row)
                         data = information(row, context.transfer_syntax)
                         _note(title, await requestor.request_message(1, make, data))

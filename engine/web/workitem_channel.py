@@ -135,9 +135,9 @@ class _Channel:
         events = self._workitems.waiting(self._title, self._sent, room) if room > 0 else []
         if events and not self._sent:
             self._read = events[0][0] - 1
-        seen = reach(self._request)
+        seen, pool = reach(self._request), self._request.engine.pools.orders
         for number, row in events:
-            if self._workitems.tells(row, seen):
+            if seen is None or await pool.run(partial(self._workitems.tells, row, seen)):
                 await self._socket.send_str(_text(number, row))
                 self._request.engine.metrics.counters["workitem_events_sent"] += 1
             self._sent = number

@@ -160,10 +160,10 @@ class Workitems:
 
     def tells(self, row: EventRow, reach: Reach | None) -> bool:
         """Whether an event may be told to a receiver with this reach now: roles and patients change after a
-        subscription, and one may be made by somebody who sees more."""
+        subscription, and one may be made by somebody who sees more. For threads, as `read`."""
         if reach is None or row.type == subscriptions.SCP_STATUS_CHANGE:
             return True
-        with self._orders.read() as reading:
+        with self._orders.read_in_thread() as reading:
             try:
                 _seen(reading, row.uid, reach)
             except WorkitemRefused:
