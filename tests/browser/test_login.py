@@ -84,7 +84,15 @@ def test_a_refusal_that_arrives_after_the_log_in_does_not_cover_the_page_again(p
     log_in(page, "root")
     expect(browsing.rows(page)).to_have_count(3)
     held: list[Route] = []
-    page.route("**/api/viewer", lambda route: held.append(route), times=1)
+
+    def hold_first(route: Route) -> None:
+        if held:
+            route.continue_()
+        else:
+            held.append(route)
+
+    # Not times=1: while requests cease to be intercepted, Playwright hears nothing of a new one.
+    page.route("**/api/viewer", hold_first)
     page.evaluate("void import('/page/server.js').then(({ get }) => get('api/viewer'))")
     browsing.wait_until(page, lambda: held, "the server is asked")
     page.context.clear_cookies()
