@@ -6,7 +6,7 @@
 
     principal   the requester: an application entity, a user, a share, a person at the command line, a background job
     action      the operation: store, query, retrieve, send, commit, associate …
-    target      its object: everything that is stored, one destination, or resources of FHIR of one kind
+    target      its object: everything that is stored, one destination, resources of FHIR of one kind, or the server
     directory   who has which role and which grants now
 
 A decision covers an association or an operation, never one instance: ask once per operation and keep the answer. This
@@ -20,13 +20,14 @@ from engine.access.directory import Directory, NoAccounts
 from engine.access.grant import Grant, Holder
 from engine.access.policy import Policy
 from engine.access.principal import Kind, Principal
-from engine.access.question import ARCHIVE, Access, Action, Decision, Destination, Records, Target
+from engine.access.question import ARCHIVE, SERVICE, Access, Action, Decision, Destination, Records, Target
 from engine.access.scope import FULL, NOTHING, Patient, Scope
 
 __all__ = [
     "ARCHIVE",
     "FULL",
     "NOTHING",
+    "SERVICE",
     "Access",
     "Action",
     "Decision",

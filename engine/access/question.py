@@ -79,9 +79,15 @@ class Records:
     """`r`: to read one by its id; `s`: to search."""
 
 
-Target: TypeAlias = Stored | Destination | Records
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The server itself and what it keeps for its users: jobs, grants, the change feed. FHIR has no resource for it."""
+
+
+Target: TypeAlias = Stored | Destination | Records | Service
 
 ARCHIVE: Final = Stored()
+SERVICE: Final = Service()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@
 A scope only ever narrows: it opens nothing that roles and grants do not. A token without such scopes is not narrowed;
 one with scopes that nobody can read is for nothing: with a query behind (`?category=…`), with a large first letter.
 Images are of the kind ImagingStudy, whichever way they are asked for: to find them is `s`, to read them is `r`. No
-scope lets anybody write: images come by DICOM, which has rules of its own.
+scope lets anybody write: images come by DICOM, which has rules of its own. What FHIR has no resource for (`SERVICE`) is
+closed to such a token: jobs, the change feed, keys and grants of its user.
 
 `Principal.attributes` has the scopes of a token below SCOPES. Pure.
 """
@@ -23,7 +24,7 @@ from functools import lru_cache
 from typing import Final
 
 from engine.access.principal import Principal
-from engine.access.question import Action, Records, Target
+from engine.access.question import Action, Records, Service, Target
 
 SCOPES: Final = "smart-scopes"
 READ: Final = "r"
@@ -69,11 +70,18 @@ def interactions(scopes: tuple[str, ...], kind: str) -> frozenset[str]:
     )
 
 
+def is_narrowed(principal: Principal) -> bool:
+    """Whether it shows a token with scopes."""
+    return SCOPES in principal.attributes
+
+
 def refusal(principal: Principal, action: Action, target: Target) -> str:
     """Why the scopes of a token do not allow an action; "": they do, or it has none."""
     scopes = principal.attributes.get(SCOPES)
     if scopes is None:
         return ""
+    if isinstance(target, Service):
+        return "its token is for resources of FHIR and their images alone"
     kind, needed = IMAGES, _OF_IMAGES.get(action)
     if isinstance(target, Records):
         kind, needed = target.kind, target.interaction

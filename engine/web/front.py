@@ -27,8 +27,9 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_server import Server
 
 from engine import __version__, guards, log
-from engine.access import ARCHIVE, Action, Kind, Principal
+from engine.access import SERVICE, Action, Kind, Principal
 from engine.access.networks import networks
+from engine.access.smart import is_narrowed
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
 from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
 from engine.runtime.handshakes import Handshakes
@@ -287,7 +288,7 @@ class WebFront:
         request.commitments, request.authentication = self._commitments, self.authentication
         request.direct_body, request.blocks = None, self._blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
-        request.search_parameters, request.target = None, ARCHIVE
+        request.search_parameters, request.target = None, SERVICE
         request.began_at, request.is_last = perf_counter(), message.upgrade
         request.stream_after_s = None
         client_id = message.headers.get("X-Request-ID", "")
@@ -356,6 +357,8 @@ class WebFront:
         if route.action is not None and not (decision := request.allowed(route.action, route.target)):
             self.audited.refused(request, decision.reason)
             raise NotAllowed(f"{request.origin.client}: {decision.reason}")
+        if route.needs_login and is_narrowed(request.principal):
+            raise NotAllowed("this token opens nothing of its user's account")
         if route.gives_files:
             self.authentication.check_files(request)
         if route.action is Action.STORE and (refusal := self.engine.admission.refusal()) is not None:

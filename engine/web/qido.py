@@ -26,7 +26,7 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from engine import log
-from engine.access import Action
+from engine.access import ARCHIVE, Action
 from engine.archive.questions import Level
 from engine.dicom import tags, xml_model
 from engine.errors import NotAcceptable
@@ -219,6 +219,7 @@ def _route(path: str, handler: Callable[[Request], Awaitable[web.StreamResponse]
         errors=(406, 413),
         tag="QIDO-RS",
         schema="DataSets",
+        target=ARCHIVE,
     )
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from engine.access import Action
+from engine.access import ARCHIVE, Action
 from engine.archive.rendering import report
 from engine.archive.rendering.options import ANIMATED, GIF, JPEG, MP4, PNG, PictureOptions
 from engine.archive.rendering.representative import representative
@@ -297,6 +297,7 @@ def _route(
         statuses=(200, 206, 304),
         errors=(404, 406, 410, 416),
         tag="WADO-RS",
+        target=ARCHIVE,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 from urllib.parse import unquote
 
-from engine.access import ARCHIVE
+from engine.access import SERVICE
 
 if TYPE_CHECKING:
     from aiohttp.web import StreamResponse
@@ -114,8 +114,9 @@ class Route:
     """Whether the answer has whole instances, which a share may be forbidden to take away."""
     takes_body: bool = False
     """Whether its handler reads `Request.direct_body` if there is one."""
-    target: Target = ARCHIVE
-    """What its action is about."""
+    target: Target = SERVICE
+    """What it is about: SERVICE, unless it gives images, which are of the ARCHIVE, or resources of FHIR. A token that
+    SMART scopes narrow opens nothing else."""
 
     @property
     def name(self) -> str:

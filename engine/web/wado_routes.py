@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from engine.access import Action
+from engine.access import ARCHIVE, Action
 from engine.web import bulk_data, wado, wado_frames, wado_metadata, zip_archive
 from engine.web.forms import DICOM, IMAGE_TYPES, OCTET_STREAM
 from engine.web.route import DICOMWEB, Handler, Parameter, Route
@@ -46,6 +46,7 @@ def _row(path: str, handler: Handler, summary: str, produces: tuple[str, ...], *
         tag="WADO-RS",
         schema="DataSets",
         gives_files=gives_files,
+        target=ARCHIVE,
     )
 
 

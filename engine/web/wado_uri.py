@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from engine.access import Action
+from engine.access import ARCHIVE, Action
 from engine.archive.rendering.options import GIF, JPEG, PNG
 from engine.errors import NotAcceptable, RequestError
 from engine.web import picture_parameters, rendered
@@ -120,5 +120,6 @@ ROUTES: Final = (
         statuses=(200, 206, 304),
         errors=(404, 406, 410, 416),
         tag="WADO-URI",
+        target=ARCHIVE,
     ),
 )

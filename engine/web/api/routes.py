@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from engine.access import Action
+from engine.access import ARCHIVE, SERVICE, Action, Target
 from engine.web import event_stream
 from engine.web.api import (
     account,
@@ -59,10 +59,24 @@ from engine.web.zip_archive import ZIP
 _VALUES: Final = Parameter("values", "Whether to include values, which may identify patients", schema="boolean")
 
 
-def _read(path: str, handler: Handler, summary: str, action: Action, parameters: tuple[Parameter, ...] = ()) -> Route:
+def _read(
+    path: str,
+    handler: Handler,
+    summary: str,
+    action: Action,
+    parameters: tuple[Parameter, ...] = (),
+    target: Target = SERVICE,
+) -> Route:
     names_an_item = "{" in path or any(parameter.name == "rule" for parameter in parameters)
     errors = (404, 409, 410) if names_an_item else ()
-    return Route("GET", API + path, handler, summary, action, parameters, errors=errors, tag="archive API")
+    return Route(
+        "GET", API + path, handler, summary, action, parameters, errors=errors, tag="archive API", target=target
+    )
+
+
+def _images(path: str, handler: Handler, summary: str, action: Action, parameters: tuple[Parameter, ...] = ()) -> Route:
+    """A route that gives what DICOMweb gives too: studies, or what is in their instances."""
+    return _read(path, handler, summary, action, parameters, ARCHIVE)
 
 
 def _file(
@@ -80,6 +94,7 @@ def _file(
         errors=(404,),
         tag="archive API",
         gives_files=action is Action.RETRIEVE,
+        target=ARCHIVE,
     )
 
 
@@ -191,12 +206,12 @@ ACCOUNT_ROUTES: Final = (
 API_ROUTES: Final = (
     *ACCOUNT_ROUTES,
     *oidc.ROUTES,
-    _read("/studies", studies.window, "A sorted window of studies", Action.QUERY, studies.PARAMETERS),
-    _read("/studies/totals", study_totals.totals, "Studies, instances and bytes that match", Action.QUERY),
+    _images("/studies", studies.window, "A sorted window of studies", Action.QUERY, studies.PARAMETERS),
+    _images("/studies/totals", study_totals.totals, "Studies, instances and bytes that match", Action.QUERY),
     _read("/studies/{study}", study.one, "Size, senders, hold, conflicts and corrections of a study", Action.QUERY),
     _file("/studies.csv", study_table.table, "A table of studies", Action.QUERY, study_table.PARAMETERS, CSV),
     _file("/download", downloads.download, "Any choice as a zip archive", Action.RETRIEVE, downloads.PARAMETERS, ZIP),
-    _read("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
+    _images("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),
     _read("/peers", peers.listed, "The configured archives and devices", Action.OBSERVE),
     _read("/destinations", peers.destinations, "The peers to which one can send", Action.SEND),
     _write("/peers/{title}/echo", peers.echo, "Whether a peer answers", Action.OBSERVE),
