@@ -1,6 +1,6 @@
 """DATA/hospital/index: an LMDB environment with the state of the registry. It is derived from the state log.
 
-    meta          "format" → 2, "state" → stamp of the last transaction of the log (u64, big endian),
+    meta          "format" → 3, "state" → stamp of the last transaction of the log (u64, big endian),
                   "next" → the next free id (u64)
     patients      id                     → PatientRow          orders       id                → OrderRow
     visits        key of the number      → VisitRow            steps        id                → StepRow
@@ -12,6 +12,7 @@
     channels      AE title               → ChannelRow          not in the log
     names         derived from these rows: what leads to an id (below)
     days          date (8) AE title (16) id of the step → state of the step
+    facts, found, tallies      derived from the workitems (`workitems.index`)
 
 Keys of `names`, each followed by NUL and the id (8 bytes):
 
@@ -19,6 +20,8 @@ Keys of `names`, each followed by NUL and the id (8 bytes):
     p f a VALUE   order with that placer number,         s ID       steps of an order (8 bytes)
                   filler number, accession number        u UID      order with that Study Instance UID
     r VALUE       order with that requested procedure    t VALUE    step with that scheduled step id
+
+    m ID          patients that were merged into a patient (8 bytes)
 
     l ID NUL UID  studies that are linked to an order (8 bytes); ends with the Study Instance UID instead of an id
 
@@ -30,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -54,8 +58,10 @@ from engine.orders.rows import (
     VisitRow,
     WorkitemRow,
 )
+from engine.orders.workitems.facts import Facts
+from engine.orders.workitems.index import WorkitemIndex
 
-FORMAT: Final = b"2"
+FORMAT: Final = b"3"
 """A database of another format is made anew from the log."""
 MAP_BYTES: Final = 1 << 36
 """Address space for some ten million steps; takes neither memory nor disk."""
@@ -206,6 +212,28 @@ class Reading:
             if row is not None:
                 yield key, row
 
+    def facts(self, uid: str) -> Facts | None:
+        """What searches read of a workitem."""
+        return self.database.workitem_index.facts(self._txn, uid.encode())
+
+    def workitems_found(
+        self, prefixes: tuple[bytes, ...], after: bytes = b"", until: bytes | None = None
+    ) -> Iterator[bytes]:
+        """Workitems by beginnings of keys, as `WorkitemIndex.tails`."""
+        return self.database.workitem_index.tails(self._txn, prefixes, after, until)
+
+    def workitem_room(self, prefixes: tuple[bytes, ...], until: bytes | None, limit: int) -> int:
+        """How many workitems beginnings of keys lead to, at most `limit`."""
+        return sum(1 for _ in islice(self.workitems_found(prefixes, b"", until), limit))
+
+    def workitem_count(self, state: str, label: str = "") -> int:
+        """The workitems of a state, or of a state and a worklist label."""
+        return self.database.workitem_index.count(self._txn, state, label)
+
+    def worklist_labels(self) -> list[str]:
+        """The worklist labels in use, as many as people can choose from."""
+        return self.database.workitem_index.labels(self._txn)
+
     def raw_rows(self, table: Table[Any]) -> Iterator[tuple[bytes, bytes]]:
         """All rows as they are stored."""
         return self._scan(table.handle, b"")
@@ -227,6 +255,8 @@ class Writing(Reading):
         super().__init__(database, txn)
         self.changes: list[tuple[int, bytes, bytes | None]] = []
         """Number of the table, key, new row or None."""
+        self.is_replay = False
+        """Whether `index_workitems` will follow."""
 
     def put(self, table: Table[Row], key: bytes, row: Row) -> None:
         """Adds or replaces a row."""
@@ -242,6 +272,8 @@ class Writing(Reading):
         after = _derived(table.name, key, row)
         self._rederive(before, after)
         self._txn.put(key, raw, db=table.handle)
+        if table is self.database.workitems and not self.is_replay:
+            self.database.workitem_index.put(self._txn, key, row)
         self.changes.append((TABLES.index(table.name), key, raw))
 
     def delete(self, table: Table[Any], key: bytes) -> None:
@@ -250,7 +282,15 @@ class Writing(Reading):
         if old is not None:
             self._rederive(_derived(table.name, key, table.decode(old)), set())
             self._txn.delete(key, db=table.handle)
+            if table is self.database.workitems and not self.is_replay:
+                self.database.workitem_index.put(self._txn, key, None)
             self.changes.append((TABLES.index(table.name), key, None))
+
+    def index_workitems(self) -> None:
+        """After a replay, which leaves it out: a workitem may have many states, and only the last counts."""
+        self.is_replay = False
+        for key, row in self.rows(self.database.workitems):
+            self.database.workitem_index.put(self._txn, key, row)
 
     def next_id(self) -> int:
         """A new id."""
@@ -321,7 +361,8 @@ def _fixed(text: str, length: int) -> bytes:
 def _derived(table: str, key: bytes, row: Any) -> set[tuple[str, bytes, bytes]]:
     """The rows of `names` and `days` that follow from a row."""
     if table == "patients":
-        return {_name(name_key("i", each.value), key) for each in row.identifiers}
+        found = {_name(name_key("i", each.value), key) for each in row.identifiers}
+        return found | {_name(b"m" + id_key(row.merged_into), key)} if row.merged_into else found
     if table == "orders":
         numbers = (("p", row.placer), ("f", row.filler), ("a", row.accession))
         found = {_name(name_key(letter, each.value), key) for letter, each in numbers if each is not None}
@@ -394,6 +435,7 @@ class Database:
         self.announcements: Table[AnnouncementRow] = Table("announcements", handles["announcements"], AnnouncementRow)
         self.asked: Table[AskedRow] = Table("asked", opened("asked"), AskedRow)
         self.channels: Table[ChannelRow] = Table("channels", opened("channels"), ChannelRow)
+        self.workitem_index = WorkitemIndex(opened)
 
     @property
     def tables(self) -> tuple[Table[Any], ...]:
@@ -413,7 +455,8 @@ class Database:
 
     def empty(self, writing: Writing) -> None:
         """Removes all rows."""
-        for handle in (self.meta, self.names, self.days, *(table.handle for table in self.tables)):
+        derived = (self.names, self.days, *self.workitem_index.handles)
+        for handle in (self.meta, *derived, *(table.handle for table in self.tables)):
             writing.drop(handle)
 
     @contextmanager

@@ -121,6 +121,7 @@ class Orders:
             if not self._database.is_stale(writing):
                 return
             self._database.empty(writing)
+            writing.is_replay = True
             count = 0
             for stamp, next_id, changes in self._log.replay():
                 for number, key, raw in changes:
@@ -133,6 +134,7 @@ class Orders:
                 writing.set_number(b"state", stamp)
                 writing.set_number(b"next", next_id)
                 count += 1
+            writing.index_workitems()
             self._database.mark_filled(writing)
         if count:
             logger.info("orders: database made anew from the state log", transactions=count)

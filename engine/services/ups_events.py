@@ -26,7 +26,8 @@ from engine.dimse.status import Category, category
 from engine.errors import AssociationFailed, EngineError
 from engine.net.client import PLAIN, Address, open_association
 from engine.orders.attributes import decoded, with_set
-from engine.orders.workitems.life import CLASS_UID, ELEMENT_COUNT_MAX
+from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
+from engine.orders.workitems.life import CLASS_UID
 from engine.orders.workitems.reach import reach_of
 from engine.orders.workitems.store import CHANNEL_S, Workitems
 from engine.services.service import ServiceClass

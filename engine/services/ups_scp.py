@@ -41,6 +41,7 @@ from engine.dimse.status import FindStatus, GeneralStatus, Service, WorkitemStat
 from engine.errors import ArchiveReadOnly, EngineError, MessageError, OrdersError, QueryError, WorkitemRefused
 from engine.orders.attributes import with_set
 from engine.orders.workitems import life
+from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
 from engine.orders.workitems.reach import reach_of
 from engine.orders.workitems.rules import Fault, Remark
 from engine.orders.workitems.search import Search, question_of, requested_of
@@ -132,7 +133,7 @@ async def _perform(session: Session, context_id: int, rq: Request, uid: str, dat
             wanted = rq.attribute_identifier_list
             chosen = {tag: items[tag] for tag in wanted if tag in items} if wanted else items
             return WorkitemStatus.SUCCESS, encode_identifier(dict(sorted(with_set(chosen, b"").items())), syntax)
-        decoded = decode_identifier(data, syntax, element_count_max=life.ELEMENT_COUNT_MAX) if data else Identifier({})
+        decoded = decode_identifier(data, syntax, element_count_max=ELEMENT_COUNT_MAX) if data else Identifier({})
         remark = Remark.NONE
         if isinstance(rq, NCreateRQ):
             workitems.create(uid, decoded, caller, reach)

@@ -33,7 +33,7 @@ from engine.dicom.identifier import Identifier, decode_identifier, encode_identi
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import ArchiveReadOnly, RequestError, WorkitemRefused
 from engine.orders.attributes import with_set
-from engine.orders.workitems import life
+from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
 from engine.orders.workitems.reach import reach_of
 from engine.orders.workitems.rules import Fault, Remark, is_uid
 from engine.orders.workitems.search import Search, question_of
@@ -178,13 +178,10 @@ async def search(request: Request) -> web.StreamResponse:
     question.reach = reach(request)
     workitems = await run(request, lambda workitems: workitems, is_change=False)
     found: list[bytes] = []
-    count, length, is_more, running = 0, 0, False, Search(question)
+    length, is_more, running = 0, False, Search(question, skip=asked.offset)
     read = partial(request.engine.pools.orders.run, lambda: workitems.read(running))
     while not is_more and (matches := await read()) is not None:
         for _, items in matches:
-            count += 1
-            if count <= asked.offset:
-                continue
             if len(found) == asked.limit or length >= ANSWER_BYTES_MAX:
                 is_more = True
                 break
@@ -220,7 +217,7 @@ def _decoded(body: bytes, *, is_xml: bool) -> Identifier:
     if draft.bulk_data:
         raise RequestError("a workitem has no bulk data")
     whole = draft.whole(lambda _: b"")
-    return decode_identifier(whole, EXPLICIT_VR_LITTLE_ENDIAN, element_count_max=life.ELEMENT_COUNT_MAX)
+    return decode_identifier(whole, EXPLICIT_VR_LITTLE_ENDIAN, element_count_max=ELEMENT_COUNT_MAX)
 
 
 def _uid_of_query(request: Request, names: tuple[str, ...]) -> str:

@@ -89,19 +89,34 @@ class RecordedCorrections:
 Open = Callable[[], Orders]
 
 
-@pytest.fixture
-def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens the registry of this test, once more each time."""
+class Unsynced(Files):
+    """A disk that is not waited for: what a crash leaves is tested elsewhere."""
+
+    def fdatasync(self, fd: int) -> None:
+        pass
+
+    def sync_directory(self, path: str) -> None:
+        pass
+
+
+def opening(folder: Path, files: Files) -> Iterator[Open]:
+    """Opens the registry of a folder, once more each time."""
     registries: list[Orders] = []
 
     def open_() -> Orders:
-        registry = Orders(Place(tmp_path, bytes(16), Files()), corrections=RecordedCorrections())
+        registry = Orders(Place(folder, bytes(16), files), corrections=RecordedCorrections())
         registries.append(registry)
         return registry
 
     yield open_
     for registry in registries:
         registry.close()
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[Open]:
+    """Opens the registry of this test."""
+    yield from opening(tmp_path, Files())
 
 
 @pytest.fixture

@@ -13,43 +13,24 @@ import pytest
 from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import WorkitemRefused
-from engine.orders.registry import Orders, Place
+from engine.orders.registry import Orders
 from engine.orders.values import Identifier, PatientMerge, PatientUpdate, Source
 from engine.orders.workitems import life, subscriptions
 from engine.orders.workitems.rules import Fault, Remark
 from engine.orders.workitems.search import Search, question_of
 from engine.orders.workitems.store import Subscriber, Workitems
 from engine.orders.workitems.subscriptions import FILTERED, GLOBAL
-from engine.storage.files import Files
-from tests.orders.conftest import Open
+from tests.orders.conftest import Open, Unsynced, opening
 from tests.orders.workitem_sets import changed, code, performed, scheduled
 
 NOTHING = DataSet({})
 A, B = Subscriber("AE_A"), Subscriber("AE_B")
 
 
-class Unsynced(Files):
-    """A disk that is not waited for: what a crash leaves is tested elsewhere."""
-
-    def fdatasync(self, fd: int) -> None:
-        pass
-
-    def sync_directory(self, path: str) -> None:
-        pass
-
-
 @pytest.fixture
 def opened(tmp_path: Path) -> Iterator[Open]:
-    """Opens the registry of this test, once more each time."""
-    registries: list[Orders] = []
-
-    def open_() -> Orders:
-        registries.append(Orders(Place(tmp_path, bytes(16), Unsynced())))
-        return registries[-1]
-
-    yield open_
-    for registry in registries:
-        registry.close()
+    """Opens the registry of this test."""
+    yield from opening(tmp_path, Unsynced())
 
 
 @pytest.fixture

@@ -24,12 +24,12 @@ from engine.orders.rows import WorkitemRow
 from engine.orders.values import Identifier, Issuer
 from engine.orders.work import Work
 from engine.orders.workitems import rules, subscriptions
+from engine.orders.workitems.facts import prefix_of
 from engine.orders.workitems.rules import ONLY_CREATED, Fault, Remark, State
 
 CLASS_UID: Final = "1.2.840.10008.5.1.4.34.6.1"
 """Unified Procedure Step Push: the SOP class of every workitem."""
 DATA_SET_BYTES_MAX: Final = 4 << 20
-ELEMENT_COUNT_MAX: Final = subscriptions.ELEMENT_COUNT_MAX
 WORKITEMS_MAX: Final = 200_000
 """Workitems at one time. Nobody performs so many; a program that only makes some would fill the disk."""
 WORKITEMS_BYTES_MAX: Final = 8 << 30
@@ -60,9 +60,13 @@ def find(reading: Reading, uid: str) -> WorkitemRow:
 
 def attributes_of(reading: Reading, row: WorkitemRow) -> Items:
     """Its attributes, of its patient as the registry has them now."""
-    items: Items = subscriptions.decoded(row).items
-    found = patients.current(reading, row.patient) if row.patient else None
-    if found is None or not found[1].identifiers or found[0] == row.patient:
+    return with_patient(reading, subscriptions.decoded(row).items, row.patient)
+
+
+def with_patient(reading: Reading, items: Items, number: int) -> Items:
+    """Attributes of a workitem, of its patient as the registry has them now. `number`: of the patient; 0: unknown."""
+    found = patients.current(reading, number) if number else None
+    if found is None or not found[1].identifiers or found[0] == number:
         return items
     survivor, identifier = found[1], found[1].identifiers[0]
     changed: dict[int, Value] = {
@@ -209,11 +213,13 @@ def _canceled(work: Work, items: Items, reasons: Items) -> Items:
 def forget(work: Work, before: float) -> int:
     """Removes the workitems that ended before a time, and that nobody keeps; returns their number."""
     tables, count = work.tables, 0
-    for key, row in work.writing.rows_one_by_one(tables.workitems):
-        uid = key.decode()
-        if not row.ended or row.ended >= before or subscriptions.is_locked(work.writing, uid):
+    final = tuple(prefix_of("s", "CS", state) for state in State if state.is_final)
+    for tail in list(work.writing.workitems_found(final)):
+        uid = tail[tail.rindex(b"\0") + 1 :].decode()
+        facts = work.writing.facts(uid)
+        if facts is None or facts.ended >= before or subscriptions.is_locked(work.writing, uid):
             continue
-        work.writing.delete(tables.workitems, key)
+        work.writing.delete(tables.workitems, uid.encode())
         for title in subscriptions.subscribers_of(work.writing, uid):
             work.writing.delete(tables.subscriptions, subscriptions.subscription_key(uid, title))
         count += 1

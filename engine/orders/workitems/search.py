@@ -1,7 +1,7 @@
 """Queries for workitems (PS3.4 CC.2.8): keys as conditions of attributes at any depth, and what an answer has of them.
 
     keys        as `orders.keys` has them; those within the item of a sequence must be met by one stored item
-    UIDs        of instances lead to their workitems at once
+    UIDs        of instances lead to their workitems at once, other keys by way of the index (`index`)
     an answer   every requested attribute, empty if there is none; of a sequence whose item names attributes, only these
 
 Nothing here waits or sends: `Search.next` reads some workitems in one short transaction.
@@ -9,7 +9,7 @@ Nothing here waits or sends: `Search.next` reads some workitems in one short tra
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
@@ -18,13 +18,27 @@ from engine.dicom import tags, values
 from engine.dicom.identifier import Identifier, Value
 from engine.errors import QueryError
 from engine.orders.attributes import Items, values_of
-from engine.orders.database import Reading
-from engine.orders.keys import Test, condition_of, texts_of
-from engine.orders.rows import WorkitemRow
-from engine.orders.workitems.life import attributes_of
+from engine.orders.database import Reading, id_key, name_key
+from engine.orders.keys import Test, condition_of, interval_of, texts_of
+from engine.orders.workitems.facts import (
+    LETTERS,
+    LETTERS_WITHIN,
+    START_BYTES_MAX,
+    TOP,
+    WITHIN,
+    many_prefix,
+    number_prefix,
+    prefix_of,
+    text_of,
+)
+from engine.orders.workitems.index import EVERY
+from engine.orders.workitems.life import attributes_of, with_patient
+from engine.orders.workitems.rules import is_uid
 
 WORKITEMS_AT_ONCE: Final = 100
 SLICE_S: Final = 0.005
+WAY_MAX: Final = 1000
+"""How far the ways to the matches of a search are compared."""
 
 Reach = Callable[[Items], bool]
 
@@ -49,8 +63,47 @@ class Conditions:
                 return False
         return True
 
+    def parted(self) -> tuple[Conditions, Conditions]:
+        """Those of attributes that the index has, and the others."""
+        known, other = Conditions(), Conditions()
+        for tag, test in self.tests:
+            (known if tag in TOP else other).tests.append((tag, test))
+        for tag, inner in self.inner:
+            is_known = not inner.inner and all(within in WITHIN.get(tag, ()) for within, _ in inner.tests)
+            (known if is_known else other).inner.append((tag, inner))
+        return known, other
+
     def __bool__(self) -> bool:
         return bool(self.tests or self.inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Keys of the index that lead to every match."""
+
+    letter: str
+    vr: str
+    texts: tuple[str, ...]
+
+    def prefixes(self, reading: Reading) -> tuple[bytes, ...]:
+        """The beginnings of these keys."""
+        found = {prefix_of(self.letter, self.vr, text) for text in self.texts} | {many_prefix(self.letter)}
+        if self.letter == LETTERS[tags.PatientID]:
+            for text in self.texts:
+                found |= {number_prefix(number) for number in _numbers(reading, text)}
+        return tuple(sorted(found))
+
+
+def _numbers(reading: Reading, patient_id: str) -> set[int]:
+    """The patients with an identifier, and those that were merged into them: workitems keep whom they were made for."""
+    found: set[int] = set()
+    todo = reading.ids(name_key("i", patient_id))
+    while todo:
+        number = todo.pop()
+        if number not in found:
+            found.add(number)
+            todo += reading.ids(b"m" + id_key(number))
+    return found
 
 
 @dataclass(slots=True)
@@ -58,6 +111,13 @@ class Question:
     """A query for workitems."""
 
     conditions: Conditions
+    by_facts: Conditions = field(default_factory=Conditions)
+    """Those of the conditions that the index answers."""
+    rest: Conditions = field(default_factory=Conditions)
+    """The others."""
+    ways: tuple[Way, ...] = ()
+    start: tuple[str, str] | None = None
+    """The first and the last scheduled start, in normal form."""
     uids: tuple[str, ...] = ()
     states: frozenset[str] = frozenset()
     """Other states are not asked for; none: any is."""
@@ -66,14 +126,30 @@ class Question:
     reach: Reach | None = None
     """Which workitems exist for the one who asks; None: all."""
 
-    def admits(self, uid: str, row: WorkitemRow, items: Callable[[], Items]) -> bool:
+    def admits(self, reading: Reading, uid: str) -> bool:
         """Whether a workitem meets all keys."""
-        if (self.states and row.state not in self.states) or (self.uids and uid not in self.uids):
-            return False
-        if not self.conditions and self.reach is None:
-            return True
-        found = items()
-        return self.conditions.admit(found) and (self.reach is None or self.reach(found))
+        return self.seen(reading, uid) is not None
+
+    def seen(self, reading: Reading, uid: str, *, is_brief: bool = True) -> Items | None:
+        """The attributes of a workitem that meets all keys. `is_brief`: perhaps only those of `facts`."""
+        facts = reading.facts(uid)
+        if facts is None or (self.uids and uid not in self.uids):
+            return None
+        if self.states and text_of(facts.items, tags.ProcedureStepState) not in self.states:
+            return None
+        known = with_patient(reading, facts.items, facts.patient)
+        if facts.is_whole and not self._admit(self.by_facts, known):
+            return None
+        if facts.is_whole and is_brief and not self.rest:
+            return known
+        row = reading.get(reading.database.workitems, uid.encode())
+        if row is None:
+            return None
+        whole = attributes_of(reading, row)
+        return whole if self._admit(self.rest if facts.is_whole else self.conditions, whole) else None
+
+    def _admit(self, conditions: Conditions, items: Items) -> bool:
+        return conditions.admit(items) and (self.reach is None or self.reach(items))
 
 
 def question_of(identifier: Identifier) -> Question:
@@ -81,11 +157,36 @@ def question_of(identifier: Identifier) -> Question:
     keys: list[tuple[str, str]] = []
     question = Question(_conditions(identifier, keys, ""))
     question.keys = tuple(keys)
+    question.by_facts, question.rest = question.conditions.parted()
+    question.ways = tuple(_ways(identifier))
+    question.start = _start(identifier)
     named = {tag: texts_of(tag, identifier.value(tag), b"") for tag in (tags.SOPInstanceUID, tags.ProcedureStepState)}
     question.uids = tuple(named[tags.SOPInstanceUID])
     if not any(mark in text for text in named[tags.ProcedureStepState] for mark in "*?"):
         question.states = frozenset(named[tags.ProcedureStepState])
     return question
+
+
+def _ways(identifier: Identifier) -> Iterator[Way]:
+    for tag, letter in LETTERS.items():
+        yield from _way(letter, tag, identifier)
+    for (sequence, tag), letter in LETTERS_WITHIN.items():
+        items = identifier.items.get(sequence)
+        if isinstance(items, list) and items:
+            yield from _way(letter, tag, items[0])
+
+
+def _way(letter: str, tag: int, identifier: Identifier) -> Iterator[Way]:
+    value = identifier.items.get(tag, b"")
+    texts = texts_of(tag, value, identifier.character_set) if isinstance(value, bytes) else []
+    if texts and not any(mark in text for text in texts for mark in "*?"):
+        yield Way(letter, tags.vr_of(tag), tuple(texts))
+
+
+def _start(identifier: Identifier) -> tuple[str, str] | None:
+    tag = tags.ScheduledProcedureStepStartDateTime
+    texts = texts_of(tag, identifier.value(tag), b"")
+    return interval_of("DT", texts[0]) if len(texts) == 1 else None
 
 
 def _conditions(identifier: Identifier, keys: list[tuple[str, str]], path: str) -> Conditions:
@@ -128,47 +229,69 @@ def requested_of(items: Items, identifier: Identifier) -> dict[int, Value]:
 
 
 class Search:
-    """A query in progress."""
+    """A query in progress. Matches come in the order of their scheduled start, those that are named by UID as named."""
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: Question, *, after: bytes = b"", skip: int = 0, is_brief: bool = False) -> None:
+        """`after`: the `position` of an earlier search; `skip`: matches that are passed over.
+
+        `is_brief`: an answer may lack attributes that the index has not.
+        """
         self._question = question
-        self._position: bytes | None = b""
+        self._is_brief = is_brief
+        self._skip = skip
+        self._after = after
+        self._prefixes: tuple[bytes, ...] | None = None
+        self._until: bytes | None = None
+        self._is_over = False
         self._uids = list(dict.fromkeys(question.uids))
 
     def next(self, reading: Reading) -> list[tuple[str, Items]] | None:
         """The matches among the next workitems; None: there are no more. Uses only this transaction."""
-        if self._position is None:
+        return None if (found := self.next_placed(reading)) is None else [match[1:] for match in found]
+
+    def next_placed(self, reading: Reading) -> list[tuple[bytes, str, Items]] | None:
+        """The same, each match with its position."""
+        if self._is_over:
             return None
         if self._uids:
             return self._named(reading)
-        found: list[tuple[str, Items]] = []
+        if self._prefixes is None:
+            self._choose(reading)
+        assert self._prefixes is not None
+        found: list[tuple[bytes, str, Items]] = []
         end_s = perf_counter() + SLICE_S
-        for count, (key, row) in enumerate(reading.rows_from(reading.database.workitems, self._position)):
-            if count == WORKITEMS_AT_ONCE or (count and perf_counter() >= end_s):
-                self._position = key
+        for tail in reading.workitems_found(self._prefixes, self._after, self._until):
+            self._after = tail
+            self._add(found, reading, tail, tail[tail.rindex(b"\0") + 1 :].decode())
+            if len(found) == WORKITEMS_AT_ONCE or perf_counter() >= end_s:
                 return found
-            self._add(found, reading, key.decode(), row)
-        self._position = None
+        self._is_over = True
         return found
 
-    def _named(self, reading: Reading) -> list[tuple[str, Items]]:
-        found: list[tuple[str, Items]] = []
+    def _choose(self, reading: Reading) -> None:
+        """Takes the way that leads to the fewest workitems."""
+        first = b""
+        if self._question.start is not None:
+            first, self._until = (text.encode()[:START_BYTES_MAX] for text in self._question.start)
+        self._after = max(self._after, first)
+        ways = [way.prefixes(reading) for way in self._question.ways]
+        rooms = [(reading.workitem_room(prefixes, self._until, WAY_MAX), prefixes) for prefixes in ways]
+        self._prefixes = min(rooms, default=(0, EVERY), key=lambda pair: pair[0])[1]
+
+    def _named(self, reading: Reading) -> list[tuple[bytes, str, Items]]:
+        found: list[tuple[bytes, str, Items]] = []
         names, self._uids = self._uids[:WORKITEMS_AT_ONCE], self._uids[WORKITEMS_AT_ONCE:]
         for uid in names:
-            row = reading.get(reading.database.workitems, uid.encode()[:64])
-            if row is not None:
-                self._add(found, reading, uid, row)
-        if not self._uids:
-            self._position = None
+            if is_uid(uid):
+                self._add(found, reading, b"", uid)
+        self._is_over = not self._uids
         return found
 
-    def _add(self, found: list[tuple[str, Items]], reading: Reading, uid: str, row: WorkitemRow) -> None:
-        decoded: list[Items] = []
-
-        def items() -> Items:
-            if not decoded:
-                decoded.append(attributes_of(reading, row))
-            return decoded[0]
-
-        if self._question.admits(uid, row, items):
-            found.append((uid, items()))
+    def _add(self, found: list[tuple[bytes, str, Items]], reading: Reading, tail: bytes, uid: str) -> None:
+        items = self._question.seen(reading, uid, is_brief=self._is_brief or self._skip > 0)
+        if items is None:
+            return
+        if self._skip:
+            self._skip -= 1
+        else:
+            found.append((tail, uid, items))

@@ -19,6 +19,7 @@ from engine.orders.attributes import Items, in_utf_8
 from engine.orders.rows import ChannelRow, EventRow, WorkitemRow
 from engine.orders.values import Source
 from engine.orders.workitems import life, subscriptions
+from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
 from engine.orders.workitems.rules import Fault, Remark
 from engine.orders.workitems.search import Question, Reach, Search, question_of
 from engine.orders.workitems.subscriptions import FILTERED, GLOBAL
@@ -228,15 +229,12 @@ def _check_reach(who: Subscriber) -> None:
 def _matches_of(keys: bytes, reading: Reading) -> subscriptions.Matches:
     question = _question(keys)
 
-    def matches(uid: str, row: WorkitemRow) -> bool:
-        return question.admits(uid, row, lambda: life.attributes_of(reading, row))
-
-    return matches
+    return lambda uid: question.admits(reading, uid)
 
 
 @lru_cache(maxsize=64)
 def _question(keys: bytes) -> Question:
-    return question_of(attributes.decoded(keys, element_count_max=subscriptions.ELEMENT_COUNT_MAX))
+    return question_of(attributes.decoded(keys, element_count_max=ELEMENT_COUNT_MAX))
 
 
 _RESTARTED: Final[dict[int, Value]] = {

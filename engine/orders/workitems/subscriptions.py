@@ -27,6 +27,7 @@ from engine.orders.attributes import Items, values_of
 from engine.orders.database import Reading
 from engine.orders.rows import EventRow, SubscriberRow, SubscriptionRow, WorkitemRow
 from engine.orders.work import Work
+from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
 from engine.orders.workitems.rules import Fault, State
 
 GLOBAL: Final = "1.2.840.10008.5.1.4.34.5"
@@ -46,9 +47,7 @@ SUBSCRIBERS_MAX: Final = 1000
 SUBSCRIPTIONS_BYTES_MAX: Final = 4 << 30
 """Of all subscriptions to single workitems: some tens of millions."""
 TITLE_BYTES_MAX: Final = 64
-ELEMENT_COUNT_MAX: Final = 120_000
-
-Matches = Callable[[str, WorkitemRow], bool]
+Matches = Callable[[str], bool]
 """Whether a workitem meets the keys of a filter."""
 
 
@@ -118,7 +117,7 @@ def subscribe_to_all(
         place = subscription_key(uid, title)
         if work.writing.raw(work.tables.subscriptions, place) is not None:
             continue
-        if matches is None or matches(uid, row):
+        if matches is None or matches(uid):
             work.writing.put(work.tables.subscriptions, place, SubscriptionRow(has_lock=has_lock))
             if has_lock:
                 emit(work, [title], uid, STATE_REPORT, state_report(row))
@@ -178,7 +177,7 @@ def _put_subscriber(work: Work, title: bytes, row: SubscriberRow) -> None:
 def announce(work: Work, uid: str, row: WorkitemRow, items: Items, matches_of: Callable[[bytes], Matches]) -> None:
     """A new workitem: subscribes those who want all, and tells them."""
     for title, subscriber in list(work.writing.rows(work.tables.subscribers)):
-        if not subscriber.mode or (subscriber.keys and not matches_of(subscriber.keys)(uid, row)):
+        if not subscriber.mode or (subscriber.keys and not matches_of(subscriber.keys)(uid)):
             continue
         _check_room(work)
         subscription = SubscriptionRow(has_lock=subscriber.mode == Mode.LOCKED)
