@@ -18,6 +18,7 @@ from engine.dicom import tags
 from engine.dicom.reports import CLASSES, EXPLICIT_LITTLE, Uids, data_set
 from engine.errors import EngineError, QueryError
 from engine.orders.ordering import made_uid
+from engine.orders.values import ReportState
 from engine.storage.record import crc32c
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class ReportDocuments:
             series=_uid(study.encode(), document.kind.encode(), b"reports"),
             instance=instance_uid,
         )
+        values["PreliminaryFlag"] = "PRELIMINARY" if report.state is ReportState.PRELIMINARY else "FINAL"
         payload = data_set(document, values, uids)
         instance = ReceivedInstance(
             [payload], len(payload), crc32c(payload), EXPLICIT_LITTLE, "HL7", CLASSES[document.kind], uids.instance

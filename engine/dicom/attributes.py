@@ -104,6 +104,7 @@ INSTANCE: Final[tuple[int, ...]] = (
     tags.ContainerIdentifier,
     tags.CompletionFlag,
     tags.VerificationFlag,
+    tags.PreliminaryFlag,
     tags.ContentLabel,
     tags.ContentDescription,
     tags.ContentCreatorName,

@@ -10,11 +10,13 @@ from engine.fhir.imaging_study import ENDPOINT_ID
 from engine.fhir.order_search import SERVICE_REQUEST, TASK
 from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
 from engine.fhir.release import Release
+from engine.fhir.report_search import DIAGNOSTIC_REPORT
 from engine.fhir.search import IMAGING_STUDY, PATIENT, Parameter
 
 _CONNECTION: Final = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
 _RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {
     "ImagingStudy": IMAGING_STUDY,
+    "DiagnosticReport": DIAGNOSTIC_REPORT,
     "Patient": PATIENT,
     "ServiceRequest": SERVICE_REQUEST,
     "Task": TASK,
@@ -44,7 +46,7 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
             "searchParam": [
                 {"name": name, "type": parameter.kind, "documentation": parameter.text}
                 for name, parameter in sorted(parameters.items())
-                if not parameter.includes and ":" not in name and "." not in name
+                if parameter.kind != "special" and ":" not in name and "." not in name
             ],
             **{
                 member: list(parameters[name].includes)

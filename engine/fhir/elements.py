@@ -7,7 +7,9 @@ from typing import Final
 
 from engine.fhir.datatypes import SUBSETTED, Json
 
-_MANDATORY: Final = frozenset(("resourceType", "id", "status", "subject", "intent", "agent", "source", "recorded"))
+_MANDATORY: Final = frozenset(
+    ("resourceType", "id", "status", "subject", "intent", "agent", "source", "recorded", "code")
+)
 """Those without which a resource of ours is not valid. There may be more than were asked for."""
 
 

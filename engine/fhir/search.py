@@ -53,7 +53,7 @@ class Search:
     cursor: str | None = None
     wants_total: bool = False
     includes: set[str] = field(default_factory=set)
-    """`patient`, `endpoint`, `request`, `tasks`: resources to add."""
+    """`patient`, `endpoint`, `study`, `reports`, `request`, `tasks`: resources to add."""
     elements: frozenset[str] = frozenset()
     """The only members of a resource, beside mandatory ones; none: all."""
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -239,6 +239,17 @@ def including(table: Mapping[str, str]) -> Parameter:
     return Parameter("special", f"Resources to add: {', '.join(table)}", apply, tuple(table))
 
 
+def sorting(by: str) -> Parameter:
+    """`_sort` of a resource, by the start of the study, which is called `by`."""
+
+    def apply(search: Search, name: str, values: Sequence[str]) -> None:
+        if values not in ([by], [f"-{by}"]):
+            raise RequestError(f"{name}: must be {by} or -{by}")
+        search.is_descending = values[0].startswith("-")
+
+    return Parameter("special", f"The order of matches: {by} or -{by}", apply)
+
+
 IMAGING_STUDY: Final[Mapping[str, Parameter]] = {
     "_id": Parameter("token", "Study Instance UID", _id),
     "identifier": Parameter("token", "urn:dicom:uid|urn:oid:UID, or the accession number", _identifier),
@@ -254,9 +265,11 @@ IMAGING_STUDY: Final[Mapping[str, Parameter]] = {
     "endpoint": Parameter("reference", "Where its images are", _endpoint),
     "dicom-class": Parameter("uri", "A SOP class of one of its instances (R4)", _sop_class),
     "instance-class": Parameter("uri", "The same", _sop_class),
+    "_sort": sorting("started"),
     "_include": including(
         {"ImagingStudy:patient": "patient", "ImagingStudy:subject": "patient", "ImagingStudy:endpoint": "endpoint"}
     ),
+    "_revinclude": including({"DiagnosticReport:study": "reports", "DiagnosticReport:imaging-study": "reports"}),
 }
 
 # -- parameters of patients -----------------------------------------------------------------------
@@ -308,12 +321,6 @@ def _count(search: Search, name: str, values: Sequence[str]) -> None:
     search.wants_total |= search.count == 0
 
 
-def _sort(search: Search, name: str, values: Sequence[str]) -> None:
-    if values not in (["started"], ["-started"]):
-        raise RequestError("_sort: must be started or -started")
-    search.is_descending = values[0].startswith("-")
-
-
 def _total(search: Search, name: str, values: Sequence[str]) -> None:
     if values[0] not in ("none", "estimate", "accurate"):
         raise RequestError("_total: must be none, estimate or accurate")
@@ -347,7 +354,6 @@ PAGE: Final = "_page"
 
 _CONTROLS: Final[Mapping[str, Callable[[Search, str, Sequence[str]], None]]] = {
     "_count": _count,
-    "_sort": _sort,
     "_total": _total,
     "_summary": _summary,
     "_elements": _elements,

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
-from fhir.resources import get_fhir_model_class as r5_class
-from fhir.resources.R4B import get_fhir_model_class as r4_class
 
 from engine.archive.archive import Archive
 from tests import samples
+from tests.web.fhir_asking import checked, found, get, next_of
 from tests.web.hosting import Hosting, hosted
 
 STUDIES = 7
-R5 = {"Accept": "application/fhir+json; fhirVersion=5.0"}
 
 
 def fill(data: Path) -> None:
@@ -43,28 +40,8 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
         yield hosting
 
 
-def checked(resource: dict[str, Any], *, is_r5: bool = False) -> dict[str, Any]:
-    """The resource, as an independent implementation reads it."""
-    (r5_class if is_r5 else r4_class)(resource["resourceType"]).model_validate(resource)
-    return resource
-
-
-def get(hosting: Hosting, path: str, *, is_r5: bool = False, status: int = 200) -> dict[str, Any]:
-    answer = requests.get(f"{hosting.url}/fhir/{path}", headers=R5 if is_r5 else {}, timeout=60)
-    assert answer.status_code == status, answer.text
-    version = "5.0" if is_r5 else "4.0"
-    assert answer.headers["Content-Type"] == f"application/fhir+json; fhirVersion={version}"
-    return checked(answer.json(), is_r5=is_r5)
-
-
 def uid(study: int) -> str:
     return f"{samples.ROOT}.{study}"
-
-
-def found(bundle: dict[str, Any], mode: str = "match") -> list[str]:
-    return [
-        each["resource"].get("id", "") for each in bundle.get("entry", []) if each["search"]["mode"] == mode
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("is_r5", [False, True], ids=["R4", "R5"])
@@ -97,8 +74,8 @@ def test_pages_lead_through_all_studies_from_the_newest_on(hosting: Hosting) -> 
     bundle = get(hosting, "ImagingStudy?_count=3&_total=accurate")
     assert bundle["total"] == STUDIES + 1
     ids = found(bundle)
-    while (link := next((each["url"] for each in bundle["link"] if each["relation"] == "next"), None)) is not None:
-        bundle = get(hosting, link.removeprefix(f"{hosting.url}/fhir/"))
+    while (path := next_of(bundle, hosting)) is not None:
+        bundle = get(hosting, path)
         ids += found(bundle)
     # Study 1 is of the 2nd, and one has no date: it comes last.
     assert ids[:5] == [uid(study) for study in range(7, 2, -1)]

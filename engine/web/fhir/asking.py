@@ -14,13 +14,13 @@ from engine.dicom import tags
 from engine.errors import QueryError, RequestError
 from engine.fhir.datatypes import Attributes
 from engine.fhir.imaging_study import INSTANCE_ATTRIBUTES, SERIES_ATTRIBUTES, Study
+from engine.fhir.search import Search
 from engine.web.errors import TooLarge
 from engine.web.window import SLICE_S
 
 if TYPE_CHECKING:
     from engine.archive.questions import Keys
     from engine.archive.view import View
-    from engine.fhir.search import Search
     from engine.web.request import Request
 
 SERIES_MAX: Final = 1000
@@ -114,13 +114,14 @@ def _completed(
 ) -> Iterator[None]:
     """Adds to studies what is below them, with one query for all: a query costs as much as ten of its answers."""
     uids = [attributes[tags.StudyInstanceUID].decode("utf-8", "replace") for attributes in found]
+    keys = {tags.StudyInstanceUID: "\\".join(uids)}
     series: list[Attributes] = []
     instances: list[Attributes] = []
     if uids:
-        yield from _collected(view, _below(view, Level.SERIES, uids, SERIES_ATTRIBUTES, SERIES_MAX), series)
+        yield from _collected(view, below(view, Level.SERIES, keys, SERIES_ATTRIBUTES, SERIES_MAX * len(uids)), series)
     if uids and with_instances:
-        below = _below(view, Level.IMAGE, uids, INSTANCE_ATTRIBUTES, INSTANCES_MAX + 1)
-        yield from _collected(view, below, instances)
+        limit = (INSTANCES_MAX + 1) * len(uids)
+        yield from _collected(view, below(view, Level.IMAGE, keys, INSTANCE_ATTRIBUTES, limit), instances)
     are_given = with_instances and len(instances) <= INSTANCES_MAX
     by_study: dict[bytes, list[Attributes]] = {}
     for each in series:
@@ -131,7 +132,6 @@ def _completed(
         yield
 
 
-def _below(view: View, level: Level, uids: Sequence[str], returned: Iterable[int], limit: int) -> Query:
-    """The query for all series or instances of studies; the limit is that of one study."""
-    keys = {tags.StudyInstanceUID: "\\".join(uids), **dict.fromkeys(returned, "")}
-    return replace(query_of(level, keys, view.schema, limit=limit * len(uids)), relational=True)
+def below(view: View, level: Level, keys: dict[int, str], returned: Iterable[int], limit: int | None = None) -> Query:
+    """The query for entities of a level by keys of any level. Raises RequestError."""
+    return replace(query(view, level, Search(keys=keys), returned), relational=True, limit=limit)

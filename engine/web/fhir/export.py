@@ -5,7 +5,7 @@
     GET    /fhir/export-status/{id}/{kind}          the file, made while it is sent
     DELETE /fhir/export-status/{id}                 202: it is forgotten; a file on its way is sent to its end
 
-_type=ImagingStudy,Patient    _since=INSTANT: studies that arrived then or later, and their patients
+_type=ImagingStudy,Patient,DiagnosticReport    _since=INSTANT: what arrived then or later, and patients of such studies
 
 There is nothing to wait for, and no copy of patients' data on the disk: a file has what its reader may see when it is
 read. Whoever loses a right meanwhile gets no further line: the answer breaks off.
@@ -30,14 +30,16 @@ from engine.archive.questions import Level
 from engine.audit import Event, Kind
 from engine.dicom import tags
 from engine.errors import NotAllowed, RequestError
+from engine.fhir.diagnostic_report import diagnostic_report
 from engine.fhir.imaging_study import STUDY_ATTRIBUTES, imaging_study, patient_key
 from engine.fhir.patient import PATIENT_ATTRIBUTES, patient
 from engine.fhir.release import Release
 from engine.fhir.resource_id import PatientKey
 from engine.fhir.search import Search
 from engine.web.errors import NotFound
-from engine.web.fhir import asking
+from engine.web.fhir import asking, reports
 from engine.web.fhir.answers import asked_release, root_of
+from engine.web.route import DICOMWEB
 from engine.web.window import SLICE_S
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ if TYPE_CHECKING:
 
 NDJSON: Final = "application/fhir+ndjson"
 STATUS: Final = "/export-status"
-KINDS: Final = ("ImagingStudy", "Patient")
+KINDS: Final = ("ImagingStudy", "Patient", "DiagnosticReport")
 STUDIES_AT_ONCE: Final = 50
 """Studies whose series are asked for with one query."""
 BATCH_BYTES: Final = 256 << 10
@@ -123,7 +125,10 @@ async def file(request: Request) -> web.StreamResponse:
         Event(kind=Kind.EXPORTED, principal=request.principal, action="FHIR $export", detail=f"{kind} {export.since}")
     )
     view, release = request.view(Action.QUERY), Release(export.release)
-    lines = _studies(view, export, release) if kind == "ImagingStudy" else _patients(view, export)
+    if kind == "DiagnosticReport":
+        lines = _reports(view, export, release, request.root + DICOMWEB)
+    else:
+        lines = _studies(view, export, release) if kind == "ImagingStudy" else _patients(view, export)
     response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
     response.enable_chunked_encoding()
     await response.prepare(request)
@@ -169,6 +174,27 @@ def _made(view: View, group: list[Attributes], export: Export, release: Release)
         yield None
         if study is not None and _is_since(study.last_updated, export.since):
             yield imaging_study(study, release)
+
+
+def _reports(view: View, export: Export, release: Release, dicomweb: str) -> Iterator[Json | None]:
+    with_reports = Search(keys={tags.SOPClassesInStudy: reports.CLASSES})
+    uids: list[str] = []
+    for match in view.find_steps(asking.query(view, Level.STUDY, with_reports, (tags.StudyInstanceUID,))):
+        yield None
+        if match is not None:
+            uids.append(match.attributes[tags.StudyInstanceUID].decode("utf-8", "replace"))
+        if len(uids) >= STUDIES_AT_ONCE:
+            yield from _reports_of(view, uids, export, release, dicomweb)
+            uids = []
+    if uids:
+        yield from _reports_of(view, uids, export, release, dicomweb)
+
+
+def _reports_of(view: View, uids: list[str], export: Export, release: Release, dicomweb: str) -> Iterator[Json | None]:
+    for report in reports.reports_of(view, uids):
+        yield None
+        if report is not None and _is_since(report.received, export.since):
+            yield diagnostic_report(report, release, dicomweb)
 
 
 def _patients(view: View, export: Export) -> Iterator[Json | None]:

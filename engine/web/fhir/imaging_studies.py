@@ -24,7 +24,7 @@ from engine.fhir.resource_id import spell
 from engine.fhir.search import IMAGING_STUDY, Search
 from engine.web.api import window_cursor
 from engine.web.api.studies import cursor_of
-from engine.web.fhir import asking
+from engine.web.fhir import asking, reports
 from engine.web.fhir.answers import answer, asked_release, root_of
 from engine.web.fhir.parameters import page_url, search_of
 from engine.web.route import DICOMWEB
@@ -75,9 +75,12 @@ async def search(request: Request) -> web.Response:
             cursor = cursor_of(request, found, order, after)
             if cursor is not None:
                 links.append(("next", page_url(request, "ImagingStudy", cursor)))
+    others = _included(request, asked, studies, release)
+    if "reports" in asked.includes:
+        uids = [each[tags.StudyInstanceUID].decode("utf-8", "replace") for each in studies]
+        others = [*await reports.of_studies(request, view, uids, release), *others]
     resources = [imaging_study(each, release) for each in await asking.with_series(request, view, studies)]
     resources = [only(each, asked.elements) for each in resources]
-    others = _included(request, asked, studies, release)
     return answer(request, bundle.searchset(resources, others, links, root_of(request), total), release)
 
 

@@ -12,9 +12,10 @@ from engine.fhir.conformance import capability_statement, endpoint
 from engine.fhir.imaging_study import ENDPOINT_ID
 from engine.fhir.order_search import SERVICE_REQUEST, TASK
 from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
+from engine.fhir.report_search import DIAGNOSTIC_REPORT
 from engine.fhir.search import IMAGING_STUDY, PATIENT
 from engine.web.errors import NotFound
-from engine.web.fhir import export, imaging_studies, orders, patients, records
+from engine.web.fhir import export, imaging_studies, orders, patients, records, reports
 from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
 from engine.web.fhir.parameters import FORM
 from engine.web.fhir.smart import WELL_KNOWN
@@ -106,11 +107,6 @@ def _records(
     )
 
 
-_STUDY_PARAMETERS: Final = (
-    *_described(IMAGING_STUDY),
-    Parameter("_sort", "Order of the studies", options=("started", "-started")),
-)
-
 _EXPORT_PARAMETERS: Final = (
     Parameter("_type", "Kinds of resources: ImagingStudy, Patient"),
     Parameter("_since", "Only studies that arrived at this instant or later, and their patients"),
@@ -171,9 +167,11 @@ FHIR_ROUTES: Final = (
     ),
     *_EXPORT_ROUTES,
     _route("/metadata", _metadata, "What this server does", action=None),
-    _route("/ImagingStudy", imaging_studies.search, "Search for studies", _STUDY_PARAMETERS),
+    _route("/ImagingStudy", imaging_studies.search, "Search for studies", _described(IMAGING_STUDY)),
     _route("/ImagingStudy/_search", imaging_studies.search, "Search for studies", method="POST"),
     _route("/ImagingStudy/{study}", imaging_studies.read, "A study with its series and instances"),
+    *_records("DiagnosticReport", reports.search, DIAGNOSTIC_REPORT, "Search for reports", Action.QUERY),
+    _route("/DiagnosticReport/{id}", reports.read, "A report, with the addresses of its document"),
     _route("/Patient", patients.search, "Search for patients", _described(PATIENT)),
     _route("/Patient/_search", patients.search, "Search for patients", method="POST"),
     _route("/Patient/{id}", patients.read, "A patient"),

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 WELL_KNOWN: Final = "/.well-known/smart-configuration"
 CAPABILITIES: Final = ("permission-patient", "permission-user", "permission-v1", "permission-v2")
 SCOPES: Final = (
-    *("patient/ImagingStudy.rs", "patient/Patient.r", "user/ImagingStudy.rs", "user/Patient.rs", "user/*.rs"),
-    *("system/ImagingStudy.rs", "system/*.rs"),
+    *("patient/ImagingStudy.rs", "patient/DiagnosticReport.rs", "patient/Patient.r", "user/ImagingStudy.rs"),
+    *("user/DiagnosticReport.rs", "user/Patient.rs", "user/*.rs", "system/ImagingStudy.rs", "system/*.rs"),
 )
 
 
