@@ -9,8 +9,10 @@ from engine.access import Action
 from engine.archive.rendering.presentation_state import (
     COLOUR,
     GRAYSCALE,
+    XA_XRF,
     Presentation,
     PresentationState,
+    Reference,
     check_length,
 )
 from engine.dicom.sources import Inflated, Source, Whole
@@ -40,9 +42,9 @@ async def presented_image(request: Request, state: Instance, image: Instance | N
 
     Raises NotFound when there is no such image, NotAcceptable for a state that is not applied.
     """
-    if state.sop_class_uid not in (GRAYSCALE, COLOUR):
+    if state.sop_class_uid not in (GRAYSCALE, COLOUR, XA_XRF):
         raise NotAcceptable(
-            "of presentation states only grayscale and colour ones are applied: render the image itself"
+            "of presentation states only grayscale, XA/XRF and colour ones are applied: render the image itself"
         )
     view = request.view(Action.RETRIEVE)
     stored = view.retrieval.open(state)
@@ -57,7 +59,8 @@ async def presented_image(request: Request, state: Instance, image: Instance | N
                 continue
             shown = image or view.instance(uid)
             if shown is not None:
-                return PresentedImage(shown, reference.frames[0] if reference.frames else None, content.of(uid))
+                presentation = content.of(uid)
+                return PresentedImage(shown, _frame(reference, presentation), presentation)
         if image is not None:
             raise NotFound("the presentation state is not for this image")
         raise NotFound("none of the images that the presentation state is for is stored here")
@@ -66,3 +69,12 @@ async def presented_image(request: Request, state: Instance, image: Instance | N
         return await request.engine.pools.reads.run(read)
     except (DataSetError, UnicodeError) as error:
         raise NotAcceptable(f"the presentation state cannot be read: {error}") from error
+
+
+def _frame(reference: Reference, presentation: Presentation) -> int | None:
+    """The first frame that the state is for, if it has masks the first one that they are subtracted from."""
+    frames = reference.frames
+    subtraction = presentation.subtraction
+    if not frames or subtraction is None:
+        return frames[0] if frames else None
+    return next((frame for frame in frames if subtraction.mask_for(frame, max(frames))), frames[0])

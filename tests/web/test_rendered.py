@@ -18,10 +18,10 @@ from pydicom.encaps import encapsulate
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
 from engine.archive.rendering import thumbnails
-from engine.archive.rendering.presentation_state import GRAYSCALE
+from engine.archive.rendering.presentation_state import GRAYSCALE, XA_XRF
 from tests.archive.rendering.made import dataset
 from tests.archive.rendering.test_picture import content, frames, report_of
-from tests.archive.rendering.test_presentation_state import state_of, window
+from tests.archive.rendering.test_presentation_state import item, state_of, window
 from tests.samples import ROOT
 from tests.web.asking import Answer, ask
 from tests.web.hosting import Hosting, host
@@ -82,7 +82,11 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         state = state_of(image(1), SoftcopyVOILUTSequence=window(50, 1, VOILUTFunction="LINEAR"))
         elsewhere, blending = state_of(image(77)), state_of(image(1))
         blending.SOPClassUID = f"{GRAYSCALE[:-1]}4"
-        for number, ds in enumerate((state, elsewhere, blending), 1):
+        subtracted = state_of(moving, SOPClassUID=XA_XRF)
+        subtracted.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedFrameNumber = [1, 2, 3]
+        subtracted.MaskSubtractionSequence = [item(MaskOperation="TID", TIDOffset=2)]
+        subtracted.SoftcopyVOILUTSequence = window(0, 200, VOILUTFunction="LINEAR_EXACT")
+        for number, ds in enumerate((state, elsewhere, blending, subtracted), 1):
             ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{ROOT}.1", f"{ROOT}.1.9"
             ds.SOPInstanceUID = f"{ROOT}.1.9.{number}"
             archive.store(part10_of(ds))
@@ -134,6 +138,7 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("state with a window", f"{STATE}1/rendered?window=1,2,linear", {}),
     ("state of nothing", f"{STATE}2/rendered", {}),
     ("state of blending", f"{STATE}3/rendered", {}),
+    ("state with a mask", f"{STATE}4/rendered", {"Accept": "image/png"}),
     ("state as a report", f"{STATE}1/rendered", {"Accept": "text/html"}),
     ("bad window", f"{CT}/rendered?window=1,2,3", {}),
     ("nowhere", f"/dicom-web/studies/{ROOT}.77/rendered", {}),
@@ -182,6 +187,10 @@ def test_a_presentation_state_shows_its_image(asked: dict[str, Answer]) -> None:
     assert (asked["state of nothing"].status, b"none of the images" in asked["state of nothing"].body) == (404, True)
     assert (asked["state of blending"].status, b"grayscale" in asked["state of blending"].body) == (406, True)
     assert asked["state as a report"].status == 406
+    levels = np.asarray(shown(asked["state with a mask"]))
+    assert abs(int(levels[5, 5]) - (0.5 + 80 / 200) * 255) <= 1, (
+        "the first frame that has a mask: the third less the first"
+    )
 
 
 def test_the_picture_of_a_series_or_study_is_its_middle_image(asked: dict[str, Answer]) -> None:

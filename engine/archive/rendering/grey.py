@@ -1,6 +1,6 @@
 """Converts samples to grey levels of 8 bits: modality, VOI, presentation (PS3.3 C.11.1, C.11.2; PS3.4 N.2).
 
-    stored values ─ rescale or Modality LUT ─ window or VOI LUT ─ MONOCHROME1 inverted ─► 0 to 255
+    stored values ─ rescale or Modality LUT ─ (`subtraction`) ─ window or VOI LUT ─ MONOCHROME1 inverted ─► 0 to 255
 
 Integers go through one table of all their values, made once for a frame, so each sample costs one look-up. Attributes
 may be at the top level or in the functional groups of an enhanced object (PS3.3 C.7.6.16).
@@ -18,10 +18,14 @@ from engine.dicom import tags
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
-    from engine.archive.rendering.presentation_state import LookUpTable, Presentation
+    from engine.archive.rendering.look_up_table import LookUpTable
+    from engine.archive.rendering.presentation_state import Presentation
+    from engine.archive.rendering.subtraction import FrameValues
     from engine.archive.transcoding.head import Head, ImagePixel
 
     Samples: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+    Modal: TypeAlias = Callable[[Samples], Samples]
+    """What a Modality LUT makes of values."""
 
 LINEAR: Final = "LINEAR"
 LINEAR_EXACT: Final = "LINEAR_EXACT"
@@ -112,6 +116,51 @@ class Groups:
         return self._head
 
 
+def modality(head: Head, image: ImagePixel, number: int) -> Modal:
+    """The Modality LUT of a frame, from 0, or its slope and intercept."""
+    table = next(_luts(head, tags.ModalityLUTSequence, image.pixel_representation == 1), None)
+    if table is not None:
+        return table.apply
+    item = Groups(head, number).of(tags.PixelValueTransformationSequence, tags.RescaleSlope, tags.RescaleIntercept)
+    slope = next(iter(item.numbers(tags.RescaleSlope)), 1.0) or 1.0
+    intercept = next(iter(item.numbers(tags.RescaleIntercept)), 0.0)
+    return lambda values: values * slope + intercept
+
+
+def presented_modality(image: ImagePixel, presentation: Presentation) -> Modal:
+    """The Modality LUT of a presentation state, or its slope and intercept. Raises TranscodeError."""
+    if presentation.modality_lut is not None:
+        return table_modality(image, presentation.modality_lut)
+    return lambda values: values * presentation.slope + presentation.intercept
+
+
+def table_modality(image: ImagePixel, table: LookUpTable) -> Modal:
+    """A table for the stored values of an image. Raises TranscodeError."""
+    return _lut(table, is_signed=image.pixel_representation == 1).apply
+
+
+def difference_levels(
+    values: Samples, extent: float, head: Head, image: ImagePixel, number: int, window: Window | None = None
+) -> Samples:
+    """A frame from which a mask was subtracted, in 8 bits. Raises TranscodeError.
+
+    What has not changed is 0. So a window of the image that has 0 not within its ends is one for frames without
+    subtraction; then 0 is shown as middle grey, and `extent` above it as white.
+    """
+    voi = _voi(head, Groups(head, number), True, window)
+    if voi is None or (window is None and not 0.0 < float(_levels(voi, np.zeros(1))[0]) < 1.0):
+        voi = _around_zero(extent)
+    levels = np.nan_to_num(np.clip(_levels(voi, values), 0.0, 1.0), nan=0.0)
+    if image.photometric_interpretation == "MONOCHROME1":
+        levels = 1.0 - levels
+    shown: Samples = (levels * 255.0 + 0.5).astype(np.uint8)
+    return shown
+
+
+def _around_zero(extent: float) -> Window:
+    return Window(0.0, 2 * extent or 1.0, LINEAR_EXACT)
+
+
 def grey_levels(
     samples: Samples,
     head: Head,
@@ -129,17 +178,9 @@ def grey_levels(
         return samples * np.uint8(255)
     groups = Groups(head, number)
     is_signed = image.pixel_representation == 1
-    modality = groups.of(tags.PixelValueTransformationSequence, tags.RescaleSlope, tags.RescaleIntercept)
-    modality_lut = next(_luts(head, tags.ModalityLUTSequence, is_signed), None)
     is_inverse = image.photometric_interpretation == "MONOCHROME1"
-
-    def modal(values: Samples) -> Samples:
-        if modality_lut is not None:
-            return modality_lut.apply(values)
-        slope = next(iter(modality.numbers(tags.RescaleSlope)), 1.0) or 1.0
-        intercept = next(iter(modality.numbers(tags.RescaleIntercept)), 0.0)
-        return values * slope + intercept
-
+    modality_lut = next(_luts(head, tags.ModalityLUTSequence, is_signed), None)
+    modal = modality(head, image, number)
     voi = _voi(head, groups, is_signed, window)
     if isinstance(voi, Window) and window is None and modality_lut is None and not _has_values(voi, samples, modal):
         voi = None  # it would show all black or all white
@@ -159,45 +200,51 @@ def grey_levels(
     return _mapped(samples, level)
 
 
-def presented_levels(samples: Samples, image: ImagePixel, presentation: Presentation) -> Samples:
+def presented_levels(
+    samples: Samples, image: ImagePixel, presentation: Presentation, subtracted: FrameValues | None = None
+) -> Samples:
     """A frame in 8 bits as a presentation state has it: nothing of the image's own description counts (PS3.4 N.2).
 
-    Raises TranscodeError.
+    `subtracted`: its values after the Modality LUT, instead of the samples. Raises TranscodeError.
     """
     least, bits = -(1 << (image.bits_stored - 1)) if image.pixel_representation else 0, image.bits_stored
     is_float = samples.dtype.kind == "f"
     ends = samples if is_float else np.array([least, least + (1 << bits) - 1], np.int64)
-    modality_lut = _table(presentation.modality_lut, is_signed=image.pixel_representation == 1)
-
-    def modal(values: Samples) -> Samples:
-        if modality_lut is not None:
-            return modality_lut.apply(values)
-        return values * presentation.slope + presentation.intercept
-
-    is_below_zero = modality_lut is None and float(modal(ends).min(initial=0.0)) < 0
+    modal = presented_modality(image, presentation)
+    is_table = presentation.modality_lut is not None
+    is_below_zero = not is_table and float(modal(ends).min(initial=0.0)) < 0
+    if subtracted is not None:
+        is_below_zero = subtracted.is_difference or is_below_zero
     voi: Window | Lut | None = _table(presentation.voi_lut, is_signed=is_below_zero)
     if voi is None and presentation.window is not None:
         voi = Window(*presentation.window)
-    if voi is None and modality_lut is not None:
-        voi = Window(modality_lut.entry_max / 2, modality_lut.entry_max, LINEAR_EXACT)
+    if voi is None and subtracted is not None:
+        voi = _around_zero(subtracted.high) if subtracted.is_difference else _over(subtracted.low, subtracted.high)
+    if voi is None and presentation.modality_lut is not None:
+        entry_max = _lut(presentation.modality_lut, is_signed=False).entry_max
+        voi = Window(entry_max / 2, entry_max, LINEAR_EXACT)
     voi = voi or _full_range(ends, modal)
     shape = _table(presentation.presentation_lut, is_signed=False)
 
     def level(values: Samples) -> Samples:
-        levels = np.clip(_levels(voi, modal(values)), 0.0, 1.0)
+        levels = np.clip(_levels(voi, values), 0.0, 1.0)
         if shape is not None:
             levels = _levels(shape, np.nan_to_num(levels) * (len(shape.entries) - 1) + shape.first + 0.5)
         levels = np.nan_to_num(1.0 - levels if presentation.is_inverse else levels, nan=0.0)
         shown: Samples = (np.clip(levels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
         return shown
 
-    return _mapped(samples, level)
+    if subtracted is not None:
+        return level(subtracted.values)
+    return _mapped(samples, lambda values: level(modal(values)))
 
 
 def _table(table: LookUpTable | None, *, is_signed: bool) -> Lut | None:
     """A table of a presentation state. Raises TranscodeError."""
-    if table is None:
-        return None
+    return None if table is None else _lut(table, is_signed=is_signed)
+
+
+def _lut(table: LookUpTable, *, is_signed: bool) -> Lut:
     return lut(table.descriptor, table.data, ">" if table.is_big_endian else "<", is_signed=is_signed)
 
 
@@ -278,7 +325,11 @@ def _full_range(samples: Samples, modal: Any) -> Window:
     if not finite.size:
         return Window(0.0, 1.0)
     ends = modal(np.array([finite.min(), finite.max()], np.float64))
-    low, high = float(ends.min()), float(ends.max())
+    return _over(float(ends.min()), float(ends.max()))
+
+
+def _over(low: float, high: float) -> Window:
+    """The window from one value to another."""
     if low == high:
         return Window(low + 0.5, 1.0, LINEAR_EXACT)  # black
     return Window((low + high) / 2, high - low, LINEAR_EXACT)

@@ -1,7 +1,7 @@
 """Draws one instance as a picture or an animation. Runs in `render_process` only.
 
-    frame ─ grey levels or RGB of 8 bits ─ shutters, overlay planes ─ region, flip, scale ─ annotation ─ colour space
-      ─► JPEG, PNG, GIF, MP4
+    frame ─ mask subtracted ─ grey levels or RGB of 8 bits ─ shutters, overlay planes ─ region, flip, scale ─ annotation
+      ─ colour space ─► JPEG, PNG, GIF, MP4
 
 `presented` arranges a picture as a presentation state has it. Thumbnails have no overlays, which may name the patient.
 """
@@ -10,19 +10,29 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from msgspec.structs import replace
 from PIL import Image
 
-from engine.archive.rendering import annotation, colour, icc, icons, planes, video
+from engine.archive.rendering import annotation, colour, icc, icons, mask, planes, video
 from engine.archive.rendering.frames import DecodedFrame, FrameReader
-from engine.archive.rendering.grey import Window, grey_levels, presented_levels
+from engine.archive.rendering.grey import (
+    Window,
+    difference_levels,
+    grey_levels,
+    modality,
+    presented_levels,
+    presented_modality,
+    table_modality,
+)
 from engine.archive.rendering.options import GIF, JPEG, MP4, PNG, PictureOptions, Viewport
 from engine.archive.rendering.overlay import overlays
 from engine.archive.rendering.presented import presented
 from engine.archive.rendering.shutters import Shutters, shutters
+from engine.archive.rendering.subtraction import Subtractor
 from engine.archive.transcoding.head import Head
 from engine.dicom import elements, tags
 from engine.dicom.frames import is_video, pixel_stream
@@ -31,6 +41,7 @@ from engine.errors import DataSetError, FramesUnreadable, TranscodeError
 
 if TYPE_CHECKING:
     from engine.archive.rendering.presentation_state import Presentation
+    from engine.archive.transcoding.head import ImagePixel
     from engine.dicom.sources import Source
     from engine.dicom.transfer_syntax import TransferSyntax
 
@@ -67,7 +78,28 @@ def _drawn(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
     if options.frame is None and options.media_type in (GIF, MP4):
         return _animation(reader, head, options)
     number = options.frame if options.frame is not None else (reader.image.number_of_frames + 1) // 2
-    return _encoded(_picture(reader, head, number - 1, options), options, icc.conversion_of(head, options.icc_profile))
+    picture = _picture(reader, head, number - 1, options, _subtractor(reader, head, options))
+    return _encoded(picture, options, icc.conversion_of(head, options.icc_profile))
+
+
+def _subtractor(reader: FrameReader, head: Head, options: PictureOptions) -> Subtractor | None:
+    """What subtracts masks from the frames, if the presentation state, or without one the image, wants that.
+
+    Raises TranscodeError if the state cannot be applied. An image is shown as stored if its own masks make no sense.
+    """
+    image, presentation = reader.image, options.presentation
+    if presentation is not None:
+        if presentation.subtraction is None:
+            return None
+        modal = presented_modality(image, presentation)
+        return Subtractor(reader, presentation.subtraction, modal, partial(table_modality, image))
+    try:
+        subtraction = mask.of_image(head) if image.photometric_interpretation in _GREY else None
+        if subtraction is None:
+            return None
+        return Subtractor(reader, subtraction, modality(head, image, 0))
+    except TranscodeError:
+        return None
 
 
 def _still(source: Source, syntax: TransferSyntax, head: Head, options: PictureOptions, bytes_max: int) -> Image.Image:
@@ -85,7 +117,12 @@ def _still(source: Source, syntax: TransferSyntax, head: Head, options: PictureO
 
 
 def _picture(
-    reader: FrameReader, head: Head, number: int, options: PictureOptions, range_of: Samples | None = None
+    reader: FrameReader,
+    head: Head,
+    number: int,
+    options: PictureOptions,
+    subtractor: Subtractor | None,
+    range_of: Samples | None = None,
 ) -> Image.Image:
     """`range_of`: the frame whose range is shown from black to white if there is no window."""
     decoded = reader.frame(number)
@@ -97,10 +134,12 @@ def _picture(
         if options.presentation.is_colour == is_grey:
             kind = "of colour" if is_grey else "of grey levels"
             raise TranscodeError(f"the presentation state is for images {kind}")
-        return _annotated(_presented(decoded, head, number, options, options.presentation), head, options)
+        return _annotated(_presented(decoded, head, number, options, options.presentation, subtractor), head, options)
     if is_grey:
         window = Window(*options.window) if options.window else None
-        levels = grey_levels(samples, head, image, number, window, range_of)
+        levels = _difference(subtractor, head, image, number, window)
+        if levels is None:
+            levels = grey_levels(samples, head, image, number, window, range_of)
     else:
         levels = colour.rgb(samples, head, image)
     hidden = _own_shutters(head)
@@ -114,13 +153,33 @@ def _picture(
     return _annotated(picture, head, options)
 
 
+def _difference(
+    subtractor: Subtractor | None, head: Head, image: ImagePixel, number: int, window: Window | None
+) -> Samples | None:
+    """The levels of a frame from which the image's own mask is subtracted; None if there is none that can be."""
+    try:
+        difference = subtractor.values(number + 1) if subtractor is not None else None
+    except TranscodeError:
+        return None
+    if subtractor is None or difference is None:
+        return None
+    extent = subtractor.extent(number + 1, difference.values)
+    return difference_levels(difference.values, extent, head, image, number, window)
+
+
 def _presented(
-    decoded: DecodedFrame, head: Head, number: int, options: PictureOptions, presentation: Presentation
+    decoded: DecodedFrame,
+    head: Head,
+    number: int,
+    options: PictureOptions,
+    presentation: Presentation,
+    subtractor: Subtractor | None,
 ) -> Image.Image:
     if presentation.is_colour:
         levels = colour.rgb(decoded.samples, head, decoded.image)
     else:
-        levels = presented_levels(decoded.samples, decoded.image, presentation)
+        subtracted = None if subtractor is None else subtractor.values(number + 1)
+        levels = presented_levels(decoded.samples, decoded.image, presentation, subtracted)
     levels = planes.with_shutters(levels, presentation.shutters, number, decoded.container)
     active = dict(presentation.image_overlays)
     own = (replace(plane, level=active[plane.group]) for plane in overlays(head) if plane.group in active)
@@ -224,8 +283,12 @@ def _animation(reader: FrameReader, head: Head, options: PictureOptions) -> byte
     numbers = options.frames or range(1, reader.image.number_of_frames + 1)
     if len(numbers) > FRAMES_MAX:
         raise TranscodeError(f"it has {len(numbers)} frames, the limit of an animation is {FRAMES_MAX}")
-    middle = reader.frame(numbers[len(numbers) // 2] - 1)
-    pictures = (_picture(reader, head, number - 1, options, middle.samples) for number in numbers)
+    middle = numbers[len(numbers) // 2]
+    shown = reader.frame(middle - 1).samples
+    subtractor = _subtractor(reader, head, options)
+    if subtractor is not None:
+        subtractor.range_number = middle
+    pictures = (_picture(reader, head, number - 1, options, subtractor, shown) for number in numbers)
     if options.media_type == MP4:
         return video.mp4(pictures, frame_s(head))
     return _gif(pictures, frame_s(head))

@@ -1,12 +1,11 @@
-"""Reads a Grayscale or Color Softcopy Presentation State (PS3.3 A.33.1, A.33.2): how one of its images is to be shown,
-as plain values.
+"""Reads a Grayscale, Color or XA/XRF Softcopy Presentation State (PS3.3 A.33.1, A.33.2, A.33.6): how one of its images
+is to be shown, as plain values.
 
-    stored values ─ rescale or Modality LUT ─ window or VOI LUT ─ shape or Presentation LUT ─► grey levels
+    stored values ─ rescale or Modality LUT ─ mask ─ window or VOI LUT ─ shape or Presentation LUT ─► grey levels
     shutters ─ overlay planes ─ displayed area ─ rotation, clockwise ─ horizontal flip ─ texts and graphics ─► picture
 
-Grey levels follow from the state alone (PS3.4 N.2). Mask subtraction is not applied: a state that has it is an error
-that names it, since a picture without it would be wrong. Compound graphics are left out. A colour state has no grey
-levels, and its layers have colours.
+Grey levels follow from the state alone (PS3.4 N.2). Compound graphics and edge enhancement are left out. A colour state
+has no grey levels, and its layers have colours.
 """
 
 from __future__ import annotations
@@ -16,7 +15,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 
+from engine.archive.rendering import mask
 from engine.archive.rendering.cielab import Colour, srgb
+from engine.archive.rendering.look_up_table import LookUpTable, table_of
+from engine.archive.rendering.mask import Subtraction
 from engine.archive.rendering.overlay import GROUPS, WHITE, Overlay, of, overlays
 from engine.archive.rendering.shutters import Shutters, shutters
 from engine.archive.transcoding.head import Head
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 GRAYSCALE: Final = "1.2.840.10008.5.1.4.1.1.11.1"
 COLOUR: Final = "1.2.840.10008.5.1.4.1.1.11.2"
+XA_XRF: Final = "1.2.840.10008.5.1.4.1.1.11.5"
 STATE_BYTES_MAX: Final = 4 << 20
 """The longest state that is read; most have some kilobytes."""
 REFERENCES_MAX: Final = 10_000
@@ -45,14 +48,6 @@ class Reference(msgspec.Struct, frozen=True):
     sop_instance_uid: str
     frames: tuple[int, ...]
     """Frames from 1; (): all."""
-
-
-class LookUpTable(msgspec.Struct, frozen=True):
-    """A Modality, VOI or Presentation LUT as it is stored."""
-
-    descriptor: tuple[float, ...]
-    data: bytes
-    is_big_endian: bool
 
 
 class Mark(msgspec.Struct, frozen=True):
@@ -84,6 +79,7 @@ class Presentation(msgspec.Struct, frozen=True):
     """Instead of the window."""
     window: tuple[float, float, str] | None
     """Center, width, VOI LUT Function; None: the whole range of the samples."""
+    subtraction: Subtraction | None
     presentation_lut: LookUpTable | None
     is_inverse: bool
     area: tuple[float, float, float, float] | None
@@ -141,8 +137,8 @@ class PresentationState:
     def of(self, sop_instance_uid: str) -> Presentation:
         """How the image of that UID is shown."""
         head = self._head
-        if tags.MaskSubtractionSequence in head:
-            raise TranscodeError("mask subtraction of a presentation state is not applied")
+        if tags.FrameDisplayShutterSequence in head:
+            raise TranscodeError("shutters of single frames are not applied")
         area = self._item_for(tags.DisplayedAreaSelectionSequence, sop_instance_uid)
         rotation = head.number(tags.ImageRotation, 0)
         if rotation not in (0, 90, 180, 270):
@@ -151,12 +147,13 @@ class PresentationState:
         voi = self._item_for(tags.SoftcopyVOILUTSequence, sop_instance_uid)
         return Presentation(
             is_colour=head.text(tags.SOPClassUID) == COLOUR,
-            modality_lut=_table(head, tags.ModalityLUTSequence),
+            modality_lut=table_of(head, tags.ModalityLUTSequence),
             slope=next(iter(head.numbers(tags.RescaleSlope)), 1.0) or 1.0,
             intercept=next(iter(head.numbers(tags.RescaleIntercept)), 0.0),
-            voi_lut=None if voi is None else _table(voi, tags.VOILUTSequence),
+            voi_lut=None if voi is None else table_of(voi, tags.VOILUTSequence),
             window=None if voi is None else _window(voi),
-            presentation_lut=_table(head, tags.PresentationLUTSequence),
+            subtraction=mask.of_state(head, sop_instance_uid),
+            presentation_lut=table_of(head, tags.PresentationLUTSequence),
             is_inverse=head.text(tags.PresentationLUTShape) == "INVERSE",
             area=None if area is None else _area(area),
             aspect=None if area is None else _aspect(area),
@@ -250,17 +247,6 @@ def _layers(head: Head) -> dict[str, _Layer]:
         colour = srgb(item.numbers(tags.GraphicLayerRecommendedDisplayCIELabValue))
         layers[item.text(tags.GraphicLayer)] = _Layer(order, level, colour)
     return layers
-
-
-def _table(head: Head, sequence: int) -> LookUpTable | None:
-    """The look-up table of a sequence's first item."""
-    item = head.item(sequence)
-    if item is None:
-        return None
-    descriptor, data = item.numbers(tags.LUTDescriptor), item.raw(tags.LUTData)
-    if len(descriptor) != 3 or not data:
-        raise TranscodeError(f"{tags.keyword_of(sequence)} of the presentation state has no table")
-    return LookUpTable(tuple(descriptor), data, item.order == ">")
 
 
 def _window(item: Head) -> tuple[float, float, str] | None:

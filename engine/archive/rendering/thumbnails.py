@@ -59,7 +59,7 @@ SAVE_S: Final = 60.0
 thumbnail again."""
 
 
-_DRAWING: Final = (2, find_spec("av") is not None)
+_DRAWING: Final = (3, find_spec("av") is not None)
 """Changes whenever the same instance gets another picture, so that no older file is used: the number of the way in
 which thumbnails are drawn, and whether those of videos can be."""
 
