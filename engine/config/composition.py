@@ -41,7 +41,7 @@ from engine.hl7.settings import Hl7, Hl7Destination, Hl7Listener, Hl7Source
 from engine.identity.settings import Oidc
 from engine.log_settings import Log
 from engine.objects.settings import ObjectStore, Tier
-from engine.orders.settings import Station, Worklist
+from engine.orders.settings import Station, WorkitemTemplate, Worklist
 from engine.runtime.settings import Limits
 from engine.services.settings import Coercion, Queries, Tls
 from engine.setting import FIXED, AETitle, Port, bare, is_fixed
@@ -160,6 +160,9 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     hl7_destinations: tuple[Hl7Destination, ...] = msgspec.field(default=(), name="hl7_destination")
     """The systems that get HL7 messages by a rule; written [[hl7_destination]]."""
 
+    workitems: tuple[WorkitemTemplate, ...] = msgspec.field(default=(), name="workitem")
+    """The workitems that rules make; written [[workitem]]."""
+
     stations: tuple[Station, ...] = msgspec.field(default=(), name="station")
     """Stations that perform scheduled steps: rules and peculiarities; written [[station]]."""
 
@@ -174,7 +177,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         names = [route.name for route in self.routes]
         if len(set(names)) < len(names):
             raise ValueError("two [[route]] have one name")
-        _check_rules(self.rules, self.hl7_destinations)
+        _check_rules(self.rules, self.hl7_destinations, self.workitems)
         stations = [station.aet for station in self.stations]
         if len(set(stations)) < len(stations):
             raise ValueError("two [[station]] have one aet")
@@ -295,6 +298,12 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
                 for name in receiver.__struct_fields__
                 if name != "name"
             ]
+        for template in self.workitems:
+            rows += [
+                (f"workitem.{template.name}.{name}", getattr(template, name))
+                for name in template.__struct_fields__
+                if name != "name"
+            ]
         for station in self.stations:
             rows += [
                 (f"station.{station.aet}.{name}", getattr(station, name))
@@ -329,17 +338,23 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         return msgspec.json.decode(data, type=cls, dec_hook=to_path)
 
 
-def _check_rules(rules: tuple[Rule, ...], destinations: tuple[Hl7Destination, ...]) -> None:
-    names = [rule.name for rule in rules]
-    if len(set(names)) < len(names):
-        raise ValueError("two [[rule]] have one name")
-    names = [destination.name for destination in destinations]
-    if len(set(names)) < len(names):
-        raise ValueError("two [[hl7_destination]] have one name")
+def _check_rules(
+    rules: tuple[Rule, ...], destinations: tuple[Hl7Destination, ...], workitems: tuple[WorkitemTemplate, ...]
+) -> None:
+    tables = {
+        "rule": [rule.name for rule in rules],
+        "hl7_destination": [destination.name for destination in destinations],
+        "workitem": [template.name for template in workitems],
+    }
+    for table, names in tables.items():
+        if len(set(names)) < len(names):
+            raise ValueError(f"two [[{table}]] have one name")
     for rule in rules:
-        missing = [name for name in rule.to if rule.action == "hl7" and name not in names]
+        table = {"hl7": "hl7_destination", "workitem": "workitem"}.get(rule.action, "")
+        missing = [name for name in rule.to if table and name not in tables[table]]
         if missing:
-            raise ValueError(f"the [[rule]] {rule.name} sends to {missing[0]}, which is no [[hl7_destination]]")
+            verb = "sends to" if table == "hl7_destination" else "makes"
+            raise ValueError(f"the [[rule]] {rule.name} {verb} {missing[0]}, which is no [[{table}]]")
 
 
 def _merge(old: Any, fresh: Any) -> Any:

@@ -1,7 +1,7 @@
 """Runs the [[rule]] tables: for each rule and receiver a follower with a position of its own.
 
-feed ─► events of the rule ─► its conditions, asked of the index ─► the action: a notification, a message
-registry of orders ─► its announcements ─► the action: forward a performed step, fetch priors
+feed ─► events of the rule ─► its conditions, asked of the index ─► the action: a notification, a message, a workitem
+registry of orders ─► its announcements ─► the action: forward a performed step, fetch priors, a workitem
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.archive.hospital import orders_watch
+from engine.exchange import prefetch, workitem_making
 from engine.exchange.announcements import Announcements
 from engine.exchange.availability import Notifications
 from engine.exchange.hl7_notices import Notices
-from engine.exchange.prefetch import Prefetching, of_order, of_study
+from engine.exchange.prefetch import Prefetching
 from engine.exchange.pulling import Pulling
 from engine.exchange.step_forwarding import StepForwarding
+from engine.exchange.workitem_making import Making
 from engine.orders.work import KINDS_OF
 from engine.outbox.follower import Follower, Retries, Saving
 from engine.outbox.source import Content, FeedLines, Source
@@ -80,7 +82,9 @@ class Rules(Tables[Delivery]):
             if rule.action == "pull":
                 sink = Pulling(engine, rule, delivery.to)
             elif rule.action == "prefetch":
-                sink = Prefetching(engine, rule, delivery.to, partial(of_order, engine))
+                sink = Prefetching(engine, rule, delivery.to, partial(prefetch.of_order, engine))
+            elif rule.action == "workitem":
+                sink = Making(engine, rule, delivery.to, partial(workitem_making.of_order, engine))
             await self._run_one(delivery, source, sink)
         finally:
             watch.close()
@@ -107,8 +111,11 @@ class Rules(Tables[Delivery]):
 
 def sink_of(engine: Engine, delivery: Delivery) -> Sink[list[bytes]]:
     """Where the events of a delivery go."""
+    rule, to = delivery.rule, delivery.to
     if delivery.destination is not None:
-        return Notices(engine, delivery.rule, delivery.destination)
-    if delivery.rule.action == "prefetch":
-        return Prefetching(engine, delivery.rule, delivery.to, partial(of_study, engine, delivery.rule, delivery.to))
-    return Notifications(engine, delivery.rule, delivery.to)
+        return Notices(engine, rule, delivery.destination)
+    if rule.action == "prefetch":
+        return Prefetching(engine, rule, to, partial(prefetch.of_study, engine, rule, to))
+    if rule.action == "workitem":
+        return Making(engine, rule, to, partial(workitem_making.of_study, engine, rule))
+    return Notifications(engine, rule, to)

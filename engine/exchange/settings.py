@@ -34,7 +34,7 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only what has an instance that one of these AE titles has sent; empty: anybody."""
 
 
-RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull"]
+RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull", "workitem"]
 RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step", "order", "available"]
 
 _EVENTS: dict[str, frozenset[str]] = {
@@ -43,6 +43,7 @@ _EVENTS: dict[str, frozenset[str]] = {
     "mpps": frozenset(("step",)),
     "pull": frozenset(("available",)),
     "prefetch": frozenset(("order", "study_quiet")),
+    "workitem": frozenset(("study_quiet", "study_complete", "order")),
 }
 """The events of each action."""
 
@@ -63,11 +64,13 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
     for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order;
-    prefetch: a job pulls priors of the patient; pull: a job pulls the announced study."""
+    prefetch: a job pulls priors of the patient; pull: a job pulls the announced study; workitem: a workitem (UPS)
+    for the study or the order."""
 
     to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
     """The receivers: AE titles of [[peer]] tables for ian and mpps, those that are asked for
-    prefetch, those whose notifications count for pull, and names of [[hl7_destination]] tables for hl7."""
+    prefetch, those whose notifications count for pull, names of [[hl7_destination]] tables for hl7, and of [[workitem]]
+    tables for workitem."""
 
     keys: Annotated[dict[str, str], Meta(max_length=32)] = {}
     """What a study must match, as in a [[route]]; deletions, steps and orders are not matched."""

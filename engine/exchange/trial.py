@@ -50,7 +50,7 @@ def _of_page(place: Place, table: Route | Rule, page: Page, since_s: float) -> I
             attribute = "study_instance_uid"
         else:
             attribute = KINDS[table.after].name
-            aet = "" if action == "hl7" else to
+            aet = "" if action in ("hl7", "workitem") else to
             is_rule = isinstance(table, Rule)
             chosen = set(matching(place, table, uids_of(events, table.after), aet, also_own=is_rule) if events else ())
         yield from (_row(table, action, to, event) for event in events if getattr(event, attribute) in chosen)

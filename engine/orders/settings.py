@@ -1,4 +1,4 @@
-"""The settings of worklists: which steps they show, and the rules and quirks of stations."""
+"""The settings of worklists: which steps they show, the rules and quirks of stations, and templates of workitems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import AETitle
+from engine.setting import AETitle, Name
 
 State = Literal["SCHEDULED", "ARRIVED", "READY", "STARTED", "DEPARTED", "CANCELED", "DISCONTINUED", "COMPLETED"]
 
@@ -79,3 +79,50 @@ class Station(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     strict: bool | None = None
     """Whether its MPPS must be complete; unset: as in [worklist]."""
+
+
+CodeText = Annotated[
+    str,
+    Meta(
+        pattern=r"^[^^\\\x00-\x1f]{1,16}(\^[^^\\\x00-\x1f]{0,16}(\^[^\\\x00-\x1f]{0,64})?)?$",
+        description="CODE, or CODE^SCHEME^MEANING",
+    ),
+]
+"""A code as HL7 writes it; without a scheme it is the site's own (99LOCAL)."""
+
+
+_Label = Annotated[str, Meta(pattern=r"^[^\\\x00-\x1f]{1,64}$", description="a text of 1 to 64 characters")]
+
+
+class WorkitemTemplate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The workitem (UPS) that a [[rule]] with the action workitem makes."""
+
+    name: Name
+    """Its name, for `to` of the rule."""
+
+    label: _Label
+    """Procedure Step Label: what is to be done, for people."""
+
+    worklist: _Label | Literal[""] = ""
+    """Worklist Label: the list that a performer asks for; empty: DEFAULT."""
+
+    priority: Literal["HIGH", "MEDIUM", "LOW"] = "MEDIUM"
+    """Its priority."""
+
+    code: CodeText | Literal[""] = ""
+    """What is to be done, as a code: CODE^SCHEME^MEANING, for example "110005^DCM^Interpretation"."""
+
+    station: CodeText | Literal[""] = ""
+    """The station that shall perform it (Scheduled Station Name Code)."""
+
+    station_class: CodeText | Literal[""] = ""
+    """The kind of station."""
+
+    location: CodeText | Literal[""] = ""
+    """Where it shall be performed."""
+
+    delay_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
+    """Seconds from the event to its scheduled start."""
+
+    parameters: Annotated[dict[str, str], Meta(max_length=32)] = {}
+    """Scheduled Processing Parameters, each as a text: name and value, for example { threshold = "0.5" }."""

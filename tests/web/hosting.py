@@ -19,6 +19,7 @@ from engine.exchange import settings as exchange_settings
 from engine.exchange.runner import Runner
 from engine.hl7.settings import Hl7Destination
 from engine.identity.settings import Oidc
+from engine.orders.settings import WorkitemTemplate
 from engine.runtime.engine import Engine
 from engine.runtime.front import ServerLink
 from engine.web.connection import HttpConnection
@@ -114,6 +115,7 @@ def host(
     sends_on: tuple[exchange_settings.Route, ...] = (),
     rules: tuple[exchange_settings.Rule, ...] = (),
     hl7_destinations: tuple[Hl7Destination, ...] = (),
+    workitems: tuple[WorkitemTemplate, ...] = (),
     roles: tuple[Role, ...] = (),
     link: Callable[[Engine], ServerLink] | None = None,
     oidc: tuple[Oidc, ...] = (),
@@ -136,6 +138,7 @@ def host(
             routes=sends_on,
             rules=rules,
             hl7_destinations=hl7_destinations,
+            workitems=workitems,
             oidc=oidc,
             roles=roles,
         )

@@ -64,6 +64,17 @@ class Workitems:
         with self._orders.read_in_thread() as reading:
             return _seen(reading, uid, reach)[1]
 
+    def exists(self, uid: str) -> bool:
+        """Whether there is one, in anybody's reach."""
+        with self._orders.read_in_thread() as reading:
+            return reading.raw(reading.database.workitems, uid.encode()) is not None
+
+    def creator_of(self, uid: str) -> str:
+        """Who created one; "": nobody, for there is none."""
+        with self._orders.read_in_thread() as reading:
+            row = reading.get(reading.database.workitems, uid.encode())
+        return "" if row is None else row.creator
+
     def update(self, uid: str, data_set: Identifier, actor: str, reach: Reach | None = None) -> Remark:
         """Sets attributes."""
         with self._orders.work(Source(name=actor, reference=uid)) as work:

@@ -1,0 +1,158 @@
+"""Rules that make workitems: once for an event, with patient, requests and input, and late instances with the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.config import Config
+from engine.dicom import tags
+from engine.exchange import runner, workitem_making
+from engine.exchange.settings import Rule
+from engine.exchange.workitem_making import Subject, created, inputs_of
+from engine.orders.attributes import Items, values_of
+from engine.orders.settings import WorkitemTemplate
+from engine.orders.values import (
+    Identifier,
+    OrderAction,
+    OrderUpdate,
+    PatientUpdate,
+    ProcedureUpdate,
+    Source,
+    StepUpdate,
+)
+from engine.orders.workitems import rules as workitem_rules
+from engine.orders.workitems.facts import text_of
+from engine.orders.workitems.search import Search, question_of
+from engine.orders.workitems.store import Workitems
+from engine.outbox import follower, tables
+from tests.exchange.rule_places import Place, placed, study_uid
+from tests.system.server import wait_for
+
+SEGMENT = WorkitemTemplate(
+    name="segment",
+    label="Segment the liver",
+    worklist="AI",
+    priority="HIGH",
+    code="W1^99X^Segmentation",
+    station_class="GPU",
+    parameters={"threshold": "0.5"},
+)
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (runner, tables, follower):
+        monkeypatch.setattr(module, "CHECK_S", 0.02)
+
+
+def stored(place: Place) -> list[tuple[str, Items]]:
+    running, workitems = Search(question_of(workitem_making.Identifier({}))), Workitems(place.engine.orders())
+    found: list[tuple[str, Items]] = []
+    while (more := workitems.read(running)) is not None:
+        found += more
+    return found
+
+
+def items_of(items: Items, tag: int) -> Iterator[Items]:
+    value = items.get(tag) or []
+    assert not isinstance(value, bytes)
+    yield from map(values_of, value)
+
+
+def instances_of(items: Items) -> int:
+    inputs = items_of(items, tags.InputInformationSequence)
+    return sum(1 for each in inputs for _ in items_of(each, tags.ReferencedSOPSequence))
+
+
+def test_a_study_becomes_one_workitem_and_late_instances_join_it_until_it_is_claimed(tmp_path: Path) -> None:
+    rule = Rule(
+        name="ai", after="study_quiet", action="workitem", to=("segment",), keys={"ModalitiesInStudy": "CT"},
+        retry_s=0.01,
+    )  # fmt: skip
+    with placed(tmp_path / "data", [rule], workitems=(SEGMENT,)) as place:
+        workitems = Workitems(place.engine.orders())
+        place.arrive(1, count=2, PatientID="P7", AccessionNumber="A7")
+        place.arrive(2, modality="MR")
+        wait_for(lambda: stored(place), what="the workitem")
+        ((uid, items),) = stored(place)
+        assert text_of(items, tags.ProcedureStepLabel) == "Segment the liver"
+        assert text_of(items, tags.WorklistLabel) == "AI"
+        assert text_of(items, tags.PatientID) == "P7"
+        assert text_of(items, tags.InputReadinessState) == "READY"
+        (request,) = items_of(items, tags.ReferencedRequestSequence)
+        assert text_of(request, tags.AccessionNumber) == "A7"
+        assert text_of(request, tags.StudyInstanceUID) == study_uid(1)
+        (station,) = items_of(items, tags.ScheduledStationClassCodeSequence)
+        assert text_of(station, tags.CodingSchemeDesignator) == "99LOCAL"
+        assert instances_of(items) == 2
+
+        place.arrive(1, count=3, PatientID="P7", AccessionNumber="A7")
+        wait_for(lambda: instances_of(workitems.get(uid)) == 3, what="the late instance")
+        assert len(stored(place)) == 1
+        workitems.change_state(uid, "IN PROGRESS", "1.2.3", "AI1")
+        place.arrive(1, count=4, PatientID="P7", AccessionNumber="A7")
+        wait_for(lambda: len(stored(place)) == 2, what="another workitem")
+        assert instances_of(workitems.get(uid)) == 3, "who performs it is not disturbed"
+        position = place.outbox.load("rule:ai:segment")
+        assert position is not None
+
+
+def test_an_event_that_comes_again_makes_nothing(tmp_path: Path) -> None:
+    rule = Rule(name="ai", after="study_complete", action="workitem", to=("segment",), retry_s=0.01)
+    with placed(tmp_path / "data", [rule], workitems=(SEGMENT,)) as place:
+        before = place.outbox.load("rule:ai:segment")
+        assert before is not None
+        place.arrive(1)
+        wait_for(lambda: stored(place), what="the workitem")
+        ((uid, _),) = stored(place)
+        Workitems(place.engine.orders()).change_state(uid, "IN PROGRESS", "1.2.3", "AI1")
+        wait_for(lambda: place.outbox.load("rule:ai:segment").cursor != before.cursor, what="the position")  # type: ignore[union-attr]
+    place.outbox.save(before)  # as if the process had died before the position was saved
+    with placed(tmp_path / "data", [rule], workitems=(SEGMENT,)) as place:
+        place.arrive(2)
+        wait_for(lambda: len(stored(place)) == 2, what="the workitem of the next study")
+        assert uid in [each for each, _ in stored(place)]
+
+
+def test_an_order_becomes_a_workitem_without_input(tmp_path: Path) -> None:
+    rule = Rule(name="plan", after="order", action="workitem", to=("segment",), retry_s=0.01)
+    with placed(tmp_path / "data", [rule], workitems=(SEGMENT,)) as place:
+        procedure = ProcedureUpdate(
+            study_instance_uid="1.2.5",
+            attributes={"RequestedProcedureDescription": "CT liver"},
+            steps=(StepUpdate(modality="CT"),),
+        )
+        patient = PatientUpdate(identifiers=(Identifier("P7"),), attributes={"PatientName": "Doe^Jane"})
+        order = OrderUpdate(
+            action=OrderAction.NEW, patient=patient, accession=Identifier("A1"), procedures=(procedure,)
+        )
+        place.engine.orders().apply(order, Source(name="RIS"))
+        wait_for(lambda: stored(place), what="the workitem")
+        ((_, items),) = stored(place)
+        assert text_of(items, tags.InputReadinessState) == "UNAVAILABLE"
+        assert text_of(items, tags.PatientName) == "Doe^Jane"
+        (request,) = items_of(items, tags.ReferencedRequestSequence)
+        assert text_of(request, tags.RequestedProcedureDescription) == "CT liver"
+        assert text_of(request, tags.AccessionNumber) == "A1"
+
+
+def test_a_template_makes_what_an_n_create_must_have() -> None:
+    subject = Subject(patient={tags.PatientID: "P1"}, requests=[], study="1.2", inputs=inputs_of([], "FILMROOM"))
+    found = created(SEGMENT, subject, 0.0)
+    workitem_rules.check_created(found)
+    left_out = Subject(patient={}, requests=[], study="1.2", left_out=3)
+    assert created(SEGMENT, left_out, 0.0).text(tags.InputReadinessState) == "INCOMPLETE"
+    assert "3 instances" in created(SEGMENT, left_out, 0.0).text(tags.CommentsOnTheScheduledProcedureStep)
+
+
+@pytest.mark.parametrize(
+    ("after", "to", "reason"),
+    [("deleted", "segment", "possible after order, study_complete"), ("order", "other", "which is no ..workitem")],
+)
+def test_a_rule_that_makes_what_cannot_be_is_refused(after: str, to: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        rule = Rule(name="r", after=after, action="workitem", to=(to,))  # type: ignore[arg-type]
+        Config(rules=(rule,), workitems=(SEGMENT,))
