@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -396,8 +396,14 @@ LISTS: dict[str, tuple[str, type[Struct]]] = {
 """Tables that may occur several times, in the file only: name in the file → field and type of table."""
 
 
-def keys() -> Iterator[tuple[str, Any]]:
-    """Every key but those of peers, rules and attributes: dotted name and type."""
+@cache
+def keys() -> tuple[tuple[str, Any], ...]:
+    """Every key but those of peers, rules and attributes: dotted name and type. Kept: msgspec evaluates all
+    annotations of a table each time that it is asked for its fields."""
+    return tuple(_keys())
+
+
+def _keys() -> Iterator[tuple[str, Any]]:
     for field in msgspec.structs.fields(Config):
         if field.name in TABLES:
             for inner in msgspec.structs.fields(TABLES[field.name]):

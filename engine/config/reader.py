@@ -207,7 +207,7 @@ def _read(path: Path, mistakes: list[str]) -> dict[str, Any]:
 
 def _check_keys(values: dict[str, Any], path: Path, mistakes: list[str]) -> None:
     """Notes mistakes and removes the wrong values, so that the others can be checked too."""
-    top = [field.encode_name for field in msgspec.structs.fields(Config)]
+    top = list(Config.__struct_encode_fields__)
     _check_table(values, top, f"{path}", mistakes)
     for name, section in TABLES.items():
         table = values.get(name, {})
