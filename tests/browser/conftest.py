@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from perf.page import chromium
 from tests.browser import browsing
 from tests.browser.browsing import Watch
 from tests.system.server import Server, running
@@ -22,9 +21,9 @@ OpenPage = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    executable = chromium()
+    executable = browsing.headless()
     if executable is None:
-        pytest.skip("there is no Chromium: install the package chromium, or name one in FILMROOM_CHROMIUM")
+        pytest.skip("there is no Chromium: install chromium-headless-shell, or name one in FILMROOM_CHROMIUM")
     expect.set_options(timeout=browsing.TIMEOUT_MS)
     with browsing.launched(executable) as browser:
         yield browser
