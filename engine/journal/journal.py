@@ -6,7 +6,8 @@ A message that is in no acknowledged group may be lost with the power, and its s
 waited for: one that is lost is made again, since applying a message twice changes nothing the second time. So the
 cursor of whoever applies is the number of the last outcome, and needs no file of its own.
 
-A start reads the journal backwards until it knows the cursor and all identifiers within the window of duplicates.
+A start knows the cursor and all identifiers within the window of duplicates from the tables of rows (`row_table`). It
+reads what the log has behind them, and makes anew those that are missing or are not believed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -22,7 +23,9 @@ import msgspec
 from engine import log
 from engine.errors import ArchiveInUse, CorruptRecord
 from engine.journal.entry import Fault, Outcome, Received, decode_outcome, decode_received, encode
-from engine.journal.history import MESSAGE, OUTCOME, History
+from engine.journal.history import MESSAGE, NO_LIMIT, OUTCOME, History
+from engine.journal.row_keeper import RowKeeper
+from engine.journal.row_table import HAS_CONTROL_ID, HAS_FAULT, IS_APPLIED, IS_REFUSED, IS_THERE, MessageRow
 from engine.storage.background_sync import BackgroundSync
 from engine.storage.files import Files
 from engine.storage.keyring import DataKey
@@ -88,6 +91,7 @@ class Journal:
         self._make_folder()
         self._lock_fd = self._lock()
         self.history = History(directory, files)
+        self._rows = RowKeeper(directory, files, self.history.salt_of)
         self._places: dict[int, tuple[int, int]] = {}
         """Identifier → segment and offset of the last message that has it."""
         self._ages: deque[tuple[float, int]] = deque()
@@ -131,6 +135,8 @@ class Journal:
         for segment_id in self.history.segments():
             if is_owned(self._files, self._directory, segment_id):
                 raise ArchiveInUse("another process writes the journal of messages")
+            if self.history.sealed_end(segment_id):
+                continue
             try:
                 recovery = recover_segment(self._files, self._directory, segment_id, 0)
             except CorruptRecord as error:
@@ -141,42 +147,94 @@ class Journal:
 
     def _read(self) -> None:
         """Finds the cursor, what waits, and the identifiers of the window."""
-        oldest = self._clock() - self._window_s
-        ages: list[tuple[float, int]] = []
-        waiting: list[Waiting] = []
-        is_cursor_known = is_window_known = False
-        for segment_id in reversed(self.history.segments()):
-            if is_cursor_known and is_window_known:
-                break
-            for record in reversed(self.history.records(segment_id)):
-                if record.flags == OUTCOME:
-                    self._take_outcome(record)
-                    continue
-                self.last_number = max(self.last_number, record.stamp)
-                received = _received_of(record)
-                if received is None:
-                    continue
-                if received.time < oldest or len(ages) >= self._identifiers_max:
-                    is_window_known = True
-                elif received.fault is None:
-                    ages.append((received.time, received.key))
-                    self._places.setdefault(received.key, (segment_id, record.position.offset))
-                if record.stamp <= self.cursor:
-                    is_cursor_known = True
-                elif received.fault is None:
-                    waiting.append(Waiting(record.stamp, record.position))
-        self._ages.extend(reversed(ages))
-        self.waiting.extend(sorted(each for each in waiting if each.number > self.cursor))
+        segments = self.history.segments()
+        missing = self._rows.load(segments)
+        try:
+            self._read_log(segments, missing)
+            self._read_window(segments)
+        except CorruptRecord as error:
+            logger.error("the tables of messages are made anew", reason=str(error))
+            self.history.forget_tables()
+            self._rows.forget()
+            self.cursor = self.last_number = 0
+            self._read_log(segments, segments)
+            self._read_window(segments)
 
-    def _take_outcome(self, record: Record) -> None:
-        self.last_number = max(self.last_number, record.stamp)
+    def _read_log(self, segments: Sequence[int], missing: Sequence[int]) -> None:
+        """Enters into the tables what they lack: all of the segments without one, and the end of the last segment."""
+        if segments and not missing:
+            self.last_number = self.history.last_number_of(segments[-1])
+            records = self.history.records_after_rows(segments[-1])
+            for record in records:
+                self._enter(record)
+        elif missing != segments:
+            self.last_number = self.history.last_number_of(segments[-len(missing) - 1])
+        for segment_id in missing:
+            records = self.history.records(segment_id)
+            messages = [record.stamp for record in records if record.flags == MESSAGE]
+            others = [record.stamp + 1 for record in records if record.flags == OUTCOME]
+            self._rows.begin(segment_id, messages[0] if messages else max([self.last_number + 1, *others]))
+            self.last_number = max([self.last_number, *messages, *(number - 1 for number in others)])
+            for record in records:
+                self._enter(record)
+
+    def _enter(self, record: Record) -> None:
+        number, position = record.stamp, record.position
+        self.last_number = max(self.last_number, number)
+        if record.flags == MESSAGE:
+            received = _received_of(record)
+            if received is not None:
+                self._add_row(number, received, received.key, position)
+            return
         try:
             outcome = decode_outcome(record.meta)
         except msgspec.MsgspecError:
             return
+        self._enter_outcome(outcome, position)
+
+    def _add_row(self, number: int, received: Received, key: int, position: Position) -> None:
+        flags = IS_THERE | (IS_REFUSED if received.fault is not None else 0)
+        flags |= HAS_CONTROL_ID if received.control_id else 0
+        self._rows.add(position.segment_id, number, position.offset, received.time, key, flags)
+
+    def _enter_outcome(self, outcome: Outcome, position: Position) -> None:
         if not outcome.is_replay:
             self.cursor = max(self.cursor, outcome.number)
-            self._note_refusal(outcome)
+        flags = IS_THERE | (IS_APPLIED if outcome.number <= self.cursor else 0)
+        if outcome.fault is not None and not outcome.is_replay:
+            flags |= HAS_FAULT
+        self._rows.add_outcome(outcome.number, position.segment_id, position.offset, flags)
+
+    def _read_window(self, segments: Sequence[int]) -> None:
+        """Reads the tables backwards until all is known. Raises CorruptRecord if one is damaged, or denies the log."""
+        oldest = self._clock() - self._window_s
+        ages: list[tuple[float, int]] = []
+        places: dict[int, tuple[int, int]] = {}
+        waiting: list[Waiting] = []
+        refusals: list[MessageRow] = []
+        is_window_known = False
+        cursor = 0
+        for segment_id in reversed(segments):
+            if cursor and is_window_known:
+                break
+            for row in self.history.table_of(segment_id).rows_below(NO_LIMIT):
+                if row.time < oldest or len(ages) >= self._identifiers_max:
+                    is_window_known = True
+                elif row.flags & (IS_REFUSED | HAS_CONTROL_ID) == HAS_CONTROL_ID:
+                    ages.append((row.time, row.key))
+                    places.setdefault(row.key, (segment_id, row.offset))
+                if row.outcome_flags & IS_APPLIED:
+                    cursor = cursor or row.number
+                elif not cursor and not row.flags & IS_REFUSED:
+                    waiting.append(Waiting(row.number, self.history.position_of(segment_id, row)))
+                if row.outcome_flags & HAS_FAULT and len(refusals) < REFUSALS_MAX:
+                    refusals.append(row)
+        self._places, self._ages, self.waiting = places, deque(reversed(ages)), deque(reversed(waiting))
+        self.cursor = max(self.cursor, cursor)
+        for row in reversed(refusals):
+            outcome = self.history.outcome_of(row)
+            if outcome is not None:
+                self._note_refusal(outcome)
 
     def _note_refusal(self, outcome: Outcome) -> None:
         if outcome.fault is not None and outcome.number not in self.refusals:
@@ -201,16 +259,20 @@ class Journal:
             write_back=True,
         )
         self.last_number = number
+        key = received.key
+        self._rows.begin(position.segment_id, number)
+        self._add_row(number, received, key, position)
         if received.fault is None:
-            self._remember(received, position)
+            self._remember(received, key, position)
             self.waiting.append(Waiting(number, position))
         return number
 
     def append_outcome(self, outcome: Outcome) -> None:
         """Notes what a message did; it becomes durable with the next sync. Raises StorageFull, StorageFailed."""
-        self.log.append(Kind.EVENT, OUTCOME, outcome.number, b"", encode(outcome), [], 0, 0)
+        position = self.log.append(Kind.EVENT, OUTCOME, outcome.number, b"", encode(outcome), [], 0, 0)
+        self._rows.begin(position.segment_id, self.last_number + 1)
+        self._enter_outcome(outcome, position)
         if not outcome.is_replay:
-            self.cursor = max(self.cursor, outcome.number)
             self._note_refusal(outcome)
 
     def known(self, received: Received, message: bytes) -> Known | None:
@@ -241,10 +303,9 @@ class Journal:
             logger.error("an entry of the journal cannot be read", reason=str(error))
             return None
 
-    def _remember(self, received: Received, position: Position) -> None:
+    def _remember(self, received: Received, key: int, position: Position) -> None:
         if not received.control_id:
             return
-        key = received.key
         self._places[key] = (position.segment_id, position.offset)
         self._ages.append((received.time, key))
         oldest = received.time - self._window_s
@@ -282,6 +343,7 @@ class Journal:
             if segment_id >= first_waiting or not is_old or is_owned(self._files, self._directory, segment_id):
                 break
             self._files.unlink(path)
+            self._rows.remove(segment_id)
             removed += 1
         if removed:
             self._files.sync_directory(self._directory)
@@ -292,6 +354,7 @@ class Journal:
         try:
             self.log.close()
         finally:
+            self._rows.close()
             self.history.close()
             self._files.close(self._lock_fd)
 

@@ -22,10 +22,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 from engine.errors import CorruptRecord, StorageError
 from engine.storage.decryption import Decryption
-from engine.storage.encryption import PayloadCipher, cipher_of, opened
-from engine.storage.hints import read_header_or_trailer
+from engine.storage.encryption import PayloadCipher, cipher_of, opened, opened_or_shredded
+from engine.storage.hints import Trailer, read_header_or_trailer, read_trailer
 from engine.storage.keyring import KEY_ID_BYTES
-from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head
+from engine.storage.record import HEADER_BYTES, Position, Record, crc32c, decode_head, head_length
 from engine.storage.segment import SegmentHeader
 from engine.storage.segment_bytes import SegmentBytes, Where
 from engine.storage.segment_store import SegmentStore
@@ -38,6 +38,8 @@ PINNED_SEGMENTS_MAX = 256
 ALLOCATION_BYTES_MAX = 64 << 20
 """A longer payload is compared with the segment's size before memory is allocated for it: its length may be damaged."""
 
+_HEAD_BYTES = 1024
+"""Most heads are shorter."""
 _CHUNK_BYTES = 1 << 20
 _CIPHERS_MAX = 4096
 """Ciphers of encrypted payloads that are kept for each segment, for reads in several steps."""
@@ -237,6 +239,28 @@ class LogReader:
         except OSError as error:
             raise _unreadable(error, position) from error
         return self._record_of(segment, position, head)
+
+    def record_at(self, segment_id: int, offset: int) -> Record:
+        """The record that begins there, its head checked and decrypted. Raises CorruptRecord, KeyMissing."""
+        position = Position(segment_id, offset, 0, 0, 0, 0)
+        segment = self._segment(position)
+        seed = self._header(segment, segment_id).seed
+        try:
+            head = segment.data.read(_HEAD_BYTES, offset)
+            length = head_length(head, segment_id, offset)
+            if length > len(head):
+                head = segment.data.read(length, offset)
+        except OSError as error:
+            raise _unreadable(error, position) from error
+        return opened_or_shredded(decode_head(head[:length], seed, segment_id, offset), head[:length])
+
+    def header(self, segment_id: int) -> SegmentHeader:
+        """The header of a segment. Raises CorruptRecord."""
+        return self._header(self._segment(Position(segment_id, 0, 0, 0, 0, 0)), segment_id)
+
+    def trailer(self, segment_id: int) -> Trailer | None:
+        """The end of a sealed segment; None if it is not sealed. Raises CorruptRecord."""
+        return read_trailer(self._segment(Position(segment_id, 0, 0, 0, 0, 0)).data, segment_id)
 
     def _record_of(self, segment: OpenSegment, position: Position, head: bytes) -> Record:
         seed = self._header(segment, position.segment_id).seed
