@@ -7,7 +7,11 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from engine.access import Action
+from engine.dicom.sources import Concatenation, Inflated
+from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.errors import NotAcceptable, TranscodeError
 from engine.web import picture_parameters
 from engine.web.content import Memory, Part
@@ -19,12 +23,17 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from engine.archive.rendering.options import PictureOptions
-    from engine.archive.retrieve import Instance
+    from engine.archive.rendering.presentation_state import Presentation
+    from engine.archive.retrieve import Instance, StoredInstance
+    from engine.dicom.sources import Source
+    from engine.dicom.transfer_syntax import TransferSyntax
     from engine.web.request import Request
 
 
-async def picture(request: Request, instance: Instance, options: PictureOptions) -> bytes:
-    """Renders a picture; annotations have corrected values.
+async def picture(
+    request: Request, instance: Instance, options: PictureOptions, upper: StoredInstance | None = None
+) -> bytes:
+    """Renders a picture; annotations have corrected values. `upper`: the image that a presentation state lays over it.
 
     Raises NotFound for a missing frame, NotAcceptable if it cannot be rendered.
     """
@@ -34,11 +43,40 @@ async def picture(request: Request, instance: Instance, options: PictureOptions)
         options = replace(options, corrections=texts)
     stored = request.engine.archive.retrieval.open(instance)
     try:
+        if upper is not None and options.presentation is not None and options.presentation.blending is not None:
+            return await _blended(request, stored, upper, options, options.presentation)
         return await request.engine.renderer.picture(stored, stored.syntax, options)
     except TranscodeError as error:
         if "there is no frame" in str(error):
             raise NotFound(str(error)) from error
         raise NotAcceptable(str(error)) from error
+
+
+async def _blended(
+    request: Request,
+    lower: StoredInstance,
+    upper: StoredInstance,
+    options: PictureOptions,
+    presentation: Presentation,
+) -> bytes:
+    """Renders two images, one over the other. The process reads them end to end."""
+    run = request.engine.pools.reads.run
+    first, first_syntax = await run(lambda: _native(lower))
+    second, second_syntax = await run(lambda: _native(upper))
+    if presentation.blending is not None:
+        blending = msgspec.structs.replace(
+            presentation.blending, start=first.length, transfer_syntax_uid=second_syntax.uid
+        )
+        presentation = msgspec.structs.replace(presentation, blending=blending)
+    options = replace(options, presentation=presentation)
+    return await request.engine.renderer.picture(Concatenation(first, second), first_syntax, options)
+
+
+def _native(stored: StoredInstance) -> tuple[Source, TransferSyntax]:
+    """A data set that is not deflated. Blocks."""
+    if stored.syntax.deflated:
+        return Inflated(stored), EXPLICIT_VR_LITTLE_ENDIAN
+    return stored, stored.syntax
 
 
 async def send_pictures(

@@ -172,14 +172,15 @@ async def _presented(request: Request, instance: Instance) -> web.StreamResponse
     if offers_for(image) is not IMAGE_OFFERS:
         raise NotAcceptable("the presentation state is for an instance that is not rendered as an image")
     headers = {"Cache-Control": REVALIDATED, "Vary": "Accept"}
-    tag = entity_tag(image, media_type, f"{request.query_string} {identity_of(instance)}", shown.frame)
+    upper = "" if shown.upper is None else identity_of(shown.upper.instance)
+    tag = entity_tag(image, media_type, f"{request.query_string} {identity_of(instance)} {upper}", shown.frame)
     if (answer := not_modified(request, tag, headers)) is not None:
         return answer
     options, warnings = picture_parameters.rendered(request.query, media_type, frame=shown.frame, is_presentation=True)
     for warning in warnings:
         headers["Warning"] = f'299 {request.root} "{warning}"'
     options = replace(options, presentation=shown.presentation)
-    return await send_picture(request, image, options, {**headers, "ETag": tag})
+    return await send_picture(request, image, options, {**headers, "ETag": tag}, shown.upper)
 
 
 async def send_rendered(
@@ -200,10 +201,14 @@ async def send_rendered(
 
 
 async def send_picture(
-    request: Request, instance: Instance, options: PictureOptions, headers: Mapping[str, str] | None = None
+    request: Request,
+    instance: Instance,
+    options: PictureOptions,
+    headers: Mapping[str, str] | None = None,
+    upper: StoredInstance | None = None,
 ) -> web.Response:
     """The answer with a picture. Raises NotFound, NotAcceptable."""
-    body = await picture(request, instance, options)
+    body = await picture(request, instance, options, upper)
     return web.Response(body=body, headers={**(headers or {}), "Content-Type": options.media_type})
 
 

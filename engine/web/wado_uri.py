@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from engine.archive.rendering.options import PictureOptions
-    from engine.archive.retrieve import Instance
+    from engine.archive.retrieve import Instance, StoredInstance
     from engine.web.request import Request
 
 _REQUIRED: Final = ("studyUID", "seriesUID", "objectUID")
@@ -60,18 +60,21 @@ async def wado(request: Request) -> web.StreamResponse:
     if "transferSyntax" in query:
         raise RequestError("transferSyntax: only for application/dicom")
     if media_type in (JPEG, PNG, GIF):
-        options = await _presented(request, instance, picture_parameters.wado_uri(query, media_type))
-        return await rendered.send_picture(request, instance, options)
+        options, upper = await _presented(request, instance, picture_parameters.wado_uri(query, media_type))
+        return await rendered.send_picture(request, instance, options, upper=upper)
     tag = rendered.entity_tag(instance, media_type, "", None)
     return await rendered.send_rendered(request, instance, media_type, tag)
 
 
-async def _presented(request: Request, image: Instance, options: PictureOptions) -> PictureOptions:
-    """The options with those of the presentation state that the request names (PS3.18 9.1.2.2.1). Raises NotFound."""
+async def _presented(
+    request: Request, image: Instance, options: PictureOptions
+) -> tuple[PictureOptions, StoredInstance | None]:
+    """The options with those of the presentation state that the request names (PS3.18 9.1.2.2.1), and the image that
+    the state lays over the image. Raises NotFound."""
     query = request.query
     uids = [query.get(name, "") for name in _PRESENTATION]
     if not any(uids):
-        return options
+        return options, None
     if not all(uids):
         raise RequestError("presentationUID and presentationSeriesUID: both are required together")
     for name in ("windowCenter", "region"):
@@ -79,7 +82,7 @@ async def _presented(request: Request, image: Instance, options: PictureOptions)
             raise RequestError(f"{name}: a presentation state has its own")
     state = named_instance(request, image.study_instance_uid, *uids)
     shown = await presented_image(request, state, image)
-    return replace(options, presentation=shown.presentation, frame=options.frame or shown.frame)
+    return replace(options, presentation=shown.presentation, frame=options.frame or shown.frame), shown.upper
 
 
 async def _file(request: Request, instance: Instance, requested_uid: str) -> web.StreamResponse:

@@ -18,8 +18,9 @@ from pydicom.encaps import encapsulate
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
 from engine.archive.rendering import thumbnails
-from engine.archive.rendering.presentation_state import GRAYSCALE, XA_XRF
+from engine.archive.rendering.presentation_state import BLENDING, GRAYSCALE, XA_XRF
 from tests.archive.rendering.made import dataset
+from tests.archive.rendering.test_blended import side, with_palette
 from tests.archive.rendering.test_picture import content, frames, report_of
 from tests.archive.rendering.test_presentation_state import item, state_of, window
 from tests.samples import ROOT
@@ -32,6 +33,10 @@ CT = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.1/instances/{ROOT}.1.1.1"
 VIDEO_UIDS = f"{ROOT}.3", f"{ROOT}.3.1", f"{ROOT}.3.1.1"
 HEVC = "1.2.840.10008.1.2.4.107"
 STREAM = b"no video, 16 byt"
+NAMED = (
+    f"studyUID={ROOT}.1&seriesUID={ROOT}.1.1&objectUID={ROOT}.1.1.1"
+    f"&presentationSeriesUID={ROOT}.1.9&presentationUID={ROOT}.1.9.5"
+)
 STATE = f"/dicom-web/studies/{ROOT}.1/series/{ROOT}.1.9/instances/{ROOT}.1.9."
 
 
@@ -54,6 +59,18 @@ def image(number: int, level: int = 128, **more: object) -> pydicom.Dataset:
     ds.InstanceNumber = number
     ds.SOPInstanceUID = f"{ROOT}.1.1.{number}"
     return ds
+
+
+def blending() -> list[pydicom.Dataset]:
+    """States that lay the second image over the first, over none that is here, and three frames over the first."""
+    reds = np.zeros((256, 3), np.uint8)
+    reds[:, 0] = np.arange(256)
+    states = []
+    for lower, upper in ((image(1), image(2)), (image(77), image(2)), (image(1), image(9))):
+        state = with_palette(state_of(lower, SOPClassUID=BLENDING), reds)
+        state.BlendingSequence, state.RelativeOpacity = [side("UNDERLYING", lower), side("SUPERIMPOSED", upper)], 0.5
+        states.append(state)
+    return states
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +97,12 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answer]:
         secondary = image(6, SOPClassUID="1.2.840.10008.5.1.4.1.1.7", Modality="OT")
         secondary.SeriesInstanceUID, secondary.StudyInstanceUID = f"{ROOT}.2.1", f"{ROOT}.2"
         state = state_of(image(1), SoftcopyVOILUTSequence=window(50, 1, VOILUTFunction="LINEAR"))
-        elsewhere, blending = state_of(image(77)), state_of(image(1))
-        blending.SOPClassUID = f"{GRAYSCALE[:-1]}4"
+        elsewhere, advanced = state_of(image(77)), state_of(image(1), SOPClassUID=f"{GRAYSCALE[:-1]}8")
         subtracted = state_of(moving, SOPClassUID=XA_XRF)
         subtracted.ReferencedSeriesSequence[0].ReferencedImageSequence[0].ReferencedFrameNumber = [1, 2, 3]
         subtracted.MaskSubtractionSequence = [item(MaskOperation="TID", TIDOffset=2)]
         subtracted.SoftcopyVOILUTSequence = window(0, 200, VOILUTFunction="LINEAR_EXACT")
-        for number, ds in enumerate((state, elsewhere, blending, subtracted), 1):
+        for number, ds in enumerate((state, elsewhere, advanced, subtracted, *blending()), 1):
             ds.StudyInstanceUID, ds.SeriesInstanceUID = f"{ROOT}.1", f"{ROOT}.1.9"
             ds.SOPInstanceUID = f"{ROOT}.1.9.{number}"
             archive.store(part10_of(ds))
@@ -137,7 +153,11 @@ REQUESTS: list[tuple[str, str, dict[str, str]]] = [
     ("state in a viewport", f"{STATE}1/rendered?viewport=24,24", {}),
     ("state with a window", f"{STATE}1/rendered?window=1,2,linear", {}),
     ("state of nothing", f"{STATE}2/rendered", {}),
-    ("state of blending", f"{STATE}3/rendered", {}),
+    ("state of advanced blending", f"{STATE}3/rendered", {}),
+    ("state of blending", f"{STATE}5/rendered", {"Accept": "image/png"}),
+    ("state of blending by name", f"/wado?requestType=WADO&contentType=image/png&{NAMED}", {}),
+    ("state of blending of nothing", f"{STATE}6/rendered", {}),
+    ("state of blending elsewhere", f"{STATE}7/rendered", {}),
     ("state with a mask", f"{STATE}4/rendered", {"Accept": "image/png"}),
     ("state as a report", f"{STATE}1/rendered", {"Accept": "text/html"}),
     ("bad window", f"{CT}/rendered?window=1,2,3", {}),
@@ -185,12 +205,23 @@ def test_a_presentation_state_shows_its_image(asked: dict[str, Answer]) -> None:
     assert shown(asked["state in a viewport"]).size == (24, 16)
     assert asked["state with a window"].status == 400
     assert (asked["state of nothing"].status, b"none of the images" in asked["state of nothing"].body) == (404, True)
-    assert (asked["state of blending"].status, b"grayscale" in asked["state of blending"].body) == (406, True)
+    advanced = asked["state of advanced blending"]
+    assert (advanced.status, b"advanced blending" in advanced.body) == (406, True)
     assert asked["state as a report"].status == 406
     levels = np.asarray(shown(asked["state with a mask"]))
     assert abs(int(levels[5, 5]) - (0.5 + 80 / 200) * 255) <= 1, (
         "the first frame that has a mask: the third less the first"
     )
+
+
+def test_a_blending_state_lays_one_image_over_another(asked: dict[str, Answer]) -> None:
+    levels = np.asarray(shown(asked["state of blending"])).astype(int)
+    assert levels.shape == (32, 48, 3)
+    assert np.abs(levels[9, 9] - (50 / 2 + 100 / 2, 50 / 2, 50 / 2)).max() <= 1
+    assert asked["state of blending by name"].body == asked["state of blending"].body
+    assert asked["state of blending of nothing"].status == 404
+    elsewhere = asked["state of blending elsewhere"]
+    assert (elsewhere.status, b"plane" in elsewhere.body) == (406, True)
 
 
 def test_the_picture_of_a_series_or_study_is_its_middle_image(asked: dict[str, Answer]) -> None:

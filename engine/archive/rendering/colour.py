@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from engine.dicom import tags
+from engine.archive.rendering.look_up_table import PaletteChannel, palette_of
 from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
@@ -17,23 +18,6 @@ if TYPE_CHECKING:
 PALETTE: Final = "PALETTE COLOR"
 YBR: Final = frozenset({"YBR_FULL", "YBR_FULL_422"})
 
-_CHANNELS: Final = (
-    (
-        tags.RedPaletteColorLookupTableDescriptor,
-        tags.RedPaletteColorLookupTableData,
-        tags.SegmentedRedPaletteColorLookupTableData,
-    ),
-    (
-        tags.GreenPaletteColorLookupTableDescriptor,
-        tags.GreenPaletteColorLookupTableData,
-        tags.SegmentedGreenPaletteColorLookupTableData,
-    ),
-    (
-        tags.BluePaletteColorLookupTableDescriptor,
-        tags.BluePaletteColorLookupTableData,
-        tags.SegmentedBluePaletteColorLookupTableData,
-    ),
-)
 _ENTRIES_MAX: Final = 1 << 16
 
 _FROM_YBR: Final = np.array([[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772, 0.0]], np.float32)
@@ -59,28 +43,34 @@ def rgb(samples: Samples, head: Head, image: ImagePixel) -> Samples:
 def _from_palette(samples: Samples, head: Head, image: ImagePixel) -> Samples:
     is_signed = image.pixel_representation == 1
     table = np.zeros((_ENTRIES_MAX, 3), np.uint8)
-    first = 0
-    for channel, (descriptor_tag, data_tag, segmented_tag) in enumerate(_CHANNELS):
-        descriptor = [int(number) for number in head.numbers(descriptor_tag)]
-        if len(descriptor) != 3:
-            raise TranscodeError("a palette's descriptor does not have three values")
-        count = (descriptor[0] & 0xFFFF) or _ENTRIES_MAX
-        first = descriptor[1] - (1 << 16) if is_signed and descriptor[1] >= 1 << 15 else descriptor[1]
-        bits = descriptor[2]
-        entries = _entries(head, data_tag, segmented_tag, count, bits)
-        table[: len(entries), channel] = entries
-        table[len(entries) :, channel] = entries[-1]
+    channels = palette_of(head)
+    for number, channel in enumerate(channels):
+        entries = _entries(channel)
+        table[: len(entries), number] = entries
+        table[len(entries) :, number] = entries[-1]
+    first = channels[-1].descriptor[1]
+    first = first - (1 << 16) if is_signed and first >= 1 << 15 else first
     index = np.clip(samples.astype(np.int32) - first, 0, _ENTRIES_MAX - 1)
     return table[index]
 
 
-def _entries(head: Head, data_tag: int, segmented_tag: int, count: int, bits: int) -> Samples:
+def palette_table(channels: Sequence[PaletteChannel]) -> Samples:
+    """The colours of a palette, (entries, 3), which stand for black to white. Raises TranscodeError."""
+    columns = [_entries(channel) for channel in channels]
+    if len({len(column) for column in columns}) != 1:
+        raise TranscodeError("the colours of a palette have different numbers of entries")
+    return np.stack(columns, axis=1)
+
+
+def _entries(channel: PaletteChannel) -> Samples:
     """A channel's entries in 8 bits. Raises TranscodeError."""
-    raw = head.raw(data_tag)
-    if not raw and segmented_tag in head:
-        words = _expanded(np.frombuffer(head.raw(segmented_tag), head.order + "u2").astype(np.int64), count)
+    count = (channel.descriptor[0] & 0xFFFF) or _ENTRIES_MAX
+    bits, raw, order = channel.descriptor[2], channel.data, ">" if channel.is_big_endian else "<"
+    if not raw and channel.segments:
+        segments = channel.segments[: len(channel.segments) // 2 * 2]
+        words = _expanded(np.frombuffer(segments, order + "u2").astype(np.int64), count)
     elif len(raw) >= 2 * count:
-        words = np.frombuffer(raw, head.order + "u2", count).astype(np.int64)
+        words = np.frombuffer(raw, order + "u2", count).astype(np.int64)
     elif len(raw) >= count:
         return np.frombuffer(raw, np.uint8, count)
     else:

@@ -201,11 +201,16 @@ def grey_levels(
 
 
 def presented_levels(
-    samples: Samples, image: ImagePixel, presentation: Presentation, subtracted: FrameValues | None = None
+    samples: Samples,
+    image: ImagePixel,
+    presentation: Presentation,
+    subtracted: FrameValues | None = None,
+    top: int = 255,
 ) -> Samples:
-    """A frame in 8 bits as a presentation state has it: nothing of the image's own description counts (PS3.4 N.2).
+    """A frame as a presentation state has it: nothing of the image's own description counts (PS3.4 N.2).
 
-    `subtracted`: its values after the Modality LUT, instead of the samples. Raises TranscodeError.
+    `subtracted`: its values after the Modality LUT, instead of the samples. `top`: the level of white.
+    Raises TranscodeError.
     """
     least, bits = -(1 << (image.bits_stored - 1)) if image.pixel_representation else 0, image.bits_stored
     is_float = samples.dtype.kind == "f"
@@ -231,7 +236,7 @@ def presented_levels(
         if shape is not None:
             levels = _levels(shape, np.nan_to_num(levels) * (len(shape.entries) - 1) + shape.first + 0.5)
         levels = np.nan_to_num(1.0 - levels if presentation.is_inverse else levels, nan=0.0)
-        shown: Samples = (np.clip(levels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
+        shown: Samples = (np.clip(levels, 0.0, 1.0) * top + 0.5).astype(np.uint8 if top < 256 else np.uint16)
         return shown
 
     if subtracted is not None:
@@ -267,7 +272,7 @@ def _mapped(samples: Samples, level: Callable[[Samples], Samples]) -> Samples:
 
 def _by_pattern(table: Samples, low: int, count: int) -> Samples:
     """The levels of the values from `low` on, by the bits of a value as an unsigned number: none is converted."""
-    levels = np.zeros(count, np.uint8)
+    levels = np.zeros(count, table.dtype)
     levels[np.arange(low, low + len(table)) & (count - 1)] = table
     return levels
 

@@ -1,8 +1,8 @@
-"""Look-up tables of a presentation state, as plain values (PS3.3 C.11.1, C.11.2, C.11.6). `grey` applies them."""
+"""Look-up tables and palettes, as plain values (PS3.3 C.11.1, C.11.2, C.11.6, C.7.9); `grey`, `colour` apply them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -11,6 +11,46 @@ from engine.errors import TranscodeError
 
 if TYPE_CHECKING:
     from engine.archive.transcoding.head import Head
+
+
+_CHANNELS: Final = (
+    (
+        tags.RedPaletteColorLookupTableDescriptor,
+        tags.RedPaletteColorLookupTableData,
+        tags.SegmentedRedPaletteColorLookupTableData,
+    ),
+    (
+        tags.GreenPaletteColorLookupTableDescriptor,
+        tags.GreenPaletteColorLookupTableData,
+        tags.SegmentedGreenPaletteColorLookupTableData,
+    ),
+    (
+        tags.BluePaletteColorLookupTableDescriptor,
+        tags.BluePaletteColorLookupTableData,
+        tags.SegmentedBluePaletteColorLookupTableData,
+    ),
+)
+
+
+class PaletteChannel(msgspec.Struct, frozen=True):
+    """One colour of a palette as it is stored."""
+
+    descriptor: tuple[int, ...]
+    data: bytes
+    segments: bytes
+    """Instead of the data."""
+    is_big_endian: bool
+
+
+def palette_of(head: Head) -> tuple[PaletteChannel, ...]:
+    """Red, green and blue. Raises TranscodeError."""
+    channels: list[PaletteChannel] = []
+    for descriptor_tag, data_tag, segmented_tag in _CHANNELS:
+        descriptor = tuple(int(number) for number in head.numbers(descriptor_tag))
+        if len(descriptor) != 3:
+            raise TranscodeError("a palette's descriptor does not have three values")
+        channels.append(PaletteChannel(descriptor, head.raw(data_tag), head.raw(segmented_tag), head.order == ">"))
+    return tuple(channels)
 
 
 class LookUpTable(msgspec.Struct, frozen=True):

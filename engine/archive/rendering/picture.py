@@ -11,13 +11,14 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from msgspec.structs import replace
 from PIL import Image
 
 from engine.archive.rendering import annotation, colour, icc, icons, mask, planes, video
+from engine.archive.rendering.blended import blended, upper_reader
 from engine.archive.rendering.frames import DecodedFrame, FrameReader
 from engine.archive.rendering.grey import (
     Window,
@@ -55,17 +56,36 @@ FRAME_S: Final = 0.1
 _GREY: Final = frozenset({"MONOCHROME1", "MONOCHROME2", ""})
 
 
+class _Drawing(NamedTuple):
+    """What is drawn."""
+
+    reader: FrameReader
+    head: Head
+    options: PictureOptions
+    subtractor: Subtractor | None
+    """Subtracts masks from the frames."""
+    upper: FrameReader | None
+    """The image that is laid over it."""
+
+
 def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, decoded_bytes_max: int) -> bytes:
-    """The picture, encoded. Raises TranscodeError."""
+    """The picture, encoded. Raises TranscodeError.
+
+    `source`: the data set; for a presentation state that lays another image over it, that one's data set behind it.
+    """
     try:
-        encoding = elements.encoding_of(source.read(0, 8), syntax)
-        head = Head.read(source, encoding)
+        upper = None
+        if options.presentation is not None and (blending := options.presentation.blending) is not None:
+            upper = upper_reader(source, blending, decoded_bytes_max)
+            source = Part(source, 0, blending.start)
+        head = Head.read(source, elements.encoding_of(source.read(0, 8), syntax))
         if options.is_thumbnail and (why := icons.reason(head, has_pixels=source.length > len(head))):
             return _encoded(icons.icon(why, options.viewport), options, None)
         try:
             if is_video(syntax.uid):
                 return _encoded(_still(source, syntax, head, options, decoded_bytes_max), options, None)
-            return _drawn(FrameReader(source, syntax, head, decoded_bytes_max), head, options)
+            reader = FrameReader(source, syntax, head, decoded_bytes_max)
+            return _drawn(_Drawing(reader, head, options, _subtractor(reader, head, options), upper))
         except TranscodeError:
             if not options.is_thumbnail or options.frame is not None:
                 raise
@@ -74,12 +94,13 @@ def draw(source: Source, syntax: TransferSyntax, options: PictureOptions, *, dec
         raise TranscodeError(f"the data set cannot be read: {error}") from error
 
 
-def _drawn(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
+def _drawn(drawing: _Drawing) -> bytes:
+    options = drawing.options
     if options.frame is None and options.media_type in (GIF, MP4):
-        return _animation(reader, head, options)
-    number = options.frame if options.frame is not None else (reader.image.number_of_frames + 1) // 2
-    picture = _picture(reader, head, number - 1, options, _subtractor(reader, head, options))
-    return _encoded(picture, options, icc.conversion_of(head, options.icc_profile))
+        return _animation(drawing)
+    number = options.frame if options.frame is not None else (drawing.reader.image.number_of_frames + 1) // 2
+    profile = icc.conversion_of(drawing.head, options.icc_profile)
+    return _encoded(_picture(drawing, number - 1), options, profile)
 
 
 def _subtractor(reader: FrameReader, head: Head, options: PictureOptions) -> Subtractor | None:
@@ -95,9 +116,7 @@ def _subtractor(reader: FrameReader, head: Head, options: PictureOptions) -> Sub
         return Subtractor(reader, presentation.subtraction, modal, partial(table_modality, image))
     try:
         subtraction = mask.of_image(head) if image.photometric_interpretation in _GREY else None
-        if subtraction is None:
-            return None
-        return Subtractor(reader, subtraction, modality(head, image, 0))
+        return None if subtraction is None else Subtractor(reader, subtraction, modality(head, image, 0))
     except TranscodeError:
         return None
 
@@ -116,16 +135,10 @@ def _still(source: Source, syntax: TransferSyntax, head: Head, options: PictureO
     return _annotated(picture, head, options)
 
 
-def _picture(
-    reader: FrameReader,
-    head: Head,
-    number: int,
-    options: PictureOptions,
-    subtractor: Subtractor | None,
-    range_of: Samples | None = None,
-) -> Image.Image:
-    """`range_of`: the frame whose range is shown from black to white if there is no window."""
-    decoded = reader.frame(number)
+def _picture(drawing: _Drawing, number: int, range_of: Samples | None = None) -> Image.Image:
+    """A frame, from 0. `range_of`: the frame whose range is shown from black to white if there is no window."""
+    head, options = drawing.head, drawing.options
+    decoded = drawing.reader.frame(number)
     samples, image, _ = decoded
     is_grey = image.photometric_interpretation in _GREY
     if is_grey and image.samples_per_pixel != 1:
@@ -134,10 +147,10 @@ def _picture(
         if options.presentation.is_colour == is_grey:
             kind = "of colour" if is_grey else "of grey levels"
             raise TranscodeError(f"the presentation state is for images {kind}")
-        return _annotated(_presented(decoded, head, number, options, options.presentation, subtractor), head, options)
+        return _annotated(_presented(drawing, decoded, number, options.presentation), head, options)
     if is_grey:
         window = Window(*options.window) if options.window else None
-        levels = _difference(subtractor, head, image, number, window)
+        levels = _difference(drawing, image, number, window)
         if levels is None:
             levels = grey_levels(samples, head, image, number, window, range_of)
     else:
@@ -153,39 +166,40 @@ def _picture(
     return _annotated(picture, head, options)
 
 
-def _difference(
-    subtractor: Subtractor | None, head: Head, image: ImagePixel, number: int, window: Window | None
-) -> Samples | None:
+def _difference(drawing: _Drawing, image: ImagePixel, number: int, window: Window | None) -> Samples | None:
     """The levels of a frame from which the image's own mask is subtracted; None if there is none that can be."""
+    subtractor = drawing.subtractor
+    if subtractor is None:
+        return None
     try:
-        difference = subtractor.values(number + 1) if subtractor is not None else None
+        difference = subtractor.values(number + 1)
+        if difference is None:
+            return None
+        extent = subtractor.extent(number + 1, difference.values)
     except TranscodeError:
         return None
-    if subtractor is None or difference is None:
-        return None
-    extent = subtractor.extent(number + 1, difference.values)
-    return difference_levels(difference.values, extent, head, image, number, window)
+    return difference_levels(difference.values, extent, drawing.head, image, number, window)
 
 
-def _presented(
-    decoded: DecodedFrame,
-    head: Head,
-    number: int,
-    options: PictureOptions,
-    presentation: Presentation,
-    subtractor: Subtractor | None,
-) -> Image.Image:
+def _presented(drawing: _Drawing, decoded: DecodedFrame, number: int, presentation: Presentation) -> Image.Image:
+    head = drawing.head
     if presentation.is_colour:
         levels = colour.rgb(decoded.samples, head, decoded.image)
     else:
-        subtracted = None if subtractor is None else subtractor.values(number + 1)
-        levels = presented_levels(decoded.samples, decoded.image, presentation, subtracted)
+        subtracted = None if drawing.subtractor is None else drawing.subtractor.values(number + 1)
+        palette = colour.palette_table(presentation.palette) if presentation.palette else None
+        top = 255 if palette is None else len(palette) - 1
+        levels = presented_levels(decoded.samples, decoded.image, presentation, subtracted, top)
+        if palette is not None:
+            levels = palette[levels]
+        elif presentation.blending is not None and drawing.upper is not None:
+            levels = blended(levels, presentation.blending, drawing.upper)
     levels = planes.with_shutters(levels, presentation.shutters, number, decoded.container)
     active = dict(presentation.image_overlays)
     own = (replace(plane, level=active[plane.group]) for plane in overlays(head) if plane.group in active)
     levels = planes.with_overlays(levels, (*own, *presentation.overlays), number, decoded.container)
     picture = Image.fromarray(np.ascontiguousarray(levels))
-    return presented(picture, presentation, options.viewport, _pixel_aspect(head))
+    return presented(picture, presentation, drawing.options.viewport, _pixel_aspect(head))
 
 
 def _own_shutters(head: Head) -> Shutters:
@@ -279,16 +293,16 @@ def _encoded(picture: Image.Image, options: PictureOptions, profile: icc.Profile
     return out.getvalue()
 
 
-def _animation(reader: FrameReader, head: Head, options: PictureOptions) -> bytes:
+def _animation(drawing: _Drawing) -> bytes:
+    reader, head, options = drawing.reader, drawing.head, drawing.options
     numbers = options.frames or range(1, reader.image.number_of_frames + 1)
     if len(numbers) > FRAMES_MAX:
         raise TranscodeError(f"it has {len(numbers)} frames, the limit of an animation is {FRAMES_MAX}")
     middle = numbers[len(numbers) // 2]
     shown = reader.frame(middle - 1).samples
-    subtractor = _subtractor(reader, head, options)
-    if subtractor is not None:
-        subtractor.range_number = middle
-    pictures = (_picture(reader, head, number - 1, options, subtractor, shown) for number in numbers)
+    if drawing.subtractor is not None:
+        drawing.subtractor.range_number = middle
+    pictures = (_picture(drawing, number - 1, shown) for number in numbers)
     if options.media_type == MP4:
         return video.mp4(pictures, frame_s(head))
     return _gif(pictures, frame_s(head))

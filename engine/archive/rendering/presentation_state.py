@@ -1,15 +1,17 @@
-"""Reads a Grayscale, Color or XA/XRF Softcopy Presentation State (PS3.3 A.33.1, A.33.2, A.33.6): how one of its images
-is to be shown, as plain values.
+"""Reads a Grayscale, Color, Pseudo-Color, Blending or XA/XRF Softcopy Presentation State (PS3.3 A.33): how one of its
+images is to be shown, as plain values.
 
     stored values ─ rescale or Modality LUT ─ mask ─ window or VOI LUT ─ shape or Presentation LUT ─► grey levels
     shutters ─ overlay planes ─ displayed area ─ rotation, clockwise ─ horizontal flip ─ texts and graphics ─► picture
 
 Grey levels follow from the state alone (PS3.4 N.2). Compound graphics and edge enhancement are left out. A colour state
-has no grey levels, and its layers have colours.
+has no grey levels, and its layers have colours. A palette makes colours of grey levels: in a pseudo-colour state of the
+image, in a blending one of another image, which is laid over it (`blended`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,7 +19,7 @@ import msgspec
 
 from engine.archive.rendering import mask
 from engine.archive.rendering.cielab import Colour, srgb
-from engine.archive.rendering.look_up_table import LookUpTable, table_of
+from engine.archive.rendering.look_up_table import LookUpTable, PaletteChannel, palette_of, table_of
 from engine.archive.rendering.mask import Subtraction
 from engine.archive.rendering.overlay import GROUPS, WHITE, Overlay, of, overlays
 from engine.archive.rendering.shutters import Shutters, shutters
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 GRAYSCALE: Final = "1.2.840.10008.5.1.4.1.1.11.1"
 COLOUR: Final = "1.2.840.10008.5.1.4.1.1.11.2"
+PSEUDO_COLOUR: Final = "1.2.840.10008.5.1.4.1.1.11.3"
+BLENDING: Final = "1.2.840.10008.5.1.4.1.1.11.4"
 XA_XRF: Final = "1.2.840.10008.5.1.4.1.1.11.5"
 STATE_BYTES_MAX: Final = 4 << 20
 """The longest state that is read; most have some kilobytes."""
@@ -66,6 +70,24 @@ class Mark(msgspec.Struct, frozen=True):
     """Colour of its layer in an image of colour, instead of the level."""
 
 
+class Blending(msgspec.Struct, frozen=True):
+    """An image that is laid over the image (PS3.4 N.2.4)."""
+
+    presentation: Presentation
+    """How the upper image gets its colours; nothing else of it counts."""
+    opacity: float
+    """The share of the upper image, 0 to 1."""
+    placement: tuple[float, ...] = ()
+    """Where the pixel (column, row) of the lower image is in the upper one: a, b, c and d, e, f of
+    column' = a column + b row + c and row' = d column + e row + f, all from 0; (): unknown."""
+    start: int = 0
+    """Where the upper data set begins in the source that has both."""
+    transfer_syntax_uid: str = ""
+    """Of the upper data set."""
+    frame: int = 1
+    """Of the upper image, from 1."""
+
+
 class Presentation(msgspec.Struct, frozen=True):
     """How one image is shown."""
 
@@ -96,6 +118,9 @@ class Presentation(msgspec.Struct, frozen=True):
     """Groups of the image's own planes that are shown, each with its level."""
     marks: tuple[Mark, ...]
     """The lowest layer first."""
+    palette: tuple[PaletteChannel, ...] = ()
+    """Red, green and blue for grey levels; (): they stay grey."""
+    blending: Blending | None = None
 
 
 class _Layer(NamedTuple):
@@ -123,10 +148,30 @@ class PresentationState:
         except DataSetError as error:
             raise TranscodeError(f"the presentation state cannot be read: {error}") from error
 
+    @property
+    def is_blending(self) -> bool:
+        """Whether it lays one image over another."""
+        return self._head.text(tags.SOPClassUID) == BLENDING
+
     def references(self) -> list[Reference]:
-        """The images that it is for, in its order."""
+        """The images that it is for, in its order; of a blending state those below."""
+        return self._references(self._blended("UNDERLYING") if self.is_blending else self._head)
+
+    def upper_references(self) -> list[Reference]:
+        """The images that a blending state lays over others."""
+        return self._references(self._blended("SUPERIMPOSED"))
+
+    def _blended(self, position: str) -> Head:
+        """The images of a blending state on one side."""
+        for item in self._head.items(tags.BlendingSequence):
+            if item.text(tags.BlendingPosition) == position:
+                return item
+        raise TranscodeError(f"the blending presentation state has no images that are {position}")
+
+    @staticmethod
+    def _references(head: Head) -> list[Reference]:
         found: list[Reference] = []
-        for series in self._head.items(tags.ReferencedSeriesSequence):
+        for series in head.items(tags.ReferencedSeriesSequence):
             for item in series.items(tags.ReferencedImageSequence):
                 if len(found) == REFERENCES_MAX:
                     return found
@@ -135,21 +180,24 @@ class PresentationState:
         return found
 
     def of(self, sop_instance_uid: str) -> Presentation:
-        """How the image of that UID is shown."""
+        """How the image of that UID is shown; a blending state shows it alone."""
         head = self._head
         if tags.FrameDisplayShutterSequence in head:
             raise TranscodeError("shutters of single frames are not applied")
-        area = self._item_for(tags.DisplayedAreaSelectionSequence, sop_instance_uid)
+        if tags.ReferencedSpatialRegistrationSequence in head:
+            raise TranscodeError("a presentation state that needs a spatial registration is not applied")
+        area = self._item_for(head, tags.DisplayedAreaSelectionSequence, sop_instance_uid)
         rotation = head.number(tags.ImageRotation, 0)
         if rotation not in (0, 90, 180, 270):
             raise TranscodeError(f"Image Rotation (0070,0042) is {rotation}")
         hidden = shutters(head)
-        voi = self._item_for(tags.SoftcopyVOILUTSequence, sop_instance_uid)
+        grey = self._blended("UNDERLYING") if self.is_blending else head
+        voi = self._item_for(grey, tags.SoftcopyVOILUTSequence, sop_instance_uid)
         return Presentation(
             is_colour=head.text(tags.SOPClassUID) == COLOUR,
-            modality_lut=table_of(head, tags.ModalityLUTSequence),
-            slope=next(iter(head.numbers(tags.RescaleSlope)), 1.0) or 1.0,
-            intercept=next(iter(head.numbers(tags.RescaleIntercept)), 0.0),
+            modality_lut=table_of(grey, tags.ModalityLUTSequence),
+            slope=next(iter(grey.numbers(tags.RescaleSlope)), 1.0) or 1.0,
+            intercept=next(iter(grey.numbers(tags.RescaleIntercept)), 0.0),
             voi_lut=None if voi is None else table_of(voi, tags.VOILUTSequence),
             window=None if voi is None else _window(voi),
             subtraction=mask.of_state(head, sop_instance_uid),
@@ -163,14 +211,35 @@ class PresentationState:
             overlays=tuple(self._overlays(hidden)),
             image_overlays=tuple(self._image_overlays()),
             marks=tuple(self._marks(sop_instance_uid)),
+            palette=palette_of(head) if head.text(tags.SOPClassUID) == PSEUDO_COLOUR else (),
         )
 
-    def _item_for(self, sequence: int, sop_instance_uid: str) -> Head | None:
-        return next(self._items_for(sequence, sop_instance_uid), None)
+    def blending(self, lower: Presentation, upper_uid: str) -> Blending:
+        """How the image of that UID is laid over one that is shown as `lower`."""
+        upper = self._blended("SUPERIMPOSED")
+        opacity = next(iter(self._head.numbers(tags.RelativeOpacity)), math.nan)
+        if not 0 <= opacity <= 1:
+            raise TranscodeError("Relative Opacity (0070,0403) is not between 0 and 1")
+        voi = self._item_for(upper, tags.SoftcopyVOILUTSequence, upper_uid)
+        presentation = msgspec.structs.replace(
+            lower,
+            modality_lut=table_of(upper, tags.ModalityLUTSequence),
+            slope=next(iter(upper.numbers(tags.RescaleSlope)), 1.0) or 1.0,
+            intercept=next(iter(upper.numbers(tags.RescaleIntercept)), 0.0),
+            voi_lut=None if voi is None else table_of(voi, tags.VOILUTSequence),
+            window=None if voi is None else _window(voi),
+            palette=palette_of(self._head),
+            marks=(),
+        )
+        return Blending(presentation, opacity)
 
-    def _items_for(self, sequence: int, sop_instance_uid: str) -> Iterator[Head]:
+    def _item_for(self, head: Head, sequence: int, sop_instance_uid: str) -> Head | None:
+        return next(self._items_for(head, sequence, sop_instance_uid), None)
+
+    @staticmethod
+    def _items_for(head: Head, sequence: int, sop_instance_uid: str) -> Iterator[Head]:
         """The items for an image; one that names no images is for all."""
-        for item in self._head.items(sequence):
+        for item in head.items(sequence):
             named = [image.text(tags.ReferencedSOPInstanceUID) for image in item.items(tags.ReferencedImageSequence)]
             if not named or sop_instance_uid in named:
                 yield item
@@ -196,7 +265,7 @@ class PresentationState:
                 yield group, self._layer(name).level
 
     def _marks(self, sop_instance_uid: str) -> Iterator[Mark]:
-        annotations = self._items_for(tags.GraphicAnnotationSequence, sop_instance_uid)
+        annotations = self._items_for(self._head, tags.GraphicAnnotationSequence, sop_instance_uid)
         layers = [(self._layer(item.text(tags.GraphicLayer)), item) for item in annotations]
         count = 0
         for layer, item in sorted(layers, key=lambda pair: pair[0].order):
