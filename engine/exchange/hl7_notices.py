@@ -60,21 +60,24 @@ class Receiver:
         self._destination = destination
         self._client: Client | None = None
 
-    async def send(self, data: bytes, control_id: str) -> None:
+    async def send(self, data: bytes) -> None:
         """Sends a message; returns when the receiver has accepted it. Raises DeliveryFailed, HL7SendFailed."""
         was_open = self._client is not None
         try:
-            answer = await (await self._open()).send(data)
+            answer = await self._send(data)
         except HL7SendFailed:
-            await self.close()
             if not was_open:
                 raise
-            answer = await (await self._open()).send(data)  # the receiver had closed it: it may have been idle
-        if answer.control_id and answer.control_id != control_id:
-            await self.close()
-            raise DeliveryFailed(f"{self._destination.name} acknowledged another message")
+            answer = await self._send(data)  # the receiver had closed it: it may have been idle
         if not answer.is_success:
             raise DeliveryFailed(f"{self._destination.name} answered {_reason(answer)}")
+
+    async def _send(self, data: bytes) -> Acknowledgement:
+        try:
+            return await (await self._open()).send(data)
+        except HL7SendFailed:
+            await self.close()
+            raise
 
     async def _open(self) -> Client:
         if self._client is None:
@@ -121,7 +124,7 @@ class Notices:
                 self._rule.message, study, facts, order,
                 control_id=control_id, destination=self._destination, sender=self._engine.config.aet, now=time.time(),
             )  # fmt: skip
-            await self._receiver.send(data, control_id)
+            await self._receiver.send(data)
             self._engine.metrics.counters["hl7_messages_sent"] += 1
 
     def _study(self, study: str) -> tuple[Mapping[int, str] | None, Sequence[Numbers]]:

@@ -41,7 +41,8 @@ class Hl7(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Seconds without a byte after which a connection is closed; 0: never. Senders keep a connection open for days."""
 
     message_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 60.0
-    """Seconds without a byte inside a message after which its connection is closed."""
+    """Seconds without a byte inside a message after which its connection is closed. So is one whose message takes
+    longer and comes with less than 256 bytes a second."""
 
     waiting_max: Annotated[int, Meta(ge=1, le=10_000_000)] = 200_000
     """Messages that wait to be applied; with more, new ones are not answered, so that their senders keep them."""

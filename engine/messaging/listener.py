@@ -39,6 +39,8 @@ ANSWERS_MAX = 64
 PAUSE_S = 1.0
 """A sender that stops for so long has ended its message, if it can be a whole one."""
 FAREWELL_S = 2.0
+RATE_BYTES_PER_S_MIN = 256
+"""Bytes a second of a message that takes longer than `message_timeout_s`; a slower sender would never end."""
 
 
 class _Connection(asyncio.Protocol):
@@ -56,6 +58,11 @@ class _Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_writable = True
         self.heard_at = time.monotonic()
+        self._begun_at: float | None = None
+        """When the present message was first seen; None: there is none."""
+        self._begun_bytes = 0
+        """Bytes that had come by then."""
+        self._bytes = 0
         self.is_closing = False
         self._has_ended = False
         """Whether the sender has closed its side."""
@@ -98,6 +105,7 @@ class _Connection(asyncio.Protocol):
         self.heard_at = time.monotonic()
         if self.is_closing:
             return
+        self._bytes += len(data)
         self._take(data)
         if self.held_bytes and self._listener.held_bytes > self._listener.settings.memory_bytes_max:
             self._give_up("unfinished messages take too much memory")
@@ -151,6 +159,8 @@ class _Connection(asyncio.Protocol):
             self._receive(frames if len(frames) == ANSWERS_MAX else [*frames, *self._reader.end()])
 
     def _receive(self, frames: list[Frame]) -> None:
+        if frames:
+            self._begun_at = None
         for frame in frames:
             place: list[bytes | None] = []
             began = time.perf_counter()
@@ -210,19 +220,30 @@ class _Connection(asyncio.Protocol):
                 self._transport.abort()
             return
         if not self._is_reading:
+            self._begun_at = None
             # It is we who wait. Only a peer that does not read its answers is given up.
             if not self._is_writable and silent_s > settings.message_timeout_s:
                 self._give_up("it does not read its answers")
             return
         if self._reader.is_idle:
+            self._begun_at = None
             if settings.idle_timeout_s and silent_s > settings.idle_timeout_s and not self.is_busy:
                 self.close()
             return
         if silent_s >= PAUSE_S:
             self._receive(self._reader.pause())
             self._adjust()
-        if not self._reader.is_idle and silent_s > settings.message_timeout_s:
+        if not self._reader.is_idle and (silent_s > settings.message_timeout_s or self._is_slow(now)):
             self._give_up("a message has not ended in time")
+
+    def _is_slow(self, now: float) -> bool:
+        """Whether the present message has come too slowly until now."""
+        if self._begun_at is None:
+            self._begun_at, self._begun_bytes = now, self._bytes
+            return False
+        seconds = now - self._begun_at
+        is_long = seconds > self._listener.settings.message_timeout_s
+        return is_long and self._bytes - self._begun_bytes < RATE_BYTES_PER_S_MIN * seconds
 
     def _refuse_length(self, why: str) -> None:
         """AR for a message that is too long, if its header can be read: the sender would send it again for ever."""

@@ -499,6 +499,27 @@ def test_limits_hold(tmp_path: Path) -> None:
     run(tmp_path, test, settings=settings)
 
 
+def test_a_message_that_comes_byte_by_byte_ends_in_time_unless_it_is_only_long(tmp_path: Path) -> None:
+    async def test(host: Host) -> None:
+        now = time.monotonic()
+        for byte_count, is_given_up in ((1, True), (300_000, False)):
+            peer = await host.connect()
+            peer.write(b"\x0bMSH|^~")
+            await host.until(lambda: host.listener.held_bytes > 0)
+            (connection,) = host.listener._connections
+            connection.look(now)
+            before = host.listener.held_bytes
+            peer.write(b"x" * byte_count)
+            await host.until(lambda before=before, count=byte_count: host.listener.held_bytes == before + count)
+            connection.heard_at = now + 999.5  # a byte came a moment ago
+            connection.look(now + 1000)
+            assert connection.is_closing is is_given_up
+            peer.close()
+            await host.until(lambda: host.listener.connections_count == 0)
+
+    run(tmp_path, test)
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
 def test_handshakes_count_as_connections(tmp_path: Path) -> None:
     certificate, key = self_signed(tmp_path, "localhost")
@@ -556,38 +577,3 @@ def test_a_drain_answers_what_has_come(tmp_path: Path) -> None:
         await host.until(lambda: host.listener.connections_count == 0)
 
     run(tmp_path, test)
-
-
-def test_our_client_reads_the_answers_of_odd_receivers() -> None:
-    ack = b"MSH|^~\\&|A|B|C|D|2026||ACK|9|P|2.3\rMSA|AA|1\r"
-
-    async def ask(answer: bytes, *, closes: bool = True) -> str:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\x1c\r")
-            writer.write(answer)
-            if closes:
-                writer.close()
-            else:
-                await reader.read()
-                writer.close()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        try:
-            port = server.sockets[0].getsockname()[1]
-            async with Client("127.0.0.1", port, timeout_s=60 if closes else 0.3) as it:
-                return (await it.send(adt("1"))).code
-        except HL7SendFailed as error:
-            return str(error)
-        finally:
-            server.close()
-
-    async def main() -> None:
-        for odd in (framed(ack), ack, b"\x0b\x06\x1c\r" + framed(ack), framed(ack).replace(b"\x1c\r", b"\x1c"),
-                    framed(adt("other")) + framed(ack)):  # fmt: skip
-            assert await ask(odd) == "AA", odd
-        assert "closed the connection" in await ask(b"")
-        assert "did not take" in await ask(b"\x0b\x15\x1c\r")
-        assert "0b 4d" in await ask(b"\x0bMSH|"), "the bytes that came are shown"
-        assert "no byte came" in await ask(b"", closes=False)
-
-    asyncio.run(main())
