@@ -9,6 +9,7 @@ An order of another patient is refused: a person has to decide. Demographics in 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import uuid
 from collections.abc import Iterable
@@ -107,9 +108,12 @@ def update(work: Work, value: OrderUpdate) -> None:
     procedures = value.procedures
     if not procedures and (before is None or not before.procedures):
         procedures = (ProcedureUpdate(steps=(StepUpdate(),)),)
-    row, names = _with_procedures(work, row, procedures, numbers[0])
     end = _ENDS.get(value.action)
-    is_whole = end is not None and _names_all(work, number, row, value.procedures, names)
+    if end is not None and before is not None and not _names_any(procedures):
+        procedures = ()
+    row, names = _with_procedures(work, row, procedures, numbers[0])
+    procedures = _with_known_steps(work, number, procedures, names, is_end=end is not None)
+    is_whole = end is not None and _names_all(work, number, procedures if value.procedures else (), names)
     if end is not None and is_whole:
         row = replace(row, final=end.lower())
     work.writing.put(work.tables.orders, id_key(number), row)
@@ -171,7 +175,41 @@ def made_uid(site: bytes, number: Identifier, name: str) -> str:
     return f"2.25.{uuid.UUID(bytes=digest[:16], version=5).int}"
 
 
-def _names_all(work: Work, order: int, row: OrderRow, updates: tuple[ProcedureUpdate, ...], names: list[str]) -> bool:
+def _names_any(updates: tuple[ProcedureUpdate, ...]) -> bool:
+    """Whether an update says which procedure or which step it means. Many cancellations repeat only the modality."""
+    return any(
+        update.requested_procedure_id.strip() or any(step.scheduled_procedure_step_id.strip() for step in update.steps)
+        for update in updates
+    )
+
+
+def _with_known_steps(
+    work: Work, order: int, updates: tuple[ProcedureUpdate, ...], names: list[str], *, is_end: bool
+) -> tuple[ProcedureUpdate, ...]:
+    """The updates with the IDs of the known steps that they mean without naming them.
+
+    A change means the step at its position in its procedure; an end without any ID means all steps of its procedure.
+    """
+    known: dict[str, list[str]] = {}
+    for _, step in steps_of(work.writing, order):
+        known.setdefault(step.requested_procedure_id, []).append(step.scheduled_procedure_step_id)
+    resolved = []
+    for name, procedure in zip(names, updates, strict=True):
+        ids, steps = known.get(name, []), procedure.steps
+        if ids and is_end and not any(step.scheduled_procedure_step_id.strip() for step in steps):
+            steps = tuple(StepUpdate(scheduled_procedure_step_id=each) for each in ids)
+        elif ids:
+            steps = tuple(
+                step
+                if step.scheduled_procedure_step_id.strip() or position >= len(ids)
+                else dataclasses.replace(step, scheduled_procedure_step_id=ids[position])
+                for position, step in enumerate(steps)
+            )
+        resolved.append(dataclasses.replace(procedure, steps=steps))
+    return tuple(resolved)
+
+
+def _names_all(work: Work, order: int, updates: tuple[ProcedureUpdate, ...], names: list[str]) -> bool:
     """Whether an end is one of the whole order: it names no step, or all that are open."""
     keys = _keys(updates, names)
     if not keys:
@@ -216,15 +254,7 @@ def replace_state(update: StepUpdate, state: StepState | None) -> StepUpdate:
     """The update of a step with another state."""
     if state == update.state:
         return update
-    return StepUpdate(
-        scheduled_procedure_step_id=update.scheduled_procedure_step_id,
-        modality=update.modality,
-        station_aes=update.station_aes,
-        start_date=update.start_date,
-        start_time=update.start_time,
-        state=state,
-        attributes=update.attributes,
-    )
+    return dataclasses.replace(update, state=state)
 
 
 def step_with(work: Work, row: StepRow, update: StepUpdate, room: str = "") -> StepRow:

@@ -39,13 +39,14 @@ def order(
     uid: str = "",
     issuer: Issuer = HOSPITAL,
     snapshot: bool = False,
+    procedures: tuple[ProcedureUpdate, ...] = (),
 ) -> OrderUpdate:
-    """What a message says of an order with one procedure."""
+    """What a message says of an order with one procedure of `steps`, or with `procedures`."""
     return OrderUpdate(
         action=action,
         patient=who or patient(),
         accession=Identifier(accession, issuer),
-        procedures=(ProcedureUpdate(study_instance_uid=uid, steps=steps),) if steps else (),
+        procedures=(ProcedureUpdate(study_instance_uid=uid, steps=steps),) if steps else procedures,
         snapshot=snapshot,
     )
 

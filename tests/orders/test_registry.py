@@ -26,6 +26,7 @@ from engine.orders.values import (
     PatientLink,
     PatientMerge,
     PatientUpdate,
+    ProcedureUpdate,
     ReportState,
     ReportUpdate,
     Source,
@@ -296,6 +297,32 @@ def test_a_cancellation_may_name_a_single_step(orders: Orders) -> None:
     apply(orders, order("A1", None, step("S1"), step("S2")))
     apply(orders, order("A1", None, step("S1"), action=OrderAction.CANCEL))
     assert sorted(states(orders)) == ["CANCELED", "SCHEDULED"]
+
+
+def test_an_end_that_names_no_step_ends_those_of_the_order_and_makes_none(orders: Orders) -> None:
+    """Many systems cancel by the numbers of the order, and repeat only its modality, or its procedure."""
+    named = ProcedureUpdate(requested_procedure_id="R1", steps=(step("S1"), step("S2")))
+    other = ProcedureUpdate(requested_procedure_id="R2", steps=(step("S3"),))
+    apply(orders, order("A1", None, procedures=(named, other)), order("A2", None, step("S1"), step("S2")))
+    apply(orders, order("A2", None, StepUpdate(modality="CT"), action=OrderAction.CANCEL))
+    assert states(orders, "A2") == ["CANCELED", "CANCELED"]
+    again = ProcedureUpdate(requested_procedure_id="R1", steps=(StepUpdate(modality="CT"),))
+    apply(orders, order("A1", None, procedures=(again,), action=OrderAction.CANCEL))
+    assert states(orders) == ["CANCELED", "CANCELED", "SCHEDULED"]
+    nameless = ProcedureUpdate(steps=(StepUpdate(modality="CT"),))
+    apply(orders, order("A1", None, procedures=(nameless,), action=OrderAction.CANCEL))
+    assert states(orders) == ["CANCELED"] * 3
+
+
+def test_a_change_that_does_not_name_the_step_changes_the_known_one(orders: Orders) -> None:
+    apply(orders, order("A1", None, step("S1")))
+    apply(orders, order("A1", None, StepUpdate(modality="MR"), action=OrderAction.CHANGE))
+    with orders.read() as reading:
+        found = ordering.find(reading, accession=Identifier("A1", HOSPITAL))
+        assert found is not None
+        assert [(row.scheduled_procedure_step_id, row.modality) for _, row in ordering.steps_of(reading, found[0])] == [
+            ("S1", "MR")
+        ]
 
 
 def test_a_step_that_an_update_lacks_is_canceled_only_by_a_snapshot(orders: Orders) -> None:
