@@ -62,6 +62,7 @@ COMMANDS = {
     "rules": "List what rules and routes do; try them on past events.",
     "viewer": "Install the viewer (OHIF) that the page opens studies with.",
     "bench": "Test a server under load, and write a report.",
+    "simulate": "Simulate a hospital: orders, images, workitems, books.",
     "size": "Compute the cores, memory, disk and network that a server needs.",
     "doctor": "Examine disk, machine, archive and peers, and give advice.",
     "user": "Manage the users who log in over HTTP.",

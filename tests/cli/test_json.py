@@ -135,6 +135,8 @@ ELSEWHERE = {
     "bench run": "needs a server; see test_bench",
     "bench schema": "is a JSON Schema, which has names of its own",
     "bench show": "writes TOML",
+    "simulate clean": "needs a server; see tests/system/test_hospital_day.py",
+    "simulate hospital": "needs a server; see test_hospital_day",
     "serve": "has no result",
     "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",
