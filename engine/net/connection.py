@@ -278,6 +278,16 @@ class Connection(asyncio.BufferedProtocol):
         return self._transport is not None and self._association.sending_allowed
 
     @property
+    def silent_s(self) -> float:
+        """Seconds without a byte of the peer and without an operation; 0 while a message is incomplete.
+
+        Up to the interval of the timer less than it is.
+        """
+        if self.receiver.mid_message or self._progress_bytes != self.receiver.bytes_received or self._pauses:
+            return 0.0
+        return self._loop.time() - max(self._progress_at, self._busy_at)
+
+    @property
     def awaits_answer(self) -> bool:
         """Whether the peer's A-ASSOCIATE-RQ waits for `answer`."""
         return self._transport is not None and self._association.awaits_answer

@@ -85,6 +85,10 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     drain_timeout_s: Annotated[float, Meta(ge=0, le=86400)] = 30.0
     """How long associations may continue after SIGTERM before they are aborted. systemd kills after 90 s."""
 
+    drain_idle_s: Annotated[float, Meta(ge=0, le=86400)] = 1.0
+    """When the server stops, an association without an operation is released after so many seconds without a byte:
+    modalities pause for less within a study, and many hold associations for days."""
+
     asynchronous_window: Annotated[int, Meta(ge=1, le=65535)] = 16
     """Operations that a requestor may have outstanding with us (PS3.7 D.3.3.3). Some 8 CT
     instances make a good commit group; 16 let one gather while the one before is being synced."""

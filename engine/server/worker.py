@@ -43,6 +43,8 @@ CLUSTER_TIMEOUT_S = 5.0
 longer than it waits for each."""
 
 DRAIN_CHECK_S = 0.02
+ABORT_S = (2.0, 1.0)
+"""For aborted connections to end: by the peer, who reads an A-ABORT; at the second attempt without it."""
 
 MakeFronts = Callable[[Engine, "Process"], "list[Front]"]
 """Makes the fronts of one worker."""
@@ -220,8 +222,13 @@ class Worker:
             front.start_draining()
         while self._connections_count and self._loop.time() < deadline:
             await asyncio.sleep(DRAIN_CHECK_S)
-        for front in self._fronts.values():
-            front.abort("the server is stopping")
+        for limit_s in ABORT_S:
+            for front in self._fronts.values():
+                front.abort("the server is stopping")
+            # What an association has received is recorded when it has ended, which needs the pools.
+            deadline = self._loop.time() + limit_s
+            while self._connections_count and self._loop.time() < deadline:
+                await asyncio.sleep(DRAIN_CHECK_S)
         self._ended.set()
 
     @property

@@ -2,7 +2,8 @@
 
 connected   a Connection (`net.connection`) and an Acceptor (`acceptor`) for each socket
 full        closes the oldest connection without an association to make room for a new one
-draining    closes connections without an association at once; associations continue, new ones are rejected
+draining    closes connections without an association at once; associations with an operation continue, idle ones are
+            released (`[limits] drain_idle_s`), new ones are rejected
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from engine.services.destination import OpenWebPeer
 
 logger = log.get("services.front")
+
+IDLE_CHECK_S = 0.1
+RELEASE_S_MAX = 3.0
+"""For the peer's answer to our A-RELEASE-RQ; then the association is aborted."""
 
 
 class DimseFront:
@@ -90,11 +95,33 @@ class DimseFront:
         """Does nothing: new associations read the configuration from the engine."""
 
     def start_draining(self) -> None:
-        """From now on rejects associations as transient; open ones continue."""
+        """From now on rejects associations as transient; open ones continue until they are idle."""
+        if self._is_draining:
+            return
         self._is_draining = True
         for connection, acceptor in list(self._connections.items()):
             if acceptor.session is None:
                 connection.abort("the server is stopping", 2, 0)
+        task = guards.watch(self._engine.loop.create_task(self._release_idle()), "release")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _release_idle(self) -> None:
+        """Releases each association as soon as it is idle, until there is none.
+
+        A request that comes at the same time is not answered any more: its sender sends it again elsewhere or later.
+        """
+        released_s: dict[Connection, float] = {}
+        loop = self._engine.loop
+        while self._connections:
+            for connection, acceptor in list(self._connections.items()):
+                if connection in released_s:
+                    if loop.time() - released_s[connection] > RELEASE_S_MAX:
+                        connection.abort("it did not answer our release: the server is stopping", 2, 0)
+                elif not acceptor.busy and connection.silent_s >= self._engine.config.limits.drain_idle_s:
+                    released_s[connection] = loop.time()
+                    connection.request_release()
+            await asyncio.sleep(IDLE_CHECK_S)
 
     def abort(self, why: str) -> None:
         """A-ABORT on every connection."""
@@ -107,6 +134,8 @@ class DimseFront:
 
     def close(self) -> None:
         """Ends the tasks and threads of storage commitment, and those of workitems."""
+        for task in self._tasks:
+            task.cancel()
         self._events.close()
         self._services.commitments.close()
 

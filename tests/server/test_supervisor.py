@@ -15,17 +15,22 @@ from engine.cli import exit_codes
 from engine.errors import ConfigError, ControlUnavailable, EngineError
 from engine.server import listeners
 from tests import template
-from tests.peer import Closed, Peer, associate_rq
+from tests.peer import Closed, Peer, associate_rq, pdu
 from tests.system.server import ROOT, Server, running, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.rotating(2)]
 
+RELEASE_RQ, RELEASE_RP = 5, 6
 ECHO = (1, "1.2.840.10008.1.1", ["1.2.840.10008.1.2"])
 
 
 def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     """`filmroom serve` where it is expected to end by itself."""
     return template.run("engine", "serve", "--host", "127.0.0.1", *arguments, folder=ROOT)
+
+
+LONG = "drain_timeout_s = 600\ndrain_idle_s = 600\n"
+"""Neither a limit nor the silence of a peer ends what the test looks at."""
 
 
 def associated(server: Server, calling: str = "SCRIPT") -> Peer:
@@ -35,7 +40,8 @@ def associated(server: Server, calling: str = "SCRIPT") -> Peer:
 
 
 def test_draining_accepts_no_new_association_and_ends_with_the_last_one(tmp_path: Path) -> None:
-    with running(tmp_path / "d") as server, associated(server) as peer, Peer(server.port) as silent:
+    config = f"[limits]\n{LONG}"
+    with running(tmp_path / "d", config=config) as server, associated(server) as peer, Peer(server.port) as silent:
         wait_for(lambda: server.stats()["waiting"] == 1, what="the silent one accepted")
         server.process.send_signal(signal.SIGTERM)
         wait_for(lambda: server.events("draining"), what="draining")
@@ -52,15 +58,29 @@ def test_draining_accepts_no_new_association_and_ends_with_the_last_one(tmp_path
     assert not (tmp_path / "d" / "control.sock").exists()
 
 
+def test_a_stop_releases_idle_associations_and_aborts_those_that_do_not_answer(tmp_path: Path) -> None:
+    """They have nothing to finish: a stop would else take the whole limit wherever a modality holds an association."""
+    config = "[limits]\ndrain_timeout_s = 600\ndrain_idle_s = 0.1\n"
+    with running(tmp_path / "d", config=config) as server, associated(server) as peer, associated(server) as deaf:
+        server.process.send_signal(signal.SIGTERM)
+        peer.expect(RELEASE_RQ)
+        peer.send(pdu(RELEASE_RP, bytes(4)))
+        deaf.expect(RELEASE_RQ)
+        deaf.expect_abort()
+        assert server.wait(60) == 0
+
+
 def test_draining_has_a_limit(tmp_path: Path) -> None:
-    with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\n") as server, associated(server) as peer:
+    with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\ndrain_idle_s = 600\n") as server, associated(
+        server
+    ) as peer:
         server.process.send_signal(signal.SIGTERM)
         peer.expect_abort()
         assert server.wait(60) == 0
 
 
 def test_a_second_signal_aborts_what_the_first_lets_finish(tmp_path: Path) -> None:
-    with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 600\n") as server, associated(server) as peer:
+    with running(tmp_path / "d", config=f"[limits]\n{LONG}") as server, associated(server) as peer:
         server.process.send_signal(signal.SIGINT)
         wait_for(lambda: server.events("draining"), what="draining")
         peer.echo()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from tests import samples, template
+from tests import peer, samples, template
 from tests.audit.recording import events
 from tests.peer import Peer
 from tests.services.test_storage_scu import get
@@ -45,3 +45,17 @@ def test_a_server_that_is_killed_in_a_retrieval_has_recorded_its_beginning(tmp_p
     chain = next(path for path in chains if b"imported" in path.read_bytes())
     chain.write_bytes(chain.read_bytes().replace(b"imported", b"exported", 1))
     assert filmroom("audit", "verify", "--data", str(data)).returncode == 6
+
+
+def test_what_an_association_stored_that_a_stop_aborts_is_recorded(tmp_path: Path) -> None:
+    """It ends only after the abort, when the server is nearly gone; the peer does not even close its connection."""
+    data, made = tmp_path / "data", samples.instance(1)
+    config = "[limits]\ndrain_timeout_s = 0.1\ndrain_idle_s = 600\n"
+    with running(data, config=config, workers=1) as server, Peer(server.port) as sender:
+        sender.associate((1, samples.CT, ["1.2.840.10008.1.2.1"]))
+        sender.send(peer.message(1, peer.c_store_rq(1, samples.CT, made.SOPInstanceUID), samples.encoded(made)))
+        assert sender.expect_message().status() == 0
+        assert server.stop() == 0
+        assert not server.events("a task ended unexpectedly")
+    received = [event for event in events(data) if event["kind"] == "received"]
+    assert [event.get("count") for event in received] == [1]
