@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from engine import guards, log
 from engine.audit.checkpoint import Notary
-from engine.audit.pruning import PASS_S, prune
+from engine.audit.pruning import PASS_S, note_pass, prune, until_pass_s
 from engine.audit.sender import Sender
 from engine.errors import ConfigError, StorageError
 from engine.storage.files import Files
@@ -43,7 +43,7 @@ class AuditKeeper:
         self._files = Files()
         self._notary = Notary(data, settings().signing_key, self._files)
         self._stopping = threading.Event()
-        self._pruned_at = time.monotonic()
+        self._prunes_at = time.monotonic() + until_pass_s(data, time.time())
         self._failure = ""
         self._signed_until = ""
         self._aet = aet
@@ -89,10 +89,11 @@ class AuditKeeper:
             checkpoint = self._notary.sign()
             if checkpoint is not None:
                 self._signed_until = checkpoint.time
-            if time.monotonic() - self._pruned_at > PASS_S:
-                self._pruned_at = time.monotonic()
+            if time.monotonic() >= self._prunes_at:
+                self._prunes_at = time.monotonic() + PASS_S
                 keep_days = self._settings().keep_days
                 prune(self._data, self._notary, keep_days, self._files, with_sources=not self._is_replica)
+                note_pass(self._data, time.time())
         except (StorageError, ConfigError, OSError) as error:
             if not self._failure:
                 logger.error("the audit log cannot be signed", reason=str(error))

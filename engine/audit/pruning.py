@@ -1,7 +1,8 @@
 """Removes events that are older than [audit] keep_days: whole files, after a signed statement of what they end with.
 
 A file goes when all of its events are old, is not the last of its chain, and only one of each chain a day: a clock that
-jumped ahead by years must not empty the log before somebody notices.
+jumped ahead by years must not empty the log before somebody notices. An empty file, DATA/audit/pruned, has the time of
+the last pass, so that a server that is started again each day prunes too, and one that starts again and again no more.
 
 The logs of sources (`logs`) go likewise when the archive is no replica any more, to their last file, since nothing is
 added to them. A checkpoint of the own log says so: by the chain's label, "LINEAGE/007" or "LINEAGE/checkpoints".
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple
 import orjson
 
 from engine import log
-from engine.audit.chain import HASH_BYTES, Head, chain_files, chain_names, first_number, parse_head
+from engine.audit.chain import HASH_BYTES, Head, chain_files, chain_names, first_number, folder_of, parse_head
 from engine.audit.checkpoint import CHECKPOINTS, Notary, checkpoint_files, parse
 from engine.audit.event import when
 from engine.audit.logs import source_roots
@@ -29,7 +30,25 @@ logger = log.get("audit.pruning")
 
 PASS_S: Final = 86400.0
 
+PRUNED: Final = "pruned"
+
 _NOTHING: Final = Head(0, b"")
+
+
+def until_pass_s(data: Path, now_s: float) -> float:
+    """Seconds until the next pass, by the clock; 0: it is due, also if the last one seems to be still to come."""
+    try:
+        since_s = now_s - os.stat(folder_of(data) / PRUNED).st_mtime
+    except FileNotFoundError:
+        return 0.0
+    return PASS_S - since_s if 0 <= since_s < PASS_S else 0.0
+
+
+def note_pass(data: Path, now_s: float) -> None:
+    """Notes that a pass has ended. Raises OSError."""
+    path = folder_of(data) / PRUNED
+    path.touch(mode=0o600)
+    os.utime(path, (now_s, now_s))
 
 
 def prune(data: Path, notary: Notary, keep_days: float, files: Files, *, with_sources: bool = False) -> int:

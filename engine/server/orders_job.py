@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from typing import Final
 
 from engine.archive.archive import Archive
@@ -19,6 +20,8 @@ MORE_S: Final = 0.05
 REST_S: Final = 5.0
 """The pause until the next look at the feed; a study is told of a minute after its last instance."""
 COMPACTION_S: Final = 3600.0
+FIRST_COMPACTION_S: Final = 60.0
+"""After the start, so that a server that is started again each hour compacts too."""
 
 
 def oldest_of(standing: Standing) -> int:
@@ -37,7 +40,7 @@ class OrdersJob:
         self._config = config
         self._orders: Orders | None = None
         self._links = OrderLinks(archive)
-        self._until_compaction_s = COMPACTION_S
+        self._compacts_at = time.monotonic() + FIRST_COMPACTION_S
         self._compactions = 0
 
     def configure(self, config: Config) -> None:
@@ -51,15 +54,13 @@ class OrdersJob:
                 return REST_S
             self._orders = open_orders(self._archive, Stations(lambda: self._config))
             Workitems(self._orders).restarted()
-        if self._links.follow(self._orders, completes=self._config.worklist.arrival == "complete"):
-            return MORE_S
-        self._until_compaction_s -= REST_S
-        if self._until_compaction_s <= 0:
-            self._until_compaction_s = COMPACTION_S
+        is_more = self._links.follow(self._orders, completes=self._config.worklist.arrival == "complete")
+        if time.monotonic() >= self._compacts_at:
+            self._compacts_at = time.monotonic() + COMPACTION_S
             Workitems(self._orders).forget(self._config.worklist.workitems_kept_h * 3600)
             self._forget(self._orders)
             self._compactions += self._orders.compact()
-        return REST_S
+        return MORE_S if is_more else REST_S
 
     def _forget(self, orders: Orders) -> None:
         """Removes the announcements that every receiver of the rules in force has."""

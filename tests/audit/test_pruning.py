@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import pytest
 from engine.audit import chain, checkpoint
 from engine.audit.chain import chain_files, chain_names
 from engine.audit.checkpoint import CHECKPOINTS, Notary, checkpoint_files
+from engine.audit.keeper import AuditKeeper
 from engine.audit.logs import source_root
-from engine.audit.pruning import prune
+from engine.audit.pruning import PASS_S, PRUNED, note_pass, prune, until_pass_s
 from engine.audit.verify import verify
+from engine.audit_settings import Audit
 from engine.storage.files import Files
 from tests.audit.recording import make_log
 
@@ -88,3 +92,24 @@ def test_a_file_of_a_source_that_was_taken_away_is_missed(data: Path, name: str)
 def test_a_checkpoint_of_a_source_that_was_taken_away_is_missed(data: Path) -> None:
     checkpoint_files(source_root(data, LINEAGE))[0].unlink()
     assert {problem.kind for problem in verify(data).problems} == {"missing"}
+
+
+def test_a_server_that_is_started_again_prunes_once_a_day(data: Path) -> None:
+    folder = chain.folder_of(data)
+    before = files_of(data)["000"]
+
+    def start_and_end() -> int:
+        AuditKeeper(data, lambda: Audit(keep_days=ALL_IS_OLD), "FILMROOM", is_replica=False).close()
+        return before - files_of(data)["000"]
+
+    assert [start_and_end() for _ in range(3)] == [1, 1, 1], "started again and again it prunes no more"
+    os.utime(folder / PRUNED, (time.time() - PASS_S - 1,) * 2)
+    assert [start_and_end(), start_and_end()] == [2, 2], "and the next day, however often it was started"
+    assert verify(data).problems == []
+
+
+def test_a_pass_is_due_when_the_last_one_seems_to_be_still_to_come(data: Path) -> None:
+    assert until_pass_s(data, 1000.0) == 0
+    note_pass(data, 1e6)
+    assert until_pass_s(data, 1e6 + 400) == PASS_S - 400
+    assert until_pass_s(data, 1e6 + PASS_S) == until_pass_s(data, 1e6 - 1) == 0
