@@ -57,6 +57,7 @@ class IndexFile(SimulatedFile):
         super().__init__()
         self.path = path
         self._seen = b""
+        self._now = bytearray()
 
     def moved(self, path: str) -> None:
         """The same file for the next process, which has another directory."""
@@ -65,10 +66,19 @@ class IndexFile(SimulatedFile):
         self.path = path
 
     def note(self) -> None:
-        """Takes down which pages have been written."""
-        data = Path(self.path).read_bytes()
-        if data == self._seen:
+        """Takes down which pages have been written. It is asked before each call of a life, and seldom is there one:
+        a read into the same memory takes a tenth of the time of a Path's."""
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            size = os.fstat(fd).st_size
+            if len(self._now) != size:
+                self._now = bytearray(size)
+            assert os.preadv(fd, [self._now], 0) == size, self.path
+        finally:
+            os.close(fd)
+        if self._now == self._seen:
             return
+        data = bytes(self._now)
         for at in range(0, len(data), PAGE_BYTES):
             page = data[at : at + PAGE_BYTES]
             if page != self._seen[at : at + PAGE_BYTES]:
