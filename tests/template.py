@@ -79,9 +79,14 @@ class Process:
 
 
 def start(
-    module: str, *arguments: str, environment: Mapping[str, str] | None = None, folder: Path | str | None = None
+    module: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | str | None = None,
+    terminal: int | None = None,
 ) -> Process:
-    """`python -m module arguments` in a session of its own, with pipes for its output."""
+    """`python -m module arguments` in a session of its own, with pipes for its output. `terminal`: a descriptor that is
+    its input, its output and its errors instead."""
     (out, out_end), (err, err_end), (ending, ending_end) = os.pipe(), os.pipe(), os.pipe()
     request = {
         "module": module,
@@ -90,7 +95,8 @@ def start(
         "folder": str(folder or Path.cwd()),
     }
     with open(os.devnull, "rb") as nothing:
-        socket.send_fds(_template(), [orjson.dumps(request)], [nothing.fileno(), out_end, err_end, ending_end])
+        standard = [nothing.fileno(), out_end, err_end] if terminal is None else [terminal] * 3
+        socket.send_fds(_template(), [orjson.dumps(request)], [*standard, ending_end])
     for end in (out_end, err_end, ending_end):
         os.close(end)
     status = open(ending, "rb", buffering=0)  # noqa: SIM115 - until its end

@@ -17,7 +17,7 @@ import pytest
 
 from engine.archive.admin import times
 from engine.cli import exit_codes, units
-from tests import samples
+from tests import samples, template
 from tests.cli.commands import run
 
 NAMES = ("Иванов^Иван", "山田^太郎", "Müller^Jörg", "Doe^😀")
@@ -49,15 +49,10 @@ def on_terminal(columns: int, *arguments: str) -> str:
     reader = threading.Thread(target=read)
     reader.start()
     environment = {**os.environ, "COLUMNS": str(columns), "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
-    subprocess.run(
-        [sys.executable, "-m", "engine", *arguments],
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
+    process = template.start("engine", *arguments, environment=environment, terminal=terminal)
+    process.wait(60)
+    process.stdout.close()
+    process.stderr.close()
     os.close(terminal)
     reader.join(60)
     os.close(controller)
