@@ -400,10 +400,12 @@ class ObjectWrong(StorageError):
 class ReplicationFailed(EngineError):
     """A replica cannot be updated: it is unreachable, refuses, or has diverged; the message says which."""
 
-    def __init__(self, message: str, *, is_final: bool = False) -> None:
+    def __init__(self, message: str, *, is_final: bool = False, is_fenced: bool = False) -> None:
         super().__init__(message)
         self.is_final = is_final
         """Whether a retry is useless: a person has to decide."""
+        self.is_fenced = is_fenced
+        """Whether the replica was promoted, so that this machine must acknowledge nothing more in its name."""
 
 
 class ControlUnavailable(EngineError):

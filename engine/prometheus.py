@@ -49,6 +49,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _audit(answer)
     yield from _messages(answer)
     yield from _object_store(answer)
+    yield from _second_copies(answer.get("workers", []))
     events = CounterMetricFamily("filmroom_events", "Events since the workers started.", labels=["event"])
     for name, count in sorted(now.counters.items()):
         events.add_metric([name], count)
@@ -117,6 +118,27 @@ def _object_store(answer: Mapping[str, Any]) -> Iterator[Metric]:
             yield GaugeMetricFamily(name, text, value=float(value))
     uploaded = state.get("uploaded_bytes_since_start", 0)
     yield CounterMetricFamily("filmroom_object_store_uploaded_bytes", "Bytes that went to the bucket.", value=uploaded)
+
+
+def _second_copies(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:
+    """Answers that wait for a replica ("peer") or a bucket ("object")."""
+    states = [(place, state) for worker in workers for place, state in (worker.get("second_copies") or {}).items()]
+    places = sorted({place for place, _ in states})
+    if not places:
+        return
+    text = "For how long no receipts have come, at the worker that waits longest."
+    away = GaugeMetricFamily("filmroom_second_copy_away_seconds", text, labels=["durable"])
+    waiting = GaugeMetricFamily("filmroom_second_copy_waiting", "Instances that wait for one.", labels=["durable"])
+    text = "From the commit here to the receipt, in seconds."
+    latency = HistogramMetricFamily("filmroom_second_copy_seconds", text, labels=["durable"])
+    for place in places:
+        own = [state for each, state in states if each == place]
+        away.add_metric([place], max(state["away_s"] for state in own))
+        waiting.add_metric([place], sum(state["waiting"] for state in own))
+        latency.add_metric([place], *_add_histograms([state["latency_s"] for state in own]))
+    yield away
+    yield waiting
+    yield latency
 
 
 def _operations(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

@@ -122,6 +122,19 @@ def test_an_error_names_its_key_and_position_in_the_file(tmp_path: Path, text: s
     assert "filmroom.toml" in error or "less than" in expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('durable = "peer"', 'durable = "peer" needs second_copy.replica'),
+        ('durable = "object"', 'durable = "object" needs object_store.url'),
+        (PEER + 'durable = "peer"', "the [[peer]] 'STORE1': durable = \"peer\" needs second_copy.replica"),
+        ('durable = "peer"\ndurability = "write-behind"', 'needs durability = "durable"'),
+    ],
+)
+def test_what_a_second_copy_needs_must_be_there(tmp_path: Path, text: str, expected: str) -> None:
+    assert expected in message(tmp_path, text)
+
+
 def test_a_list_in_the_environment_is_separated_by_commas_or_spaces() -> None:
     for text in ("relational,fuzzy", "relational fuzzy", "relational, fuzzy"):
         assert load(None, {"FILMROOM_QUERY_OPTIONS": text}, {}).query.options == ("relational", "fuzzy")

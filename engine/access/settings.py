@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import force_setattr
 
-from engine.archive.settings import Duplicates, Durability
+from engine.archive.settings import Duplicates, Durability, Durable
 from engine.services.settings import QueryOption
 from engine.setting import GIB, KIB, MIB, UID, AETitle, Network, Port, Seconds
 from engine.titles import check_title
@@ -104,6 +104,9 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     durability: Durability | None = None
     """The durability of the instances that it stores."""
+
+    durable: Durable | None = None
+    """Where the instances that it stores must be on a disk before they are acknowledged."""
 
     duplicates: Duplicates | None = None
     """How to treat duplicates among the instances that it stores."""

@@ -37,6 +37,7 @@ from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.resolver import VERSIONS_MAX
+from engine.archive.ingest.second_copy import SecondCopies
 from engine.archive.ingest.unparseable import QuarantineLimits as QuarantineLimits
 from engine.archive.ingest.unparseable import Unparseable
 from engine.archive.ingest.writer import Writer
@@ -52,6 +53,7 @@ from engine.archive.metadata.series_metadata import SeriesMetadata
 from engine.archive.part_view import PartView
 from engine.archive.parts import Parts
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
+from engine.archive.settings import SecondCopySettings
 from engine.archive.stats_history import StatsHistory
 from engine.archive.study_facts import StudyFacts, study_facts
 from engine.archive.survey import Survey as Survey
@@ -276,14 +278,17 @@ class Archive(View):
         *,
         quarantine: QuarantineLimits | None = None,
         counters: MutableMapping[str, int] | None = None,
+        second_copy: Callable[[], SecondCopySettings] = SecondCopySettings,
     ) -> Ingestor:
         """The ingest port of a server on `loop`; a process has one. `label`, `options`: as for `writer`.
 
         `on_failure` is called after a failed write or sync, which is final. With `quarantine`, data sets that are no
-        instances are kept within these limits, and counted in `counters`.
+        instances are kept within these limits, and counted in `counters`. `second_copy`: the settings in force.
         """
         unparseable = Unparseable(self.parts.index, quarantine, counters) if quarantine is not None else None
-        return Ingestor(loop, self.writer(label, options), on_failure, unparseable)
+        counters = {} if counters is None else counters
+        copies = SecondCopies(loop, self.parts.layout.data, second_copy, counters)
+        return Ingestor(loop, self.writer(label, options), on_failure, unparseable, copies)
 
     def prepare_writer(self) -> None:
         """Creates this process's first segment ahead, so that the first instance need not wait. Blocks."""

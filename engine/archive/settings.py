@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from engine.setting import GIB, KIB, MIB, AETitle, Seconds
+from engine.setting import FIXED, GIB, KIB, MIB, AETitle, Seconds
 
 Durability = Literal["durable", "write-behind"]
+Durable = Literal["local", "peer", "object"]
 Duplicates = Literal["keep-first", "replace", "keep-both-versions"]
 DuplicatesAnswer = Literal["warning", "success"]
 AgeBy = Literal["received", "study-date"]
@@ -36,6 +37,22 @@ class Compaction(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     bytes_per_s: Annotated[int, Meta(ge=0, le=1024 * GIB)] = 32 * MIB
     """Bytes copied a second, each read and written once; 0: no limit. A tenth of what the target hardware writes:
     ingest does not suffer, and a terabyte that is half dead takes five hours."""
+
+
+class SecondCopySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The second copy that an instance has before it is acknowledged, with durable = "peer" or "object"."""
+
+    replica: Annotated[str, Meta(max_length=1024), FIXED] = ""
+    """With durable = "peer": the destination of `filmroom replicate`, written as there, that must have a record on its
+    disk before the answer. It is the replica to promote when this machine is lost."""
+
+    when_away: Literal["refuse", "local"] = "refuse"
+    """What to do while the replica or the bucket does not answer. refuse: instances are refused (A700, 503), and
+    senders try again later; local: they are acknowledged as soon as they are on this disk, which is counted and shown,
+    and may be lost with this machine."""
+
+    wait_s: Annotated[float, Meta(ge=0.1, le=600)] = 6.0
+    """Seconds that an answer waits at most. Modalities give up after 10 to 30 s and send again."""
 
 
 class Encryption(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

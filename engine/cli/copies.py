@@ -131,6 +131,7 @@ def replicate(
         on_status=on_status,
         # A run with --once does not wait for readers of the replica.
         remove_after_s=0.0 if once else REMOVE_AFTER_S,
+        gives_receipts=True,
     )
     if once:
         try:

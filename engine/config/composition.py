@@ -25,6 +25,7 @@ from engine.archive.settings import (
     Duplicates,
     DuplicatesAnswer,
     Durability,
+    Durable,
     Encryption,
     Feed,
     Jobs,
@@ -32,6 +33,7 @@ from engine.archive.settings import (
     Reindex,
     Retention,
     Scrub,
+    SecondCopySettings,
 )
 from engine.audit_settings import Audit
 from engine.config.peers import PeerBook, PeerSettings
@@ -75,6 +77,11 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     durability: Annotated[Durability, FIXED] = "durable"
     """durable: a Success means that the instance was synced to disk. write-behind: it was written, survives kill -9,
     and is synced within write_behind_sync_s; a power cut may lose the instances of that time."""
+
+    durable: Durable = "local"
+    """Where an instance is on a disk before it is acknowledged. local: here; peer: also at the replica that
+    second_copy.replica names, so that nothing is lost with this machine; object: also in the bucket of [object_store].
+    The last two need durability = "durable"."""
 
     duplicates: Annotated[Duplicates, FIXED] = "keep-first"
     """How to store a known SOP Instance UID with different bytes. keep-first: the first version stays current and the
@@ -121,6 +128,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     encryption: Encryption = Encryption()
     scrub: Scrub = Scrub()
     object_store: ObjectStore = ObjectStore()
+    second_copy: SecondCopySettings = SecondCopySettings()
     reindex: Reindex = Reindex()
     quarantine: Annotated[Quarantine, FIXED] = Quarantine()
     commitment: Commitment = Commitment()
@@ -202,6 +210,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         limits = self.limits
         general = PeerSettings(
             durability=self.durability,
+            durable=self.durable,
             duplicates=self.duplicates,
             associations_max=limits.associations_per_peer_max,
             associations_per_address_max=limits.associations_per_address_max,

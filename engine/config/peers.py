@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.access.settings import Peer
-from engine.archive.settings import Duplicates, Durability
+from engine.archive.settings import Duplicates, Durability, Durable
 from engine.services.settings import Coercion, QueryOption
 from engine.titles import wire_forms
 
@@ -24,6 +24,7 @@ class PeerSettings:
     peer: Peer | None = None
     """Its [[peer]]; None when there is none."""
     durability: Durability
+    durable: Durable
     duplicates: Duplicates
     accept_truncated: bool = False
     associations_max: int

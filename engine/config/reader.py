@@ -16,6 +16,7 @@ import msgspec
 
 from engine.access.settings import Peer, Permission
 from engine.archive.attribute_settings import Attribute, AttributeLevel
+from engine.config import second_copies
 from engine.config.composition import LISTS, TABLES, Config, keys, to_path
 from engine.errors import ConfigError
 from engine.setting import bare
@@ -327,6 +328,7 @@ def _build(values: dict[str, Any], key_origins: Mapping[str, Origin], path: Path
         raise ConfigError("limits.pdu_length_accept_max is less than limits.pdu_length_max")
     if config.storage.segment_bytes < config.limits.stream_threshold_bytes:
         raise ConfigError("storage.segment_bytes is less than limits.stream_threshold_bytes")
+    second_copies.check(config)
     return config
 
 

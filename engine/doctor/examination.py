@@ -20,6 +20,7 @@ from engine.doctor import (
     messages,
     object_store,
     peers,
+    second_copy,
     security,
     worklists,
 )
@@ -76,6 +77,7 @@ def examine(
             ("hl7", lambda: messages.examine(config)),
             ("worklists", lambda: worklists.examine(config)),
             ("object store", lambda: object_store.examine(config, with_checks=measure_bytes > 0)),
+            ("second copy", lambda: second_copy.examine(config)),
         ],
         progress,
     )

@@ -112,6 +112,7 @@ class ResponseStore:
             settings.durability == "durable",
             POLICIES[settings.duplicates],
             accept_truncated=settings.accept_truncated,
+            durable_at=settings.durable,
         )
         self._parts = [head[meta.data_set_offset :]]
         self._length = len(self._parts[0])

@@ -35,6 +35,7 @@ from engine.archive.ingest.live import Ingestor
 from engine.archive.rendering.renderer import Renderer
 from engine.archive.rendering.thumbnails import Thumbnails
 from engine.archive.transcoding.transcode import Transcoder
+from engine.config import second_copies
 from engine.identity.providers import Providers
 from engine.metrics import Metrics
 from engine.orders.stations import Stations
@@ -144,6 +145,7 @@ class Engine:
             on_failure,
             quarantine=QuarantineLimits(quarantine.bytes_max, quarantine.count_max) if quarantine.unparseable else None,
             counters=metrics.counters,
+            second_copy=lambda: engine.config.second_copy,
         )
         transcoder = Transcoder(directory=config.data, reserve_bytes=config.limits.disk_reserve_bytes)
         engine = cls(
@@ -156,6 +158,7 @@ class Engine:
             associations=associations or AssociationsCount.alone(),
             opened_accounts=Accounts.open(config.data, lambda: engine.config, read_only=archive.is_read_only),
         )
+        engine._begin_second_copies()
         return engine
 
     def orders(self) -> Orders:
@@ -181,6 +184,13 @@ class Engine:
         """Replaces the configuration."""
         self.config = config
         self.ingestor.keep_free(config.limits.disk_reserve_bytes)
+        self._begin_second_copies()
+
+    def _begin_second_copies(self) -> None:
+        """Connects to who copies before the first instance comes, so that the state is known."""
+        if self.ingestor.copies is not None:
+            for place in second_copies.places(self.config):
+                self.ingestor.copies.at(place)
 
     def stats(self) -> dict[str, object]:
         """The counters and the state of the process, as plain data."""
@@ -194,6 +204,7 @@ class Engine:
             "codecs": {"transcoding": self.transcoder.unfinished, "rendering": self.renderer.waiting_count},
             "metadata_cache": self.archive.metadata.snapshot(),
             "queue_depth": self.ingestor.depth,
+            "second_copies": self.ingestor.copies.snapshot() if self.ingestor.copies is not None else {},
             "group_size": self.ingestor.commit.group_sizes.snapshot(),
             "sync_latency_s": self.ingestor.commit.sync_latency_s.snapshot(),
         }

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from engine.archive.ingest.request import Durable
     from engine.config import Config
     from engine.services.session import Session
 
@@ -50,6 +51,7 @@ class StorageProvider:
         self._config: Config | None = None
         """The configuration by which these two were decided."""
         self._durable = True
+        self._durable_at: Durable = "local"
         self._policy = 0
         self._limits = SCAN_LIMITS
         self._accept_truncated = False
@@ -70,6 +72,7 @@ class StorageProvider:
         self._scope = session.scope(Action.STORE)
         self._config = self._services.config
         self._durable = settings.durability == "durable"
+        self._durable_at = settings.durable
         self._policy = POLICIES[settings.duplicates]
         self._limits = ScanLimits(limits.nesting_depth_max, limits.element_count_max)
         self._accept_truncated = settings.accept_truncated
@@ -173,6 +176,7 @@ class StorageProvider:
             self._limits,
             self._accept_truncated,
             scope=self._scope,
+            durable_at=self._durable_at,
         )
 
     def _too_long(self, length: int) -> InstanceRefused | None:

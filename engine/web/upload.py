@@ -231,6 +231,7 @@ class Uploads:
             ScanLimits(config.limits.nesting_depth_max, config.limits.element_count_max),
             study_instance_uid=self._study,
             scope=self._scope,
+            durable_at=settings.durable,
         )
         self._requests = {(syntax_uid, sop_class_uid): request}
         return request

@@ -11,7 +11,7 @@ words a finding by its code, in the language of its reader.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -23,6 +23,8 @@ VERIFIED_AGE_S_MAX: Final = 35 * DAY_S
 REPLICATION_LAG_S_MAX: Final = 3600
 BACKLOG_AGE_S_MAX: Final = DAY_S
 SYNC_P99_S_MAX: Final = 0.5
+SECOND_COPY_AWAY_S_MAX: Final = 5.0
+"""A replica that is started anew is back by then."""
 FAILURES_SHARE_MAX: Final = 0.05
 FAILURES_MIN: Final = 10
 
@@ -74,6 +76,7 @@ def _server(stats: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Fi
     if caretaker.get("not_started"):
         yield Finding("caretaker_missing", "bad", {"error": caretaker["not_started"]})
     yield from _object_store(caretaker.get("object_store") or {})
+    yield from _second_copies(workers)
     yield from _messages(stats.get("messages") or {})
     for job, error in sorted((caretaker.get("failing") or {}).items()):
         yield Finding("background_job_failing", "bad", {"job": job, "error": str(error)})
@@ -107,6 +110,21 @@ def _object_store(state: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("object_store_away", "bad", {"error": state["error"], "gibibytes": gibibytes})
     elif state["backlog_age_s"] > BACKLOG_AGE_S_MAX:
         yield Finding("object_store_behind", "attention", {"gibibytes": gibibytes})
+
+
+def _second_copies(workers: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """Answers that wait for a replica or a bucket, by place: the worst of all workers."""
+    away: dict[str, Mapping[str, Any]] = {}
+    for worker in workers:
+        for place, state in (worker.get("second_copies") or {}).items():
+            if state["away_s"] > away.get(place, {"away_s": SECOND_COPY_AWAY_S_MAX})["away_s"]:
+                away[place] = state
+    for place, state in sorted(away.items()):
+        values = {"durable": place, "seconds": round(state["away_s"])}
+        if state["state"] == "fenced":
+            yield Finding("second_copy_fenced", "bad", values)
+        else:
+            yield Finding("second_copy_alone" if state["when_away"] == "local" else "second_copy_away", "bad", values)
 
 
 def _messages(state: Mapping[str, Any]) -> Iterator[Finding]:

@@ -57,6 +57,17 @@ def test_the_object_store_has_gauges_once_it_is_used() -> None:
     assert not any(name.startswith("filmroom_object_store") for name, _ in other)
 
 
+def test_answers_that_wait_for_a_second_copy_are_measured_by_place() -> None:
+    latency = Metrics().store_latency_s
+    latency.observe(0.003)
+    states = [{"away_s": away_s, "waiting": 2, "latency_s": latency.snapshot()} for away_s in (0.0, 8.0)]
+    workers = [{**worker(1, 0.1), "second_copies": {"peer": state}} for state in states]
+    found = samples(prometheus.text_of(HELD, {"workers": workers}))
+    assert found["filmroom_second_copy_away_seconds", "peer"] == 8.0
+    assert found["filmroom_second_copy_waiting", "peer"] == 4
+    assert found["filmroom_second_copy_seconds_count", "peer"] == 2
+
+
 def test_without_a_server_it_is_down_and_the_archive_is_told_of() -> None:
     found = samples(prometheus.text_of(HELD, None))
     assert found["filmroom_up", ""] == 0 and found["filmroom_archive_live_bytes", ""] == 1000

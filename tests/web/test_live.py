@@ -134,6 +134,25 @@ def test_an_object_store_that_needs_somebody_is_a_finding(state: dict[str, Any],
 
 
 @pytest.mark.parametrize(
+    ("state", "away_s", "when_away", "expected"),
+    [
+        ("ready", 0.0, "refuse", {}),
+        ("away", 3.0, "refuse", {}),
+        ("away", 9.0, "refuse", {"second_copy_away": "bad"}),
+        ("away", 9.0, "local", {"second_copy_alone": "bad"}),
+        ("fenced", 9.0, "local", {"second_copy_fenced": "bad"}),
+    ],
+)
+def test_a_missing_second_copy_is_a_finding(
+    state: str, away_s: float, when_away: str, expected: dict[str, str]
+) -> None:
+    others = {"state": "ready", "away_s": 0.0, "when_away": when_away, "waiting": 0}
+    one = {**others, "state": state, "away_s": away_s}
+    workers = [{**worker(), "second_copies": {"peer": each}} for each in (others, one)]
+    assert codes(answer(*workers)) == expected
+
+
+@pytest.mark.parametrize(
     ("state", "expected"),
     [
         (None, {}),

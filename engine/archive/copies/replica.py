@@ -63,6 +63,9 @@ class Held(NamedTuple):
     """crc32c of its last JOIN_BYTES, or fewer."""
 
 
+_NOTHING = Held(0, 0, False)
+
+
 class Shipped(NamedTuple):
     """A segment, and how far it has been shipped."""
 
@@ -78,12 +81,17 @@ class Destination(Protocol):
     @property
     def takes_all_logs(self) -> bool: ...
     @property
+    def takes_syncs(self) -> bool:
+        """Whether `sync` leaves it to `commit` to note what has come of a segment that is noted already."""
+
+    @property
     def audit(self) -> AuditDestination | None:
         """Where audit logs go; None: it is of an older version."""
 
     def held(self) -> dict[int, Held]: ...
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None: ...
     def commit(self, shipped: Sequence[Shipped]) -> None: ...
+    def sync(self, shipped: Sequence[Shipped]) -> None: ...
     def remove(self, segment_ids: Sequence[int]) -> None: ...
     def tell(self, status: Mapping[str, object]) -> None: ...
     def close(self) -> None: ...
@@ -116,6 +124,7 @@ class Replica:
 
     takes_all_logs = True
     """Whether it takes patients, orders and messages too."""
+    takes_syncs = True
 
     def __init__(
         self, data: Path, archive_id: bytes, lineage: str, files: Files | None = None, *, create: bool = True
@@ -233,6 +242,21 @@ class Replica:
             self._files.close(self._fds.pop(item.segment_id))
             del self._written[item.segment_id]
 
+    def sync(self, shipped: Sequence[Shipped]) -> None:
+        """Makes what has come of these segments durable, for a sender that waits; `commit` them later too.
+
+        They are not noted yet, which is another sync: a source that begins anew writes the same bytes again over them.
+        A segment of which nothing was noted would be cut off for that, so it is committed.
+        """
+        known = [item for item in shipped if self._held.get(item.segment_id, _NOTHING).length]
+        new = [item for item in shipped if item not in known]
+        for item in known:
+            if self._written.get(item.segment_id) != item.length:
+                raise ReplicationFailed(f"segment {item.segment_id:016x} has not come whole", is_final=True)
+            self._files.fdatasync(self._fds[item.segment_id])
+        if new:
+            self.commit(new)
+
     def remove(self, segment_ids: Sequence[int]) -> None:
         """Removes segments that the source has compacted away. Commit their replacements first.
 
@@ -278,7 +302,9 @@ def _open(data: Path, archive_id: bytes, lineage: str, files: Files, *, create: 
     if files.exists(str(data / "archive.json")):
         layout = layouts.open_layout(data, files, create=False)
         if layout.role != REPLICA:
-            raise ReplicationFailed(f"{data} is an archive of its own and no replica", is_final=True)
+            is_ours = layout.archive_id == archive_id
+            what = "was promoted, and continues this archive" if is_ours else "is an archive of its own and no replica"
+            raise ReplicationFailed(f"{data} {what}", is_final=True, is_fenced=is_ours)
         if layout.archive_id != archive_id:
             raise ReplicationFailed(f"{data} is the replica of another archive", is_final=True)
         if layout.lineage != lineage:

@@ -12,12 +12,13 @@ frame has a deadline that follows from its length.
       │  ◄── HELD  n × (id u64, salt u64, length u64, sealed u8, tail crc u32), … HELD_END
       │  ─── DATA  id u64, salt u64, offset u64, bytes ──►        no answer
       │  ─── COMMIT  n × (id u64, salt u64, length u64, sealed u8) ──►  DONE
+      │  ─── SYNC  n × (…) as COMMIT, of records that somebody waits for ──►  DONE     if the replica takes it
       │  ─── REMOVE  n × id u64 ──►                                     DONE
       │  ─── AUDIT ──►                                                  HELD_AUDIT  n × (…), … HELD_END
       │  ─── AUDIT_DATA  file, place, bytes ──►   no answer             of audit logs (`shipped_audit`), if the replica
       │  ─── AUDIT_COMMIT ──►                                           DONE                              takes them
       │  ─── TELL  JSON, at most 64 KiB ──►                       no answer
-      │  ◄── REFUSED  final u8, UTF-8 text ─────  │               and the end
+      │  ◄── REFUSED  final u8 (2: fenced), UTF-8 text ─────  │               and the end
 
 A segment's file is named by its id, a number. Put nothing else from the network into a path. A segment only grows at
 its end. Format 1 had no TLS: both ends proved that they knew a secret.
@@ -38,7 +39,7 @@ from engine.archive.copies.replica import Held, Shipped
 from engine.archive.copies.replica_tls import Credentials, reason, shake_hands
 from engine.archive.copies.sealed_file import HEAD_BYTES
 from engine.archive.copies.shipped_audit import AuditFile, HeldFile, Piece
-from engine.archive.copies.shipped_logs import AUDIT_TAKEN, LOGS_TAKEN
+from engine.archive.copies.shipped_logs import AUDIT_TAKEN, LOGS_TAKEN, SYNCS_TAKEN
 from engine.errors import ReplicationFailed
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ TIMEOUT_S = 60.0
 """Time until the next frame begins: the source sends a frame every few seconds, and a replica syncs faster."""
 LEAST_BYTES_PER_S = 8192
 """A frame that has begun must be complete within TIMEOUT_S plus its length at this rate."""
+
+FENCED = 2
+"""In a refusal: the replica was promoted, and continues the archive."""
 
 _FRAME = struct.Struct("<IB")
 HELLO = struct.Struct("<I")
@@ -86,6 +90,7 @@ class Frame(IntEnum):
     HELD_AUDIT = 13
     AUDIT_DATA = 14
     AUDIT_COMMIT = 15
+    SYNC = 16
 
 
 class Line:
@@ -139,12 +144,13 @@ class Line:
         head = self._exactly(1, self._due_s(0))
         head += self._exactly(_FRAME.size - 1, self._due_s(0))
         length, kind = _FRAME.unpack(head)
-        if length > self._body_bytes_max or not Frame.HELLO <= kind <= Frame.AUDIT_COMMIT:
+        if length > self._body_bytes_max or not Frame.HELLO <= kind <= Frame.SYNC:
             raise ReplicationFailed("the other end does not speak this protocol")
         body = self._exactly(length, self._due_s(length))
         if kind == Frame.REFUSED:
             text = body[1:1025].decode("utf-8", "replace")
-            raise ReplicationFailed(f"the replica refuses: {text}", is_final=bool(body[:1].strip(b"\0")))
+            is_fenced, is_final = body[:1] == bytes([FENCED]), bool(body[:1].strip(b"\0"))
+            raise ReplicationFailed(f"the replica refuses: {text}", is_final=is_final, is_fenced=is_fenced)
         return kind, body
 
     def expect(self, kind: int) -> bytes:
@@ -229,6 +235,8 @@ class RemoteReplica:
         """Whether it takes patients, orders and messages too; known after `held`."""
         self.audit: RemoteAudit | None = None
         """Where audit logs go; known after `held`."""
+        self.takes_syncs = False
+        """Whether `sync` leaves it to `commit` to note what has come; known after `held`."""
         try:
             sock = socket.create_connection((host, port), GREETING_TIMEOUT_S)
         except OSError as error:
@@ -258,6 +266,7 @@ class RemoteReplica:
             if kind == Frame.HELD_END:
                 taken = segments.pop(LOGS_TAKEN, None)
                 self.takes_all_logs = taken is not None
+                self.takes_syncs = taken is not None and taken.length == SYNCS_TAKEN
                 self.audit = RemoteAudit(self._line) if taken is not None and taken.salt == AUDIT_TAKEN else None
                 return segments
             if kind != Frame.HELD:
@@ -271,8 +280,15 @@ class RemoteReplica:
 
     def commit(self, shipped: Sequence[Shipped]) -> None:
         """As `Replica.commit`."""
+        self._confirm(Frame.COMMIT, shipped)
+
+    def sync(self, shipped: Sequence[Shipped]) -> None:
+        """As `Replica.sync`; a replica of an older version commits."""
+        self._confirm(Frame.SYNC if self.takes_syncs else Frame.COMMIT, shipped)
+
+    def _confirm(self, kind: Frame, shipped: Sequence[Shipped]) -> None:
         self._line.check()
-        self._line.send(Frame.COMMIT, *(SHIPPED.pack(*item) for item in shipped))
+        self._line.send(kind, *(SHIPPED.pack(*item) for item in shipped))
         self._line.expect(Frame.DONE)
 
     def remove(self, segment_ids: Sequence[int]) -> None:

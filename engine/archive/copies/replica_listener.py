@@ -42,6 +42,9 @@ ENDED_S = 5.0
 """How long `run` waits at its end for writes under way."""
 
 
+_TAKEN = Held(shipped_logs.AUDIT_TAKEN, shipped_logs.SYNCS_TAKEN, False)
+
+
 @dataclass(eq=False, slots=True)
 class _Guest:
     """One connection."""
@@ -221,7 +224,7 @@ class Listener:
         return archive_id, lineage.hex() if lineage.strip(b"\0") else ""
 
     def _send_held(self, line: Line, replica: Replica) -> None:
-        segments = {**replica.held(), shipped_logs.LOGS_TAKEN: Held(shipped_logs.AUDIT_TAKEN, 0, False)}
+        segments = {**replica.held(), shipped_logs.LOGS_TAKEN: _TAKEN}
         rows = [link.HELD.pack(segment_id, *item) for segment_id, item in segments.items()]
         for at in range(0, len(rows), link.ENTRIES_MAX):
             line.send(Frame.HELD, *rows[at : at + link.ENTRIES_MAX])
@@ -238,9 +241,10 @@ class Listener:
             case Frame.DATA:
                 segment_id, salt, offset = link.unpack(link.PLACE, body, link.PLACE.size)
                 replica.write(segment_id, salt, offset, body[link.PLACE.size :])
-            case Frame.COMMIT:
+            case Frame.COMMIT | Frame.SYNC:
                 rows = link.entries(link.SHIPPED, body)
-                replica.commit([Shipped(row[0], row[1], row[2], bool(row[3])) for row in rows])
+                shipped = [Shipped(row[0], row[1], row[2], bool(row[3])) for row in rows]
+                replica.commit(shipped) if kind == Frame.COMMIT else replica.sync(shipped)
                 line.send(Frame.DONE)
             case Frame.REMOVE:
                 replica.remove([segment_id for (segment_id,) in link.entries(link.ID, body)])
@@ -259,5 +263,6 @@ class Listener:
 
     def _refuse(self, line: Line, error: EngineError | OSError) -> NoReturn:
         is_final = isinstance(error, ReplicationFailed) and error.is_final
-        line.send(Frame.REFUSED, bytes([is_final]), str(error).encode()[:1024])
+        is_fenced = isinstance(error, ReplicationFailed) and error.is_fenced
+        line.send(Frame.REFUSED, bytes([link.FENCED if is_fenced else is_final]), str(error).encode()[:1024])
         raise error

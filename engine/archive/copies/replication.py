@@ -33,11 +33,14 @@ from typing import NamedTuple
 from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
+from engine.archive import receipts
 from engine.archive.copies import extent, key_file, lag, shipped_logs, study_key_file
 from engine.archive.copies.audit_shipping import AuditShipping
+from engine.archive.copies.awaited import Awaited
 from engine.archive.copies.extent import Extent
 from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
 from engine.archive.layout import Layout
+from engine.archive.receipts import Kind
 from engine.audit.chain import folder_of
 from engine.errors import CorruptRecord, EngineError, KeyStoreError, ReplicationFailed, StorageError
 from engine.rate_limiter import RateLimiter
@@ -60,6 +63,8 @@ ACCOUNTS_BYTES_MAX = 1_000_000
 PAUSE_S = (1.0, 30.0)
 """The pause between two attempts to reach a lost destination: at first, and at most."""
 STATUS_EVERY_S = 1.0
+STOP_LOOK_S = 0.2
+"""The interval of the look for a signal to stop while workers are listened to."""
 
 
 @dataclass(slots=True)
@@ -129,8 +134,12 @@ class Replication:
         on_status: Callable[[Status], None] = lambda status: None,
         remove_after_s: float = REMOVE_AFTER_S,
         clock_s: Callable[[], float] = time.time,
+        gives_receipts: bool = False,
     ) -> None:
-        """`connect` opens the destination, again after each outage; `on_status` gets every change of the status."""
+        """`connect` opens the destination, again after each outage; `on_status` gets every change of the status.
+
+        `gives_receipts`: whether workers may wait for what `run` ships.
+        """
         self._layout = layout
         self._connect = connect
         self.status = status
@@ -160,6 +169,8 @@ class Replication:
         """The same of the accounts."""
         self._told_s = 0.0
         self._seen: dict[str, object] = {}
+        self._gives_receipts = gives_receipts
+        self._awaited = Awaited(layout, self._files, lambda: self._held, self._has_come, self._join, self._send_keys)
         self._open_ends: dict[int, int] = {}
         """The ends of the segments that can still grow, as of the last look."""
 
@@ -171,15 +182,31 @@ class Replication:
                 try:
                     self.run_once()
                     pause_s = PAUSE_S[0]
-                    stop.wait(interval_s)
+                    if self._gives_receipts:
+                        self._awaited.open(receipts.replication_name(self.status.destination))
+                        self._awaited.tell(Kind.READY)
+                    self._rest(stop, interval_s)
                 except (EngineError, OSError) as error:
                     if isinstance(error, ReplicationFailed) and error.is_final:
+                        self._awaited.tell(Kind.FENCED if error.is_fenced else Kind.AWAY)
                         raise
                     self._lost(error)
-                    stop.wait(pause_s)
+                    self._awaited.tell(Kind.AWAY)
+                    self._rest(stop, pause_s)
                     pause_s = min(2 * pause_s, PAUSE_S[1])
         finally:
+            self._awaited.close()
             self.close()
+
+    def _rest(self, stop: threading.Event, seconds: float) -> None:
+        """Waits for the next pass, and serves those who wait for receipts meanwhile."""
+        if not self._awaited.is_open:
+            stop.wait(seconds)
+            return
+        self._awaited.renew()
+        until_s = time.monotonic() + seconds
+        while not stop.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            self._awaited.wait(self._destination, min(left_s, STOP_LOOK_S))
 
     def run_once(self) -> bool:
         """One pass; True when the destination has everything that the log had at its beginning.
@@ -195,6 +222,7 @@ class Replication:
         transfers, whole = self._transfers(present)
         self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         self.status.segments = len(self._held)
+        self._awaited.begin_pass(self._destination, [item.segment_id for item in transfers])
         if transfers:
             self._tell("catching up")
         whole &= self._ship_all(self._destination, transfers)
@@ -237,6 +265,7 @@ class Replication:
         if self._destination.audit is not None:
             self._audit.begin(self._destination.audit)
         self._joined.clear()
+        self._awaited.forget()
         self._gone_s.clear()
 
     def _lost(self, error: Exception) -> None:
@@ -363,13 +392,15 @@ class Replication:
             return _Transfer(segment_id, found, 0, True)
         if held.length > found.end or (held.is_sealed and not (found.is_sealed and held.length == found.end)):
             raise _diverged(segment_id, f"{held.length} bytes there and {found.end} here")
-        if segment_id not in self._joined:
-            self._join(segment_id, held)
+        self._join(segment_id, held)
         if held.length == found.end and held.is_sealed == found.is_sealed:
             return None
         return _Transfer(segment_id, found, held.length, False)
 
     def _join(self, segment_id: int, held: Held) -> None:
+        """Compares, once, the end of a segment there with ours."""
+        if segment_id in self._joined:
+            return
         fd = self._open_source(segment_id)
         try:
             start = max(0, held.length - JOIN_BYTES)
@@ -404,6 +435,7 @@ class Replication:
                 del self._held[item.segment_id]
             try:
                 for done in self._ship(destination, item):
+                    self._awaited.wait(destination, 0.0, {item.segment_id, *(each.segment_id for each in shipped)})
                     is_much = self.status.shipped_bytes - committed[0] >= COMMIT_BYTES
                     is_long = self._clock_s() - committed[1] >= COMMIT_EVERY_S
                     if is_much or is_long or len(shipped) >= COMMIT_SEGMENTS:
@@ -423,6 +455,9 @@ class Replication:
     def _ship(self, destination: Destination, item: _Transfer) -> Iterator[Shipped]:
         """Ships a segment piece by piece; yields its progress after each."""
         segment_id, there, at, _ = item
+        held = self._held.get(segment_id)
+        if held is not None and held.salt == there.salt:
+            at = max(at, held.length)  # somebody waited for it
         fd = self._open_source(segment_id)
         try:
             self._files.fdatasync(fd)
@@ -448,8 +483,13 @@ class Replication:
         self._send_keys(destination)
         destination.commit(shipped)
         for item in shipped:
-            self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
-            self._joined.add(item.segment_id)
+            self._has_come(item)
+        self._awaited.noted(item.segment_id for item in shipped)
+
+    def _has_come(self, item: Shipped) -> None:
+        """The replica has made this durable."""
+        self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
+        self._joined.add(item.segment_id)
 
     def _ship_audit(self, destination: Destination, layout: Layout) -> None:
         """Ships the audit log. Nothing else waits for it: what cannot be shipped is a finding."""

@@ -8,7 +8,8 @@
 Over the network a replica lists LOGS_TAKEN, which is no segment, among what it holds if it takes the other logs:
 version 0.2 does not, and would take these numbers for segments of images. As source it would remove what it does not
 know; so a source that ships all logs says so, and for others a replica removes none of these. The salt of LOGS_TAKEN is
-AUDIT_TAKEN if the replica takes audit logs too (`shipped_audit`).
+AUDIT_TAKEN if the replica takes audit logs too (`shipped_audit`), its length SYNCS_TAKEN if it makes records durable
+for those who wait (`replica.Replica.sync`).
 
 What is shipped in the order of these numbers is never without what it needs: what a message did is noted after the
 registry has it. So look at them in the opposite order: that way, no note is found whose effect came after the look.
@@ -29,6 +30,7 @@ from engine.storage.segment_store import LocalSegments
 _LOGS = {SLOT_MAX + 1: STATE, SLOT_MAX + 2: MESSAGES}
 LOGS_TAKEN = segment_id_of(SLOT_MAX + 2, COUNTER_MAX)
 AUDIT_TAKEN = 1
+SYNCS_TAKEN = 1
 
 
 def log_of(number: int) -> str:

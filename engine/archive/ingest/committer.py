@@ -13,12 +13,15 @@ from typing import Any, TypeVar
 
 from engine import log
 from engine.archive.ingest.request import Done
+from engine.archive.ingest.second_copy import SecondCopies, SecondCopy
 from engine.archive.ingest.writer import Writer
+from engine.archive.settings import Durable
 from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
 from engine.index.format.entry import Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.background_sync import BackgroundSync
 from engine.storage.commit import GroupCommit
+from engine.storage.record import Position
 
 PREWRITE_AFTER_S = 30.0
 """The delay of the first step after a start: each worker writes half a gigabyte, whatever the others do then."""
@@ -36,10 +39,15 @@ class Committer:
     """One server process's group commit and its ingest threads."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, writer: Writer, on_failure: Callable[[EngineError], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        writer: Writer,
+        on_failure: Callable[[EngineError], None],
+        copies: SecondCopies | None = None,
     ) -> None:
         self._loop = loop
         self._writer = writer
+        self._copies = copies
         self._executor = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ingest")
         self.group: GroupCommit[Entry, Outcome] = GroupCommit(
             loop,
@@ -57,10 +65,46 @@ class Committer:
         self._activity = self._last_activity()
         loop.call_later(PREWRITE_AFTER_S, self._prewrite)
 
-    def check_in_time(self) -> None:
+    def check_in_time(self, durable_at: Durable = "local") -> None:
         """Raises StorageError while a submitted instance would not be answered in time."""
         if self.group.late:
             raise StorageError(f"out of resources: {self.group.late}")
+        if durable_at != "local":
+            self._copies_at(durable_at).check()
+
+    def held(self, durable_at: Durable, position: Position, done: Done) -> Done:
+        """`done`, but called with an outcome only when the record is elsewhere too."""
+        copy = self._copies_at(durable_at)
+
+        def hold(outcome: Outcome | EngineError) -> None:
+            if isinstance(outcome, EngineError):
+                done(outcome)
+            else:
+                copy.hold(position.segment_id, position.end, lambda error: done(outcome if error is None else error))
+
+        return hold
+
+    async def copied(self, durable_at: Durable, position: Position) -> None:
+        """Returns when a record that is durable here is elsewhere too. Raises StorageError."""
+        if durable_at == "local":
+            return
+        answer: asyncio.Future[None] = self._loop.create_future()
+
+        def release(error: StorageError | None) -> None:
+            if answer.cancelled():
+                return
+            if error is None:
+                answer.set_result(None)
+            else:
+                answer.set_exception(error)
+
+        self._copies_at(durable_at).hold(position.segment_id, position.end, release)
+        await answer
+
+    def _copies_at(self, durable_at: Durable) -> SecondCopy:
+        if self._copies is None:
+            raise StorageError("this process has no second copies")
+        return self._copies.at(durable_at)
 
     def submit(self, entry: Entry, durable: bool, done: Done) -> None:
         """Commits an appended entry with the next group, then calls `done`."""
@@ -175,6 +219,8 @@ class Committer:
         """Commits what has been submitted, and seals the log. Blocks."""
         self._closed = True
         self.group.close()
+        if self._copies is not None:
+            self._copies.close()
         self.stop()
         self._writer.close()
 

@@ -39,6 +39,7 @@ from engine.archive.ingest.decision import Decision, Step
 from engine.archive.ingest.entry import answer_of, entry_of, scan
 from engine.archive.ingest.foreign import ForeignStudy, NoRoom
 from engine.archive.ingest.resolver import Duplicate
+from engine.archive.ingest.second_copy import SecondCopies
 from engine.archive.ingest.stream import StreamIngest
 from engine.dicom import transfer_syntax
 from engine.dicom.elements import Head
@@ -66,19 +67,24 @@ class Ingestor:
         writer: Writer,
         on_failure: Callable[[EngineError], None],
         unparseable: Unparseable | None = None,
+        copies: SecondCopies | None = None,
     ) -> None:
-        """With `unparseable`, a data set that is no instance is put into quarantine before it is refused."""
+        """With `unparseable`, a data set that is no instance is put into quarantine before it is refused.
+
+        Without `copies`, no request may ask for a second copy.
+        """
         self._loop = loop
         self._writer = writer
         self._resolver = writer.resolver
         self._unparseable = unparseable
-        self._committer = Committer(loop, writer, on_failure)
+        self._committer = Committer(loop, writer, on_failure, copies)
+        self.copies = copies
         self.commit = self._committer.group
 
     @property
     def depth(self) -> int:
         """Number of instances received and not yet answered."""
-        return self.commit.depth
+        return self.commit.depth + (self.copies.waiting_count if self.copies is not None else 0)
 
     def keep_free(self, reserve_bytes: int) -> None:
         """Sets how many bytes of the disk stay free."""
@@ -112,7 +118,7 @@ class Ingestor:
 
     def begin_stream(self, request: StoreRequest) -> StreamIngest:
         """Starts an object in parts. Raises StorageError while it would not be answered in time."""
-        self._committer.check_in_time()
+        self._committer.check_in_time(request.durable_at)
         return StreamIngest(self._committer, self._writer, self._unparseable, request)
 
     def close(self) -> None:
@@ -164,7 +170,7 @@ class Ingestor:
         committer, durable, length, crc = self._committer, request.durable, data_set.length, data_set.crc
         duplicate: Duplicate | None = None
         try:
-            committer.check_in_time()
+            committer.check_in_time(request.durable_at)
             if isinstance(head, InstanceRefused):
                 raise head
             entry = entry_of(head, self._writer.schema, request)
@@ -197,6 +203,8 @@ class Ingestor:
             committer.spawn(self._settle(duplicate, data_set, request), done)
             return
         data_set.release()
+        if request.durable_at != "local":
+            done = committer.held(request.durable_at, entry.position, done)
         committer.submit(entry, durable, done)
         if self._writer.log.rolled:
             committer.seal()
@@ -212,8 +220,10 @@ class Ingestor:
             data_set.release()
         if decision.step is Step.ACKNOWLEDGE:
             assert duplicate.stored is not None
+            await committer.copied(request.durable_at, duplicate.stored.position)
             return self._resolver.outcome_of(duplicate.stored)
         outcome = await committer.committed(entry, request.durable)
+        await committer.copied(request.durable_at, entry.position)
         if entry.flags & HEAL:
             return await committer.blocking(lambda: self._writer.outcome_of(entry, outcome))
         return outcome

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from engine.access.scope import FULL, Scope
+from engine.archive.settings import Durable as Durable
 from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.errors import EngineError
 from engine.index.format.entry import POLICY_KEEP_BOTH, POLICY_KEEP_FIRST, POLICY_REPLACE
@@ -81,6 +82,8 @@ class StoreRequest:
     """The study that it must belong to; None: any."""
     scope: Scope = FULL
     """The stored studies that the sender may add to; new ones it may always begin."""
+    durable_at: Durable = "local"
+    """Where it must be on a disk, beside here, before the answer."""
     study: bytes = b""
     """Filled by ingest: the Study Instance UID of the data set."""
 

@@ -214,6 +214,7 @@ class StreamIngest:
         await self._committer.blocking(lambda: self._record.finish(entry, crc))
         # `finish` has synced the segment: the entry only needs to become visible.
         outcome = await self._committer.committed(entry, durable=False)
+        await self._committer.copied(self._request.durable_at, entry.position)
         if entry.flags & HEAL:
             committed = outcome
             outcome = await self._committer.blocking(lambda: self._writer.outcome_of(entry, committed))

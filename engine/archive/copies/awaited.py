@@ -1,0 +1,177 @@
+"""Awaited: ships to a replica the records for whose receipts workers wait, between the passes of a replication.
+
+    what workers want ─► the bytes from where the replica is up to there ─► sync there ─► receipts
+
+A worker asks when its records are durable here, so nothing comes to the replica that a power cut could take from here.
+The rate limit of the replication does not hold for these bytes. Of a segment that a pass is shipping just now, and of
+one whose file cannot be read, receipts are put off until the pass has ended.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+
+from engine import log
+from engine.archive.copies import shipped_logs
+from engine.archive.copies.replica import Destination, Held, Shipped
+from engine.archive.layout import Layout
+from engine.archive.receipts import Desk, Kind
+from engine.errors import CorruptRecord
+from engine.storage.files import Files
+from engine.storage.hints import read_header_or_trailer
+from engine.storage.segment import FIRST_RECORD
+from engine.storage.segment_bytes import FileBytes
+
+logger = log.get("archive.replication")
+
+PIECE_BYTES = 1 << 20
+
+
+class Awaited:
+    """For the thread of one replication."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        files: Files,
+        held: Callable[[], Mapping[int, Held]],
+        has_come: Callable[[Shipped], None],
+        join: Callable[[int, Held], None],
+        send_keys: Callable[[Destination], None],
+    ) -> None:
+        """`held`: what the replica has, `has_come` adds to it; `join` compares the end of a segment there with ours."""
+        self._layout = layout
+        self._files = files
+        self._held = held
+        self._has_come = has_come
+        self._join = join
+        self._send_keys = send_keys
+        self._salts: dict[int, tuple[int, int]] = {}
+        """Of open segments, with the inodes of their files."""
+        self._unnoted: set[int] = set()
+        """Segments with bytes that are durable at the replica, and of which it has made no note."""
+        self._desk: Desk | None = None
+
+    def open(self, name: str) -> None:
+        """Begins to take what workers want. Raises StorageError."""
+        if self._desk is None:
+            self._desk = Desk(self._layout.data, name)
+
+    def close(self) -> None:
+        """Ends all connections of workers."""
+        desk, self._desk = self._desk, None
+        if desk is not None:
+            desk.close()
+
+    def tell(self, state: Kind) -> None:
+        """Tells workers whether receipts can be had."""
+        if self._desk is not None:
+            self._desk.tell(state)
+
+    def forget(self) -> None:
+        """The destination is opened anew: it writes what it has not noted again."""
+        self._unnoted.clear()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether workers are listened to."""
+        return self._desk is not None
+
+    def wait(self, destination: Destination | None, timeout_s: float, busy: Collection[int] = ()) -> None:
+        """Serves what is wanted, if anything comes in this time. Without a destination it only listens.
+
+        `busy`: segments of which bytes are on their way. Raises ReplicationFailed.
+        """
+        desk = self._desk
+        if desk is None or not desk.wait(timeout_s):
+            return
+        wanted = desk.wanted()
+        granted: dict[int, int] = {}
+        if destination is not None:
+            granted = self._ship(destination, {each: end for each, end in wanted.items() if each not in busy})
+        desk.grant(granted)
+        desk.put_off(wanted.keys() - granted.keys())
+
+    def begin_pass(self, destination: Destination, transfers: Collection[int]) -> None:
+        """Has the replica note what was shipped since, but of segments that this pass ships anyway."""
+        noted = sorted(self._unnoted.difference(transfers))
+        held = self._held()
+        if noted:
+            destination.commit([Shipped(each, held[each].salt, held[each].length, False) for each in noted])
+            self.noted(noted)
+
+    def noted(self, segment_ids: Iterable[int]) -> None:
+        """The replica has noted all that it has of these segments."""
+        self._unnoted.difference_update(segment_ids)
+
+    def renew(self) -> None:
+        """Tries again what was put off."""
+        if self._desk is not None:
+            self._desk.renew()
+
+    def _ship(self, destination: Destination, wanted: Mapping[int, int]) -> dict[int, int]:
+        """Ships up to these ends; those of them that are durable there now."""
+        held, granted = self._held(), {}
+        shipped: list[Shipped] = []
+        for segment_id, end in wanted.items():
+            there = held.get(segment_id)
+            if not shipped_logs.is_image_log(segment_id):
+                continue
+            try:
+                salt = self._salt(segment_id)
+                if there is not None and there.length:
+                    if there.salt != salt:
+                        continue  # the pass removes the old one first
+                    self._join(segment_id, there)
+                    if there.length >= end:
+                        granted[segment_id] = end
+                        continue
+                if self._write(destination, segment_id, salt, there.length if there is not None else 0, end):
+                    shipped.append(Shipped(segment_id, salt, end, False))
+            except (CorruptRecord, OSError) as error:
+                logger.warning("a segment that is waited for cannot be shipped", segment=segment_id, error=str(error))
+        if shipped:
+            self._send_keys(destination)
+            destination.sync(shipped)
+        for item in shipped:
+            there = held.get(item.segment_id)
+            if destination.takes_syncs and there is not None and there.length:
+                self._unnoted.add(item.segment_id)
+            self._has_come(item)
+            granted[item.segment_id] = item.length
+        return granted
+
+    def _salt(self, segment_id: int) -> int:
+        path = shipped_logs.path_of(self._layout.data, segment_id)
+        identity = self._files.identity(path)
+        if identity is None:
+            raise CorruptRecord("the segment file is missing", segment_id, 0)
+        known = self._salts.get(segment_id)
+        if known is not None and known[0] == identity[0]:
+            return known[1]
+        fd = self._files.open(path, os.O_RDONLY)
+        try:
+            salt = read_header_or_trailer(FileBytes(self._files, fd), segment_id).salt
+        finally:
+            self._files.close(fd)
+        if len(self._salts) > 1000:
+            self._salts.clear()
+        self._salts[segment_id] = identity[0], salt
+        return salt
+
+    def _write(self, destination: Destination, segment_id: int, salt: int, at: int, end: int) -> bool:
+        """Sends these bytes; False if there are not so many."""
+        fd = self._files.open(shipped_logs.path_of(self._layout.data, segment_id), os.O_RDONLY)
+        try:
+            if end <= FIRST_RECORD or self._files.size(fd) < end:
+                return False
+            while at < end:
+                data = self._files.pread(fd, min(PIECE_BYTES, end - at), at)
+                if not data:
+                    return False
+                destination.write(segment_id, salt, at, data)
+                at += len(data)
+            return True
+        finally:
+            self._files.close(fd)

@@ -1,0 +1,29 @@
+"""Where instances must be beside here before they are acknowledged, over all senders; and what that needs."""
+
+from __future__ import annotations
+
+from engine.archive.settings import Durable
+from engine.config.composition import Config
+from engine.errors import ConfigError
+
+
+def places(config: Config) -> tuple[Durable, ...]:
+    """ "object" and "peer", as far as anybody's instances wait for them."""
+    asked = {config.durable, *(peer.durable for peer in config.peers)}
+    return tuple(place for place in ("object", "peer") if place in asked)
+
+
+def check(config: Config) -> None:
+    """Raises ConfigError where a second copy is asked for and cannot be had."""
+    everybody = [("", config.settings_of(""))]
+    everybody += [(f"the [[peer]] {peer.aet!r}: ", config.settings_of(peer.aet)) for peer in config.peers]
+    for whose, settings in everybody:
+        durable, store = settings.durable, config.object_store
+        if durable == "local":
+            continue
+        if settings.durability != "durable":
+            raise ConfigError(f'{whose}durable = "{durable}" needs durability = "durable"')
+        if durable == "peer" and not config.second_copy.replica:
+            raise ConfigError(f'{whose}durable = "peer" needs second_copy.replica')
+        if durable == "object" and not (store.url and store.tail):
+            raise ConfigError(f'{whose}durable = "object" needs object_store.url, and object_store.tail')
