@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from engine.dicom import plain_values, tags
-from engine.orders.entry import ROOT, STEP, Entry
+from engine.orders.entry import ROOT, STEP, Entry, entry_of
 from engine.orders.explanation import explain, identifier_of
 from engine.orders.reach import Reach, reach_of
+from engine.orders.workitems import facets
 from engine.orders.worklist import Search, question_of
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from engine.orders.rows import AskedRow
     from engine.orders.settings import Station, Worklist
     from engine.orders.stations import Stations
+    from engine.orders.workitems.search import Reach as WorkitemReach
 
 SHOWN: Final = (
     "ScheduledProcedureStepStartDate", "ScheduledProcedureStepStartTime", "ScheduledStationAETitle", "Modality",
@@ -61,11 +63,27 @@ def entries(
     return [_shown(entry) for entry in found]
 
 
+def step(
+    orders: Orders, number: int, reach: Reach | None = None, workitem_reach: WorkitemReach | None = None
+) -> dict[str, Any] | None:
+    """A scheduled step, what modalities report of it, and the workitems of its request; None: there is none."""
+    with orders.read_in_thread() as reading:
+        entry = entry_of(reading, number)
+        if entry is None or (reach is not None and not reach(entry)):
+            return None
+        return {
+            **_shown(entry),
+            "performed": facets.performed_of(reading, [entry.step]),
+            "workitems": facets.workitems_of(reading, entry.step, workitem_reach),
+        }
+
+
 def _shown(entry: Entry) -> dict[str, Any]:
-    return {
+    attributes = {
         keyword: plain_values.value_of(tag, _FIELDS[tag](entry), tags.vr_of)
         for keyword, tag in zip(SHOWN, _TAGS, strict=True)
     }
+    return {**attributes, "step": entry.number}
 
 
 @dataclass(slots=True)

@@ -159,6 +159,18 @@ class AskedRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     status: str = ""
 
 
+class HistoryRow(Struct, frozen=True, array_like=True):
+    """Something that happened to a workitem."""
+
+    time: float
+    action: str
+    """created, set, canceling, or the state that it entered."""
+    by: str
+    """Who did it: an AE title, a user, a rule."""
+    text: str = ""
+    """The reason, if one was given."""
+
+
 class WorkitemRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A unified procedure step (UPS, PS3.4 CC)."""
 
@@ -174,6 +186,8 @@ class WorkitemRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     created: float = 0.0
     ended: float = 0.0
     """When its state became final; 0: it is not."""
+    history: tuple[HistoryRow, ...] = ()
+    """What happened to it, the oldest first; `set` once for those in a row."""
 
 
 class SubscriberRow(Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -73,6 +73,7 @@ PATH_PARAMETERS: Final[Mapping[str, Parameter]] = {
         Parameter("id", "Identifier from the list", "path", is_required=True),
         Parameter("title", "AE title of a peer", "path", is_required=True),
         Parameter("name", "Name of a user", "path", is_required=True),
+        Parameter("step", "Number of a scheduled step", "path", is_required=True),
         Parameter("token", "Token of a share", "path", is_required=True),
     )
 }

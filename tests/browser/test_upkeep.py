@@ -13,13 +13,19 @@ from playwright.sync_api import BrowserContext, Page, expect
 from engine import cli
 from engine.archive import messages
 from engine.archive.archive import Archive
+from engine.archive.hospital import open_orders
 from engine.cli import exit_codes
+from engine.dicom import tags
+from engine.dicom.identifier import Identifier as DataSet
 from engine.journal import Outcome, Received, Result
+from engine.orders.registry import NoRules
+from engine.orders.workitems.store import Workitems
 from tests import effort, samples
 from tests.browser import browsing
 from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.hl7.samples import ADT_A08
+from tests.orders.workitem_sets import scheduled
 from tests.system.server import Server
 
 CONFIG = """
@@ -286,3 +292,42 @@ def test_a_study_is_matched_to_a_proposed_order_and_the_link_is_undone(serve: Se
     expect(links).to_contain_text("undone")
     dialog.get_by_role("button", name="Close").click()
     expect(row).to_have_count(1)
+
+
+def test_workitems_are_found_shown_with_their_steps_and_cancelled(serve: Server, open_page: OpenPage) -> None:
+    step = {"AccessionNumber": "ACC72", "PatientID": "4713", "PatientName": "Roe^Ann", "Modality": "CT"}
+    day = {"ScheduledProcedureStepStartDate": "20301202", "RequestedProcedureDescription": "CT of the liver"}
+    add = ["worklist", "add", "--data", str(serve.data), *(f"{name}={text}" for name, text in {**step, **day}.items())]
+    assert cli.run(add) == exit_codes.OK
+    request = [DataSet({tags.AccessionNumber: b"ACC72"})]
+    with Archive.open(serve.data, role="guest") as archive, open_orders(archive, NoRules()) as orders:
+        for number, label in ((1, b"Segment the liver"), (2, b"Check the segments")):
+            values = scheduled(ProcedureStepLabel=label, PatientID=b"4713", ReferencedRequestSequence=request)
+            Workitems(orders).create(f"1.2.3.7{number}", values, "AI")
+    page = open_page("#/worklist/workitems", viewport={"width": 390, "height": 844})
+    rows = page.get_by_role("table", name="Workitems").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(page.get_by_text("scheduled: 2 ·")).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.get_by_label("Search").fill("LIVER")
+    expect(rows).to_have_count(1)
+    rows.get_by_role("button", name="Segment the liver").press("Enter")
+    dialog = page.get_by_role("dialog", name="Segment the liver")
+    expect(dialog.get_by_role("table", name="History")).to_contain_text("created")
+    expect(dialog.get_by_role("table", name="Steps of the same request")).to_contain_text("CT")
+    assert browsing.accessibility_problems(page) == []
+    dialog.get_by_label("Reason").fill("wrong patient")
+    dialog.get_by_role("button", name="Cancel this workitem").click()
+    dialog.get_by_role("button", name="Cancel this workitem").click()
+    expect(dialog.get_by_role("table", name="History")).to_contain_text("wrong patient")
+    dialog.get_by_role("button", name="Close").click()
+    page.get_by_label("State").select_option("CANCELED")
+    expect(rows.get_by_text("cancelled")).to_be_visible()
+    page.goto("/#/worklist/list")
+    page.get_by_label("Day", exact=True).fill("2030-12-02")
+    page.get_by_role("button", name="show the step").click()
+    shown = page.get_by_role("dialog", name="CT of the liver").get_by_role(
+        "table", name="Workitems of the same request"
+    )
+    expect(shown).to_contain_text("Check the segments")
+    assert browsing.accessibility_problems(page) == []

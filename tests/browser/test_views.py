@@ -28,6 +28,7 @@ VIEWS = {
     "viewer": f"#/view/{STUDY}/{SLICES[0].SeriesInstanceUID}",
     "upload": "#/upload",
     "worklist": "#/worklist",
+    "workitems": "#/worklist/workitems",
     "queues": "#/queues",
     "health": "#/health",
     **{

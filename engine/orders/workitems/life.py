@@ -20,7 +20,7 @@ from engine.errors import WorkitemRefused
 from engine.orders import attributes, patients
 from engine.orders.attributes import Items, in_utf_8, values_of
 from engine.orders.database import Reading
-from engine.orders.rows import WorkitemRow
+from engine.orders.rows import HistoryRow, WorkitemRow
 from engine.orders.values import Identifier, Issuer
 from engine.orders.work import Work
 from engine.orders.workitems import rules, subscriptions
@@ -35,6 +35,8 @@ WORKITEMS_MAX: Final = 200_000
 WORKITEMS_BYTES_MAX: Final = 8 << 30
 """Of all workitems, for a new one; twice that for changes, so that begun work can be ended. They share a database with
 the orders, which must not find it full."""
+HISTORY_MAX: Final = 40
+HISTORY_CHARACTERS_MAX: Final = 256
 
 _PROGRESS: Final = tags.ProcedureStepProgressInformationSequence
 _ASSIGNED: Final = (tags.ScheduledStationNameCodeSequence, tags.ScheduledHumanPerformersSequence)
@@ -56,6 +58,15 @@ def find(reading: Reading, uid: str) -> WorkitemRow:
     if row is None:
         raise WorkitemRefused("no such workitem", Fault.UNKNOWN)
     return row
+
+
+def seen(reading: Reading, uid: str, reach: Callable[[Items], bool] | None) -> tuple[WorkitemRow, Items]:
+    """A workitem and its attributes, if the caller may reach it. Raises WorkitemRefused."""
+    row = find(reading, uid)
+    items = attributes_of(reading, row)
+    if reach is not None and not reach(items):
+        raise WorkitemRefused("no such workitem", Fault.UNKNOWN)
+    return row, items
 
 
 def attributes_of(reading: Reading, row: WorkitemRow) -> Items:
@@ -108,6 +119,7 @@ def create(
         patient=patient[0] if patient else 0,
         creator=work.source.name,
         created=work.now,
+        history=(_entry(work, "created"),),
     )
     work.writing.put(table, uid.encode(), row)
     subscriptions.announce(work, uid, row, items, matches_of)
@@ -133,7 +145,7 @@ def update(work: Work, uid: str, data_set: DataSet, row: WorkitemRow) -> Remark:
     for tag in rules.REQUIRED:
         if not items.get(tag):
             raise WorkitemRefused(f"{tags.keyword_of(tag)} has no value", Fault.NO_VALUE, (tag,))
-    after = replace(row, data_set=_encoded(items))
+    after = replace(row, data_set=_encoded(items), history=_with(row, _entry(work, "set")))
     work.writing.put(work.tables.workitems, uid.encode(), after)
     _report_changes(work, uid, after, stored, items)
     return Remark.NOT_SET if refused else Remark.NONE
@@ -171,26 +183,36 @@ def request_cancel(work: Work, uid: str, information: DataSet, requester: str, r
         return remark
     reasons = {tag: value for tag, value in in_utf_8(information).items() if tag in _REASONS and value}
     requested: Items = {tags.RequestingAE: requester.encode()[:16], **reasons}
+    reason = information.text(tags.ReasonForCancellation).strip()
     if row.state == State.SCHEDULED:
         lock = f"2.25.{uuid.uuid4().int}"
         stored = subscriptions.decoded(row).items
         subscriptions.report(work, uid, subscriptions.CANCEL_REQUESTED, requested)
         row, items = _enter(work, uid, row, State.IN_PROGRESS, stored, lock, None)
-        _enter(work, uid, row, State.CANCELED, items, lock, reasons)
-    elif not subscriptions.report(work, uid, subscriptions.CANCEL_REQUESTED, requested):
+        _enter(work, uid, row, State.CANCELED, items, lock, reasons, reason)
+        return Remark.NONE
+    if not subscriptions.report(work, uid, subscriptions.CANCEL_REQUESTED, requested):
         raise WorkitemRefused("nobody listens for requests to cancel this workitem", Fault.NOBODY)
+    asked = replace(row, history=_with(row, _entry(work, "canceling", reason)))
+    work.writing.put(work.tables.workitems, uid.encode(), asked)
     return Remark.NONE
 
 
 def _enter(
-    work: Work, uid: str, row: WorkitemRow, state: State, items: Items, lock: str, reasons: Items | None
-) -> tuple[WorkitemRow, Items]:
+    work: Work, uid: str, row: WorkitemRow, state: State, items: Items, lock: str, reasons: Items | None,
+    reason: str = "",
+) -> tuple[WorkitemRow, Items]:  # fmt: skip
     """Changes the state, and tells the subscribers."""
     after: dict[int, Value] = {**items, tags.ProcedureStepState: state.encode()}
     if state is State.CANCELED:
         after[_PROGRESS] = [_canceled(work, items, reasons or {})]
     row = replace(
-        row, state=state, data_set=_encoded(after), transaction_uid=lock, ended=work.now if state.is_final else 0.0
+        row,
+        state=state,
+        data_set=_encoded(after),
+        transaction_uid=lock,
+        ended=work.now if state.is_final else 0.0,
+        history=_with(row, _entry(work, state, reason)),
     )
     work.writing.put(work.tables.workitems, uid.encode(), row)
     subscriptions.report(work, uid, subscriptions.STATE_REPORT, subscriptions.state_report(row))
@@ -224,6 +246,20 @@ def forget(work: Work, before: float) -> int:
             work.writing.delete(tables.subscriptions, subscriptions.subscription_key(uid, title))
         count += 1
     return count
+
+
+def _entry(work: Work, action: str, reason: str = "") -> HistoryRow:
+    return HistoryRow(work.now, action, work.source.name[:HISTORY_CHARACTERS_MAX], reason[:HISTORY_CHARACTERS_MAX])
+
+
+def _with(row: WorkitemRow, entry: HistoryRow) -> tuple[HistoryRow, ...]:
+    """The history with one more entry; without the oldest but the first if there are too many."""
+    before = row.history
+    if entry.action == "set" and before and before[-1].action == "set" and before[-1].by == entry.by:
+        before = before[:-1]
+    if len(before) >= HISTORY_MAX:
+        before = before[:1] + before[2:]
+    return (*before, entry)
 
 
 def _check_room(work: Work, bytes_max: int) -> None:

@@ -125,6 +125,8 @@ class Question:
     """Keyword and value of each key that restricts the answer, for people and the audit log."""
     reach: Reach | None = None
     """Which workitems exist for the one who asks; None: all."""
+    test: Reach | None = None
+    """What else must be true of attributes that the index has; None: nothing."""
 
     def admits(self, reading: Reading, uid: str) -> bool:
         """Whether a workitem meets all keys."""
@@ -149,7 +151,7 @@ class Question:
         return whole if self._admit(self.rest if facts.is_whole else self.conditions, whole) else None
 
     def _admit(self, conditions: Conditions, items: Items) -> bool:
-        return conditions.admit(items) and (self.reach is None or self.reach(items))
+        return conditions.admit(items) and all(each is None or each(items) for each in (self.reach, self.test))
 
 
 def question_of(identifier: Identifier) -> Question:
@@ -244,6 +246,11 @@ class Search:
         self._until: bytes | None = None
         self._is_over = False
         self._uids = list(dict.fromkeys(question.uids))
+
+    @property
+    def position(self) -> bytes:
+        """Where it is: what follows, a later search finds with `after`."""
+        return self._after
 
     def next(self, reading: Reading) -> list[tuple[str, Items]] | None:
         """The matches among the next workitems; None: there are no more. Uses only this transaction."""

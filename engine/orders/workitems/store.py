@@ -16,7 +16,7 @@ from engine.dicom.identifier import Identifier, Value
 from engine.errors import WorkitemRefused
 from engine.orders import attributes
 from engine.orders.attributes import Items, in_utf_8
-from engine.orders.rows import ChannelRow, EventRow, WorkitemRow
+from engine.orders.rows import ChannelRow, EventRow
 from engine.orders.values import Source
 from engine.orders.workitems import life, subscriptions
 from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
@@ -62,7 +62,7 @@ class Workitems:
     def get(self, uid: str, reach: Reach | None = None) -> Items:
         """The attributes of one."""
         with self._orders.read_in_thread() as reading:
-            return _seen(reading, uid, reach)[1]
+            return life.seen(reading, uid, reach)[1]
 
     def exists(self, uid: str) -> bool:
         """Whether there is one, in anybody's reach."""
@@ -78,19 +78,19 @@ class Workitems:
     def update(self, uid: str, data_set: Identifier, actor: str, reach: Reach | None = None) -> Remark:
         """Sets attributes."""
         with self._orders.work(Source(name=actor, reference=uid)) as work:
-            return life.update(work, uid, data_set, _seen(work.writing, uid, reach)[0])
+            return life.update(work, uid, data_set, life.seen(work.writing, uid, reach)[0])
 
     def change_state(
         self, uid: str, state: str, transaction_uid: str, actor: str, reach: Reach | None = None
     ) -> Remark:
         """Claims or ends one."""
         with self._orders.work(Source(name=actor, reference=uid)) as work:
-            return life.change_state(work, uid, state, transaction_uid, _seen(work.writing, uid, reach)[0])
+            return life.change_state(work, uid, state, transaction_uid, life.seen(work.writing, uid, reach)[0])
 
     def request_cancel(self, uid: str, information: Identifier, requester: str, reach: Reach | None = None) -> Remark:
         """Cancels one that nobody performs yet, else asks the performer to."""
         with self._orders.work(Source(name=requester, reference=uid)) as work:
-            return life.request_cancel(work, uid, information, requester, _seen(work.writing, uid, reach)[0])
+            return life.request_cancel(work, uid, information, requester, life.seen(work.writing, uid, reach)[0])
 
     def read(self, search: Search) -> list[tuple[str, Items]] | None:
         """The next matches of a search; None: there are no more. For threads: one workitem may take a second."""
@@ -110,7 +110,7 @@ class Workitems:
         with self._orders.work(Source(name=who.owner or who.title)) as work:
             _check_owner(work, title, who)
             if uid not in (GLOBAL, FILTERED):
-                _seen(work.writing, uid, who.reach)
+                life.seen(work.writing, uid, who.reach)
                 subscriptions.subscribe(work, uid, title, has_lock=has_lock, owner=who.owner)
                 return
             _check_reach(who)
@@ -132,7 +132,7 @@ class Workitems:
             if uid in (GLOBAL, FILTERED):
                 subscriptions.unsubscribe_from_all(work, title)
             else:
-                _seen(work.writing, uid, who.reach)
+                life.seen(work.writing, uid, who.reach)
                 subscriptions.unsubscribe(work, uid, title)
 
     def suspend(self, uid: str, who: Subscriber) -> None:
@@ -177,7 +177,7 @@ class Workitems:
             return True
         with self._orders.read_in_thread() as reading:
             try:
-                _seen(reading, row.uid, reach)
+                life.seen(reading, row.uid, reach)
             except WorkitemRefused:
                 return False
         return True
@@ -216,15 +216,6 @@ class Workitems:
             row = reading.get(reading.database.channels, subscriptions.title_key(title))
         now = time.time()
         return row is not None and now < row.until <= now + CHANNEL_S
-
-
-def _seen(reading: Reading, uid: str, reach: Reach | None) -> tuple[WorkitemRow, Items]:
-    """A workitem and its attributes, if the caller may reach it. Raises WorkitemRefused."""
-    row = life.find(reading, uid)
-    items = life.attributes_of(reading, row)
-    if reach is not None and not reach(items):
-        raise WorkitemRefused("no such workitem", Fault.UNKNOWN)
-    return row, items
 
 
 def _check_owner(work: Work, title: bytes, who: Subscriber) -> None:

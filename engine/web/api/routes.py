@@ -37,6 +37,7 @@ from engine.web.api import (
     trash,
     upkeep,
     viewer,
+    workitems,
     worklist,
 )
 from engine.web.api.bodies import (
@@ -54,6 +55,7 @@ from engine.web.api.bodies import (
 from engine.web.api.json_bodies import JSON, PAGE_PARAMETERS
 from engine.web.api.study_table import CSV
 from engine.web.route import API, Handler, Parameter, Route
+from engine.web.workitems import WORKITEM
 from engine.web.zip_archive import ZIP
 
 _VALUES: Final = Parameter("values", "Whether to include values, which may identify patients", schema="boolean")
@@ -244,6 +246,11 @@ API_ROUTES: Final = (
     _read("/worklist", worklist.listed, "Scheduled steps", Action.WORKLIST, worklist.PARAMETERS),
     _read("/worklist/stations", worklist.stations, "Who asked for a worklist", Action.WORKLIST),
     _read("/worklist/why", worklist.why, "Why a list is empty", Action.WORKLIST, worklist.WHY_PARAMETERS),
+    _read("/worklist/steps/{step}", worklist.step, "A scheduled step, with what was done of it", Action.WORKLIST),
+    _read("/workitems", workitems.listed, "Workitems, by their start", Action.WORKITEM, workitems.PARAMETERS),
+    _read(
+        "/workitems/{workitem}", workitems.one, "A workitem, its history and its steps", Action.WORKITEM, (WORKITEM,)
+    ),
     _read("/messages", messages.listed, "HL7 messages, the newest first", Action.MANAGE, messages.PARAMETERS),
     _read("/messages/{number}", messages.one, "One message, and what it did", Action.MANAGE),
     _write("/messages/{number}/replay", messages.replay, "Apply a message again", Action.CORRECT),

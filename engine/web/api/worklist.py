@@ -14,6 +14,7 @@ from engine.access import FULL, Action
 from engine.errors import QueryError, RequestError
 from engine.orders import listing
 from engine.orders.reach import reach_of
+from engine.orders.workitems.reach import reach_of as workitem_reach_of
 from engine.runtime.audit_trail import Act
 from engine.titles import readable
 from engine.web.api.json_bodies import ROWS_MAX, answer, check_parameters, number_of, switch_of
@@ -58,6 +59,26 @@ async def listed(request: Request) -> web.Response:
         query = " ".join(f"{keyword}={value}" for keyword, value in keys)
         engine.audit_trail.query(Act(request.principal, "page"), f"worklist {query}".strip(), count=len(entries))
     return answer({"entries": entries})
+
+
+async def step(request: Request) -> web.Response:
+    """A scheduled step, the performed steps (MPPS) that name it, and the workitems (UPS) of its request."""
+    check_parameters(request)
+    engine, text = request.engine, request.path_values["step"]
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise NotFound("no such step")
+    reach = reach_of(request.scope(Action.WORKLIST), engine.stations)
+    sees_workitems = request.allowed(Action.WORKITEM)
+    of_workitems = workitem_reach_of(request.scope(Action.WORKITEM), lambda: engine.stations.issuer)
+    audit.check()
+    found = await engine.pools.orders.run(lambda: listing.step(engine.orders(), int(text), reach, of_workitems))
+    if found is None:
+        raise NotFound("no such step")
+    if not sees_workitems:
+        found["workitems"] = []
+    if audit.is_on():
+        engine.audit_trail.query(Act(request.principal, "page"), f"worklist step {text}", count=1)
+    return answer(found)
 
 
 async def why(request: Request) -> web.Response:

@@ -25,7 +25,7 @@ const Viewer = lazily(async () => (await import("./viewer.js")).Viewer);
 
 /** The places of the head, and the actions of which one makes each of use. */
 const PLACES = {
-  studies: ["query"], worklist: ["worklist", "correct", "manage"], upload: ["store"], queues: ["observe"], health: ["observe"],
+  studies: ["query"], worklist: ["worklist", "workitem", "correct", "manage"], upload: ["store"], queues: ["observe"], health: ["observe"],
   administration: ["observe", "configure", "manage", "restore", "administer", "audit"],
 };
 const KEYS = [

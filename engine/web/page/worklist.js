@@ -1,7 +1,7 @@
 // What modalities have to do on a day, and why the list of one of them is empty.
 
 import { html, useRef, useState } from "./preact.mjs";
-import { Failure, Loading, Table, lazily, useAnswer, useEvery } from "./parts.js";
+import { Dialog, Failure, Loading, Table, lazily, useAnswer, useEvery } from "./parts.js";
 import { dateOf, daysAgo, nameOf, timeOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { get } from "./server.js";
@@ -20,10 +20,12 @@ const number = (value) => value.toLocaleString(language());
 const today = () => dateOf(daysAgo(0));
 
 const Matching = lazily(async () => (await import("./matching.js")).Matching);
+const Workitems = lazily(async () => (await import("./workitems.js")).Workitems);
+const Workitem = lazily(async () => (await import("./workitems.js")).One);
 const Messages = lazily(async () => (await import("./messages.js")).Messages);
 
 /** The views of the hospital's side, each with the action that it takes. */
-const VIEWS = { list: [List, "worklist"], matching: [Matching, "correct"], messages: [Messages, "manage"] };
+const VIEWS = { list: [List, "worklist"], workitems: [Workitems, "workitem"], matching: [Matching, "correct"], messages: [Messages, "manage"] };
 
 export function Worklist({ view }) {
   const names = Object.keys(VIEWS).filter((name) => may(VIEWS[name][1]));
@@ -66,16 +68,35 @@ function queryOf(filters) {
 function Entries({ filters }) {
   const { value, error, isLoading, again } = useAnswer((signal) => get(`api/worklist?${queryOf(filters)}`, signal), [filters]);
   useEvery(EVERY_MS, again);
+  const [step, setStep] = useState(null);
   const entries = value?.entries ?? [];
   return html`<div><${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />
     ${value && html`<p class="quiet" role="status">${t("worklist.count", { count: number(entries.length) + (entries.length === ROWS ? "+" : "") })}</p>
-    <${Table} label=${t("worklist")} empty=${t("worklist.none")} columns=${[t("worklist.time"), t(`worklist.${STATION}`), t("worklist.Modality"), t("worklist.PatientName"), t("worklist.PatientID"), t("worklist.AccessionNumber"), t("worklist.procedure"), t("state")]} rows=${entries.map(rowOf)} />`}</div>`;
+    <${Table} label=${t("worklist")} empty=${t("worklist.none")} columns=${[t("worklist.time"), t(`worklist.${STATION}`), t("worklist.Modality"), t("worklist.PatientName"), t("worklist.PatientID"), t("worklist.AccessionNumber"), t("worklist.procedure"), t("state")]} rows=${entries.map((one) => rowOf(one, setStep))} />`}
+    ${step && html`<${Step} number=${step} close=${() => setStep(null)} />`}</div>`;
+}
+
+/** A scheduled step with its other faces: what modalities reported of it, and the workitems of its request. */
+function Step({ number, close }) {
+  const { value, error, isLoading } = useAnswer((signal) => get(`api/worklist/steps/${number}`, signal), [number]);
+  const [uid, setUid] = useState(null);
+  const list = (name, rows) => html`<h3>${t(name)}</h3><${Table} label=${t(name)} empty=${t("worklist.nothing")} columns=${[t("workitems.step"), t("state")]} rows=${rows} />`;
+  return html`<${Dialog} title=${value?.RequestedProcedureDescription || t("worklist.step")} close=${close}><${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />
+    ${value && html`<dl class="facts">${[
+      [t("worklist.time"), beginOf(value)], [t(`worklist.${STATION}`), [value[STATION]].flat().join(", ")], [t("worklist.Modality"), value.Modality],
+      [t("worklist.PatientName"), nameOf({ Alphabetic: value.PatientName })], [t("worklist.PatientID"), value.PatientID], [t("worklist.AccessionNumber"), value.AccessionNumber], [t("state"), statusOf(value.ScheduledProcedureStepStatus)],
+    ].filter(([, text]) => text).map(([name, text]) => html`<div><dt>${name}</dt><dd>${text}</dd></div>`)}</dl>
+    ${list("worklist.performed", value.performed.map((one) => [one.by || one.SOPInstanceUID, t(`workitems.${one.PerformedProcedureStepStatus}`)]))}
+    ${list("worklist.of.step", value.workitems.map((one) => [html`<button type="button" aria-haspopup="dialog" onClick=${() => setUid(one.SOPInstanceUID)}>${one.ProcedureStepLabel}</button>`, t(`workitems.${one.ProcedureStepState}`)]))}`}
+    ${uid && html`<${Workitem} uid=${uid} close=${() => setUid(null)} />`}<//>`;
 }
 
 const statusOf = (status) => (t(`step.${status}`) === `step.${status}` ? status : t(`step.${status}`));
 
-const rowOf = (one) => [
-  `${dateOf(one[DAY])} ${timeOf(one.ScheduledProcedureStepStartTime)}`.trim() || "–",
+const beginOf = (one) => `${dateOf(one[DAY])} ${timeOf(one.ScheduledProcedureStepStartTime)}`.trim() || "–";
+
+const rowOf = (one, open) => [
+  html`<button type="button" aria-haspopup="dialog" aria-label=${t("worklist.open", { time: beginOf(one) })} onClick=${() => open(one.step)}>${beginOf(one)}</button>`,
   [one[STATION]].flat().join(", ") || html`<span class="state waiting">${t("worklist.no.station")}</span>`,
   one.Modality, nameOf({ Alphabetic: one.PatientName }), html`<a href=${hashOf(["patient"], { PatientID: one.PatientID })}>${one.PatientID}</a>`, one.AccessionNumber, one.RequestedProcedureDescription,
   statusOf(one.ScheduledProcedureStepStatus),
