@@ -12,7 +12,14 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
-SLICES = pictures.slices(1, 2, patient_name="Stack^Stan", patient_id="STACK")
+PATIENT_ID, ACCESSION = "PID-000001-2026", "ACC00000001"
+SLICES = pictures.slices(1, 2, patient_name="Stack^Stan", patient_id=PATIENT_ID, AccessionNumber=ACCESSION)
+CONFIG = """
+[[peer]]
+aet = "WORKSTATION"
+host = "pacs.radiology.hospital.example.org"
+port = 11112
+"""
 SCRIPT = "<img src=x onerror=window.hostile=1><script>window.hostile=1</script>"
 RIGHT_TO_LEFT = "\u202eגולדברג^יוסי\u202c\u2067"
 DATA_SETS = [
@@ -92,6 +99,25 @@ def test_hostile_values_are_text_and_leave_the_layout_alone(page: Page, watch: W
     assert page.locator("main img[src=x], main script, main b").count() == 0
 
 
+def test_what_identifies_a_study_is_not_cut_at_1280_pixels(page: Page) -> None:
+    cell = "(cell) => cell.scrollWidth <= cell.clientWidth"
+    for text in (PATIENT_ID, ACCESSION, "2026-01-02"):
+        assert browsing.rows(page).get_by_text(text).first.evaluate(cell), text
+
+
+def test_buttons_of_a_row_stand_beside_one_another(page: Page) -> None:
+    page.goto("/#/administration/peers")
+    boxes = [page.get_by_role("button", name=name).bounding_box() for name in ("Echo", "Details WORKSTATION")]
+    assert all(box is not None and box["height"] < 36 for box in boxes)
+    assert len({round(box["y"]) for box in boxes if box is not None}) == 1
+
+
+def test_who_has_no_account_is_told_so(page: Page) -> None:
+    page.goto("/#/account")
+    expect(page.get_by_text("not logged in to an account")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+
+
 def test_every_view_fits_a_phone_in_german(open_page: OpenPage) -> None:
     page = open_page(viewport={"width": 390, "height": 844}, locale="de-DE", has_touch=True, is_mobile=True)
     expect(page.get_by_role("link", name="Verwaltung")).to_be_visible()
@@ -153,7 +179,7 @@ def test_a_page_that_stays_open_does_not_grow(open_page: OpenPage, serve: Server
 
     def an_hour_passes() -> Memory:
         for _ in range(ARRIVALS):
-            arrivals = [samples.instance(1, 9, next(numbers), patient_id="STACK") for _ in range(3)]
+            arrivals = [samples.instance(1, 9, next(numbers), patient_id=PATIENT_ID) for _ in range(3)]
             with page.expect_response("**/api/studies?*"):
                 browsing.store(serve.url, *arrivals)
         for view in ("study", "viewer", "queues", "health", "studies"):

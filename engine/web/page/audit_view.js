@@ -57,7 +57,7 @@ function rowOf(event) {
   const { who = {}, patient, kind, outcome, study } = event;
   return [
     html`<span class="log-time">${moment(event.t)}</span>`, html`${named("audit", kind)}${outcome ? html`<br /><span class="state failed">${t("audit.failed")}</span>` : ""}`,
-    html`${who.name || named("who", who.kind)}<br /><small>${who.address ?? ""}</small>`,
+    html`${who.name || html`<span class="log-time">${named("who", who.kind)}</span>`}<br /><small class="log-time">${who.address ?? ""}</small>`,
     html`${patient ? html`${[patient.name?.replaceAll("^", " ").trim(), patient.id].filter(Boolean).join(", ")}<br />` : ""}${study ? html`<a href=${hashOf(["study", study])}><code>${study}</code></a>` : ""}`,
     html`<small>${detailsOf(event)}</small>`,
   ];

@@ -88,7 +88,7 @@ export function bytesOf(count) {
     count /= 1000;
     unit += 1;
   }
-  return `${unit && count < 100 ? count.toPrecision(3) : Math.round(count)} ${units[unit]}`;
+  return `${unit && count < 100 ? count.toPrecision(3) : Math.round(count)}\u00a0${units[unit]}`; // a number and its unit stay on one line
 }
 
 /** Path of a study, series or instance below the DICOMweb root. */

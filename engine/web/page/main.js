@@ -49,7 +49,8 @@ function View({ place }) {
   if (name === "worklist") return html`<${Worklist} view=${rest[0]} />`;
   if (name === "queues") return html`<${Queues} view=${rest[0]} />`;
   if (name === "health") return html`<${Health} />`;
-  if (name === "account") return html`<${Account} />`;
+  if (name === "account" && facts.user) return html`<${Account} />`;
+  if (name === "account") return html`<section class="page-part"><h1>Filmroom</h1><p>${t("account.none")}</p></section>`;
   if (name === "administration") return html`<${Administration} view=${rest[0]} />`;
   return html`<${Studies} query=${place.query} />`;
 }
