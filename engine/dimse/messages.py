@@ -380,6 +380,9 @@ _CODECS: Final[dict[int, Codec]] = {
 _CODECS_BY_CLASS: Final[dict[type, Codec]] = {
     message_class: _CODECS[command_field] for command_field, (message_class, _) in _MESSAGES.items()
 }
+_COMMAND_FIELDS: Final[dict[type, int]] = {
+    message_class: command_field for command_field, (message_class, _) in _MESSAGES.items()
+}
 
 
 def decode(data: bytes) -> Message:
@@ -393,6 +396,11 @@ def decode(data: bytes) -> Message:
     if codec is None:
         raise MessageError(f"unrecognized operation {command_field:04X}H", GeneralStatus.UNRECOGNIZED_OPERATION)
     return cast(Message, codec.decode(values))
+
+
+def is_answer(request: Request, response: Response) -> bool:
+    """Whether a response is of the operation of a request."""
+    return _COMMAND_FIELDS[type(response)] == _COMMAND_FIELDS[type(request)] | 0x8000
 
 
 def failure_response(data: bytes, error: MessageError) -> bytes | None:

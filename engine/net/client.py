@@ -9,6 +9,7 @@ import asyncio
 import ssl
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from engine import tls
@@ -17,7 +18,7 @@ from engine.dimse.assembly import ChunkPool, DataSet, fragment_bytes
 from engine.dimse.status import GeneralStatus
 from engine.errors import AssociationFailed, ConfigError, MessageError
 from engine.net.connection import Connection, ConnectionLimits
-from engine.net.responses import Responses, ResponseStream
+from engine.net.responses import WRONG_OPERATION, Responses, ResponseStream
 from engine.titles import on_the_wire, readable
 from engine.ul.association import Role
 from engine.ul.implementation import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -208,8 +209,13 @@ class Requestor:
         """Sends `make(message_id)` and waits for its response. Raises AssociationFailed."""
         message_id, response = self.responses.expect()
         try:
-            self.connection.send_message(presentation_context_id, make(message_id).encode(), data_set, self.fragment)
-            return await self.wait(response)
+            request = make(message_id)
+            self.connection.send_message(presentation_context_id, request.encode(), data_set, self.fragment)
+            answer = await self.wait(response)
+            if not messages.is_answer(request, answer):
+                self.connection.abort(WRONG_OPERATION)
+                raise AssociationFailed(WRONG_OPERATION)
+            return answer
         finally:
             self.responses.forget(message_id)
 
@@ -220,6 +226,7 @@ class Requestor:
                 return await response
         except TimeoutError:
             why = f"{readable(self.address.called_ae_title)} did not answer within {self.address.message_timeout_s:g} s"
+            why = self.connection.end_reason or why
             self.connection.abort(why)
             raise AssociationFailed(why) from None
 
@@ -231,7 +238,8 @@ class Requestor:
         Call `responses.forget` with the message id after the last response.
         """
         pause, resume = self.connection.pause_reading, self.connection.resume_reading
-        message_id, stream = self.responses.expect_several(pause, resume)
+        # Only the operation counts, not the number.
+        message_id, stream = self.responses.expect_several(pause, resume, partial(messages.is_answer, make(1)))
         self.connection.send_message(presentation_context_id, make(message_id).encode(), identifier, self.fragment)
         return message_id, stream
 
@@ -293,6 +301,7 @@ async def open_association(
             "ssl_handshake_timeout": address.connect_timeout_s,
             "ssl_shutdown_timeout": tls.SHUTDOWN_TIMEOUT_S,
         }
+    why = f"{where} did not answer within {address.connect_timeout_s:g} s"
     try:
         async with asyncio.timeout(address.connect_timeout_s):
             _, connection = await loop.create_connection(
@@ -314,10 +323,11 @@ async def open_association(
             try:
                 await requestor.established()
             except asyncio.CancelledError:
+                why = f"{where}: {connection.end_reason}" if connection.end_reason else why
                 connection.abort("association not answered in time")
                 raise
     except TimeoutError:
-        raise AssociationFailed(f"{where} did not answer within {address.connect_timeout_s:g} s") from None
+        raise AssociationFailed(why) from None
     except ssl.SSLCertVerificationError as error:
         raise AssociationFailed(f"{where} has a certificate that is not trusted: {error.verify_message}") from error
     except ssl.SSLError as error:

@@ -298,6 +298,11 @@ class Connection(asyncio.BufferedProtocol):
         return self.receiver.held_bytes
 
     @property
+    def end_reason(self) -> str:
+        """Why the association ends; "": nothing has ended it. It is known before the connection has ended."""
+        return self._end_reason or ""
+
+    @property
     def received_bytes(self) -> int:
         """All bytes that the peer has sent."""
         return self.receiver.bytes_received

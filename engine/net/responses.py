@@ -15,6 +15,8 @@ from engine.errors import AssociationFailed
 
 MESSAGE_ID_MAX = 0xFFFF
 
+WRONG_OPERATION = "the peer answered with a response of another operation"
+
 STREAM_MAX = 256
 """Unread responses of one request, above which reading from the peer pauses."""
 
@@ -22,8 +24,15 @@ STREAM_MAX = 256
 class ResponseStream:
     """The responses to one request, each with its identifier (or b""). Reading from the peer pauses while many wait."""
 
-    def __init__(self, pause: Callable[[], None], resume: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        is_answer: Callable[[Any], bool] = lambda response: True,
+    ) -> None:
+        """`is_answer`: whether a response is of the operation that was requested; another one ends the stream."""
         self._pause = pause
+        self._is_answer = is_answer
         self._resume = resume
         self._responses: deque[tuple[Any, bytes]] = deque()
         self._is_paused = False
@@ -32,6 +41,9 @@ class ResponseStream:
 
     def put(self, response: Any, identifier: bytes) -> None:
         """Adds a response."""
+        if not self._is_answer(response):
+            self.fail(WRONG_OPERATION)
+            return
         self._responses.append((response, identifier))
         self._has_news.set()
         if len(self._responses) >= STREAM_MAX and not self._is_paused:
@@ -106,10 +118,15 @@ class Responses:
             message_ids.append(message_id)
         return message_ids
 
-    def expect_several(self, pause: Callable[[], None], resume: Callable[[], None]) -> tuple[int, ResponseStream]:
+    def expect_several(
+        self,
+        pause: Callable[[], None],
+        resume: Callable[[], None],
+        is_answer: Callable[[Any], bool] = lambda response: True,
+    ) -> tuple[int, ResponseStream]:
         """The same for a request with several responses. Call `forget` after the last one."""
         message_id = self._free_id()
-        stream = self._streams[message_id] = ResponseStream(pause, resume)
+        stream = self._streams[message_id] = ResponseStream(pause, resume, is_answer)
         return message_id, stream
 
     def forget(self, message_id: int) -> None:

@@ -9,6 +9,7 @@ without end, is cancelled.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 MATCHES_MAX = 100_000
 """Matches of one C-FIND, some 100 MB: as many as we ourselves return (limits.query_results_max)."""
+
+STUCK_FACTOR = 4
+"""A peer that answers but has no new match is given up after so many times its timeout."""
 
 REPEATS_MAX = 1_000
 """Ignored matches of one C-FIND, after which we assume that the peer never ends."""
@@ -114,6 +118,8 @@ class Finder:
             encode_keys({**keys, tags.QueryRetrieveLevel: level}, context.transfer_syntax),
         )
         result, unique_values, repeats, is_ending = FindResult(), set[bytes](), 0, False
+        loop, limit_s = asyncio.get_running_loop(), self._address.message_timeout_s
+        new_at = loop.time()
         syntax = transfer_syntax.of(context.transfer_syntax)
         try:
             while True:
@@ -121,6 +127,7 @@ class Finder:
                     response, identifier = await stream.next(self._address.message_timeout_s)
                 except TimeoutError:
                     why = f"{self._peer.aet} did not answer C-FIND within {self._address.message_timeout_s:g} s"
+                    why = requestor.connection.end_reason or why
                     requestor.connection.abort(why)
                     raise AssociationFailed(why) from None
                 outcome = category(response.status)
@@ -133,9 +140,10 @@ class Finder:
                 elif len(unique_values) < MATCHES_MAX:
                     unique_values.add(match.value(UNIQUE[level]))
                     result.matches.append(match)
+                    new_at = loop.time()
                 else:
                     result.is_incomplete = True
-                if repeats > 2 * REPEATS_MAX:
+                if repeats > 2 * REPEATS_MAX or loop.time() - new_at > STUCK_FACTOR * limit_s:
                     requestor.connection.abort("C-FIND has no end")
                     raise AssociationFailed(f"{self._peer.aet} answers C-FIND without end")
                 if (repeats > REPEATS_MAX or result.is_incomplete) and not is_ending:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 from pydicom.dataset import Dataset
-from pynetdicom.dimse_primitives import C_GET
+from pynetdicom.dimse_primitives import C_FIND, C_GET
 
 from engine.archive.archive import Archive
 from engine.config import Config, Limits, Peer
@@ -207,12 +207,36 @@ def test_a_peer_that_answers_the_same_for_ever_is_given_up(tmp_path: Path, monke
             pulled(tmp_path, peer)
 
 
-def pending_for_ever(event: Any) -> None:
-    response = C_GET()
+@pytest.mark.parametrize(
+    ("response_type", "why"),
+    [(C_FIND, "answers C-FIND without end"), (C_GET, "a response of another operation")],
+    ids=["pending", "of another operation"],
+)
+def test_a_peer_that_answers_but_finds_nothing_new_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, response_type: Any, why: str
+) -> None:
+    monkeypatch.setattr(find_scu, "STUCK_FACTOR", 0.01)
+
+    def busy(event: Any, asked: Dataset) -> Any:
+        ended = threading.Event()
+        while event.assoc.is_established and not event.assoc.acse.is_aborted() and not ended.wait(0.02):
+            say_pending(event, response_type())
+        yield from ()
+
+    with foreign_archive.serving(Foreign(six(), before_find=busy)) as peer:
+        with pytest.raises(AssociationFailed, match=why):
+            pulled(tmp_path, peer)
+
+
+def say_pending(event: Any, response: Any) -> None:
     response.MessageIDBeingRespondedTo = event.request.MessageID
     response.AffectedSOPClassUID = event.request.AffectedSOPClassUID
     response.Status = 0xFF00
     event.assoc.dimse.send_msg(response, event.context.context_id)
+
+
+def pending_for_ever(event: Any) -> None:
+    say_pending(event, C_GET())
 
 
 @pytest.mark.parametrize(
