@@ -144,6 +144,11 @@ class Desk:
             if is_wanted or time.monotonic() >= until_s:
                 return is_wanted
 
+    @property
+    def has_clients(self) -> bool:
+        """Whether a worker is connected."""
+        return bool(self._clients)
+
     def wanted(self) -> dict[int, int]:
         """By segment, the end up to which somebody waits."""
         ends: dict[int, int] = {}

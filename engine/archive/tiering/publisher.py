@@ -234,16 +234,17 @@ class Publisher:
             removed += 1
         return removed
 
-    def write_keys(self) -> None:
+    def write_keys(self, *, with_accounts: bool = True) -> None:
         """Brings wrapped keys and accounts into the bucket if they have changed: before any record that needs them.
 
-        Raises StoreRefused if studies have keys of their own and the store keeps old versions of objects: a key that is
-        destroyed here must not live on in them, and without the keys the bucket would be of no use.
+        Without `with_accounts` only the keys. Raises StoreRefused if studies have keys of their own and the store keeps
+        old versions of objects: a key that is destroyed here must not live on in them, and without the keys the bucket
+        would be of no use.
         """
         self.study_keys.ship()
         keys = key_file.content(self._layout, self._files)
         try:
-            accounts = dump.text_of(self._layout.data)
+            accounts = dump.text_of(self._layout.data) if with_accounts else self._kept[1]
         except AccountsError as error:
             logger.warning("the accounts are not in the bucket", error=str(error))
             accounts = self._kept[1]

@@ -1,14 +1,15 @@
 """Shipping: keeps the bucket up to date while the archive is served; two threads of the caretaker.
 
-    tail        every tail_interval_s: keys and accounts, then new records (`tail`)
+    tail        every tail_interval_s: keys and accounts, then new records (`tail`); at once when an answer waits for
+                them (`archive.receipts`)
     segments    sealed segments, the oldest first (`publisher`); then the manifest, and what a compaction has removed
 
     state       starting ─► up to date ⇄ behind;  either ⇄ away (the store does not answer: tried again, ever slower)
                 refused (a person has to help; tried again);  fenced, final: another machine continues this archive
 
-Nothing waits for it: it reads the log, and a store that is away costs a growing backlog. The state is in memory for the
-statistics, and in DATA/object-store-status.json, once in STATUS_EVERY_S, for `doctor` and for whoever asks without a
-server.
+Nothing waits for it, but answers with `durable = "object"`: it reads the log, and a store that is away costs a growing
+backlog. The state is in memory for the statistics, and in DATA/object-store-status.json, once in STATUS_EVERY_S, for
+`doctor` and for whoever asks without a server.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from typing import Any
 import orjson
 
 from engine import guards, log
+from engine.archive import receipts
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import losses
+from engine.archive.receipts import Desk, Kind
 from engine.archive.stats_history import COLUMNS, HOUR_S, MINUTE_S, StatsHistory
 from engine.archive.tiering import connection
 from engine.archive.tiering.publisher import Publisher, Sealed
@@ -44,6 +47,9 @@ STATUS_FILE = "object-store-status.json"
 STATUS_EVERY_S = 5.0
 PAUSE_S = (1.0, 60.0)
 """The pause after a failure: at first, and at most."""
+AWAITED_PAUSE_S = 2.0
+"""The pause after a failure, while there are workers whose answers wait for the bucket."""
+STOP_LOOK_S = 0.2
 ORDER_EVERY_S = 60.0
 """The pause between two looks for what has to go from the bucket, which read the index."""
 LOOK_S = 2.0
@@ -100,6 +106,12 @@ class Shipping:
         self._using_index = threading.Lock()
         self._is_released = False
         self._tail: Tail | None = None
+        self._desk: Desk | None = None
+        """The tail's."""
+        self._renew_s = 0.0
+        """When to look again at what somebody waits for and is not in the bucket."""
+        self._accounts_s = 0.0
+        """When the accounts are due."""
         self._facts = _Facts(tail_shipped_s=_shipped_s(read_status(parts.layout.data), settings.url))
         self._errors: dict[str, str] = {}
         self._is_fenced = False
@@ -112,7 +124,7 @@ class Shipping:
     def start(self) -> None:
         """Begins to ship."""
         if self._settings.tail:
-            self._threads.append(guards.start("object-tail", lambda: self._run("tail", self._ship_tail)))
+            self._threads.append(guards.start("object-tail", self._run_tail))
         self._threads.append(guards.start("object-segments", lambda: self._run("segments", self._ship_segments)))
 
     def join(self) -> None:
@@ -132,7 +144,32 @@ class Shipping:
 
     # -- the threads ----------------------------------------------------------------------------
 
-    def _run(self, name: str, step: Callable[[], float]) -> None:
+    def _run_tail(self) -> None:
+        self._desk = desk = Desk(self._parts.layout.data, receipts.OBJECT_STORE)
+        try:
+            self._run("tail", self._ship_tail, self._rest)
+            while self._is_fenced and not self._stopping.is_set():
+                self._rest(1.0)  # workers that begin later are told too
+        finally:
+            desk.close()
+
+    def _rest(self, seconds: float) -> None:
+        """Waits for the next step of the tail, which comes at once when somebody waits for receipts."""
+        desk = self._desk
+        assert desk is not None
+        fails = self._is_fenced or "tail" in self._errors
+        desk.tell(Kind.FENCED if self._is_fenced else Kind.AWAY if fails else Kind.READY)
+        until_s = time.monotonic() + (min(seconds, AWAITED_PAUSE_S) if desk.has_clients else seconds)
+        while not self._stopping.is_set() and (left_s := until_s - time.monotonic()) > 0:
+            if desk.wait(min(left_s, STOP_LOOK_S)):
+                if not fails:
+                    return
+                desk.put_off(desk.wanted())
+            elif not fails and time.monotonic() >= self._renew_s:
+                desk.renew()
+                self._renew_s = time.monotonic() + self._settings.tail_interval_s
+
+    def _run(self, name: str, step: Callable[[], float], rest: Callable[[float], None] | None = None) -> None:
         pause_s = PAUSE_S[0]
         while not self._stopping.is_set() and not self._is_fenced:
             before = self._facts.state
@@ -153,7 +190,10 @@ class Shipping:
                 wait_s = pause_s
                 pause_s = min(2 * pause_s, PAUSE_S[1])
             self._tell(at_once=self._facts.state != before)
-            self._stopping.wait(wait_s)
+            if rest is not None:
+                rest(wait_s)
+            else:
+                self._stopping.wait(wait_s)
 
     def _succeeded(self, name: str) -> None:
         if self._errors.pop(name, None) is not None:
@@ -193,15 +233,32 @@ class Shipping:
             tail.open()
             self._tail = tail
         try:
-            self._facts.uploaded_bytes += tail.step(self._publisher.published.keys(), ship_keys=self._ship_keys)
+            self._facts.uploaded_bytes += tail.step(self._publisher.published.keys(), ship_keys=self._ship_keys_in_time)
             self._facts.tail_shipped_s = began_s
         finally:
             self._facts.tail_lag_bytes = tail.lag_bytes
+        self._give_receipts(tail)
         return max(0.0, self._settings.tail_interval_s - (time.time() - began_s))
+
+    def _give_receipts(self, tail: Tail) -> None:
+        desk = self._desk
+        if desk is None or not (wanted := desk.wanted()):
+            return
+        granted = tail.reached(wanted, self._publisher.published.keys())
+        desk.grant(granted)
+        desk.put_off(wanted.keys() - granted.keys())
 
     def _ship_keys(self) -> None:
         with self._publishing:
             self._publisher.write_keys()
+
+    def _ship_keys_in_time(self) -> None:
+        """The keys, and the accounts once in an interval: reading them costs more than a group of records."""
+        is_due = time.monotonic() >= self._accounts_s
+        with self._publishing:
+            self._publisher.write_keys(with_accounts=is_due)
+        if is_due:  # and has succeeded
+            self._accounts_s = time.monotonic() + self._settings.tail_interval_s
 
     def _ship_segments(self) -> float:
         publisher = self._publisher

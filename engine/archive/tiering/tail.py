@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -172,6 +172,12 @@ class Tail:
                 self.lag_bytes -= len(piece)
         self._release(published)
         return count
+
+    def reached(self, wanted: Mapping[int, int], published: Collection[SegmentName]) -> dict[int, int]:
+        """Those of these ends, by segment, up to which the records are in the bucket."""
+        ends = {name.segment_id: following.end for name, following in self._following.items()}
+        whole = {name.segment_id for name in published} if wanted else set()
+        return {each: end for each, end in wanted.items() if each in whole or end <= ends.get(each, 0)}
 
     def _measure(self, published: Collection[SegmentName]) -> dict[SegmentName, tuple[int, int]]:
         lags = {name: (start, end) for name, start, end in self._new(published)}
