@@ -179,6 +179,7 @@ ARCHIVE_FACE = {
 
 ARCHIVE_COMMANDS = ARCHIVE_FACE | {
     # Use cases that a command or a background job runs, each on an open Archive or a folder.
+    "engine.archive.announced",
     "engine.archive.copies",
     "engine.archive.lifecycle",
     "engine.archive.tiering",

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from engine.archive.copies import backup_notes, lag
 from engine.archive.exports import ExportFiles
 from engine.archive.feed.destinations import OUTBOX, Destinations
 from engine.archive.feed.layout import directory_of
+from engine.archive.feed.study_states import StudyStates
 from engine.archive.feed.subscription import Feed, Watch
 from engine.archive.feed.writer import FeedOptions, FeedWriter, switch_off
 from engine.archive.ingest.batch import BatchIngestor
@@ -468,6 +469,11 @@ class Archive(View):
     def feed(self) -> Feed:
         """The events of the archive, for subscribers."""
         return Feed(self.parts.layout)
+
+    @cached_property
+    def study_states(self) -> StudyStates:
+        """Whether studies are arriving, quiet, complete or reopened, for readers."""
+        return StudyStates(self.parts.layout, self.parts.files)
 
     def feed_watch(self, loop: asyncio.AbstractEventLoop) -> Watch:
         """Wakes the tasks of a loop when something has been added to the feed."""

@@ -241,6 +241,21 @@ def changes(config: Config, *, since: str | None, limit: int | None, follow: boo
         feed.close()
 
 
+def study_states(config: Config, studies: Sequence[str]) -> list[dict[str, object]]:
+    """Whether studies are arriving, quiet, complete or reopened; "unknown" without a feed."""
+    with opened(config) as archive:
+        stored = [archive.sees(uid) for uid in studies]
+        states = archive.study_states.of(list(studies))
+    rows = zip(studies, stored, states, strict=True)
+    return [
+        {
+            "study_instance_uid": uid,
+            **(state.as_dict() if state and is_stored else {"state": "unknown" if is_stored else "not stored"}),
+        }
+        for uid, is_stored, state in rows
+    ]
+
+
 def webhooks(config: Config) -> list[dict[str, object]]:
     """The webhooks, and how far each delivery is."""
     from engine.archive import layout

@@ -36,6 +36,7 @@ KINDS: Final = {
     actions.SERIES_QUIET: Kind(Level.SERIES, tags.SeriesInstanceUID, "series_instance_uid"),
     actions.STUDY_QUIET: _STUDY,
     actions.STUDY_COMPLETE: _STUDY,
+    actions.STUDY_REOPENED: _STUDY,
 }
 
 

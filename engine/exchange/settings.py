@@ -35,7 +35,7 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull", "workitem"]
-RuleEvent = Literal["study_quiet", "study_complete", "deleted", "step", "order", "available"]
+RuleEvent = Literal["study_quiet", "study_complete", "study_reopened", "deleted", "step", "order", "available"]
 
 _EVENTS: dict[str, frozenset[str]] = {
     "ian": frozenset(("study_quiet", "study_complete", "deleted")),
@@ -43,7 +43,7 @@ _EVENTS: dict[str, frozenset[str]] = {
     "mpps": frozenset(("step",)),
     "pull": frozenset(("available",)),
     "prefetch": frozenset(("order", "study_quiet")),
-    "workitem": frozenset(("study_quiet", "study_complete", "order")),
+    "workitem": frozenset(("study_quiet", "study_complete", "study_reopened", "order")),
 }
 """The events of each action."""
 
@@ -58,8 +58,9 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     after: RuleEvent
     """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
-    late instances; deleted, when instances go to the trash; step, when a modality reports a performed step; order, when
-    there is a new order; available, when another archive notifies us that it has instances (PS3.4 R)."""
+    late instances; study_reopened, when an instance comes after that; deleted, when instances go to the trash; step,
+    when a modality reports a performed step; order, when there is a new order; available, when another archive notifies
+    us that it has instances (PS3.4 R)."""
 
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE

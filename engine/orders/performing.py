@@ -22,7 +22,7 @@ from engine.dicom.identifier import Value
 from engine.errors import StepRefused
 from engine.orders import attributes, linking, ordering
 from engine.orders.attributes import in_utf_8
-from engine.orders.database import Reading, id_key
+from engine.orders.database import Reading, id_key, name_key
 from engine.orders.rows import PerformedRow
 from engine.orders.values import ChangeKind, StepState
 from engine.orders.work import STEP_CREATED, STEP_SET, Work
@@ -139,6 +139,31 @@ def stored(row: PerformedRow) -> DataSet:
 def find(reading: Reading, uid: str) -> PerformedRow | None:
     """A performed step. Raises StepRefused for what can be no UID."""
     return reading.get(reading.database.performed, _key_of(uid))
+
+
+def of_study(reading: Reading, study_instance_uid: str) -> list[PerformedRow]:
+    """The performed steps of a study, by the orders that it belongs to: those of unknown orders are not found."""
+    orders = [row.order for row in linking.orders_of(reading, study_instance_uid)]
+    orders += reading.ids(name_key("u", study_instance_uid))
+    uids = [
+        uid
+        for order in dict.fromkeys(orders)
+        for _, step in ordering.steps_of(reading, order)
+        for uid in step.performed
+    ]
+    rows = [row for row in (find(reading, uid) for uid in dict.fromkeys(uids)) if row is not None]
+    return [row for row in rows if study_instance_uid in row.study_instance_uids]
+
+
+def references_of(row: PerformedRow) -> list[str]:
+    """The SOP Instance UIDs of the series that a step has performed."""
+    return [
+        uid
+        for series in stored(row).sequence(tags.PerformedSeriesSequence)
+        for tag in (tags.ReferencedImageSequence, tags.ReferencedNonImageCompositeSOPInstanceSequence)
+        for item in series.sequence(tag)
+        if (uid := item.text(tags.ReferencedSOPInstanceUID).strip())
+    ]
 
 
 def _key_of(uid: str) -> bytes:

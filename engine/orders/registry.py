@@ -284,6 +284,18 @@ class Orders:
         with self.read_in_thread() as reading:
             return performing.find(reading, uid)
 
+    def performed_of(self, study_instance_uid: str) -> list[PerformedRow]:
+        """The MPPS of a study of known orders, from any thread."""
+        with self.read_in_thread() as reading:
+            return performing.of_study(reading, study_instance_uid)
+
+    def announced_instances(self, study_instance_uid: str) -> list[str]:
+        """The SOP Instance UIDs that a study shall have; none as long as a step of it goes on, or says nothing."""
+        rows = self.performed_of(study_instance_uid)
+        if any(row.status == performing.IN_PROGRESS for row in rows):
+            return []
+        return [uid for row in rows for uid in performing.references_of(row)]
+
     def announcements(self, after: int, limit: int, *, settled: bool = False) -> list[tuple[int, AnnouncementRow]]:
         """Those after an id; from any thread.
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from engine import __version__, audit, log
 from engine.archive import extras
+from engine.archive.announced import AnnouncedInstances
 from engine.archive.archive import Archive
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions, FeedWriter
@@ -31,6 +32,7 @@ from engine.audit.keeper import AuditKeeper
 from engine.config import Reading, managed_peers
 from engine.errors import ArchiveInUse, ConfigError, EngineError
 from engine.metrics import Metrics
+from engine.orders.stations import Stations
 from engine.runtime.pools import ThreadPool
 from engine.server import child
 from engine.server.control_server import Commands, ControlServer
@@ -100,6 +102,7 @@ class Supervisor:
         self._archive: Archive | None = None
         self._writer_watch: WriterWatch | None = None
         self._feed: FeedWriter | None = None
+        self._announced: AnnouncedInstances | None = None
         self._audit: AuditKeeper | None = None
         self._composition = composition
         self._listeners: list[Listener] = []
@@ -175,6 +178,8 @@ class Supervisor:
         self._control.close()
         if self._feed is not None:
             await self._archive_thread.run(self._feed.close)
+        if self._announced is not None:
+            await self._archive_thread.run(self._announced.close)
         await self._archive_thread.run(self._archive.close)
         await self._archive_thread.run(self._close_audit)
         self._archive_thread.close()
@@ -234,9 +239,10 @@ class Supervisor:
         if not options.keep_days:
             archive.switch_feed_off()
             return None
+        self._announced = AnnouncedInstances(archive, Stations(lambda: self._config))
         quiet = QuietTimes(options.series_quiet_s, options.study_quiet_s, options.study_complete_s)
         try:
-            feed = archive.feed_writer(FeedOptions(options.keep_days, quiet))
+            feed = archive.feed_writer(FeedOptions(options.keep_days, quiet, self._announced.are_here))
         except EngineError as error:
             logger.error("there is no change feed", reason=str(error))
             return None

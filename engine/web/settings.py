@@ -12,7 +12,7 @@ from engine.setting import FIXED, GIB, KIB, MIB, Name, Network, Port, Seconds
 
 FeedAction = Literal[
     "stored", "kept_aside", "deleted", "restored", "version_deleted", "corrected", "held", "released", "series_quiet",
-    "study_quiet", "study_complete", "replicated",
+    "study_quiet", "study_complete", "study_reopened", "replicated",
 ]  # fmt: skip
 RequestLog = Literal["all", "changes", "none"]
 LOOPBACK: Final = ("127.0.0.0/8", "::1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 
 import requests
@@ -131,6 +132,9 @@ def test_several_studies_are_chosen_by_keys_and_downloaded_sent_and_listed(page:
 def test_a_study_shows_its_sender_conflict_and_correction_with_undo(page: Page) -> None:
     page.goto(f"/#/study/{samples.ROOT}.1")
     expect(page.get_by_role("table", name="Sent by")).to_contain_text("127.0.0.1 (HTTP)")
+    expect(page.locator(".facts")).to_contain_text(
+        re.compile("State(arriving: instances are coming|quiet: no new instance) ")
+    )
     expect(page.get_by_role("table", name="Other studies of this patient")).to_contain_text("2025-03-01")
     page.get_by_role("table", name="Conflicts").get_by_role("button", name="Other").click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("Other")

@@ -77,6 +77,7 @@ def test_a_window_has_size_senders_and_times_of_each_row(api: ApiClient, sizes: 
     assert first["institutions"] == ["Saint Ann"]
     assert first["first_received"] <= first["last_received"]
     assert answer["arrivals"][1]["senders"] == [""]
+    assert first["state"] is None, "nobody writes a feed here"
     assert "arrivals" not in api.get("/api/studies")
 
 
@@ -96,6 +97,7 @@ def test_a_study_has_its_senders_hold_conflicts_and_corrections(api: ApiClient, 
     (other,) = api.get(f"/api/studies/{samples.ROOT}.3")["corrections"]
     assert other["level"] == "study"
     assert api.get(f"/api/studies/{samples.ROOT}.2")["hold"] is None
+    assert study["state"] is None, "nobody writes a feed here"
     assert api.get(f"/api/studies/{samples.ROOT}.99", 404)["status"] == 404
 
 

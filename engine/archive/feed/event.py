@@ -17,8 +17,11 @@ ignore those that it does not know.
                                                                         reason
     held, released     a study may not be deleted, or may again         study_instance_uid, version, by, reason
     series_quiet       no new instance for `series_quiet_s`             study and series UID, instances
-    study_quiet        no new instance for `study_quiet_s`              study_instance_uid, instances
-    study_complete     no new instance for `study_complete_s`           study_instance_uid, instances
+    study_quiet        no new instance for `study_quiet_s`              study_instance_uid, instances, reason: idle
+    study_complete     no new instance for `study_complete_s`, or       study_instance_uid, instances, reason: idle or
+                       all that was announced is here                   announced
+    study_reopened     an instance comes to a study that was quiet      study_instance_uid, reason: after_quiet or
+                       or complete; before its `stored`                 after_complete
     replicated         a replica has everything up to an event          replica, through
 """
 
@@ -39,12 +42,19 @@ RELEASED = "released"
 SERIES_QUIET = "series_quiet"
 STUDY_QUIET = "study_quiet"
 STUDY_COMPLETE = "study_complete"
+STUDY_REOPENED = "study_reopened"
 REPLICATED = "replicated"
 
 ACTIONS = (
     STORED, KEPT_ASIDE, DELETED, RESTORED, VERSION_DELETED, CORRECTED, HELD, RELEASED, SERIES_QUIET, STUDY_QUIET,
-    STUDY_COMPLETE, REPLICATED,
+    STUDY_COMPLETE, STUDY_REOPENED, REPLICATED,
 )  # fmt: skip
+
+# Reasons of the events about the state of a study.
+IDLE = "idle"
+ANNOUNCED = "announced"
+AFTER_QUIET = "after_quiet"
+AFTER_COMPLETE = "after_complete"
 
 
 class Event(msgspec.Struct, omit_defaults=True, kw_only=True):

@@ -32,13 +32,12 @@ from engine.archive.feed.event import Event, decode_lines, encode, time_text
 from engine.archive.feed.intake import Intake
 from engine.archive.feed.journal import JournalWriter
 from engine.archive.feed.layout import directory_of
-from engine.archive.feed.quiet import Growth, QuietTimes, QuietTracker
+from engine.archive.feed.quiet import QuietTimes, QuietTracker
 from engine.archive.feed.state import State, read_state, write_state
+from engine.archive.feed.study_watch import Announced, StudyWatch
 from engine.archive.feed.translation import Translator
 from engine.archive.feed.wake import Wake
-from engine.dicom import tags
 from engine.errors import ArchiveInUse, EngineError, FeedDamaged, StorageError
-from engine.index.format.types import Level, Query
 from engine.storage.files import Files, raise_write_error
 
 if TYPE_CHECKING:
@@ -71,6 +70,8 @@ class FeedOptions:
 
     keep_days: float = 30.0
     quiet: QuietTimes = QuietTimes()  # noqa: RUF009 frozen
+    announced: Announced | None = None
+    """Tells of a quiet study whether all that other systems announced is here; None: nobody announces."""
 
 
 class FeedWriter:
@@ -175,6 +176,7 @@ class FeedWriter:
     def _take(self, state: State, tracker: QuietTracker) -> None:
         state.progress.changed.clear()
         self._tracker = tracker
+        self._studies = StudyWatch(self._index, tracker, self._options.announced)
         self._replicas = state.replicas
         self._intake = Intake(self._index, self._layout.segment_store(self._files), state.progress)
         self._translator = Translator(self._index, state.progress)
@@ -244,13 +246,14 @@ class FeedWriter:
         for records in self._intake.read():
             self._append(self._translator.events(records))
         now_s = time.time()
-        for growth in self._tracker.due(now_s):
-            self._tell_quiet(growth, now_s)
+        for events in self._studies.due(now_s):
+            self._append(events)
         self._look_at_replicas(now_s)
 
     def _append(self, events: Sequence[Event]) -> None:
         """Adds events to the journal; the last block has the progress in the log."""
         progress = self._intake.progress
+        events = self._studies.with_reopenings(events)
         self._tracker.observe_all(events)
         lines: list[bytes] = []
         length = 0
@@ -267,47 +270,6 @@ class FeedWriter:
             if events[-1].action != actions.REPLICATED:
                 self._last_change = self._journal.last
                 self._note_moment()
-
-    def _tell_quiet(self, growth: Growth, now_s: float) -> None:
-        study, series = growth.study_instance_uid, growth.series_instance_uid
-        count = self._count(study, series)
-        if not count:
-            self._tracker.drop(growth)
-            return
-        action = actions.SERIES_QUIET if series else actions.STUDY_QUIET
-        if growth.is_quiet:
-            action = actions.STUDY_COMPLETE
-        self._append(
-            [
-                Event(
-                    sequence=0,
-                    action=action,
-                    time=time_text(int(now_s * 1e9)),
-                    study_instance_uid=study,
-                    series_instance_uid=series,
-                    instances=count,
-                )
-            ]
-        )
-
-    def _count(self, study: str, series: str) -> int:
-        """Number of instances of a study, or of one of its series."""
-        if not study:
-            return 0
-        if series:
-            query = Query(
-                Level.SERIES,
-                {
-                    tags.StudyInstanceUID: study.encode(),
-                    tags.SeriesInstanceUID: series.encode(),
-                    tags.NumberOfSeriesRelatedInstances: b"",
-                },
-            )
-            counted = tags.NumberOfSeriesRelatedInstances
-        else:
-            query = Query(Level.STUDY, {tags.StudyInstanceUID: study.encode(), tags.NumberOfStudyRelatedInstances: b""})
-            counted = tags.NumberOfStudyRelatedInstances
-        return sum(int(match.attributes[counted]) for match in self._index.search(query))
 
     # -- replicas -------------------------------------------------------------------------------
 

@@ -1,16 +1,31 @@
-"""`filmroom study`: move studies to another patient. Stored bytes never change; undo is possible."""
+"""`filmroom study`: the state of studies; move them to another patient, which changes no stored bytes."""
 
 from __future__ import annotations
 
 import click
 
-from engine.cli import corrections, options, output
+from engine.cli import backend, corrections, options, output
 from engine.cli.options import Settings, reason_option, with_settings
+from engine.cli.output import whole
+
+STATES = (whole("study_instance_uid", "study"), whole("state"), whole("reason"), whole("since"))
 
 
 @options.group("study")
 def command() -> None:
-    """Move studies to another patient."""
+    """Move studies to another patient, and show whether they are complete."""
+
+
+@command.command("state", short_help="Show whether studies are arriving, quiet, complete or reopened.")
+@click.argument("studies", metavar="UID...", nargs=-1, required=True)
+@with_settings()
+def state(studies: tuple[str, ...], settings: Settings) -> None:
+    """Show whether studies (Study Instance UIDs) are arriving, quiet, complete or reopened, why, and since when.
+
+    A study is complete when no instance has come for [feed] study_complete_s, or when it is quiet and all instances
+    that its performed procedure steps (MPPS) list are here. Another instance reopens it.
+    """
+    output.write_list(backend.study_states(settings.load(), studies), STATES)
 
 
 @command.command("move", short_help="Assign studies to another patient.")

@@ -210,7 +210,7 @@ API_ROUTES: Final = (
     *oidc.ROUTES,
     _images("/studies", studies.window, "A sorted window of studies", Action.QUERY, studies.PARAMETERS),
     _images("/studies/totals", study_totals.totals, "Studies, instances and bytes that match", Action.QUERY),
-    _read("/studies/{study}", study.one, "Size, senders, hold, conflicts and corrections of a study", Action.QUERY),
+    _read("/studies/{study}", study.one, "State, size, senders, hold, conflicts, corrections of a study", Action.QUERY),
     _file("/studies.csv", study_table.table, "A table of studies", Action.QUERY, study_table.PARAMETERS, CSV),
     _file("/download", downloads.download, "Any choice as a zip archive", Action.RETRIEVE, downloads.PARAMETERS, ZIP),
     _images("/instances/{instance}/tags", tag_tree.tree, "Elements of an instance as a tree", Action.RETRIEVE),

@@ -12,7 +12,7 @@
     others              filters and includefield, as in QIDO-RS
 
     {"studies": [{…DICOM JSON…}, …], "next": CURSOR or null, "total": {"count": 17, "is_exact": true},
-     "arrivals": [{"instances": …, "bytes": …, "senders": […], "institutions": […], "first_received": …, …}, …]}
+     "arrivals": [{"instances": …, "bytes": …, "senders": […], "institutions": […], "state": …, …}, …]}
 
 With an order for which the index has keys (`index.query.ordering`) the cost depends on the window, not on the number of
 studies. Other orders are sorted, up to a maximum; beyond it the request is 400. A window may end with
@@ -95,13 +95,17 @@ async def window(request: Request) -> web.Response:
         count, is_exact = await count_of(request, view, search_query.query)
         facts["total"] = {"count": count, "is_exact": is_exact}
     if switch_of(request, "arrivals"):
-        facts["arrivals"] = await pools.index.run(partial(_arrivals, view, uids))
+        facts["arrivals"] = await pools.index.run(partial(_arrivals, archive, view, uids))
     body = b'{"studies":[%b],%b' % (b",".join(objects), orjson.dumps(facts)[1:])
     return web.Response(body=body, content_type=JSON, headers=NO_STORE)
 
 
-def _arrivals(view: View, uids: list[str]) -> list[dict[str, Any]]:
-    return [facts_of_studies.summary(view, uid) for uid in uids]
+def _arrivals(archive: Archive, view: View, uids: list[str]) -> list[dict[str, Any]]:
+    states = archive.study_states.of(uids)
+    return [
+        {**facts_of_studies.summary(view, uid), "state": state and state.state}
+        for uid, state in zip(uids, states, strict=True)
+    ]
 
 
 def search_of(request: Request, others: Collection[str]) -> SearchRequest:

@@ -1,4 +1,6 @@
-"""/api/studies/{study}: one study beside its attributes: size, senders, hold, conflicts, corrections.
+"""/api/studies/{study}: one study beside its attributes: size, senders, hold, conflicts, corrections, state.
+
+`state` is that of `archive.feed.study_states`; null without a change feed.
 
 A conflict or correction has the values too, since whoever may query the study sees them anyway. The address of an
 application entity is the one in the configuration: none is stored with an instance.
@@ -27,6 +29,8 @@ async def one(request: Request) -> web.Response:
     facts = await request.engine.pools.index.run(partial(studies.details, request.view(Action.QUERY), uid))
     if facts is None:
         raise missing(request, uid, None)
+    (state,) = await request.engine.pools.slow.run(partial(request.engine.archive.study_states.of, [uid]))
+    facts["state"] = state and state.as_dict()
     for sender in facts["senders"]:
         peer = request.config.peer(sender["name"]) if sender["way"] == "dimse" else None
         address = f"{peer.host}:{peer.port}" if peer is not None and peer.has_address else ""

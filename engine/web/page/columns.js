@@ -4,7 +4,7 @@ import { html } from "./preact.mjs";
 import { TAGS, bytesOf, dateOf, dateRange, pathOf, text, texts, timeOf } from "./dicom.js";
 import { urlOf } from "./server.js";
 import { senderName } from "./senders.js";
-import { moment } from "./words.js";
+import { moment, t } from "./words.js";
 
 const KEPT = "columns";
 const NARROW_PX = 600;
@@ -33,6 +33,7 @@ export const COLUMNS = [
   arrival("Bytes", (facts) => bytesOf(facts.bytes), 0.8, { order: "size", kind: "count", isExtra: true }),
   arrival("Senders", (facts) => facts.senders.map(senderName).join(", "), 1.2, { order: "sender", isExtra: true }),
   arrival("Institutions", (facts) => facts.institutions.join(", "), 1.4, { order: "institution", isExtra: true }),
+  arrival("StudyState", (facts) => (facts.state ? t(`study.${facts.state}`) : ""), 0.9, { isExtra: true }),
   arrival("LastReceived", (facts) => moment(facts.last_received), 1.3, { order: "received", isExtra: true }),
 ];
 
@@ -82,7 +83,7 @@ export function filtersOf(typed) {
 
 /** The address of the same studies as a table; `studies`: only these. */
 export function tableUrl(columns, filters, order, studies) {
-  const names = columns.map(({ name }) => name).filter((name) => name !== "Thumbnail");
+  const names = columns.map(({ name }) => name).filter((name) => name !== "Thumbnail" && name !== "StudyState");
   const query = new URLSearchParams(studies ? { StudyInstanceUID: studies.join(",") } : filters);
   query.set("order", order);
   query.set("columns", [...names, "StudyInstanceUID"].join(","));

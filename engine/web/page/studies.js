@@ -69,7 +69,7 @@ export function Studies({ query }) {
       left = { asked, windows };
     };
   }, [windows]);
-  useEffect(() => follow(["stored", "deleted", "restored", "corrected", "study_quiet"], () => latest.current.refresh()), []);
+  useEffect(() => follow(["stored", "deleted", "restored", "corrected", "study_quiet", "study_complete", "study_reopened"], () => latest.current.refresh()), []);
   useLayoutEffect(() => {
     const pressed = (event) => {
       if (isTyping(event) || event.ctrlKey || event.metaKey || document.querySelector("dialog[open]")) return;

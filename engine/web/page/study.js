@@ -19,7 +19,7 @@ import { moment, t } from "./words.js";
 
 const Share = lazily(async () => (await import("./shares.js")).Share);
 
-const CHANGES = ["stored", "deleted", "restored", "corrected", "held", "released", "study_quiet"];
+const CHANGES = ["stored", "deleted", "restored", "corrected", "held", "released", "study_quiet", "study_complete", "study_reopened"];
 const FIELDS = ["StudyDescription", "IssuerOfPatientID"].map((name) => `&includefield=${name}`).join("");
 
 async function rowOf(study, signal) {
@@ -97,6 +97,7 @@ function Facts({ study, row, facts }) {
     [t("InstitutionName"), [...new Set((facts?.series ?? []).map((one) => one.institution).filter(Boolean))].join(", ")],
     [t("size"), facts && t("study.counts", { series: facts.series.length, images: facts.instances, bytes: bytesOf(facts.bytes) })],
     [t("arrival"), (facts?.senders ?? []).map(senderOf).join("; ")],
+    [t("state"), facts?.state && t("study.state", { state: t(`study.${facts.state.state}`), why: t(`study.${facts.state.reason}`), since: facts.state.since ? moment(facts.state.since) : "" })],
     [t("received"), facts && moment(facts.senders.map((one) => one.last_received).sort().at(-1))],
   ];
   return html`<dl class="facts">${pairs.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value || "–"}</dd></div>`)}

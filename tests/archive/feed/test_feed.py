@@ -244,7 +244,9 @@ def test_an_archive_that_is_full_already_is_told_of_from_now_on(archive: Archive
     writer = writer_of(archive)
     store(archive, payload_of(1, 1, 2))
     writer.follow()
-    assert [event.sop_instance_uid for event in told(Feed(archive.parts.layout))] == [uid(1, 1, 2)]
+    found = told(Feed(archive.parts.layout))
+    assert [event.action for event in found] == ["study_reopened", "stored"]
+    assert found[1].sop_instance_uid == uid(1, 1, 2)
     writer.close()
 
 
@@ -368,7 +370,8 @@ def test_a_feed_whose_files_are_spoilt_begins_anew_and_refuses_old_cursors(archi
         feed.read(cursor)
     store(archive, payload_of(1, 1, 2))
     again.follow()
-    assert [event.sop_instance_uid for event in told(feed)] == [uid(1, 1, 2)]
+    found = told(feed)
+    assert [event.sop_instance_uid for event in found if event.action == "stored"] == [uid(1, 1, 2)]
     again.close()
 
 
