@@ -104,7 +104,7 @@ class Making(Generic[Content]):
         if workitems.exists(uid) or self._grow(workitems, creator, subject):
             return
         try:
-            workitems.create(uid, created(template, subject, time.time()), creator)
+            workitems.create(uid, created(template, subject, time.time()), creator, is_ours=True)
         except WorkitemRefused as refusal:
             if refusal.fault != Fault.DUPLICATE:
                 raise DeliveryFailed(f"the workitem was refused: {refusal}") from None
@@ -125,7 +125,7 @@ class Making(Generic[Content]):
             for uid, _ in matches:
                 if workitems.creator_of(uid) == creator:
                     try:
-                        workitems.update(uid, Identifier(_inputs(subject)), creator)
+                        workitems.update(uid, Identifier(_inputs(subject)), creator, is_ours=True)
                     except WorkitemRefused:
                         continue  # somebody has claimed it just now
                     return True

@@ -10,6 +10,7 @@
     subscriptions UID NUL AE title       → SubscriptionRow     events        AE title NUL number (u64) → EventRow
     asked         AE title               → AskedRow            not in the log: it may be lost
     channels      AE title               → ChannelRow          not in the log
+    gone          UID of a removed workitem → when (f64)       not in the log
     names         derived from these rows: what leads to an id (below)
     days          date (8) AE title (16) id of the step → state of the step
     facts, found, tallies      derived from the workitems (`workitems.index`)
@@ -31,6 +32,7 @@ DATA/hospital/boot, and the environment is made anew from the log. LMDB's own lo
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
@@ -84,6 +86,8 @@ _ROWS: Final[dict[str, Any]] = {
     "events": EventRow,
     "announcements": AnnouncementRow,
 }
+GONE_MAX: Final = 100_000
+"""Removed workitems that are remembered."""
 ASKED_MAX: Final = 1000
 """Application entities whose last query is kept. Whoever may associate may call itself anything."""
 TABLES: Final = tuple(_ROWS)
@@ -230,6 +234,11 @@ class Reading:
         """The workitems of a state, or of a state and a worklist label."""
         return self.database.workitem_index.count(self._txn, state, label)
 
+    def is_gone(self, uid: str) -> bool:
+        """Whether there was a workitem that has been removed, as far as it is known."""
+        key = uid.encode()[:KEY_BYTES_MAX]
+        return bool(key) and self._txn.get(key, db=self.database.gone) is not None
+
     def worklist_labels(self) -> list[str]:
         """The worklist labels in use, as many as people can choose from."""
         return self.database.workitem_index.labels(self._txn)
@@ -325,6 +334,18 @@ class Writing(Reading):
             oldest, _ = min(self.rows(asked), key=lambda pair: pair[1].time)
             self._txn.delete(oldest, db=asked.handle)
         self._txn.put(aet, msgspec.msgpack.encode(row), db=asked.handle)
+
+    def put_gone(self, uid: str, time_s: float) -> None:
+        """Notes that a workitem was removed, which is not in the log; with too many, it is not noted."""
+        if self._txn.stat(self.database.gone)["entries"] < GONE_MAX:
+            self._txn.put(uid.encode(), struct.pack(">d", time_s), db=self.database.gone)
+
+    def forget_gone(self, before_s: float) -> None:
+        """Forgets the workitems that were removed before a time."""
+        rows = list(self._scan(self.database.gone, b""))
+        for key, raw in rows:
+            if struct.unpack(">d", raw)[0] < before_s:
+                self._txn.delete(key, db=self.database.gone)
 
     def put_channel(self, aet: bytes, row: ChannelRow | None) -> None:
         """Sets or removes a row of `channels`, which is not in the log."""
@@ -434,6 +455,7 @@ class Database:
         self.events: Table[EventRow] = Table("events", handles["events"], EventRow)
         self.announcements: Table[AnnouncementRow] = Table("announcements", handles["announcements"], AnnouncementRow)
         self.asked: Table[AskedRow] = Table("asked", opened("asked"), AskedRow)
+        self.gone = opened("gone")
         self.channels: Table[ChannelRow] = Table("channels", opened("channels"), ChannelRow)
         self.workitem_index = WorkitemIndex(opened)
 

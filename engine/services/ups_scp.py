@@ -70,6 +70,7 @@ _STATUS: Final = MappingProxyType({
     Fault.ONLY_CREATED: WorkitemStatus.SCHEDULED_BY_CREATION_ONLY,
     Fault.INCOMPLETE: WorkitemStatus.FINAL_STATE_NOT_MET,
     Fault.UNKNOWN: WorkitemStatus.NO_SUCH_WORKITEM,
+    Fault.GONE: WorkitemStatus.NO_SUCH_WORKITEM,
     Fault.RECEIVER: WorkitemStatus.RECEIVER_UNKNOWN,
     Fault.NOT_SCHEDULED: WorkitemStatus.NOT_SCHEDULED,
     Fault.NOT_IN_PROGRESS: WorkitemStatus.NOT_IN_PROGRESS,

@@ -74,7 +74,7 @@ def _route(method: str, path: str, handler: Any, summary: str, status: int, *par
         parameters=(WORKITEM, TITLE, *parameters),
         produces=(),
         statuses=(status,),
-        errors=(403, 404, 503),
+        errors=(403, 404, 410, 503),
         tag=TAG,
     )
 

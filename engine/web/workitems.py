@@ -8,7 +8,8 @@
     POST /workitems/{workitem}/cancelrequest       202
     POST, DELETE /workitems/{workitem}/subscribers/{aetitle}, POST …/suspend        see `workitem_subscribers`
 
-    400 the request is wrong, or its Transaction UID    404 no such workitem    409 its state does not allow that
+    400 the request is wrong, or its Transaction UID    404 no such workitem    410 it ended and was removed
+    409 its state does not allow that
 
 An error's Warning says the same in the words of the standard. UIDs may also be the whole query, as older clients write.
 """
@@ -59,6 +60,7 @@ ANSWER_BYTES_MAX: Final = 16 << 20
 
 _STATUS: Final = MappingProxyType({
     Fault.UNKNOWN: HTTPStatus.NOT_FOUND,
+    Fault.GONE: HTTPStatus.GONE,
     Fault.NOT_ALLOWED: HTTPStatus.FORBIDDEN,
     Fault.RESOURCES: HTTPStatus.SERVICE_UNAVAILABLE,
     **dict.fromkeys(
@@ -272,7 +274,7 @@ def _route(
         consumes=_CONSUMED if has_body else (),
         produces=PRODUCED if is_answered else (),
         statuses=statuses,
-        errors=(403, 404, 409, 503),
+        errors=(403, 404, 409, 410, 503),
         tag=TAG,
         schema="DataSets" if is_answered else "",
     )

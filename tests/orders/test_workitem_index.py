@@ -108,12 +108,12 @@ def test_a_search_answers_as_a_reading_of_every_workitem_does(
         orders.apply(PatientUpdate(identifiers=(Identifier(f"P{number}"),)), Source(name="ris"))
     uids = [f"1.2.3.{number}" for number in range(60)]
     for uid in uids:
-        workitems.create(uid, random_set(chosen), "AI")
+        workitems.create(uid, random_set(chosen), "AI", is_ours=True)
     for uid in chosen.sample(uids, 20):
         workitems.request_cancel(uid, DataSet({}), "AI")
     for uid in chosen.sample(uids, 20):
         if text_of(workitems.get(uid), tags.ProcedureStepState) == State.SCHEDULED:
-            workitems.update(uid, changed("", WorklistLabel=chosen.choice(LABELS)), "AI")
+            workitems.update(uid, changed("", WorklistLabel=chosen.choice(LABELS)), "AI", is_ours=True)
             workitems.change_state(uid, "IN PROGRESS", "1.2.9", "AI")
     for prior, survivor in (("P1", "P2"), ("P2", "P3")):
         orders.apply(
@@ -146,7 +146,7 @@ def test_a_database_of_an_earlier_format_is_made_anew_with_its_index(opened: Ope
     orders = opened()
     workitems = Workitems(orders)
     for number in range(30):
-        workitems.create(f"1.2.3.{number}", random_set(chosen), "AI")
+        workitems.create(f"1.2.3.{number}", random_set(chosen), "AI", is_ours=True)
         if number % 3 == 0:
             workitems.request_cancel(f"1.2.3.{number}", DataSet({}), "AI")
     assert workitems.forget(-60) == 10

@@ -452,7 +452,7 @@ def test_events_that_say_much_make_room_as_many_do(workitems: Workitems, monkeyp
 def test_what_no_event_can_say_is_refused_and_changes_nothing(workitems: Workitems) -> None:
     workitems.create("1.2.1", scheduled(), "RIS")
     before = workitems.get("1.2.1")
-    progress = [DataSet({tags.ProcedureStepProgressDescription: b"x" * 70_000})]
+    progress = [DataSet({tags.TextValue: b"x" * 70_000})]
     change = changed("", ProcedureStepProgressInformationSequence=progress)
     assert outcome(lambda: workitems.update("1.2.1", change, "X")) == Fault.RESOURCES
     assert workitems.get("1.2.1") == before
@@ -460,18 +460,18 @@ def test_what_no_event_can_say_is_refused_and_changes_nothing(workitems: Workite
 
 def test_workitems_leave_the_orders_room(workitems: Workitems, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(life, "WORKITEMS_BYTES_MAX", 1 << 20)
-    large = scheduled(CommentsOnTheScheduledProcedureStep=b"x" * (1 << 20))
+    large = scheduled(TextValue=b"x" * (1 << 20))
     workitems.create("1.2.1", large, "X")
     assert outcome(lambda: workitems.create("1.2.2", scheduled(), "X")) == Fault.RESOURCES  # type: ignore[func-returns-value]
     workitems.update("1.2.1", changed("", ProcedureStepLabel=b"still"), "X")
-    workitems.update("1.2.1", changed("", CommentsOnTheScheduledProcedureStep=b"x" * (3 << 20)), "X")
+    workitems.update("1.2.1", changed("", TextValue=b"x" * (3 << 20)), "X")
     assert outcome(lambda: workitems.update("1.2.1", changed("", ProcedureStepLabel=b"y"), "X")) == Fault.RESOURCES
     workitems.change_state("1.2.1", "IN PROGRESS", "1.9", "X")
 
 
 def test_large_workitems_are_read_one_by_one(workitems: Workitems) -> None:
     for number in range(30):
-        workitems.create(f"1.2.{number}", scheduled(CommentsOnTheScheduledProcedureStep=b"x" * (1 << 20)), "RIS")
+        workitems.create(f"1.2.{number}", scheduled(TextValue=b"x" * (1 << 20)), "RIS")
     tracemalloc.start()
     try:
         workitems.subscribe(GLOBAL, A, has_lock=True)

@@ -71,9 +71,10 @@ def test_a_stop_releases_idle_associations_and_aborts_those_that_do_not_answer(t
 
 
 def test_draining_has_a_limit(tmp_path: Path) -> None:
-    with running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\ndrain_idle_s = 600\n") as server, associated(
-        server
-    ) as peer:
+    with (
+        running(tmp_path / "d", config="[limits]\ndrain_timeout_s = 0.2\ndrain_idle_s = 600\n") as server,
+        associated(server) as peer,
+    ):
         server.process.send_signal(signal.SIGTERM)
         peer.expect_abort()
         assert server.wait(60) == 0

@@ -321,3 +321,14 @@ def test_workitems_are_decoded_outside_the_loop(hosting: Hosting, monkeypatch: p
     monkeypatch.setattr(Search, "next", noted)
     (item,) = ask(hosting, "GET", "/workitems?WorklistLabel=THREAD").json()
     assert item["00080018"]["Value"] == [uid] and loops and not any(loops)
+
+
+def test_a_removed_workitem_is_gone_and_a_wrong_value_is_named(hosting: Hosting) -> None:
+    uid = create(hosting)
+    ask(hosting, "POST", f"/workitems/{uid}/cancelrequest", status=202)
+    Workitems(hosting.engine.orders()).forget(-60)
+    for method, path in (("GET", ""), ("PUT", "/state")):
+        body = state("IN PROGRESS", "1.2.9") if method == "PUT" else None
+        assert "has been removed" in ask(hosting, method, f"/workitems/{uid}{path}", body, 410).json()["detail"]
+    refused = ask(hosting, "POST", "/workitems", scheduled(WorklistLabel="x" * 65), 400)
+    assert "WorklistLabel" in refused.json()["detail"]

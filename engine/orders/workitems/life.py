@@ -23,7 +23,7 @@ from engine.orders.database import Reading
 from engine.orders.rows import HistoryRow, WorkitemRow
 from engine.orders.values import Identifier, Issuer
 from engine.orders.work import Work
-from engine.orders.workitems import rules, subscriptions
+from engine.orders.workitems import rules, subscriptions, values
 from engine.orders.workitems.facts import prefix_of
 from engine.orders.workitems.rules import ONLY_CREATED, Fault, Remark, State
 
@@ -35,6 +35,8 @@ WORKITEMS_MAX: Final = 200_000
 WORKITEMS_BYTES_MAX: Final = 8 << 30
 """Of all workitems, for a new one; twice that for changes, so that begun work can be ended. They share a database with
 the orders, which must not find it full."""
+GONE_S: Final = 30 * 86_400.0
+"""How long it is known of a removed workitem that there was one."""
 HISTORY_MAX: Final = 40
 HISTORY_CHARACTERS_MAX: Final = 256
 
@@ -55,14 +57,21 @@ _REASONS: Final = (
 def find(reading: Reading, uid: str) -> WorkitemRow:
     """A workitem. Raises WorkitemRefused."""
     row = reading.get(reading.database.workitems, uid.encode()) if rules.is_uid(uid) else None
-    if row is None:
-        raise WorkitemRefused("no such workitem", Fault.UNKNOWN)
-    return row
+    if row is not None:
+        return row
+    if reading.is_gone(uid):
+        raise WorkitemRefused("the workitem ended some time ago, and has been removed", Fault.GONE)
+    raise WorkitemRefused("no such workitem", Fault.UNKNOWN)
 
 
 def seen(reading: Reading, uid: str, reach: Callable[[Items], bool] | None) -> tuple[WorkitemRow, Items]:
     """A workitem and its attributes, if the caller may reach it. Raises WorkitemRefused."""
-    row = find(reading, uid)
+    try:
+        row = find(reading, uid)
+    except WorkitemRefused as refusal:
+        if reach is None:
+            raise
+        raise WorkitemRefused("no such workitem", Fault.UNKNOWN) from refusal
     items = attributes_of(reading, row)
     if reach is not None and not reach(items):
         raise WorkitemRefused("no such workitem", Fault.UNKNOWN)
@@ -92,20 +101,28 @@ def with_patient(reading: Reading, items: Items, number: int) -> Items:
 
 
 def create(
-    work: Work, uid: str, data_set: DataSet, matches_of: Callable[[bytes], subscriptions.Matches]
+    work: Work,
+    uid: str,
+    data_set: DataSet,
+    matches_of: Callable[[bytes], subscriptions.Matches],
+    *,
+    is_ours: bool = False,
 ) -> WorkitemRow:
-    """An N-CREATE. Raises WorkitemRefused."""
+    """An N-CREATE. `is_ours`: the archive makes it, of what it has stored. Raises WorkitemRefused."""
     if not rules.is_uid(uid):
         raise WorkitemRefused("the SOP Instance UID is no UID", Fault.UID)
     table = work.tables.workitems
     if work.writing.raw(table, uid.encode()) is not None:
         raise WorkitemRefused("a workitem with this SOP Instance UID exists already", Fault.DUPLICATE)
     rules.check_created(data_set)
+    created = in_utf_8(data_set)
+    if not is_ours:
+        values.check(created)
     if work.writing.count(table) >= WORKITEMS_MAX:
         raise WorkitemRefused(f"there are {WORKITEMS_MAX} workitems already", Fault.RESOURCES)
     _check_room(work, WORKITEMS_BYTES_MAX)
     items: Items = {
-        **rules.with_defaults(in_utf_8(data_set)),
+        **rules.with_defaults(created),
         tags.SOPClassUID: CLASS_UID.encode(),
         tags.SOPInstanceUID: uid.encode(),
         tags.ScheduledProcedureStepModificationDateTime: _now(work),
@@ -126,7 +143,7 @@ def create(
     return row
 
 
-def update(work: Work, uid: str, data_set: DataSet, row: WorkitemRow) -> Remark:
+def update(work: Work, uid: str, data_set: DataSet, row: WorkitemRow, *, is_ours: bool = False) -> Remark:
     """An N-SET. Raises WorkitemRefused."""
     rules.check_update(State(row.state), row.transaction_uid, data_set.text(tags.TransactionUID).strip())
     _check_room(work, 2 * WORKITEMS_BYTES_MAX)
@@ -138,6 +155,8 @@ def update(work: Work, uid: str, data_set: DataSet, row: WorkitemRow) -> Remark:
         fault = Fault.ONLY_CREATED if state == b"SCHEDULED" else Fault.VALUE
         raise WorkitemRefused("the state changes by N-ACTION only", fault, (tags.ProcedureStepState,))
     rules.check_values(data_set)
+    if not is_ours:
+        values.check(changes)
     refused = [tag for tag in changes if tag in ONLY_CREATED and changes[tag] != stored.get(tag, b"")]
     for tag in ONLY_CREATED:
         changes.pop(tag, None)
@@ -242,9 +261,11 @@ def forget(work: Work, before: float) -> int:
         if facts is None or facts.ended >= before or subscriptions.is_locked(work.writing, uid):
             continue
         work.writing.delete(tables.workitems, uid.encode())
+        work.writing.put_gone(uid, work.now)
         for title in subscriptions.subscribers_of(work.writing, uid):
             work.writing.delete(tables.subscriptions, subscriptions.subscription_key(uid, title))
         count += 1
+    work.writing.forget_gone(work.now - GONE_S)
     return count
 
 

@@ -42,6 +42,7 @@ class Fault(StrEnum):
     ONLY_CREATED = "only-created"
     INCOMPLETE = "incomplete"
     UNKNOWN = "unknown"
+    GONE = "gone"
     RECEIVER = "receiver"
     NOT_SCHEDULED = "not-scheduled"
     NOT_IN_PROGRESS = "not-in-progress"

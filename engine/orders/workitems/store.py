@@ -52,10 +52,15 @@ class Workitems:
 
     # -- workitems --------------------------------------------------------------------------------
 
-    def create(self, uid: str, data_set: Identifier, creator: str, reach: Reach | None = None) -> None:
-        """Creates one. Raises WorkitemRefused, OrdersError, StorageError, as all that follow."""
+    def create(
+        self, uid: str, data_set: Identifier, creator: str, reach: Reach | None = None, *, is_ours: bool = False
+    ) -> None:
+        """Creates one. Raises WorkitemRefused, OrdersError, StorageError, as all that follow.
+
+        `is_ours`: the archive makes it, of what it has stored; values are taken as they are.
+        """
         with self._orders.work(Source(name=creator, reference=uid)) as work:
-            row = life.create(work, uid, data_set, lambda keys: _matches_of(keys, work.writing))
+            row = life.create(work, uid, data_set, lambda keys: _matches_of(keys, work.writing), is_ours=is_ours)
             if reach is not None and not reach(life.attributes_of(work.writing, row)):
                 raise WorkitemRefused("not allowed to create a workitem of this patient or study", Fault.NOT_ALLOWED)
 
@@ -65,9 +70,9 @@ class Workitems:
             return life.seen(reading, uid, reach)[1]
 
     def exists(self, uid: str) -> bool:
-        """Whether there is one, in anybody's reach."""
+        """Whether there is one, or has been, in anybody's reach."""
         with self._orders.read_in_thread() as reading:
-            return reading.raw(reading.database.workitems, uid.encode()) is not None
+            return reading.is_gone(uid) or reading.raw(reading.database.workitems, uid.encode()) is not None
 
     def creator_of(self, uid: str) -> str:
         """Who created one; "": nobody, for there is none."""
@@ -75,10 +80,13 @@ class Workitems:
             row = reading.get(reading.database.workitems, uid.encode())
         return "" if row is None else row.creator
 
-    def update(self, uid: str, data_set: Identifier, actor: str, reach: Reach | None = None) -> Remark:
+    def update(
+        self, uid: str, data_set: Identifier, actor: str, reach: Reach | None = None, *, is_ours: bool = False
+    ) -> Remark:
         """Sets attributes."""
         with self._orders.work(Source(name=actor, reference=uid)) as work:
-            return life.update(work, uid, data_set, life.seen(work.writing, uid, reach)[0])
+            row = life.seen(work.writing, uid, reach)[0]
+            return life.update(work, uid, data_set, row, is_ours=is_ours)
 
     def change_state(
         self, uid: str, state: str, transaction_uid: str, actor: str, reach: Reach | None = None
