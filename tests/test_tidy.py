@@ -151,6 +151,8 @@ ARCHIVE_FACE = {
     "engine.archive.ingest.request",
     "engine.archive.ingest.stream",
     "engine.archive.exports",
+    "engine.archive.subscriptions",
+    "engine.archive.subscription_events",
     "engine.archive.questions",
     "engine.archive.retrieve",
     "engine.archive.study_facts",

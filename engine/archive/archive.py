@@ -30,7 +30,7 @@ from engine.archive.commitment.requests import CommitmentRequests
 from engine.archive.commitment.transactions import Transactions
 from engine.archive.copies import backup_notes, lag
 from engine.archive.exports import ExportFiles
-from engine.archive.feed.destinations import OUTBOX, Destinations
+from engine.archive.feed.destinations import OUTBOX, SUBSCRIPTIONS, Destinations
 from engine.archive.feed.layout import directory_of
 from engine.archive.feed.study_states import StudyStates
 from engine.archive.feed.subscription import Feed, Watch
@@ -57,6 +57,7 @@ from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex,
 from engine.archive.settings import SecondCopySettings
 from engine.archive.stats_history import StatsHistory
 from engine.archive.study_facts import StudyFacts, study_facts
+from engine.archive.subscriptions import SubscriptionFiles
 from engine.archive.survey import Survey as Survey
 from engine.archive.survey import survey
 from engine.archive.unlocking import let_go, require_encryption, unlock, use_study_keys
@@ -516,6 +517,18 @@ class Archive(View):
     def export_files(self) -> ExportFiles:
         """The exports in FHIR's form that clients have asked for."""
         return ExportFiles(self.parts.layout, self.parts.files)
+
+    def subscription_files(self) -> SubscriptionFiles:
+        """The subscriptions of FHIR clients."""
+        return SubscriptionFiles(self.parts.layout, self.parts.files)
+
+    def subscription_standings(self) -> Destinations:
+        """How far each of them has been told."""
+        return Destinations(self.parts.layout, self.parts.files, SUBSCRIPTIONS)
+
+    def notifying(self) -> AbstractContextManager[None]:
+        """The right to tell them. Raises ArchiveInUse when another process has it."""
+        return locks.subscriptions(self.parts.layout, self.parts.files)
 
     def running_jobs(self) -> AbstractContextManager[None]:
         """The right to run jobs. Raises ArchiveInUse when another process has it."""

@@ -101,6 +101,13 @@ def webhooks(layout: Layout, files: Files) -> Iterator[None]:
 
 
 @contextmanager
+def subscriptions(layout: Layout, files: Files) -> Iterator[None]:
+    """The right to tell subscriptions of FHIR. Raises ArchiveInUse when another process has it."""
+    with _held(layout, files, "subscriptions", 0.0, "another process tells subscriptions"):
+        yield
+
+
+@contextmanager
 def thumbnails(layout: Layout, files: Files) -> Iterator[None]:
     """The right to draw thumbnails ahead. Raises ArchiveInUse when another process has it."""
     with _held(layout, files, "thumbnails", 0.0, "another process draws thumbnails"):

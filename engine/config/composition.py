@@ -49,7 +49,7 @@ from engine.services.settings import Coercion, Queries, Tls
 from engine.setting import FIXED, AETitle, Port, bare, is_fixed
 from engine.storage.settings import Storage
 from engine.titles import check_title
-from engine.web.settings import Http, Webhook
+from engine.web.settings import Fhir, Http, Webhook
 
 
 def _cores() -> int:
@@ -116,6 +116,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     limits: Limits = Limits()
     tls: Tls = Tls()
     http: Http = Http()
+    fhir: Fhir = Fhir()
     hl7: Hl7 = Hl7()
     accounts: AccountSettings = AccountSettings()
     storage: Annotated[Storage, FIXED] = Storage()

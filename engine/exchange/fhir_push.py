@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
@@ -22,8 +22,7 @@ from urllib.parse import quote, urlsplit
 
 import orjson
 
-from engine.archive.admin import corrections
-from engine.archive.feed.event import CORRECTED, DELETED, RESTORED, STORED, VERSION_DELETED
+from engine.archive.admin.changed_studies import studies_of
 from engine.archive.questions import Level
 from engine.dicom import tags
 from engine.errors import CursorRefused, FeedMissing, PushFailed
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
 
     from engine.archive.archive import Archive
     from engine.archive.feed.cursor import Cursor
-    from engine.archive.feed.event import Event
     from engine.archive.feed.subscription import Feed
     from engine.fhir.datatypes import Json
 
@@ -58,7 +56,6 @@ FAILED_MAX: Final = 20
 TOKEN_BYTES_MAX: Final = 16 << 10
 
 _AGAIN: Final = frozenset((408, 425, 429, 500, 502, 503, 504))
-_OF_STUDIES: Final = frozenset((STORED, DELETED, RESTORED, VERSION_DELETED))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,32 +128,11 @@ def _changed(archive: Archive, feed: Feed, name: str) -> tuple[list[str] | None,
         uids: dict[str, None] = {}
         while (page := feed.read(cursor)).lines:
             for event in page.events():
-                uids |= dict.fromkeys(_studies_of(archive, event))
+                uids |= dict.fromkeys(studies_of(archive, event))
             cursor = page.cursor
         return list(uids), page.cursor
     except (CursorRefused, FeedMissing):
         return None, _newest(feed)
-
-
-def _studies_of(archive: Archive, event: Event) -> Iterable[str]:
-    if event.action in _OF_STUDIES:
-        return (event.study_instance_uid,) if event.study_instance_uid else ()
-    if event.action != CORRECTED:
-        return ()
-    if event.level != "patient":
-        return event.names if event.level == "study" else event.names[:1]
-    return _studies_of_patients(archive, event.names)
-
-
-def _studies_of_patients(archive: Archive, names: Sequence[str]) -> set[str]:
-    """The studies of a corrected patient, also under the ID that they got by it."""
-    patients = {"^^^".join(filter(None, names[:2]))}
-    for row in corrections.list_all(archive, values=True):
-        if row["level"] == "patient" and patients & set(row["names"]):
-            values = row["sets"]
-            into = "^^^".join(filter(None, (values.get("PatientID", ""), values.get("IssuerOfPatientID", ""))))
-            patients |= {into} if into else set()
-    return {uid for patient in patients for uid in corrections.studies_of(archive, patient)}
 
 
 async def _push(

@@ -12,6 +12,8 @@ from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
 from engine.fhir.release import Release
 from engine.fhir.report_search import DIAGNOSTIC_REPORT
 from engine.fhir.search import IMAGING_STUDY, PATIENT, Parameter
+from engine.fhir.subscription_search import SUBSCRIPTION
+from engine.fhir.subscription_topic import TOPICS
 
 _CONNECTION: Final = "http://terminology.hl7.org/CodeSystem/endpoint-connection-type"
 _RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {
@@ -24,6 +26,10 @@ _RESOURCES: Final[Mapping[str, Mapping[str, Parameter]]] = {
     "AuditEvent": AUDIT_EVENT,
 }
 _SEARCHED_ONLY: Final = ("Provenance",)
+_BACKPORT: Final = "http://hl7.org/fhir/uv/subscriptions-backport/"
+_TOPIC: Final = f"{_BACKPORT}StructureDefinition/capabilitystatement-subscriptiontopic-canonical"
+_OPERATION_ROOT: Final = f"{_BACKPORT}OperationDefinition/backport-subscription-"
+_OPERATIONS: Final = ("status", "events", "get-ws-binding-token")
 
 _SMART: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
@@ -56,6 +62,7 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
         }
         for kind, parameters in _RESOURCES.items()
     ]
+    resources += _subscriptions(release)
     resources.append({"type": "Endpoint", "interaction": [{"code": "read"}], "versioning": "no-version"})
     return {
         "resourceType": "CapabilityStatement",
@@ -68,6 +75,28 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
         "format": ["json", "application/fhir+json"],
         "rest": [{"mode": "server", **({"security": _SECURITY} if has_tokens else {}), "resource": resources}],
     }
+
+
+def _subscriptions(release: Release) -> list[Json]:
+    """Subscription, with its topics for R4, and SubscriptionTopic, which R5 has."""
+    actions = ("read", "search-type", "create", "update", "delete")
+    topics = [{"url": _TOPIC, "valueCanonical": topic.url} for topic in TOPICS.values()]
+    found: list[Json] = [
+        {
+            **({"extension": topics} if release is Release.R4 else {}),
+            "type": "Subscription",
+            "interaction": [{"code": code} for code in actions],
+            "versioning": "no-version",
+            "searchParam": [
+                {"name": name, "type": each.kind, "documentation": each.text} for name, each in SUBSCRIPTION.items()
+            ],
+            "operation": [{"name": name, "definition": f"{_OPERATION_ROOT}{name}"} for name in _OPERATIONS],
+        }
+    ]
+    if release is Release.R5:
+        reads = [{"code": "read"}, {"code": "search-type"}]
+        found.append({"type": "SubscriptionTopic", "interaction": reads, "versioning": "no-version"})
+    return found
 
 
 def endpoint(release: Release, address: str) -> Json:

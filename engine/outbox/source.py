@@ -72,12 +72,15 @@ class FeedLines:
         *,
         events_max: int = PAGE_EVENTS,
         is_single: bool = False,
+        is_wanted: Callable[[bytes], bool] = lambda _: True,
     ) -> None:
-        """`actions`: what is wanted; empty: everything. `is_single`: each event is a unit."""
+        """`actions`: what is wanted; empty: everything. `is_single`: each event is a unit. `is_wanted` judges further,
+        by the line of an event."""
         self._feed = feed
         self._actions = frozenset(actions)
         self._events_max = events_max
         self._is_single = is_single
+        self._is_wanted = is_wanted
         self.changed = changed
 
     def newest(self) -> str:
@@ -93,7 +96,9 @@ class FeedLines:
         page = self._feed.read(Cursor.parse(cursor), self._events_max)
         after = str(page.cursor)
         wanted = [
-            number for number, line in enumerate(page.lines) if not self._actions or action_of(line) in self._actions
+            number
+            for number, line in enumerate(page.lines)
+            if (not self._actions or action_of(line) in self._actions) and self._is_wanted(line)
         ]
         units = []
         if self._is_single:

@@ -207,6 +207,8 @@ class AuditedRequests:
 
 
 def _sort_of(route: Route) -> _Sort:
+    if route.path.startswith(f"{FHIR}/Subscription") and route.method != HTTPMethod.GET:
+        return _Sort.SEARCH if route.path.endswith("/_search") else _Sort.OPERATION
     if route.path.startswith(FHIR) and route.action in (Action.QUERY, Action.WORKLIST) and route.path not in _VIEWS:
         return _Sort.SEARCH
     if route.method == HTTPMethod.GET:

@@ -43,6 +43,7 @@ from engine.web.commitments import Commitments
 from engine.web.connection import HttpConnection
 from engine.web.errors import HttpError, NotFound, Unavailable, problem
 from engine.web.fhir.answers import as_outcome, is_fhir
+from engine.web.fhir.notifying import Notifications
 from engine.web.history_sampler import HistorySampler
 from engine.web.intake import Intake, Scratch
 from engine.web.limits import RequestLimits
@@ -118,6 +119,7 @@ class WebFront:
         self.authentication = Authentication(engine)
         self._changes = ChangeStream(engine)
         self._webhooks = Webhooks(engine)
+        self._notifications = Notifications(engine)
         self._commitments = Commitments(engine)
         self._history = HistorySampler(engine, self.server_stats)
         self.live_status = LiveStatus(engine, self.server_stats)
@@ -177,6 +179,7 @@ class WebFront:
         self._changes.end()
         self.live_status.end()
         self._webhooks.close()
+        self._notifications.close()
         self._commitments.close()
         self._history.close()
         if self.outbound is not None:

@@ -1,4 +1,4 @@
-"""The [http] and [[webhook]] tables: the HTTP port, its clients, and bounds on their cost."""
+"""The [http], [fhir] and [[webhook]] tables: the HTTP port, its clients and receivers, and bounds on their cost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _Url = Annotated[
     str, Meta(pattern=r"^https?://[^\s/?#]+[^\s]*$", max_length=4096, description="an address as https://NAME/PATH")
 ]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s]+)$", description="https://NAME or *")]
+
+_Receiver = Annotated[str, Meta(pattern=r"^https?://[^/\s@?#]+$", description="https://NAME or https://NAME:PORT")]
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -157,6 +159,26 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def open_to(self) -> tuple[Network, ...]:
         """The clients that may do everything while no login is needed."""
         return LOOPBACK if self.allow is None else self.allow
+
+
+class Fhir(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The [fhir] table: whom subscriptions of FHIR may notify by HTTP. A reload applies all of it."""
+
+    notify: tuple[_Receiver, ...] = ()
+    """Where a subscription may send notifications to, as https://ehr.example or https://ehr.example:8443. Unset:
+    nowhere, since clients write the addresses, and this server may reach what they cannot. WebSockets need none."""
+
+    secret_file: Path | None = None
+    """A file with the secret that signs notifications, as those of a [[webhook]]; unset: they are not signed."""
+
+    retry_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
+    """Seconds from a failed attempt to the next; twice as long after each further one."""
+
+    retry_s_max: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    """The longest pause between two attempts."""
+
+    attempts_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 300
+    """Failed attempts in a row after which a subscription is off, until its client requests it again: two days."""
 
 
 class Webhook(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

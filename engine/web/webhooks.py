@@ -16,13 +16,8 @@ next request gives the reason in `reset`, and delivery continues with new events
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import hmac
-import time
 from typing import TYPE_CHECKING
 
-import aiohttp
 import orjson
 
 from engine import guards, log
@@ -31,6 +26,7 @@ from engine.outbox.follower import Follower, Retries, Saving
 from engine.outbox.source import FeedLines, Unit
 from engine.outbox.tables import Tables
 from engine.sole_worker import run_alone
+from engine.web import posting
 
 if TYPE_CHECKING:
     from engine.archive.feed.subscription import Watch
@@ -43,9 +39,6 @@ CHECK_S = 1.0
 """How often the lock is tried."""
 SAVE_S = 2.0
 """How often a destination's position is saved: a crash repeats the events since then."""
-RESPONSE_BYTES_MAX = 64 << 10
-"""Bytes of a response that are read to keep its connection open; after a longer one it is closed."""
-SECRET_BYTES_MAX = 4096
 
 
 class Webhooks:
@@ -96,7 +89,7 @@ class Receiver:
 
     def __init__(self, hook: Webhook) -> None:
         self._hook = hook
-        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(sock_connect=10.0), auto_decompress=False)
+        self._session = posting.session()
 
     async def close(self) -> None:
         """Closes its connections."""
@@ -116,30 +109,8 @@ class Receiver:
         """Sends events. Returns the reason of a failure; "": they are delivered."""
         fields: dict[str, str] = {"webhook": self._hook.name, "cursor": cursor, **({"reset": reset} if reset else {})}
         body = b'{"events":[' + b",".join(lines) + b"]," + orjson.dumps(fields)[1:]
-        status, failure = 0, ""
-        try:
-            headers = {"Content-Type": "application/json", "Filmroom-Delivery": cursor, **self._signature(body)}
-            async with asyncio.timeout(self._hook.timeout_s):
-                async with self._session.post(
-                    self._hook.url, data=body, headers=headers, allow_redirects=False
-                ) as response:
-                    status = response.status
-                    await response.content.read(RESPONSE_BYTES_MAX)
-                    if not response.content.at_eof():
-                        response.close()
-        except TimeoutError:
-            failure = f"no answer within {self._hook.timeout_s:g} s"
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            failure = f"{type(error).__name__}: {error}"[:300]
-        if 200 <= status < 300:
-            return ""  # whatever became of the body
-        return failure or f"it answered {status}"
-
-    def _signature(self, body: bytes) -> dict[str, str]:
-        path = self._hook.secret_file
-        if path is None:
-            return {}
-        secret = path.read_bytes()[:SECRET_BYTES_MAX].strip()
-        now = str(int(time.time()))
-        digest = hmac.new(secret, now.encode() + b"." + body, hashlib.sha256).hexdigest()
-        return {"Filmroom-Signature": f"t={now},v1={digest}"}
+        headers = {"Content-Type": "application/json", "Filmroom-Delivery": cursor}
+        hook = self._hook
+        return await posting.post(
+            self._session, hook.url, body, headers, secret_file=hook.secret_file, timeout_s=hook.timeout_s
+        )

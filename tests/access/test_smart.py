@@ -78,3 +78,21 @@ def test_scopes_open_nothing_that_roles_do_not() -> None:
     )
     policy = Policy(Config, AccountDirectory(None, Config))
     assert policy.scope(principal, Action.QUERY) is NOTHING
+
+
+@pytest.mark.parametrize(
+    ("scopes", "may"),
+    [
+        ("system/Subscription.cruds", "crud"),
+        ("user/Subscription.rs", "r"),
+        ("user/ImagingStudy.rs", ""),
+        ("user/*.write", "cud"),
+    ],
+)
+def test_a_scope_lets_a_client_subscribe(scopes: str, may: str) -> None:
+    attributes = {smart.SCOPES: smart.clinical(scopes.split(" "))}
+    principal = Principal(Kind.HTTP, "ann", session="t-1", attributes=attributes)
+    allowed = {
+        letter for letter in "crud" if not smart.refusal(principal, Action.QUERY, Records("Subscription", letter))
+    }
+    assert allowed == set(may)

@@ -26,7 +26,7 @@ from engine.web.connection import HttpConnection
 from engine.web.front import WebFront
 from engine.web.route import Route
 from engine.web.routes import ROUTES
-from engine.web.settings import Http, Webhook
+from engine.web.settings import Fhir, Http, Webhook
 
 LIMITS = Limits(disk_reserve_bytes=0)
 
@@ -117,6 +117,7 @@ def host(
     hl7_destinations: tuple[Hl7Destination, ...] = (),
     workitems: tuple[WorkitemTemplate, ...] = (),
     roles: tuple[Role, ...] = (),
+    fhir: Fhir | None = None,
     link: Callable[[Engine], ServerLink] | None = None,
     oidc: tuple[Oidc, ...] = (),
 ) -> Hosting:
@@ -141,6 +142,7 @@ def host(
             workitems=workitems,
             oidc=oidc,
             roles=roles,
+            fhir=fhir or Fhir(),
         )
         failures: list[EngineError] = []
         engine = Engine.open(archive, config, writer="test", on_failure=failures.append, prewrite_bytes=0)
@@ -191,7 +193,9 @@ def host(
 
 
 @contextmanager
-def hosted(data: Path, limits: Limits = LIMITS, http: Http | None = None) -> Iterator[Hosting]:
+def hosted(
+    data: Path, limits: Limits = LIMITS, http: Http | None = None, fhir: Fhir | None = None
+) -> Iterator[Hosting]:
     """The front in a thread of its own, for tests that share it; nothing is left behind when it ends."""
     started, done = threading.Event(), threading.Event()
     hostings: list[Hosting] = []
@@ -204,7 +208,7 @@ def hosted(data: Path, limits: Limits = LIMITS, http: Http | None = None) -> Ite
 
     def serve() -> None:
         try:
-            host(data, script, limits=limits, http=http)
+            host(data, script, limits=limits, http=http, fhir=fhir)
         except BaseException as error:
             failures.append(error)
         finally:

@@ -1,4 +1,4 @@
-"""Destinations of events, and the progress of each: webhooks in DATA/feed/webhooks, others in DATA/feed/outbox.
+"""Destinations of events, and the progress of each: in DATA/feed, in webhooks, subscriptions (FHIR), outbox (others).
 
 One small file each, replaced durably: the cursor after the last accepted event, and the failures since. Its name is
 that of the destination, percent-encoded as in a URL, and a dot is %2E.
@@ -31,6 +31,7 @@ PARKED = "parked"
 
 WEBHOOKS = "webhooks"
 OUTBOX = "outbox"
+SUBSCRIPTIONS = "subscriptions"
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9%_~-]{1,200}")
 """No request, and no file that is being replaced: those have a "=" or a "."."""
@@ -63,6 +64,8 @@ class Standing(msgspec.Struct, kw_only=True):
     """Number of events that it has accepted."""
     skipped: list[Skipped] = []
     """What was set aside, the earliest first."""
+    agreed: str = ""
+    """What it has agreed to get, in words of its kind; "": it need not, or was not asked yet."""
     updated: str = ""
     """Time of this state, ISO 8601 in UTC."""
 
@@ -94,14 +97,22 @@ class Destinations:
         self._files.make_directory(self._directory)
         storage_files.replace_file(self._files, path, msgspec.json.encode(standing))
 
-    def all(self) -> Sequence[Standing]:
-        """All destinations, by name."""
+    def forget(self, name: str) -> None:
+        """Removes the progress of a destination that is no more."""
+        for rest in ("", f"={_RESUME}", f"={_RESEND}"):
+            self._files.unlink(f"{self._path(name)}{rest}")
+
+    def names(self) -> list[str]:
+        """The names of all destinations, sorted."""
         try:
             present = self._files.list_directory(self._directory)
         except FileNotFoundError:
             return []
-        names = sorted(unquote(name) for name in present if _FILE_NAME.fullmatch(name))
-        return [standing for name in names if (standing := self.load(name)) is not None]
+        return sorted(unquote(name) for name in present if _FILE_NAME.fullmatch(name))
+
+    def all(self) -> Sequence[Standing]:
+        """All destinations, by name."""
+        return [standing for name in self.names() if (standing := self.load(name)) is not None]
 
     def resume(self, name: str) -> None:
         """Requests another try for a parked destination. Raises FeedError if there is none of that name."""

@@ -14,8 +14,18 @@ from engine.fhir.order_search import SERVICE_REQUEST, TASK
 from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
 from engine.fhir.report_search import DIAGNOSTIC_REPORT
 from engine.fhir.search import IMAGING_STUDY, PATIENT
+from engine.fhir.subscription_search import SUBSCRIPTION
 from engine.web.errors import NotFound
-from engine.web.fhir import export, imaging_studies, orders, patients, records, reports
+from engine.web.fhir import (
+    export,
+    imaging_studies,
+    orders,
+    patients,
+    records,
+    reports,
+    subscription_channel,
+    subscriptions,
+)
 from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
 from engine.web.fhir.parameters import FORM
 from engine.web.fhir.smart import WELL_KNOWN
@@ -154,6 +164,71 @@ _EXPORT_ROUTES: Final = (
     ),
 )
 
+_NUMBERS: Final = (
+    Parameter("eventsSinceNumber", "The first event", schema="integer"),
+    Parameter("eventsUntilNumber", "The last event", schema="integer"),
+    Parameter("content", "Whether the resources are named", options=("empty", "id-only")),
+)
+
+
+def _subscription(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    interaction: str,
+    parameters: tuple[Parameter, ...] = (),
+    *,
+    status: int = 200,
+) -> Route:
+    return Route(
+        method,
+        f"{FHIR}/Subscription{path}",
+        handler,
+        summary,
+        Action.QUERY,
+        parameters,
+        consumes=subscriptions.TYPES if method in ("POST", "PUT") else (),
+        produces=TYPES if status != 204 else (),
+        statuses=(status,),
+        errors=(404, 406, 413, 415, 422, 503) if method in ("POST", "PUT") else (404, 406, 422),
+        error_form="OperationOutcome",
+        tag="FHIR",
+        target=Records("Subscription", interaction),
+    )
+
+
+_SUBSCRIPTION_ROUTES: Final = (
+    _route("/SubscriptionTopic", subscriptions.search_topics, "What one can subscribe to (R5)"),
+    _route("/SubscriptionTopic/{id}", subscriptions.read_topic, "A topic (R5)"),
+    _subscription("GET", "", subscriptions.search, "Search for one's subscriptions", "s", _described(SUBSCRIPTION)),
+    _route("/Subscription/_search", subscriptions.search, "Search for one's subscriptions", method="POST"),
+    _subscription("POST", "", subscriptions.create, "Subscribe to a topic", "c", status=201),
+    _subscription(
+        "GET", "/$status", subscriptions.status, "The state of subscriptions", "r", (Parameter("id", "Of which"),)
+    ),
+    _subscription("GET", "/{id}", subscriptions.read_one, "A subscription", "r"),
+    _subscription("PUT", "/{id}", subscriptions.update, "Change a subscription, stop it, resume it", "u"),
+    _subscription("DELETE", "/{id}", subscriptions.delete, "End a subscription", "d", status=204),
+    _subscription("GET", "/{id}/$status", subscriptions.status, "The state of a subscription", "r"),
+    _subscription("GET", "/{id}/$events", subscriptions.events, "Events of a subscription again", "r", _NUMBERS),
+    _subscription(
+        "GET", "/{id}/$get-ws-binding-token", subscription_channel.binding_token, "A token for the WebSocket", "r"
+    ),
+    Route(
+        "GET",
+        subscription_channel.PATH,
+        subscription_channel.channel,
+        "Notifications of subscriptions, as a WebSocket",
+        None,
+        produces=(),
+        statuses=(101,),
+        errors=(403, 503),
+        error_form="OperationOutcome",
+        tag="FHIR",
+    ),
+)
+
 FHIR_ROUTES: Final = (
     Route(
         "GET",
@@ -166,6 +241,7 @@ FHIR_ROUTES: Final = (
         tag="FHIR",
     ),
     *_EXPORT_ROUTES,
+    *_SUBSCRIPTION_ROUTES,
     _route("/metadata", _metadata, "What this server does", action=None),
     _route("/ImagingStudy", imaging_studies.search, "Search for studies", _described(IMAGING_STUDY)),
     _route("/ImagingStudy/_search", imaging_studies.search, "Search for studies", method="POST"),

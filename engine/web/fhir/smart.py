@@ -21,6 +21,7 @@ CAPABILITIES: Final = ("permission-patient", "permission-user", "permission-v1",
 SCOPES: Final = (
     *("patient/ImagingStudy.rs", "patient/DiagnosticReport.rs", "patient/Patient.r", "user/ImagingStudy.rs"),
     *("user/DiagnosticReport.rs", "user/Patient.rs", "user/*.rs", "system/ImagingStudy.rs", "system/*.rs"),
+    "system/Subscription.cruds",
 )
 
 
