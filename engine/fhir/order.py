@@ -124,7 +124,7 @@ def service_request(order: Order, release: Release) -> Json:
                 "category": [_IMAGING],
                 "priority": _PRIORITIES.get(text_of(values, tags.RequestedProcedurePriority), ""),
                 "code": ({"concept": code} if is_r5 else code) if code else {},
-                "subject": _subject(values),
+                "subject": subject_of(values),
                 "occurrenceDateTime": starts[0] if starts else "",
                 "authoredOn": order.created,
                 "requester": {"display": requester} if requester else {},
@@ -160,7 +160,7 @@ def task(order: Order, step: Step, release: Release) -> Json:
                 "code": {"text": "Scheduled procedure step"},
                 "description": text_of(values, tags.ScheduledProcedureStepDescription),
                 "focus": {"reference": f"ServiceRequest/{order.id}"},
-                "for": _subject(order.attributes),
+                "for": subject_of(order.attributes),
                 "authoredOn": order.created,
                 "location": {"display": place} if place else {},
                 **(due if start else {}),
@@ -177,7 +177,21 @@ _NUMBERS: Final[Mapping[int, str]] = {
 }
 
 
-def _subject(values: Attributes) -> Json:
+SCHEMES: Final[Mapping[str, str]] = {
+    "SCT": "http://snomed.info/sct",
+    "LN": "http://loinc.org",
+    "DCM": DCM,
+    "RADLEX": "http://radlex.org",
+}
+
+
+def system_of_scheme(scheme: str) -> str:
+    """The system of a coding scheme's codes; "" if none is known."""
+    return SCHEMES.get(scheme, "")
+
+
+def subject_of(values: Attributes) -> Json:
+    """The patient, by identifier."""
     issuer = text_of(values, tags.IssuerOfPatientID)
     reference = without_empty(
         {

@@ -1,4 +1,4 @@
-"""Parameters of searches for orders (ServiceRequest) and their steps (Task). No I/O.
+"""Parameters of searches for orders (ServiceRequest), their steps and workitems (Task). No I/O.
 
     ServiceRequest?patient=Patient/P1&status=active        ServiceRequest?identifier=A1234&_revinclude=Task:focus
     Task?patient.identifier=P1&status=ready                Task?focus=ServiceRequest/17
@@ -15,7 +15,7 @@ from typing import Final
 from engine.fhir.resource_id import read
 from engine.fhir.search import Parameter, Search, alternatives, including, tokens
 
-ID, NUMBER, STATUS, ORDER = "id", "number", "status", "order"
+ID, NUMBER, STATUS, ORDER, CODE, OWNER = "id", "number", "status", "order", "code", "owner"
 
 
 def _patient(search: Search, name: str, values: Sequence[str]) -> None:
@@ -34,6 +34,18 @@ def _add_patients(search: Search, patients: Sequence[tuple[str, ...]]) -> None:
 
 def _id(search: Search, name: str, values: Sequence[str]) -> None:
     _add(search, ID, [each for each in alternatives(name, values) if is_id(each)])
+
+
+def _task_id(search: Search, name: str, values: Sequence[str]) -> None:
+    _add(search, ID, [each for each in alternatives(name, values) if is_id(each) or _UID.fullmatch(each)])
+
+
+def _code(search: Search, name: str, values: Sequence[str]) -> None:
+    _add(search, CODE, [value for _, value in tokens(name, values) if value])
+
+
+def _owner(search: Search, name: str, values: Sequence[str]) -> None:
+    _add(search, OWNER, [value for _, value in tokens(name, values) if value])
 
 
 def _identifier(search: Search, name: str, values: Sequence[str]) -> None:
@@ -59,6 +71,8 @@ def is_id(text: str) -> bool:
     return re.fullmatch(r"[1-9]\d{0,17}", text, re.ASCII) is not None
 
 
+_UID = re.compile(r"\d+(\.\d+)+", re.ASCII)
+
 _Apply = Callable[[Search, str, Sequence[str]], None]
 _OF_BOTH: Final[Mapping[str, Parameter]] = {
     "_id": Parameter("token", "The id of the resource", _id),
@@ -76,7 +90,11 @@ SERVICE_REQUEST: Final[Mapping[str, Parameter]] = {
 }
 TASK: Final[Mapping[str, Parameter]] = {
     **_OF_BOTH,
-    "identifier": Parameter("token", "Scheduled Procedure Step ID", _identifier),
+    "_id": Parameter("token", "The id of the resource: the number of a step, the UID of a workitem", _task_id),
+    "identifier": Parameter("token", "Scheduled Procedure Step ID, or the UID of a workitem", _identifier),
+    "code": Parameter("token", "The code of what is to be done, of a workitem", _code),
+    "owner:identifier": Parameter("token", "The code of the station that shall perform a workitem", _owner),
+    "owner.identifier": Parameter("token", "The same", _owner),
     "focus": Parameter("reference", "The order of the step", _order),
     "based-on": Parameter("reference", "The order of the step", _order),
     "_include": including({"Task:focus": "request", "Task:based-on": "request"}),

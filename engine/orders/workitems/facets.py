@@ -8,6 +8,7 @@ What belongs together is found by these keys when somebody asks; nothing is stor
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any, Final
 
@@ -15,13 +16,15 @@ from engine.dicom import tags
 from engine.orders import ordering
 from engine.orders.attributes import Items, values_of
 from engine.orders.database import Reading, id_key, name_key
-from engine.orders.rows import StepRow
+from engine.orders.rows import StepRow, WorkitemRow
 from engine.orders.workitems.facts import LETTERS_WITHIN, STUDY, prefix_of, text_of
-from engine.orders.workitems.life import with_patient
+from engine.orders.workitems.life import attributes_of, find, with_patient
 from engine.orders.workitems.search import Reach
 
 RELATED_MAX: Final = 50
 """Of each kind."""
+ORDER_MAX: Final = 1000
+"""Workitems of one order."""
 _ACCESSION: Final = LETTERS_WITHIN[tags.ReferencedRequestSequence, tags.AccessionNumber]
 
 
@@ -54,6 +57,24 @@ def _orders(reading: Reading, items: Items) -> list[tuple[int, str]]:
     return list(found)
 
 
+def orders_of(reading: Reading, items: Items) -> list[int]:
+    """The orders that a workitem names."""
+    return list(dict.fromkeys(number for number, _ in _orders(reading, items)))[:RELATED_MAX]
+
+
+def studies_of(items: Items) -> list[str]:
+    """The studies that a workitem is for."""
+    requests = items.get(tags.ReferencedRequestSequence) or []
+    named = [] if isinstance(requests, bytes) else [values_of(item) for item in requests[:RELATED_MAX]]
+    return list(dict.fromkeys(filter(None, (text_of(each, tags.StudyInstanceUID) for each in (items, *named)))))
+
+
+def whole(reading: Reading, uid: str) -> tuple[WorkitemRow, Items]:
+    """A workitem with all its attributes."""
+    row = find(reading, uid)
+    return row, attributes_of(reading, row)
+
+
 def step_facts(number: int, row: StepRow) -> dict[str, Any]:
     """A scheduled step, in short."""
     return {
@@ -76,21 +97,24 @@ def performed_of(reading: Reading, steps: list[StepRow]) -> list[dict[str, Any]]
     return found
 
 
-def workitems_of(reading: Reading, row: StepRow, reach: Reach | None) -> list[dict[str, Any]]:
-    """The workitems for the request of a scheduled step."""
-    order = reading.get(reading.database.orders, id_key(row.order))
+def uids_of_order(reading: Reading, number: int) -> Iterator[str]:
+    """The UIDs of the workitems for an order, by their start."""
+    order = reading.get(reading.database.orders, id_key(number))
     if order is None:
-        return []
+        return
     studies = [each.study_instance_uid for each in order.procedures]
-    studies += reading.linked(row.order)
+    studies += reading.linked(number)
     prefixes = {prefix_of(STUDY, "UI", study) for study in studies if study}
     if order.accession is not None:
         prefixes.add(prefix_of(_ACCESSION, "SH", order.accession.value))
-    if not prefixes:
-        return []
+    for tail in islice(reading.workitems_found(tuple(sorted(prefixes))), ORDER_MAX):
+        yield tail[tail.rindex(b"\0") + 1 :].decode()
+
+
+def workitems_of(reading: Reading, row: StepRow, reach: Reach | None) -> list[dict[str, Any]]:
+    """The workitems for the request of a scheduled step."""
     found = []
-    for tail in reading.workitems_found(tuple(sorted(prefixes))):
-        uid = tail[tail.rindex(b"\0") + 1 :].decode()
+    for uid in uids_of_order(reading, row.order):
         facts = reading.facts(uid)
         if facts is None:
             continue

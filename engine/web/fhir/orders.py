@@ -1,10 +1,11 @@
-"""/fhir/ServiceRequest and /fhir/Task: orders of the hospital and their scheduled steps, read and search.
+"""/fhir/ServiceRequest and /fhir/Task: orders of the hospital, their scheduled steps, workitems; read and search.
 
     GET  /fhir/ServiceRequest/{id}    GET /fhir/ServiceRequest?…    POST /fhir/ServiceRequest/_search
     GET  /fhir/Task/{id}              GET /fhir/Task?…              POST /fhir/Task/_search
 
 For who may see worklists; of a role with `studies` those entries that its worklists would show (`orders.reach`). The
-latest order comes first. A page begins behind an order: the link `next` names it.
+latest order comes first. A page begins behind an order: the link `next` names it. Behind the steps come workitems
+(`workitems`), for who may see them.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from engine.access import Action, Records
 from engine.dicom import tags
 from engine.errors import RequestError
-from engine.fhir import bundle, outcome
+from engine.fhir import bundle, outcome, workitem_task
 from engine.fhir.datatypes import text_of
 from engine.fhir.elements import only
 from engine.fhir.order import (
@@ -29,17 +30,20 @@ from engine.fhir.order import (
     Step,
     request_status,
     service_request,
+    system_of_scheme,
     task,
     task_status,
 )
-from engine.fhir.order_search import ID, NUMBER, ORDER, SERVICE_REQUEST, STATUS, TASK, is_id
+from engine.fhir.order_search import CODE, ID, NUMBER, ORDER, OWNER, SERVICE_REQUEST, STATUS, TASK, is_id
 from engine.fhir.search import PAGE, Search
 from engine.orders import requests
 from engine.orders.entry import ROOT, STEP
 from engine.orders.reach import reach_of
 from engine.orders.requests import Condition
 from engine.orders.values import Code
+from engine.orders.workitems.rules import is_uid
 from engine.web.errors import NotFound, TooLarge
+from engine.web.fhir import workitems
 from engine.web.fhir.answers import answer, asked_release, root_of
 from engine.web.fhir.parameters import page_url, search_of
 from engine.web.window import SLICE_S
@@ -51,13 +55,6 @@ if TYPE_CHECKING:
     from engine.fhir.release import Release
     from engine.orders.reach import Reach
     from engine.web.request import Request
-
-_SCHEMES: Final = {
-    "SCT": "http://snomed.info/sct",
-    "LN": "http://loinc.org",
-    "DCM": "http://dicom.nema.org/resources/ontology/DCM",
-    "RADLEX": "http://radlex.org",
-}
 
 
 @dataclass(slots=True)
@@ -80,6 +77,8 @@ class Found:
     """The order behind which the next page begins."""
     has_more: bool = False
     is_over: bool = False
+    next: str = ""
+    """Where a page of what follows the orders begins; "": there is none."""
 
     def slice(self, request: Request, reach: Reach | None) -> None:
         """Looks at orders for SLICE_S, in a transaction of its own."""
@@ -130,8 +129,14 @@ async def read_request(request: Request) -> web.Response:
 
 
 async def read_task(request: Request) -> web.Response:
-    """One step. Raises NotFound."""
-    release, number = asked_release(request), _id_of(request)
+    """One step, or one workitem. Raises NotFound."""
+    release, uid = asked_release(request), request.path_values["id"]
+    if "." in uid and is_uid(uid):
+        workitem = await workitems.one(request, uid, Search()) if workitems.sees(request) else None
+        if workitem is None:
+            raise _missing()
+        return answer(request, workitem_task.task(workitem, release), release)
+    number = _id_of(request)
     order = await _one(request, Condition(steps=(number,)))
     step = next((each for each in order.steps if each.id == str(number)), None)
     if step is None:
@@ -150,20 +155,39 @@ async def search_requests(request: Request) -> web.Response:
 
 
 async def search_tasks(request: Request) -> web.Response:
-    """A page of steps: all that match of each of its orders. Raises RequestError, TooLarge."""
+    """A page of steps, all that match of each of its orders; then workitems. Raises RequestError, TooLarge."""
     release, asked = asked_release(request), await search_of(request, TASK)
-    found = await _find(request, asked, is_of_steps=True)
+    is_of_workitems = workitems.is_cursor(asked.cursor or "")
+    found = await _steps(request, asked)
+    tasks = [task(order, step, release) for order in found.orders for step in order.steps]
+    numbers = {order.id for order in found.orders}
+    if not found.has_more and workitems.sees(request):
+        more = await workitems.find(request, asked, max(asked.count - found.matches, 0))
+        tasks += [workitem_task.task(each, release) for each in more.workitems]
+        numbers.update(number for each in more.workitems for number in each.orders)
+        found.matches += more.matches
+        found.next = more.following
+    elif found.has_more and asked.wants_total and workitems.sees(request) and not is_of_workitems:
+        found.matches += (await workitems.find(request, asked, 0)).matches
     others: list[Json] = []
     if "request" in asked.includes and request.allowed(Action.WORKLIST, Records("ServiceRequest", "r")):
-        others = await _requests_of(request, found, release)
-    tasks = [task(order, step, release) for order in found.orders for step in order.steps]
+        others = await _requests_of(request, numbers, release)
     return _page(request, asked, found, tasks, others)
 
 
-async def _requests_of(request: Request, found: Found, release: Release) -> list[Json]:
-    """The orders of matching steps, with all their steps: their status depends on them."""
-    chosen = Condition(orders=tuple(int(order.id) for order in found.orders))
-    whole = Found(chosen, None, None, None, False, len(found.orders), False, requests.LAST, [])
+async def _steps(request: Request, asked: Search) -> Found:
+    """The steps of a page; none if it begins among the workitems, or if only workitems have what is asked for."""
+    if workitems.is_cursor(asked.cursor or "") or CODE in asked.values or OWNER in asked.values:
+        nothing = Found(Condition(), None, None, None, True, 0, False, 0, [])
+        nothing.is_over = True
+        return nothing
+    return await _find(request, asked, is_of_steps=True)
+
+
+async def _requests_of(request: Request, numbers: set[str], release: Release) -> list[Json]:
+    """The orders of matching steps and workitems, with all their steps: their status depends on them."""
+    chosen = Condition(orders=tuple(map(int, numbers)))
+    whole = Found(chosen, None, None, None, False, len(numbers), False, requests.LAST, [])
     await _run(request, whole)
     return [service_request(order, release) for order in whole.orders]
 
@@ -171,8 +195,9 @@ async def _requests_of(request: Request, found: Found, release: Release) -> list
 def _page(request: Request, asked: Search, found: Found, matches: list[Json], others: list[Json]) -> web.Response:
     kind = request.target.kind if isinstance(request.target, Records) else ""
     links = [("self", page_url(request, kind, None))]
-    if found.has_more and asked.count:
-        links.append(("next", page_url(request, kind, str(found.last))))
+    following = str(found.last) if found.has_more else found.next
+    if following and asked.count:
+        links.append(("next", page_url(request, kind, following)))
     others = [only(each, asked.elements) for each in others]
     if asked.ignored:
         others.append(outcome.of_warning(f"ignored: {', '.join(asked.ignored)}"))
@@ -221,7 +246,7 @@ async def _run(request: Request, found: Found) -> None:
 def _condition(asked: Search, *, is_of_steps: bool) -> Condition:
     values = asked.values
     letters = "t" if is_of_steps else "pfa"
-    ids = tuple(map(int, values[ID])) if ID in values else None
+    ids = tuple(int(each) for each in values[ID] if is_id(each)) if ID in values else None
     orders = tuple(map(int, values[ORDER])) if ORDER in values else None
     return Condition(
         orders=orders if is_of_steps else ids,
@@ -234,7 +259,7 @@ def _condition(asked: Search, *, is_of_steps: bool) -> Condition:
 def _order(found: requests.Request) -> Order:
     order, entries = found.order, found.entries
     codes = [
-        (_SCHEMES.get(code.scheme, ""), code.value, code.meaning)
+        (system_of_scheme(code.scheme), code.value, code.meaning)
         for procedure in order.procedures
         for code in procedure.attributes.get("RequestedProcedureCodeSequence", ())
         if isinstance(code, Code) and code.value
