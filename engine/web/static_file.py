@@ -35,6 +35,8 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
+PICTURE_CACHE: Final = "max-age=86400"
+"""A browser asks for the icon again with each filter that is typed, and an old picture does no harm for a day."""
 
 
 class StaticFile:
@@ -51,6 +53,8 @@ class StaticFile:
         is_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
         etag = f'"{self.digest}{"-gzip" if is_gzip else ""}"'
         headers = {**HEADERS, "ETag": etag}
+        if self.content_type.startswith("image/"):
+            headers["Cache-Control"] = PICTURE_CACHE
         if conditional.is_unchanged(request.headers, etag):
             return web.Response(status=304, headers=headers)
         if is_gzip:

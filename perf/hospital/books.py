@@ -1,15 +1,15 @@
 """The books of a day: what was done, beside what the archive has. They balance if nothing is missing or double.
 
-    messages     each control id is in the journal once, and was applied
-    steps        each scheduled step is in its state
-    performed    each reported step is there, with its end
-    instances    each accepted instance is in its study once, and nothing else but the reports that came by HL7
-    studies      each study shows its patient, also after a merge, and its accession number
-    links        each study belongs to its order, and to no other
-    workitems    each is completed
-    commitments  the archive has committed to each image
-    readings     the workstation got each image
-    notices      each linked study was announced, if somebody listens
+messages     each control id is in the journal once, and was applied
+steps        each scheduled step is in its state
+performed    each reported step is there, with its end
+instances    each accepted instance is in its study once, and nothing else but the reports that came by HL7
+studies      each study shows its patient, also after a merge, and its accession number
+links        each study belongs to its order, and to no other
+workitems    each is completed
+commitments  the archive has committed to each image
+readings     the workstation got each image
+notices      each linked study was announced, if somebody listens
 """
 
 from __future__ import annotations

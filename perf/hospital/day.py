@@ -1,14 +1,14 @@
 """The plan of a day: which examinations there are, and what becomes of each. It follows from the seed alone.
 
-    performed      ordered, reported by MPPS, stored
-    late           as performed, but half of the images come after the step has ended
-    silent         stored; the modality reports nothing
-    numberless     as performed, but the images have no accession number
-    canceled       the order is canceled before anything is done
-    discontinued   begun, and ended without an image
-    unordered      an emergency: stored and reported, without an order
-    mistaken       the images name the order and another patient
-    merged         as performed; then the patient turns out to be somebody who is known
+performed      ordered, reported by MPPS, stored
+late           as performed, but half of the images come after the step has ended
+silent         stored; the modality reports nothing
+numberless     as performed, but the images have no accession number
+canceled       the order is canceled before anything is done
+discontinued   begun, and ended without an image
+unordered      an emergency: stored and reported, without an order
+mistaken       the images name the order and another patient
+merged         as performed; then the patient turns out to be somebody who is known
 """
 
 from __future__ import annotations

@@ -110,9 +110,7 @@ class Modalities:
             check(response, "the query of the worklist")
             return found
 
-    async def _report(
-        self, one: Examination, rq: messages.NCreateRQ | messages.NSetRQ, data_set: Dataset
-    ) -> None:
+    async def _report(self, one: Examination, rq: messages.NCreateRQ | messages.NSetRQ, data_set: Dataset) -> None:
         """Sends an N-CREATE or N-SET; one whose answer was lost has happened already. Raises Refused."""
         attempt = 0
 

@@ -1,8 +1,8 @@
 """Synthetic instances: images of a phantom, and what the assistant makes of them (a report and a segmentation).
 
-    images          128 by 128 pixels, 12 of 16 bits, MONOCHROME2: circles of another brightness in each image
-    report          Basic Text SR: one observation
-    segmentation    BINARY, one segment, a frame for each image
+images          128 by 128 pixels, 12 of 16 bits, MONOCHROME2: circles of another brightness in each image
+report          Basic Text SR: one observation
+segmentation    BINARY, one segment, a frame for each image
 """
 
 from __future__ import annotations
@@ -92,9 +92,7 @@ def code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _common(
-    one: Examination, sop_class: str, series: int, number: int, *, patient_of_study: bool = False
-) -> Dataset:
+def _common(one: Examination, sop_class: str, series: int, number: int, *, patient_of_study: bool = False) -> Dataset:
     """Patient, study, series and equipment. `patient_of_study`: as the archive shows the patient."""
     person = one.person
     if one.mistaken_for is not None and (patient_of_study or one.fate is Fate.MISTAKEN):

@@ -45,6 +45,9 @@ def test_a_file_is_sent_once_and_then_known(hosting: Hosting) -> None:
     assert plain.headers["ETag"] != first.headers["ETag"]
     head = requests.head(url, timeout=60)
     assert (head.status_code, head.headers["ETag"]) == (200, first.headers["ETag"])
+    assert first.headers["Cache-Control"] == "no-cache", "a new release is used at once"
+    icon = requests.get(f"{hosting.url}/page/icon.svg", timeout=60)
+    assert icon.headers["Cache-Control"] == "max-age=86400", "it is asked for with each filter that is typed"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
     natural     attributes of patient and study that have keys in `search`, and arrival: walks the keys in their order,
                 a chunk at a time, and tests each study that is a candidate. A page does not read the studies before its
-                bookmark. A study without a value has no key, and comes last in both directions
+                bookmark. A study without a value has no key, and comes last in both directions. A list of candidates is
+                in the order of arrival already
     listed      the same orders for few candidates: reads the value of each, sorts, and tests a chunk at a time
     gathered    texts, any other attribute, or a fact of arrival: makes all matches and sorts them, GATHERED_MAX at most
 
@@ -15,6 +16,7 @@ limits the rows and the time of a page.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -248,8 +250,8 @@ class _Ordering:
 
     def _places_of(self, tops: IdList | InScope | Admitted) -> Generator[None, None, list[Bookmark] | None]:
         """All candidates in order; None: there are many, and the walk will pass the others."""
-        if isinstance(tops, InScope) and self._order.is_arrival:
-            return None  # its ids are in this order
+        if self._order.is_arrival:
+            return None  # their ids are in this order
         if tops.count <= max(FEW_MIN, isqrt(LISTED_FACTOR * self._study_count())):
             return (yield from self._list(tops))
         yield from self._choose(tops)
@@ -460,6 +462,8 @@ class _Ordering:
         tops = self._candidates.tops
         if isinstance(tops, InScope):
             return self._next_in_scope(tops, number, count)
+        if isinstance(tops, IdList | Admitted):
+            return self._next_listed(tops.ids, number, count)
         bookmarks: list[Bookmark] = []
         is_candidate, reached = self._is_candidate, number
         remaining = PASSED_AT_ONCE
@@ -480,6 +484,17 @@ class _Ordering:
             return cursor.set_range(keys.ID.pack(min(number + 1, 0xFFFFFFFF))), cursor.next
         is_above = cursor.set_range(keys.ID.pack(number or 0xFFFFFFFF))
         return cursor.prev() if is_above else cursor.last(), cursor.prev
+
+    def _next_listed(self, ids: Sequence[int], number: int, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
+        """The same of ascending ids, without a look at the studies between them."""
+        if self._order.is_descending:
+            end = bisect_left(ids, number) if number else len(ids)
+            chosen, is_over = ids[max(end - count, 0) : end][::-1], end <= count
+        else:
+            start = bisect_right(ids, number)
+            chosen, is_over = ids[start : start + count], start + count >= len(ids)
+        reached = chosen[-1] if chosen else number
+        return [Bookmark(b"", each) for each in chosen], Bookmark(b"", reached), is_over
 
     def _next_in_scope(self, tops: InScope, number: int, count: int) -> tuple[list[Bookmark], Bookmark | None, bool]:
         """The same, without the studies out of scope."""
