@@ -89,7 +89,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"hl7", "messaging", "orders", "ul"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
-    | {"services", "ul", "viewer", "web"},
+    | {"exchange", "services", "ul", "viewer", "web"},
     "control": LEAVES,
     "server": LEAVES | {"audit", "access", "control", "runtime", "archive", "orders"},
     "doctor": LEAVES

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 from engine.access import FULL
 from engine.archive.feed.event import DELETED, decode
-from engine.dicom import tags, uids
+from engine.dicom import tags
 from engine.dicom.identifier import Value
 from engine.dimse.messages import NCreateRQ
 from engine.exchange.identity import uid_of
 from engine.exchange.matching import matching
-from engine.exchange.normalized import request
+from engine.exchange.normalized import INSTANCE_AVAILABILITY, request
 
 if TYPE_CHECKING:
     from engine.archive.feed.event import Event
@@ -54,13 +54,12 @@ class Notifications:
         if items is None:
             return
         uid = uid_of(self._engine, f"{self._rule.name}:{self._aet}", unit.before)
-        sop_class = uids.InstanceAvailabilityNotification
         await request(
             self._engine.config,
             self._aet,
-            sop_class,
+            INSTANCE_AVAILABILITY,
             items,
-            lambda message_id: NCreateRQ(message_id, sop_class, uid, True),
+            lambda message_id: NCreateRQ(message_id, INSTANCE_AVAILABILITY, uid, True),
         )
         self._engine.metrics.counters["availability_notifications_sent"] += 1
 

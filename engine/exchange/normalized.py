@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.dicom import transfer_syntax
+from engine.dicom import transfer_syntax, uids
 from engine.dicom.identifier import Value, encode_identifier
+from engine.dimse.messages import NCreateRQ, NSetRQ
 from engine.dimse.status import Category, category
 from engine.errors import AssociationFailed, DeliveryFailed
 from engine.net.client import PLAIN, Address, open_association
@@ -15,9 +16,16 @@ from engine.ul.pdu import PresentationContextRQ
 
 if TYPE_CHECKING:
     from engine.config import Config
-    from engine.dimse.messages import NCreateRQ, NSetRQ
 
 logger = log.get("exchange.normalized")
+
+INSTANCE_AVAILABILITY: Final = uids.InstanceAvailabilityNotification
+PERFORMED_STEP: Final = uids.ModalityPerformedProcedureStep
+REQUESTS: Final[Mapping[str, tuple[type[NCreateRQ] | type[NSetRQ], ...]]] = {
+    INSTANCE_AVAILABILITY: (NCreateRQ,),
+    PERFORMED_STEP: (NCreateRQ, NSetRQ),
+}
+"""What rules request of other systems, by SOP class: the conformance statement says so, and nothing else is sent."""
 
 DUPLICATE: Final = 0x0111
 """Duplicate SOP instance: the peer has it from an attempt before."""
@@ -39,6 +47,7 @@ async def request(
 
     Raises DeliveryFailed, AssociationFailed.
     """
+    assert sop_class_uid in REQUESTS
     peer = config.peer(aet)
     if peer is None or not peer.has_address:
         raise DeliveryFailed(f"there is no [[peer]] {aet} with host and port")

@@ -7,11 +7,12 @@ UTF-8. A receiver that has the step already (0111), or changes it no more (0110 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from engine.dicom import tags, transfer_syntax, uids
+from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import decode_identifier
 from engine.dimse.messages import NCreateRQ, NSetRQ
+from engine.exchange.normalized import PERFORMED_STEP as SOP_CLASS
 from engine.exchange.normalized import request
 from engine.orders import performing
 from engine.orders.attributes import in_utf_8
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from engine.orders.rows import AnnouncementRow
     from engine.outbox.source import Unit
     from engine.runtime.engine import Engine
-
-SOP_CLASS: Final = uids.ModalityPerformedProcedureStep
 
 
 class StepForwarding:

@@ -18,11 +18,14 @@ from engine.accounts.records import User
 from engine.audit import verify
 from engine.audit_settings import Audit
 from engine.config import Config, Http, Peer, Tls
+from engine.dicom import uids
+from engine.exchange.settings import Rule
 from engine.reports import conformance, cryptography, hipaa, mds2, safeguards
 from engine.reports.document import Document, Section, Table, to_markdown, to_plain
 from engine.reports.evidence import State
 from engine.reports.facts import Facts, gather
 from engine.reports.papers import papers
+from engine.services import registry
 from engine.web.route import DICOMWEB
 from engine.web.routes import ROUTES
 
@@ -177,6 +180,23 @@ def test_the_statement_has_every_route_of_dicomweb_and_the_settings_in_force() -
             assert f"| {route.method} | {route.path} |" in text
     assert "One application entity, OURS." in text
     assert "AES256-SHA" in text, "a suite of the profile legacy"
+
+
+def test_the_statement_has_every_service_that_is_served_or_requested_and_the_rules() -> None:
+    rule = Rule(name="done", after="study_complete", action="ian", to=("RIS",))
+    text = to_markdown(conformance.make(facts(rules=(rule,), peers=(Peer(aet="RIS", host="ris", port=104),))), "")
+    for service in registry.SERVICES:
+        for uid in service.sop_class_uids:
+            assert f"| {uid} |" in text, service.name
+    requested = text.partition("On associations that we request")[2].partition("###")[0]
+    for uid, requests in (
+        (uids.ModalityPerformedProcedureStep, "N-CREATE, N-SET"),
+        (uids.InstanceAvailabilityNotification, "N-CREATE"),
+        (uids.UnifiedProcedureStepEvent, "N-EVENT-REPORT"),
+        (uids.StorageCommitmentPushModel, "N-EVENT-REPORT"),
+    ):
+        assert f"| {uid} | {requests} |" in requested
+    assert "| done | study_complete | ian | RIS |" in text.replace("\\", "")
 
 
 def test_every_module_with_cryptography_is_in_the_inventory() -> None:

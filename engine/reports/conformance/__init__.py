@@ -30,13 +30,14 @@ def make(facts: Facts) -> Document:
 
 def _overview() -> Section:
     services = ", ".join(service.name for service in (*registry.SERVICES, registry.STORAGE))
+    requested = ", ".join(dict.fromkeys(name for name, *_ in network.requested()))
     return Section(
         "Conformance statement overview",
         (
             f"Filmroom {__version__} is an archive: it stores composite instances, finds them and sends them on, by"
             " DIMSE and by DICOMweb. It shows images only as rendered pictures.",
-            f"Network services as SCP: {services}. As SCU: Storage, Query, Retrieve, Verification, and reports of"
-            " Storage Commitment. Each SOP class is named in 3.2, each DICOMweb transaction in 4.",
+            f"Network services as SCP: {services}. On associations that it requests: {requested}. Each SOP class is"
+            " named in 3.2, each DICOMweb transaction in 4.",
         ),
     )
 

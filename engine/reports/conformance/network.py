@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Final, Literal
@@ -11,11 +12,22 @@ from engine.access import Action
 from engine.archive.transcoding.transcode import DECODABLE, ENCODABLE, LOSSY_ENCODABLE
 from engine.config import Config
 from engine.dicom import transfer_syntax, uids
-from engine.dimse.messages import Message
+from engine.dimse.messages import (
+    VERIFICATION,
+    CEchoRQ,
+    CFindRQ,
+    CGetRQ,
+    CMoveRQ,
+    CStoreRQ,
+    Message,
+    NEventReportRQ,
+    NEventReportRSP,
+)
 from engine.dimse.status import FindStatus, GeneralStatus, RetrieveStatus, StoreStatus, WorkitemStatus
+from engine.exchange.normalized import REQUESTS
 from engine.reports.document import Section, table
 from engine.reports.facts import Facts
-from engine.services import registry
+from engine.services import echo_scp, registry
 from engine.services.information_models import FIND, GET, MOVE, PATIENT_ROOT, STUDY_ROOT, sop_class
 from engine.services.query import FIND_OPTIONS
 from engine.ul.negotiation import AcceptPolicy
@@ -50,6 +62,7 @@ def section(facts: Facts) -> Section:
             _transfer_syntaxes(),
             _statuses(),
             _peers(facts),
+            _rules(facts),
         ),
     )
 
@@ -66,8 +79,8 @@ def _model(facts: Facts) -> Section:
         (
             f"One application entity, {config.aet}. It accepts associations on {config.host}:{config.dicom_port}"
             + (f", over TLS on {config.tls.host}:{config.tls.port}" if config.tls.enabled else "")
-            + ", and requests associations for C-MOVE, for reports of Storage Commitment, for jobs that send and pull,"
-            " and for the commands `filmroom send`, `pull` and `echo`.",
+            + ", and requests associations for C-MOVE, for reports of Storage Commitment, for events of workitems, for"
+            " jobs that send and pull, for rules, and for the commands `filmroom send`, `pull` and `echo`.",
             "A C-STORE is answered with Success when the instance is on disk"
             + (" (durable)." if config.durability == "durable" else " within a second (write-behind)."),
             "Instances are stored as they are received, private elements and compressed pixels included.",
@@ -93,38 +106,52 @@ def _sop_classes(facts: Facts) -> Section:
                 ),
                 (table("SOP class | UID", _storage()),),
             ),
-            Section("As SCU", tables=(table("service | SOP class | UID", _requested()),)),
+            Section(
+                "On associations that we request",
+                ("As SCU, but for N-EVENT-REPORT, which an SCP sends.",),
+                (table("service | SOP class | UID | requests", requested()),),
+            ),
         ),
     )
 
 
 def _served() -> Iterator[tuple[str, ...]]:
     for service in registry.SERVICES:
-        requests = ", ".join(sorted(_message_name(request) for request in service.requests))
         for uid in service.sop_class_uids:
-            yield service.name, uids.name_of(uid), uid, requests
+            yield service.name, uids.name_of(uid), uid, _message_names(service.requests)
 
 
 def _message_name(request: type[Message]) -> str:
-    """CStoreRQ → C-STORE."""
-    name = request.__name__.removesuffix("RQ")
-    return f"{name[0]}-{name[1:].upper()}"
+    """CStoreRQ → C-STORE, NEventReportRQ → N-EVENT-REPORT."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", request.__name__.removesuffix("RQ")).upper()
 
 
 def _storage() -> list[tuple[str, str]]:
     return sorted((uids.name_of(uid), uid) for uid in uids.STORAGE_SOP_CLASSES)
 
 
-def _requested() -> Iterator[tuple[str, str, str]]:
+def requested() -> Iterator[tuple[str, str, str, str]]:
+    """What we request: service, SOP class, its UID, and the requests."""
+    yield echo_scp.SERVICE.name, uids.name_of(VERIFICATION), VERIFICATION, _message_names((CEchoRQ,))
     for service in registry.SERVICES:
-        if service.action in (Action.ASSOCIATE, Action.COMMIT):
+        if NEventReportRSP in service.responses:
             for uid in service.sop_class_uids:
-                yield service.name, uids.name_of(uid), uid
-    for operation, name in ((FIND, "Query"), (GET, "Retrieve by C-GET"), (MOVE, "Retrieve by C-MOVE")):
+                yield service.name, uids.name_of(uid), uid, _message_names((NEventReportRQ,))
+    for operation, name, request in (
+        (FIND, "Query", CFindRQ),
+        (GET, "Retrieve by C-GET", CGetRQ),
+        (MOVE, "Retrieve by C-MOVE", CMoveRQ),
+    ):
         for model in (STUDY_ROOT, PATIENT_ROOT):
             uid = sop_class(model, operation)
-            yield name, uids.name_of(uid), uid
-    yield "Storage", "the classes of the instances that are sent", ""
+            yield name, uids.name_of(uid), uid, _message_names((request,))
+    for uid, kinds in REQUESTS.items():
+        yield registry.service_of(uid).name, uids.name_of(uid), uid, _message_names(kinds)
+    yield "Storage", "the classes of the instances that are sent", "", _message_names((CStoreRQ,))
+
+
+def _message_names(requests: Iterable[type[Message]]) -> str:
+    return ", ".join(sorted(map(_message_name, requests)))
 
 
 def _associations(facts: Facts) -> Section:
@@ -211,4 +238,13 @@ def _peers(facts: Facts) -> Section:
     return Section(
         "Configured application entities",
         tables=(table("AE title | address | may | role | TLS | bound to", rows),),
+    )
+
+
+def _rules(facts: Facts) -> Section:
+    rows = [(rule.name, rule.after, rule.action, ", ".join(rule.to)) for rule in facts.config.rules]
+    return Section(
+        "Rules",
+        ("What this configuration tells or asks of other systems by itself, beside routes that send instances.",),
+        (table("rule | after | action | to", rows),),
     )
