@@ -26,7 +26,7 @@ DUPLICATE: Final = 0x0111
 ENDED: Final = 0x0110
 """An N-SET of a step that has ended: our own, whose answer was lost."""
 LOOK_AGAIN_S: Final = 0.05
-REPORT_S_MAX: Final = 30.0
+REPORT_S_MAX: Final = 60.0
 
 
 class Modalities:

@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 EXPLICIT: Final = "1.2.840.10008.1.2.1"
 PENDING: Final = (0xFF00, 0xFF01)
 TRY_AGAIN_S: Final = 0.2
+ENDED: Final = -1
 
 
 class Refused(Exception):
@@ -86,7 +87,7 @@ class _Caller(Requestor):
         self.received: list[str] = []
         """SOP Instance UIDs."""
         self.reports: asyncio.Queue[tuple[int, bytes]] = asyncio.Queue()
-        """Event type and information of each N-EVENT-REPORT."""
+        """Event type and information of each N-EVENT-REPORT; (ENDED, b"") when the association has ended."""
         self._requests: dict[int, messages.CStoreRQ | messages.NEventReportRQ] = {}
         self._pieces: dict[int, bytes] = {}
 
@@ -120,6 +121,12 @@ class _Caller(Requestor):
             self.reports.put_nowait((message.event_type_id, self._pieces.pop(presentation_context_id)))
             answer = messages.NEventReportRSP(message.message_id, *uids, event_type_id=message.event_type_id)
         self.connection.send_message(presentation_context_id, answer.encode(), None, self.fragment)
+
+
+    def association_ended(self, reason: str) -> None:
+        """Wakes up who waits for a report."""
+        super().association_ended(reason)
+        self.reports.put_nowait((ENDED, b""))
 
 
 class Association:
@@ -170,9 +177,11 @@ class Association:
             requestor.responses.forget(message_id)
 
     async def report(self, limit_s: float) -> tuple[int, Dataset]:
-        """The next N-EVENT-REPORT: its event type and information. Raises TimeoutError."""
+        """The next N-EVENT-REPORT: its event type and information. Raises TimeoutError, AssociationFailed."""
         async with asyncio.timeout(limit_s):
             kind, data = await self._requestor.reports.get()
+        if kind == ENDED:
+            raise AssociationFailed("the association has ended before a report came")
         return kind, decoded(data)
 
 

@@ -1,4 +1,4 @@
-"""A day in a small hospital, with a kill -9 in it: at its end the books balance.
+"""A day in a small hospital, in which all processes are killed again and again: at its end the books balance.
 
 `filmroom simulate hospital` (`perf.hospital`) plays an information system, modalities, an assistant and a workstation,
 all at once. What was answered with success is accounted for: each message once, each order, step, report, workitem,
@@ -25,8 +25,12 @@ from tests.system.server import Server, free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 
-ORDERS = effort.amount("HOSPITAL_ORDERS", usual=len(Fate) + 1, everything=60)
-PATIENCE_S = 300.0
+ROUNDS = effort.amount("HOSPITAL_ROUNDS", usual=4, everything=100)
+"""Kills of all processes."""
+EXAMINATIONS_A_ROUND = 3
+PATIENCE_S = 300.0 + 10 * ROUNDS
+DELAY_S_MAX = 0.3
+"""From the end of an examination to a kill: others are under way, anywhere."""
 
 
 class Hospital:
@@ -78,30 +82,37 @@ class Hospital:
         return [*ports, "--http", address.url, "--patience", str(PATIENCE_S)]
 
 
-async def simulated(hospital: Hospital, wish: Wish, kill_at: int) -> Result:
-    """The day; all processes are killed when so many examinations have ended, while others are under way."""
+async def simulated(hospital: Hospital, wish: Wish, chance: random.Random) -> Result:
+    """The day; all processes are killed and started again each time that some examinations have ended."""
     killing: list[asyncio.Task[None]] = []
     ended = 0
+
+    async def kill() -> None:
+        await asyncio.sleep(chance.uniform(0, DELAY_S_MAX))
+        await asyncio.to_thread(hospital.kill_and_start)
 
     def progress(one: Examination) -> None:
         nonlocal ended
         ended += 1
-        if ended == kill_at:
-            killing.append(asyncio.create_task(asyncio.to_thread(hospital.kill_and_start)))
+        is_killing = bool(killing) and not killing[-1].done()
+        if not is_killing and len(killing) < ROUNDS and ended >= EXAMINATIONS_A_ROUND * len(killing):
+            killing.append(asyncio.create_task(kill()))
 
     result = await simulation.simulate(hospital.address, wish, progress)
     await asyncio.gather(*killing)
+    assert len(killing) == ROUNDS
     return result
 
 
 @pytest.mark.parametrize("seed", [effort.seed("HOSPITAL")])
-def test_the_books_of_a_day_balance_although_all_processes_are_killed_in_it(
+def test_the_books_of_a_day_balance_although_all_processes_are_killed_in_it_again_and_again(
     tmp_path: Path, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hospital = Hospital(tmp_path)
     try:
-        wish = Wish(orders=ORDERS, seed=seed, notices_port=hospital.notices)
-        result = uvloop.run(simulated(hospital, wish, random.Random(seed).randint(1, ORDERS - 2)))
+        count = max(EXAMINATIONS_A_ROUND * (ROUNDS + 1), len(Fate))
+        wish = Wish(orders=count, seed=seed, notices_port=hospital.notices)
+        result = uvloop.run(simulated(hospital, wish, random.Random(seed)))
         wrong = [sentence for account in result.accounts for sentence in account.wrong]
         assert not wrong, "\n".join(wrong)
         assert result.is_balanced and {one.fate for one in result.examinations} == set(Fate)
