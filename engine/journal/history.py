@@ -179,6 +179,10 @@ class History:
             return 0
         return trailer.tail if trailer is not None else 0
 
+    def drop(self, segment_id: int) -> None:
+        """Closes the file of a segment, which another one may have replaced."""
+        self._reader.drop(segment_id)
+
     def salt_of(self, segment_id: int) -> int:
         """The salt of a segment. Raises CorruptRecord."""
         return self._reader.header(segment_id).salt

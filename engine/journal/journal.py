@@ -142,6 +142,8 @@ class Journal:
             except CorruptRecord as error:
                 logger.error("a segment of the journal cannot be recovered", reason=str(error))
                 continue
+            finally:
+                self.history.drop(segment_id)  # it may be gone, and the next one may get its number
             for damage in recovery.damage:
                 logger.error("the journal is damaged", damage=str(damage))
 

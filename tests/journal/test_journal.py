@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,20 @@ def test_what_was_synced_before_a_kill_is_there_after_it(tmp_path: Path) -> None
             for waiting in journal.waiting:
                 assert journal.read(waiting.position) == b"%d " % waiting.number * 1000
         assert [row.number for row in rows(tmp_path)] == list(range(highest, 0, -1))
+
+
+def test_a_message_is_read_although_its_segment_has_the_number_of_a_spare_that_a_kill_left(tmp_path: Path) -> None:
+    """The recovery removes the spare, and the next segment gets its number: no open file of it may stay behind."""
+    with opened(tmp_path / "alive", prewrite_bytes=1 << 16) as journal:
+        journal.append(received("1"), b"first")
+        journal.log.sync()
+        journal.log.prepare()
+        shutil.copytree(tmp_path / "alive", tmp_path / "killed")
+    with opened(tmp_path / "killed", prewrite_bytes=1 << 16) as journal:
+        journal.append(received("2"), b"second")
+        journal.log.sync()
+        found = [journal.read(row.position) for row in rows(tmp_path / "killed")]
+    assert found == [b"second", b"first"]
 
 
 def test_damage_in_one_message_costs_that_message_alone(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ class Hospital:
             retry_s_max = 1
         """
         self._data = folder / "data"
+        self._before: list[Server] = []
         self.server = self._start()
 
     def _start(self) -> Server:
@@ -67,7 +68,12 @@ class Hospital:
 
     def kill_and_start(self) -> None:
         self.server.kill_all()
+        self._before.append(self.server)
         self.server = self._start()
+
+    def errors(self) -> list[str]:
+        """The lines of the log that say so, also of servers that were killed."""
+        return [line for server in (*self._before, self.server) for line in server.log if '"level":"error"' in line]
 
     @property
     def address(self) -> Address:
@@ -114,7 +120,7 @@ def test_the_books_of_a_day_balance_although_all_processes_are_killed_in_it_agai
         wish = Wish(orders=count, seed=seed, notices_port=hospital.notices)
         result = uvloop.run(simulated(hospital, wish, random.Random(seed)))
         wrong = [sentence for account in result.accounts for sentence in account.wrong]
-        assert not wrong, "\n".join(wrong)
+        assert not wrong, "\n".join((*wrong, *hospital.errors()))
         assert result.is_balanced and {one.fate for one in result.examinations} == set(Fate)
 
         left = rows(capsys, "simulate", "clean", *hospital.options, "--dry-run")
