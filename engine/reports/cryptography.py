@@ -156,9 +156,9 @@ USES: Final = (
     Use(
         "Boundaries and names that nobody can guess",
         "BLAKE2b with a key; the system's random numbers",
-        "160",
+        "128 to 160",
         ("engine.web.multipart", "engine.web.qido", "engine.exchange.stow", "engine.archive.jobs",
-         "engine.archive.interchange", "engine.archive.exports"),
+         "engine.archive.interchange", "engine.archive.exports", "engine.archive.subscriptions"),
     ),
     Use(
         "Entity tags, keys of long values, identifiers that stay, comparison of instances",
@@ -171,6 +171,7 @@ USES: Final = (
             "engine.archive.metadata",
             "engine.archive.likeness",
             "engine.archive.reports",
+            "engine.archive.receipts",
             "engine.objects.bucket",
             "engine.journal",
             "engine.orders",
