@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.archive import layout as layouts
+from engine.archive.availability import Availability
 from engine.archive.ledger import Ledger
 from engine.archive.readonly import UnwrittenIndex, refuse
 from engine.archive.register import Register
@@ -47,6 +48,7 @@ class Parts:
         self.retrieval = Retrieval(index, self.reader)
         self.register = Register(layout, files) if keeper is None else keeper.register
         self.last_reads = LastReads(layout.data, files)
+        self.availability = Availability(layout, files, index)
         self.ledger = Ledger(layout, files, index, self.reader, self.refuse_writing)
 
     @property

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.access.scope import FULL, Scope
+from engine.archive.availability import OfMatch
 from engine.archive.parts import Parts
 from engine.archive.selection import Selection
 from engine.dicom import part10, tags
@@ -99,6 +100,14 @@ class View:
                 query, {**(keys or {}), **named}, self.schema, limit=limit, offset=offset, fuzzy=fuzzy
             )
         return (match for match in self.find_steps(query, explanation) if match is not None)
+
+    def availability(self, level: Level) -> OfMatch | None:
+        """The Instance Availability of matches of a level; None: all are ONLINE."""
+        return self.parts.availability.of_matches(level)
+
+    def availability_of_instances(self) -> Callable[[Instance], bytes]:
+        """The Instance Availability of single instances."""
+        return self.parts.availability.of_instances()
 
     def find_steps(self, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
         """As `find`; yields None at points where the caller may do other work."""

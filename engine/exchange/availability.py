@@ -1,6 +1,6 @@
 """Instance Availability Notification, SCU (PS3.4 R): tells a peer which instances of a study it can retrieve here.
 
-    study_quiet, study_complete    all instances of the study that the peer may see, ONLINE
+    study_quiet, study_complete    all instances of the study that the peer may see, ONLINE or NEARLINE
     deleted                        those that went to the trash, UNAVAILABLE. What is deleted at once is not announced:
                                    its SOP classes, which a notification must have, are gone with it
 
@@ -9,7 +9,7 @@ One N-CREATE a study. Its SOP Instance UID follows from the event: a peer that g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from engine.outbox.source import Unit
     from engine.runtime.engine import Engine
 
-ONLINE: Final = b"ONLINE"
 UNAVAILABLE: Final = b"UNAVAILABLE"
 
 
@@ -76,22 +75,25 @@ class Notifications:
             # Whether the peer might see the study cannot be asked any more once all of it is gone.
             if scope is not FULL and not engine.archive.view(scope).sees(event.study_instance_uid):
                 return None
-            return notification(event.study_instance_uid, instances, UNAVAILABLE, engine.config.aet)
+            return notification(event.study_instance_uid, instances, lambda one: UNAVAILABLE, engine.config.aet)
         study = event.study_instance_uid
         if not matching(engine, self._rule, [study], aet, also_own=True):
             return None
-        instances = engine.archive.view(scope).matching("study", StudyInstanceUID=study)
-        return notification(study, instances, ONLINE, engine.config.aet)
+        view = engine.archive.view(scope)
+        instances = view.matching("study", StudyInstanceUID=study)
+        return notification(study, instances, view.availability_of_instances(), engine.config.aet)
 
 
-def notification(study: str, instances: Iterable[Instance], availability: bytes, aet: str) -> dict[int, Value] | None:
+def notification(
+    study: str, instances: Iterable[Instance], availability_of: Callable[[Instance], bytes], aet: str
+) -> dict[int, Value] | None:
     """The attributes of a notification (PS3.4 Table R.3-1); None without instances."""
     series: dict[str, list[dict[int, Value]]] = {}
     for instance in instances:
         series.setdefault(instance.series_instance_uid, []).append(
             {
                 tags.RetrieveAETitle: aet.encode(),
-                tags.InstanceAvailability: availability,
+                tags.InstanceAvailability: availability_of(instance),
                 tags.ReferencedSOPClassUID: instance.sop_class_uid.encode(),
                 tags.ReferencedSOPInstanceUID: instance.sop_instance_uid.encode(),
             }

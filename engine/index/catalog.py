@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from functools import partial
@@ -59,6 +59,7 @@ from engine.index.query import (
     selection,
     trash,
     visibility,
+    whereabouts,
 )
 from engine.index.query import search as searching
 from engine.index.query.arrivals import SeriesArrival as SeriesArrival
@@ -416,6 +417,11 @@ class Catalog:
     def arrivals(self, study_instance_uid: bytes, *, whole: bool = False) -> list[SeriesArrival]:
         """How the series of a study arrived; `whole`: by every instance, not only the first and the last."""
         return arrivals.read_arrivals(self._environment, study_instance_uid, whole=whole)
+
+    def has_entity_in(self, level: Level, uid: bytes, segment_ids: Collection[int]) -> bool:
+        """Whether a study or series has current instances in these segments."""
+        has_in = whereabouts.has_study_in if level is Level.STUDY else whereabouts.has_series_in
+        return has_in(self._environment, uid, segment_ids)
 
     # -- everything that is not a current instance ------------------------------------------------
 

@@ -14,6 +14,7 @@ are kept, since the next match may need the other one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from engine.dicom import charset, items, tags, transfer_syntax
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
 class FindResponses:
     """Encodes the matches of one query."""
 
-    def __init__(self, session: Session, presentation_context_id: int, rq: CFindRQ, request: FindRequest) -> None:
+    def __init__(
+        self,
+        session: Session,
+        presentation_context_id: int,
+        rq: CFindRQ,
+        request: FindRequest,
+        availability: Callable[[dict[int, bytes]], bytes] | None = None,
+    ) -> None:
+        """`availability`: of a match, by its attributes; None: all are ONLINE."""
         self._connection = session.connection
         self._context_id = presentation_context_id
         self._fragment = session.fragment
@@ -46,7 +55,7 @@ class FindResponses:
             tags.QueryRetrieveLevel: request.level_name,
             tags.RetrieveAETitle: session.config.aet.encode(),
         }
-        if tags.InstanceAvailability in request.return_keys:
+        if tags.InstanceAvailability in request.return_keys and availability is None:
             constants[tags.InstanceAvailability] = b"ONLINE"
         fields = sorted({*request.return_keys, *constants, tags.SpecificCharacterSet})
         encoding = working_encoding(self._syntax)
@@ -55,8 +64,12 @@ class FindResponses:
         self._columns = [
             (i, request.substitutes.get(tag, tag))
             for i, tag in enumerate(fields)
-            if tag not in constants and tag != tags.SpecificCharacterSet
+            if tag not in constants and tag not in (tags.SpecificCharacterSet, tags.InstanceAvailability)
         ]
+        self._availability = availability
+        self._availability_at = -1
+        if availability is not None and tags.InstanceAvailability in request.return_keys:
+            self._availability_at = fields.index(tags.InstanceAvailability)
         self._values: list[bytes | None] = [None] * len(fields)
         """The present value of each element."""
         self._in_utf_8 = [b""] * len(fields)
@@ -82,6 +95,10 @@ class FindResponses:
             value = attributes.get(tag, b"")
             if value != values[i]:
                 self._set(i, value)
+        if self._availability is not None and self._availability_at >= 0:
+            value = self._availability(attributes)
+            if value != values[self._availability_at]:
+                self._set(self._availability_at, value)
         elements = self._in_utf_8
         if self._beyond_ascii:
             elements = self._with_character_set()

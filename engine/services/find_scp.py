@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from engine import audit, log
 from engine.access import Action
 from engine.audit import Outcome
+from engine.dicom import tags
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
 from engine.errors import EngineError, MessageError, QueryError
@@ -129,7 +130,10 @@ class FindOperation:
         """Sends the pending responses; returns the final status."""
         session, rq = self._session, self._rq
         connection = session.connection
-        responses = FindResponses(session, self._context_id, rq, request)
+        view = session.view(Action.QUERY)
+        is_asked = tags.InstanceAvailability in request.return_keys
+        availability = view.availability(request.query.level) if is_asked else None
+        responses = FindResponses(session, self._context_id, rq, request, availability)
         steps = self._steps(request.query)
         if session.cancelled(rq.message_id):
             return FindStatus.CANCEL

@@ -103,6 +103,8 @@ def find_query(
     if is_study_query and not has_modalities and decoded.value(tags.Modality).strip(_UNIVERSAL):
         keys[tags.ModalitiesInStudy] = keys.pop(tags.Modality)
         substitutes[tags.Modality] = tags.ModalitiesInStudy
+    if tags.InstanceAvailability in decoded.items:
+        keys.setdefault(UNIQUE_KEYS[level], b"")  # it is looked up by that
     query = Query(
         level=level,
         keys=keys,

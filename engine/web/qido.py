@@ -119,7 +119,8 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
     base_url = request.root + DICOMWEB
     form = _Xml() if choice.offer.is_multipart else _Json(choice.offer.media_type)
     start_s = perf_counter()
-    search = Search(view, search_query, Rows(search_query, archive.schema, base_url), limits.query_timeout_s)
+    rows = Rows(search_query, archive.schema, base_url, view.availability(level))
+    search = Search(view, search_query, rows, limits.query_timeout_s)
     pieces: list[bytes] = []
     length = 0
     while not search.is_over and length < HELD_BYTES:

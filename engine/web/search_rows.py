@@ -7,6 +7,7 @@ the elements of the levels above while consecutive matches belong to the same en
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from engine.archive.questions import Level, level_of, vr_of_key
@@ -29,8 +30,14 @@ _UID_ABOVE: Final = {Level.SERIES: tags.StudyInstanceUID, Level.IMAGE: tags.Seri
 class Rows:
     """Encodes the matches of one search; for one thread at a time."""
 
-    def __init__(self, request: SearchRequest, schema: Schema, base_url: str) -> None:
-        """`base_url`: the part of Retrieve URLs before `/studies`."""
+    def __init__(
+        self,
+        request: SearchRequest,
+        schema: Schema,
+        base_url: str,
+        availability: Callable[[dict[int, bytes]], bytes] | None = None,
+    ) -> None:
+        """`base_url`: the part of Retrieve URLs before `/studies`. `availability`: of a match; None: all are ONLINE."""
         query = request.query
         self._level = query.level
         self._url_start = f"{base_url}/studies/".encode()
@@ -44,6 +51,8 @@ class Rows:
         """The current text of each element; b"": it is left out."""
         self._values: list[bytes | None] = [None] * len(elements)
         self._url_at = elements.index(tags.RetrieveURL)
+        self._availability = availability
+        self._availability_at = elements.index(tags.InstanceAvailability)
         columns = [
             (at, tag, json_model.vr_number(vr_of_key(query, tag, schema)), tag in request.always)
             for at, tag in enumerate(elements)
@@ -67,6 +76,12 @@ class Rows:
             if value != values[at]:
                 values[at] = value
                 texts[at] = self._write(tag, vr, value) if value or is_always else b""
+        if self._availability is not None:
+            value = self._availability(attributes)
+            if value != values[self._availability_at]:
+                values[self._availability_at] = value
+                at = self._availability_at
+                texts[at] = self._write(tags.InstanceAvailability, _CS, value) if value else b""
         texts[self._url_at] = self._write(tags.RetrieveURL, _UR, self._url(attributes))
         return b"{%b}" % b",".join([text for text in texts if text])
 

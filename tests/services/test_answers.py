@@ -308,6 +308,18 @@ def test_long_responses_come_in_fragments_of_the_size_that_was_agreed() -> None:
     assert len(lengths) > 10
 
 
+def test_availability_is_asked_for_each_match_where_not_all_is_online() -> None:
+    values = {b"1.2.1": b"NEARLINE", b"1.2.2": b"NEARLINE", b"1.2.3": b"ONLINE", b"1.2.4": b""}
+    asked = asked_of([tags.StudyInstanceUID, tags.InstanceAvailability])
+    session, _ = session_of(EXPLICIT)
+    answers = FindResponses(
+        session, CONTEXT_ID, CFindRQ(7, FIND), asked, lambda attributes: values[attributes[tags.StudyInstanceUID]]
+    )
+    for uid, value in values.items():
+        _, data, _ = taken_apart(answers.encode(Match(Level.STUDY, {tags.StudyInstanceUID: uid})))
+        assert decode_identifier(data, EXPLICIT).items[tags.InstanceAvailability].strip() == value
+
+
 def test_commands_go_to_the_wire_trace() -> None:
     session, traced = session_of(EXPLICIT)
     answers = FindResponses(session, CONTEXT_ID, CFindRQ(7, FIND), asked_of([tags.PatientName]))

@@ -13,7 +13,7 @@ from engine.archive.tiering import connection, tiers
 from engine.archive.tiering.publisher import Publisher, waiting
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.residence import Residence
-from engine.archive.tiering.shipping import read_status
+from engine.archive.tiering.status_file import read_status
 from engine.archive.tiering.tiers import TierPlan
 from engine.objects.settings import ObjectStore, Tier
 from engine.rate_limiter import RateLimiter

@@ -33,6 +33,7 @@ from engine.archive.stats_history import COLUMNS, HOUR_S, MINUTE_S, StatsHistory
 from engine.archive.tiering import connection
 from engine.archive.tiering.publisher import Publisher, Sealed
 from engine.archive.tiering.remote_segments import RemoteSegments
+from engine.archive.tiering.status_file import STATUS_FILE, read_status
 from engine.archive.tiering.tail import Tail
 from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable
 from engine.objects.bucket import Bucket, SegmentName
@@ -43,7 +44,6 @@ from engine.storage.files import replace_file
 
 logger = log.get("archive.shipping")
 
-STATUS_FILE = "object-store-status.json"
 STATUS_EVERY_S = 5.0
 PAUSE_S = (1.0, 60.0)
 """The pause after a failure: at first, and at most."""
@@ -373,16 +373,6 @@ class Shipping:
             replace_file(self._parts.files, path, orjson.dumps(status), is_durable=False)
         except StorageError as error:
             logger.warning("the state of the object store cannot be kept", error=str(error))
-
-
-def read_status(data: os.PathLike[str]) -> dict[str, Any] | None:
-    """The last state that a server noted; None: none ever did, or it cannot be read."""
-    try:
-        with open(os.path.join(data, STATUS_FILE), "rb") as file:
-            content = orjson.loads(file.read(1 << 16))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 def _shipped_s(status: dict[str, Any] | None, url: str) -> float:

@@ -90,7 +90,7 @@ def _text_of(txn: ReadTxn, environment: Environment, series_id: bytes, fact: Arr
     if fact is ArrivalFact.INSTITUTION:
         row = txn.get(series_id, db=environment.series)
         return _of_series(row, 0, 0).institution if row is not None else ""
-    for row in _edges(txn, environment, series_id, 1):
+    for row in edges(txn, environment, series_id, 1):
         return read_name(txn, environment, keys.INSTANCE.unpack_from(row)[12]).decode("utf-8", "replace")
     return ""
 
@@ -115,7 +115,7 @@ def read_arrivals(environment: Environment, study_uid: bytes, *, whole: bool = F
             if is_whole:
                 rows: list[bytes] = [row for _, row in scan_prefix(txn, environment.instances, series_id)]
             else:
-                rows = _edges(txn, environment, series_id, count) if number < SERIES_MAX else []
+                rows = edges(txn, environment, series_id, count) if number < SERIES_MAX else []
             for instance_row in rows:
                 _add(txn, environment, arrival, instance_row, names)
             arrivals.append(arrival)
@@ -130,7 +130,7 @@ def _of_series(row: bytes, count: int, payload_bytes: int) -> SeriesArrival:
     return SeriesArrival(uid.decode("utf-8", "replace"), institution.decode("utf-8", "replace"), count, payload_bytes)
 
 
-def _edges(txn: ReadTxn, environment: Environment, series_id: bytes, count: int) -> list[bytes]:
+def edges(txn: ReadTxn, environment: Environment, series_id: bytes, count: int) -> list[bytes]:
     """The rows of the first and the last instance of a series."""
     rows: list[bytes] = []
     with txn.cursor(db=environment.instances) as cursor:

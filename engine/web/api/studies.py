@@ -80,7 +80,8 @@ async def window(request: Request) -> web.Response:
     after = _after(request, archive, order)
     limit = number_of(request, "limit", WINDOW_MAX, WINDOW_MAX)
     position = number_of(request, "position", 0, POSITION_MAX)
-    rows = Rows(search_query, archive.schema, request.root + DICOMWEB)
+    availability = view.availability(search_query.query.level)
+    rows = Rows(search_query, archive.schema, request.root + DICOMWEB, availability)
     objects: list[bytes] = []
     uids: list[str] = []
 

@@ -14,7 +14,8 @@ import pytest
 from engine.archive.archive import Archive
 from engine.archive.tiering import connection
 from engine.archive.tiering import shipping as shippings
-from engine.archive.tiering.shipping import Shipping, read_status
+from engine.archive.tiering.shipping import Shipping
+from engine.archive.tiering.status_file import read_status
 from engine.objects.settings import ObjectStore
 from tests.archive.filled import opened
 from tests.archive.tiering.stored import bucket_of, fill, store_studies, tail_of
