@@ -145,7 +145,7 @@ USES: Final = (
         ("engine.identity",),
     ),
     Use("Passcodes that were verified a moment ago", "HMAC-SHA-256", "256", ("engine.services.user_identity",)),
-    Use("Signatures of webhook deliveries", "HMAC-SHA-256", "the operator's secret", ("engine.web.webhooks",)),
+    Use("Signatures of webhook deliveries", "HMAC-SHA-256", "the operator's secret", ("engine.web.posting",)),
     Use(
         "Manifests and ranges of backups",
         "BLAKE2b",
