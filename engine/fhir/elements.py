@@ -8,6 +8,10 @@ from typing import Final
 from engine.fhir.datatypes import SUBSETTED, Json
 
 _MANDATORY: Final = frozenset(("resourceType", "id", "status", "subject", "intent", "agent", "source", "recorded"))
+_MANDATORY_OF: Final = {
+    "DiagnosticReport": _MANDATORY | {"code"},
+    "Endpoint": _MANDATORY | {"connectionType", "payloadType", "address"},
+}
 """Those without which a resource of ours is not valid. There may be more than were asked for."""
 
 
@@ -15,8 +19,8 @@ def only(resource: Json, elements: Set[str]) -> Json:
     """The resource with these elements, and a mark that it is not whole; whole without any."""
     if not elements:
         return resource
-    needed = _MANDATORY | {"code"} if resource["resourceType"] == "DiagnosticReport" else _MANDATORY
-    chosen = {name: value for name, value in resource.items() if name in elements or name in needed}
+    mandatory = _MANDATORY_OF.get(resource["resourceType"], _MANDATORY)
+    chosen = {name: value for name, value in resource.items() if name in elements or name in mandatory}
     if resource["resourceType"] in ("Provenance", "AuditEvent"):
         chosen = resource
     meta = resource.get("meta", {})

@@ -10,7 +10,7 @@ import requests
 
 from engine.archive.archive import Archive
 from tests import samples
-from tests.web.fhir_asking import checked, found, get, next_of
+from tests.web.fhir_asking import R5, checked, found, get, next_of
 from tests.web.hosting import Hosting, hosted
 
 STUDIES = 7
@@ -219,3 +219,24 @@ def test_the_statement_names_what_can_be_searched_for(hosting: Hosting, is_r5: b
     for name in sorted(names):
         values = {"started": "2026-01-01", "status": "available"}
         get(hosting, f"ImagingStudy?{name}={values.get(name, '1')}", is_r5=is_r5)
+
+
+def test_a_copy_that_is_current_is_not_sent_again(hosting: Hosting) -> None:
+    for path in (f"ImagingStudy/{uid(1)}", "Patient/P1", "Endpoint/dicom-wado-rs", "ImagingStudy?patient=P1"):
+        url = f"{hosting.url}/fhir/{path}"
+        tag = requests.get(url, timeout=60).headers["ETag"]
+        again = requests.get(url, headers={"If-None-Match": tag}, timeout=60)
+        assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
+        for headers in ({"If-None-Match": 'W/"other"'}, {"If-None-Match": tag, **R5}):
+            other = requests.get(url, headers=headers, timeout=60)
+            assert other.status_code == 200 and checked(other.json(), is_r5="Accept" in headers)
+
+
+@pytest.mark.parametrize("path", [f"ImagingStudy/{uid(1)}", "Patient/P1", "Endpoint/dicom-wado-rs"])
+def test_a_resource_is_read_with_the_elements_that_are_asked_for(hosting: Hosting, path: str) -> None:
+    whole, part = get(hosting, path), get(hosting, f"{path}?_elements=identifier")
+    assert part["id"] == whole["id"] and part["meta"]["tag"][0]["code"] == "SUBSETTED"
+    assert set(part) - {"meta"} <= set(whole)
+    assert path.startswith("Endpoint") or len(part) < len(whole)
+    for wrong in ("_elements=a b", "_elements=", "_summary=count", "_summary=true", "_elements=id&_elements=id"):
+        get(hosting, f"{path}?{wrong}", status=400)

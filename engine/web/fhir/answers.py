@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Final
 
 import orjson
 from aiohttp import web
 
-from engine.errors import NotAcceptable
+from engine.errors import NotAcceptable, RequestError
 from engine.fhir import outcome
+from engine.fhir.elements import only
 from engine.fhir.release import Release, release_of
+from engine.fhir.search import parse
+from engine.web.conditional import is_unchanged
 from engine.web.route import FHIR
 
 if TYPE_CHECKING:
@@ -27,8 +31,24 @@ def asked_release(request: Request) -> Release:
 def answer(request: Request, resource: Json, release: Release) -> web.Response:
     """A resource as the answer."""
     option = orjson.OPT_INDENT_2 if request.query.get("_pretty") == "true" else 0
+    body = orjson.dumps(resource, option=option)
     headers = {"Content-Type": release.content_type, "Cache-Control": "private, no-cache", "Vary": "Accept"}
-    return web.Response(body=orjson.dumps(resource, option=option), headers=headers)
+    if request.method in ("GET", "HEAD"):
+        digest = hashlib.blake2b(body, digest_size=12, person=release.value.encode()).hexdigest()
+        headers["ETag"] = f'W/"{digest}"'  # weak: of the content, since resources have no versions
+        if is_unchanged(request.headers, headers["ETag"]):
+            del headers["Content-Type"]
+            return web.Response(status=304, headers=headers)
+    return web.Response(body=body, headers=headers)
+
+
+def read_answer(request: Request, resource: Json, release: Release) -> web.Response:
+    """A resource that was read by its id, with the elements that are asked for. Raises RequestError."""
+    names = ("_elements", "_summary")
+    shape = parse({}, [pair for pair in request.query.items() if pair[0] in names], "", is_lenient=False)
+    if not shape.count:
+        raise RequestError("_summary: count is for searches")
+    return answer(request, only(resource, shape.elements), release)
 
 
 def root_of(request: Request) -> str:

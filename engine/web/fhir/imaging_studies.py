@@ -25,7 +25,7 @@ from engine.fhir.search import IMAGING_STUDY, Search
 from engine.web.api import window_cursor
 from engine.web.api.studies import cursor_of
 from engine.web.fhir import asking, reports
-from engine.web.fhir.answers import answer, asked_release, root_of
+from engine.web.fhir.answers import answer, asked_release, read_answer, root_of
 from engine.web.fhir.parameters import page_url, search_of
 from engine.web.route import DICOMWEB
 from engine.web.stored import missing, uid_of
@@ -47,7 +47,7 @@ async def read(request: Request) -> web.Response:
     study = await asking.read_study(request, view, asked)
     if study is None:
         raise missing(request, uid, None)
-    return answer(request, imaging_study(study, release), release)
+    return read_answer(request, imaging_study(study, release), release)
 
 
 async def search(request: Request) -> web.Response:

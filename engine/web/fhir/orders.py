@@ -44,7 +44,7 @@ from engine.orders.values import Code
 from engine.orders.workitems.rules import is_uid
 from engine.web.errors import NotFound, TooLarge
 from engine.web.fhir import workitems
-from engine.web.fhir.answers import answer, asked_release, root_of
+from engine.web.fhir.answers import answer, asked_release, read_answer, root_of
 from engine.web.fhir.parameters import page_url, search_of
 from engine.web.window import SLICE_S
 
@@ -125,7 +125,7 @@ async def read_request(request: Request) -> web.Response:
     """One order. Raises NotFound."""
     release = asked_release(request)
     order = await _one(request, Condition(orders=(_id_of(request),)))
-    return answer(request, service_request(order, release), release)
+    return read_answer(request, service_request(order, release), release)
 
 
 async def read_task(request: Request) -> web.Response:
@@ -141,7 +141,7 @@ async def read_task(request: Request) -> web.Response:
     step = next((each for each in order.steps if each.id == str(number)), None)
     if step is None:
         raise _missing()
-    return answer(request, task(order, step, release), release)
+    return read_answer(request, task(order, step, release), release)
 
 
 async def search_requests(request: Request) -> web.Response:

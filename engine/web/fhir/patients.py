@@ -24,7 +24,7 @@ from engine.fhir.resource_id import read as read_id
 from engine.fhir.search import PAGE, PATIENT, Search
 from engine.web.errors import NotFound
 from engine.web.fhir import asking
-from engine.web.fhir.answers import answer, asked_release, root_of
+from engine.web.fhir.answers import answer, asked_release, read_answer, root_of
 from engine.web.fhir.parameters import page_url, search_of
 from engine.web.window import count_of
 
@@ -46,7 +46,7 @@ async def read(request: Request) -> web.Response:
     found = [each for each in await asking.matches(request, view, asked) if patient_key(each) == key]
     if not found:
         raise NotFound("there is no patient with this id")
-    return answer(request, patient(found[-1]), release)
+    return read_answer(request, patient(found[-1]), release)
 
 
 async def search(request: Request) -> web.Response:

@@ -29,7 +29,7 @@ from engine.fhir.record_search import AUDIT_EVENT, PROVENANCE
 from engine.fhir.search import PAGE, Search
 from engine.web.errors import NotFound
 from engine.web.fhir import asking
-from engine.web.fhir.answers import answer, asked_release, root_of
+from engine.web.fhir.answers import answer, asked_release, read_answer, root_of
 from engine.web.fhir.parameters import page_url, search_of
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ async def read_event(request: Request) -> web.Response:
     page = await request.engine.pools.slow.run(partial(search_log, request.config.data, Condition(), 1, before))
     if not page.events or id_of(page.events[0]) != match[0]:
         raise NotFound("there is no such event")
-    return answer(request, _event(request, page.events[0], release), release)
+    return read_answer(request, _event(request, page.events[0], release), release)
 
 
 def _event(request: Request, event: dict[str, Any], release: Release) -> Json:

@@ -32,7 +32,7 @@ from engine.fhir.search import PAGE, Search
 from engine.web.api import window_cursor
 from engine.web.errors import Gone, NotFound
 from engine.web.fhir import asking
-from engine.web.fhir.answers import answer, asked_release, root_of
+from engine.web.fhir.answers import answer, asked_release, read_answer, root_of
 from engine.web.fhir.parameters import page_url, search_of
 from engine.web.route import DICOMWEB
 from engine.web.stored import uid_of
@@ -70,7 +70,7 @@ async def read(request: Request) -> web.Response:
     if not found:
         error = Gone if request.view(Action.RETRIEVE).was_deleted(uid) else NotFound
         raise error(f"there is no report {uid}")
-    return answer(request, diagnostic_report(found[0], release, request.root + DICOMWEB), release)
+    return read_answer(request, diagnostic_report(found[0], release, request.root + DICOMWEB), release)
 
 
 async def search(request: Request) -> web.Response:

@@ -26,7 +26,7 @@ from engine.web.fhir import (
     subscription_channel,
     subscriptions,
 )
-from engine.web.fhir.answers import TYPES, answer, asked_release, root_of
+from engine.web.fhir.answers import TYPES, answer, asked_release, read_answer, root_of
 from engine.web.fhir.parameters import FORM
 from engine.web.fhir.smart import WELL_KNOWN
 from engine.web.fhir.smart import configuration as smart_configuration
@@ -57,7 +57,7 @@ async def _endpoint(request: Request) -> web.Response:
     if request.path_values["id"] != ENDPOINT_ID:
         raise NotFound("there is no endpoint with this id")
     release = asked_release(request)
-    return answer(request, endpoint(release, request.root + DICOMWEB), release)
+    return read_answer(request, endpoint(release, request.root + DICOMWEB), release)
 
 
 def _described(parameters: Mapping[str, SearchParameter]) -> tuple[Parameter, ...]:
@@ -90,6 +90,7 @@ def _route(
         parameters,
         consumes=(FORM,) if method == "POST" else (),
         produces=TYPES,
+        statuses=(200, 304) if method == "GET" else (200,),
         errors=(404, 406, 410, 413),
         error_form="OperationOutcome",
         tag="FHIR",
@@ -190,7 +191,7 @@ def _subscription(
         parameters,
         consumes=subscriptions.TYPES if method in ("POST", "PUT") else (),
         produces=TYPES if status != 204 else (),
-        statuses=(status,),
+        statuses=(200, 304) if method == "GET" else (status,),
         errors=(404, 406, 413, 415, 422, 503) if method in ("POST", "PUT") else (404, 406, 422),
         error_form="OperationOutcome",
         tag="FHIR",
