@@ -86,7 +86,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     | {"fhir", "messaging", "orders", "outbox"},
     "exchange": LEAVES
     | {"audit", "access", "fhir", "runtime", "archive", "dicom", "index", "net", "dimse", "outbox", "services", "web"}
-    | {"hl7", "messaging", "orders", "ul"},
+    | {"hl7", "journal", "messaging", "orders", "ul"},
     "reports": LEAVES
     | {"access", "accounts", "archive", "audit", "certificates", "dicom", "dimse", "doctor", "identity", "index"}
     | {"exchange", "services", "ul", "viewer", "web"},

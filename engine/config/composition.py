@@ -187,6 +187,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
         if len(set(names)) < len(names):
             raise ValueError("two [[route]] have one name")
         _check_rules(self.rules, self.hl7_destinations, self.workitems)
+        _check_sources(self.rules, self.hl7_sources)
         stations = [station.aet for station in self.stations]
         if len(set(stations)) < len(stations):
             raise ValueError("two [[station]] have one aet")
@@ -360,11 +361,18 @@ def _check_rules(
         if len(set(names)) < len(names):
             raise ValueError(f"two [[{table}]] have one name")
     for rule in rules:
-        table = {"hl7": "hl7_destination", "workitem": "workitem"}.get(rule.action, "")
+        table = {"hl7": "hl7_destination", "forward": "hl7_destination", "workitem": "workitem"}.get(rule.action, "")
         missing = [name for name in rule.to if table and name not in tables[table]]
         if missing:
             verb = "sends to" if table == "hl7_destination" else "makes"
             raise ValueError(f"the [[rule]] {rule.name} {verb} {missing[0]}, which is no [[{table}]]")
+
+
+def _check_sources(rules: tuple[Rule, ...], sources: tuple[Hl7Source, ...]) -> None:
+    known = {source.name for source in sources}
+    for rule in rules:
+        if missing := sorted(set(rule.sources) - known):
+            raise ValueError(f"the [[rule]] {rule.name} forwards what {missing[0]} sends, which is no [[hl7_source]]")
 
 
 def _merge(old: Any, fresh: Any) -> Any:

@@ -1,6 +1,7 @@
 """Runs the [[rule]] tables: for each rule and receiver a follower with a position of its own.
 
 feed ─► events of the rule ─► its conditions, asked of the index ─► the action: a notification, a message, a workitem
+journal of messages ─► the action: pass a received HL7 message on
 registry of orders ─► its announcements ─► the action: forward a performed step, fetch priors, a workitem
 """
 
@@ -10,10 +11,12 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine.archive.hospital import orders_watch
+from engine.archive.messages import messages_watch
 from engine.exchange import prefetch, workitem_making
 from engine.exchange.announcements import Announcements
 from engine.exchange.availability import Notifications
 from engine.exchange.hl7_notices import Notices
+from engine.exchange.message_forwarding import MessageForwarding, MessageRows
 from engine.exchange.prefetch import Prefetching
 from engine.exchange.pulling import Pulling
 from engine.exchange.step_forwarding import StepForwarding
@@ -53,7 +56,7 @@ def deliveries(config: Config) -> Mapping[str, Delivery]:
     """Every delivery of the configuration, by name."""
     destinations = {each.name: each for each in config.hl7_destinations}
     each = [
-        Delivery(rule, to, destinations.get(to) if rule.action == "hl7" else None)
+        Delivery(rule, to, destinations.get(to) if rule.action in ("hl7", "forward") else None)
         for rule in config.rules
         for to in rule.to
     ]
@@ -69,6 +72,8 @@ class Rules(Tables[Delivery]):
     async def _follow(self, delivery: Delivery, watch: Watch) -> None:
         if delivery.rule.after in KINDS_OF:
             await self._follow_orders(delivery)
+        elif delivery.rule.action == "forward" and delivery.destination is not None:
+            await self._follow_messages(delivery, delivery.destination)
         else:
             feed = FeedLines(self._engine.archive.feed(), watch.changed, (delivery.rule.after,), is_single=True)
             await self._run_one(delivery, feed, sink_of(self._engine, delivery))
@@ -86,6 +91,14 @@ class Rules(Tables[Delivery]):
             elif rule.action == "workitem":
                 sink = Making(engine, rule, delivery.to, partial(workitem_making.of_order, engine))
             await self._run_one(delivery, source, sink)
+        finally:
+            watch.close()
+
+    async def _follow_messages(self, delivery: Delivery, destination: Hl7Destination) -> None:
+        watch = messages_watch(self._engine.archive, self._engine.loop)
+        try:
+            sink = MessageForwarding(self._engine, delivery.rule, destination)
+            await self._run_one(delivery, MessageRows(sink.history, watch.changed, sink.is_wanted), sink)
         finally:
             watch.close()
 

@@ -34,8 +34,13 @@ class Route(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Only what has an instance that one of these AE titles has sent; empty: anybody."""
 
 
-RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull", "workitem"]
-RuleEvent = Literal["study_quiet", "study_complete", "study_reopened", "deleted", "step", "order", "available"]
+MessageKind = Annotated[
+    str, Meta(pattern=r"^[A-Z0-9]{3}(\^[A-Z0-9]{3})?$", description="a kind of message, as ADT or ADT^A08")
+]
+RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull", "workitem", "forward"]
+RuleEvent = Literal[
+    "study_quiet", "study_complete", "study_reopened", "deleted", "step", "order", "available", "message"
+]
 
 _EVENTS: dict[str, frozenset[str]] = {
     "ian": frozenset(("study_quiet", "study_complete", "deleted")),
@@ -43,6 +48,7 @@ _EVENTS: dict[str, frozenset[str]] = {
     "mpps": frozenset(("step",)),
     "pull": frozenset(("available",)),
     "prefetch": frozenset(("order", "study_quiet")),
+    "forward": frozenset(("message",)),
     "workitem": frozenset(("study_quiet", "study_complete", "study_reopened", "order")),
 }
 """The events of each action."""
@@ -60,18 +66,18 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
     late instances; study_reopened, when an instance comes after that; deleted, when instances go to the trash; step,
     when a modality reports a performed step; order, when there is a new order; available, when another archive notifies
-    us that it has instances (PS3.4 R)."""
+    us that it has instances (PS3.4 R); message, when an HL7 message has come and was applied."""
 
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
     for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order;
     prefetch: a job pulls priors of the patient; pull: a job pulls the announced study; workitem: a workitem (UPS)
-    for the study or the order."""
+    for the study or the order; forward: a received HL7 message is passed on, never to who has sent it."""
 
     to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
     """The receivers: AE titles of [[peer]] tables for ian and mpps, those that are asked for
-    prefetch, those whose notifications count for pull, names of [[hl7_destination]] tables for hl7, and of [[workitem]]
-    tables for workitem."""
+    prefetch, those whose notifications count for pull, names of [[hl7_destination]] tables for hl7 and forward,
+    and of [[workitem]] tables for workitem."""
 
     keys: Annotated[dict[str, str], Meta(max_length=32)] = {}
     """What a study must match, as in a [[route]]; deletions, steps and orders are not matched."""
@@ -82,6 +88,15 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     message: Literal["ORM^O01", "ORU^R01"] = "ORM^O01"
     """For hl7. ORM^O01: the order is done (ORC-1 SC, ORC-5 CM); ORU^R01: the images are a result (OBR-25 R)."""
+
+    kinds: Annotated[tuple[MessageKind, ...], Meta(max_length=64)] = ()
+    """For forward: kinds of messages (MSH-9), as ADT or ADT^A08; empty: all."""
+
+    sources: Annotated[tuple[str, ...], Meta(max_length=64)] = ()
+    """For forward: names of [[hl7_source]] tables; empty: messages of all senders."""
+
+    sender: Literal["original", "own"] = "original"
+    """For forward. original: every byte as it came; own: MSH-3 to 6 and MSH-10 are ours, as in messages of our own."""
 
     priors_max: Annotated[int, Meta(ge=1, le=1000)] = 3
     """For prefetch: the most studies, the newest first."""
@@ -109,3 +124,7 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.after not in _EVENTS[self.action]:
             events = ", ".join(sorted(_EVENTS[self.action]))
             raise ValueError(f"the [[rule]] {self.name}: {self.action} is possible after {events}")
+        if self.action != "forward" and (self.kinds or self.sources or self.sender != "original"):
+            raise ValueError(f"the [[rule]] {self.name}: kinds, sources and sender are for the action forward")
+        if self.action == "forward" and (self.keys or self.senders):
+            raise ValueError(f"the [[rule]] {self.name}: messages are chosen by kinds and sources")

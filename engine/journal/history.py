@@ -235,6 +235,22 @@ class History:
             logger.error("the journal is damaged", damage=str(damage))
         return [record for record in recovery.records if record.kind == Kind.EVENT]
 
+    def rows_after(self, number: int, limit: int) -> list[Row]:
+        """The messages after a number, in their order, of the next `limit` numbers, or of later ones where these have
+        none. Raises StorageError, KeyMissing.
+        """
+        newest = next((row.number for row in self.rows()), 0)
+        while number < newest:
+            rows: list[Row] = []
+            for row in self.rows(number + limit + 1):
+                if row.number <= number:
+                    break
+                rows.append(row)
+            if rows:
+                return rows[::-1]
+            number += limit
+        return []
+
     def find(self, number: int) -> Row:
         """One message. Raises JournalError if it is not there."""
         segments = self._segments_below(number + 1)

@@ -17,7 +17,7 @@ from engine.config import Config, Limits, Peer, Role
 from engine.errors import EngineError
 from engine.exchange import settings as exchange_settings
 from engine.exchange.runner import Runner
-from engine.hl7.settings import Hl7Destination
+from engine.hl7.settings import Hl7Destination, Hl7Source
 from engine.identity.settings import Oidc
 from engine.orders.settings import WorkitemTemplate
 from engine.runtime.engine import Engine
@@ -115,6 +115,7 @@ def host(
     sends_on: tuple[exchange_settings.Route, ...] = (),
     rules: tuple[exchange_settings.Rule, ...] = (),
     hl7_destinations: tuple[Hl7Destination, ...] = (),
+    hl7_sources: tuple[Hl7Source, ...] = (),
     workitems: tuple[WorkitemTemplate, ...] = (),
     roles: tuple[Role, ...] = (),
     fhir: Fhir | None = None,
@@ -139,6 +140,7 @@ def host(
             routes=sends_on,
             rules=rules,
             hl7_destinations=hl7_destinations,
+            hl7_sources=hl7_sources,
             workitems=workitems,
             oidc=oidc,
             roles=roles,
