@@ -52,7 +52,8 @@ class SecondCopySettings(Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     and may be lost with this machine."""
 
     wait_s: Annotated[float, Meta(ge=0.1, le=600)] = 6.0
-    """Seconds that an answer waits at most. Modalities give up after 10 to 30 s and send again."""
+    """Seconds that an answer waits at most, and one more for each 8 MiB of the instance. Modalities give up after 10 to
+    30 s and send again."""
 
 
 class Encryption(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -26,7 +26,7 @@ from engine.archive.receipts import Desk, Kind
 from engine.archive.settings import SecondCopySettings
 from engine.errors import EngineError, ReplicationFailed, StorageError
 from engine.index.format.types import Outcome
-from engine.storage.record import crc32c
+from engine.storage.record import Position, crc32c
 from tests.archive.filled import contents, opened, payload_of, uid
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -293,6 +293,24 @@ def test_a_large_object_waits_for_its_copy_too(tmp_path: Path) -> None:
             assert uid(1, 1, 9) in found_after_take_over(target, tmp_path / "promoted")
 
     assert served(source, target, script) == {"second_copy_peer_acknowledged": 1}
+
+
+def test_a_large_object_may_take_longer(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "replica"
+
+    async def script(server: Server) -> None:
+        refused: dict[str, StorageError] = {}
+
+        def note(name: str) -> Callable[[StorageError | None], None]:
+            return lambda error: refused.update({name: error} if error else {})
+
+        copy = server.copies.at("peer")
+        copy.hold(Position(0, 64, 10, 10, 1 << 10, 0), note("small"))
+        copy.hold(Position(1, 64, 10, 10, 10 << 30, 0), note("large"))
+        await server.until(lambda: len(refused) > 0)
+        assert set(refused) == {"small"} and copy.waiting_count == 1
+
+    served(source, target, script, wait_s=0.2)
 
 
 # -- the desk ---------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ class Committer:
             if isinstance(outcome, EngineError):
                 done(outcome)
             else:
-                copy.hold(position.segment_id, position.end, lambda error: done(outcome if error is None else error))
+                copy.hold(position, lambda error: done(outcome if error is None else error))
 
         return hold
 
@@ -98,7 +98,7 @@ class Committer:
             else:
                 answer.set_exception(error)
 
-        self._copies_at(durable_at).hold(position.segment_id, position.end, release)
+        self._copies_at(durable_at).hold(position, release)
         await answer
 
     def _copies_at(self, durable_at: Durable) -> SecondCopy:

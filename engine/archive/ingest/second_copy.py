@@ -23,7 +23,7 @@ from collections import defaultdict
 from collections.abc import Callable, MutableMapping
 from itertools import count
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from engine import guards, log
 from engine.archive import receipts
@@ -31,6 +31,7 @@ from engine.archive.receipts import Kind
 from engine.archive.settings import Durable, SecondCopySettings
 from engine.errors import EngineError, StorageError
 from engine.metrics import Histogram
+from engine.storage.record import Position
 
 logger = log.get("archive.second_copy")
 
@@ -40,10 +41,26 @@ RETRY_S: Final = 0.25
 """The pause between two attempts to connect."""
 LOOK_S: Final = 0.25
 """The interval of the look for answers that have waited too long."""
+LEAST_BYTES_PER_S: Final = 8 << 20
+"""What a line to a second copy must carry: an object of a gigabyte may take two minutes more than wait_s."""
 NAMES: Final = {"peer": "the replica", "object": "the object store"}
 
 Release: TypeAlias = Callable[[StorageError | None], None]
 """Called once: None when the record is elsewhere, or need not be."""
+
+
+class _Waiter(NamedTuple):
+    """An answer that is held back; ordered by the ends of records."""
+
+    end: int
+    number: int
+    since_s: float
+    record_bytes: int
+    release: Release
+
+    def due_s(self, wait_s: float) -> float:
+        """When it has waited too long."""
+        return self.since_s + wait_s + self.record_bytes / LEAST_BYTES_PER_S
 
 
 class SecondCopy:
@@ -65,8 +82,8 @@ class SecondCopy:
         self._sock: socket.socket | None = None
         self._state = Kind.AWAY
         self._away_since_s = loop.time()
-        self._waiting: dict[int, list[tuple[int, int, float, Release]]] = defaultdict(list)
-        """By segment, as heaps: the record's end, a number, when it began to wait."""
+        self._waiting: dict[int, list[_Waiter]] = defaultdict(list)
+        """By segment, as heaps."""
         self._numbers = count()
         self._unasked: dict[int, int] = {}
         """Ends for the next message."""
@@ -86,12 +103,14 @@ class SecondCopy:
         if settings.when_away == "refuse" and self.away_s > settings.wait_s:
             raise self._refusal("does not take records")
 
-    def hold(self, segment_id: int, end: int, release: Release) -> None:
-        """Calls `release` when the record that ends there is elsewhere, which is durable here."""
+    def hold(self, position: Position, release: Release) -> None:
+        """Calls `release` when a record is elsewhere, which is durable here."""
         if self._may_go_alone() and self.away_s > GRACE_S:
             self._alone(release)
             return
-        heapq.heappush(self._waiting[segment_id], (end, next(self._numbers), self._loop.time(), release))
+        segment_id, end = position.segment_id, position.end
+        waiter = _Waiter(end, next(self._numbers), self._loop.time(), position.record_bytes, release)
+        heapq.heappush(self._waiting[segment_id], waiter)
         self._unasked[segment_id] = max(end, self._unasked.get(segment_id, 0))
         if not self._is_asking_due:
             self._is_asking_due = True
@@ -124,8 +143,8 @@ class SecondCopy:
         """Refuses what waits."""
         self._is_closed = True
         self._disconnect()
-        for _, _, _, release in self._taken():
-            self._release(release, self._refusal("the server ends"))
+        for waiter in self._taken():
+            self._release(waiter.release, self._refusal("the server ends"))
 
     # -- who waits ------------------------------------------------------------------------------
 
@@ -137,31 +156,31 @@ class SecondCopy:
         self._is_looking = False
         now_s, wait_s = self._loop.time(), self._settings().wait_s
         is_alone = self._may_go_alone() and self.away_s > GRACE_S
-        late = self._taken(lambda since_s: is_alone or now_s - since_s > wait_s)
+        late = self._taken(lambda waiter: is_alone or now_s > waiter.due_s(wait_s))
         if late and self._state is Kind.READY:
             self._turn(Kind.AWAY, "no receipt came in time")
-        for _, _, _, release in late:
+        for waiter in late:
             if self._may_go_alone():
-                self._alone(release)
+                self._alone(waiter.release)
             else:
                 self._counters[f"second_copy_{self._place}_refused"] += 1
-                self._release(release, self._refusal("has not taken the record in time"))
+                self._release(waiter.release, self._refusal("has not taken the record in time"))
         if any(self._waiting.values()):
             self._is_looking = True
             self._loop.call_later(LOOK_S, self._look)
 
-    def _taken(self, is_meant: Callable[[float], bool] = lambda since_s: True) -> list[tuple[int, int, float, Release]]:
-        """Takes out those that began to wait at such a time."""
-        taken = []
+    def _taken(self, is_meant: Callable[[_Waiter], bool] = lambda waiter: True) -> list[_Waiter]:
+        """Takes some out, in the order in which they came."""
+        taken: list[_Waiter] = []
         for segment_id, heap in list(self._waiting.items()):
-            taken += [each for each in heap if is_meant(each[2])]
-            left = [each for each in heap if not is_meant(each[2])]
+            taken += [each for each in heap if is_meant(each)]
+            left = [each for each in heap if not is_meant(each)]
             if left:
                 heapq.heapify(left)
                 self._waiting[segment_id] = left
             else:
                 del self._waiting[segment_id]
-        return sorted(taken, key=lambda each: each[1])
+        return sorted(taken, key=lambda each: each.number)
 
     def _alone(self, release: Release) -> None:
         self._counters[f"second_copy_{self._place}_alone"] += 1
@@ -203,7 +222,7 @@ class SecondCopy:
         self._sock = sock
         self._loop.add_reader(sock, self._receive)
         for segment_id, heap in self._waiting.items():
-            self._unasked[segment_id] = max(each[0] for each in heap)
+            self._unasked[segment_id] = max(each.end for each in heap)
         self._ask()
 
     def _disconnect(self) -> None:
@@ -253,11 +272,11 @@ class SecondCopy:
         now_s = self._loop.time()
         for segment_id, end in ends.items():
             heap = self._waiting.get(segment_id, [])
-            while heap and heap[0][0] <= end:
-                _, _, since_s, release = heapq.heappop(heap)
-                self.latency_s.observe(now_s - since_s)
+            while heap and heap[0].end <= end:
+                waiter = heapq.heappop(heap)
+                self.latency_s.observe(now_s - waiter.since_s)
                 self._counters[f"second_copy_{self._place}_acknowledged"] += 1
-                self._release(release, None)
+                self._release(waiter.release, None)
             if not heap:
                 self._waiting.pop(segment_id, None)
 
