@@ -5,6 +5,7 @@ Inner layers know neither DIMSE statuses nor HTTP codes: only `dimse.status` and
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
@@ -16,6 +17,22 @@ if TYPE_CHECKING:
 class EngineError(Exception):
     """The base of every error that this engine raises on purpose."""
 
+    quoted = ""
+
+    def quoting(self, words: str) -> Self:
+        """Itself, with what another system said of it. It may name a patient: the person who asks sees it, no log."""
+        self.quoted = words
+        return self
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message}: {self.quoted}" if self.quoted else message
+
+    @property
+    def for_log(self) -> str:
+        """What a log says of it: never a value of a data set or a message."""
+        return super().__str__() or type(self).__name__
+
     def without_frames(self) -> Self:
         """Itself, without traceback and causes: their frames hold what was read when it was raised.
 
@@ -24,6 +41,16 @@ class EngineError(Exception):
         """
         self.__cause__ = self.__context__ = None
         return self.with_traceback(None)
+
+
+def for_log(error: BaseException) -> str:
+    """What a log says of an error: of one that nobody expected only what and where; its text may quote a value."""
+    if isinstance(error, EngineError):
+        return error.for_log
+    if isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{type(error).__name__} at {frames[-1].filename}:{frames[-1].lineno}" if frames else type(error).__name__
 
 
 class ConfigError(EngineError):
@@ -240,6 +267,12 @@ class QueryError(EngineError):
         super().__init__(message)
         self.offending_elements = offending_elements
         """The tags of the keys at fault, for the response (0000,0901)."""
+
+    @property
+    def for_log(self) -> str:
+        """The keys at fault without their values."""
+        keys = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in self.offending_elements)
+        return f"the value of {keys} is not valid" if keys else "the query is not valid"
 
 
 class Refusal(Enum):

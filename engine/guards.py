@@ -85,4 +85,4 @@ def position_of(error: BaseException) -> str:
 
 
 def _log_end(event: str, name: str, error: BaseException) -> None:
-    logger.error(event, name=name, error=repr(error), at=position_of(error))
+    logger.error(event, name=name, error=type(error).__name__, at=position_of(error))

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from engine.errors import ArchiveInUse, EngineError
+from engine.errors import ArchiveInUse, EngineError, for_log
 
 if TYPE_CHECKING:
     from engine.log import Logger
@@ -35,7 +35,7 @@ async def run_alone(
         except ArchiveInUse:
             pass  # another worker does it
         except (EngineError, OSError) as error:
-            logger.warning(failure, error=str(error))
+            logger.warning(failure, error=for_log(error))
         except Exception as error:
-            logger.error(failure, error=repr(error))
+            logger.error(failure, error=for_log(error))
         await asyncio.sleep(check_s)

@@ -26,7 +26,7 @@ from engine.accounts import passwords, second_factor, sessions, shares, throttle
 from engine.accounts.database import Database
 from engine.accounts.directory import AccountDirectory
 from engine.accounts.passwords import Passwords
-from engine.errors import AccountsError, AccountsRefused, LoginFailed, SecondFactorNeeded
+from engine.errors import AccountsError, AccountsRefused, LoginFailed, SecondFactorNeeded, for_log
 
 if TYPE_CHECKING:
     from engine.accounts.proof import Proof
@@ -175,7 +175,7 @@ class Accounts:
         try:
             sessions.touch(self.database, digest, now)
         except AccountsError as error:
-            logger.warning("the last use of a session cannot be recorded", error=str(error))
+            logger.warning("the last use of a session cannot be recorded", error=for_log(error))
 
     # -- changes ----------------------------------------------------------------------------------
 

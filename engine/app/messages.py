@@ -29,7 +29,7 @@ from engine.archive import hospital, messages
 from engine.archive.archive import Archive
 from engine.archive.reports import ReportDocuments
 from engine.config import Config
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, for_log
 from engine.messaging.applier import Applier
 from engine.messaging.listener import Listener
 from engine.messaging.reception import Reception
@@ -131,7 +131,7 @@ class Messages:
 
     def _failed(self, error: BaseException) -> None:
         """Ends the process: a successor starts from the disk."""
-        logger.error("the journal of messages failed, the process ends", error=str(error))
+        logger.error("the journal of messages failed, the process ends", error=for_log(error))
         self._exit_code = EXIT_STORAGE_FAILED
         self._listener.abort()
         self._loop.call_later(0.2, self._ended.set)
@@ -189,7 +189,7 @@ class Messages:
         try:
             self._sources = Sources(config.hl7, config.hl7_sources)
         except ConfigError as error:
-            logger.error("the sources of messages cannot be used; the old ones remain", error=str(error))
+            logger.error("the sources of messages cannot be used; the old ones remain", error=for_log(error))
             return
         self._config = config
         self._listener.configure(config.hl7, self._sources)

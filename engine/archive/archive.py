@@ -65,13 +65,7 @@ from engine.archive.view import View
 from engine.archive.writer_watch import WriterWatch
 from engine.dicom.extra import ExtraSet
 from engine.dicom.schema import Schema
-from engine.errors import (
-    ArchiveInUse,
-    EngineError,
-    StorageError,
-    StorageFailed,
-    StorageFull,
-)
+from engine.errors import ArchiveInUse, EngineError, StorageError, StorageFailed, StorageFull, for_log
 from engine.index.catalog import Catalog
 from engine.index.format.types import (
     Instance,
@@ -235,7 +229,7 @@ class Archive(View):
         return rebuilding.rebuild_index(data, progress=progress, elsewhere=elsewhere)
 
     def _keeper_failed(self, error: EngineError) -> None:
-        logger.error("checkpoint failed", error=str(error))
+        logger.error("checkpoint failed", error=for_log(error))
         self._fail_stores(error)
 
     def _fail_stores(self, error: EngineError) -> None:
@@ -298,7 +292,7 @@ class Archive(View):
             try:
                 self._writer.log.prepare(PREPARE_S)
             except StorageFull as error:
-                logger.warning("no segment could be prepared", error=str(error))
+                logger.warning("no segment could be prepared", error=for_log(error))
 
     def store(self, source: str | os.PathLike[str] | Buffer, *, policy: str = "keep-first") -> Outcome:
         """Stores one DICOM file, named by its path or given as its bytes; durable and visible when it returns.

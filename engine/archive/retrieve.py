@@ -20,6 +20,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from engine.archive.damage import note_damage
@@ -141,6 +142,27 @@ class Retrieval:
     def segment(self, instance: Instance) -> OpenSegment:
         """The open segment file of an instance, for callers that read it with preadv2(2). Raises StorageError."""
         return self._reader.opened(instance.position)
+
+    def elsewhere(self, instances: Iterable[Instance]) -> list[Instance]:
+        """One instance of each segment that is not on this machine. Does not wait for another one."""
+        firsts = {instance.position.segment_id: instance for instance in instances}
+        return [instance for instance in firsts.values() if not self._is_here(instance)]
+
+    def _is_here(self, instance: Instance) -> bool:
+        try:
+            self._reader.opened(instance.position)
+        except StorageError:
+            return False
+        return True
+
+    def check_reachable(self, instances: Iterable[Instance]) -> None:
+        """Reads a byte of each: of a segment in an archive class all of the study is recalled. Blocks.
+
+        Raises StoreUnreachable. Damage is left to whoever reads the bytes.
+        """
+        for instance in instances:
+            with suppress(CorruptRecord):
+                self.open(instance).read(0, 1)
 
     def fill_cached(self, instance: Instance, targets: Sequence[memoryview]) -> bool:
         """Fills consecutive buffers with the whole of an instance; not checked. False: not without waiting."""

@@ -21,6 +21,8 @@ from engine.dimse.messages import NCreateRQ
 from engine.exchange.identity import uid_of
 from engine.exchange.matching import matching
 from engine.exchange.normalized import INSTANCE_AVAILABILITY, request
+from engine.index.format.types import Level
+from engine.index.query.keywords import query_of
 
 if TYPE_CHECKING:
     from engine.archive.feed.event import Event
@@ -80,7 +82,7 @@ class Notifications:
         if not matching(engine, self._rule, [study], aet, also_own=True):
             return None
         view = engine.archive.view(scope)
-        instances = view.matching("study", StudyInstanceUID=study)
+        instances = view.matching(query_of(Level.STUDY, {tags.StudyInstanceUID: study}, view.schema))
         return notification(study, instances, view.availability_of_instances(), engine.config.aet)
 
 

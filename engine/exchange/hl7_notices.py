@@ -25,6 +25,8 @@ from engine.exchange.identity import control_id_of
 from engine.exchange.matching import matching
 from engine.hl7 import moment
 from engine.hl7.writer import Field, header, message, segment
+from engine.index.format.types import Level
+from engine.index.query.keywords import query_of
 from engine.messaging.client import Acknowledgement, Client
 from engine.orders import linking
 from engine.orders.database import id_key
@@ -132,8 +134,9 @@ class Notices:
         engine = self._engine
         if not matching(engine, self._rule, [study], "", also_own=True):
             return None, ()
-        match = next(engine.archive.find("study", {**dict.fromkeys(map(tags.keyword_of, _ASKED), "")},
-                                         StudyInstanceUID=study), None)  # fmt: skip
+        # The UID as it is: archives have invalid ones of some writers, and their studies have orders too.
+        keys = {**dict.fromkeys(_ASKED, ""), tags.StudyInstanceUID: study}
+        match = next(engine.archive.find(query_of(Level.STUDY, keys, engine.archive.schema)), None)
         if match is None:
             return None, ()
         facts = {tag: match.attributes.get(tag, b"").decode("utf-8", "replace").strip(" \0") for tag in _ASKED}

@@ -66,7 +66,6 @@ async def request(
     is_warning = category(response.status) is Category.WARNING or response.status in ATTRIBUTES_IGNORED
     is_final = response.status == PROCESSING_FAILURE and response.error_id == MAY_NO_LONGER_BE_UPDATED
     if is_final:
-        logger.warning("a peer takes no further change of a step", peer=aet, error=response.error_comment)
+        logger.warning("a peer takes no further change of a step", peer=aet)
     if response.status and not (is_warning or is_final or response.status == DUPLICATE):
-        comment = f": {response.error_comment}" if response.error_comment else ""
-        raise DeliveryFailed(f"{aet} answered {response.status:04X}{comment}")
+        raise DeliveryFailed(f"{aet} answered {response.status:04X}").quoting(response.error_comment)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from engine import guards, log
 from engine.archive.jobs import job as states
 from engine.dimse.assembly import ChunkPool
-from engine.errors import AssociationFailed, EngineError, NotStored
+from engine.errors import AssociationFailed, EngineError, NotStored, for_log
 from engine.exchange.echo import echo
 from engine.exchange.job_work import pull_job, send_job
 from engine.exchange.routing import RETRY_S, Routing
@@ -127,7 +127,7 @@ class Runner:
             try:
                 await followers.run()
             except EngineError as error:
-                logger.warning("routes and rules cannot be followed", error=str(error))
+                logger.warning("routes and rules cannot be followed", error=for_log(error))
                 await asyncio.sleep(RETRY_S)
 
     async def _settle(self, job: Job, is_cancelled: bool, is_retried: bool) -> None:
@@ -187,7 +187,7 @@ class Runner:
             job.error = str(error)
             await self._end(job, states.FAILED)
         except Exception as error:
-            logger.error("job crashed", job=job.id, error=repr(error))
+            logger.error("job crashed", job=job.id, error=for_log(error))
             job.error = f"internal error: {type(error).__name__}"
             await self._end(job, states.FAILED)
         else:

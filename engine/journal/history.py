@@ -20,7 +20,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine import log
-from engine.errors import CorruptRecord, JournalError, SegmentGone
+from engine.errors import CorruptRecord, JournalError, SegmentGone, for_log
 from engine.journal.entry import Outcome, Received, decode_outcome, decode_received
 from engine.journal.row_table import MessageRow, RowTable
 from engine.storage.files import Files
@@ -85,7 +85,7 @@ class History:
                     outcomes = None
                     continue
                 except CorruptRecord as error:
-                    logger.error("a table of messages is not believed", reason=str(error))
+                    logger.error("a table of messages is not believed", reason=for_log(error))
             if outcomes is None:
                 outcomes = self._outcomes_of(segments[at + 1 : at + 2])
             yield from self._walked(segments[at], limit, outcomes)
@@ -229,7 +229,7 @@ class History:
         try:
             recovery = read_segment(self._files, self._directory, segment_id, start_offset)
         except CorruptRecord as error:
-            logger.error("a segment of the journal cannot be read", reason=str(error))
+            logger.error("a segment of the journal cannot be read", reason=for_log(error))
             return []
         for damage in recovery.damage:
             logger.error("the journal is damaged", damage=str(damage))
@@ -283,7 +283,7 @@ def _received(record: Record) -> Received | None:
     try:
         return decode_received(record.meta)
     except msgspec.MsgspecError as error:
-        logger.error("an entry of the journal cannot be read", number=record.stamp, reason=str(error))
+        logger.error("an entry of the journal cannot be read", number=record.stamp, reason=for_log(error))
         return None
 
 
@@ -291,5 +291,5 @@ def _outcome(record: Record) -> Outcome | None:
     try:
         return decode_outcome(record.meta)
     except msgspec.MsgspecError as error:
-        logger.error("an entry of the journal cannot be read", number=record.stamp, reason=str(error))
+        logger.error("an entry of the journal cannot be read", number=record.stamp, reason=for_log(error))
         return None

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import msgspec
 
 from engine import log
-from engine.errors import ArchiveInUse, CorruptRecord
+from engine.errors import ArchiveInUse, CorruptRecord, for_log
 from engine.journal.entry import Fault, Outcome, Received, decode_outcome, decode_received, encode
 from engine.journal.history import MESSAGE, NO_LIMIT, OUTCOME, History
 from engine.journal.row_keeper import RowKeeper
@@ -140,7 +140,7 @@ class Journal:
             try:
                 recovery = recover_segment(self._files, self._directory, segment_id, 0)
             except CorruptRecord as error:
-                logger.error("a segment of the journal cannot be recovered", reason=str(error))
+                logger.error("a segment of the journal cannot be recovered", reason=for_log(error))
                 continue
             finally:
                 self.history.drop(segment_id)  # it may be gone, and the next one may get its number
@@ -155,7 +155,7 @@ class Journal:
             self._read_log(segments, missing)
             self._read_window(segments)
         except CorruptRecord as error:
-            logger.error("the tables of messages are made anew", reason=str(error))
+            logger.error("the tables of messages are made anew", reason=for_log(error))
             self.history.forget_tables()
             self._rows.forget()
             self.cursor = self.last_number = 0
@@ -295,14 +295,14 @@ class Journal:
         try:
             return position.payload_crc == crc32c(message) and self.read(position) == message
         except CorruptRecord as error:
-            logger.error("a message of the journal is damaged", reason=str(error))
+            logger.error("a message of the journal is damaged", reason=for_log(error))
             return False
 
     def _record_at(self, segment_id: int, offset: int) -> Record | None:
         try:
             return self.history.record_at(segment_id, offset)
         except CorruptRecord as error:
-            logger.error("an entry of the journal cannot be read", reason=str(error))
+            logger.error("an entry of the journal cannot be read", reason=for_log(error))
             return None
 
     def _remember(self, received: Received, key: int, position: Position) -> None:

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.errors import CorruptRecord, StorageError
+from engine.errors import CorruptRecord, StorageError, for_log
 from engine.journal.row_table import (
     HEADER_BYTES,
     MESSAGE_BYTES,
@@ -66,7 +66,7 @@ class RowKeeper:
             try:
                 table = RowTable(self._directory, self._files, segment_id, self._salt_of(segment_id))
             except (CorruptRecord, OSError) as error:
-                logger.info("a table of messages is made anew", segment=segment_id, reason=str(error))
+                logger.info("a table of messages is made anew", segment=segment_id, reason=for_log(error))
                 break
             table.close()
             self._firsts.append(table.first)
@@ -153,7 +153,7 @@ class RowKeeper:
             self._files.fdatasync(fd)
             self._mark(segment_id, fd, WHOLE)
         except StorageError as error:
-            logger.warning("a table of messages is not synced", segment=segment_id, reason=str(error))
+            logger.warning("a table of messages is not synced", segment=segment_id, reason=for_log(error))
         finally:
             self._files.close(fd)
 
@@ -169,7 +169,7 @@ class RowKeeper:
             del self._segments[at], self._firsts[at]
 
     def _give_up(self, segment_id: int, error: Exception) -> None:
-        logger.warning("a table of messages cannot be written", segment=segment_id, reason=str(error))
+        logger.warning("a table of messages cannot be written", segment=segment_id, reason=for_log(error))
         self._lost.add(segment_id)
         fd = self._open.pop(segment_id, -1)
         try:

@@ -25,6 +25,7 @@ from engine.errors import (
     MessageUnreadable,
     StorageFailed,
     UpdateRefused,
+    for_log,
 )
 from engine.hl7 import Condition, Fault, Message, moment, parse
 from engine.journal import Fault as KeptFault
@@ -165,7 +166,7 @@ class Applier:
             except EngineError as error:
                 self.stalled = str(error)
                 self._counters["apply_retries"] += 1
-                logger.error("messages cannot be applied", reason=str(error), waiting=len(self._journal.waiting))
+                logger.error("messages cannot be applied", reason=for_log(error), waiting=len(self._journal.waiting))
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
         self.stalled = ""

@@ -56,7 +56,12 @@ class _Received:
         self.head += data[: SHOWN_BYTES - len(self.head)]
 
     def __str__(self) -> str:
-        return f"; {self.count} bytes came: {self.head.hex(' ')}" if self.count else ", no byte came"
+        return f"; {self.count} bytes came" if self.count else ", no byte came"
+
+    @property
+    def shown(self) -> str:
+        """The first bytes, which may be of a patient."""
+        return self.head.hex(" ")
 
 
 class Client:
@@ -102,7 +107,8 @@ class Client:
                 await writer.drain()
                 return await self._acknowledgement(reader, received, control_id)
         except TimeoutError as error:
-            raise HL7SendFailed(f"no acknowledgement within {self._timeout_s:g} s{received}") from error
+            why = f"no acknowledgement within {self._timeout_s:g} s{received}"
+            raise HL7SendFailed(why).quoting(received.shown) from error
         except FrameError as error:
             raise HL7SendFailed(f"the answer is no block of MLLP: {error}") from error
         except OSError as error:
@@ -134,7 +140,8 @@ class Client:
                 if found is not None and self._is_of(found, control_id):
                     return found
             if not data:
-                raise HL7SendFailed(f"the receiver closed the connection without an acknowledgement{received}")
+                why = f"the receiver closed the connection without an acknowledgement{received}"
+                raise HL7SendFailed(why).quoting(received.shown)
 
     def _is_of(self, found: Acknowledgement, control_id: str) -> bool:
         """Whether it is about this message; False: about an earlier one. Raises HL7SendFailed if it is about neither.
@@ -174,7 +181,7 @@ def _read(data: bytes) -> Acknowledgement | None:
     try:
         message = parse(data)
     except MessageUnreadable as error:
-        raise HL7SendFailed(f"the answer is no HL7 message: {data[:SHOWN_BYTES].hex(' ')}") from error
+        raise HL7SendFailed("the answer is no HL7 message").quoting(data[:SHOWN_BYTES].hex(" ")) from error
     segment = message.first("MSA")
     if segment is None:
         return None

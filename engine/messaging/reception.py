@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine import guards, log
-from engine.errors import EngineError, MessageUnreadable, StorageError
+from engine.errors import EngineError, MessageUnreadable, StorageError, for_log
 from engine.hl7 import Condition, Fault, Frame, Message, acknowledge, parse, writer
 from engine.hl7.acknowledgement import modes_of
 from engine.hl7.message import Value
@@ -100,7 +100,7 @@ class Reception:
             self._keep(arrival, frame, answer)
         except StorageError as error:
             self._counters["not_kept"] += 1
-            logger.about(sender.host).error("a message is not kept", reason=str(error))
+            logger.about(sender.host).error("a message is not kept", reason=for_log(error))
             answer(None)
 
     # -- reading --------------------------------------------------------------------------------
@@ -202,7 +202,7 @@ class Reception:
         try:
             number = self._journal.append(received, frame.payload)
         except StorageError as error:
-            logger.about(sender.host).error("a message is not kept", reason=str(error))
+            logger.about(sender.host).error("a message is not kept", reason=for_log(error))
             answer(None)
             return
         text = refusal(reason, str(number), received.time)

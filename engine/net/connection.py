@@ -24,7 +24,7 @@ from typing import Any, Protocol, cast
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, read_bytes, undelivered_bytes
 from engine.dimse import assembly
-from engine.errors import LocalProtocolError, RemoteProtocolError
+from engine.errors import LocalProtocolError, RemoteProtocolError, for_log
 from engine.net.trace import Trace
 from engine.tls import names_of
 from engine.ul import events as ul_events
@@ -572,7 +572,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._dispatch(self._association.data_received(self._loop.time()))
 
     def _protocol_error(self, error: RemoteProtocolError) -> None:
-        self._log.warning("protocol error", peer=self.peer_host, error=str(error), reason=error.reason)
+        self._log.warning("protocol error", peer=self.peer_host, error=for_log(error), reason=error.reason)
         self._end_reason = self._end_reason or f"protocol error: {error}"
         self._dispatch(self._association.protocol_error(error, self._loop.time()))
 

@@ -30,7 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from engine import log
-from engine.errors import CorruptRecord, OrdersError, SegmentGone
+from engine.errors import CorruptRecord, OrdersError, SegmentGone, for_log
 from engine.storage.files import Files
 from engine.storage.keyring import DataKey
 from engine.storage.reader import LogReader
@@ -161,7 +161,9 @@ class StateLog:
             try:
                 recovery = read_segment(self._files, self._directory, segment_id, 0)
             except (CorruptRecord, SegmentGone) as error:
-                logger.warning("a segment of the state log has no header", segment=f"{segment_id:016x}", why=str(error))
+                logger.warning(
+                    "a segment of the state log has no header", segment=f"{segment_id:016x}", why=for_log(error)
+                )
                 continue
             for damage in recovery.damage:
                 logger.error("the state log is damaged", damage=str(damage))

@@ -24,7 +24,7 @@ from engine import log
 from engine.archive.feed.destinations import DELIVERING, PARKED, WAITING, Destinations, Skipped, Standing
 from engine.archive.feed.event import time_text
 from engine.archive.feed.subscription import cursor_of_now
-from engine.errors import CursorRefused, EngineError, FeedMissing
+from engine.errors import CursorRefused, EngineError, FeedMissing, for_log
 from engine.outbox.source import Content, Source, Unit
 
 if TYPE_CHECKING:
@@ -123,10 +123,10 @@ class Follower(Generic[Content]):
                     await self._follow()
                 except EngineError as error:
                     self._count_failure()
-                    logger.warning(f"a {self._kind} waits", name=self._name, error=str(error))
+                    logger.warning(f"a {self._kind} waits", name=self._name, error=for_log(error))
                 except Exception as error:
                     self._count_failure()
-                    logger.error(f"a {self._kind} failed", name=self._name, error=repr(error))
+                    logger.error(f"a {self._kind} failed", name=self._name, error=for_log(error))
                 finally:
                     # Also when it is cancelled, so that what was accepted is not repeated.
                     self._save_or_warn()
@@ -148,7 +148,7 @@ class Follower(Generic[Content]):
             try:
                 page = await reads.run(partial(self._source.read, standing.cursor))
             except CursorRefused as error:
-                logger.warning(f"a {self._kind} goes on with what is new", name=self._name, reason=str(error))
+                logger.warning(f"a {self._kind} goes on with what is new", name=self._name, reason=for_log(error))
                 standing.reset = str(error)
                 standing.cursor = await cursor_of_now(self._source, reads.run, CHECK_S)
                 nothing = self._sink.nothing(standing.cursor)
@@ -199,10 +199,10 @@ class Follower(Generic[Content]):
             await self._sink.deliver(unit, reset)
         except EngineError as error:
             self._count_failure()
-            return str(error) or type(error).__name__
+            return error.for_log  # it is kept, and shown to administrators
         except Exception as error:
             self._count_failure()
-            logger.error(f"a {self._kind} failed", name=self._name, error=repr(error))
+            logger.error(f"a {self._kind} failed", name=self._name, error=for_log(error))
             return f"internal error: {type(error).__name__}"
         self._standing.delivered += unit.count
         return None
@@ -286,4 +286,4 @@ class Follower(Generic[Content]):
             self._standing.updated = time_text(time.time_ns())
             self._destinations.save(self._standing)
         except (EngineError, OSError) as error:
-            logger.warning(f"the position of a {self._kind} was not saved", name=self._name, error=str(error))
+            logger.warning(f"the position of a {self._kind} was not saved", name=self._name, error=for_log(error))

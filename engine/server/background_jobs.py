@@ -24,7 +24,7 @@ from engine.archive.lifecycle.reindex import Reindexer
 from engine.archive.lifecycle.resent import VersionComparer
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
-from engine.errors import RetentionRefused
+from engine.errors import RetentionRefused, for_log
 from engine.server.object_store_job import ObjectStoreJob
 from engine.server.orders_job import OrdersJob
 
@@ -175,7 +175,7 @@ class RetentionJob:
             logger.error(
                 "a retention rule was not applied",
                 rule=rule.name,
-                reason=str(error),
+                reason=for_log(error),
                 advice="look at `filmroom retention dry-run`; then `filmroom retention apply --anyway`",
             )
             return
@@ -221,7 +221,7 @@ class TrashJob:
             )
         except RetentionRefused as error:
             self._refused = str(error)
-            logger.error("the trash does not empty itself", reason=str(error))
+            logger.error("the trash does not empty itself", reason=for_log(error))
             return NOTHING_TO_DO_S
         self._refused = ""
         self._emptied.add(emptied)

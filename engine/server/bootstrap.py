@@ -15,7 +15,7 @@ from typing import Any
 
 from engine import audit, kept_log, log
 from engine.config import Config
-from engine.errors import EngineError
+from engine.errors import EngineError, for_log
 from engine.server.channel import Channel, ChannelClosed
 from engine.server.child import flush_later
 
@@ -55,7 +55,7 @@ def run(channel: Channel, name: str, serve: Callable[[Config, dict[str, Any]], i
     try:
         return serve(config, message)
     except EngineError as error:
-        logger.error(f"{name} cannot start", error=str(error))
+        logger.error(f"{name} cannot start", error=for_log(error))
         return 1
     finally:
         audit.close()

@@ -32,7 +32,7 @@ from typing import Any
 from engine import guards, log
 from engine.archive.archive import Archive
 from engine.config import Config
-from engine.errors import ArchiveInUse, EngineError, StorageFailed
+from engine.errors import ArchiveInUse, EngineError, StorageFailed, for_log
 from engine.server import bootstrap
 from engine.server.background_jobs import JOBS, READ_ONLY_JOBS, ClosingJob, Job
 from engine.server.channel import Channel, ChannelClosed
@@ -112,7 +112,7 @@ class Caretaker:
                 self._archive.retrieval.sweep()
             self._exit_code = 0
         except StorageFailed as error:
-            logger.error("storage failed, the caretaker ends", error=str(error))
+            logger.error("storage failed, the caretaker ends", error=for_log(error))
             self._exit_code = EXIT_STORAGE_FAILED
         except Exception:
             logger.error("the caretaker's work ended unexpectedly, the caretaker ends", error=format_exc())
@@ -130,12 +130,12 @@ class Caretaker:
             raise
         except EngineError as error:
             pause_s = self._note_failure(job, str(error))
-            logger.warning("background work failed", job=job.name, error=str(error), pause_s=pause_s)
+            logger.warning("background work failed", job=job.name, error=for_log(error), pause_s=pause_s)
             return pause_s
         except Exception as error:
             # A defect of one job. Keep the process: the other jobs go on, and a successor would only crash again.
             pause_s = self._note_failure(job, repr(error))
-            logger.error("background work crashed", job=job.name, error=repr(error), pause_s=pause_s)
+            logger.error("background work crashed", job=job.name, error=for_log(error), pause_s=pause_s)
             return pause_s
         self._failures.pop(job.name, None)
         return pause_s

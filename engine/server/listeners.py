@@ -8,7 +8,7 @@ import socket
 from typing import TYPE_CHECKING, NamedTuple
 
 from engine import log
-from engine.errors import ConfigError
+from engine.errors import ConfigError, for_log
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,7 +80,7 @@ def raise_descriptor_limit() -> None:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         except (OSError, ValueError) as error:
-            logger.warning("the limit of open files cannot be raised", soft=soft, hard=hard, error=str(error))
+            logger.warning("the limit of open files cannot be raised", soft=soft, hard=hard, error=for_log(error))
 
 
 def notify_systemd(state: str) -> None:

@@ -12,7 +12,7 @@ from engine import log
 from engine.archive.archive import Archive
 from engine.archive.tiering.shipping import Shipping
 from engine.config import Config
-from engine.errors import EngineError
+from engine.errors import EngineError, for_log
 
 logger = log.get("server.object_store")
 
@@ -32,7 +32,7 @@ class ObjectStoreJob:
         try:
             self._begin()
         except EngineError as error:
-            logger.error("the object store cannot be used", reason=str(error))
+            logger.error("the object store cannot be used", reason=for_log(error))
 
     def _begin(self) -> None:
         if self._settings.url and self._shipping is None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import log
 from engine.config import managed_peers
-from engine.errors import ConfigError, EngineError
+from engine.errors import ConfigError, EngineError, for_log
 from engine.titles import names
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class PeerChanges:
             except ConfigError as error:
                 return {"ok": False, "kind": "invalid", "error": str(error)}
             except EngineError as error:
-                logger.error("a change of a peer was not saved", aet=title, error=str(error))
+                logger.error("a change of a peer was not saved", aet=title, error=for_log(error))
                 return {"ok": False, "kind": "failed", "error": str(error)}
 
     async def _change(

@@ -30,7 +30,7 @@ from engine.archive.feed.writer import FeedOptions, FeedWriter
 from engine.archive.writer_watch import WriterWatch
 from engine.audit.keeper import AuditKeeper
 from engine.config import Reading, managed_peers
-from engine.errors import ArchiveInUse, ConfigError, EngineError
+from engine.errors import ArchiveInUse, ConfigError, EngineError, for_log
 from engine.metrics import Metrics
 from engine.orders.stations import Stations
 from engine.runtime.pools import ThreadPool
@@ -193,7 +193,7 @@ class Supervisor:
         try:
             archive.keep_reserve_file()
         except EngineError as error:
-            logger.warning("there is no reserve file", reason=str(error))
+            logger.warning("there is no reserve file", reason=for_log(error))
 
     def _keep_audit(self) -> AuditKeeper:
         assert self._archive is not None
@@ -244,7 +244,7 @@ class Supervisor:
         try:
             feed = archive.feed_writer(FeedOptions(options.keep_days, quiet, self._announced.are_here))
         except EngineError as error:
-            logger.error("there is no change feed", reason=str(error))
+            logger.error("there is no change feed", reason=for_log(error))
             return None
         feed.start()
         return feed
@@ -446,7 +446,7 @@ class Supervisor:
         try:
             self._reload()
         except EngineError as error:
-            logger.error("reload refused, the current configuration stays", error=str(error))
+            logger.error("reload refused, the current configuration stays", error=for_log(error))
 
     def _reload(self) -> dict[str, object]:
         reading = self._reread()

@@ -18,7 +18,7 @@ import uvloop
 from engine import audit, guards, log
 from engine.archive.archive import Archive
 from engine.config import Config
-from engine.errors import EngineError
+from engine.errors import EngineError, for_log
 from engine.runtime.engine import Engine
 from engine.runtime.worker_memory import WorkerMemory
 from engine.server import bootstrap
@@ -148,7 +148,7 @@ class Worker:
 
     def _storage_failed(self, error: EngineError) -> None:
         """Ends the process: it must not acknowledge or write anything any more."""
-        logger.error("storage failed", error=str(error))
+        logger.error("storage failed", error=for_log(error))
         self._exit_code = EXIT_STORAGE_FAILED
         self._send("failed", error=str(error))
         for front in self._fronts.values():

@@ -20,7 +20,7 @@ from engine.access import Action, Kind, Principal
 from engine.audit import Alert, Event, Outcome
 from engine.audit import Kind as EventKind
 from engine.dimse import messages
-from engine.errors import MessageError
+from engine.errors import MessageError, for_log
 from engine.services import registry
 from engine.services.policy import accept_policy, only_stores, refusal
 from engine.services.session import Session
@@ -116,7 +116,7 @@ class Acceptor:
             if self.connection.awaits_answer:
                 self.connection.answer(self._decide(rq, principal, identity))
         except Exception as error:
-            self._log.error("the user identity could not be verified", error=repr(error))
+            self._log.error("the user identity could not be verified", error=for_log(error))
             self.connection.abort("internal error", 2, 0)
             raise
 
@@ -271,7 +271,7 @@ class Acceptor:
     def _refuse_command(self, presentation_context_id: int, command: bytes, error: MessageError) -> None:
         """Answers a request that violates PS3.7 with its status; aborts if the command cannot be answered."""
         assert self.session is not None
-        self._log.warning("invalid command", calling=self.session.caller, error=str(error))
+        self._log.warning("invalid command", calling=self.session.caller, error=for_log(error))
         self.services.engine.metrics.counters["messages_not_understood"] += 1
         response = messages.failure_response(command, error)
         if response is None:

@@ -160,8 +160,7 @@ class _FileSender:
             raise
         rsp: CStoreRSP = await self._requestor.wait(response)
         if statuses.category(rsp.status) not in (statuses.Category.SUCCESS, statuses.Category.WARNING):
-            comment = f": {rsp.error_comment}" if rsp.error_comment else ""
-            raise DataSetError(f"refused with status {rsp.status:04X}{comment}")
+            raise DataSetError(f"refused with status {rsp.status:04X}").quoting(rsp.error_comment)
 
     async def _transmit(self, fd: int, head: FileHead, context: AcceptedContext, prefix: bytes) -> None:
         """Sends the data set of the file piece by piece; aborts if the file became shorter meanwhile."""

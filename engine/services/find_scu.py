@@ -160,8 +160,7 @@ class Finder:
             result.is_incomplete = True
             return
         if outcome is Category.FAILURE:
-            suffix = f": {comment}" if comment else ""
-            raise AssociationFailed(f"{self._peer.aet} refused C-FIND with status {status:04X}{suffix}")
+            raise AssociationFailed(f"{self._peer.aet} refused C-FIND with status {status:04X}").quoting(comment)
 
 
 def _decode_match(identifier: bytes, syntax: transfer_syntax.TransferSyntax, level: str) -> Identifier | None:

@@ -28,7 +28,7 @@ from engine.dicom import tags, transfer_syntax, uids
 from engine.dicom.identifier import Identifier, decode_identifier, encode_identifier
 from engine.dimse.messages import NCreateRQ, NCreateRSP, NGetRQ, NGetRSP, NSetRQ, NSetRSP
 from engine.dimse.status import GeneralStatus, Service, status_of
-from engine.errors import ArchiveReadOnly, EngineError, MessageError, OrdersError, StepRefused
+from engine.errors import ArchiveReadOnly, EngineError, MessageError, OrdersError, StepRefused, for_log
 from engine.orders import performing
 from engine.orders.attributes import in_utf_8
 from engine.orders.registry import Orders
@@ -79,7 +79,7 @@ async def serve(session: Session, presentation_context_id: int, rq: NCreateRQ | 
     except EngineError as error:
         code = _code_of(error)
         facts = {"calling": session.caller, "operation": name, "status": f"{code:04X}"}
-        logger.warning("performed step refused", **facts, error=str(error))
+        logger.warning("performed step refused", **facts, error=for_log(error))
         offending = error.offending_elements if isinstance(error, StepRefused) else ()
         is_final = isinstance(error, StepRefused) and error.fault == "final"
         error_id = MAY_NO_LONGER_BE_UPDATED if is_final else None
@@ -183,7 +183,7 @@ async def get(session: Session, presentation_context_id: int, rq: NGetRQ, data: 
         items = await engine.pools.orders.run(work)
     except EngineError as error:
         code = _code_of(error)
-        logger.warning("performed step not found", calling=session.caller, status=f"{code:04X}", error=str(error))
+        logger.warning("performed step not found", calling=session.caller, status=f"{code:04X}", error=for_log(error))
         session.respond(presentation_context_id, _answer(rq, code, str(error)))
         return
     _record(session, "N-GET", Outcome.SUCCESS)

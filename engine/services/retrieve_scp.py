@@ -19,7 +19,7 @@ from engine.dicom import tags, transfer_syntax
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import CGetRQ, CGetRSP, CMoveRQ, CMoveRSP, CStoreRSP
 from engine.dimse.status import Category, GeneralStatus, RetrieveStatus, Service, category, status_of
-from engine.errors import AuditUnavailable, ConfigError, EngineError, QueryError
+from engine.errors import AuditUnavailable, ConfigError, EngineError, QueryError, for_log
 from engine.index.format.types import Instance, Query
 from engine.runtime.audit_trail import Act, Contents
 from engine.services.coercion import Coercer
@@ -173,7 +173,7 @@ class Retrieval:
 
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """Our own code failed: reports it to the loop, and counts the remaining instances as failed."""
-        logger.error("sub-operations crashed", error=repr(error))
+        logger.error("sub-operations crashed", error=for_log(error))
         self.session.services.engine.loop.call_exception_handler({"message": "a C-MOVE crashed", "exception": error})
         self.fail_all(instances, "internal error")
 
@@ -278,7 +278,7 @@ async def move(session: Session, presentation_context_id: int, rq: CMoveRQ, iden
     try:
         await _retrieve(retrieval, identifier, send)
     except ConfigError as error:
-        logger.error("move destination has no credentials", destination=peer.aet, error=str(error))
+        logger.error("move destination has no credentials", destination=peer.aet, error=for_log(error))
         _refuse(session, presentation_context_id, rq, RetrieveStatus.CANNOT_PERFORM_SUBOPERATIONS, str(error))
 
 
@@ -412,7 +412,7 @@ async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, P
             retrieval.send_pending()
     except EngineError as error:
         code = status_of(error, _service_of(rq))
-        logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=str(error))
+        logger.warning("retrieval refused", calling=session.caller, status=f"{code:04X}", error=for_log(error))
         offending = error.offending_elements if isinstance(error, QueryError) else ()
         _refuse(session, retrieval.context_id, rq, code, str(error), offending)
         return None

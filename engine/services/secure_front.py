@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine import log, tls
-from engine.errors import ConfigError
+from engine.errors import ConfigError, for_log
 from engine.runtime.handshakes import Handshakes
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class SecureFront:
             self._context = tls.server_context(config.tls)
             self._settings = config.tls
         except ConfigError as error:
-            logger.error("the TLS settings cannot be used; the old ones remain", error=str(error))
+            logger.error("the TLS settings cannot be used; the old ones remain", error=for_log(error))
 
     def start_draining(self) -> None:
         """Ends handshakes; the DICOM front drains associations."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from engine import log
 from engine.access import ARCHIVE, Action, Decision, Principal, Target
 from engine.dimse.assembly import fragment_bytes
-from engine.errors import EngineError
+from engine.errors import EngineError, for_log
 from engine.net.responses import Responses
 from engine.titles import readable
 
@@ -142,10 +142,10 @@ class Session:
         try:
             await work
         except (ConnectionError, EngineError) as error:
-            self._log.warning("operation failed", calling=self.caller, error=str(error))
+            self._log.warning("operation failed", calling=self.caller, error=for_log(error))
             self.connection.abort(f"operation failed: {error}", 2, 0)
         except Exception as error:
-            self._log.error("operation crashed", calling=self.caller, error=repr(error))
+            self._log.error("operation crashed", calling=self.caller, error=for_log(error))
             self.connection.abort("internal error", 2, 0)
             raise
         finally:

@@ -18,7 +18,7 @@ from engine.dicom.elements import SCAN_LIMITS, ScanLimits
 from engine.dimse.assembly import DataSet, p_data_tf
 from engine.dimse.messages import CStoreRQ, CStoreRSP
 from engine.dimse.status import Service, StoreStatus, status_of
-from engine.errors import EngineError, InstanceRefused, Refusal, StorageError, StorageFull
+from engine.errors import EngineError, InstanceRefused, Refusal, StorageError, StorageFull, for_log
 from engine.index.format.types import Outcome
 from engine.runtime.admission import full_comment
 from engine.runtime.audit_trail import Act, Arrivals
@@ -275,7 +275,7 @@ class _Stream:
         except EngineError as error:
             self.error = error
         except Exception as error:
-            logger.error("storing a large object crashed", error=repr(error))
+            logger.error("storing a large object crashed", error=for_log(error))
             self.error = StorageError(f"the store failed: {error!r}")
         finally:
             part.release()
@@ -297,7 +297,7 @@ class _Stream:
         except EngineError as error:
             outcome = error
         except Exception as error:
-            logger.error("storing a large object crashed", error=repr(error))
+            logger.error("storing a large object crashed", error=for_log(error))
             outcome = StorageError(f"the store failed: {error!r}")
         data_set.release()
         try:
@@ -313,7 +313,7 @@ class _Stream:
                 await ingest.abort()
             except EngineError as error:
                 # Recovery removes the incomplete object.
-                logger.error("an incomplete large object stays on the disk", error=str(error))
+                logger.error("an incomplete large object stays on the disk", error=for_log(error))
 
     def abort(self) -> None:
         """Drops the incomplete object; its sender has gone."""

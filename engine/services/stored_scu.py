@@ -18,7 +18,7 @@ from engine import log
 from engine.archive.transcoding.transcode import Transcoder
 from engine.dimse.assembly import ChunkPool
 from engine.dimse.status import Category, category
-from engine.errors import AssociationFailed, StorageError
+from engine.errors import AssociationFailed, StorageError, for_log
 from engine.metrics import Metrics
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
@@ -176,7 +176,7 @@ class _Results:
 
     def crashed(self, instances: Iterable[Instance], error: Exception) -> None:
         """Our own code failed: logs it, and counts the remaining instances as failed."""
-        logger.error("sending crashed", error=repr(error))
+        logger.error("sending crashed", error=for_log(error))
         self.fail_all(instances, f"internal error: {error!r}")
 
     def start_retry(self) -> list[Instance]:

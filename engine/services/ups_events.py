@@ -23,7 +23,7 @@ from engine.dicom import transfer_syntax, uids
 from engine.dicom.identifier import encode_identifier
 from engine.dimse.messages import NEventReportRQ, NEventReportRSP
 from engine.dimse.status import Category, category
-from engine.errors import AssociationFailed, EngineError
+from engine.errors import AssociationFailed, EngineError, for_log
 from engine.net.client import PLAIN, Address, open_association
 from engine.orders.attributes import decoded, with_set
 from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
@@ -111,7 +111,7 @@ class EventsOnAssociation:
                         return
                 await asyncio.sleep(LOOK_S)
         except EngineError as error:
-            logger.info("events wait for another association", calling=title, reason=str(error))
+            logger.info("events wait for another association", calling=title, reason=for_log(error))
 
     async def _send(self, context_id: int, row: EventRow) -> None:
         session = self._session
@@ -204,7 +204,7 @@ class EventReporter:
         except EngineError as error:
             pause = min(self._pauses.get(title, RETRY_S / 2) * 2, RETRY_S_MAX)
             self._pauses[title], self._due[title] = pause, engine.loop.time() + pause
-            logger.warning("events of workitems were not sent", calling=readable(title), error=str(error))
+            logger.warning("events of workitems were not sent", calling=readable(title), error=for_log(error))
 
     async def _send_all(self, workitems: Workitems, peer: Peer, title: str) -> None:
         engine, config = self._services.engine, self._services.config

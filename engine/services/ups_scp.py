@@ -38,7 +38,15 @@ from engine.dimse.messages import (
     NSetRSP,
 )
 from engine.dimse.status import FindStatus, GeneralStatus, Service, WorkitemStatus, status_of
-from engine.errors import ArchiveReadOnly, EngineError, MessageError, OrdersError, QueryError, WorkitemRefused
+from engine.errors import (
+    ArchiveReadOnly,
+    EngineError,
+    MessageError,
+    OrdersError,
+    QueryError,
+    WorkitemRefused,
+    for_log,
+)
 from engine.orders.attributes import with_set
 from engine.orders.workitems import life
 from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
@@ -106,7 +114,7 @@ async def serve(session: Session, presentation_context_id: int, rq: CFindRQ | Re
     except EngineError as error:
         code = _code_of(error)
         facts = {"calling": session.caller, "operation": name, "status": f"{code:04X}"}
-        logger.warning("workitem refused", **facts, error=str(error))
+        logger.warning("workitem refused", **facts, error=for_log(error))
         _record(session, name, Outcome.MINOR, detail=str(error))
         session.respond(presentation_context_id, _response(rq, uid, code, error=error))
         return

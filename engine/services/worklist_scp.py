@@ -24,7 +24,7 @@ from engine.dicom import transfer_syntax, uids
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus, GeneralStatus, Service, status_of
-from engine.errors import EngineError, OrdersError, QueryError
+from engine.errors import EngineError, OrdersError, QueryError, for_log
 from engine.orders.reach import reach_of
 from engine.orders.rows import AskedRow
 from engine.orders.worklist import Question, Search, question_of
@@ -96,7 +96,7 @@ class _Operation:
         except EngineError as error:
             offending = error.offending_elements if isinstance(error, QueryError) else ()
             code = FindStatus.UNABLE_TO_PROCESS if isinstance(error, OrdersError) else status_of(error, Service.FIND)
-            logger.warning("worklist refused", calling=session.caller, status=f"{code:04X}", error=str(error))
+            logger.warning("worklist refused", calling=session.caller, status=f"{code:04X}", error=for_log(error))
             self._end(code, str(error), offending)
             return
         limit = self._question.limit
@@ -208,7 +208,7 @@ async def _note(pool: ThreadPool, orders: Orders, caller: str, row: AskedRow) ->
     try:
         await pool.run(lambda: orders.note_asked(caller, row))
     except OrdersError as error:
-        logger.warning("the last query was not kept", calling=caller, error=str(error))
+        logger.warning("the last query was not kept", calling=caller, error=for_log(error))
 
 
 def _response(rq: CFindRQ, code: int, comment: str = "", offending: tuple[int, ...] = ()) -> CFindRSP:

@@ -9,7 +9,6 @@ A client that is behind reads the feed by itself until it has caught up, then jo
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -18,11 +17,13 @@ from engine import guards
 from engine.access import FULL
 from engine.archive.feed.event import action_of, decode
 from engine.errors import EngineError
-from engine.web.errors import Unavailable
+from engine.web.stream_slots import StreamSlots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
+    from engine.access import Principal
     from engine.archive.feed.cursor import Cursor
     from engine.archive.feed.subscription import Feed, Page
     from engine.archive.view import View
@@ -102,21 +103,14 @@ class ChangeStream:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._open_count = 0
+        self._slots = StreamSlots()
         self._followers: set[Follower] = set()
         self._task: asyncio.Task[None] | None = None
         self.is_ended = False
 
-    @contextmanager
-    def opened(self, count_max: int) -> Iterator[None]:
-        """Counts the stream of one client, from its request on. Raises Unavailable if there are `count_max` already."""
-        if self._open_count >= count_max:
-            raise Unavailable(f"{count_max} clients already follow the changes")
-        self._open_count += 1
-        try:
-            yield
-        finally:
-            self._open_count -= 1
+    def opened(self, principal: Principal, count_max: int) -> AbstractContextManager[None]:
+        """Counts the stream of one client, from its request on. Raises Unavailable, HttpError if there are too many."""
+        return self._slots.taken(principal, count_max)
 
     def feed(self) -> Feed:
         """The feed, for one reader at a time."""

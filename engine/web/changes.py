@@ -100,7 +100,7 @@ def _cursor(feed: Feed, text: str) -> Cursor:
 
 
 async def _stream(request: Request, since: str, actions: frozenset[str]) -> web.StreamResponse:
-    with request.changes.opened(STREAMS_MAX):
+    with request.changes.opened(request.principal, STREAMS_MAX):
         return await _send_stream(request, since, actions)
 
 

@@ -31,7 +31,7 @@ from engine.access import SERVICE, Action, Kind, Principal
 from engine.access.networks import networks
 from engine.access.smart import is_narrowed
 from engine.archive.rendering.thumbnails import ThumbnailsAhead
-from engine.errors import ConfigError, EngineError, NotAllowed, RequestError
+from engine.errors import ConfigError, EngineError, NotAllowed, RequestError, for_log
 from engine.runtime.handshakes import Handshakes
 from engine.runtime.sightings import merged
 from engine.tls import SHUTDOWN_TIMEOUT_S
@@ -171,7 +171,7 @@ class WebFront:
                 raise ConfigError("http.certificate is missing: TLS ends with a restart")
             self._tls = https.server_context(settings)
         except ConfigError as error:
-            logger.error("the TLS settings of HTTP cannot be used; the old ones remain", error=str(error))
+            logger.error("the TLS settings of HTTP cannot be used; the old ones remain", error=for_log(error))
 
     def start_draining(self) -> None:
         """Closes idle connections, and others after their request."""
@@ -225,7 +225,7 @@ class WebFront:
             is_usual = isinstance(error, OSError | TimeoutError | asyncio.CancelledError)
             self.engine.metrics.counters["http_connections_lost_early"] += 1
             write = logger.about(host).info if is_usual else logger.error
-            write("connection lost before it began", peer=host, error=str(error) or type(error).__name__)
+            write("connection lost before it began", peer=host, error=for_log(error))
             sock.close()
             # If the protocol was connected, its `connection_lost` calls `on_end`.
             if not made or self._connections.pop(made[0], self) is None:
@@ -321,7 +321,7 @@ class WebFront:
             return await self._answer(request)
         except (EngineError, MemoryError) as error:
             if request.writer.output_size > 0:
-                logger.error("answer aborted", **self._facts(request), error=str(error))
+                logger.error("answer aborted", **self._facts(request), error=for_log(error))
                 assert request.transport is not None
                 request.transport.abort()
                 raise ConnectionError(str(error)) from error
@@ -330,7 +330,7 @@ class WebFront:
             if is_fhir(request):
                 response = as_outcome(request, response)
             if response.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-                logger.error("request failed", **self._facts(request), error=str(error))
+                logger.error("request failed", **self._facts(request), error=for_log(error))
             if not request.content.is_eof() and request.content_length != 0:
                 # Do not read the rest of the body.
                 response.force_close()

@@ -19,9 +19,10 @@ import orjson
 
 from engine import guards, log
 from engine.archive.admin import condition
-from engine.errors import EngineError
+from engine.errors import EngineError, for_log
 from engine.web import verdict
 from engine.web.live_summary import Snapshots
+from engine.web.stream_slots import StreamSlots
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,6 +47,8 @@ class LiveStatus:
     def __init__(self, engine: Engine, server_stats: Callable[[], Awaitable[dict[str, Any]]]) -> None:
         self._engine = engine
         self._server_stats = server_stats
+        self.slots = StreamSlots()
+        """Of the streams of its clients."""
         self._watchers: set[asyncio.Queue[bytes | None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._snapshots = Snapshots()
@@ -132,7 +135,7 @@ class LiveStatus:
         try:
             self._facts = await engine.pools.slow.run(work)
         except (EngineError, OSError) as error:
-            logger.warning("the condition of the archive cannot be read", error=str(error))
+            logger.warning("the condition of the archive cannot be read", error=for_log(error))
             self._facts = {"error": str(error)}
         self._facts_at = monotonic()
 

@@ -26,7 +26,7 @@ from aiohttp.http import HttpVersion11
 
 from engine import log
 from engine.access import Action
-from engine.errors import EngineError, NotAcceptable
+from engine.errors import EngineError, NotAcceptable, for_log
 from engine.web import wado_frames
 from engine.web.forms import choices_of, with_syntax
 from engine.web.multipart import Writer
@@ -130,7 +130,7 @@ class QuickFrames:
         except Exception as error:
             # The front answers, which shows whether the request or this module is the cause.
             self._engine.metrics.counters["http_quick_answers_failed"] += 1
-            logger.error("no quick answer", error=repr(error))
+            logger.error("no quick answer", error=for_log(error))
             return False
         sent = self._outlet.send(connection)
         assert self._route is not None

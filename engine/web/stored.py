@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from engine.access import Action
@@ -86,6 +87,16 @@ def pinned(request: Request, instances: Sequence[Instance]) -> Iterator[None]:
     """Keeps instances readable within the context, even if they are deleted meanwhile."""
     with request.engine.archive.retrieval.pin({instance.position.segment_id for instance in instances}):
         yield
+
+
+async def check_reachable(request: Request, instances: Sequence[Instance]) -> None:
+    """Call it before an answer of many instances begins: what is in an archive class would break it off.
+
+    Raises StoreUnreachable: 503, with a time.
+    """
+    retrieval = request.engine.archive.retrieval
+    if away := retrieval.elsewhere(instances):
+        await request.engine.pools.reads.run(partial(retrieval.check_reachable, away))
 
 
 def url_of(request: Request, instance: Instance) -> str:

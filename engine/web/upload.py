@@ -21,7 +21,7 @@ from engine.access import Action
 from engine.archive.ingest.request import POLICIES, Answer, Outcome, Payload, StoreRequest, crc32c
 from engine.dicom import part10, storage_classes, transfer_syntax
 from engine.dicom.elements import ScanLimits
-from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, StorageError
+from engine.errors import DataSetError, EngineError, InstanceRefused, Refusal, StorageError, for_log
 from engine.runtime.audit_trail import Act
 from engine.runtime.store_recorder import StoreRecorder
 from engine.web.stow_response import Reason, StoreResponse, reason_of
@@ -353,7 +353,7 @@ class Uploads:
 
 
 def _crash_answer(error: Exception) -> Answer:
-    logger.error("storing an instance crashed", error=repr(error))
+    logger.error("storing an instance crashed", error=for_log(error))
     return Answer(StorageError(f"the store failed: {error!r}"), "", "", "", "")
 
 
@@ -365,4 +365,4 @@ async def _abort(stream: StreamIngest, writing: asyncio.Task[None] | None) -> No
         await stream.abort()
     except EngineError as error:
         # Recovery removes it.
-        logger.error("an incomplete large instance was not removed", error=str(error))
+        logger.error("an incomplete large instance was not removed", error=for_log(error))

@@ -11,13 +11,13 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
 
 from engine import log
-from engine.errors import NotAcceptable, TranscodeError
+from engine.errors import NotAcceptable, TranscodeError, for_log
 from engine.web import bulk_data, zip_archive
 from engine.web.accept import Choice, Offer
 from engine.web.forms import DICOM, EXPLICIT, OCTET_STREAM, choices_of, instance_syntax
 from engine.web.instances import check_codecs, file_part
 from engine.web.sending import send, send_stream
-from engine.web.stored import identity_of, instance_of, instances_of, pinned, root_of
+from engine.web.stored import check_reachable, identity_of, instance_of, instances_of, pinned, root_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -56,6 +56,7 @@ async def instances(request: Request) -> web.StreamResponse:
     choices = [choice for choice in choices if choice.offer.media_type != zip_archive.ZIP]
     with pinned(request, all_instances):
         readable = _readable(request, all_instances)
+        await check_reachable(request, readable)
         forms = _forms_of(choices, readable)
         headers = {}
         if left_out := len(all_instances) - len(readable):
@@ -124,7 +125,7 @@ async def _part(request: Request, each: Instance, choice: Choice, syntax_uid: st
         as_stored = instance_syntax(each.transfer_syntax_uid, "*")
         if choice.transfer_syntax or as_stored == syntax_uid or as_stored is None:
             raise
-        logger.warning("sent as it is stored", sop_instance_uid=each.sop_instance_uid, reason=str(error))
+        logger.warning("sent as it is stored", sop_instance_uid=each.sop_instance_uid, reason=for_log(error))
         return await file_part(request, each, as_stored)
 
 

@@ -15,7 +15,7 @@ from engine import log
 from engine.dicom import transfer_syntax
 from engine.dicom.frames import NativeFrames
 from engine.dicom.sources import Part as SourcePart
-from engine.errors import NoSuchFrame, NotAcceptable, RequestError, TranscodeError
+from engine.errors import NoSuchFrame, NotAcceptable, RequestError, TranscodeError, for_log
 from engine.web.accept import Choice, Offer
 from engine.web.content import Memory, Part, Ranges
 from engine.web.errors import NotFound, TooLarge
@@ -110,7 +110,7 @@ async def frame_part(request: Request, stored: StoredInstance, number: int, choi
             if choice.transfer_syntax or media_type != OCTET_STREAM:
                 raise
             uid = stored.instance.sop_instance_uid
-            logger.warning("sent as it is stored", sop_instance_uid=uid, reason=str(error))
+            logger.warning("sent as it is stored", sop_instance_uid=uid, reason=for_log(error))
             syntax_uid = stored_uid
     return Part(Memory(frame), with_syntax(media_type, syntax_uid), location)
 

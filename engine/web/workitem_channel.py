@@ -57,7 +57,7 @@ async def channel(request: Request) -> web.StreamResponse:
     who = subscriber_of(request)
     await run(request, lambda workitems: workitems.check_receiver(who), is_change=False)
     workitems = await run(request, lambda workitems: workitems, is_change=False)
-    with request.changes.opened(CHANNELS_MAX):
+    with request.changes.opened(request.principal, CHANNELS_MAX):
         token = uuid.uuid4().hex
         await request.engine.pools.orders.run(lambda: workitems.open_channel(who.title, token))
         socket = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=MESSAGE_BYTES_MAX)

@@ -14,7 +14,7 @@ from aiohttp import web
 from engine.archive.interchange.zip_stream import zip_pieces
 from engine.web.content import PieceStream
 from engine.web.sending import MUTABLE, VARY
-from engine.web.stored import instances_of, pinned
+from engine.web.stored import check_reachable, instances_of, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,6 +48,7 @@ async def send_zip(request: Request, instances: Sequence[Instance], name: str = 
         await response.write_eof()
         return response
     with pinned(request, instances):
+        await check_reachable(request, instances)
         content = PieceStream(request.engine.pools.reads, zip_pieces(request.engine.archive, instances))
         response.enable_chunked_encoding()
         await response.prepare(request)

@@ -115,6 +115,19 @@ def test_a_peer_is_told_of_whole_studies_and_of_deletions(tmp_path: Path, ris: N
         assert len(series.ReferencedSOPSequence) == 3
 
 
+def test_a_study_whose_uid_is_none_stops_no_rule(tmp_path: Path, ris: Notified, taker: Taker) -> None:
+    """Some devices make such UIDs, and what the archive has stored must be told."""
+    rules = [
+        Rule(name="here", after="study_quiet", action="ian", to=("RIS",), retry_s=3600.0),
+        Rule(name="done", after="study_quiet", action="hl7", to=("his",), retry_s=3600.0),
+    ]
+    destination = Hl7Destination(name="his", host="127.0.0.1", port=taker.port)
+    with placed(tmp_path / "data", rules, peers=(peer(ris),), hl7_destinations=(destination,)) as place:
+        place.arrive(1, StudyInstanceUID="DOE1")
+        wait_for(lambda: ris.notifications and taker.messages, what="both")
+    assert ris.notifications[0][1].StudyInstanceUID == "DOE1" and b"ZDS|DOE1^" in taker.messages[0]
+
+
 def test_a_peer_is_not_told_of_studies_that_it_may_not_see(tmp_path: Path, ris: Notified) -> None:
     roles = (Role(name="mr", may=("retrieve",), studies=(StudyRule(modality=("MR",)),)),)
     rules = [Rule(name="here", after="study_quiet", action="ian", to=("RIS",))]

@@ -14,7 +14,7 @@ import pytest
 
 from engine.accounts import sessions
 from engine.archive.feed.writer import FeedWriter
-from engine.web import change_stream, changes
+from engine.web import change_stream, changes, stream_slots
 from tests.actors import actor
 from tests.archive.feed.followed import writer_of
 from tests.archive.filled import payload_of, store, uid
@@ -188,6 +188,7 @@ def test_many_streams_get_the_same_events(tmp_path: Path) -> None:
 def test_streams_are_limited_also_while_they_begin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many requests at once: none of them follows the feed yet when the next one comes."""
     monkeypatch.setattr(changes, "STREAMS_MAX", 3)
+    monkeypatch.setattr(stream_slots, "SHARE_OF_ONE", 1)
     question = b"GET /changes HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n"
 
     def script(hosting: Hosting, writer: FeedWriter) -> None:

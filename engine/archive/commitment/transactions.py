@@ -33,7 +33,7 @@ from engine import log
 from engine.archive import layout
 from engine.archive.sealing import PLAIN, Sealing, Unsealable, unseal
 from engine.archive.unlocking import unlock
-from engine.errors import CommitmentError, StorageError, StorageFull
+from engine.errors import CommitmentError, StorageError, StorageFull, for_log
 from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
@@ -257,7 +257,7 @@ class Transactions:
         try:
             transaction = self.decode(fd, identifier)
         except CommitmentError as error:
-            logger.error("a storage commitment cannot be reported", commitment=identifier, reason=str(error))
+            logger.error("a storage commitment cannot be reported", commitment=identifier, reason=for_log(error))
             return Heading(identifier, "", "", 0, 0, 0, is_damaged=True)
         finally:
             self.files.close(fd)
@@ -333,7 +333,7 @@ class Transactions:
             content = self.files.pread(fd, min(self.files.size(fd), FILE_BYTES_MAX), 0)
             return msgspec.json.decode(unseal(_ATTEMPTS, content), type=dict[str, Attempts])
         except (OSError, msgspec.DecodeError, Unsealable) as error:
-            logger.warning("attempts to report storage commitments begin anew", reason=str(error))
+            logger.warning("attempts to report storage commitments begin anew", reason=for_log(error))
             return {}
         finally:
             self.files.close(fd)

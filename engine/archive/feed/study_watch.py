@@ -14,7 +14,7 @@ from engine.archive.feed import event as actions
 from engine.archive.feed.event import Event, time_text
 from engine.archive.feed.quiet import GROWING
 from engine.dicom import tags
-from engine.errors import EngineError
+from engine.errors import EngineError, for_log
 from engine.index.format.types import Level, Query
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class StudyWatch:
         try:
             return self._announced(study)
         except EngineError as error:
-            logger.warning("what is announced of a study cannot be read", reason=str(error))
+            logger.warning("what is announced of a study cannot be read", reason=for_log(error))
             return False
 
     def _count(self, study: str, series: str) -> int:

@@ -37,7 +37,7 @@ from engine.archive.feed.state import State, read_state, write_state
 from engine.archive.feed.study_watch import Announced, StudyWatch
 from engine.archive.feed.translation import Translator
 from engine.archive.feed.wake import Wake
-from engine.errors import ArchiveInUse, EngineError, FeedDamaged, StorageError
+from engine.errors import ArchiveInUse, EngineError, FeedDamaged, StorageError, for_log
 from engine.storage.files import Files, raise_write_error
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class FeedWriter:
                 write_epochs(self._directory, self._files, epochs.begin(epoch, self._journal.last + 1))
                 return
             except FeedDamaged as error:
-                logger.error("the feed begins anew", reason=str(error))
+                logger.error("the feed begins anew", reason=for_log(error))
         elif epochs is not None:
             logger.warning(
                 "the feed begins anew", reason="it is of another archive" if state else "its state is missing"
@@ -222,7 +222,7 @@ class FeedWriter:
 
     def _failed(self, error: Exception) -> None:
         if not self.error:
-            logger.error("no events are written to the feed", reason=str(error))
+            logger.error("no events are written to the feed", reason=for_log(error))
         self.error = str(error) or repr(error)
 
     @property
@@ -345,7 +345,7 @@ class FeedWriter:
             if self._tried():
                 self.save()
         except StorageError as error:
-            logger.warning("the feed's state cannot be saved", reason=str(error))
+            logger.warning("the feed's state cannot be saved", reason=for_log(error))
         finally:
             self._journal.close()
             if self._wake is not None:

@@ -16,7 +16,7 @@ from engine.archive.ingest.request import Done
 from engine.archive.ingest.second_copy import SecondCopies, SecondCopy
 from engine.archive.ingest.writer import Writer
 from engine.archive.settings import Durable
-from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed
+from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, StorageError, StorageFailed, for_log
 from engine.index.format.entry import Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.background_sync import BackgroundSync
@@ -211,7 +211,7 @@ class Committer:
         if isinstance(error, StorageFailed):
             self.group.fail(error)
         elif error is not None:
-            logger.warning("prewriting has ended", reason=str(error))
+            logger.warning("prewriting has ended", reason=for_log(error))
         else:
             self._prewrite()
 

@@ -22,7 +22,7 @@ from engine.archive.ingest.foreign import ForeignStudy, NoRoom
 from engine.archive.ingest.resolver import Duplicate
 from engine.archive.ingest.writer import study_of
 from engine.dicom import elements, transfer_syntax
-from engine.errors import DataSetError, EngineError, InstanceQuarantined, InstanceRefused
+from engine.errors import DataSetError, EngineError, InstanceQuarantined, InstanceRefused, for_log
 from engine.index.format.entry import HEAL, Entry, Quarantined
 from engine.index.format.types import Outcome
 from engine.storage.record import KEY_BYTES_MAX, Kind
@@ -170,7 +170,7 @@ class StreamIngest:
         except EngineError as error:
             if self._refusal is None:
                 raise
-            logger.warning("nothing was put into quarantine", reason=str(error))
+            logger.warning("nothing was put into quarantine", reason=for_log(error))
             await self.abort()
         finally:
             part.release()

@@ -18,7 +18,7 @@ from engine.archive.ingest.stamp_clock import StampClock
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
 from engine.dicom.schema import Schema
-from engine.errors import StorageFailed, StorageFull
+from engine.errors import StorageFailed, StorageFull, for_log
 from engine.index.format.entry import HEAL, Entry, Quarantined
 from engine.index.format.types import Outcome, SegmentMark
 from engine.keys.study_keys import UID_BYTES_MAX
@@ -163,6 +163,8 @@ class Writer:
         try:
             self.index.apply([], marks=self._sealed)
         except StorageFull as error:
-            logger.warning("sealed segments are not marked in the index yet", count=len(self._sealed), error=str(error))
+            logger.warning(
+                "sealed segments are not marked in the index yet", count=len(self._sealed), error=for_log(error)
+            )
             return
         self._sealed.clear()

@@ -39,7 +39,15 @@ from engine.archive.feed import state as feed_state
 from engine.archive.feed.intake import COMPACTION
 from engine.archive.ingest.writer import study_of
 from engine.archive.lifecycle import reserve_file
-from engine.errors import ArchiveInUse, CorruptRecord, KeyDestroyed, StorageError, StorageFull, StoreUnreachable
+from engine.errors import (
+    ArchiveInUse,
+    CorruptRecord,
+    KeyDestroyed,
+    StorageError,
+    StorageFull,
+    StoreUnreachable,
+    for_log,
+)
 from engine.index.format.entry import Entry
 from engine.index.format.types import SegmentMark
 from engine.index.upkeep import rebuild
@@ -555,7 +563,7 @@ class Compactor:
         try:
             copy.abandon()
         except StorageError as error:
-            logger.warning("an unfinished segment cannot be removed", error=str(error))
+            logger.warning("an unfinished segment cannot be removed", error=for_log(error))
 
     def _file_bytes(self, segment_id: int) -> int:
         return self._open(segment_id).size()

@@ -43,6 +43,7 @@ from engine.errors import (
     StorageError,
     StorageFailed,
     StorageFull,
+    for_log,
 )
 from engine.index.catalog import Catalog
 from engine.index.format.entry import TOMBSTONE_KEEP_S, Hold, LedgerItem, Tombstone, unpack_record
@@ -90,7 +91,7 @@ class LedgerCopy:
         try:
             self._append([self._line(Note(item.position.segment_id, item)) for item in items])
         except (StorageFull, ArchiveInUse) as error:
-            logger.warning("no copy of the ledger's records yet", count=len(items), reason=str(error))
+            logger.warning("no copy of the ledger's records yet", count=len(items), reason=for_log(error))
 
     def must_settle(self) -> bool:
         """Whether to call `settle` even after a clean stop."""
@@ -119,7 +120,7 @@ class LedgerCopy:
             elif rewritten or missing or not self._files.exists(self._path):
                 self._append([self._line(note) for note in (*rewritten, *missing)])
         except (StorageFull, ArchiveInUse) as error:
-            logger.error("the ledger is not copied before the next start", reason=str(error))
+            logger.error("the ledger is not copied before the next start", reason=for_log(error))
             return set()
         counts = Counter(segment_id for segment_id, _ in {(note.segment_id, _identity(note.item)) for note in notes})
         segment_ids = {damage.segment_id for damage in lost}
@@ -144,7 +145,7 @@ class LedgerCopy:
                 try:
                     item = unpack_record(reader.read_record(position))
                 except (CorruptRecord, IndexError_) as error:
-                    logger.error("a record of the ledger cannot be copied", reason=str(error))
+                    logger.error("a record of the ledger cannot be copied", reason=for_log(error))
                     continue
                 if isinstance(item, LedgerItem) and _identity(item) not in identities:
                     notes.append(Note(position.segment_id, item))

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive import completeness, extras, locks
 from engine.dicom import elements, transfer_syntax
-from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError
+from engine.errors import ArchiveInUse, CorruptRecord, DataSetError, IndexError_, SegmentGone, StorageError, for_log
 from engine.index.format.entry import Entry
 from engine.rate_limiter import RateLimiter
 from engine.storage import hints, segment
@@ -140,7 +140,7 @@ class Reindexer:
             except SegmentGone:
                 self._left_alone.add(segment_id)  # compacted since the marks were read, or lost: the scrub reports it
             except (StorageError, OSError) as error:
-                logger.warning("a segment cannot be re-indexed", segment=f"{segment_id:016x}", error=str(error))
+                logger.warning("a segment cannot be re-indexed", segment=f"{segment_id:016x}", error=for_log(error))
                 self._left_alone.add(segment_id)
             else:
                 self._segment = _OpenSegment(segment_id, records, end)
@@ -212,7 +212,10 @@ class Reindexer:
             self.counters["unreadable"] += 1
             segment_text = f"{entry.position.segment_id:016x}"
             logger.warning(
-                "an instance cannot be re-indexed", segment=segment_text, offset=entry.position.offset, error=str(error)
+                "an instance cannot be re-indexed",
+                segment=segment_text,
+                offset=entry.position.offset,
+                error=for_log(error),
             )
             return None
         return replace(

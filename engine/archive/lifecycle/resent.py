@@ -35,7 +35,7 @@ from engine.archive.transcoding.spool import Spool
 from engine.dicom import transfer_syntax
 from engine.dicom.sources import PIECE_BYTES, Inflated
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
-from engine.errors import CorruptRecord, DataSetError, TranscodeError
+from engine.errors import CorruptRecord, DataSetError, TranscodeError, for_log
 from engine.storage.files import replace_file
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ class VersionComparer:
                     return other
             except CorruptRecord as error:
                 logger.warning(
-                    "a version was not compared", sop_instance_uid=version.sop_instance_uid, reason=str(error)
+                    "a version was not compared", sop_instance_uid=version.sop_instance_uid, reason=for_log(error)
                 )
         self.counters.other_content += 1
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from engine import log
-from engine.errors import StorageFull
+from engine.errors import StorageFull, for_log
 
 if TYPE_CHECKING:
     from engine.archive.layout import Layout
@@ -82,5 +82,5 @@ def with_reserve(layout: Layout, files: Files, work: Callable[[], Result]) -> Re
     except StorageFull as error:
         if not release(layout, files):
             raise
-        logger.warning("the disk is full: reserve file removed", error=str(error))
+        logger.warning("the disk is full: reserve file removed", error=for_log(error))
     return work()

@@ -27,7 +27,7 @@ from engine.archive.lifecycle import index_walk, scrub_state
 from engine.archive.lifecycle.damage import SegmentDamage
 from engine.archive.lifecycle.scrub_rate import ScrubRate
 from engine.archive.lifecycle.scrub_state import FinishedPass, ScrubState
-from engine.errors import ArchiveInUse, CorruptRecord, StorageFull
+from engine.errors import ArchiveInUse, CorruptRecord, StorageFull, for_log
 from engine.rate_limiter import RateLimiter
 from engine.storage.inspection import Fault, Inspection, Part, Step
 from engine.storage.segment import FIRST_RECORD
@@ -250,7 +250,7 @@ class Scrubber:
             scrub_state.save(self._path, self._state, self._files)
         except StorageFull as error:
             # Only the place is lost: a restart reads a part of the pass again.
-            logger.warning("the state of the scrub cannot be saved", error=str(error))
+            logger.warning("the state of the scrub cannot be saved", error=for_log(error))
 
     def _next_step(self, result: ScrubStep) -> Step | None:
         """The next step in this or a later segment; None at the end of the log."""

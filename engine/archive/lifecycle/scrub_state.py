@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from engine import log
+from engine.errors import for_log
 from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
@@ -80,7 +81,7 @@ def load(path: str, files: Files) -> ScrubState:
         if state.format != FORMAT or min(state.segment_id, state.offset, state.began_ns) < 0:
             raise msgspec.ValidationError(f"format {state.format}")
     except (OSError, msgspec.DecodeError) as error:
-        logger.warning("scrub.json cannot be used: the pass begins anew", reason=str(error))
+        logger.warning("scrub.json cannot be used: the pass begins anew", reason=for_log(error))
         return ScrubState()
     finally:
         files.close(fd)

@@ -25,7 +25,7 @@ from engine.access.principal import Principal
 from engine.archive.lifecycle.recorded import changed
 from engine.audit import Kind
 from engine.dicom import tags
-from engine.errors import CorruptRecord, DeletionRefused, EngineError, StorageError, StorageFailed
+from engine.errors import CorruptRecord, DeletionRefused, EngineError, StorageError, StorageFailed, for_log
 from engine.index.format.types import Level, Query
 from engine.keys.study_keys import State, StudyKey
 from engine.storage.encryption import key_id_of
@@ -135,7 +135,7 @@ def after_deletion(parts: Parts, studies: Iterable[str], *, actor: Principal, re
     except StorageFailed:
         raise
     except EngineError as error:
-        logger.warning("deleted studies are not shredded yet", reason=str(error))
+        logger.warning("deleted studies are not shredded yet", reason=for_log(error))
         return []
 
 

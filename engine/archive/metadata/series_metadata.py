@@ -24,7 +24,7 @@ from engine.archive.metadata.blob import Blob
 from engine.archive.metadata.gzip_pieces import Growing
 from engine.archive.metadata.instance_json import changes_of, instance_json
 from engine.dicom import tags
-from engine.errors import CorruptRecord, DataSetError
+from engine.errors import CorruptRecord, DataSetError, for_log
 from engine.index.format.types import IDENTITY_BYTES, KeyValue, Level, Query, SeriesRevision, identity_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ class SeriesMetadata:
                 text = instance_json(self._retrieval.open(instance), root, changes)
             except DataSetError as error:
                 uid = instance.sop_instance_uid
-                logger.warning("an instance has no metadata", sop_instance_uid=uid, reason=str(error))
+                logger.warning("an instance has no metadata", sop_instance_uid=uid, reason=for_log(error))
                 unreadable += 1
             except CorruptRecord:
                 continue  # noted as damage: try again later, since a re-send may heal it

@@ -31,6 +31,7 @@ from engine.errors import (
     SegmentGone,
     StorageError,
     TranscodeError,
+    for_log,
 )
 from engine.index.format.types import KeyValue, Level, Query
 from engine.sole_worker import run_alone
@@ -126,7 +127,7 @@ class ThumbnailsAhead:
         except FeedMissing:
             return  # the next check comes soon
         except (FeedError, StorageError) as error:
-            logger.info("thumbnails are not drawn ahead at the moment", reason=str(error))
+            logger.info("thumbnails are not drawn ahead at the moment", reason=for_log(error))
 
     async def _draw_ahead(self, feed: Feed, watch: Watch) -> None:
         clock = asyncio.get_running_loop().time
@@ -167,6 +168,6 @@ class ThumbnailsAhead:
                 picture = await self._thumbnails.draw(instance)
                 await self._run(lambda: self._thumbnails.cache(instance, picture))
         except (TranscodeError, CorruptRecord, SegmentGone) as error:
-            logger.debug("no thumbnail was made", series_instance_uid=series_instance_uid, reason=str(error))
+            logger.debug("no thumbnail was made", series_instance_uid=series_instance_uid, reason=for_log(error))
         except EngineError as error:
-            logger.warning("no thumbnail was made", series_instance_uid=series_instance_uid, reason=str(error))
+            logger.warning("no thumbnail was made", series_instance_uid=series_instance_uid, reason=for_log(error))

@@ -22,7 +22,7 @@ from engine.access import FULL, Scope
 from engine.archive.commitment.judge import Judge, Place, Verdict
 from engine.archive.commitment.transactions import Claim, Transaction
 from engine.dicom import storage_classes
-from engine.errors import EngineError, StorageError, StorageFailed, StorageFull
+from engine.errors import EngineError, StorageError, StorageFailed, StorageFull, for_log
 from engine.titles import readable
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Commitments:
                 async with channel.turn.lock:
                     await self._report_in_turn(claim, channel)
             except EngineError as error:
-                logger.info("commitment will be reported later", commitment=claim.identifier, reason=str(error))
+                logger.info("commitment will be reported later", commitment=claim.identifier, reason=for_log(error))
             finally:
                 channel.turn.waiting_count -= 1
                 self._in_progress_count -= 1

@@ -25,7 +25,7 @@ import msgspec
 
 from engine import log
 from engine.archive.commitment.transactions import Attempts, Claim, Heading
-from engine.errors import AssociationFailed, EngineError, StorageFailed, StorageFull
+from engine.errors import AssociationFailed, EngineError, StorageFailed, StorageFull, for_log
 from engine.net.client import PLAIN, Address, Requestor, open_association
 from engine.services.commitment import report
 from engine.sole_worker import run_alone
@@ -165,7 +165,7 @@ class Reporter:
                     await self._report_to(title, claims)
                     await self._save()
         except EngineError as error:
-            logger.warning("storage commitments cannot be reported", calling=readable(title), error=str(error))
+            logger.warning("storage commitments cannot be reported", calling=readable(title), error=for_log(error))
         finally:
             self._visited_titles.discard(title)
 
@@ -185,7 +185,7 @@ class Reporter:
                 except StorageFailed:
                     raise
                 except EngineError as error:  # a fault of this transaction: the peer's other reports do not wait for it
-                    logger.warning("commitment cannot be judged", commitment=claim.identifier, error=str(error))
+                    logger.warning("commitment cannot be judged", commitment=claim.identifier, error=for_log(error))
                     unsent.discard(claim.identifier)
                     self._postpone([claim.identifier], str(error))
             if not reports:
@@ -206,10 +206,14 @@ class Reporter:
         except StorageFailed:
             raise
         except EngineError as error:
-            logger.warning("commitment was not reported", calling=readable(title), count=len(unsent), error=str(error))
+            logger.warning(
+                "commitment was not reported", calling=readable(title), count=len(unsent), error=for_log(error)
+            )
             self._postpone(unsent, str(error))
         except Exception as error:
-            logger.error("commitment was not reported", calling=readable(title), count=len(unsent), error=repr(error))
+            logger.error(
+                "commitment was not reported", calling=readable(title), count=len(unsent), error=for_log(error)
+            )
             self._postpone(unsent, repr(error))
 
     async def _associate(self, peer: Peer, title: str) -> Requestor:
@@ -266,7 +270,7 @@ class Reporter:
         try:
             await self._run_in_file_thread(partial(self._transactions.save_attempts, attempts))
         except StorageFull as error:
-            logger.warning("attempts to report storage commitments cannot be saved", error=str(error))
+            logger.warning("attempts to report storage commitments cannot be saved", error=for_log(error))
 
 
 def _batch(waiting: Sequence[Heading]) -> list[Heading]:

@@ -42,8 +42,11 @@ async def live(request: Request) -> web.StreamResponse:
 
 
 async def _stream(request: Request, status: LiveStatus) -> web.StreamResponse:
-    if status.count >= WATCHERS_MAX:
-        raise Unavailable(f"{WATCHERS_MAX} clients already watch this server")
+    with status.slots.taken(request.principal, WATCHERS_MAX):
+        return await _watch(request, status)
+
+
+async def _watch(request: Request, status: LiveStatus) -> web.StreamResponse:
     response = await event_stream.begin(request, RECONNECT_MS)
     if request.is_head:
         return response

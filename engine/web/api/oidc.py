@@ -21,7 +21,7 @@ from aiohttp import web
 from engine import audit, log
 from engine.accounts import sessions, users
 from engine.audit import Event, Outcome
-from engine.errors import AccountsError, IdentityRefused, IdentityUnavailable, RequestError
+from engine.errors import AccountsError, IdentityRefused, IdentityUnavailable, RequestError, for_log
 from engine.identity import enrolment
 from engine.identity.attempt import LASTS_S, Attempt
 from engine.identity.tokens import LOGOUT_EVENT, Use
@@ -144,7 +144,7 @@ def _page(request: Request, place: str, query: str = "") -> str:
 def _failed(request: Request, problem: str, error: Exception, place: str = "") -> web.Response:
     request.engine.metrics.counters["http_logins_refused"] += 1
     provider, client = request.path_values["provider"], request.origin.client
-    logger.about(client).warning("log-in refused", provider=provider, peer=client, reason=str(error))
+    logger.about(client).warning("log-in refused", provider=provider, peer=client, reason=for_log(error))
     event = Event(kind=audit.Kind.LOGIN, principal=request.principal, outcome=Outcome.MINOR, detail=str(error))
     audit.write(event)
     response = _to(_page(request, place, f"?login={problem}"))

@@ -21,7 +21,7 @@ from engine import audit, log
 from engine.access import Action, Kind, Principal
 from engine.accounts import links, passkeys, sessions
 from engine.audit import Event, Outcome
-from engine.errors import LoginFailed, LoginLater, SecondFactorNeeded
+from engine.errors import LoginFailed, LoginLater, SecondFactorNeeded, for_log
 from engine.web.api.json_bodies import answer, body_of, check_parameters
 from engine.web.api.moments import text_of
 from engine.web.api.oidc import logout_url
@@ -218,7 +218,7 @@ def refused(request: Request, error: LoginFailed | LoginLater, name: str) -> Htt
     if isinstance(error, SecondFactorNeeded):
         return LoginNeeded(str(error), {"needs_code": True})
     request.engine.metrics.counters["http_logins_refused"] += 1
-    logger.about(request.origin.client).warning("log-in refused", peer=request.origin.client, reason=str(error))
+    logger.about(request.origin.client).warning("log-in refused", peer=request.origin.client, reason=for_log(error))
     principal = Principal(Kind.HTTP, name[:128], request.origin.client)
     audit.write(Event(kind=audit.Kind.LOGIN, principal=principal, outcome=Outcome.MINOR, detail=str(error)))
     if isinstance(error, LoginLater):

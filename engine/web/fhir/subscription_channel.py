@@ -116,7 +116,7 @@ async def channel(request: Request) -> web.StreamResponse:
     if "upgrade" not in request.headers.get("Connection", "").lower() or request.is_head:
         raise RequestError("this is a WebSocket: connect with Upgrade")
     cors.check_channel(request, request.config.http)
-    with request.changes.opened(CHANNELS_MAX):
+    with request.changes.opened(request.principal, CHANNELS_MAX):
         socket = web.WebSocketResponse(compress=False, max_msg_size=MESSAGE_BYTES_MAX, heartbeat=30.0)
         await socket.prepare(request)
         request.stream_after_s = perf_counter() - request.began_at
