@@ -43,7 +43,7 @@ def made(folder: Path) -> list[Path]:
 
 
 def counts(server: Server) -> dict[str, int]:
-    return filmroom(server, "stats")["archive"]  # type: ignore[return-value]
+    return server.stats()["archive"]  # type: ignore[return-value]
 
 
 def settled(server: Server) -> bool:
