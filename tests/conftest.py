@@ -14,7 +14,7 @@ from hypothesis import settings
 from pynetdicom.association import Association
 
 from engine.runtime.admission import Admission
-from tests import effort, in_memory, jitter
+from tests import effort, in_memory, jitter, light_passwords
 
 gc.disable()  # until the tests are collected: nothing that collecting makes is garbage
 # The same examples in each run, so that a failure is that of a change; --all looks for new ones.
@@ -33,6 +33,7 @@ if threading.current_thread() is threading.main_thread():
 jitter.install()
 jitter.install_files()
 in_memory.install()
+light_passwords.install()
 
 LONGEST = {name: place for place, name in enumerate(Path(__file__).with_name("longest.txt").read_text().split())}
 """Files in the order in which they begin."""

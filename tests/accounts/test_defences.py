@@ -33,6 +33,7 @@ from engine.accounts.directory import AccountDirectory
 from engine.accounts.records import Failures, GrantRow, Key, Share, User
 from engine.config import Config
 from engine.errors import AccountsConflict, AccountsError, AccountsRefused, LoginFailed, LoginLater, NoSuchAccount
+from tests import light_passwords
 
 HERE, THERE = "10.0.0.1", "10.0.0.2"
 GOOD = "correct horse battery"
@@ -473,6 +474,12 @@ def test_a_code_counts_once(database: Database, clock: Clock, anna: User) -> Non
 def test_what_everybody_tries_first_is_no_password(password: str) -> None:
     refused(AccountsRefused, lambda: passwords.check_rules(password, "anna", 12))
     passwords.check_rules(GOOD, "anna", 12)
+
+
+def test_a_hash_costs_what_owasp_asks_for() -> None:
+    stored = light_passwords.AS_RELEASED.hash(GOOD)
+    assert stored.startswith("$argon2id$v=19$m=19456,t=2,p=1$")
+    assert passwords.matches(stored, GOOD) and not passwords.matches(stored, GOOD + "x")
 
 
 def test_without_a_hash_no_password_is_right_and_it_costs_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
