@@ -49,7 +49,7 @@ from engine.errors import (
 )
 from engine.orders.attributes import with_set
 from engine.orders.workitems import life
-from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
+from engine.orders.workitems.facts import ELEMENT_COUNT_MAX, covers
 from engine.orders.workitems.reach import reach_of
 from engine.orders.workitems.rules import Fault, Remark
 from engine.orders.workitems.search import Search, question_of, requested_of
@@ -230,7 +230,9 @@ async def _find(session: Session, context_id: int, rq: CFindRQ, data: bytes) -> 
         question = question_of(identifier)
         question.reach = _reach(session)
         keys = " ".join(f"{key}={value}" for key, value in question.keys)
-        status, count = await _answer(session, context_id, rq, identifier, Search(question))
+        status, count = await _answer(
+            session, context_id, rq, identifier, Search(question, is_brief=covers(identifier))
+        )
     except EngineError as error:
         status = FindStatus.UNABLE_TO_PROCESS if isinstance(error, OrdersError) else status_of(error, Service.FIND)
         comment = str(error)

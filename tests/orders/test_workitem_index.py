@@ -5,15 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
-from engine.orders.attributes import Items
+from engine.orders.attributes import Items, values_of
 from engine.orders.registry import Orders
 from engine.orders.values import Identifier, PatientMerge, PatientUpdate, Source
-from engine.orders.workitems import life, search, subscriptions
+from engine.orders.workitems import facts, life, search, subscriptions
 from engine.orders.workitems.facts import start_key, text_of
 from engine.orders.workitems.rules import State
 from engine.orders.workitems.search import Question, Search, question_of
@@ -195,3 +196,39 @@ def test_a_search_goes_on_at_a_position_though_workitems_come_and_go(opened: Ope
         "1.2.3.45",
         *(f"1.2.3.{number}" for number in range(5, 10)),
     ]
+
+
+def test_a_query_that_facts_answer_is_answered_as_the_data_set_would(opened: Open) -> None:
+    workitems = Workitems(opened())
+    chosen = random.Random(9)
+    for number in range(30):
+        workitems.create(f"1.2.3.{number}", random_set(chosen), "AI", is_ours=True)
+    item = DataSet({tags.CodeValue: b"", tags.CodeMeaning: b""})
+    asked: dict[int, bytes | list[DataSet]] = {
+        **dict.fromkeys((tags.SOPInstanceUID, tags.PatientName, tags.WorklistLabel, tags.StudyInstanceUID), b""),
+        tags.ProcedureStepLabel: b"S*",
+        tags.ScheduledStationNameCodeSequence: [item],
+    }
+    identifier = DataSet(asked)
+    assert facts.covers(identifier)
+    answers = []
+    for is_brief in (True, False):
+        running, found = Search(question_of(identifier), is_brief=is_brief), list[object]()
+        while (more := workitems.read(running)) is not None:
+            found += [search.requested_of(items, identifier) for _, items in more]
+        answers.append(repr([_plain(each) for each in found]))
+    assert answers[0] == answers[1] and len(answers[0]) > 100
+    for tag, value in (
+        (tags.CommentsOnTheScheduledProcedureStep, b""),
+        (tags.ScheduledStationNameCodeSequence, []),
+        (tags.ScheduledStationNameCodeSequence, [DataSet({})]),
+        (tags.ScheduledStationNameCodeSequence, [DataSet({tags.CodingSchemeVersion: b""})]),
+        (tags.InputInformationSequence, []),
+    ):
+        assert not facts.covers(DataSet({**asked, tag: value}))
+
+
+def _plain(items: Any) -> Any:
+    """Items and identifiers alike."""
+    return {tag: value if isinstance(value, bytes) else [_plain(values_of(each)) for each in value]
+            for tag, value in items.items()}  # fmt: skip

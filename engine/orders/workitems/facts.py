@@ -18,6 +18,7 @@ from typing import Final
 from msgspec import Struct
 
 from engine.dicom import tags, values
+from engine.dicom.identifier import Identifier
 from engine.errors import DataSetError
 from engine.orders import attributes
 from engine.orders.attributes import Items, values_of
@@ -50,6 +51,8 @@ WITHIN: Final = {
         (tags.ProcedureStepProgress, tags.ProcedureStepProgressDescription)
     ),
 }
+
+_NOT_ANSWERED: Final = frozenset((tags.SpecificCharacterSet, tags.TransactionUID))
 
 ALL, PATIENT_NUMBER, STUDY = "a", "m", "u"
 LETTERS: Final = {
@@ -148,6 +151,18 @@ def _of_values(letter: str, items: Items, tag: int) -> Iterator[bytes]:
     for text in values.split(vr, text_of(items, tag)):
         if text.strip(" \0"):
             yield prefix_of(letter, vr, text)
+
+
+def covers(identifier: Identifier) -> bool:
+    """Whether facts have all that a query asks for, of a workitem whose facts are whole."""
+    for tag, value in identifier.items.items():
+        if tag in WITHIN and isinstance(value, list):
+            # Without attributes in its item a key asks for all of them.
+            if not value or not value[0].items or not WITHIN[tag].issuperset(value[0].items):
+                return False
+        elif tag not in TOP and tag not in _NOT_ANSWERED:
+            return False
+    return True
 
 
 def prefix_of(letter: str, vr: str, text: str) -> bytes:
