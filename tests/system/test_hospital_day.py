@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.rotating(3)]
 ROUNDS = effort.amount("HOSPITAL_ROUNDS", usual=4, everything=100)
 """Kills of all processes."""
 EXAMINATIONS_A_ROUND = 3
-PATIENCE_S = 300.0 + 10 * ROUNDS
+PATIENCE_S = 300.0 + 3 * ROUNDS
 DELAY_S_MAX = 0.3
 """From the end of an examination to a kill: others are under way, anywhere."""
 
