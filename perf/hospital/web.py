@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final
 
@@ -52,6 +53,8 @@ class Web:
             url = f"{self._server.url}{path}"
             try:
                 async with self._session.request(method, url, params=parameters, data=body, headers=headers) as answer:
+                    if answer.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                        raise AssociationFailed(f"{self._server.url} is not ready")
                     return answer.status, await answer.read()
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise AssociationFailed(f"{self._server.url} does not answer: {error}") from error
