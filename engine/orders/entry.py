@@ -47,10 +47,10 @@ class Entry:
 Field = Callable[[Entry], bytes]
 
 
-def entry_of(reading: Reading, number: int) -> Entry | None:
-    """The entry of a step; None if it is no longer there."""
+def entry_of(reading: Reading, number: int, step: StepRow | None = None) -> Entry | None:
+    """The entry of a step, which may have been read already; None if it is no longer there."""
     tables = reading.database
-    step = reading.get(tables.steps, id_key(number))
+    step = step or reading.get(tables.steps, id_key(number))
     order = reading.get(tables.orders, id_key(step.order)) if step is not None else None
     if step is None or order is None:
         return None

@@ -23,6 +23,7 @@ from engine.errors import QueryError
 from engine.orders.database import Reading, day_key, id_key, name_key
 from engine.orders.entry import ROOT, STEP, Entry, Field, entry_of
 from engine.orders.keys import FIRST_DAY, LAST_DAY, Test, condition_of, interval_of, texts_of
+from engine.orders.rows import StepRow
 from engine.orders.settings import Station, Worklist
 
 STEPS_AT_ONCE: Final = 100
@@ -65,7 +66,16 @@ class Question:
 
     def admits(self, entry: Entry, *, is_of_days: bool = False) -> bool:
         """Whether an entry meets every key. `is_of_days`: it was found by its day, among one range of days."""
-        step = entry.step
+        return self.admits_step(entry.step, is_of_days=is_of_days) and self.admits_rest(entry)
+
+    def admits_rest(self, entry: Entry) -> bool:
+        """Whether an entry meets the other keys, and exists for the one who asks."""
+        if not all(_meets(test, of(entry)) for tag, of, test in self.tests if tag != tags.Modality):
+            return False
+        return self.reach is None or self.reach(entry)
+
+    def admits_step(self, step: StepRow, *, is_of_days: bool = False) -> bool:
+        """Whether a step meets the keys of which it knows the values alone, before its order and patient are read."""
         if step.is_unbooked or step.state in self.hidden:
             return False
         if self.aes and not (set(self.aes) & set(step.aes) or (self.shows_unassigned and not step.aes)):
@@ -74,9 +84,7 @@ class Question:
             return False
         if self.moments is not None and not self._is_in_moments(step.start_date, step.start_time):
             return False
-        if not all(_meets(test, of(entry)) for _, of, test in self.tests):
-            return False
-        return self.reach is None or self.reach(entry)
+        return all(_meets(test, step.modality.encode()) for tag, _, test in self.tests if tag == tags.Modality)
 
     def _is_in_moments(self, date: str, time: str) -> bool:
         low, high = self.moments or ("", "")
@@ -238,10 +246,13 @@ class Search:
         is_of_days = self._is_by_day and self._question.is_one_range
         found: list[Entry] = []
         end_s = perf_counter() + SLICE_S
+        question = self._question
         for count, number in enumerate(numbers, 1):
-            entry = entry_of(reading, number)
-            if entry is not None and self._question.admits(entry, is_of_days=is_of_days):
-                found.append(entry)
+            step = reading.get(reading.database.steps, id_key(number))
+            if step is not None and question.admits_step(step, is_of_days=is_of_days):
+                entry = entry_of(reading, number, step)
+                if entry is not None and question.admits_rest(entry):
+                    found.append(entry)
             if perf_counter() >= end_s:
                 numbers, self._queue = numbers[:count], numbers[count:] + (self._queue or [])
                 break
