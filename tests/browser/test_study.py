@@ -54,6 +54,25 @@ def test_dropped_files_are_stored_with_progress_or_refused_with_the_reason_then_
     assert pictures.difference(page.locator("img.picture"), new[1], 40, 1200) < LEVELS_MAX
 
 
+def test_a_study_of_which_bytes_are_in_the_bucket_only_says_so(open_page: OpenPage) -> None:
+    def far_away(route: Route) -> None:
+        answer = route.fetch()
+        text = answer.text().replace('"ONLINE"', '"NEARLINE"')
+        route.fulfill(response=answer, body=text)
+
+    page = open_page(f"#/study/{SLICES[0].StudyInstanceUID}")
+    note = page.get_by_role("note").filter(has_text="object store")
+    expect(page.get_by_role("heading", name="Stack, Stan")).to_be_visible()
+    expect(note).to_have_count(0)
+    page.route(re.compile(r"dicom-web/studies\?|api/studies\?"), far_away)
+    page.reload()
+    expect(note).to_be_visible()
+    assert browsing.accessibility_problems(page) == []
+    page.evaluate("localStorage.setItem('columns', '[\"PatientName\",\"InstanceAvailability\"]')")
+    page.get_by_role("link", name="Studies", exact=True).click()
+    expect(browsing.rows(page).first).to_contain_text("in the bucket")
+
+
 def test_the_image_on_the_screen_is_the_instance_in_its_window(open_page: OpenPage) -> None:
     page = open_page(VIEW)
     picture = page.locator("img.picture")

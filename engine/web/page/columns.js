@@ -30,12 +30,16 @@ export const COLUMNS = [
   plain("StudyID", TAGS.studyId, 0.9, { isExtra: true }),
   count("NumberOfStudyRelatedSeries", TAGS.seriesCount),
   count("NumberOfStudyRelatedInstances", TAGS.instanceCount),
+  { name: "InstanceAvailability", of: (row) => t(`availability.${text(row, TAGS.availability) || "ONLINE"}`), wide: 0.9, isExtra: true },
   arrival("Bytes", (facts) => bytesOf(facts.bytes), 0.8, { order: "size", kind: "count", isExtra: true }),
   arrival("Senders", (facts) => facts.senders.map(senderName).join(", "), 1.2, { order: "sender", isExtra: true }),
   arrival("Institutions", (facts) => facts.institutions.join(", "), 1.4, { order: "institution", isExtra: true }),
   arrival("StudyState", (facts) => (facts.state ? t(`study.${facts.state}`) : ""), 0.9, { isExtra: true }),
   arrival("LastReceived", (facts) => moment(facts.last_received), 1.3, { order: "received", isExtra: true }),
 ];
+
+/** Columns that a table of /api/studies.csv does not have. */
+const ONLY_HERE = new Set(["Thumbnail", "StudyState", "InstanceAvailability"]);
 
 const ON_PHONE = ["PatientName", "StudyDate", "ModalitiesInStudy", "StudyDescription"];
 
@@ -83,7 +87,7 @@ export function filtersOf(typed) {
 
 /** The address of the same studies as a table; `studies`: only these. */
 export function tableUrl(columns, filters, order, studies) {
-  const names = columns.map(({ name }) => name).filter((name) => name !== "Thumbnail" && name !== "StudyState");
+  const names = columns.map(({ name }) => name).filter((name) => !ONLY_HERE.has(name));
   const query = new URLSearchParams(studies ? { StudyInstanceUID: studies.join(",") } : filters);
   query.set("order", order);
   query.set("columns", [...names, "StudyInstanceUID"].join(","));

@@ -4,7 +4,7 @@ export const TAGS = {
   study: "0020000D", series: "0020000E", instance: "00080018", sopClass: "00080016",
   patientName: "00100010", patientId: "00100020", issuer: "00100021", birthDate: "00100030", sex: "00100040",
   studyDate: "00080020", studyTime: "00080030", accession: "00080050", studyId: "00200010",
-  description: "00081030", modalities: "00080061", referring: "00080090",
+  description: "00081030", availability: "00080056", modalities: "00080061", referring: "00080090",
   seriesCount: "00201206", instanceCount: "00201208",
   modality: "00080060", seriesDescription: "0008103E", seriesNumber: "00200011", seriesInstances: "00201209",
   seriesDate: "00080021", seriesTime: "00080031", bodyPart: "00180015",

@@ -13,7 +13,7 @@ import { Send } from "./sending.js";
 import { SeriesCard, seriesOf, titleOf } from "./series.js";
 import { follow, get, getDicom, remove, urlOf } from "./server.js";
 import { may } from "./session.js";
-import { Conflicts, Correct, Corrections, Hold, HoldNote, Senders } from "./study_facts.js";
+import { AvailabilityNote, Conflicts, Correct, Corrections, Hold, HoldNote, Senders } from "./study_facts.js";
 import { ViewerLinks } from "./viewers.js";
 import { moment, t } from "./words.js";
 
@@ -54,7 +54,7 @@ export function Study({ study }) {
     <${Failure} error=${found.error} /><${Failure} error=${facts.error} />
     ${row && html`
       <h1>${text(row, TAGS.patientName) || t("unnamed")} <small>${text(row, TAGS.description)}</small></h1>
-      <${HoldNote} hold=${facts.value?.hold} />
+      <${HoldNote} hold=${facts.value?.hold} /><${AvailabilityNote} row=${row} />
       <${Facts} study=${study} row=${row} facts=${facts.value} />
       <${Actions} study=${study} row=${row} choice=${choice} clear=${() => setChoice({ series: new Set(), instances: new Set() })} open=${setDialog} />`}
     <h2>${t("series")}</h2>

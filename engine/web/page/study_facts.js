@@ -26,6 +26,12 @@ export function Senders({ senders }) {
 /** Whether the study is on hold, and by whom. */
 export const HoldNote = ({ hold }) => hold && html`<p class="note" role="note">${t("hold.note", { by: hold.by, since: moment(hold.since) })} ${hold.reason}</p>`;
 
+/** That images must come from the bucket first, or cannot now. */
+export function AvailabilityNote({ row }) {
+  const availability = text(row, TAGS.availability);
+  return availability && availability !== "ONLINE" && html`<p class="note" role="note">${t(`availability.note.${availability}`)}</p>`;
+}
+
 export function Hold({ studies, hold, close, changed }) {
   const [reason, setReason] = useState("");
   const set = (path) => async () => {
