@@ -21,7 +21,7 @@ from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions
 from engine.archive.hospital import open_orders
 from engine.cli.rules import Place as Trial
-from engine.config import Config, Peer, Role
+from engine.config import Config, Limits, Peer, Role
 from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.dicom.identifier import Value, decode_identifier, encode_identifier
@@ -54,6 +54,9 @@ from tests.cli.commands import rows
 from tests.exchange.receivers import Informed, Notified, Taker, informed, notified, taking
 from tests.exchange.rule_places import Place, placed, study_uid
 from tests.system.server import wait_for
+
+PATIENT_LIMITS = Limits(disk_reserve_bytes=0, connect_timeout_s=60.0, dimse_timeout_s=60.0)
+"""A request that a busy machine answers too late is sent again, which is no failure of the order."""
 
 
 @pytest.fixture(autouse=True)
@@ -270,7 +273,12 @@ def test_performed_steps_are_forwarded_in_order_through_failures_and_a_restart(t
     end = decoded({tags.PerformedProcedureStepStatus: b"COMPLETED"})
 
     def serve(scp: Informed) -> AbstractContextManager[Place]:
-        return placed(tmp_path / "data", rules, peers=(Peer(aet="MPPS", host="127.0.0.1", port=scp.port),))
+        peers = (Peer(aet="MPPS", host="127.0.0.1", port=scp.port),)
+        return placed(tmp_path / "data", rules, peers=peers, limits=PATIENT_LIMITS)
+
+    def is_saved(place: Place, count: int) -> bool:
+        standing = place.outbox.load("rule:steps:MPPS")
+        return standing is not None and standing.delivered == count
 
     with informed() as scp:
         scp.statuses = [0x0213, 0xC001]
@@ -280,6 +288,8 @@ def test_performed_steps_are_forwarded_in_order_through_failures_and_a_restart(t
             orders.create_performed("1.2.2", step("1.2.2.1", "P2"), Source(name="CT1"))
             orders.modify_performed("1.2.1", end, Source(name="CT1"))
             wait_for(lambda: len(scp.requests) == 3, what="three requests")
+            # What the receiver has and we have not noted comes again after a restart.
+            wait_for(lambda: is_saved(place, 3), what="the position")
             orders.create_performed("1.2.3", step("1.2.3.1", "P3"), Source(name="MPPS"))
         with serve(scp) as place:
             orders = place.engine.orders()
