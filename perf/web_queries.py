@@ -3,25 +3,20 @@
     python -m perf.fill --direct DIR --studies 1000000 --shape single --long-series 1000
     python -m perf.web_queries --archive DIR:1000000 --long-series
 
-Each row has one connection and asks for other values each time. Answers have up to 101 studies, as a viewer's list.
+Answers have up to 101 studies, as a viewer's list.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
 from urllib.parse import quote
 
-from perf import harness, http_load, peers, population
-from perf.harness import PerfError, say
-from perf.http_load import HttpResult
+from perf import harness, http_queries, population
 
 JSON = {"Accept": "application/dicom+json"}
 LIST = "limit=101&offset=0&includefield=00081030%2C00080060%2C00080090"
 SEED = 20261129
-HEADER = ("query", "answers", "p50 ms", "p99 ms", "CPU ms", "KB an answer", "failed")
 
 
 def paths_of(study_count: int, query_count: int, *, long_series: bool) -> Iterator[tuple[str, list[str]]]:
@@ -60,44 +55,13 @@ def paths_of(study_count: int, query_count: int, *, long_series: bool) -> Iterat
         yield "instances of a study", [f"{studies}/{uid}/instances"]
 
 
-def run(data: Path, study_count: int, query_count: int, *, long_series: bool) -> dict[str, HttpResult]:
-    """Latencies by query. All are asked once before: what a first look at a page of the index costs is the disk's."""
-    results = {}
-    with peers.running("filmroom", parent=data.parent, data=data, http=True) as peer:
-        for name, paths in paths_of(study_count, query_count, long_series=long_series):
-            requests = [http_load.get(path, peer.http_port, JSON) for path in paths]
-            http_load.run(peer.http_port, requests, total=query_count)
-            results[name] = http_load.run(peer.http_port, requests, total=query_count, server_pid=peer.pid)
-    return results
-
-
 def main(arguments: list[str] | None = None) -> int:
-    parser = harness.parser(__doc__)
-    parser.add_argument("--archive", required=True, metavar="DIR:STUDIES")
-    parser.add_argument("--queries", type=int, default=100, help="of each kind")
+    parser = http_queries.parser(__doc__)
     parser.add_argument("--long-series", action="store_true", help="it holds the series of perf.fill --long-series")
     options = parser.parse_args(arguments)
-    folder, _, number = options.archive.rpartition(":")
-    if not number.isdigit():
-        raise PerfError(f"{options.archive}: an archive is given as DIR:STUDIES")
-    results = run(Path(folder), int(number), 3 if options.smoke else options.queries, long_series=options.long_series)
-    rows = [
-        (
-            name, result.request_count, f"{result.latency.p50_ms:.2f}", f"{result.latency.p99_ms:.2f}",
-            f"{result.server_cpu_ms:.2f}",
-            f"{result.body_bytes / max(result.request_count, 1) / 1000:.1f}", result.failed_count,
-        )
-        for name, result in results.items()
-    ]  # fmt: skip
-    say(harness.table(HEADER, rows))
-    if options.json:
-        document = {
-            "machine": harness.machine_facts(Path(folder)),
-            "smoke": options.smoke,
-            "queries": {name: asdict(result) for name, result in results.items()},
-        }
-        harness.write_json(options.json, document)
-    return 1 if any(result.failed_count for result in results.values()) else 0
+    data, study_count, query_count = http_queries.archive_of(options)
+    queries = paths_of(study_count, query_count, long_series=options.long_series)
+    return http_queries.show(http_queries.run(data, queries, JSON, query_count), options, data, "queries")
 
 
 if __name__ == "__main__":

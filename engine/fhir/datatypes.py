@@ -36,7 +36,7 @@ _ZONE: Final = re.compile(r"([+-])(0\d|1[0-4])([0-5]\d)", re.ASCII)
 
 def without_empty(values: Mapping[str, Any]) -> Json:
     """The members that have a value: no empty text, list or object."""
-    return {name: value for name, value in values.items() if value is not None and value not in ("", [], {})}
+    return {name: value for name, value in values.items() if value or isinstance(value, int)}
 
 
 def text(value: object) -> str:

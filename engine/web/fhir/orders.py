@@ -135,7 +135,7 @@ async def read_task(request: Request) -> web.Response:
         workitem = await workitems.one(request, uid, Search()) if workitems.sees(request) else None
         if workitem is None:
             raise _missing()
-        return answer(request, workitem_task.task(workitem, release), release)
+        return read_answer(request, workitem_task.task(workitem, release), release)
     number = _id_of(request)
     order = await _one(request, Condition(steps=(number,)))
     step = next((each for each in order.steps if each.id == str(number)), None)
