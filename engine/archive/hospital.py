@@ -20,8 +20,9 @@ from engine import log
 from engine.access.principal import Kind, Principal
 from engine.archive.feed.subscription import Watch
 from engine.archive.lifecycle import correction, supplied
-from engine.archive.lifecycle.patients import IDENTITY, Patient
+from engine.archive.lifecycle.patients import IDENTITY, Patient, number_of
 from engine.dicom import tags
+from engine.dicom.elements import blob_items
 from engine.errors import CorrectionRefused
 from engine.index.format.types import Level
 from engine.orders.entry import other_ids_blob
@@ -88,6 +89,20 @@ class StudyCorrections:
             if not is_merged and (prior.value.strip(), issuer) != (target.patient_id.strip(), target.issuer):
                 merge = partial(correction.merge, self._archive, Patient(prior.value, issuer), target, in_advance=True)
                 numbers += _attempt(partial(merge, actor=_actor(source), reason=_reason(source)))
+        return numbers
+
+    def unmerge(self, prior: Identifier, survivors: Sequence[Identifier], source: Source, reason: str) -> Sequence[str]:
+        """Undoes the merge that is in force, if it is one into the survivor. Raises as `agree`."""
+        numbers = []
+        names = {each.value.strip() for each in survivors}
+        for issuer in self._issuers(prior):
+            with self._archive.parts.index.snapshot() as snapshot:
+                stamp = snapshot.merge_of(prior.value.strip().encode(), issuer.encode())
+                entry = snapshot.correction(stamp) if stamp else None
+            into = blob_items(entry.correction.items).get(tags.PatientID, b"") if entry is not None else b""
+            if into.decode("utf-8", "replace").strip() in names:
+                undo = partial(correction.undo, self._archive, number_of(stamp))
+                numbers += _attempt(partial(undo, actor=_actor(source), reason=reason))
         return numbers
 
     def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:

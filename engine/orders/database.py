@@ -8,6 +8,7 @@
     conflicts     study NUL order id     → ConflictRow
     workitems     SOP Instance UID       → WorkitemRow         subscribers   AE title         → SubscriberRow
     subscriptions UID NUL AE title       → SubscriptionRow     events        AE title NUL number (u64) → EventRow
+    merges        id                     → MergeRow
     asked         AE title               → AskedRow            not in the log: it may be lost
     channels      AE title               → ChannelRow          not in the log
     gone          UID of a removed workitem → when (f64)       not in the log
@@ -23,6 +24,8 @@ Keys of `names`, each followed by NUL and the id (8 bytes):
     r VALUE       order with that requested procedure    t VALUE    step with that scheduled step id
 
     m ID          patients that were merged into a patient (8 bytes)
+
+    x VALUE      merge of that identifier into another one
 
     l ID NUL UID  studies that are linked to an order (8 bytes); ends with the Study Instance UID instead of an id
 
@@ -51,6 +54,7 @@ from engine.orders.rows import (
     ConflictRow,
     EventRow,
     LinkRow,
+    MergeRow,
     OrderRow,
     PatientRow,
     PerformedRow,
@@ -85,6 +89,7 @@ _ROWS: Final[dict[str, Any]] = {
     "subscriptions": SubscriptionRow,
     "events": EventRow,
     "announcements": AnnouncementRow,
+    "merges": MergeRow,
 }
 GONE_MAX: Final = 100_000
 """Removed workitems that are remembered."""
@@ -393,6 +398,8 @@ def _derived(table: str, key: bytes, row: Any) -> set[tuple[str, bytes, bytes]]:
         return found | {_name(b"o" + id_key(row.patient), key)}
     if table == "links" and not row.is_undone:
         return {("names", b"l" + id_key(row.order) + b"\0" + key[:-9], b"")}
+    if table == "merges":
+        return {_name(name_key("x", row.prior.value), key)}
     if table == "steps":
         state = str(row.state).encode()
         found = {("days", day_key(row.start_date, ae) + key, state) for ae in row.aes or ("",) if not row.is_unbooked}
@@ -454,6 +461,7 @@ class Database:
         self.subscriptions: Table[SubscriptionRow] = Table("subscriptions", handles["subscriptions"], SubscriptionRow)
         self.events: Table[EventRow] = Table("events", handles["events"], EventRow)
         self.announcements: Table[AnnouncementRow] = Table("announcements", handles["announcements"], AnnouncementRow)
+        self.merges: Table[MergeRow] = Table("merges", handles["merges"], MergeRow)
         self.asked: Table[AskedRow] = Table("asked", opened("asked"), AskedRow)
         self.gone = opened("gone")
         self.channels: Table[ChannelRow] = Table("channels", opened("channels"), ChannelRow)
@@ -465,6 +473,7 @@ class Database:
         return (
             self.patients, self.visits, self.orders, self.steps, self.performed, self.links, self.conflicts,
             self.workitems, self.subscribers, self.subscriptions, self.events, self.announcements,
+            self.merges,
         )  # fmt: skip
 
     def is_stale(self, reading: Reading) -> bool:

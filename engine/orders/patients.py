@@ -11,10 +11,11 @@ Identifiers are the same if value and issuer are. An identifier without an issue
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from msgspec.structs import replace
 
+from engine.orders import merging
 from engine.orders.database import Reading, id_key, name_key
 from engine.orders.rows import PatientRow
 from engine.orders.values import (
@@ -164,7 +165,12 @@ def merge(work: Work, value: PatientMerge) -> None:
     primary = _primary(value.survivor, row)
     if is_same(value.prior, primary):
         raise refuse("a patient cannot be merged with itself", RefusalReason.INVALID)
+    if merging.is_undone(work, value.prior, primary):
+        work.warn("this merge was undone: only a new message makes it again")
+        return
     prior = find(work.writing, value.prior)
+    orders: list[int] = []
+    visits: list[bytes] = []
     if prior is None:
         row = replace(row, identifiers=_distinct((*row.identifiers, value.prior)))
     elif prior[0] == number:
@@ -172,13 +178,17 @@ def merge(work: Work, value: PatientMerge) -> None:
             raise refuse("these patients were merged the other way round", RefusalReason.DUPLICATE_KEY)
         if any(is_same(value.prior, each) for each in row.absorbed):
             work.merges.append((value.prior, primary))
+            merging.note_again(work, value.prior, primary)
             return
     else:
-        row = _absorb(work, number, row, *prior)
+        orders, visits = work.writing.ids(b"o" + id_key(prior[0])), _visits_of(work, prior[0])
+        row = _absorb(work, number, row, *prior, visits)
     row = replace(row, absorbed=(*row.absorbed, value.prior))
     work.writing.put(work.tables.patients, id_key(number), row)
     work.changed(ChangeKind.PATIENT, number, "merged")
     work.merges.append((value.prior, primary))
+    gone = prior if prior is not None and prior[0] != number else None
+    merging.note(work, value.prior, primary, into=number, gone=gone, orders=orders, visits=visits)
 
 
 def _primary(value: PatientUpdate, row: PatientRow) -> Identifier:
@@ -187,23 +197,28 @@ def _primary(value: PatientUpdate, row: PatientRow) -> Identifier:
     return next((each for each in row.identifiers if is_same(each, named)), named)
 
 
-def _absorb(work: Work, number: int, row: PatientRow, prior_number: int, prior: PatientRow) -> PatientRow:
+def _absorb(
+    work: Work, number: int, row: PatientRow, prior_number: int, prior: PatientRow, visits: Sequence[bytes]
+) -> PatientRow:
     """Everything of `prior` belongs to another patient now."""
     writing, tables = work.writing, work.tables
     gone = replace(prior, identifiers=(), merged_into=number)
     writing.put(tables.patients, id_key(prior_number), gone)
     for order in writing.ids(b"o" + id_key(prior_number)):
         move_order(work, order, number)
-    for key, visit in list(writing.rows(tables.visits)) if _has_visits(work) else ():
-        if visit.patient == prior_number:
+    for key in visits:
+        visit = writing.get(tables.visits, key)
+        if visit is not None:
             writing.put(tables.visits, key, replace(visit, patient=number))
     absorbed = tuple(each for each in prior.identifiers if not any(is_same(each, old) for old in row.absorbed))
     work.merges += [(each, row.identifiers[0]) for each in prior.identifiers[1:]]
     return replace(row, identifiers=_distinct((*row.identifiers, *prior.identifiers)), absorbed=row.absorbed + absorbed)
 
 
-def _has_visits(work: Work) -> bool:
-    return work.writing.count(work.tables.visits) > 0
+def _visits_of(work: Work, patient: int) -> list[bytes]:
+    if not work.writing.count(work.tables.visits):
+        return []
+    return [key for key, visit in work.writing.rows(work.tables.visits) if visit.patient == patient]
 
 
 def move_order(work: Work, order: int, patient: int) -> None:
@@ -244,7 +259,7 @@ def move_identifier(work: Work, value: PatientIdentifierMove) -> None:
         previous = owner[1]
         rest = tuple(each for each in previous.identifiers if not is_same(each, value.identifier))
         if not rest:
-            row = _absorb(work, number, row, *owner)
+            row = _absorb(work, number, row, *owner, _visits_of(work, owner[0]))
         else:
             work.writing.put(work.tables.patients, id_key(owner[0]), replace(previous, identifiers=rest))
             work.warn("orders of the previous patient stay there: they do not say with which identifier they came")

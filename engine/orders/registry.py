@@ -23,9 +23,9 @@ from pathlib import Path
 from engine import log
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import EngineError, OrdersError, UpdateRefused
-from engine.orders import linking, ordering, patients, performing, supplying, visits
+from engine.orders import linking, merging, ordering, patients, performing, supplying, unmerging, visits
 from engine.orders.database import Database, Reading, Writing, boot_id, id_key
-from engine.orders.rows import AnnouncementRow, AskedRow, PerformedRow
+from engine.orders.rows import AnnouncementRow, AskedRow, MergeRow, PerformedRow
 from engine.orders.state_log import StateLog, as_rows
 from engine.orders.values import (
     Applied,
@@ -206,6 +206,17 @@ class Orders:
             linking.unlink(work, study_instance_uid, order)
         return self._finish(work)
 
+    def unmerge(self, number: int, source: Source, reason: str) -> Applied:
+        """Undoes a merge of patients (`unmerging`). Raises as `apply`."""
+        with self.work(source) as work:
+            unmerging.undo(work, number, reason)
+        return self._finish(work, reason)
+
+    def merges(self) -> list[tuple[int, MergeRow]]:
+        """All merges of patients, the latest first; from any thread."""
+        with self.read_in_thread() as reading:
+            return merging.listed(reading)
+
     def note_asked(self, ae_title: str, row: AskedRow) -> None:
         """Keeps the last query of an application entity."""
         with self.passing() as writing:
@@ -243,10 +254,13 @@ class Orders:
             with self._database.write() as writing:
                 yield writing
 
-    def _finish(self, work: Work) -> Applied:
+    def _finish(self, work: Work, reason: str = "") -> Applied:
         """Tells the archive; what a crash prevents here is done when the value is applied again."""
         changes = list(work.changes)
         if self.corrections is not None:
+            for prior, survivors in work.unmerges:
+                numbers = self.corrections.unmerge(prior, survivors, work.source, reason)
+                changes += [Change(ChangeKind.CORRECTION, number, "undone") for number in numbers]
             for prior, survivor in work.merges:
                 numbers = self.corrections.merge(prior, survivor, work.source)
                 changes += [Change(ChangeKind.CORRECTION, number, "merged") for number in numbers]

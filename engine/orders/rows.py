@@ -33,6 +33,32 @@ class PatientRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """When the newest message about it was made."""
 
 
+class MergeRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A merge of two patients."""
+
+    prior: Identifier
+    survivor: Identifier
+    """As the message named them."""
+    into: int
+    """The surviving patient."""
+    gone: int = 0
+    """The other patient; 0: nobody knew it."""
+    identifiers: tuple[Identifier, ...] = ()
+    absorbed: tuple[Identifier, ...] = ()
+    """Of the other patient, before the merge."""
+    orders: tuple[int, ...] = ()
+    visits: tuple[bytes, ...] = ()
+    """What moved."""
+    by: str = ""
+    references: tuple[str, ...] = ()
+    """The messages that said it."""
+    time: float = 0.0
+    undone_by: str = ""
+    undone: float = 0.0
+    reason: str = ""
+    """Why it was undone."""
+
+
 class VisitRow(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A visit, or an admission."""
 

@@ -64,6 +64,9 @@ class Corrections(Protocol):
     def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
         """Makes the studies of `prior`, also future ones, those of `survivor`; nothing if they are."""
 
+    def unmerge(self, prior: Identifier, survivors: Sequence[Identifier], source: Source, reason: str) -> Sequence[str]:
+        """Undoes the merge of `prior` into one of the identifiers of `survivors`; nothing if none is in force."""
+
     def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:
         """Makes these studies, as far as they are stored, those of `target`; nothing if they are."""
 
@@ -97,6 +100,8 @@ class Work:
     """For `Corrections.agree`, after the commit."""
     merges: list[tuple[Identifier, Identifier]] = field(default_factory=list)
     """For `Corrections.merge`, after the commit."""
+    unmerges: list[tuple[Identifier, tuple[Identifier, ...]]] = field(default_factory=list)
+    """For `Corrections.unmerge`, after the commit."""
     moves: list[tuple[tuple[str, ...], Identifier]] = field(default_factory=list)
     """For `Corrections.move`, after the commit."""
     supplies: dict[str, None] = field(default_factory=dict)

@@ -339,3 +339,18 @@ def test_nobody_waits_for_the_ledger_if_there_is_nothing_to_supply(
     monkeypatch.setattr(archive.parts.ledger, "locked", lambda: pytest.fail("it waits for the lock"))
     for study, accession in ((6, "A1"), (99, "A2")):
         orders.link(uid(study), number_of(orders, accession), ADT)
+
+
+def test_an_undone_merge_gives_the_studies_back_and_what_came_later_stays(archive: Archive, orders: Orders) -> None:
+    before = names(archive)
+    orders.apply(PatientMerge(survivor=patient("P3", "Survivor^Name"), prior=Identifier("P1")), ADT)
+    store(archive, payload_of(9, 1, 1), payload_of(10, 1, 1, patient_id="P3"))
+    assert {study for study, (number, _) in names(archive).items() if number == "P3"} == {"1", "9", "10"}
+    ((number, _),) = orders.merges()
+    applied = orders.unmerge(number, Source(name="ann"), "two persons")
+    assert [change.action for change in applied.changes if change.kind == "correction"] == ["undone"]
+    after = names(archive)
+    assert {study for study, (number, _) in after.items() if number == "P1"} == {"1", "9"}
+    assert after["1"] == before["1"] and after["10"][0] == "P3"
+    assert orders.apply(PatientMerge(survivor=patient("P3", "S"), prior=Identifier("P1")), ADT).warnings, "a replay"
+    assert names(archive)["1"][0] == "P1"

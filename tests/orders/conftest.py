@@ -67,6 +67,7 @@ class RecordedCorrections:
 
     agreed: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
     merged: list[tuple[str, str]] = field(default_factory=list)
+    unmerged: list[tuple[str, str]] = field(default_factory=list)
     moved: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     supplied: list[tuple[str, Supply]] = field(default_factory=list)
 
@@ -76,6 +77,10 @@ class RecordedCorrections:
 
     def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
         self.merged.append((str(prior), str(survivor)))
+        return ()
+
+    def unmerge(self, prior: Identifier, survivors: Sequence[Identifier], source: Source, reason: str) -> Sequence[str]:
+        self.unmerged.append((str(prior), str(survivors[0])))
         return ()
 
     def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:

@@ -1,11 +1,22 @@
-"""`filmroom patient`: merge two patients, or split one. Stored bytes never change; undo is possible."""
+"""`filmroom patient`: merge or split patients, and undo merges of messages. Stored bytes never change."""
 
 from __future__ import annotations
 
 import click
 
-from engine.cli import corrections, options, output
+from engine.cli import corrections, merges, options, output
 from engine.cli.options import Settings, reason_option, with_settings
+from engine.cli.output import whole, wrapped
+
+MERGES = (
+    whole("number"),
+    whole("time"),
+    whole("prior"),
+    whole("survivor"),
+    whole("by"),
+    whole("undone_by", "undone by"),
+    wrapped("reason"),
+)
 
 
 @options.group("patient")
@@ -42,3 +53,24 @@ def split(new: str, keys: tuple[str, ...], studies: tuple[str, ...], reason: str
     """
     facts = corrections.split(settings.load(), studies, new, keys, reason=reason)
     output.write_one(facts)
+
+
+@command.command("merges", short_help="List the merges that messages have said.")
+@with_settings()
+def merges_command(settings: Settings) -> None:
+    """List the merges of patients that HL7 messages have said, the latest first, and who has undone them."""
+    output.write_list(merges.listed(settings.load()), MERGES, empty="no message has merged patients")
+
+
+@command.command("unmerge", short_help="Undo a merge that a message has said.")
+@click.argument("number", type=click.IntRange(min=1), metavar="NUMBER")
+@reason_option
+@with_settings()
+def unmerge(number: int, reason: str, settings: Settings) -> None:
+    """Undo the merge NUMBER of `filmroom patient merges`.
+
+    The prior patient is back, with the orders, visits and studies that were theirs. Studies and orders that came after
+    the merge under the surviving identifier stay there: move them with `filmroom study move`. The message does not
+    merge again when it is replayed; a new message does.
+    """
+    output.write_one(merges.undo(settings.load(), number, reason=reason))

@@ -1,0 +1,66 @@
+"""Undoes a merge of patients.
+
+The prior patient is back, with its identifiers, and with the orders and visits that moved and are still the survivor's.
+What came after the merge under the surviving identifier stays there: nothing says whose it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
+
+from engine.orders import patients
+from engine.orders.database import id_key
+from engine.orders.values import ChangeKind, RefusalReason
+from engine.orders.work import is_same, refuse
+
+if TYPE_CHECKING:
+    from engine.orders.rows import MergeRow
+    from engine.orders.work import Work
+
+STAY: Final = "studies and orders that came after the merge under the surviving identifier stay there"
+
+
+def undo(work: Work, number: int, reason: str) -> None:
+    """Undoes a merge. Raises UpdateRefused."""
+    writing, tables = work.writing, work.tables
+    row = writing.get(tables.merges, id_key(number)) if 0 < number < 1 << 63 else None
+    if row is None:
+        raise refuse(f"there is no merge {number}", RefusalReason.UNKNOWN_KEY)
+    if row.undone_by:
+        raise refuse(f"merge {number} has been undone already, by {row.undone_by}", RefusalReason.DUPLICATE_KEY)
+    found = patients.current(writing, row.into)
+    if found is None:
+        raise refuse("the surviving patient is not known any more", RefusalReason.UNKNOWN_KEY)
+    into, survivor = found
+    back = [each for each in row.identifiers if any(is_same(each, own) for own in survivor.identifiers)]
+    rest = tuple(each for each in survivor.identifiers if not any(is_same(each, own) for own in back))
+    if not back or not rest:
+        raise refuse("the surviving patient has none of these identifiers, or no other", RefusalReason.CONFLICT)
+    absorbed = tuple(each for each in survivor.absorbed if not any(is_same(each, own) for own in back))
+    writing.put(tables.patients, id_key(into), replace(survivor, identifiers=rest, absorbed=absorbed))
+    gone = writing.get(tables.patients, id_key(row.gone)) if row.gone else None
+    if gone is not None:
+        gone = replace(gone, identifiers=tuple(back), absorbed=row.absorbed, merged_into=0)
+        writing.put(tables.patients, id_key(row.gone), gone)
+        _give_back(work, row, into)
+    undone = replace(row, undone_by=work.source.name, undone=work.now, reason=reason)
+    writing.put(tables.merges, id_key(number), undone)
+    work.changed(ChangeKind.PATIENT, row.gone or into, "unmerged")
+    work.unmerges += [(each, (row.survivor, *rest)) for each in back]
+    if gone is not None:
+        patients.let_agree(work, back[0])
+    work.warn(STAY)
+
+
+def _give_back(work: Work, row: MergeRow, into: int) -> None:
+    writing, tables = work.writing, work.tables
+    for order in row.orders:
+        known = writing.get(tables.orders, id_key(order))
+        if known is not None and known.patient == into:
+            patients.move_order(work, order, row.gone)
+    for key in row.visits:
+        visit = writing.get(tables.visits, key)
+        if visit is not None and visit.patient == into:
+            writing.put(tables.visits, key, replace(visit, patient=row.gone))
