@@ -332,3 +332,26 @@ def test_a_removed_workitem_is_gone_and_a_wrong_value_is_named(hosting: Hosting)
         assert "has been removed" in ask(hosting, method, f"/workitems/{uid}{path}", body, 410).json()["detail"]
     refused = ask(hosting, "POST", "/workitems", scheduled(WorklistLabel="x" * 65), 400)
     assert "WorklistLabel" in refused.json()["detail"]
+
+
+def send(hosting: Hosting, method: str, path: str, body: Any, kind: str = JSON) -> requests.Response:
+    headers = {"Content-Type": kind, "Accept": "application/dicom+json, */*;q=0.5"}
+    url = f"{hosting.url}/dicom-web{path}"
+    return requests.request(method, url, data=orjson.dumps(body), headers=headers, timeout=60)
+
+
+def test_requests_as_other_clients_make_them_are_understood(hosting: Hosting) -> None:
+    """One object instead of a list, a charset, numbers as numbers or texts, UIDs as the whole query."""
+    uid, lock = new_uid(), "1.2.99"
+    new = scheduled(ProcedureStepProgressInformationSequence=[], TransactionUID="")
+    assert send(hosting, "POST", f"/workitems?{uid}", new, f"{JSON}; charset=utf-8").status_code == 201
+    assert send(hosting, "PUT", f"/workitems/{uid}/state", state("IN PROGRESS", lock)).status_code == 200
+    for share in (50, 62.5, "75"):
+        progress = {"00741002": {"vr": "SQ", "Value": [{"00741004": {"vr": "DS", "Value": [share]}}]}}
+        answer = send(hosting, "POST", f"/workitems/{uid}?{lock}", [progress])
+        assert answer.status_code == 200, answer.text
+    (found,) = ask(hosting, "GET", f"/workitems/{uid}").json()
+    assert float(found["00741002"]["Value"][0]["00741004"]["Value"][0]) == 75
+    for key in (f"SOPInstanceUID={uid}", f"00080018={uid}", f"00080018={uid}&includefield=all&limit=1&offset=0"):
+        assert len(ask(hosting, "GET", f"/workitems?{key}").json()) == 1
+    assert send(hosting, "POST", f"/workitems/{uid}?transaction-uid={lock}", [{}]).status_code == 200
