@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 NULL = '""'
 SEGMENTS_MAX = 100_000
+PADDING = b"\xef\xbb\xbf\r\n\x0b\x00 \t"
+BATCH = (b"FHS", b"BHS", b"BTS", b"FTS")
 """A message of 16 MiB that consists of CR alone must not cost gigabytes."""
 HEADER_CHARACTERS_MAX = 16 << 10
 """Of MSH, which answers repeat. A real one has some hundred."""
@@ -221,7 +223,9 @@ class Value:
 def parse(data: bytes, *, default: str = "iso8859_1", override: str = "") -> Message:
     """A message of its bytes. `default`, `override`: codecs, see `character_set.decode`. Raises MessageUnreadable."""
     start = data.find(b"MSH")
-    if start < 0 or data[:start].strip(b"\xef\xbb\xbf\r\n\x0b\x00 \t"):
+    if start < 0 or data[:start].strip(PADDING):
+        if data.lstrip(PADDING)[:3] in BATCH:
+            raise MessageUnreadable("a batch is not taken: each of its messages needs a block of its own")
         raise MessageUnreadable("the message does not begin with MSH")
     declared = _declared(data[start : start + 4096])
     decoded = decode(data[start:], declared, default, override=override)

@@ -65,6 +65,10 @@ class KnownSource:
             return Fault(Condition.UNSUPPORTED_PROCESSING_ID, "only production messages are taken", ("MSH", 1, 11))
         if message.version and not message.version.startswith("2"):
             return Fault(Condition.UNSUPPORTED_VERSION, "only version 2 is taken", ("MSH", 1, 12))
+        if message.names.count("MSH") > 1:
+            # One answer cannot tell what became of two messages, and the second one would be lost.
+            text = "it has another message, which needs a block of its own"
+            return Fault(Condition.SEGMENT_SEQUENCE, text, ("MSH", 2, 0))
         return None
 
 

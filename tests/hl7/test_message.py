@@ -62,6 +62,12 @@ def test_a_header_that_no_answer_can_repeat_is_refused() -> None:
         parse((HEAD + "é").encode(), override="cp037")
 
 
+@pytest.mark.parametrize("segment", ["FHS", "BHS", "BTS", "FTS"])
+def test_a_batch_is_refused_in_words_of_its_own(segment: str) -> None:
+    with pytest.raises(MessageUnreadable, match="a batch is not taken"):
+        parse(f"\n{segment}|^~\\&|A|B\r{HEAD}\rPID|1||1\r".encode())
+
+
 def test_a_message_without_its_content_still_has_what_an_answer_needs() -> None:
     message = parse(ADT_A08)
     head = message.without_content()

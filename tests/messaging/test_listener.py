@@ -123,6 +123,7 @@ def test_what_is_refused_is_kept_and_not_applied(tmp_path: Path) -> None:
         (lines("MSH|^~\\&|KIS|ST|F|R|2026||MDM^T02|4|P|2.5.1", "PID|1||1"), "AR", "200"),
         (lines("MSH|^~\\&|KIS|ST|F|R|2026||ADT^A31|5|T|2.5.1", "PID|1||1"), "AR", "202"),
         (lines("MSH|^~\\&|KIS|ST|F|R|2026||ADT^A31|6|P|3.0", "PID|1||1"), "AR", "203"),
+        (lines("MSH|^~\\&|KIS|ST|F|R|2026||ADT^A31|7|P|2.5.1", "PID|1||1") * 2, "AE", "100"),
         (b"hello", "AR", ""),
     ]
 
