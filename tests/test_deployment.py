@@ -23,12 +23,15 @@ import pytest
 import yaml
 
 from engine import config as configuration
+from engine.cli import exit_codes
+from engine.cli.commands import replicate
 from engine.config import Config
 from engine.config.reader import keys
 from engine.web.routes import ROUTES
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "tools" / "filmroom.service"
+REPLICATION_UNITS = [ROOT / "tools" / f"filmroom-{name}.service" for name in ("replicate", "replica")]
 DRAIN_S = Config().limits.drain_timeout_s + 10.0
 """The supervisor kills what has not ended by then, and writes a last checkpoint."""
 
@@ -156,12 +159,27 @@ def test_the_unit_leaves_the_server_what_it_needs() -> None:
     assert {"AF_UNIX", "AF_INET", "AF_INET6"} <= set(service["RestrictAddressFamilies"].split())
 
 
+@pytest.mark.parametrize("path", REPLICATION_UNITS, ids=lambda path: path.stem)
+def test_replication_runs_in_the_sandbox_of_the_server(path: Path) -> None:
+    def sandbox(text: str) -> list[str]:
+        lines = text[text.index("\nCapabilityBoundingSet=\n") : text.index("[Install]")].splitlines()
+        return [line for line in lines if line and not line.startswith("#")]
+
+    text = path.read_text()
+    assert sandbox(text) == sandbox(UNIT.read_text())
+    (command,) = re.findall(r"^ExecStart=/opt/filmroom/bin/filmroom replicate(.*)$", text, re.MULTILINE)
+    options = {option for parameter in replicate.command.params for option in parameter.opts}
+    assert {word for word in command.split() if word.startswith("--")} <= options
+    assert f"RestartPreventExitStatus=2 {exit_codes.UNAVAILABLE}" in text
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-def test_systemd_takes_every_line_of_the_unit(tmp_path: Path) -> None:
-    copy = tmp_path / UNIT.name
-    copy.write_text(UNIT.read_text().replace("/opt/filmroom/bin/filmroom", "/bin/true").replace("Documentation=", "#"))
+@pytest.mark.parametrize("path", [UNIT, *REPLICATION_UNITS], ids=lambda path: path.stem)
+def test_systemd_takes_every_line_of_the_unit(tmp_path: Path, path: Path) -> None:
+    copy = tmp_path / path.name
+    copy.write_text(path.read_text().replace("/opt/filmroom/bin/filmroom", "/bin/true").replace("Documentation=", "#"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True)
-    assert UNIT.name not in done.stderr, done.stderr
+    assert path.name not in done.stderr, done.stderr
     copy.write_text(copy.read_text().replace("NoNewPrivileges", "NoNewPrivilege"))
     done = subprocess.run(["systemd-analyze", "verify", "--man=no", copy], capture_output=True, text=True)
     assert "NoNewPrivilege" in done.stderr, "a wrong line is said"

@@ -149,6 +149,14 @@ def test_a_replica_is_made_shown_read_and_promoted(capsys: pytest.CaptureFixture
     assert run(capsys, "check", "--payloads", "--data", "copy")[0] == exit_codes.OK
 
 
+def test_without_a_destination_it_goes_where_the_configuration_says(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FILMROOM_SECOND_COPY_REPLICA", "copy")
+    code, out, _ = run(capsys, "replicate", "--once", "--json")
+    assert (code, json.loads(out.splitlines()[-1])["destination"]) == (exit_codes.OK, "copy")
+
+
 def test_the_lag_is_that_of_now_whether_anybody_replicates_or_not(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -62,9 +62,9 @@ def command(
 ) -> int:
     """Keep a replica of the archive in DEST: a folder, or tls://HOST:PORT where `replicate --listen` runs.
 
-    Runs until SIGTERM or Ctrl-C, with or without a server. After an outage it catches up. find, export, stats, check
-    and serve can read the replica at any time; `promote` turns it into an archive. A replica follows deletions and
-    compactions, so it is not a backup.
+    Without DEST, where second_copy.replica says. Runs until SIGTERM or Ctrl-C, with or without a server. After an
+    outage it catches up. find, export, stats, check and serve can read the replica at any time; `promote` turns it
+    into an archive. A replica follows deletions and compactions, so it is not a backup.
 
     --status shows how far behind each replica is. Exit code 1: a replication is behind and not running, waits for its
     destination, or cannot read something.
@@ -88,8 +88,9 @@ def command(
             raise click.UsageError(f"--listen {listen!r} is not HOST:PORT")
         copies.listen(config, host.strip("[]"), int(port), names, output.complain)
         return exit_codes.OK
-    if dest is None:
-        raise click.UsageError("give DEST, --listen HOST:PORT or --status")
+    dest = dest or config.second_copy.replica
+    if not dest:
+        raise click.UsageError("give DEST, --listen HOST:PORT or --status, or set second_copy.replica")
     copies.replicate(
         config,
         dest,
