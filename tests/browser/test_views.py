@@ -12,7 +12,7 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
-PATIENT_ID, ACCESSION = "PID-000001-2026", "ACC00000001"
+PATIENT_ID, ACCESSION = "PID-00001-2026", "ACC00000001"
 SLICES = pictures.slices(1, 2, patient_name="Stack^Stan", patient_id=PATIENT_ID, AccessionNumber=ACCESSION)
 CONFIG = """
 [[peer]]
