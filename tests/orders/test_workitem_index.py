@@ -102,6 +102,7 @@ def test_a_search_answers_as_a_reading_of_every_workitem_does(
 ) -> None:
     monkeypatch.setattr(search, "WORKITEMS_AT_ONCE", 7)
     monkeypatch.setattr(search, "WAY_MAX", 12)
+    monkeypatch.setattr(search, "PREFIXES_MAX", 2 + seed)
     chosen = random.Random(seed)
     orders = opened()
     workitems = Workitems(orders)

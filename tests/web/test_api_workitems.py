@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import requests
 
+from engine.access import Action, Policy, Principal, Scope
+from engine.access.question import ARCHIVE, Target
+from engine.access.scope import NOTHING, OneOfStudies
 from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.orders.values import (
@@ -141,3 +144,21 @@ def test_a_step_its_mpps_and_a_workitem_of_one_request_show_each_other(hosting: 
     listed = get(hosting, "worklist?all=true")["entries"]
     assert [entry["step"] for entry in listed] == [number]
     assert get(hosting, "worklist/steps/0", 404) and get(hosting, "worklist/steps/x", 404)
+
+
+def test_who_is_confined_sees_its_studies_and_no_counts(hosting: Hosting, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, number = Policy.scope, get(hosting, "workitems/1.2.3.0")["related"]["steps"][0]["step"]
+    chosen: dict[Action, Scope] = {Action.WORKITEM: OneOfStudies(frozenset({"1.2.5.4"}))}
+
+    def scope(policy: Policy, principal: Principal, action: Action, target: Target = ARCHIVE) -> Scope:
+        return chosen.get(action) or whole(policy, principal, action, target)
+
+    monkeypatch.setattr(Policy, "scope", scope)
+    listed = get(hosting, "workitems")
+    assert (uids(listed), listed["counts"], listed["worklists"]) == (["1.2.3.4"], None, [])
+    assert get(hosting, "workitems/1.2.3.4")["uid"] == "1.2.3.4"
+    get(hosting, "workitems/1.2.3.0", 404)
+    assert get(hosting, f"worklist/steps/{number}")["workitems"] == []
+    chosen[Action.WORKLIST] = NOTHING
+    get(hosting, f"worklist/steps/{number}", 404)
+    assert get(hosting, "workitems/1.2.3.4")["related"] is None

@@ -37,6 +37,8 @@ from engine.orders.workitems.rules import is_uid
 
 WORKITEMS_AT_ONCE: Final = 100
 SLICE_S: Final = 0.005
+PREFIXES_MAX: Final = 64
+"""Beginnings of keys that are followed side by side, by a cursor each; with more values all workitems are looked at."""
 WAY_MAX: Final = 1000
 """How far the ways to the matches of a search are compared."""
 
@@ -281,7 +283,8 @@ class Search:
         if self._question.start is not None:
             first, self._until = (text.encode()[:START_BYTES_MAX] for text in self._question.start)
         self._after = max(self._after, first)
-        ways = [way.prefixes(reading) for way in self._question.ways]
+        found = (way.prefixes(reading) for way in self._question.ways)
+        ways = [prefixes for prefixes in found if len(prefixes) <= PREFIXES_MAX]
         rooms = [(reading.workitem_room(prefixes, self._until, WAY_MAX), prefixes) for prefixes in ways]
         self._prefixes = min(rooms, default=(0, EVERY), key=lambda pair: pair[0])[1]
 
