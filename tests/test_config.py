@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 from pathlib import Path
 
 import msgspec
@@ -24,7 +25,7 @@ from engine.config import (
     parse_peer,
     reference,
 )
-from engine.config.composition import LISTS, TABLES
+from engine.config.composition import LISTS, TABLES, to_path
 from engine.errors import ConfigError
 
 PEER = '[[peer]]\naet = "STORE1"\nhost = "127.0.0.1"\nport = 104\n'
@@ -265,6 +266,20 @@ def test_a_reload_applies_peers_and_limits_and_names_the_rest(tmp_path: Path) ->
 def test_workers_get_the_same_configuration(tmp_path: Path) -> None:
     config = load(written(tmp_path, f'data = "d"\n{PEER}[log]\nwire_trace = "t"\n'), {}, {})
     assert Config.from_json(config.to_json()) == config
+
+
+def test_every_default_can_be_handed_to_workers() -> None:
+    """A default that its own constraint does not allow lets no server start that has such a table."""
+    for table in (*TABLES.values(), *(table for _, table in LISTS.values())):
+        hints = typing.get_type_hints(table, include_extras=True)
+        for each in msgspec.structs.fields(table):
+            default = each.default if each.default is not msgspec.NODEFAULT else None
+            if each.default_factory is not msgspec.NODEFAULT:
+                default = each.default_factory()
+            if default is not None:
+                text = msgspec.json.encode(default, enc_hook=str)
+                found = msgspec.json.decode(text, type=hints[each.name], dec_hook=to_path)
+                assert found == default, f"{table.__name__}.{each.name}"
 
 
 def test_a_configuration_cannot_be_changed() -> None:

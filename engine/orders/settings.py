@@ -81,17 +81,17 @@ class Station(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Whether its MPPS must be complete; unset: as in [worklist]."""
 
 
-CodeText = Annotated[
+_Label = Annotated[str, Meta(pattern=r"^[^\\\x00-\x1f]{1,64}$", description="a text of 1 to 64 characters")]
+# The empty text is in the pattern: as a literal beside it, the configuration cannot be handed to another process.
+_AnyLabel = Annotated[str, Meta(pattern=r"^[^\\\x00-\x1f]{0,64}$", description="a text of up to 64 characters")]
+_Code = Annotated[
     str,
     Meta(
-        pattern=r"^[^^\\\x00-\x1f]{1,16}(\^[^^\\\x00-\x1f]{0,16}(\^[^\\\x00-\x1f]{0,64})?)?$",
+        pattern=r"^([^^\\\x00-\x1f]{1,16}(\^[^^\\\x00-\x1f]{0,16}(\^[^\\\x00-\x1f]{0,64})?)?)?$",
         description="CODE, or CODE^SCHEME^MEANING",
     ),
 ]
-"""A code as HL7 writes it; without a scheme it is the site's own (99LOCAL)."""
-
-
-_Label = Annotated[str, Meta(pattern=r"^[^\\\x00-\x1f]{1,64}$", description="a text of 1 to 64 characters")]
+"""A code as HL7 writes it, or none; without a scheme it is the site's own (99LOCAL)."""
 
 
 class WorkitemTemplate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -103,22 +103,22 @@ class WorkitemTemplate(Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     label: _Label
     """Procedure Step Label: what is to be done, for people."""
 
-    worklist: _Label | Literal[""] = ""
+    worklist: _AnyLabel = ""
     """Worklist Label: the list that a performer asks for; empty: DEFAULT."""
 
     priority: Literal["HIGH", "MEDIUM", "LOW"] = "MEDIUM"
     """Its priority."""
 
-    code: CodeText | Literal[""] = ""
+    code: _Code = ""
     """What is to be done, as a code: CODE^SCHEME^MEANING, for example "110005^DCM^Interpretation"."""
 
-    station: CodeText | Literal[""] = ""
+    station: _Code = ""
     """The station that shall perform it (Scheduled Station Name Code)."""
 
-    station_class: CodeText | Literal[""] = ""
+    station_class: _Code = ""
     """The kind of station."""
 
-    location: CodeText | Literal[""] = ""
+    location: _Code = ""
     """Where it shall be performed."""
 
     delay_s: Annotated[float, Meta(ge=0, le=31_536_000)] = 0.0
