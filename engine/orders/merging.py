@@ -5,7 +5,7 @@ A message that said a merge which was undone (`unmerging`) does not make it agai
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
@@ -18,10 +18,9 @@ REFERENCES_MAX = 20
 """Messages that said one merge, and are remembered with it."""
 
 
-def listed(reading: Reading) -> list[tuple[int, MergeRow]]:
-    """All merges, the latest first."""
-    rows = [(int.from_bytes(key, "big"), row) for key, row in reading.rows(reading.database.merges)]
-    return rows[::-1]
+def listed(reading: Reading, before: int) -> Iterator[tuple[int, MergeRow]]:
+    """The merges below a number, the latest first."""
+    return reading.rows_before(reading.database.merges, before)
 
 
 def of_prior(reading: Reading, prior: Identifier, survivor: Identifier) -> list[tuple[int, MergeRow]]:

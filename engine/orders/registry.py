@@ -212,10 +212,10 @@ class Orders:
             unmerging.undo(work, number, reason)
         return self._finish(work, reason)
 
-    def merges(self) -> list[tuple[int, MergeRow]]:
-        """All merges of patients, the latest first; from any thread."""
+    def merges(self, *, before: int = 1 << 62, limit: int | None = None) -> list[tuple[int, MergeRow]]:
+        """The merges of patients below a number, the latest first; from any thread."""
         with self.read_in_thread() as reading:
-            return merging.listed(reading)
+            return list(islice(merging.listed(reading, before), limit))
 
     def note_asked(self, ae_title: str, row: AskedRow) -> None:
         """Keeps the last query of an application entity."""

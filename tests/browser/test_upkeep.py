@@ -19,6 +19,7 @@ from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.journal import Outcome, Received, Result
 from engine.orders.registry import NoRules
+from engine.orders.values import Identifier, PatientMerge, PatientUpdate, Source
 from engine.orders.workitems.store import Workitems
 from tests import effort, samples
 from tests.browser import browsing
@@ -274,6 +275,9 @@ def test_a_study_is_matched_to_a_proposed_order_and_the_link_is_undone(serve: Se
     step = {"ScheduledProcedureStepStartDate": day, "AccessionNumber": "ACC71", **texts}
     add = ["worklist", "add", "--data", str(serve.data), *(f"{name}={text}" for name, text in step.items())]
     assert cli.run(add) == exit_codes.OK
+    with Archive.open(serve.data, role="guest") as archive, open_orders(archive, NoRules()) as orders:
+        survivor = PatientUpdate(identifiers=(Identifier("SURVIVOR1"),), attributes={"PatientName": "Roe^Ann"})
+        orders.apply(PatientMerge(survivor=survivor, prior=Identifier("PRIOR1")), Source(name="KIS"))
     page = open_page("#/worklist/matching", viewport={"width": 390, "height": 844})
     page.get_by_label("From").fill(f"{day[:4]}-{day[4:6]}-{day[6:]}")
     studies = page.get_by_role("table", name="Studies without an order")
@@ -292,6 +296,15 @@ def test_a_study_is_matched_to_a_proposed_order_and_the_link_is_undone(serve: Se
     expect(links).to_contain_text("undone")
     dialog.get_by_role("button", name="Close").click()
     expect(row).to_have_count(1)
+    page.get_by_label("Reason for an undo").fill("two persons")
+    merges = page.get_by_role("table", name="Merged patients")
+    merge = merges.get_by_role("row").filter(has_text="PRIOR1")
+    expect(merge).to_contain_text("SURVIVOR1")
+    merge.get_by_role("button", name="Undo the merge").click()
+    merge.get_by_role("button", name="Undo the merge").click()
+    expect(merge).to_contain_text("two persons")
+    assert browsing.accessibility_problems(page) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_workitems_are_found_shown_with_their_steps_and_cancelled(serve: Server, open_page: OpenPage) -> None:

@@ -20,6 +20,7 @@ from engine.web.api import (
     keys,
     live,
     log,
+    merges,
     messages,
     oidc,
     peers,
@@ -258,6 +259,8 @@ API_ROUTES: Final = (
     _read(
         "/reconciliation/studies/{study}", reconciliation.of_study, "A study's links, and proposals", Action.WORKLIST
     ),
+    _read("/merges", merges.listed, "Merges of patients that messages have said", Action.WORKLIST, merges.PARAMETERS),
+    _write("/merges/{number}/undo", merges.undo, "Undo such a merge", Action.CORRECT),
     _write("/reconciliation/link", reconciliation.link, "Link a study", Action.CORRECT, body=reconciliation.Link),
     _write("/reconciliation/unlink", reconciliation.unlink, "Undo a link", Action.CORRECT, body=reconciliation.Link),
     _read("/holds", holds.listed, "Legal holds", Action.OBSERVE),

@@ -5,6 +5,7 @@ import { Action, Dialog, Failure, Loading, Table, useAnswer } from "./parts.js";
 import { dateOf, daysAgo, nameOf, timeOf } from "./dicom.js";
 import { hashOf } from "./location.js";
 import { get, post } from "./server.js";
+import { may } from "./session.js";
 import { language, moment, t } from "./words.js";
 import "./words_matching.js";
 
@@ -31,7 +32,32 @@ export function Matching() {
         html`<${Study} one=${one.study} />`, html`<${Order} one=${one.order} />`, t("matching.another"), html`<${Open} study=${one.study} open=${setStudy} />`])} />
       <${List} name="studies" value=${value} columns=${[t("matching.study"), ""]} rows=${value.studies.map((one) => [html`<${Study} one=${one} />`, html`<${Open} study=${one} open=${setStudy} />`])} />
       <${List} name="orders" value=${value} columns=${[t("matching.order")]} rows=${value.orders.map((one) => [html`<${Order} one=${one} />`])} />`}
+    <${Merges} />
     ${study && html`<${One} study=${study} close=${close} conflicts=${value?.conflicts.filter((one) => one.study.StudyInstanceUID === study) ?? []} />`}</div>`;
+}
+
+const patientOf = (one) => [one.PatientID, one.IssuerOfPatientID].filter(Boolean).join(" · ");
+
+/** Merges of patients that messages have said; each can be undone. */
+function Merges() {
+  const { value, error, isLoading, again } = useAnswer((signal) => get("api/merges?limit=50", signal), []);
+  const [older, setOlder] = useState([]);
+  const [reason, setReason] = useState("");
+  const rows = [...(value?.merges ?? []), ...older.flatMap((page) => page.merges)];
+  const next = (older.at(-1) ?? value)?.older;
+  const undo = (number) => async () => {
+    await post(`api/merges/${number}/undo`, { reason });
+    setOlder([]);
+    again();
+  };
+  const more = async () => setOlder([...older, await get(`api/merges?limit=50&before=${next}`)]);
+  return html`<h2>${t("merges")}</h2><p class="quiet">${t("merges.about")}</p><${Loading} isLoading=${isLoading && !value} /><${Failure} error=${error} />
+    ${rows.some((one) => !one.undone_by) && may("correct") && html`<p class="buttons"><label>${t("merges.reason")} <input type="text" maxlength="200" value=${reason} onInput=${(event) => setReason(event.currentTarget.value)} /></label></p>`}
+    ${value && html`<${Table} label=${t("merges")} empty=${t("merges.none")} columns=${[t("time"), t("merges.prior"), t("merges.survivor"), t("by"), ""]} rows=${rows.map((one) => [
+      moment(one.time), patientOf(one.prior), patientOf(one.survivor), one.by,
+      one.undone_by ? html`<strong>${t("matching.undone")}</strong> <small>${[one.undone_by, moment(one.undone), one.reason].filter(Boolean).join(" · ")}</small>`
+        : may("correct") && html`<${Action} label=${t("merges.undo")} confirm=${t("sure")} work=${undo(one.number)} />`])} />`}
+    ${next && html`<${Action} label=${t("more")} work=${more} />`}`;
 }
 
 function List({ name, value, columns, rows }) {
