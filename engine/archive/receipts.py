@@ -176,12 +176,12 @@ class Desk:
 
     def close(self) -> None:
         """Ends all connections."""
-        with address(self._data, self._name) as path:
-            try:
+        try:
+            with address(self._data, self._name) as path:
                 if os.stat(path).st_ino == self._inode:  # another desk may have taken the place
                     os.unlink(path)
-            except OSError:
-                pass  # gone
+        except OSError:
+            pass  # gone
         for client in list(self._clients.values()):
             self._drop(client)
         self._sock.close()

@@ -27,7 +27,8 @@ from engine.archive.settings import SecondCopySettings
 from engine.errors import EngineError, ReplicationFailed, StorageError
 from engine.index.format.types import Outcome
 from engine.storage.record import Position, crc32c
-from tests.archive.filled import contents, opened, payload_of, uid
+from tests.archive.filled import contents, opened, payload_of, store, uid
+from tests.system.server import wait_for
 
 EXPLICIT = "1.2.840.10008.1.2.1"
 AT_PEER = StoreRequest(EXPLICIT, "CT1", None, None, durable=True, policy=POLICIES["keep-first"], durable_at="peer")
@@ -311,6 +312,23 @@ def test_a_large_object_may_take_longer(tmp_path: Path) -> None:
         assert set(refused) == {"small"} and copy.waiting_count == 1
 
     served(source, target, script, wait_s=0.2)
+
+
+def test_where_no_socket_can_be_made_a_replication_goes_on(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "replica"
+    with opened(source) as archive:
+        (source / receipts.replication_name(str(target)) / "in the way").mkdir(parents=True)
+        with replicating(archive.parts.layout, target) as running:
+            store(archive, payload_of(1, 1, 1))
+            wait_for(lambda: uid(1, 1, 1) in replicated(target))
+            assert running.failures == []
+
+
+def replicated(target: Path) -> set[str]:
+    if not (target / "replica.json").exists():
+        return set()
+    with opened(target) as archive:
+        return set(contents(archive))
 
 
 # -- the desk ---------------------------------------------------------------------------------------

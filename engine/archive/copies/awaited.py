@@ -17,7 +17,7 @@ from engine.archive.copies import shipped_logs
 from engine.archive.copies.replica import Destination, Held, Shipped
 from engine.archive.layout import Layout
 from engine.archive.receipts import Desk, Kind
-from engine.errors import CorruptRecord
+from engine.errors import CorruptRecord, StorageError
 from engine.storage.files import Files
 from engine.storage.hints import read_header_or_trailer
 from engine.storage.segment import FIRST_RECORD
@@ -52,11 +52,17 @@ class Awaited:
         self._unnoted: set[int] = set()
         """Segments with bytes that are durable at the replica, and of which it has made no note."""
         self._desk: Desk | None = None
+        self._has_failed = False
 
     def open(self, name: str) -> None:
-        """Begins to take what workers want. Raises StorageError."""
-        if self._desk is None:
+        """Begins to take what workers want. Where no socket can be made, only who waits has a loss."""
+        if self._desk is not None or self._has_failed:
+            return
+        try:
             self._desk = Desk(self._layout.data, name)
+        except StorageError as error:
+            self._has_failed = True
+            logger.error("no receipts can be given to workers", error=str(error))
 
     def close(self) -> None:
         """Ends all connections of workers."""

@@ -145,7 +145,12 @@ class Shipping:
     # -- the threads ----------------------------------------------------------------------------
 
     def _run_tail(self) -> None:
-        self._desk = desk = Desk(self._parts.layout.data, receipts.OBJECT_STORE)
+        try:
+            self._desk = desk = Desk(self._parts.layout.data, receipts.OBJECT_STORE)
+        except StorageError as error:
+            logger.error("no receipts can be given to workers", error=str(error))
+            self._run("tail", self._ship_tail)
+            return
         try:
             self._run("tail", self._ship_tail, self._rest)
             while self._is_fenced and not self._stopping.is_set():
