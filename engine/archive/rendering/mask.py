@@ -142,11 +142,11 @@ def of_image(head: Head) -> Subtraction | None:
 def of_state(head: Head, sop_instance_uid: str) -> Subtraction | None:
     """The subtraction that a presentation state has for an image. Raises TranscodeError, DataSetError."""
     views: list[View] = []
-    for item in _items_for(head, tags.MultiFramePresentationSequence, sop_instance_uid):
+    for item in items_for(head, tags.MultiFramePresentationSequence, sop_instance_uid):
         views += _views(item)
     tables = tuple(
         FrameTable(_ranges(item, tags.LUTFrameRange), table_in(item, tags.PixelIntensityRelationshipLUTSequence))
-        for item in _items_for(head, tags.PixelIntensityRelationshipLUTSequence, sop_instance_uid)
+        for item in items_for(head, tags.PixelIntensityRelationshipLUTSequence, sop_instance_uid)
         if item.text(tags.LUTFunction) in (TO_LOG, "")
     )
     masks = tuple(_masks(head, sop_instance_uid))
@@ -155,7 +155,7 @@ def of_state(head: Head, sop_instance_uid: str) -> Subtraction | None:
 
 def _masks(head: Head, sop_instance_uid: str | None) -> Iterator[Mask]:
     of_frames = list(_shifts_of_frames(head)) if sop_instance_uid is None else []
-    for index, item in enumerate(_items_for(head, tags.MaskSubtractionSequence, sop_instance_uid)):
+    for index, item in enumerate(items_for(head, tags.MaskSubtractionSequence, sop_instance_uid)):
         if index == MASKS_MAX:
             raise TranscodeError(f"mask subtraction has more than {MASKS_MAX} items")
         operation = item.text(tags.MaskOperation)
@@ -229,8 +229,8 @@ def _views(head: Head) -> Iterator[View]:
             yield View(first[0], last[0], mode == SUBTRACTED, min(max(visibility, 0.0), 1.0))
 
 
-def _items_for(head: Head, sequence: int, sop_instance_uid: str | None) -> Iterator[Head]:
-    """The items for an image; one that names no images is for all."""
+def items_for(head: Head, sequence: int, sop_instance_uid: str | None) -> Iterator[Head]:
+    """The items of a sequence that are for an image (None: all); one that names no images is for each."""
     for item in head.items(sequence):
         named = [each.text(tags.ReferencedSOPInstanceUID) for each in item.items(tags.ReferencedImageSequence)]
         if sop_instance_uid is None or not named or sop_instance_uid in named:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import msgspec
 
@@ -186,20 +186,15 @@ class PresentationState:
             raise TranscodeError("shutters of single frames are not applied")
         if tags.ReferencedSpatialRegistrationSequence in head:
             raise TranscodeError("a presentation state that needs a spatial registration is not applied")
-        area = self._item_for(head, tags.DisplayedAreaSelectionSequence, sop_instance_uid)
+        area = _item_for(head, tags.DisplayedAreaSelectionSequence, sop_instance_uid)
         rotation = head.number(tags.ImageRotation, 0)
         if rotation not in (0, 90, 180, 270):
             raise TranscodeError(f"Image Rotation (0070,0042) is {rotation}")
         hidden = shutters(head)
         grey = self._blended("UNDERLYING") if self.is_blending else head
-        voi = self._item_for(grey, tags.SoftcopyVOILUTSequence, sop_instance_uid)
         return Presentation(
             is_colour=head.text(tags.SOPClassUID) == COLOUR,
-            modality_lut=table_of(grey, tags.ModalityLUTSequence),
-            slope=next(iter(grey.numbers(tags.RescaleSlope)), 1.0) or 1.0,
-            intercept=next(iter(grey.numbers(tags.RescaleIntercept)), 0.0),
-            voi_lut=None if voi is None else table_of(voi, tags.VOILUTSequence),
-            window=None if voi is None else _window(voi),
+            **_grey_levels(grey, sop_instance_uid),
             subtraction=mask.of_state(head, sop_instance_uid),
             presentation_lut=table_of(head, tags.PresentationLUTSequence),
             is_inverse=head.text(tags.PresentationLUTShape) == "INVERSE",
@@ -220,29 +215,13 @@ class PresentationState:
         opacity = next(iter(self._head.numbers(tags.RelativeOpacity)), math.nan)
         if not 0 <= opacity <= 1:
             raise TranscodeError("Relative Opacity (0070,0403) is not between 0 and 1")
-        voi = self._item_for(upper, tags.SoftcopyVOILUTSequence, upper_uid)
         presentation = msgspec.structs.replace(
             lower,
-            modality_lut=table_of(upper, tags.ModalityLUTSequence),
-            slope=next(iter(upper.numbers(tags.RescaleSlope)), 1.0) or 1.0,
-            intercept=next(iter(upper.numbers(tags.RescaleIntercept)), 0.0),
-            voi_lut=None if voi is None else table_of(voi, tags.VOILUTSequence),
-            window=None if voi is None else _window(voi),
+            **_grey_levels(upper, upper_uid),
             palette=palette_of(self._head),
             marks=(),
         )
         return Blending(presentation, opacity)
-
-    def _item_for(self, head: Head, sequence: int, sop_instance_uid: str) -> Head | None:
-        return next(self._items_for(head, sequence, sop_instance_uid), None)
-
-    @staticmethod
-    def _items_for(head: Head, sequence: int, sop_instance_uid: str) -> Iterator[Head]:
-        """The items for an image; one that names no images is for all."""
-        for item in head.items(sequence):
-            named = [image.text(tags.ReferencedSOPInstanceUID) for image in item.items(tags.ReferencedImageSequence)]
-            if not named or sop_instance_uid in named:
-                yield item
 
     def _layer(self, name: str) -> _Layer:
         return self._layers.get(name, _Layer(0, WHITE))
@@ -265,7 +244,7 @@ class PresentationState:
                 yield group, self._layer(name).level
 
     def _marks(self, sop_instance_uid: str) -> Iterator[Mark]:
-        annotations = self._items_for(self._head, tags.GraphicAnnotationSequence, sop_instance_uid)
+        annotations = mask.items_for(self._head, tags.GraphicAnnotationSequence, sop_instance_uid)
         layers = [(self._layer(item.text(tags.GraphicLayer)), item) for item in annotations]
         count = 0
         for layer, item in sorted(layers, key=lambda pair: pair[0].order):
@@ -316,6 +295,22 @@ def _layers(head: Head) -> dict[str, _Layer]:
         colour = srgb(item.numbers(tags.GraphicLayerRecommendedDisplayCIELabValue))
         layers[item.text(tags.GraphicLayer)] = _Layer(order, level, colour)
     return layers
+
+
+def _item_for(head: Head, sequence: int, sop_instance_uid: str) -> Head | None:
+    return next(mask.items_for(head, sequence, sop_instance_uid), None)
+
+
+def _grey_levels(head: Head, sop_instance_uid: str) -> dict[str, Any]:
+    """The fields of a Presentation that make grey levels of an image's stored values."""
+    voi = _item_for(head, tags.SoftcopyVOILUTSequence, sop_instance_uid)
+    return {
+        "modality_lut": table_of(head, tags.ModalityLUTSequence),
+        "slope": next(iter(head.numbers(tags.RescaleSlope)), 1.0) or 1.0,
+        "intercept": next(iter(head.numbers(tags.RescaleIntercept)), 0.0),
+        "voi_lut": None if voi is None else table_of(voi, tags.VOILUTSequence),
+        "window": None if voi is None else _window(voi),
+    }
 
 
 def _window(item: Head) -> tuple[float, float, str] | None:
