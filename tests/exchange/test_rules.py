@@ -35,6 +35,7 @@ from engine.exchange.trial import trial
 from engine.hl7 import parse
 from engine.hl7.settings import Hl7Destination
 from engine.index.query.keywords import query_of_names
+from engine.orders.settings import WorkitemTemplate
 from engine.orders.stations import Stations
 from engine.orders.values import (
     Identifier,
@@ -219,7 +220,9 @@ def test_a_dry_run_says_what_rules_and_routes_would_have_done(tmp_path: Path) ->
         rules=(
             Rule(name="here", after="study_complete", action="ian", to=("RIS",)),
             Rule(name="gone", after="deleted", action="ian", to=("RIS",)),
+            Rule(name="ai", after="study_quiet", action="workitem", to=("segment",), keys={"ModalitiesInStudy": "MR"}),
         ),
+        workitems=(WorkitemTemplate(name="segment", label="Segment"),),
     )
     with Archive.open(tmp_path / "data", role="keeper", create=True) as archive:
         writer = archive.feed_writer(FeedOptions(quiet=QuietTimes(0.0, 0.0, 0.0)))
@@ -236,8 +239,13 @@ def test_a_dry_run_says_what_rules_and_routes_would_have_done(tmp_path: Path) ->
             ]
 
         assert sorted(outcomes()) == sorted(
-            [("cts", "send", "WS", study_uid(1)), *(("here", "ian", "RIS", study_uid(number)) for number in (1, 2, 3))]
+            [
+                ("cts", "send", "WS", study_uid(1)),
+                ("ai", "workitem", "segment", study_uid(2)),
+                *(("here", "ian", "RIS", study_uid(number)) for number in (1, 2, 3)),
+            ]
         )
+        assert outcomes(name="ai") == [("ai", "workitem", "segment", study_uid(2))]
         assert outcomes(name="cts") == [("cts", "send", "WS", study_uid(1))]
         assert outcomes(since_s=4e9) == []
         with pytest.raises(NotStored):
