@@ -22,7 +22,11 @@ PULL: Final = uids.UnifiedProcedureStepPull
 SCHEDULER, ASSISTANT = "SIMRIS", "SIMAI1"
 LABEL: Final = "Invented segmentation"
 DUPLICATE: Final = 0x0111
+ATTRIBUTES_NOT_SET: Final = 0x0001
 ALREADY_COMPLETED: Final = 0xB306
+FINAL: Final = 0xC300
+ALREADY_IN_PROGRESS: Final = 0xC302
+"""Statuses of PS3.4 CC.2."""
 CHANGE_STATE: Final = 1
 
 
@@ -49,16 +53,17 @@ async def work(server: Server, one: Examination) -> None:
         async with await network.associate(server, ASSISTANT, [PULL]) as association:
             if not claimed and one.workitem_uid not in await _waiting(association, one):
                 raise Refused(f"workitem {one.workitem_uid} is not found among those that are scheduled")
-            claimed = True  # from here on our claim may be known there, although we get no answer
-            await _change(association, one, "IN PROGRESS")
+            # Our claim may be known there although we got no answer. Whether it is ours, the N-SET shows.
+            also = (ALREADY_IN_PROGRESS,) if claimed else ()
+            claimed = True
+            await _change(association, one, "IN PROGRESS", *also)
 
     async def finish() -> None:
         async with await network.associate(server, ASSISTANT, [PULL]) as association:
             rq = lambda message_id: messages.NSetRQ(message_id, PUSH, one.workitem_uid)  # noqa: E731
             response, _ = await association.request(PULL, rq, _performed(one))
-            if response.status != 0xC300:  # it is final: completed at an attempt before
-                check(response, "the N-SET of a workitem", 0x0001)
-            await _change(association, one, "COMPLETED")
+            check(response, "the N-SET of a workitem", ATTRIBUTES_NOT_SET, FINAL)  # completed at an attempt before
+            await _change(association, one, "COMPLETED", ALREADY_COMPLETED)
 
     await network.insisting(server, claim)
     await modality.store(server, ASSISTANT, one, [pictures.report(one), pictures.segmentation(one)])
@@ -75,12 +80,12 @@ async def _waiting(association: Association, one: Examination) -> list[str]:
     return [str(each.SOPInstanceUID) for each in found]
 
 
-async def _change(association: Association, one: Examination, state: str) -> None:
+async def _change(association: Association, one: Examination, state: str, *also: int) -> None:
     information = Dataset()
     information.ProcedureStepState, information.TransactionUID = state, f"{one.uid}.92"
     rq = lambda number: messages.NActionRQ(number, PUSH, one.workitem_uid, CHANGE_STATE, True)  # noqa: E731
     response, _ = await association.request(PULL, rq, information)
-    check(response, f"the change of a workitem to {state}", ALREADY_COMPLETED)
+    check(response, f"the change of a workitem to {state}", *also)
 
 
 def _workitem(one: Examination) -> Dataset:
