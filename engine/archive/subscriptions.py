@@ -8,6 +8,7 @@ An id is 32 random hex digits. How far each has been told is in DATA/feed/subscr
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import time
@@ -93,7 +94,9 @@ class SubscriptionFiles:
             raise JobsFull(f"you have {OWN_MAX} subscriptions: delete some")
         if len(kept) >= COUNT_MAX:
             raise JobsFull(f"there are {COUNT_MAX} subscriptions: delete some")
-        self._files.make_directory(self._directory)
+        if self.state() is None:
+            self._files.make_directory(self._directory)
+            self._files.sync_directory(os.path.dirname(self._directory))
         self.replace(subscription)
 
     def replace(self, subscription: Subscription) -> None:

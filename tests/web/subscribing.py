@@ -159,4 +159,5 @@ def events_of(status: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def until(condition: Callable[[], object], what: str) -> None:
-    wait_for(condition, what=what)
+    """Waits; for long, since a notification waits for several processes of a machine that may be busy."""
+    wait_for(condition, 180.0, what)
