@@ -71,7 +71,7 @@ def test_the_packed_dictionary_is_ascending() -> None:
 
 def test_levels_share_no_attribute_and_know_their_vrs() -> None:
     all_tags = [tag for level in attributes.LEVELS for tag in level]
-    assert len(all_tags) == len(set(all_tags)) == 83
+    assert len(all_tags) == len(set(all_tags)) == 84
     assert "UN" not in {tags.vr_of(tag) for tag in all_tags}
 
 

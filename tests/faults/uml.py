@@ -26,6 +26,9 @@ FLUSH, FUA, DISCARD, MARK = 1, 2, 4, 8
 MAGIC = 0x6A736677736872
 SECTOR_BYTES = 512
 
+FEWER_REGISTERS = "ptrace set fp regs failed"
+"""What the kernel says when it panics at its first process: the state of a processor of the host is too long for it."""
+
 _SUPER = struct.Struct("<QQQI")
 _ENTRY = struct.Struct("<QQQQ")
 
@@ -53,6 +56,9 @@ def missing() -> str:
             return f"{program} is not installed"
     if not list(MODULES.glob("*/kernel/drivers/md/dm-log-writes.ko")):
         return "its kernel has no dm-log-writes"
+    with tempfile.TemporaryDirectory() as folder:
+        if FEWER_REGISTERS in run(Path(folder), "", {}):
+            return "the processor has more registers than user-mode Linux knows"
     return ""
 
 
