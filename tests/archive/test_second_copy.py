@@ -202,6 +202,7 @@ def test_if_the_configuration_says_so_instances_are_acknowledged_alone_and_count
 
     async def script(server: Server) -> None:
         with replicating(server.archive.parts.layout, target):
+            await server.until_state("ready")
             assert (await server.store(1)).outcome is Outcome.STORED
         await server.until_state("away")
         assert (await server.store(2)).outcome is Outcome.STORED

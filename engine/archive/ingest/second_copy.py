@@ -43,6 +43,7 @@ LOOK_S: Final = 0.25
 """The interval of the look for answers that have waited too long."""
 LEAST_BYTES_PER_S: Final = 8 << 20
 """What a line to a second copy must carry: an object of a gigabyte may take two minutes more than wait_s."""
+FENCED: Final = "another machine continues this archive"
 NAMES: Final = {"peer": "the replica", "object": "the object store"}
 
 Release: TypeAlias = Callable[[StorageError | None], None]
@@ -99,7 +100,7 @@ class SecondCopy:
         """Raises StorageError while an instance that is stored now would not be answered in time."""
         settings = self._settings()
         if self._state is Kind.FENCED:
-            raise self._refusal("another machine continues this archive")
+            raise self._refusal(FENCED)
         if settings.when_away == "refuse" and self.away_s > settings.wait_s:
             raise self._refusal("does not take records")
 
@@ -163,8 +164,7 @@ class SecondCopy:
             if self._may_go_alone():
                 self._alone(waiter.release)
             else:
-                self._counters[f"second_copy_{self._place}_refused"] += 1
-                self._release(waiter.release, self._refusal("has not taken the record in time"))
+                self._refuse(waiter, "has not taken the record in time")
         if any(self._waiting.values()):
             self._is_looking = True
             self._loop.call_later(LOOK_S, self._look)
@@ -206,6 +206,13 @@ class SecondCopy:
         else:
             logger.info("instances have their second copy", place=NAMES[self._place])
         self._state = state
+        if state is Kind.FENCED:
+            for waiter in self._taken():
+                self._refuse(waiter, FENCED)
+
+    def _refuse(self, waiter: _Waiter, why: str) -> None:
+        self._counters[f"second_copy_{self._place}_refused"] += 1
+        self._release(waiter.release, self._refusal(why))
 
     def _connect(self) -> None:
         if self._is_closed:
@@ -266,7 +273,7 @@ class SecondCopy:
             self._lost(str(error))
             return
         if kind is not Kind.HAVE:
-            self._turn(kind, "it cannot be reached" if kind is Kind.AWAY else "another machine continues this archive")
+            self._turn(kind, "it cannot be reached" if kind is Kind.AWAY else FENCED)
             return
         self._turn(Kind.READY, "")
         now_s = self._loop.time()

@@ -100,5 +100,5 @@ def test_once_another_machine_took_over_a_zombie_acknowledges_nothing(s3: S3, tm
         other.mkdir()
         assert restored(s3, other) == {uid(1, 1, 1)}
 
-    counters = with_shipping(s3, tmp_path, script, when_away=when_away, wait_s=2.0)
+    counters = with_shipping(s3, tmp_path, script, when_away=when_away, wait_s=300.0)
     assert "second_copy_object_alone" not in counters
