@@ -47,7 +47,7 @@ def difference(
         for column in range(columns):
             shift = _shift_at(item, region_shifts, row + 1, column + 1)
             contrast = [modal(float(frames[each - 1][row, column])) for each in contrast_numbers]
-            mask = [_between(frames[each - 1], row - shift[0], column - shift[1], modal) for each in mask_numbers]
+            mask = [_between(frames[each - 1], row - shift[0], column + shift[1], modal) for each in mask_numbers]
             part = (1 - visibility) * sum(mask) / len(mask)
             out[row, column] = sum(contrast) / len(contrast) - part
     return out
@@ -55,13 +55,13 @@ def difference(
 
 def _shift_at(item: Dataset, regions: Sequence[Dataset], row: int, column: int) -> tuple[float, float]:
     """The shift of a pixel, from 1: that of the last region that has it. Regions are rectangles here."""
-    down, right = item.get("MaskSubPixelShift", (0.0, 0.0))
+    down, left = item.get("MaskSubPixelShift", (0.0, 0.0))
     for region in regions:
         corners = list(region.get("VerticesOfTheRegion", []))
         rows, columns = corners[::2], corners[1::2]
         if not corners or (min(rows) <= row <= max(rows) and min(columns) <= column <= max(columns)):
-            down, right = region.MaskSubPixelShift
-    return down, right
+            down, left = region.MaskSubPixelShift
+    return down, left
 
 
 def _between(frame: Samples, row: float, column: float, modal: Callable[[float], float]) -> float:

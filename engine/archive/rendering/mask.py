@@ -42,7 +42,8 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 class Shift(msgspec.Struct, frozen=True):
-    """Where the mask comes to lie: a positive number moves it down, or to the right."""
+    """Where the mask comes to lie: positive rows move it down, positive columns to the left
+    (PS3.3 C.7.6.10.1.2: toward the lower row, and toward the left hand side)."""
 
     rows: float
     columns: float

@@ -121,7 +121,7 @@ def _shifted(values: Samples, mask: Mask, number: int) -> Samples:
     for shift in mask.shifts:
         if shift.ranges and not any(first <= number <= last for first, last in shift.ranges):
             continue
-        moved = _moved(_moved(values, 0, shift.rows), 1, shift.columns)
+        moved = _moved(_moved(values, 0, shift.rows), 1, -shift.columns)
         shifted = np.where(_region(shift, *values.shape), moved, shifted) if shift.vertices else moved
     return shifted
 

@@ -263,3 +263,13 @@ def test_wrong_bytes_in_a_mask_are_a_picture_or_an_error() -> None:
             drawn(ds, PictureOptions(media_type=PNG, frame=3, presentation=content.of(ds.SOPInstanceUID)))
         except (TranscodeError, DataSetError):
             continue
+
+
+def test_a_positive_shift_moves_the_mask_down_and_to_the_left() -> None:
+    frames = np.full((2, 12, 14), 100, np.uint16)
+    frames[0, 5, 6] = 300
+    ds = dataset(frames, NumberOfFrames=2, BitsStored=10, HighBit=9)
+    ds.RecommendedViewingMode = "SUB"
+    ds.MaskSubtractionSequence = [masked("AVG_SUB", MaskFrameNumbers=1, MaskSubPixelShift=[2.0, 3.0])]
+    darkest = np.unravel_index(np.argmin(picture_of(ds, 2)), (12, 14))
+    assert tuple(map(int, darkest)) == (7, 3)
