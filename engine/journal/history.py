@@ -135,6 +135,9 @@ class History:
 
     def _table(self, segment_id: int) -> RowTable | None:
         """The table of a segment, if there is one to believe."""
+        known = self._tables.get(segment_id)
+        if known is not None and not known.is_current:
+            self._tables.pop(segment_id).close()  # its writer has removed it, or made another one
         if segment_id not in self._tables:
             try:
                 table = RowTable(self._directory, self._files, segment_id, self.salt_of(segment_id))

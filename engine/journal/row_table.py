@@ -132,6 +132,11 @@ class RowTable:
             raise self._corrupt("the machine stopped while it changed")
         return int(first)
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the file still has its name: its writer removes a table that it cannot continue."""
+        return self._files.is_linked(self._fd)
+
     def __len__(self) -> int:
         """The number of rows, also of numbers without a message."""
         return max(0, self._files.size(self._fd) - HEADER_BYTES + len(_NO_OUTCOME)) // ROW_BYTES

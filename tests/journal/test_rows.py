@@ -228,6 +228,23 @@ def test_a_table_that_cannot_be_written_costs_no_message(tmp_path: Path) -> None
     assert found[:2] == (1, 3) and tables(tmp_path)
 
 
+def test_a_reader_that_stays_open_sees_what_comes_after_its_table_has_gone(tmp_path: Path) -> None:
+    files = FullForTables()
+    journal = Journal(str(tmp_path / "journal"), files, ARCHIVE_ID, segment_bytes=1 << 20, prewrite_bytes=0)
+    history = History(str(tmp_path / "journal"), Files())
+    journal.append(received("1"), b"first")
+    assert [row.number for row in history.rows()] == [1]
+    files.is_full = True
+    journal.append(received("2"), b"second")
+    assert [row.number for row in history.rows()] == [2, 1]
+    assert [row.number for row in history.rows_after(1, 10)] == [2]
+    journal.close()
+    with opened(tmp_path) as journal:
+        journal.append(received("3"), b"third")
+        assert [row.number for row in history.rows_after(1, 10)] == [2, 3]
+    history.close()
+
+
 def test_few_tables_are_open_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_keeper, "OPEN_MAX", 1)
     fill(tmp_path)
