@@ -6,13 +6,14 @@ memory, a longer one is streamed into a segment of its own. Memory is bounded by
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
 from engine.archive.ingest.live import WHOLE_BYTES_MAX
 from engine.archive.ingest.request import POLICIES, Answer, Payload, StoreRequest, crc32c
 from engine.dicom import part10
 from engine.errors import AssociationFailed, DataSetError, EngineError, InstanceRefused, MultipartError, Refusal
+from engine.exchange.dicomweb import pieces_of
 from engine.web.accept import parse_media_type
 from engine.web.multipart import BlockPool, PartBegin, PartEnd, Reader, boundary_in
 
@@ -55,7 +56,7 @@ class ResponseStore:
                 await self._single(response)
                 return
             reader = Reader(boundary_in(media_type), BlockPool(self._engine.ingest_budget, keep=1))
-            async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+            async for chunk in self._pieces(response):
                 for event in reader.feed(chunk):
                     if isinstance(event, PartBegin):
                         self._begin()
@@ -71,9 +72,13 @@ class ResponseStore:
 
     async def _single(self, response: aiohttp.ClientResponse) -> None:
         self._begin()
-        async for chunk in response.content.iter_chunked(CHUNK_BYTES):
+        async for chunk in self._pieces(response):
             await self._add(chunk)
         await self._end()
+
+    def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        timeout_s = self._engine.config.settings_of(self._peer.aet).timeout_s
+        return pieces_of(response, CHUNK_BYTES, timeout_s, self._peer.aet)
 
     def _begin(self) -> None:
         self._parts, self._length, self._crc = [], 0, 0

@@ -2,6 +2,9 @@
 
 Secrets are read from their files for each session, and never appear in messages. Redirects are not followed, so that
 credentials go to no other server. A status other than success raises AssociationFailed with the status.
+
+A peer may be slow, and not without end: it has PATIENCE times its timeout to take a piece of a body, and to begin its
+answer once it has all; then its bytes must come at RATE_BYTES_PER_S_MIN, however often single ones come.
 """
 
 from __future__ import annotations
@@ -26,6 +29,11 @@ SECRET_BYTES_MAX: Final = 16 << 10
 ANSWER_BYTES_MAX: Final = 64 << 20
 """Length of a response that is read as a whole: a response module, or the rows of one page."""
 DICOM_JSON: Final = "application/dicom+json"
+PATIENCE: Final = 2
+RATE_BYTES_PER_S_MIN: Final = 256
+"""Bytes a second that must come, on average over the time in which we wait for them."""
+TAKEN_BYTES_PER_S_MIN: Final = 8 << 10
+"""Bytes a second at which a piece of a body must be taken, beside the patience."""
 
 
 class DicomwebPeer:
@@ -50,17 +58,20 @@ class DicomwebPeer:
         body: AsyncIterator[bytes] | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Sends one request, and yields its response. Raises AssociationFailed."""
+        deadline = _Deadline(PATIENCE * self._timeout_s)
         try:
-            async with self._session.request(
-                method,
-                f"{self._root}{path}",
-                params=parameters,
-                data=body,
-                headers={**self._headers, **headers},
-                ssl=self._tls,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(sock_connect=self._timeout_s, sock_read=self._timeout_s),
-            ) as response:
+            async with deadline.kept():
+                response = await self._session.request(
+                    method,
+                    f"{self._root}{path}",
+                    params=parameters,
+                    data=None if body is None else deadline.watched(body),
+                    headers={**self._headers, **headers},
+                    ssl=self._tls,
+                    allow_redirects=False,
+                    timeout=aiohttp.ClientTimeout(sock_connect=self._timeout_s, sock_read=self._timeout_s),
+                )
+            async with response:
                 yield response
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise AssociationFailed(f"{self._name}: {_describe(error)}") from error
@@ -81,7 +92,7 @@ class DicomwebPeer:
         """The body of a response. Raises AssociationFailed if it is too long, or not JSON."""
         parts: list[bytes] = []
         length = 0
-        async for part in response.content.iter_chunked(1 << 16):
+        async for part in pieces_of(response, 1 << 16, self._timeout_s, self._name):
             length += len(part)
             if length > ANSWER_BYTES_MAX:
                 raise AssociationFailed(f"{self._name} answers with more than {ANSWER_BYTES_MAX} bytes")
@@ -94,6 +105,57 @@ class DicomwebPeer:
     def refusal(self, status: int, path: str) -> AssociationFailed:
         """The error for a status other than success."""
         return AssociationFailed(f"{self._name} answered {status} to {path.partition('?')[0][:200]}")
+
+
+class _Deadline:
+    """When a peer must have begun its answer; while a body is made, when it must have taken the present piece."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._limit = asyncio.timeout(None)
+        self._is_kept = False
+
+    @asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Raises TimeoutError."""
+        async with self._limit:
+            self._is_kept = True
+            self._set(self._patience_s)
+            try:
+                yield
+            finally:
+                self._is_kept = False
+
+    async def watched(self, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The body. What it takes to make it counts for nobody."""
+        self._set(None)
+        async for piece in body:
+            self._set(self._patience_s + len(piece) / TAKEN_BYTES_PER_S_MIN)
+            yield piece
+            self._set(None)
+        self._set(self._patience_s)
+
+    def _set(self, seconds: float | None) -> None:
+        if self._is_kept:  # else it has answered before it had the whole body
+            self._limit.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+
+async def pieces_of(
+    response: aiohttp.ClientResponse, piece_bytes: int, timeout_s: float, name: str
+) -> AsyncIterator[bytes]:
+    """The body of a response. Raises AssociationFailed when a peer sends for long, and hardly anything."""
+    loop, chunks = asyncio.get_running_loop(), response.content.iter_chunked(piece_bytes)
+    waited_s, length = 0.0, 0
+    while True:
+        began_s = loop.time()
+        try:
+            piece = await anext(chunks)
+        except StopAsyncIteration:
+            return
+        waited_s, length = waited_s + loop.time() - began_s, length + len(piece)
+        if waited_s > PATIENCE * timeout_s and length < RATE_BYTES_PER_S_MIN * waited_s:
+            raise AssociationFailed(f"{name} sends less than {RATE_BYTES_PER_S_MIN} bytes a second")
+        yield piece
 
 
 @asynccontextmanager

@@ -76,6 +76,8 @@ async def send_files(
 
     Raises AssociationFailed when the first association cannot be opened.
     """
+    if not peer.has_address:
+        raise AssociationFailed(f"files are sent by DICOM, and {peer.aet} has a url only: import them, then send them")
     summary = SendSummary()
     heads = list(_heads(paths, summary, progress, follow=follow))
     transcoder, reads = transcode.Transcoder(), ThreadPool("reads", 2)

@@ -151,6 +151,14 @@ def test_a_peer_that_takes_another_class_only_fails_that_one(capsys: pytest.Capt
     assert "no presentation context" in report["failed"][0]["reason"]
 
 
+def test_files_are_not_sent_to_a_peer_that_has_a_url_only(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "peers.toml").write_text('[[peer]]\naet = "WEB"\nurl = "http://127.0.0.1:9"\n')
+    file = tmp_path / "ct.dcm"
+    file.write_bytes(samples.part10(samples.instance(1, 1, 1)))
+    code, _, err = run(capsys, "send", "WEB", str(file), "--config", str(tmp_path / "peers.toml"))
+    assert code == exit_codes.PEER and "WEB has a url only" in err
+
+
 def test_a_peer_that_is_not_there_has_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with sink(BOTH) as (peer, _):
         pass
