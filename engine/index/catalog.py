@@ -605,8 +605,8 @@ class Catalog:
         """Whether a record of the ledger that the index does not know would change anything now."""
         return ledger_records.is_needed(self._environment, item)
 
-    def ledger_places(self) -> Iterator[Position]:
-        """The position of each record of the ledger, of every copy too."""
+    def ledger_places(self) -> Iterator[tuple[Position, ...]]:
+        """The positions of each record of the ledger: several while a compaction has copied it."""
         return ledger_records.places(self._environment)
 
     # -- state and upkeep -------------------------------------------------------------------------

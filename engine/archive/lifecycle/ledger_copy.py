@@ -141,17 +141,28 @@ class LedgerCopy:
         reader = LogReader(self._layout.segment_store(self._files))
         notes = []
         try:
-            for position in index.ledger_places():
-                try:
-                    item = unpack_record(reader.read_record(position))
-                except (CorruptRecord, IndexError_) as error:
-                    logger.error("a record of the ledger cannot be copied", reason=for_log(error))
-                    continue
-                if isinstance(item, LedgerItem) and _identity(item) not in identities:
-                    notes.append(Note(position.segment_id, item))
+            for places in index.ledger_places():
+                note = self._read_any(reader, places)
+                if note is not None and _identity(note.item) not in identities:
+                    notes.append(note)
         finally:
             reader.close()
         return notes
+
+    def _read_any(self, reader: LogReader, places: Sequence[Position]) -> Note | None:
+        """A record, from the first of its places that can be read: a compaction that was killed has removed a segment
+        of which the index still has rows, beside those of the copies.
+        """
+        reason = ""
+        for position in places:
+            try:
+                item = unpack_record(reader.read_record(position))
+            except (CorruptRecord, IndexError_) as error:
+                reason = for_log(error)
+                continue
+            return Note(position.segment_id, item) if isinstance(item, LedgerItem) else None
+        logger.error("a record of the ledger cannot be copied", reason=reason)
+        return None
 
     def _write_again(self, index: Catalog, notes: Sequence[Note]) -> list[Note]:
         """Writes lost records to the log again, and applies them."""

@@ -6,6 +6,7 @@ Reads only; for the second copy of these records (`archive.lifecycle.ledger_copy
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from engine.index.apply.corrections import correction_key
 from engine.index.apply.history import newest_stamp
@@ -71,21 +72,31 @@ def _would_kill(environment: Environment, tombstone: Tombstone, sop_instance_uid
     return any(stamp < tombstone.stamp for stamp in stamps)
 
 
-def places(environment: Environment) -> Iterator[Position]:
-    """The position of each record of the ledger, of every copy too."""
+def places(environment: Environment) -> Iterator[tuple[Position, ...]]:
+    """The positions of each record of the ledger: several while a compaction has copied it."""
 
-    def tombstone(txn: ReadTxn, key: bytes, value: bytes) -> Position:
+    def tombstone(txn: ReadTxn, key: bytes, value: bytes) -> tuple[bytes, Position]:
         del txn
         _, meta_length, key_length, _ = keys.TOMBSTONE.unpack(value)
         segment_id, offset = keys.PLACE.unpack(key[-keys.PLACE.size :])
-        return Position(segment_id, offset, key_length, meta_length, 0, 0)
+        return _placeless(key), Position(segment_id, offset, key_length, meta_length, 0, 0)
 
-    def apart(txn: ReadTxn, key: bytes, value: bytes) -> Position:
+    def apart(txn: ReadTxn, key: bytes, value: bytes) -> tuple[bytes, Position]:
         del txn
-        return unpack_apart(key, value)[1]
+        return _placeless(key), unpack_apart(key, value)[1]
 
-    yield from read_rows(environment, environment.tombstones, tombstone)
-    yield from read_rows(environment, environment.holds, apart)
-    yield from read_rows(environment, environment.corrections, apart, keys.CORRECTION_RECORD)
+    tables = [
+        read_rows(environment, environment.tombstones, tombstone),
+        read_rows(environment, environment.holds, apart),
+        read_rows(environment, environment.corrections, apart, keys.CORRECTION_RECORD),
+    ]
     if environment.trash is not None:
-        yield from read_rows(environment, environment.trash, apart, keys.TRASH_RECORD)
+        tables.append(read_rows(environment, environment.trash, apart, keys.TRASH_RECORD))
+    for rows in tables:
+        for _, copies in groupby(rows, key=lambda row: row[0]):
+            yield tuple(position for _, position in copies)
+
+
+def _placeless(key: bytes) -> bytes:
+    """The key of a row without its place: the same for all copies of a record."""
+    return key[: -keys.PLACE.size]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from engine import log
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import correction, ledger_copy
 from engine.archive.lifecycle.ledger_copy import LedgerCopy
+from engine.config import Log
 from engine.errors import DeletionRefused
 from engine.storage import hints
 from engine.storage.files import Files
@@ -134,6 +138,31 @@ def test_an_archive_without_a_copy_gets_it_at_its_first_start(stopped: Path, tmp
     os.unlink(data / "ledger.copy")
     opened(data).close()
     _damage_ledger(data, "emptied")
+    shutil.rmtree(data / "index")
+    with opened(data) as archive:
+        _must_hold(archive)
+
+
+def test_a_place_that_a_killed_compaction_has_left_is_passed_over_if_the_record_has_another(
+    stopped: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(stopped, data)
+    with opened(data) as archive:
+        (hold,) = archive.parts.index.holds()
+        for segment_id in (0, 1 << 20):  # before and after the place where the record is
+            archive.parts.index.apply([replace(hold, position=hold.position._replace(segment_id=segment_id))])
+        (places,) = [places for places in archive.parts.index.ledger_places() if len(places) > 1]
+        assert len(places) == 3
+    os.unlink(data / "ledger.copy")
+    said = io.StringIO()
+    log.configure(Log(format="json"), stream=said)
+    try:
+        opened(data).close()
+    finally:
+        log.configure(Log())
+    assert "cannot be copied" not in said.getvalue()
+    _damage_ledger(data, "gone")
     shutil.rmtree(data / "index")
     with opened(data) as archive:
         _must_hold(archive)
