@@ -48,8 +48,10 @@ async def post(
                     response.close()
     except TimeoutError:
         failure = f"no answer within {timeout_s:g} s"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
+    except OSError as error:  # of aiohttp those that are of the system too
         failure = f"{type(error).__name__}: {error}"[:300]
+    except (aiohttp.ClientError, ValueError) as error:
+        failure = type(error).__name__  # its text may quote the receiver, and this is logged
     if 200 <= status < 300:
         return ""  # whatever became of the body
     return failure or f"it answered {status}"

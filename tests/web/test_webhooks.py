@@ -312,6 +312,9 @@ def test_a_refused_connection_and_an_invalid_response_are_readable_failures(tmp_
                 fill(hosting, 1)
                 for name in ("refusing", "babbling"):
                     wait_for(lambda name=name: getattr(destinations.load(name), "error", ""), what=name)  # type: ignore[misc]
+                standings = [destinations.load(name) for name in ("refusing", "babbling")]
+                refusal, babbling = [each.error for each in standings if each is not None]
+                assert "onnect" in refusal and babbling and "HTTP" not in babbling, "its words may name a patient"
 
             refused = hook(f"http://127.0.0.1:{refusing}/", name="refusing")
             serve(tmp_path / "data", script, refused, hook(f"http://127.0.0.1:{port}/", name="babbling"))

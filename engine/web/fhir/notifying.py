@@ -22,7 +22,7 @@ import orjson
 from engine import guards, log
 from engine.archive.feed.destinations import DELIVERING, PARKED, Standing
 from engine.archive.feed.event import decode
-from engine.errors import DeliveryFailed
+from engine.errors import DeliveryFailed, for_log
 from engine.fhir.notification import Status, notification
 from engine.fhir.release import Release
 from engine.fhir.subscription_topic import TOPICS
@@ -226,7 +226,7 @@ class Sink:
                 await self._post("heartbeat", (), "")
             except DeliveryFailed as error:
                 self._sent_at = loop.time()
-                logger.warning("a heartbeat failed", name=self._subscription.id, error=str(error))
+                logger.warning("a heartbeat failed", name=self._subscription.id, error=for_log(error))
 
     # -- inside ---------------------------------------------------------------------------------------
 
