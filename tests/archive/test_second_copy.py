@@ -90,7 +90,7 @@ class Server:
         return await self.ingestor.ingest(Payload([payload], len(payload), crc32c(payload)), request)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not condition():
                 await asyncio.sleep(0.01)
 
@@ -102,7 +102,7 @@ def served(data: Path, target: Path, script: Callable[[Server], Awaitable[None]]
     """Runs a script beside an ingest; what was counted."""
 
     async def run(archive: Archive) -> Counter[str]:
-        values = {"replica": str(target), "wait_s": 30.0, **settings}
+        values = {"replica": str(target), "wait_s": 600.0, **settings}
         server = Server(archive, target, SecondCopySettings(**values))  # type: ignore[arg-type]
         try:
             await script(server)

@@ -164,7 +164,7 @@ class Shipping:
         assert desk is not None
         fails = self._is_fenced or "tail" in self._errors
         desk.tell(Kind.FENCED if self._is_fenced else Kind.AWAY if fails else Kind.READY)
-        until_s = time.monotonic() + (min(seconds, AWAITED_PAUSE_S) if desk.has_clients else seconds)
+        until_s = time.monotonic() + (min(seconds, AWAITED_PAUSE_S) if fails and desk.has_clients else seconds)
         while not self._stopping.is_set() and (left_s := until_s - time.monotonic()) > 0:
             if desk.wait(min(left_s, STOP_LOOK_S)):
                 if not fails:
