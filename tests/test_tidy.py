@@ -250,6 +250,14 @@ def layer_of(name: str) -> str:
     return parts[1] if len(parts) > 1 else ""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forgotten_at_the_end() -> Iterator[None]:
+    """Each collection of garbage in the tests that follow in this process would walk the trees of all files."""
+    yield
+    nodes.cache_clear()
+    text.cache_clear()
+
+
 @cache
 def is_module(name: str) -> bool:
     path = ROOT.joinpath(*name.split("."))
