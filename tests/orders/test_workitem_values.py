@@ -30,16 +30,16 @@ def progress(text: bytes) -> list[DataSet]:
 
 
 WRONG: list[tuple[str, Value]] = [
-    ("PatientID", b"x" * 65),
+    ("PatientID", b"x" * 257),
     ("PatientID", b"a\x00\x07b"),
-    ("PatientName", b"x" * 65),
+    ("PatientName", b"x" * 257),
     ("PatientName", b"a=b=c=d"),
     ("PatientName", [DataSet({})]),
     ("PatientBirthDate", b"1.1.1970"),
     ("PatientBirthDate", b"19701301"),
     ("PatientSex", b"m"),
-    ("ProcedureStepLabel", b"x" * 65),
-    ("WorklistLabel", b"x" * 65),
+    ("ProcedureStepLabel", b"x" * 257),
+    ("WorklistLabel", b"x" * 257),
     ("ExpectedCompletionDateTime", b"tomorrow"),
     ("StudyInstanceUID", b"1.2.x"),
     ("StudyInstanceUID", b"1" * 65),
@@ -47,9 +47,9 @@ WRONG: list[tuple[str, Value]] = [
     ("ScheduledStationNameCodeSequence", b"CT1 "),
     ("ScheduledStationNameCodeSequence", [DataSet({tags.CodeMeaning: b"no code"})]),
     ("ScheduledStationNameCodeSequence", [DataSet({})]),
-    ("ScheduledStationNameCodeSequence", [DataSet({tags.CodeValue: b"x" * 17})]),
+    ("ScheduledStationNameCodeSequence", [DataSet({tags.CodeValue: b"x" * 257})]),
     ("ScheduledWorkitemCodeSequence", code(b"W1") + code(b"W2")),
-    ("ReferencedRequestSequence", [DataSet({tags.AccessionNumber: b"x" * 17})]),
+    ("ReferencedRequestSequence", [DataSet({tags.AccessionNumber: b"x" * 257})]),
     ("ReferencedRequestSequence", [DataSet({tags.ReferencedStudySequence: [DataSet({tags.StudyInstanceUID: b"x"})]})]),
     ("SmallestImagePixelValue", b"\x01"),
 ]
@@ -76,7 +76,8 @@ def test_what_a_vr_allows_is_taken(opened: Open) -> None:
     names = "Yamada^Tarou=山田^太郎=やまだ^たろう".encode()
     right = scheduled(
         PatientName=names,
-        PatientID="ä".encode() * 64,
+        PatientID="ä".encode() * 256,
+        ReferencedRequestSequence=[DataSet({tags.AccessionNumber: b"20261130-CT-000000000017"})],
         PatientBirthDate=b"19720229",
         ExpectedCompletionDateTime=b"202612011200+0100",
         CommentsOnTheScheduledProcedureStep=b"two\r\nlines",

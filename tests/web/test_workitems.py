@@ -330,7 +330,7 @@ def test_a_removed_workitem_is_gone_and_a_wrong_value_is_named(hosting: Hosting)
     for method, path in (("GET", ""), ("PUT", "/state")):
         body = state("IN PROGRESS", "1.2.9") if method == "PUT" else None
         assert "has been removed" in ask(hosting, method, f"/workitems/{uid}{path}", body, 410).json()["detail"]
-    refused = ask(hosting, "POST", "/workitems", scheduled(WorklistLabel="x" * 65), 400)
+    refused = ask(hosting, "POST", "/workitems", scheduled(WorklistLabel="x" * 257), 400)
     assert "WorklistLabel" in refused.json()["detail"]
 
 

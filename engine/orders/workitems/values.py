@@ -1,6 +1,7 @@
 """Whether the attributes of an N-CREATE or N-SET have values that their VR allows (PS3.5 6.2), at any depth.
 
-    texts          no longer than the VR allows; no control characters; AS, CS, DA, DS, DT, IS, TM and UI of their form
+    texts          no longer than the VR allows (SH, LO and PN up to 256); no control characters; AS, CS, DA, DS, DT,
+                   IS, TM and UI of their form
     numbers        whole values
     sequences      items, and nothing else; a coded entry has a code; some have one item at most (CC.2.5)
     unknown tags   anything
@@ -21,11 +22,13 @@ from engine.orders.attributes import Items, values_of
 from engine.orders.workitems.rules import Fault, is_uid
 
 _CHARACTERS_MAX: Final[Mapping[str, int]] = {
-    "AE": 16, "AS": 4, "CS": 16, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LO": 64, "LT": 10_240, "SH": 16, "ST": 1024,
+    "AE": 16, "AS": 4, "CS": 16, "DA": 8, "DS": 16, "DT": 26, "IS": 12, "LO": 256, "LT": 10_240, "SH": 256, "ST": 1024,
     "TM": 14, "UI": 64,
 }  # fmt: skip
-_GROUP_CHARACTERS_MAX: Final = 64
-"""Of each component group of a PN."""
+"""SH (16 in PS3.5) and LO (64) are longer here: numbers and names come from orders of HL7, which has up to 250
+characters, and a client that copies an accession number of 20 characters must not fail."""
+_GROUP_CHARACTERS_MAX: Final = 256
+"""Of each component group of a PN (64 in PS3.5)."""
 _WIDTHS: Final[Mapping[str, int]] = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "AT": 4, "UV": 8, "SV": 8}
 
 _CODED: Final = frozenset((
