@@ -9,7 +9,7 @@ import pytest
 
 from engine.environments import SharedEnvironment
 from engine.errors import OrdersError
-from engine.orders import database
+from engine.orders import database, tables
 
 MAP_BYTES = 1 << 20
 
@@ -33,11 +33,11 @@ def test_handles_share_an_environment_until_the_last_one_is_closed(tmp_path: Pat
 
 
 def test_orders_that_cannot_be_opened_keep_no_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: object) -> None:
+    def refuse(self: object, environment: object) -> None:
         raise lmdb.Error("no table")
 
     with monkeypatch.context() as context:
-        context.setattr(database.Database, "_open_tables", refuse)
+        context.setattr(tables.Tables, "__init__", refuse)
         with pytest.raises(OrdersError, match="no table"):
             database.Database(tmp_path)
     reader = SharedEnvironment(tmp_path, map_bytes=MAP_BYTES, read_only=True)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Final
 from engine.dicom import plain_values, tags
 from engine.index.format.types import Level, Query, Root
 from engine.orders import linking, proposals
-from engine.orders.database import Reading, day_key, id_key
 from engine.orders.entry import ROOT, STEP, Entry, entry_of
+from engine.orders.names import day_key, id_key
 from engine.orders.proposals import Proposal, StudyTraits
+from engine.orders.transactions import Reading
 from engine.orders.values import StepState
 
 if TYPE_CHECKING:

@@ -129,7 +129,7 @@ def entries(config: Config, keys: Sequence[tuple[str, str]], *, all_states: bool
 def cancel(config: Config, accession: str, step_id: str) -> dict[str, Any]:
     """Cancels an order, or one step of it. Raises UpdateRefused."""
     from engine.orders import ordering
-    from engine.orders.database import id_key, name_key
+    from engine.orders.names import id_key, name_key
     from engine.orders.values import Identifier, OrderAction, OrderUpdate, PatientUpdate, ProcedureUpdate, StepUpdate
 
     with opened(config) as orders:

@@ -29,7 +29,7 @@ from engine.index.format.types import Level
 from engine.index.query.keywords import query_of
 from engine.messaging.client import Acknowledgement, Client
 from engine.orders import linking
-from engine.orders.database import id_key
+from engine.orders.names import id_key
 
 if TYPE_CHECKING:
     from engine.exchange.settings import Rule

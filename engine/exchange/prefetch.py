@@ -25,7 +25,7 @@ from engine.errors import DeliveryFailed
 from engine.exchange.dicomweb import connected
 from engine.exchange.matching import matching
 from engine.orders import ordering, patients
-from engine.orders.database import id_key
+from engine.orders.names import id_key
 from engine.outbox.source import Content, Unit
 from engine.services.find_scu import Finder
 

@@ -26,7 +26,8 @@ from engine.errors import DeliveryFailed, WorkitemRefused
 from engine.exchange.identity import uid_of
 from engine.exchange.matching import matching
 from engine.orders import linking, patients
-from engine.orders.database import Reading, id_key
+from engine.orders.names import id_key
+from engine.orders.transactions import Reading
 from engine.orders.workitems.rules import Fault, State
 from engine.orders.workitems.search import Search, question_of
 from engine.orders.workitems.store import Workitems

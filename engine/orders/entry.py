@@ -17,8 +17,9 @@ from engine.dicom import tags
 from engine.dicom.identifier import Value, encode_identifier
 from engine.dicom.transfer_syntax import EXPLICIT_VR_LITTLE_ENDIAN
 from engine.orders import patients, visits
-from engine.orders.database import Reading, id_key
+from engine.orders.names import id_key
 from engine.orders.rows import OrderRow, PatientRow, ProcedureRow, StepRow, StoredAttributes, StoredValue, VisitRow
+from engine.orders.transactions import Reading
 from engine.orders.values import (
     ORDER_KEYWORDS,
     PATIENT_KEYWORDS,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
-from engine.orders.database import Reading
 from engine.orders.entry import STEP, Entry, entry_of
 from engine.orders.reach import Reach
 from engine.orders.settings import Station, Worklist
+from engine.orders.transactions import Reading
 from engine.orders.worklist import Question, question_of
 
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from engine.orders import ordering, patients
-from engine.orders.database import Reading, id_key, name_key
+from engine.orders.names import id_key, name_key
 from engine.orders.rows import ConflictRow, LinkRow, OrderRow
+from engine.orders.transactions import Reading
 from engine.orders.values import ChangeKind, RefusalReason
 from engine.orders.work import Work, refuse
 

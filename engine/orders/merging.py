@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from engine.orders.database import Reading, id_key, name_key
+from engine.orders.names import id_key, name_key
 from engine.orders.rows import MergeRow, PatientRow
+from engine.orders.transactions import Reading
 from engine.orders.values import Identifier
 from engine.orders.work import Work, is_same
 

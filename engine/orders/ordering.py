@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from engine.orders import patients
-from engine.orders.database import Reading, id_key, name_key
+from engine.orders.names import id_key, name_key
 from engine.orders.rows import OrderRow, ProcedureRow, StepRow
+from engine.orders.transactions import Reading
 from engine.orders.values import (
     ORDER_KEYWORDS,
     PROCEDURE_KEYWORDS,

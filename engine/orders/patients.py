@@ -16,8 +16,9 @@ from collections.abc import Iterable, Sequence
 from msgspec.structs import replace
 
 from engine.orders import merging
-from engine.orders.database import Reading, id_key, name_key
+from engine.orders.names import id_key, name_key
 from engine.orders.rows import PatientRow
+from engine.orders.transactions import Reading
 from engine.orders.values import (
     PATIENT_KEYWORDS,
     ChangeKind,

@@ -22,8 +22,9 @@ from engine.dicom.identifier import Value
 from engine.errors import StepRefused
 from engine.orders import attributes, linking, ordering
 from engine.orders.attributes import in_utf_8
-from engine.orders.database import Reading, id_key, name_key
+from engine.orders.names import id_key, name_key
 from engine.orders.rows import PerformedRow
+from engine.orders.transactions import Reading
 from engine.orders.values import ChangeKind, StepState
 from engine.orders.work import STEP_CREATED, STEP_SET, Work
 

@@ -23,8 +23,9 @@ from typing import Final
 from engine.dicom import phonetic
 from engine.dicom.values import fold
 from engine.orders import ordering, patients
-from engine.orders.database import Reading, day_key, id_key, name_key
 from engine.orders.entry import Entry, entry_of
+from engine.orders.names import day_key, id_key, name_key
+from engine.orders.transactions import Reading
 from engine.orders.values import StepState
 
 DAYS: Final = 3

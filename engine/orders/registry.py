@@ -24,9 +24,11 @@ from engine import log
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import EngineError, OrdersError, UpdateRefused
 from engine.orders import linking, merging, ordering, patients, performing, supplying, unmerging, visits
-from engine.orders.database import Database, Reading, Writing, boot_id, id_key
+from engine.orders.database import Database, boot_id
+from engine.orders.names import id_key
 from engine.orders.rows import AnnouncementRow, AskedRow, MergeRow, PerformedRow
 from engine.orders.state_log import StateLog, as_rows
+from engine.orders.transactions import Reading, Writing
 from engine.orders.values import (
     Applied,
     AppointmentUpdate,

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from engine.orders.database import Reading, id_key, name_key
 from engine.orders.entry import Entry, entry_of
+from engine.orders.names import id_key, name_key
 from engine.orders.ordering import steps_of
 from engine.orders.patients import current
+from engine.orders.transactions import Reading
 from engine.orders.values import Identifier
 
 if TYPE_CHECKING:

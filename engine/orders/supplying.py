@@ -13,8 +13,9 @@ from typing import Final
 
 from engine.dicom import tags
 from engine.orders import linking, ordering
-from engine.orders.database import Reading, id_key
 from engine.orders.entry import ROOT, STEP, Entry, entry_of, items_blob
+from engine.orders.names import id_key
+from engine.orders.transactions import Reading
 from engine.orders.values import StepState
 from engine.orders.work import Supply
 

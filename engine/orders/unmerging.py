@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from engine.orders import patients
-from engine.orders.database import id_key
+from engine.orders.names import id_key
 from engine.orders.values import ChangeKind, RefusalReason
 from engine.orders.work import is_same, refuse
 

@@ -7,8 +7,9 @@ import time
 from msgspec.structs import replace
 
 from engine.orders import patients
-from engine.orders.database import Reading, id_key
+from engine.orders.names import id_key
 from engine.orders.rows import VisitRow
+from engine.orders.transactions import Reading
 from engine.orders.values import (
     VISIT_KEYWORDS,
     ChangeKind,

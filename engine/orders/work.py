@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from engine.errors import UpdateRefused
-from engine.orders.database import KEY_BYTES_MAX, Database, Writing, id_key
+from engine.orders.names import KEY_BYTES_MAX, id_key
 from engine.orders.rows import AnnouncementRow, StoredAttributes, StoredValue
+from engine.orders.tables import Tables
+from engine.orders.transactions import Writing
 from engine.orders.values import (
     Attributes,
     Change,
@@ -108,7 +110,7 @@ class Work:
     """Studies with other links, or other orders, than before: for `Corrections.supply`, after the commit."""
 
     @property
-    def tables(self) -> Database:
+    def tables(self) -> Tables:
         """The tables."""
         return self.writing.database
 

@@ -20,11 +20,12 @@ from typing import Final
 from engine.dicom import items, tags, values
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import QueryError
-from engine.orders.database import Reading, day_key, id_key, name_key
 from engine.orders.entry import ROOT, STEP, Entry, Field, entry_of
 from engine.orders.keys import FIRST_DAY, LAST_DAY, Test, condition_of, interval_of, texts_of
+from engine.orders.names import day_key, id_key, name_key
 from engine.orders.rows import StepRow
 from engine.orders.settings import Station, Worklist
+from engine.orders.transactions import Reading
 
 STEPS_AT_ONCE: Final = 100
 """Candidates of one call: some milliseconds."""

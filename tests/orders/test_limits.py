@@ -9,7 +9,7 @@ import pytest
 from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import QueryError, StepRefused
-from engine.orders import database, performing, worklist
+from engine.orders import performing, transactions, worklist
 from engine.orders.registry import Orders
 from engine.orders.rows import AskedRow
 from engine.orders.settings import Worklist
@@ -65,7 +65,7 @@ def test_a_scheduled_step_counts_some_of_its_performed_steps_and_all_are_kept(
 
 
 def test_the_last_queries_of_so_many_titles_are_kept(orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "ASKED_MAX", 3)
+    monkeypatch.setattr(transactions, "ASKED_MAX", 3)
     for title, time in (("A", 1), ("B", 2), ("C", 3), ("A", 4), ("D", 5), ("E", 6)):
         orders.note_asked(title, AskedRow(keys=(), matches=0, time=time))
     with orders.read() as reading:

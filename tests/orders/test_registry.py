@@ -11,8 +11,8 @@ from engine.dicom import tags
 from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import UpdateRefused
 from engine.orders import linking, ordering, patients, performing
-from engine.orders.database import Reading
 from engine.orders.registry import NoRules, Orders, Place
+from engine.orders.transactions import Reading
 from engine.orders.values import (
     Applied,
     AppointmentAction,

@@ -15,8 +15,9 @@ from typing import Any, Final
 from engine.dicom import tags
 from engine.orders import ordering
 from engine.orders.attributes import Items, values_of
-from engine.orders.database import Reading, id_key, name_key
+from engine.orders.names import id_key, name_key
 from engine.orders.rows import StepRow, WorkitemRow
+from engine.orders.transactions import Reading
 from engine.orders.workitems.facts import LETTERS_WITHIN, STUDY, prefix_of, text_of
 from engine.orders.workitems.life import attributes_of, find, with_patient
 from engine.orders.workitems.search import Reach

@@ -19,8 +19,8 @@ from engine.dicom.identifier import Value
 from engine.errors import WorkitemRefused
 from engine.orders import attributes, patients
 from engine.orders.attributes import Items, in_utf_8, values_of
-from engine.orders.database import Reading
 from engine.orders.rows import HistoryRow, WorkitemRow
+from engine.orders.transactions import Reading
 from engine.orders.values import Identifier, Issuer
 from engine.orders.work import Work
 from engine.orders.workitems import rules, subscriptions, values

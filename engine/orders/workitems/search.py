@@ -18,8 +18,9 @@ from engine.dicom import tags, values
 from engine.dicom.identifier import Identifier, Value
 from engine.errors import QueryError
 from engine.orders.attributes import Items, values_of
-from engine.orders.database import Reading, id_key, name_key
 from engine.orders.keys import Test, condition_of, interval_of, texts_of
+from engine.orders.names import id_key, name_key
+from engine.orders.transactions import Reading
 from engine.orders.workitems.facts import (
     LETTERS,
     LETTERS_WITHIN,

@@ -25,8 +25,8 @@ from engine.orders.workitems.search import Question, Reach, Search, question_of
 from engine.orders.workitems.subscriptions import FILTERED, GLOBAL
 
 if TYPE_CHECKING:
-    from engine.orders.database import Reading
     from engine.orders.registry import Orders
+    from engine.orders.transactions import Reading
     from engine.orders.work import Work
 
 CHANNEL_S: Final = 15.0

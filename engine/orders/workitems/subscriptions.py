@@ -24,8 +24,8 @@ from engine.dicom.identifier import Identifier, Value
 from engine.errors import WorkitemRefused
 from engine.orders import attributes
 from engine.orders.attributes import Items, values_of
-from engine.orders.database import Reading
 from engine.orders.rows import EventRow, SubscriberRow, SubscriptionRow, WorkitemRow
+from engine.orders.transactions import Reading
 from engine.orders.work import Work
 from engine.orders.workitems.facts import ELEMENT_COUNT_MAX
 from engine.orders.workitems.rules import Fault, State

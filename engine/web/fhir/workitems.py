@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from engine.fhir.search import Search as Asked
     from engine.fhir.workitem_task import Code
     from engine.orders.attributes import Items
-    from engine.orders.database import Reading
+    from engine.orders.transactions import Reading
     from engine.orders.workitems.search import Question
     from engine.web.request import Request
 
