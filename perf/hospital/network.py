@@ -122,7 +122,6 @@ class _Caller(Requestor):
             answer = messages.NEventReportRSP(message.message_id, *uids, event_type_id=message.event_type_id)
         self.connection.send_message(presentation_context_id, answer.encode(), None, self.fragment)
 
-
     def association_ended(self, reason: str) -> None:
         """Wakes up who waits for a report."""
         super().association_ended(reason)
