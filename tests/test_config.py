@@ -24,6 +24,7 @@ from engine.config import (
     load,
     parse_peer,
     reference,
+    second_copies,
 )
 from engine.config.composition import LISTS, TABLES, to_path
 from engine.errors import ConfigError
@@ -478,3 +479,17 @@ def test_unknown_keys_of_every_list_are_reported_with_their_place(tmp_path: Path
     text = message(tmp_path, "".join(f'[[{name}]]\nnonsense = "x"\n' for name in names))
     missing = [name for name in names if f"[[{name}]] number 1: unknown key 'nonsense'" not in text]
     assert missing == []
+
+
+def test_a_reload_does_not_make_answers_wait_for_a_copy_that_only_a_restart_begins(tmp_path: Path) -> None:
+    before = load(None, {}, {})
+    replica = '[second_copy]\nreplica = "tls://b:2763"\n'
+    for text in (f'durable = "peer"\n{replica}', f'{PEER}durable = "peer"\n{replica}'):
+        fresh = load(written(tmp_path, text), {}, {})
+        with pytest.raises(ConfigError, match="needs second_copy.replica, which takes a restart"):
+            second_copies.reloaded(before, fresh)
+        merged, restart_needed = second_copies.reloaded(fresh, load(written(tmp_path, replica), {}, {}))
+        assert (merged.settings_of("STORE1").durable, restart_needed) == ("local", [])
+        assert second_copies.reloaded(merged, fresh)[0] == fresh
+    merged, restart_needed = second_copies.reloaded(fresh, before)
+    assert (merged.second_copy.replica, restart_needed) == ("tls://b:2763", ["second_copy.replica"])

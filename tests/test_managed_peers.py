@@ -42,6 +42,15 @@ def test_every_value_of_a_peer_survives_the_file(tmp_path: Path) -> None:
     assert managed_peers.read(tmp_path) == peers
 
 
+def test_one_whose_instances_would_wait_for_a_copy_that_nobody_makes_is_refused(tmp_path: Path) -> None:
+    own = load(tmp_path)
+    for durable, needed in (("peer", "second_copy.replica"), ("object", "object_store.url")):
+        peer = Peer(aet="MR1", durable=durable)  # type: ignore[arg-type]
+        with pytest.raises(ConfigError, match=rf"the \[\[peer\]\] 'MR1': durable = \"{durable}\" needs {needed}"):
+            managed_peers.with_peers(own, own.peers, [peer])
+    assert managed_peers.with_peers(own, own.peers, [Peer(aet="MR1", durable="local")]).peer("MR1") is not None
+
+
 def test_no_file_means_no_peers(tmp_path: Path) -> None:
     assert managed_peers.read(tmp_path / "none") == ()
 

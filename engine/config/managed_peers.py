@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.access.settings import Peer
-from engine.config import reader
+from engine.config import reader, second_copies
 from engine.config.composition import Config
 from engine.config.reader import Origin
 from engine.config.reference import toml_of
@@ -54,8 +54,13 @@ def origins(path: Path | None, env: Mapping[str, str], overrides: Mapping[str, o
 
 
 def with_peers(config: Config, own: Sequence[Peer], managed: Sequence[Peer]) -> Config:
-    """The configuration with the peers of its file and the managed ones that do not conflict with them."""
-    return msgspec.structs.replace(config, peers=(*own, *effective(own, managed)))
+    """The configuration with the peers of its file and the managed ones that do not conflict with them.
+
+    Raises ConfigError where instances of a managed one would wait for a second copy that nobody makes.
+    """
+    found = msgspec.structs.replace(config, peers=(*own, *effective(own, managed)))
+    second_copies.check(found)
+    return found
 
 
 def effective(own: Sequence[Peer], managed: Sequence[Peer]) -> list[Peer]:

@@ -13,6 +13,16 @@ def places(config: Config) -> tuple[Durable, ...]:
     return tuple(place for place in ("object", "peer") if place in asked)
 
 
+def reloaded(before: Config, fresh: Config) -> tuple[Config, list[str]]:
+    """As `Config.reloaded`. Raises ConfigError where answers would wait for a copy that takes a restart."""
+    merged, restart_needed = before.reloaded(fresh)
+    try:
+        check(merged)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, which takes a restart") from error
+    return merged, restart_needed
+
+
 def check(config: Config) -> None:
     """Raises ConfigError where a second copy is asked for and cannot be had."""
     everybody = [("", config.settings_of(""))]

@@ -72,11 +72,10 @@ class PeerChanges:
         if after is not None and len(kept) >= managed_peers.PEERS_MAX:
             raise ConfigError(f"there are {managed_peers.PEERS_MAX} peers already")
         peers = [*kept, after] if after is not None else kept
-        await self._save(managed_peers.text_of(peers))
+        text, changed = managed_peers.text_of(peers), managed_peers.with_peers(config, own, peers)
+        await self._save(text)
         plain = {key: origin for key, origin in origins.items() if not key.startswith("peer.")}
-        await self._apply(
-            managed_peers.with_peers(config, own, peers), {**plain, **managed_peers.origins_of(own, peers)}
-        )
+        await self._apply(changed, {**plain, **managed_peers.origins_of(own, peers)})
         change = "removed" if after is None else "added" if before is None else "changed"
         logger.info(f"peer {change}", aet=title, by=actor, reason=reason, changed=_differences(before, after))
         return {"ok": True, "is_new": before is None}

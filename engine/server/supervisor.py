@@ -29,7 +29,7 @@ from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions, FeedWriter
 from engine.archive.writer_watch import WriterWatch
 from engine.audit.keeper import AuditKeeper
-from engine.config import Reading, managed_peers
+from engine.config import Reading, managed_peers, second_copies
 from engine.errors import ArchiveInUse, ConfigError, EngineError, for_log
 from engine.metrics import Metrics
 from engine.orders.stations import Stations
@@ -451,7 +451,7 @@ class Supervisor:
     def _reload(self) -> dict[str, object]:
         reading = self._reread()
         before = self._config
-        self._config, restart_needed = before.reloaded(reading.config)
+        self._config, restart_needed = second_copies.reloaded(before, reading.config)
         changed = before.differences(self._config)
         kept = {key: self._origins[key] for key in restart_needed if key in self._origins}
         self._origins = {**reading.origins, **kept}
