@@ -42,13 +42,14 @@ from engine.orders.values import (
     PatientLink,
     PatientMerge,
     PatientUpdate,
+    RefusalReason,
     ReportUpdate,
     Source,
     Update,
     VisitMove,
     VisitUpdate,
 )
-from engine.orders.work import Corrections, Rules, Work
+from engine.orders.work import Corrections, Rules, Work, refuse
 from engine.storage.files import Files
 from engine.storage.keyring import DataKey
 
@@ -209,10 +210,13 @@ class Orders:
         return self._finish(work)
 
     def unmerge(self, number: int, source: Source, reason: str) -> Applied:
-        """Undoes a merge of patients (`unmerging`). Raises as `apply`."""
+        """Undoes a merge of patients (`unmerging`). Raises as `apply`; UpdateRefused if nothing is left to undo."""
         with self.work(source) as work:
-            unmerging.undo(work, number, reason)
-        return self._finish(work, reason)
+            undone_by = unmerging.undo(work, number, reason)
+        applied = self._finish(work, reason)
+        if undone_by and not applied.changes:
+            raise refuse(f"merge {number} has been undone already, by {undone_by}", RefusalReason.DUPLICATE_KEY)
+        return applied
 
     def merges(self, *, before: int = 1 << 62, limit: int | None = None) -> list[tuple[int, MergeRow]]:
         """The merges of patients below a number, the latest first; from any thread."""

@@ -1,7 +1,8 @@
 """Undoes a merge of patients.
 
 The prior patient is back, with its identifiers, and with the orders and visits that moved and are still the survivor's.
-What came after the merge under the surviving identifier stays there: nothing says whose it is.
+What came after the merge under the surviving identifier stays there: nothing says whose it is. An undo that has not
+reached the archive, since the process ended or the disk was full, does so when it is said again.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ if TYPE_CHECKING:
 STAY: Final = "studies and orders that came after the merge under the surviving identifier stay there"
 
 
-def undo(work: Work, number: int, reason: str) -> None:
-    """Undoes a merge. Raises UpdateRefused."""
+def undo(work: Work, number: int, reason: str) -> str:
+    """Undoes a merge. Raises UpdateRefused.
+
+    Returns who has undone it before; then only the archive may lack it.
+    """
     writing, tables = work.writing, work.tables
     row = writing.get(tables.merges, id_key(number)) if 0 < number < 1 << 63 else None
     if row is None:
         raise refuse(f"there is no merge {number}", RefusalReason.UNKNOWN_KEY)
     if row.undone_by:
-        raise refuse(f"merge {number} has been undone already, by {row.undone_by}", RefusalReason.DUPLICATE_KEY)
+        _tell_again(work, row)
+        return row.undone_by
     found = patients.current(writing, row.into)
     if found is None:
         raise refuse("the surviving patient is not known any more", RefusalReason.UNKNOWN_KEY)
@@ -52,6 +57,16 @@ def undo(work: Work, number: int, reason: str) -> None:
     if gone is not None:
         patients.let_agree(work, back[0])
     work.warn(STAY)
+    return ""
+
+
+def _tell_again(work: Work, row: MergeRow) -> None:
+    """Repeats what an undo tells the archive, of identifiers that no later merge has made the survivor's again."""
+    found = patients.current(work.writing, row.into)
+    survivors = (row.survivor, *(found[1].identifiers if found is not None else ()))
+    for each in row.identifiers:
+        if not any(is_same(each, other) for other in survivors):
+            work.unmerges.append((each, survivors))
 
 
 def _give_back(work: Work, row: MergeRow, into: int) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from engine.errors import UpdateRefused
+from engine.errors import StorageFull, UpdateRefused
 from engine.orders import ordering, patients
 from engine.orders.registry import Orders
 from engine.orders.unmerging import STAY
-from engine.orders.values import Identifier, PatientMerge, PatientUpdate, Source, Update, VisitUpdate
+from engine.orders.values import ChangeKind, Identifier, PatientMerge, PatientUpdate, Source, Update, VisitUpdate
 from tests.orders.conftest import HOSPITAL, Open, RecordedCorrections, order, patient
 from tests.orders.test_registry import everything
 
@@ -99,6 +100,36 @@ def test_what_cannot_be_undone_is_refused_and_changes_nothing(orders: Orders) ->
         with pytest.raises(UpdateRefused, match=why):
             orders.unmerge(wrong, ANN, "no")
     assert everything(orders) == before
+
+
+def test_an_undo_that_did_not_reach_the_archive_reaches_it_when_it_is_said_again(
+    orders: Orders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(orders, 1, patient("P1", "A"), MERGE)
+    ((number, _),) = orders.merges()
+    told: list[tuple[str, str]] = []
+
+    def unmerge(prior: Identifier, survivors: Sequence[Identifier], source: Source, reason: str) -> Sequence[str]:
+        told.append((str(prior), str(survivors[0])))
+        if len(told) == 1:
+            raise StorageFull("the disk is full")
+        return ["7"] if len(told) == 2 else []
+
+    monkeypatch.setattr(orders.corrections, "unmerge", unmerge)
+    with pytest.raises(StorageFull):
+        orders.unmerge(number, ANN, "no")
+    before = everything(orders)
+    assert [(each.kind, each.action) for each in orders.unmerge(number, ANN, "no").changes] == [
+        (ChangeKind.CORRECTION, "undone")
+    ]
+    with pytest.raises(UpdateRefused, match="undone already, by ann"):
+        orders.unmerge(number, ANN, "no")
+    assert everything(orders) == before
+    assert told == [("P1@HOSP", "P2@HOSP")] * 3
+    say(orders, 2, MERGE)
+    with pytest.raises(UpdateRefused, match="undone already, by ann"):
+        orders.unmerge(number, ANN, "no")
+    assert len(told) == 3, "a later merge is in force"
 
 
 def test_merges_survive_a_restart_and_the_loss_of_the_database(tmp_path: Path, opened: Open) -> None:
