@@ -27,6 +27,7 @@ from engine.errors import CorrectionRefused
 from engine.index.format.types import Level
 from engine.orders.entry import other_ids_blob
 from engine.orders.registry import Orders, Place, exists, state_folder
+from engine.orders.values import Change, ChangeKind
 
 if TYPE_CHECKING:
     import asyncio
@@ -78,18 +79,24 @@ class StudyCorrections:
                 numbers += _attempt(partial(correct, actor=_actor(source), reason=_reason(source)))
         return numbers
 
-    def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
-        """Merges in advance, unless that merge is in force. Raises as `agree`."""
-        numbers = []
+    def merge(
+        self, prior: Identifier, survivor: Identifier, source: Source, attributes: Mapping[str, str]
+    ) -> Sequence[Change]:
+        """Merges in advance, unless that merge is in force; one write and one refresh of the studies with what `agree`
+        would find afterwards. Raises as `agree`."""
+        changes = []
         survivors = self._issuers(survivor)
         for position, issuer in enumerate(self._issuers(prior)):
             target = Patient(survivor.value, survivors[min(position, len(survivors) - 1)])
             with self._archive.parts.index.snapshot() as snapshot:
                 is_merged = snapshot.merge_of(prior.value.strip().encode(), issuer.encode()) != 0
             if not is_merged and (prior.value.strip(), issuer) != (target.patient_id.strip(), target.issuer):
+                differing = partial(_differing, self._archive.schema.level_of, attributes)
                 merge = partial(correction.merge, self._archive, Patient(prior.value, issuer), target, in_advance=True)
-                numbers += _attempt(partial(merge, actor=_actor(source), reason=_reason(source)))
-        return numbers
+                merge = partial(merge, differing=differing, actor=_actor(source), reason=_reason(source))
+                for action, number in zip(("merged", "corrected"), _attempt(merge), strict=False):
+                    changes.append(Change(ChangeKind.CORRECTION, number, action))
+        return changes
 
     def unmerge(self, prior: Identifier, survivors: Sequence[Identifier], source: Source, reason: str) -> Sequence[str]:
         """Undoes the merge that is in force, if it is one into the survivor. Raises as `agree`."""
@@ -129,9 +136,10 @@ class StudyCorrections:
 
 
 def _attempt(correct: Callable[[], Corrected]) -> list[str]:
-    """The number of the correction; none if it is refused: the registry has it all the same."""
+    """The numbers of the corrections; none if it is refused: the registry has it all the same."""
     try:
-        return [correct().number]
+        result = correct()
+        return [result.number, *([result.further] if result.further else ())]
     except CorrectionRefused as refusal:
         logger.warning("what the hospital says cannot be a correction", why=str(refusal))
         return []
@@ -140,15 +148,17 @@ def _attempt(correct: Callable[[], Corrected]) -> list[str]:
 def _differences(snapshot: Snapshot, patient_id: str, issuer: str, attributes: Mapping[str, str]) -> dict[int, str]:
     """What stored studies of this patient say otherwise."""
     found = [each for each in snapshot.patients_with(patient_id.strip().encode(), issuer.encode()) if each.studies]
-    if len(found) != 1:
-        return {}
-    levels = snapshot.schema.level_of
+    return _differing(snapshot.schema.level_of, attributes, found[0].items) if len(found) == 1 else {}
+
+
+def _differing(levels: Mapping[int, int], attributes: Mapping[str, str], shown: Mapping[int, bytes]) -> dict[int, str]:
+    """The attributes of a patient that are shown otherwise."""
     result: dict[int, str] = {}
     for keyword, text in attributes.items():
         tag = tags.tag_of(keyword)
         if tag is None or tag in IDENTITY or levels.get(tag) != Level.PATIENT:
             continue
-        if _comparable(tag, found[0].items.get(tag, b"").decode("utf-8", "replace")) != _comparable(tag, text):
+        if _comparable(tag, shown.get(tag, b"").decode("utf-8", "replace")) != _comparable(tag, text):
             result[tag] = text
     return result
 

@@ -268,8 +268,7 @@ class Orders:
                 numbers = self.corrections.unmerge(prior, survivors, work.source, reason)
                 changes += [Change(ChangeKind.CORRECTION, number, "undone") for number in numbers]
             for prior, survivor in work.merges:
-                numbers = self.corrections.merge(prior, survivor, work.source)
-                changes += [Change(ChangeKind.CORRECTION, number, "merged") for number in numbers]
+                changes += self.corrections.merge(prior, survivor, work.source, work.known_of(survivor))
             for studies, target in work.moves:
                 numbers = self.corrections.move(studies, target, work.source)
                 changes += [Change(ChangeKind.CORRECTION, number, "moved") for number in numbers]

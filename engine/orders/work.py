@@ -63,8 +63,13 @@ class Corrections(Protocol):
     def agree(self, identifier: Identifier, attributes: Mapping[str, str], source: Source) -> Sequence[str]:
         """Corrects the patient's stored studies where they differ; returns the numbers of the corrections."""
 
-    def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
-        """Makes the studies of `prior`, also future ones, those of `survivor`; nothing if they are."""
+    def merge(
+        self, prior: Identifier, survivor: Identifier, source: Source, attributes: Mapping[str, str]
+    ) -> Sequence[Change]:
+        """Makes the studies of `prior`, also future ones, those of `survivor`; nothing if they are.
+
+        `attributes`: what `agree` will get for the survivor; it may be corrected at once.
+        """
 
     def unmerge(self, prior: Identifier, survivors: Sequence[Identifier], source: Source, reason: str) -> Sequence[str]:
         """Undoes the merge of `prior` into one of the identifiers of `survivors`; nothing if none is in force."""
@@ -122,6 +127,10 @@ class Work:
     def changed(self, kind: ChangeKind, key: object, action: str, keywords: Sequence[str] = ()) -> None:
         """Notes a change for the answer."""
         self.changes.append(Change(kind, str(key), action, tuple(keywords)))
+
+    def known_of(self, identifier: Identifier) -> Mapping[str, str]:
+        """What `agreements` say of a patient."""
+        return next((attributes for each, attributes in reversed(self.agreements) if each == identifier), {})
 
     def announce(self, kind: str, subject: object, data_set: bytes = b"") -> None:
         """Keeps something to tell other systems, in the same transaction, if somebody wants it."""

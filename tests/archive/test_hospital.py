@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from engine.archive.lifecycle import correction
 from engine.archive.order_links import OrderLinks
 from engine.config import Coercion, Config
 from engine.dicom import items, tags
+from engine.errors import EngineError
+from engine.index.format.entry import Correction, LedgerItem, Operation
 from engine.index.format.types import Level, Query, Root
 from engine.orders import linking, ordering
 from engine.orders.registry import NoRules, Orders
@@ -354,3 +356,100 @@ def test_an_undone_merge_gives_the_studies_back_and_what_came_later_stays(archiv
     assert after["1"] == before["1"] and after["10"][0] == "P3"
     assert orders.apply(PatientMerge(survivor=patient("P3", "S"), prior=Identifier("P1")), ADT).warnings, "a replay"
     assert names(archive)["1"][0] == "P1"
+
+
+# a merge and what the survivor is called ----------------------------------------------------------------
+
+
+@pytest.fixture
+def writes(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The operations of each write to the ledger."""
+    found: list[list[str]] = []
+    write = archive.parts.ledger.write
+
+    def noted(records: Sequence[LedgerItem]) -> None:
+        found.append([Operation(each.operation).name for each in records if isinstance(each, Correction)])
+        write(records)
+
+    monkeypatch.setattr(archive.parts.ledger, "write", noted)
+    return found
+
+
+def merge_of(survivor: PatientUpdate) -> PatientMerge:
+    return PatientMerge(survivor=survivor, prior=Identifier("P1"))
+
+
+def test_a_merge_and_the_name_of_the_survivor_are_one_write(
+    archive: Archive, orders: Orders, writes: list[list[str]]
+) -> None:
+    """Whether the survivor has studies or not, and what the prior patient was called by a correction."""
+    applied = orders.apply(merge_of(patient("P3", "Survivor^Name")), ADT)
+    assert writes == [["MERGE", "CORRECT"]]
+    assert [each.action for each in applied.changes if each.kind == "correction"] == ["merged", "corrected"]
+    assert [each["number"] for each in correction.list_all(archive)] == [
+        each.key for each in applied.changes if each.kind == "correction"
+    ]
+    assert names(archive)["1"] == ("P3", "Survivor^Name")
+    orders.apply(merge_of(patient("P3", "Survivor^Name")), ADT)
+    assert len(writes) == 1, "its repetition adds nothing"
+    store(archive, payload_of(5, 1, 1, patient_id="P5"), payload_of(6, 1, 1, patient_id="P6"))
+    orders.apply(patient("P5", "Other^Name"), ADT)
+    del writes[:]
+    orders.apply(PatientMerge(survivor=patient("P6", "Other^Name"), prior=Identifier("P5")), ADT)
+    assert writes == [["MERGE", "CORRECT"]]
+    assert {names(archive)[study] for study in "56"} == {("P6", "Other^Name")}
+    store(archive, payload_of(7, 1, 1, patient_id="P7"))
+    orders.apply(patient("P7", "New^Name"), ADT)
+    del writes[:]
+    orders.apply(PatientMerge(survivor=patient("P8", "New^Name"), prior=Identifier("P7")), ADT)
+    assert writes == [["MERGE", "CORRECT"]], "a correction of the prior patient does not go along"
+    assert names(archive)["7"] == ("P8", "New^Name")
+
+
+def test_a_merge_corrects_nothing_where_the_survivor_is_called_so_already(
+    archive: Archive, orders: Orders, writes: list[list[str]]
+) -> None:
+    stated = names(archive)["1"][1]
+    orders.apply(merge_of(patient("P3", stated.upper())), ADT)
+    assert writes == [["MERGE"]]
+    orders.unmerge(orders.merges()[0][0], Source(name="ann"), "two persons")
+    orders.apply(merge_of(patient("P3", "New^Name")), replace(ADT, reference="18"))
+    orders.unmerge(orders.merges()[0][0], Source(name="ann"), "two persons")
+    assert names(archive)["1"] == ("P1", stated)
+    orders.apply(merge_of(patient("P3", "New^Name")), replace(ADT, reference="19"))
+    assert writes[1:] == [["UNDO"], ["MERGE", "CORRECT"], ["UNDO"], ["MERGE"]], "the name is in force still"
+    assert names(archive)["1"] == ("P3", "New^Name")
+    orders.apply(PatientMerge(survivor=patient("P77", "Any"), prior=Identifier("P78")), ADT)
+    assert writes[-1] == ["MERGE"], "neither has a study"
+
+
+def test_a_value_that_dicom_does_not_allow_prevents_no_merge(archive: Archive, orders: Orders) -> None:
+    survivor = PatientUpdate(identifiers=(Identifier("P3"),), attributes={"PatientBirthDate": "next year"})
+    orders.apply(merge_of(survivor), ADT)
+    assert made(archive) == ["merge"] and names(archive)["1"][0] == "P3"
+
+
+def test_of_a_merge_that_a_crash_cut_off_the_rest_follows_when_the_message_is_applied_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(tmp_path) as archive:
+        store(archive, payload_of(1, 1, 1))
+        with open_orders(archive, WestIsOurs()) as orders:
+            write = archive.parts.ledger.write
+
+            def cut_off(records: Sequence[LedgerItem]) -> None:
+                write(records[:1])
+                raise EngineError("the process was killed")
+
+            monkeypatch.setattr(archive.parts.ledger, "write", cut_off)
+            with pytest.raises(EngineError):
+                orders.apply(merge_of(patient("P3", "Survivor^Name")), ADT)
+    with opened(tmp_path) as archive, open_orders(archive, WestIsOurs()) as orders:
+        assert made(archive) == ["merge"]
+        for _ in range(2):
+            orders.apply(merge_of(patient("P3", "Survivor^Name")), ADT)
+        assert made(archive) == ["merge", "correct"]
+        assert names(archive)["1"] == ("P3", "Survivor^Name")
+        ((number, _),) = orders.merges()
+        orders.unmerge(number, Source(name="ann"), "two persons")
+        assert names(archive)["1"][0] == "P1"

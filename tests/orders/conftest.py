@@ -10,6 +10,7 @@ import pytest
 
 from engine.orders.registry import Orders, Place
 from engine.orders.values import (
+    Change,
     Identifier,
     Issuer,
     OrderAction,
@@ -75,7 +76,9 @@ class RecordedCorrections:
         self.agreed.append((str(identifier), attributes))
         return ()
 
-    def merge(self, prior: Identifier, survivor: Identifier, source: Source) -> Sequence[str]:
+    def merge(
+        self, prior: Identifier, survivor: Identifier, source: Source, attributes: Mapping[str, str]
+    ) -> Sequence[Change]:
         self.merged.append((str(prior), str(survivor)))
         return ()
 

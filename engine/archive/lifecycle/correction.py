@@ -25,6 +25,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ class Corrected:
     """The identifier, for `undo`."""
     studies: int
     """Number of affected stored studies: those in the request, or those of the patient in it."""
+    further: str = ""
+    """The identifier of the correction of attributes that was made with a merge."""
 
 
 def correct_patient(
@@ -120,11 +123,19 @@ def correct_series(
 
 
 def merge(
-    archive: Archive, source: Patient, into: Patient, *, in_advance: bool = False, actor: Principal, reason: str
+    archive: Archive,
+    source: Patient,
+    into: Patient,
+    *,
+    in_advance: bool = False,
+    differing: Callable[[Mapping[int, bytes]], Mapping[int, str]] = lambda _: {},
+    actor: Principal,
+    reason: str,
 ) -> Corrected:
     """Makes all studies of `source`, now and in future, those of `into`.
 
-    With `in_advance` either may be unknown. An unknown `into` then gets its attributes from the studies.
+    With `in_advance` either may be unknown. An unknown `into` then gets its attributes from the studies. `differing`
+    gets what `into` shows afterwards, and returns what is corrected in the same write; nothing is if that is refused.
     """
 
     def decide(snapshot: Snapshot) -> _Decision:
@@ -132,13 +143,14 @@ def merge(
         target = find_one(snapshot, into, in_advance=in_advance)
         if source_patient.key == target.key:
             raise CorrectionRefused("both names are of one patient: there is nothing to merge")
-        return _Decision(
-            Operation.MERGE,
-            Level.PATIENT,
-            source_patient.names,
-            attributes_of(snapshot, target),
-            source_patient.studies,
-        )
+        studies, following = source_patient.studies, None
+        shown = snapshot.patient_after_merge(source_patient.key, target.key)
+        with suppress(CorrectionRefused):
+            if shown is not None and (differences := differing(shown)):
+                items, count = _items(archive, differences, (Level.PATIENT,)), studies + target.studies
+                following = _Decision(Operation.CORRECT, Level.PATIENT, target.names, items, count)
+        attributes = attributes_of(snapshot, target)
+        return _Decision(Operation.MERGE, Level.PATIENT, source_patient.names, attributes, studies, following=following)
 
     return _record(archive, decide, actor=actor, reason=reason)
 
@@ -195,7 +207,7 @@ def undo(archive: Archive, number: str, *, actor: Principal, reason: str) -> Cor
     number = number.strip().lower()
 
     def decide(snapshot: Snapshot) -> _Decision:
-        entry = snapshot.correction(_stamp_of(number))
+        entry = snapshot.correction(int(number, 16) if re.fullmatch(r"[0-9a-f]{16}", number) else 0)
         if entry is None:
             raise CorrectionRefused(f"there is no correction {number}")
         correction = entry.correction
@@ -248,10 +260,6 @@ def _facts(row: CorrectionStatus) -> dict[str, Any]:
     }
 
 
-def _stamp_of(number: str) -> int:
-    return int(number, 16) if re.fullmatch(r"[0-9a-f]{16}", number) else 0
-
-
 # decisions -------------------------------------------------------------------------------------------
 
 
@@ -265,6 +273,8 @@ class _Decision:
     items: Mapping[int, bytes]
     studies: int
     undoes: int = 0
+    following: _Decision | None = None
+    """Written with it, and later than it."""
 
 
 def _owner(snapshot: Snapshot, uid: str) -> bytes:
@@ -339,27 +349,37 @@ def _record(archive: Archive, decide: Callable[[Snapshot], _Decision], *, actor:
         with archive.parts.index.snapshot() as snapshot:
             decision = decide(snapshot)
             newest = snapshot.newest_correction()
-        correction = Correction(
-            UNPLACED,
-            ledger.next_stamp(newest),
-            decision.operation,
-            decision.level,
-            decision.names,
-            blob_of(decision.items),
-            decision.undoes,
-            time.time_ns(),
-            bounded(actor.actor),
-            bounded(reason),
-        )
-        _check_length(correction)
-        # If the first try has left the record in the log, the second is a copy of the same correction.
-        ledger.with_reserve(lambda: ledger.write([correction]))
-    number = number_of(correction.stamp)
-    _write_event(archive, decision, number, actor, reason)
-    logger.info(
-        "corrected", number=number, operation=decision.operation.name.lower(), studies=decision.studies, by=actor.actor
+        decisions = [decision, *([decision.following] if decision.following else ())]
+        corrections = [_correction(each, ledger.next_stamp(newest), actor, reason) for each in decisions]
+        # If the first try has left records in the log, the second writes copies of the same corrections.
+        ledger.with_reserve(lambda: ledger.write(corrections))
+    numbers = [number_of(correction.stamp) for correction in corrections]
+    for each, number in zip(decisions, numbers, strict=True):
+        _write_event(archive, each, number, actor, reason)
+        operation = each.operation.name.lower()
+        logger.info("corrected", number=number, operation=operation, studies=each.studies, by=actor.actor)
+    return Corrected(numbers[0], decision.studies, *numbers[1:])
+
+
+def _correction(decision: _Decision, stamp: int, actor: Principal, reason: str) -> Correction:
+    """The record of a decision. Raises CorrectionRefused."""
+    correction = Correction(
+        UNPLACED,
+        stamp,
+        decision.operation,
+        decision.level,
+        decision.names,
+        blob_of(decision.items),
+        decision.undoes,
+        time.time_ns(),
+        bounded(actor.actor),
+        bounded(reason),
     )
-    return Corrected(number, decision.studies)
+    try:
+        correction.pack_meta()
+    except IndexError_ as error:
+        raise CorrectionRefused(f"{error}: name fewer studies at a time") from error
+    return correction
 
 
 def _write_event(archive: Archive, decision: _Decision, number: str, actor: Principal, reason: str) -> None:
@@ -377,10 +397,3 @@ def _write_event(archive: Archive, decision: _Decision, number: str, actor: Prin
     else:
         studies = names[:1] if decision.level == Level.SERIES else names
         changed(index, kind, studies, actor=actor, reason=reason, detail=detail)
-
-
-def _check_length(correction: Correction) -> None:
-    try:
-        correction.pack_meta()
-    except IndexError_ as error:
-        raise CorrectionRefused(f"{error}: name fewer studies at a time") from error

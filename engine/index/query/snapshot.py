@@ -101,6 +101,22 @@ class Snapshot:
             facts.observe_facts(of_study)
         return facts.values(0)
 
+    def patient_after_merge(self, source: bytes, target: bytes) -> dict[int, bytes] | None:
+        """What `target` shows once the studies of `source` are its own; None: neither has a study."""
+        txn, environment = self._txn, self._environment
+        number = txn.get(target, db=environment.patient_keys)
+        if number is not None:
+            return PatientRow.decode(present(txn.get(number, db=environment.patients))).facts.values(PATIENT)
+        number = txn.get(source, db=environment.patient_keys)
+        if number is None:
+            return None
+        facts = PatientRow.decode(present(txn.get(number, db=environment.patients))).facts
+        items = self.uncorrected_patient(source) if facts.is_corrected else facts.values(PATIENT)
+        for correction in in_force(txn, environment, PATIENT, target):
+            if correction.operation == Operation.CORRECT:
+                items = {**items, **correction.items}
+        return items
+
     # -- studies
 
     def owner_of(self, study_instance_uid: bytes) -> bytes | None:
