@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from engine import __version__
-from engine.web import markdown
+from engine.web import markdown, page_files
 from engine.web.errors import NotFound
 from engine.web.route import Parameter, Route
 from engine.web.static_file import TYPES, StaticFile
@@ -43,10 +43,10 @@ _TEMPLATE: Final = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="dark light">
 <title>{title} – Filmroom</title>
-<link rel="icon" href="../page/icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="../page/page.css">
-<link rel="stylesheet" href="../page/docs.css">
-<script src="../page/docs.js"></script>
+<link rel="icon" href="{files}icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="{files}page.css">
+<link rel="stylesheet" href="{files}docs.css">
+<script src="{files}docs.js"></script>
 </head>
 <body class="docs">
 <a class="skip" href="#text">Skip to the text</a>
@@ -123,7 +123,12 @@ def _html(book: _Book, name: str, title: str, body: str, query: str = "") -> str
     for heading, pages in book.menu:
         groups.append(f"<h2>{escape(heading)}</h2><ul>{''.join(item(page, text) for page, text in pages)}</ul>")
     return _TEMPLATE.format(
-        title=escape(title), query=escape(query), menu="".join(groups), body=body, version=__version__
+        files=f"../page/files/{page_files.version()}/",
+        title=escape(title),
+        query=escape(query),
+        menu="".join(groups),
+        body=body,
+        version=__version__,
     )
 
 

@@ -35,6 +35,8 @@ HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Vary": "Accept-Encoding",
 }
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
+"""Cache-Control for an address that names what is in the file: it is never asked for again."""
 PICTURE_CACHE: Final = "max-age=86400"
 """A browser asks for the icon again with each filter that is typed, and an old picture does no harm for a day."""
 
@@ -48,12 +50,14 @@ class StaticFile:
         self.digest = hashlib.sha256(body).hexdigest()[:20]
         self.content_type = content_type
 
-    def answer(self, request: Request) -> web.Response:
-        """The file in an encoding that the client accepts, or 304."""
+    def answer(self, request: Request, *, is_immutable: bool = False) -> web.Response:
+        """The file in an encoding that the client accepts, or 304. Immutable: the address names its content."""
         is_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
         etag = f'"{self.digest}{"-gzip" if is_gzip else ""}"'
         headers = {**HEADERS, "ETag": etag}
-        if self.content_type.startswith("image/"):
+        if is_immutable:
+            headers["Cache-Control"] = IMMUTABLE
+        elif self.content_type.startswith("image/"):
             headers["Cache-Control"] = PICTURE_CACHE
         if conditional.is_unchanged(request.headers, etag):
             return web.Response(status=304, headers=headers)

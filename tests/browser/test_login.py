@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Page, Route, expect
 
+from engine.web import page_files
 from tests import effort, samples
 from tests.browser import browsing
 from tests.browser.accounts import add_users, log_in, send_login
@@ -93,7 +94,8 @@ def test_a_refusal_that_arrives_after_the_log_in_does_not_cover_the_page_again(p
 
     # Not times=1: while requests cease to be intercepted, Playwright hears nothing of a new one.
     page.route("**/api/viewer", hold_first)
-    page.evaluate("void import('/page/server.js').then(({ get }) => get('api/viewer'))")
+    server = f"/page/files/{page_files.version()}/server.js"  # the page's own, not another one with the same text
+    page.evaluate("server => void import(server).then(({ get }) => get('api/viewer'))", server)
     browsing.wait_until(page, lambda: held, "the server is asked")
     page.context.clear_cookies()
     page.get_by_label("Filter: Patient", exact=True).fill("*3")

@@ -11,6 +11,7 @@ import pytest
 import requests
 
 from engine.web import page_files
+from engine.web.static_file import StaticFile
 from tests.web.hosting import Hosting, hosted
 
 SCRIPTS = sorted(path for path in page_files.FOLDER.iterdir() if path.suffix == ".js")
@@ -31,7 +32,10 @@ def test_the_page_is_at_the_root_under_a_strict_policy(hosting: Hosting) -> None
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy and "*" not in policy and "http" not in policy
-    assert answer.content == (page_files.FOLDER / "index.html").read_bytes()
+    files = f'"page/files/{page_files.version()}/'
+    assert answer.text.replace(files, '"page/') == (page_files.FOLDER / "index.html").read_text("utf-8")
+    assert answer.text.count(files) == answer.text.count('"page/') > 20, "every file has the version"
+    assert answer.headers["Cache-Control"] == "no-cache", "a new release is used at once"
 
 
 def test_a_file_is_sent_once_and_then_known(hosting: Hosting) -> None:
@@ -48,6 +52,37 @@ def test_a_file_is_sent_once_and_then_known(hosting: Hosting) -> None:
     assert first.headers["Cache-Control"] == "no-cache", "a new release is used at once"
     icon = requests.get(f"{hosting.url}/page/icon.svg", timeout=60)
     assert icon.headers["Cache-Control"] == "max-age=86400", "it is asked for with each filter that is typed"
+
+
+@pytest.mark.parametrize("name", ["main.js", "page.css", "icon.svg", "preact.mjs"])
+def test_a_file_of_this_version_is_kept_and_of_another_is_asked_for_again(hosting: Hosting, name: str) -> None:
+    old = requests.get(f"{hosting.url}/page/{name}", timeout=60)
+    kept = requests.get(f"{hosting.url}/page/files/{page_files.version()}/{name}", timeout=60)
+    assert kept.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    other = requests.get(f"{hosting.url}/page/files/{'0' * 16}/{name}", timeout=60)
+    assert other.headers["Cache-Control"] == old.headers["Cache-Control"] and "immutable" not in str(old.headers)
+    assert kept.content == other.content == old.content
+    policies = {answer.headers["Content-Security-Policy"] for answer in (kept, other, old)}
+    assert len(policies) == 1
+    again = {"If-None-Match": old.headers["ETag"]}
+    unchanged = requests.get(kept.url, headers=again, timeout=60)
+    assert (unchanged.status_code, unchanged.headers["Cache-Control"]) == (304, kept.headers["Cache-Control"])
+    assert requests.get(f"{kept.url}x", timeout=60).status_code == 404
+    assert requests.get(f"{kept.url}/{name}", timeout=60).status_code == 404
+
+
+@pytest.mark.parametrize("page", ["/docs/", "/docs/page", "/docs/?q=worklist"])
+def test_the_documentation_names_files_of_this_version(hosting: Hosting, page: str) -> None:
+    text = requests.get(f"{hosting.url}{page}", timeout=60).text
+    assert set(re.findall(r"\.\./page/files/(.*?)/", text)) == {page_files.version()}
+    assert '"../page/icon' not in text and text.count(f"../page/files/{page_files.version()}/") == 4
+
+
+def test_the_version_is_of_every_file_and_of_its_name() -> None:
+    one, two = (StaticFile(body, "text/javascript") for body in (b"1", b"2"))
+    books = [{"a.js": one}, {"a.js": two}, {"b.js": one}, {"a.js": one, "b.js": one}, {"a.js": one, "b.js": two}]
+    assert len({page_files.version_of(files) for files in books}) == len(books)
+    assert page_files.version_of({"b.js": two, "a.js": one}) == page_files.version_of(books[-1])
 
 
 @pytest.mark.parametrize(
