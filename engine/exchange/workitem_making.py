@@ -5,12 +5,13 @@
 
 The SOP Instance UID follows from rule and event: an event that comes again makes nothing. Instances that come late are
 an event of their own: a workitem of the rule for that study that nobody has claimed gets them, else there is one more.
+Not of what an earlier one of the rule has made: its results come into the study too, and would be work again for ever.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -26,8 +27,10 @@ from engine.errors import DeliveryFailed, WorkitemRefused
 from engine.exchange.identity import uid_of
 from engine.exchange.matching import matching
 from engine.orders import linking, patients
+from engine.orders.attributes import Items, values_of
 from engine.orders.names import id_key
 from engine.orders.transactions import Reading
+from engine.orders.workitems.facts import text_of
 from engine.orders.workitems.rules import Fault, State
 from engine.orders.workitems.search import Search, question_of
 from engine.orders.workitems.store import Workitems
@@ -104,6 +107,8 @@ class Making(Generic[Content]):
         uid = uid_of(engine, creator, unit.before)
         if workitems.exists(uid) or self._grow(workitems, creator, subject):
             return
+        if subject.study and not subject.left_out and self._is_known(workitems, creator, subject):
+            return
         try:
             workitems.create(uid, created(template, subject, time.time()), creator, is_ours=True)
         except WorkitemRefused as refusal:
@@ -131,6 +136,40 @@ class Making(Generic[Content]):
                         continue  # somebody has claimed it just now
                     return True
         return False
+
+    def _is_known(self, workitems: Workitems, creator: str, subject: Subject) -> bool:
+        """Whether earlier workitems for a study name all its instances, as input or as output."""
+        left = {each for item in subject.inputs for each in _named(values_of(item))}
+        running = Search(question_of(Identifier({tags.StudyInstanceUID: subject.study.encode()})), is_brief=True)
+        while left and (matches := workitems.read(running)) is not None:
+            for uid, _ in matches:
+                if workitems.creator_of(uid) == creator:
+                    known = set(_information(workitems.get(uid)))
+                    left = {(series, each) for series, each in left if not known & {(series, each), (series, "")}}
+        return not left
+
+
+def _information(items: Items) -> Iterator[tuple[str, str]]:
+    """The instances that a workitem names as input and as output."""
+    performed = _items(items, tags.UnifiedProcedureStepPerformedProcedureSequence)
+    outputs = [each for item in performed for each in _items(item, tags.OutputInformationSequence)]
+    for each in (*_items(items, tags.InputInformationSequence), *outputs):
+        yield from _named(each)
+
+
+def _named(information: Items) -> Iterator[tuple[str, str]]:
+    """Series and SOP Instance UID of each reference; the latter is empty where a whole series is meant."""
+    series = text_of(information, tags.SeriesInstanceUID)
+    references = _items(information, tags.ReferencedSOPSequence)
+    for each in references:
+        yield series, text_of(each, tags.ReferencedSOPInstanceUID)
+    if series and not references:
+        yield series, ""
+
+
+def _items(items: Items, tag: int) -> list[Items]:
+    value = items.get(tag) or []
+    return [] if isinstance(value, bytes) else [values_of(item) for item in value]
 
 
 def created(template: WorkitemTemplate, subject: Subject, now: float) -> Identifier:

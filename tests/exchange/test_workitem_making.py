@@ -28,7 +28,10 @@ from engine.orders.workitems.facts import text_of
 from engine.orders.workitems.search import Search, question_of
 from engine.orders.workitems.store import Workitems
 from engine.outbox import follower, tables
+from tests import samples
+from tests.archive.filled import store
 from tests.exchange.rule_places import Place, placed, study_uid
+from tests.orders import workitem_sets
 from tests.system.server import wait_for
 
 SEGMENT = WorkitemTemplate(
@@ -98,6 +101,36 @@ def test_a_study_becomes_one_workitem_and_late_instances_join_it_until_it_is_cla
         assert instances_of(workitems.get(uid)) == 3, "who performs it is not disturbed"
         position = place.outbox.load("rule:ai:segment")
         assert position is not None
+
+
+def test_what_a_performer_has_made_of_a_study_is_no_work_again(tmp_path: Path) -> None:
+    rule = Rule(name="ai", after="study_quiet", action="workitem", to=("segment",), retry_s=0.01)
+    results = [samples.instance(1, 2, 1), samples.instance(1, 3, 1)]
+    named = workitem_sets.item({tags.ReferencedSOPInstanceUID: results[0].SOPInstanceUID.encode()})
+    outputs = [
+        workitem_sets.item({
+            tags.SeriesInstanceUID: result.SeriesInstanceUID.encode(),
+            tags.ReferencedSOPSequence: references,
+        })
+        for result, references in zip(results, ([named], []), strict=True)  # of the second one the whole series
+    ]  # fmt: skip
+    done = workitem_sets.item({tags.OutputInformationSequence: outputs})
+    with placed(tmp_path / "data", [rule], workitems=(SEGMENT,)) as place:
+        workitems = Workitems(place.engine.orders())
+        place.arrive(1, count=2)
+        wait_for(lambda: stored(place), what="the workitem")
+        ((uid, _),) = stored(place)
+        workitems.change_state(uid, "IN PROGRESS", "1.2.3", "AI1")
+        change = workitem_sets.changed("1.2.3", UnifiedProcedureStepPerformedProcedureSequence=[done])
+        workitems.update(uid, change, "AI1", is_ours=True)
+        store(place.archive, *map(samples.encoded, results), aet="AI1")
+        place.follow()
+        place.arrive(2)
+        wait_for(lambda: len(stored(place)) > 1, what="the workitem of the next study")
+        assert {text_of(items, tags.StudyInstanceUID) for _, items in stored(place)} == {study_uid(1), study_uid(2)}
+        assert len(stored(place)) == 2
+        place.arrive(1, count=3)
+        wait_for(lambda: len(stored(place)) == 3, what="the workitem of a late instance")
 
 
 def test_an_event_that_comes_again_makes_nothing(tmp_path: Path) -> None:
