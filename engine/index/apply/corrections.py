@@ -97,6 +97,7 @@ class Corrections:
         self._touch(txn, correction)
         for key in force_keys:
             txn.put(key, bytes((correction.operation,)) + correction.items, db=self._environment.corrections)
+        self._entities.overlay.changed()
         self._accounts.count(keys.META_CORRECTIONS, 1)
 
     def _leave(self, txn: WriteTxn, correction: Correction) -> None:
@@ -108,6 +109,7 @@ class Corrections:
         self._touch(txn, correction)  # first, while the merges still lead to its studies
         for key in present:
             txn.delete(key, db=table)
+        self._entities.overlay.changed()
         self._accounts.count(keys.META_CORRECTIONS, -1)
 
     # -- the studies and series that change with it ---------------------------------------------

@@ -102,10 +102,18 @@ class Overlay:
         self._environment = environment
         self.is_empty = True
         """Whether there is no correction at all, and so nothing to look up."""
+        self._last: tuple[bytes, list[tuple[bytes, InForce]], list[InForce]] | None = None
+        """A patient, the merges from it, and the corrections of the patient that they lead to: a refresh asks it for
+        each study of the patient."""
 
     def begin(self, txn: ReadTxn) -> None:
         """Checks whether there are any corrections."""
         self.is_empty = not txn.stat(self._environment.corrections)["entries"]
+        self.changed()
+
+    def changed(self) -> None:
+        """Notes that other corrections are in force than before."""
+        self._last = None
 
     def of_study(self, txn: ReadTxn, uid: bytes, stated_facts: Facts, *, of_patient: bool = True) -> list[Part]:
         """The overlay of the patient part and the study part of a study's facts.
@@ -118,17 +126,14 @@ class Overlay:
         steps = [correction for correction in of_study if correction.operation == Operation.MOVE][-1:]
         if steps:
             items = steps[-1].items
-        key = key_of_patient(items, uid)
-        if has_id(items):
-            for merged_key, merge in merges_from(txn, environment, key):
-                key = merged_key
-                steps.append(merge)
+        merges, of_last = self._of_patient(txn, key_of_patient(items, uid), is_named=has_id(items))
+        steps += [merge for _, merge in merges]
         last_step = max((step.stamp for step in steps), default=0)
         overlay = _CorrectedAttributes()
         if steps:
             overlay.set(last_step, 0, steps[-1].stamp, steps[-1].items)
         if of_patient:
-            for correction in in_force(txn, environment, PATIENT, key):
+            for correction in of_last:
                 if correction.operation == Operation.CORRECT:
                     overlay.set(max(correction.stamp, last_step), 1, correction.stamp, correction.items)
         for correction in of_study:
@@ -141,6 +146,15 @@ class Overlay:
             if value or stated_facts.parts[part].get(tag, (b"", b""))[1]:
                 parts[part][tag] = (order, value)
         return parts
+
+    def _of_patient(
+        self, txn: ReadTxn, key: bytes, *, is_named: bool
+    ) -> tuple[list[tuple[bytes, InForce]], list[InForce]]:
+        if self._last is None or self._last[0] != key:
+            merges = list(merges_from(txn, self._environment, key)) if is_named else []
+            last_key = merges[-1][0] if merges else key
+            self._last = key, merges, list(in_force(txn, self._environment, PATIENT, last_key))
+        return self._last[1], self._last[2]
 
     def of_series(self, txn: ReadTxn, study_uid: bytes, uid: bytes, stated_facts: Facts) -> list[Part]:
         """The overlay of a series' facts."""

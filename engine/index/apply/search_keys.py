@@ -37,6 +37,10 @@ class SearchKeys:
     def change(self, txn: WriteTxn, owner: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Updates the keys of an entity whose facts have changed."""
         table = self._environment.search
+        if not self.puts_all:
+            # A key is that of one attribute: those that stay the same have the same keys.
+            changed = {tag for tag in before.keys() | after.keys() if before.get(tag, b"") != after.get(tag, b"")}
+            before, after = ({tag: each[tag] for tag in changed & each.keys()} for each in (before, after))
         old = terms.search_keys(before, self._environment.schema)
         new = terms.search_keys(after, self._environment.schema)
         if removed := old - new:

@@ -12,6 +12,7 @@ import pytest
 
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
+from engine.index.apply.overlay import PATIENT, in_force
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Correction, Entry, Item, Operation
 from engine.index.format.types import Level, Query, Root
@@ -412,3 +413,40 @@ def test_without_corrections_no_overlay_is_read(index: Catalog, monkeypatch: pyt
     index.apply(entries)
     index.apply([tombstone(tail, entries[1].sop_instance_uid)])
     assert index.corrected_values(STUDIES[1], b"1") == {}
+
+
+def test_corrections_of_a_patient_change_within_one_batch(index: Catalog) -> None:
+    """A batch remembers the corrections of a patient from study to study."""
+    tail = Tail()
+    name = correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"One"})
+    index.apply([name])
+    into = merge(tail, (b"A", b""), {ID: b"B", NAME: b"Two"})
+    records: list[Item] = [
+        of(1, b"A", tail, PatientName=b"Stated"),
+        into,
+        of(2, b"A", tail, PatientName=b"Stated"),
+        correction(tail, Operation.CORRECT, b"B", b"", items={NAME: b"Three"}),
+        of(3, b"A", tail, PatientName=b"Stated"),
+        correction(tail, Operation.UNDO, undoes=into.stamp),
+        of(4, b"A", tail, PatientName=b"Stated"),
+    ]
+    index.apply(records[:5])
+    assert patients(index) == {(b"B", b""): (b"Three", b"3")}
+    index.apply(records[5:])
+    assert patients(index) == {(b"A", b""): (b"One", b"4")}
+
+
+def test_a_patient_is_asked_for_its_corrections_once_in_a_refresh(
+    index: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail = Tail()
+    index.apply([of(number, b"A", tail, PatientName=b"Stated") for number in range(5)])
+    asked: list[int] = []
+
+    def noted(*of_level: Any) -> Any:
+        asked.append(of_level[2])
+        return in_force(*of_level)
+
+    monkeypatch.setattr("engine.index.apply.overlay.in_force", noted)
+    index.apply([correction(tail, Operation.CORRECT, b"A", b"", items={NAME: b"One"})])
+    assert asked.count(PATIENT) < 5 and patients(index) == {(b"A", b""): (b"One", b"5")}
