@@ -23,7 +23,7 @@ from engine.errors import ReplicationFailed
 
 if TYPE_CHECKING:
     from engine.archive.copies.replica import Destination
-    from engine.archive.copies.replication import Status
+    from engine.archive.copies.replication_status import Status
     from engine.archive.layout import Layout
 
 REMOTE = re.compile(r"tls://(?P<host>\[[0-9a-fA-F:]+\]|[^\[\]:/@]+):(?P<port>[0-9]{1,5})/?")
@@ -111,7 +111,8 @@ def replicate(
 
     Passes each status to `show`. Raises ReplicationFailed.
     """
-    from engine.archive.copies.replication import REMOVE_AFTER_S, Replication, Status
+    from engine.archive.copies.replication import REMOVE_AFTER_S, Replication
+    from engine.archive.copies.replication_status import Status
     from engine.rate_limiter import RateLimiter
 
     layout = _layout(config)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.archive.copies.replica import Destination, Replica
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.layout import Layout
 from engine.storage.files import Files
 from tests.archive.filled import payload_of

@@ -16,7 +16,8 @@ from engine.archive.copies import sealed_file
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Replica, promote
 from engine.archive.copies.replica_audit import ReplicaAudit
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore
 from engine.archive.copies.shipped_audit import NO_LINEAGE, AuditFile, Kind, Piece
 from engine.archive.layout import existing

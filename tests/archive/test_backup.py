@@ -23,7 +23,8 @@ from engine.archive.copies.backup import BackupReport, back_up
 from engine.archive.copies.backup_check import verify_backup
 from engine.archive.copies.manifest import BackupFolder
 from engine.archive.copies.replica import Replica
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore
 from engine.archive.ingest.entry import make_entry, scan
 from engine.archive.ingest.request import POLICIES

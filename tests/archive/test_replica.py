@@ -19,7 +19,8 @@ from engine.archive.archive import Archive, StorageOptions
 from engine.archive.copies import extent, replication
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Destination, Held, Replica, Shipped, promote, read_status
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore
 from engine.archive.layout import Layout
 from engine.archive.lifecycle.compaction import Compactor

@@ -17,7 +17,8 @@ import pytest
 from engine.archive import receipts
 from engine.archive.archive import Archive
 from engine.archive.copies.replica import Destination, Replica, Shipped, promote
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.ingest.live import Ingestor
 from engine.archive.ingest.request import POLICIES, Answer, Payload, StoreRequest
 from engine.archive.ingest.second_copy import SecondCopies

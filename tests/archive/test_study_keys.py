@@ -18,7 +18,8 @@ from engine.archive.copies.backup import back_up
 from engine.archive.copies.backup_check import verify_backup
 from engine.archive.copies.manifest import BackupFolder
 from engine.archive.copies.replica import Replica, promote
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore
 from engine.archive.lifecycle import shredding
 from engine.archive.lifecycle.compaction import Compactor

@@ -22,31 +22,26 @@ backup.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import NamedTuple
 
 from engine import log
 from engine.accounts import dump
 from engine.archive import layout as layouts
 from engine.archive import receipts
-from engine.archive.copies import extent, key_file, lag, shipped_logs, study_key_file
+from engine.archive.copies import key_file, lag, shipped_logs, study_key_file
 from engine.archive.copies.audit_shipping import AuditShipping
 from engine.archive.copies.awaited import Awaited
-from engine.archive.copies.extent import Extent
-from engine.archive.copies.replica import JOIN_BYTES, Destination, Held, Shipped, write_status
+from engine.archive.copies.replica import Destination, Held, Shipped, write_status
+from engine.archive.copies.replication_status import Status
+from engine.archive.copies.source import Source, Transfer, Vanished
 from engine.archive.layout import Layout
 from engine.archive.receipts import Kind
 from engine.audit.chain import folder_of
 from engine.errors import CorruptRecord, EngineError, KeyStoreError, ReplicationFailed, StorageError
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
-from engine.storage.record import crc32c
-from engine.storage.segment_bytes import FileBytes
 
 logger = log.get("archive.replication")
 
@@ -65,58 +60,6 @@ PAUSE_S = (1.0, 30.0)
 STATUS_EVERY_S = 1.0
 STOP_LOOK_S = 0.2
 """The interval of the look for a signal to stop while workers are listened to."""
-
-
-@dataclass(slots=True)
-class Status:
-    """The progress of a replication."""
-
-    destination: str
-    state: str = "catching up"
-    error: str = ""
-    lag_bytes: int = 0
-    """Bytes that the destination lacked at `updated`."""
-    caught_up_s: float = 0.0
-    """Unix time up to which the destination has everything; 0: not known."""
-    shipped_bytes: int = 0
-    """By this process, without the audit log: neither is it in `lag_bytes`, since each command adds to it."""
-    audit_bytes: int = 0
-    """Of the audit log, by this process."""
-    segments: int = 0
-    findings: list[str] = field(default_factory=list)
-    """Segments that cannot be read at the source."""
-    updated_s: float = 0.0
-
-    def describe(self, now_s: float) -> dict[str, object]:
-        """As it is shown and kept."""
-        is_known = self.caught_up_s > 0
-        return {
-            "destination": self.destination,
-            "state": self.state,
-            "error": self.error,
-            "lag_bytes": self.lag_bytes,
-            "lag_s": round(max(0.0, now_s - self.caught_up_s), 1) if is_known else None,
-            "caught_up": datetime.fromtimestamp(self.caught_up_s, UTC).isoformat() if is_known else None,
-            "shipped_bytes": self.shipped_bytes,
-            "audit_bytes": self.audit_bytes,
-            "segments": self.segments,
-            "findings": self.findings[:100],
-            "updated": datetime.fromtimestamp(self.updated_s, UTC).isoformat(),
-            "pid": os.getpid(),
-        }
-
-
-class _Transfer(NamedTuple):
-    """A segment, of which the destination lacks a part."""
-
-    segment_id: int
-    found: Extent
-    start: int
-    is_another: bool
-
-
-class _Vanished(Exception):
-    """A segment is gone since it was listed."""
 
 
 class Replication:
@@ -149,16 +92,11 @@ class Replication:
         self._on_status = on_status
         self._remove_after_s = remove_after_s
         self._clock_s = clock_s
+        self._source = Source(layout, self._files)
         self._destination: Destination | None = None
         self._takes_all = False
         """Whether the destination takes the logs of DATA/hospital: older versions do not."""
         self._held: dict[int, Held] = {}
-        self._joined: set[int] = set()
-        """Segments whose ends have been compared since the destination was opened."""
-        self._ends: dict[tuple[int, int], int] = {}
-        """Where whole records are known to end, by id and salt."""
-        self._sealed: dict[int, tuple[tuple[int, int], Extent]] = {}
-        """The extents of sealed segments, which do not change."""
         self._gone_s: dict[int, float] = {}
         """When a segment was first missing here."""
         self._sent_keys = ""
@@ -170,9 +108,9 @@ class Replication:
         self._told_s = 0.0
         self._seen: dict[str, object] = {}
         self._gives_receipts = gives_receipts
-        self._awaited = Awaited(layout, self._files, lambda: self._held, self._has_come, self._join, self._send_keys)
-        self._open_ends: dict[int, int] = {}
-        """The ends of the segments that can still grow, as of the last look."""
+        self._awaited = Awaited(
+            layout, self._files, lambda: self._held, self._has_come, self._source.join, self._send_keys
+        )
 
     def run(self, stop: threading.Event, interval_s: float = 1.0) -> None:
         """Replicates until `stop`. Raises ReplicationFailed when trying again would not help."""
@@ -264,7 +202,7 @@ class Replication:
         self._study_keys.forget()
         if self._destination.audit is not None:
             self._audit.begin(self._destination.audit)
-        self._joined.clear()
+        self._source.forget_joins()
         self._awaited.forget()
         self._gone_s.clear()
 
@@ -325,103 +263,20 @@ class Replication:
             self._destination.tell(described)
         self._on_status(self.status)
 
-    # -- what is missing ------------------------------------------------------------------------
-
-    def _transfers(self, present: list[int]) -> tuple[list[_Transfer], bool]:
-        """The transfers to make, and whether every segment could be read. Segments that reuse an id come last."""
-        transfers: list[_Transfer] = []
-        whole = True
+    def _transfers(self, present: list[int]) -> tuple[list[Transfer], bool]:
+        """What is missing, and whether every segment could be read (`Source.transfers`)."""
         self.status.findings = []
-        self._open_ends = {}
         if not self._takes_all and self._destination is not None and (self._layout.data / "hospital").is_dir():
             self.status.findings.append(
                 "patients, orders and messages are not in the replica: it runs an older version of Filmroom"
             )
-        for segment_id in reversed(present):  # see `shipped_logs`
-            try:
-                item = self._look(segment_id)
-            except _Vanished:
-                whole = False
-            except CorruptRecord as error:
-                self.status.findings.append(f"segment {segment_id:016x} cannot be shipped: {error}")
-                whole = False
-            else:
-                if item is not None:
-                    transfers.append(item)
-        self._seen = lag.seen(present, self._open_ends, has_hospital=self._takes_all)
-        return sorted(transfers, key=lambda item: (item.is_another, item.segment_id)), whole
-
-    def _look(self, segment_id: int) -> _Transfer | None:
-        identity = self._files.identity(shipped_logs.path_of(self._layout.data, segment_id))
-        if identity is None:
-            raise _Vanished
-        replica_segment = self._held.get(segment_id)
-        cached = self._sealed.get(segment_id)
-        if cached is not None and cached[0] == identity:
-            there: Extent | None = cached[1]
-        else:
-            there = self._look_into(segment_id)
-            if there is not None and there.is_sealed:
-                self._sealed[segment_id] = identity, there
-        if there is None or not there.is_sealed:
-            self._open_ends[segment_id] = lag.growing(there)
-        if there is None or there.is_empty:
-            return None
-        return self._compare(segment_id, there, replica_segment)
-
-    def _look_into(self, segment_id: int) -> Extent | None:
-        fd = self._open_source(segment_id)
-        try:
-            there = extent.look(
-                FileBytes(self._files, fd),
-                shipped_logs.id_of(segment_id),
-                lambda salt: self._ends.get((segment_id, salt), 0),
-            )
-            if there is not None:
-                self._ends[segment_id, there.salt] = there.end
-            return there
-        except OSError as error:
-            raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, 0) from error
-        finally:
-            self._files.close(fd)
-
-    def _compare(self, segment_id: int, found: Extent, held: Held | None) -> _Transfer | None:
-        if held is None or not held.length:
-            return _Transfer(segment_id, found, 0, False)
-        if held.salt != found.salt:
-            return _Transfer(segment_id, found, 0, True)
-        if held.length > found.end or (held.is_sealed and not (found.is_sealed and held.length == found.end)):
-            raise _diverged(segment_id, f"{held.length} bytes there and {found.end} here")
-        self._join(segment_id, held)
-        if held.length == found.end and held.is_sealed == found.is_sealed:
-            return None
-        return _Transfer(segment_id, found, held.length, False)
-
-    def _join(self, segment_id: int, held: Held) -> None:
-        """Compares, once, the end of a segment there with ours."""
-        if segment_id in self._joined:
-            return
-        fd = self._open_source(segment_id)
-        try:
-            start = max(0, held.length - JOIN_BYTES)
-            ours = self._files.pread(fd, held.length - start, start)
-        except OSError as error:
-            raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, held.length) from error
-        finally:
-            self._files.close(fd)
-        if crc32c(ours) != held.tail_crc:
-            raise _diverged(segment_id, f"other bytes before {held.length}")
-        self._joined.add(segment_id)
-
-    def _open_source(self, segment_id: int) -> int:
-        try:
-            return self._files.open(shipped_logs.path_of(self._layout.data, segment_id), os.O_RDONLY)
-        except FileNotFoundError:
-            raise _Vanished from None
+        missing = self._source.transfers(present, self._held, self.status.findings)
+        self._seen = lag.seen(present, self._source.open_ends, has_hospital=self._takes_all)
+        return missing
 
     # -- shipping -------------------------------------------------------------------------------
 
-    def _ship_all(self, destination: Destination, transfers: list[_Transfer]) -> bool:
+    def _ship_all(self, destination: Destination, transfers: list[Transfer]) -> bool:
         """Ships and commits; False when a segment is gone or cannot be read."""
         whole = True
         shipped: list[Shipped] = []
@@ -444,7 +299,7 @@ class Replication:
                         self._tell("catching up")
                     elif done.length == item.found.end:
                         shipped.append(done)
-            except _Vanished:
+            except Vanished:
                 whole = False
             except CorruptRecord as error:
                 self.status.findings.append(f"segment {item.segment_id:016x} cannot be shipped: {error}")
@@ -452,13 +307,13 @@ class Replication:
         self._commit(destination, shipped)
         return whole
 
-    def _ship(self, destination: Destination, item: _Transfer) -> Iterator[Shipped]:
+    def _ship(self, destination: Destination, item: Transfer) -> Iterator[Shipped]:
         """Ships a segment piece by piece; yields its progress after each."""
         segment_id, there, at, _ = item
         held = self._held.get(segment_id)
         if held is not None and held.salt == there.salt:
             at = max(at, held.length)  # somebody waited for it
-        fd = self._open_source(segment_id)
+        fd = self._source.open(segment_id)
         try:
             self._files.fdatasync(fd)
             while at < there.end:
@@ -467,7 +322,7 @@ class Replication:
                 except OSError as error:
                     raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, at) from error
                 if not data:
-                    raise _Vanished
+                    raise Vanished
                 destination.write(segment_id, there.salt, at, data)
                 at += len(data)
                 self.status.shipped_bytes += len(data)
@@ -489,7 +344,7 @@ class Replication:
     def _has_come(self, item: Shipped) -> None:
         """The replica has made this durable."""
         self._held[item.segment_id] = Held(item.salt, item.length, item.is_sealed)
-        self._joined.add(item.segment_id)
+        self._source.note_join(item.segment_id)
 
     def _ship_audit(self, destination: Destination, layout: Layout) -> None:
         """Ships the audit log. Nothing else waits for it: what cannot be shipped is a finding."""
@@ -533,14 +388,5 @@ class Replication:
             destination.remove(due)
             for segment_id in due:
                 del self._held[segment_id]
-                self._sealed.pop(segment_id, None)
-                self._ends = {key: end for key, end in self._ends.items() if key[0] != segment_id}
+                self._source.forget(segment_id)
                 del self._gone_s[segment_id]
-
-
-def _diverged(segment_id: int, what: str) -> ReplicationFailed:
-    return ReplicationFailed(
-        f"the replica has gone another way: segment {segment_id:016x} has {what}; if the source was restored from a"
-        " backup, begin a new replica",
-        is_final=True,
-    )

@@ -12,7 +12,8 @@ import pytest
 from engine.archive.archive import Archive
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Replica
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore
 from engine.archive.lifecycle import correction, reserve_file, scrub
 from engine.archive.lifecycle.compaction import Compactor

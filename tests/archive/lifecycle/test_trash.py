@@ -15,7 +15,8 @@ from engine.archive.admin import trash as trash_facts
 from engine.archive.archive import Archive
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.replica import Replica
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore as restore_backup
 from engine.archive.lifecycle import reserve_file, trash
 from engine.archive.lifecycle.compaction import Compactor

@@ -10,7 +10,8 @@ from engine.archive.archive import Archive
 from engine.archive.copies.backup import back_up
 from engine.archive.copies.backup_check import verify_backup
 from engine.archive.copies.replica import Replica
-from engine.archive.copies.replication import Replication, Status
+from engine.archive.copies.replication import Replication
+from engine.archive.copies.replication_status import Status
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.archive.tiering import connection
 from engine.archive.tiering.remote_segments import RemoteSegments
