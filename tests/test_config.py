@@ -26,7 +26,7 @@ from engine.config import (
     reference,
     second_copies,
 )
-from engine.config.composition import LISTS, TABLES, to_path
+from engine.config.composition import KEY_OF_LISTS, LISTS, TABLES, to_path
 from engine.errors import ConfigError
 
 PEER = '[[peer]]\naet = "STORE1"\nhost = "127.0.0.1"\nport = 104\n'
@@ -493,3 +493,8 @@ def test_a_reload_does_not_make_answers_wait_for_a_copy_that_only_a_restart_begi
         assert second_copies.reloaded(merged, fresh)[0] == fresh
     merged, restart_needed = second_copies.reloaded(fresh, before)
     assert (merged.second_copy.replica, restart_needed) == ("tls://b:2763", ["second_copy.replica"])
+
+
+def test_every_list_is_described_by_a_key_that_its_tables_have() -> None:
+    assert KEY_OF_LISTS.keys() == LISTS.keys(), "a reload would not see what is not described"
+    assert [table for table, key in KEY_OF_LISTS.items() if key and key not in LISTS[table][1].__struct_fields__] == []

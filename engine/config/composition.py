@@ -265,78 +265,14 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
             for attribute in key.split("."):
                 value = getattr(value, attribute)
             rows.append((key, value))
-        for peer in self.peers:
-            rows += [
-                (f"peer.{peer.aet}.{name}", getattr(peer, name)) for name in peer.__struct_fields__ if name != "aet"
-            ]
-        for role in self.roles:
-            rows += [(f"role.{role.name}.{name}", getattr(role, name)) for name in ("may", "studies")]
-        for retention in self.retention:
-            rows += [
-                (f"retention.{retention.name}.{name}", getattr(retention, name))
-                for name in retention.__struct_fields__
-                if name != "name"
-            ]
-        for tier in self.tiers:
-            rows += [
-                (f"tier.{tier.name}.{name}", getattr(tier, name)) for name in tier.__struct_fields__ if name != "name"
-            ]
-        for provider in self.oidc:
-            rows += [
-                (f"oidc.{provider.name}.{name}", getattr(provider, name))
-                for name in provider.__struct_fields__
-                if name != "name"
-            ]
-        for hook in self.webhooks:
-            rows += [
-                (f"webhook.{hook.name}.{name}", getattr(hook, name))
-                for name in hook.__struct_fields__
-                if name != "name"
-            ]
-        for route in self.routes:
-            rows += [
-                (f"route.{route.name}.{name}", getattr(route, name))
-                for name in route.__struct_fields__
-                if name != "name"
-            ]
-        for rule in self.rules:
-            rows += [
-                (f"rule.{rule.name}.{name}", getattr(rule, name)) for name in rule.__struct_fields__ if name != "name"
-            ]
-        for receiver in self.hl7_destinations:
-            rows += [
-                (f"hl7_destination.{receiver.name}.{name}", getattr(receiver, name))
-                for name in receiver.__struct_fields__
-                if name != "name"
-            ]
-        for template in self.workitems:
-            rows += [
-                (f"workitem.{template.name}.{name}", getattr(template, name))
-                for name in template.__struct_fields__
-                if name != "name"
-            ]
-        for station in self.stations:
-            rows += [
-                (f"station.{station.aet}.{name}", getattr(station, name))
-                for name in station.__struct_fields__
-                if name != "aet"
-            ]
-        for number, listener in enumerate(self.hl7_listeners, 1):
-            rows += [(f"hl7_listener.{number}.{name}", getattr(listener, name)) for name in listener.__struct_fields__]
-        for source in self.hl7_sources:
-            rows += [
-                (f"hl7_source.{source.name}.{name}", getattr(source, name))
-                for name in source.__struct_fields__
-                if name != "name"
-            ]
-        for number, coercion in enumerate(self.coercion, 1):
-            rows += [(f"coercion.{number}.{name}", getattr(coercion, name)) for name in coercion.__struct_fields__]
-        for extra in self.attributes or ():
-            rows += [
-                (f"attribute.{extra.tag}.{name}", getattr(extra, name))
-                for name in extra.__struct_fields__
-                if name != "tag"
-            ]
+        for table, key in KEY_OF_LISTS.items():
+            for number, each in enumerate(getattr(self, LISTS[table][0]) or (), 1):
+                name = getattr(each, key) if key else number
+                rows += [
+                    (f"{table}.{name}.{field}", getattr(each, field))
+                    for field in each.__struct_fields__
+                    if field != key
+                ]
         return rows
 
     def to_json(self) -> bytes:
@@ -412,6 +348,25 @@ LISTS: dict[str, tuple[str, type[Struct]]] = {
     if (table := _table_of_list(field.type)) is not None
 }
 """Tables that may occur several times, in the file only: name in the file → field and type of table."""
+
+KEY_OF_LISTS: dict[str, str] = {
+    "peer": "aet",
+    "role": "name",
+    "retention": "name",
+    "tier": "name",
+    "oidc": "name",
+    "webhook": "name",
+    "route": "name",
+    "rule": "name",
+    "hl7_destination": "name",
+    "workitem": "name",
+    "station": "aet",
+    "hl7_listener": "",
+    "hl7_source": "name",
+    "coercion": "",
+    "attribute": "tag",
+}
+"""Which setting names one of them, in the order in which they are described; "": its place in the file, from 1."""
 
 
 @cache
