@@ -27,6 +27,7 @@ from engine.archive.receipts import Desk, Kind
 from engine.archive.settings import SecondCopySettings
 from engine.errors import EngineError, ReplicationFailed, StorageError
 from engine.index.format.types import Outcome
+from engine.storage.files import Files
 from engine.storage.record import Position, crc32c
 from tests.archive.filled import contents, opened, payload_of, store, uid
 from tests.system.server import wait_for
@@ -331,6 +332,33 @@ def replicated(target: Path) -> set[str]:
         return set()
     with opened(target) as archive:
         return set(contents(archive))
+
+
+class GoneAtOpen(Files):
+    """Files that are gone when they are opened, after they were looked at."""
+
+    is_gone = False
+
+    def open(self, path: str, flags: int, mode: int = 0o640) -> int:
+        if self.is_gone:
+            raise FileNotFoundError(path)
+        return super().open(path, flags, mode)
+
+
+def test_a_segment_that_goes_while_it_is_waited_for_has_no_receipt(tmp_path: Path) -> None:
+    files = GoneAtOpen()
+    with opened(tmp_path / "source") as archive:
+        store(archive, payload_of())
+        layout = archive.parts.layout
+        target = Replica(tmp_path / "replica", layout.archive_id, layout.lineage)
+        one = Replication(layout, lambda: target, Status("replica"), files=files, gives_receipts=True)
+        assert one.run_once()
+        wanted = {segment_id: held.length for segment_id, held in one._held.items()}
+        assert one._awaited._ship(target, wanted) == wanted
+        one._source.forget_joins()
+        files.is_gone = True
+        assert one._awaited._ship(target, wanted) == {}
+        one.close()
 
 
 # -- the desk ---------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from engine import log
 from engine.archive.copies import shipped_logs
 from engine.archive.copies.replica import Destination, Held, Shipped
+from engine.archive.copies.source import Vanished
 from engine.archive.layout import Layout
 from engine.archive.receipts import Desk, Kind
 from engine.errors import CorruptRecord, StorageError
@@ -135,7 +136,7 @@ class Awaited:
                         continue
                 if self._write(destination, segment_id, salt, there.length if there is not None else 0, end):
                     shipped.append(Shipped(segment_id, salt, end, False))
-            except (CorruptRecord, OSError) as error:
+            except (CorruptRecord, Vanished, OSError) as error:
                 logger.warning("a segment that is waited for cannot be shipped", segment=segment_id, error=str(error))
         if shipped:
             self._send_keys(destination)

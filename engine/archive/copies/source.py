@@ -135,8 +135,8 @@ class Source:
         """The descriptor of a segment's file. Raises Vanished."""
         try:
             return self._files.open(shipped_logs.path_of(self._layout.data, segment_id), os.O_RDONLY)
-        except FileNotFoundError:
-            raise Vanished from None
+        except FileNotFoundError as error:
+            raise Vanished("the segment file is missing") from error
 
     def note_join(self, segment_id: int) -> None:
         """The end of a segment there is ours: it has just come from here."""
