@@ -29,7 +29,9 @@ from engine.errors import EngineError, ReplicationFailed, StorageError
 from engine.index.format.types import Outcome
 from engine.storage.files import Files
 from engine.storage.record import Position, crc32c
+from engine.storage.segment_store import LocalSegments
 from tests.archive.filled import contents, opened, payload_of, store, uid
+from tests.memory_segments import moved_away
 from tests.system.server import wait_for
 
 EXPLICIT = "1.2.840.10008.1.2.1"
@@ -327,6 +329,28 @@ def test_where_no_socket_can_be_made_a_replication_goes_on(tmp_path: Path) -> No
             assert running.failures == []
 
 
+def test_who_waits_for_a_record_that_is_in_the_bucket_only_has_a_receipt(tmp_path: Path) -> None:
+    source, target = tmp_path / "source", tmp_path / "replica"
+    with opened(source) as archive:
+        store(archive, payload_of(1, 1, 1))
+        (instance,) = archive.matching("instance")
+        layout = archive.parts.layout
+        with replicating(layout, target):
+            wait_for(lambda: uid(1, 1, 1) in replicated(target))
+    place = moved_away(source, LocalSegments(layout.segments, Files()).segment_ids())
+    (segment_id,) = place.segments
+    name = receipts.replication_name(str(target))
+    with replicating(replace(layout, elsewhere=place), target):
+        wait_for(lambda: is_listening(source, name))
+        with connected(source, name) as sock:
+            while receipts.unpack(sock.recv(100))[0] is not Kind.READY:
+                pass
+            sock.send(next(receipts.pack(Kind.WANT, {segment_id: instance.position.end, segment_id + 1: 100})))
+            while (found := receipts.unpack(sock.recv(100)))[0] is not Kind.HAVE:
+                pass
+            assert found[1] == {segment_id: instance.position.end}
+
+
 def replicated(target: Path) -> set[str]:
     if not (target / "replica.json").exists():
         return set()
@@ -371,12 +395,24 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     one.close()
 
 
-def connected(tmp_path: Path) -> socket.socket:
+def connected(folder: Path, name: str = "a.sock") -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    sock.settimeout(10)
-    with receipts.address(tmp_path, "a.sock") as path:
-        sock.connect(path)
+    sock.settimeout(60)
+    try:
+        with receipts.address(folder, name) as path:
+            sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
     return sock
+
+
+def is_listening(folder: Path, name: str) -> bool:
+    try:
+        connected(folder, name).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_receipt_goes_to_each_who_wants_no_more_than_is_there(desk: Desk, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@
 
 A worker asks when its records are durable here, so nothing comes to the replica that a power cut could take from here.
 The rate limit of the replication does not hold for these bytes. Of a segment that a pass is shipping just now, and of
-one whose file cannot be read, receipts are put off until the pass has ended.
+one whose file cannot be read, receipts are put off until the pass has ended. Of one that is in the bucket only, which
+a sender of old instances waits for, the replica has what it has.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from engine.archive.copies.replica import Destination, Held, Shipped
 from engine.archive.copies.source import Vanished
 from engine.archive.layout import Layout
 from engine.archive.receipts import Desk, Kind
-from engine.errors import CorruptRecord, StorageError
+from engine.errors import CorruptRecord, SegmentGone, StorageError
 from engine.storage.files import Files
 from engine.storage.hints import read_header_or_trailer
 from engine.storage.segment import FIRST_RECORD
@@ -126,6 +127,9 @@ class Awaited:
             if not shipped_logs.is_image_log(segment_id):
                 continue
             try:
+                if there is not None and there.length >= end and self._is_elsewhere(segment_id, there.salt):
+                    granted[segment_id] = end
+                    continue
                 salt = self._salt(segment_id)
                 if there is not None and there.length:
                     if there.salt != salt:
@@ -148,6 +152,18 @@ class Awaited:
             self._has_come(item)
             granted[item.segment_id] = item.length
         return granted
+
+    def _is_elsewhere(self, segment_id: int, salt: int) -> bool:
+        """Whether a segment with this salt is no file here, and in an object store."""
+        elsewhere = self._layout.elsewhere
+        path = shipped_logs.path_of(self._layout.data, segment_id)
+        if elsewhere is None or self._files.identity(path) is not None:
+            return False
+        try:
+            elsewhere.open(segment_id, salt=salt)
+        except SegmentGone:
+            return False
+        return True
 
     def _salt(self, segment_id: int) -> int:
         path = shipped_logs.path_of(self._layout.data, segment_id)
