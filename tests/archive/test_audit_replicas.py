@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,7 @@ from engine.storage.keyring import KEYRING
 from tests.archive.filled import opened, payload_of, store
 from tests.archive.replicas import replicating
 from tests.audit.recording import events, rewrite, stored
-
-
-@pytest.fixture(autouse=True)
-def locked_before_and_after() -> Iterator[None]:
-    KEYRING.clear()
-    yield
-    KEYRING.clear()
+from tests.locked import locked_before_and_after as locked_before_and_after
 
 
 @pytest.fixture(params=["plain", "encrypted"])

@@ -8,7 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,7 @@ from engine.storage.keyring import KEYRING
 from tests.actors import actor
 from tests.archive import filled
 from tests.audit.recording import events, make_log, recording, stored
+from tests.locked import locked_before_and_after as locked_before_and_after
 
 NAME = "PLANTED^NAME"
 TEXT = "plantedreason"
@@ -40,13 +41,6 @@ MARKS = (
     *(base64.b64encode(bytes(shift) + TEXT.encode())[4:-4] for shift in range(3)),
 )
 """The planted texts, also in Base64 wherever they begin."""
-
-
-@pytest.fixture(autouse=True)
-def locked_before_and_after() -> Iterator[None]:
-    KEYRING.clear()
-    yield
-    KEYRING.clear()
 
 
 def begin(data: Path, **options: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,13 +31,7 @@ from engine.storage.segment import list_segments, segment_path
 from tests.archive.filled import opened, payload_of, store
 from tests.archive.hospital import ADT, admit, content, fill, take
 from tests.archive.replicas import replicating
-
-
-@pytest.fixture(autouse=True)
-def locked_before_and_after() -> Iterator[None]:
-    KEYRING.clear()
-    yield
-    KEYRING.clear()
+from tests.locked import locked_before_and_after as locked_before_and_after
 
 
 class Interrupted(Files):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +17,11 @@ from tests.actors import actor
 from tests.archive import filled
 from tests.archive.feed.followed import told, writer_of
 from tests.archive.test_encryption import NAME, TEXT, begin, marked_files
+from tests.locked import locked_before_and_after as locked_before_and_after
 
 KEY = DataKey(b"sealing!", bytes(range(32)), b"archive-id-16-by")
 SEALING = Sealing(lambda: KEY)
 MARKED = "PLANTED"
-
-
-@pytest.fixture(autouse=True)
-def locked_before_and_after() -> Iterator[None]:
-    KEYRING.clear()
-    yield
-    KEYRING.clear()
 
 
 def job(identifier: str) -> Job:

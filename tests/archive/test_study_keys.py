@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -36,13 +35,7 @@ from engine.storage.keyring import KEYRING
 from engine.storage.segment_store import LocalSegments
 from tests.actors import actor
 from tests.archive import filled
-
-
-@pytest.fixture(autouse=True)
-def locked_before_and_after() -> Iterator[None]:
-    KEYRING.clear()
-    yield
-    KEYRING.clear()
+from tests.locked import locked_before_and_after as locked_before_and_after
 
 
 def begin(data: Path) -> None:

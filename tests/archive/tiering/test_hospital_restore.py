@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,16 +21,10 @@ from engine.storage.keyring import KEYRING
 from tests.archive.filled import opened, payload_of, store
 from tests.archive.hospital import admit, content, fill, take
 from tests.archive.tiering.stored import bucket_of, publish_all, publisher_of, tail_of
+from tests.locked import locked_before_and_after as locked_before_and_after
 from tests.objects.s3 import S3, Fault
 
 pytest.importorskip("obstore", reason="obstore is not installed")
-
-
-@pytest.fixture(autouse=True)
-def locked_before_and_after() -> Iterator[None]:
-    KEYRING.clear()
-    yield
-    KEYRING.clear()
 
 
 def ship(data: Path, settings: ObjectStore) -> int:
