@@ -24,6 +24,7 @@ from engine.cli.output import Progress
 from engine.config import Config, Peer, parse_peer
 from engine.dicom import plain_values, tags
 from engine.errors import NotAllowed, NotStored
+from engine.index.query import key_values
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from engine.services.file_scu import SendSummary
 
 Result = TypeVar("Result")
+
+NOT_STORED = "not stored"
+"""The state of a study that is not stored."""
 
 UIDS_AT_ONCE = 500
 """Studies, series or instances whose instances are looked up in one read transaction."""
@@ -242,7 +246,12 @@ def changes(config: Config, *, since: str | None, limit: int | None, follow: boo
 
 
 def study_states(config: Config, studies: Sequence[str]) -> list[dict[str, object]]:
-    """Whether studies are arriving, quiet, complete or reopened; "unknown" without a feed."""
+    """Whether studies are arriving, quiet, complete or reopened; "unknown" without a feed, or NOT_STORED.
+
+    Raises QueryError for a UID that is none.
+    """
+    for uid in studies:
+        key_values.check_uid(uid)
     with opened(config) as archive:
         stored = [archive.sees(uid) for uid in studies]
         states = archive.study_states.of(list(studies))
@@ -250,7 +259,7 @@ def study_states(config: Config, studies: Sequence[str]) -> list[dict[str, objec
     return [
         {
             "study_instance_uid": uid,
-            **(state.as_dict() if state and is_stored else {"state": "unknown" if is_stored else "not stored"}),
+            **(state.as_dict() if state and is_stored else {"state": "unknown" if is_stored else NOT_STORED}),
         }
         for uid, is_stored, state in rows
     ]

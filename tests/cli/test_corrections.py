@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,13 @@ def test_a_merge_in_advance_waits_for_its_studies(capsys: pytest.CaptureFixture[
     samples.write(tmp_path / "more", samples.instance(8, 1, 1, patient_id="P8", patient_name="Old^Name"))
     assert run(capsys, "import", "more")[0] == exit_codes.OK
     assert studies(capsys)["8"] == "P2 Roe^Richard"
+
+
+def test_the_state_of_a_study_that_is_not_stored_is_a_failure(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, "study", "state", f"{ROOT}.1", "1.2.3", "--json")
+    assert (code, err) == (exit_codes.FAILED, "")
+    assert [json.loads(line)["state"] for line in out.splitlines()] == ["unknown", "not stored"]
+    assert run(capsys, "study", "state", f"{ROOT}.1")[0] == exit_codes.OK
+    code, out, err = run(capsys, "study", "state", "1.2.?")
+    assert (code, out) == (exit_codes.USAGE, "")
+    assert "1.2.?" in err

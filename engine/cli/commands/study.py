@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from engine.cli import backend, corrections, options, output
+from engine.cli import backend, corrections, exit_codes, options, output
 from engine.cli.options import Settings, reason_option, with_settings
 from engine.cli.output import whole
 
@@ -19,13 +19,18 @@ def command() -> None:
 @command.command("state", short_help="Show whether studies are arriving, quiet, complete or reopened.")
 @click.argument("studies", metavar="UID...", nargs=-1, required=True)
 @with_settings()
-def state(studies: tuple[str, ...], settings: Settings) -> None:
+def state(studies: tuple[str, ...], settings: Settings) -> int:
     """Show whether studies (Study Instance UIDs) are arriving, quiet, complete or reopened, why, and since when.
 
     A study is complete when no instance has come for [feed] study_complete_s, or when it is quiet and all instances
     that its performed procedure steps (MPPS) list are here. Another instance reopens it.
+
+    Exit code 1: one is not stored.
     """
-    output.write_list(backend.study_states(settings.load(), studies), STATES)
+    states = backend.study_states(settings.load(), studies)
+    output.write_list(states, STATES)
+    is_missing = any(each["state"] == backend.NOT_STORED for each in states)
+    return exit_codes.FAILED if is_missing else exit_codes.OK
 
 
 @command.command("move", short_help="Assign studies to another patient.")
