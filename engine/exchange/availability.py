@@ -23,6 +23,7 @@ from engine.exchange.matching import matching
 from engine.exchange.normalized import INSTANCE_AVAILABILITY, request
 from engine.index.format.types import Level
 from engine.index.query.keywords import query_of
+from engine.outbox.follower import Sink
 
 if TYPE_CHECKING:
     from engine.archive.feed.event import Event
@@ -34,19 +35,13 @@ if TYPE_CHECKING:
 UNAVAILABLE: Final = b"UNAVAILABLE"
 
 
-class Notifications:
-    """The notifications of one rule to one peer (`outbox.follower.Sink`)."""
+class Notifications(Sink[list[bytes]]):
+    """The notifications of one rule to one peer."""
 
     def __init__(self, engine: Engine, rule: Rule, aet: str) -> None:
         self._engine = engine
         self._rule = rule
         self._aet = aet
-
-    def nothing(self, cursor: str) -> None:
-        """No notification says that others were left out."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     async def deliver(self, unit: Unit[list[bytes]], reset: str) -> None:
         """Sends the notification of an event. Raises DeliveryFailed, AssociationFailed, QueryError."""

@@ -26,6 +26,7 @@ from engine.exchange.dicomweb import connected
 from engine.exchange.matching import matching
 from engine.orders import ordering, patients
 from engine.orders.names import id_key
+from engine.outbox.follower import Sink
 from engine.outbox.source import Content, Unit
 from engine.services.find_scu import Finder
 
@@ -64,8 +65,8 @@ class Prior:
     modalities: frozenset[str]
 
 
-class Prefetching(Generic[Content]):
-    """What one rule fetches from one peer (`outbox.follower.Sink`)."""
+class Prefetching(Sink[Content], Generic[Content]):
+    """What one rule fetches from one peer."""
 
     def __init__(self, engine: Engine, rule: Rule, aet: str, occasion: Callable[[Content], Occasion | None]) -> None:
         """`occasion`: of whom an event is; None: of nobody. Called in a thread."""
@@ -74,12 +75,6 @@ class Prefetching(Generic[Content]):
         self._aet = aet
         self._occasion = occasion
         self._files = engine.archive.job_files()
-
-    def nothing(self, cursor: str) -> None:
-        """No job says that events were left out."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     async def deliver(self, unit: Unit[Content], reset: str) -> None:
         """Creates the job for an event. Raises DeliveryFailed, AssociationFailed, JobsFull, StorageFull."""

@@ -10,30 +10,25 @@ from engine import log
 from engine.archive.jobs import job as states
 from engine.archive.jobs.job import RULE, Job, Work
 from engine.archive.jobs.job_files import new_id
+from engine.orders.rows import AnnouncementRow
+from engine.outbox.follower import Sink
 
 if TYPE_CHECKING:
     from engine.exchange.settings import Rule
-    from engine.orders.rows import AnnouncementRow
     from engine.outbox.source import Unit
     from engine.runtime.engine import Engine
 
 logger = log.get("exchange.pulling")
 
 
-class Pulling:
-    """What one rule pulls from one peer (`outbox.follower.Sink`)."""
+class Pulling(Sink[AnnouncementRow]):
+    """What one rule pulls from one peer."""
 
     def __init__(self, engine: Engine, rule: Rule, aet: str) -> None:
         self._engine = engine
         self._rule = rule
         self._aet = aet
         self._files = engine.archive.job_files()
-
-    def nothing(self, cursor: str) -> None:
-        """No job says that others were left out."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     async def deliver(self, unit: Unit[AnnouncementRow], reset: str) -> None:
         """Creates the job for an announcement of the peer. Raises JobsFull, StorageFull."""

@@ -23,7 +23,7 @@ from engine.archive.jobs.job_files import new_id
 from engine.errors import CursorRefused
 from engine.exchange.matching import KINDS, matching, uids_of
 from engine.index.format.types import Level
-from engine.outbox.follower import Follower, Retries, Saving
+from engine.outbox.follower import Follower, Retries, Saving, Sink
 from engine.outbox.source import FeedLines, Unit
 from engine.outbox.tables import Tables
 
@@ -85,8 +85,8 @@ def destination_of(route: Route) -> str:
     return f"route:{route.name}"
 
 
-class Jobs:
-    """Creates the jobs of one route (`outbox.follower.Sink`)."""
+class Jobs(Sink[list[bytes]]):
+    """Creates the jobs of one route."""
 
     def __init__(self, engine: Engine, route: Route, files: JobFiles) -> None:
         self._engine = engine
@@ -94,12 +94,6 @@ class Jobs:
         self._files = files
         self._created: tuple[str, set[str]] = ("", set())
         """A unit by its cursor, and the peers that have its jobs: after a failure the others are left."""
-
-    def nothing(self, cursor: str) -> None:
-        """No job says that events were left out."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     async def deliver(self, unit: Unit[list[bytes]], reset: str) -> None:
         """Creates the jobs for some events. Raises JobsFull, StorageFull, QueryError."""

@@ -16,28 +16,23 @@ from engine.exchange.normalized import PERFORMED_STEP as SOP_CLASS
 from engine.exchange.normalized import request
 from engine.orders import performing
 from engine.orders.attributes import in_utf_8
+from engine.orders.rows import AnnouncementRow
 from engine.orders.work import STEP_CREATED
+from engine.outbox.follower import Sink
 
 if TYPE_CHECKING:
     from engine.exchange.settings import Rule
-    from engine.orders.rows import AnnouncementRow
     from engine.outbox.source import Unit
     from engine.runtime.engine import Engine
 
 
-class StepForwarding:
-    """The steps that one rule forwards to one peer (`outbox.follower.Sink`)."""
+class StepForwarding(Sink[AnnouncementRow]):
+    """The steps that one rule forwards to one peer."""
 
     def __init__(self, engine: Engine, rule: Rule, aet: str) -> None:
         self._engine = engine
         self._rule = rule
         self._aet = aet
-
-    def nothing(self, cursor: str) -> None:
-        """No message says that others were left out."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     async def deliver(self, unit: Unit[AnnouncementRow], reset: str) -> None:
         """Forwards one N-CREATE or N-SET. Raises DeliveryFailed, AssociationFailed."""

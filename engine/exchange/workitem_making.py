@@ -34,6 +34,7 @@ from engine.orders.workitems.facts import text_of
 from engine.orders.workitems.rules import Fault, State
 from engine.orders.workitems.search import Search, question_of
 from engine.orders.workitems.store import Workitems
+from engine.outbox.follower import Sink
 from engine.outbox.source import Content, Unit
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ class Subject:
         return b"READY" if self.inputs else b"UNAVAILABLE"
 
 
-class Making(Generic[Content]):
-    """The workitems of one rule and one template (`outbox.follower.Sink`)."""
+class Making(Sink[Content], Generic[Content]):
+    """The workitems of one rule and one template."""
 
     def __init__(self, engine: Engine, rule: Rule, name: str, subject: Callable[[Content], Subject | None]) -> None:
         """`subject`: what an event is about; None: nothing that the rule is for. Called in a thread."""
@@ -84,12 +85,6 @@ class Making(Generic[Content]):
         self._rule = rule
         self._name = name
         self._subject = subject
-
-    def nothing(self, cursor: str) -> None:
-        """No workitem says that events were left out."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
     async def deliver(self, unit: Unit[Content], reset: str) -> None:
         """Makes the workitem of an event. Raises DeliveryFailed, OrdersError, StorageError, QueryError."""

@@ -74,10 +74,12 @@ class Sink(Protocol[Content]):
         """
 
     def nothing(self, cursor: str) -> Unit[Content] | None:
-        """A unit that only says that others were left out; None if the receiver need not know."""
+        """A unit that only says that others were left out; None if the receiver need not know, as most need not."""
+        return None
 
     async def close(self) -> None:
-        """Frees its resources."""
+        """Frees its resources; most have none."""
+        return
 
 
 class Follower(Generic[Content]):
