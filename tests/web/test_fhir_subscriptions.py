@@ -21,7 +21,7 @@ from engine.archive.admin import corrections
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.subscriptions import OWN_MAX
 from engine.dicom import tags
-from engine.web.fhir import subscription_channel
+from engine.web.fhir import subscription_channel, subscription_matches
 from tests import samples
 from tests.archive.filled import payload_of, store
 from tests.web.fhir_asking import R5, checked, get
@@ -224,6 +224,27 @@ def test_a_restart_loses_nothing_and_an_event_keeps_its_number(tmp_path: Path, r
         until(lambda: len(events(receiver)) == 3, "the next event")
         assert events(receiver) == [(1, first), (1, first), (2, second)]
         assert len(told(receiver, "handshake")) == 1
+
+
+def test_what_may_not_be_seen_any_more_is_not_sent_again_after_a_restart(tmp_path: Path, receiver: Receiver) -> None:
+    data = tmp_path / "data"
+    with serving(data, receiver) as hosting:
+        identifier = send(hosting, r4("report-available", url=receiver.url))["id"]
+        until(lambda: is_active(hosting, identifier), "an active subscription")
+        standings = hosting.engine.archive.subscription_standings()
+        before = standings.load(identifier)
+        first = report(hosting, 1, 1)
+        until(lambda: len(events(receiver)) == 1, "an event")
+    assert before is not None
+    standings.save(before)  # as after a kill before the position was saved
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subscription_matches, "may_be_told", lambda *which: False)
+        with serving(data, receiver) as hosting:
+            until(lambda: standings.load(identifier).cursor != before.cursor, "that it was passed over")  # type: ignore[union-attr]
+            patch.undo()
+            second = report(hosting, 1, 2)
+            until(lambda: len(events(receiver)) == 2, "the next event")
+            assert events(receiver) == [(1, first), (2, second)]
 
 
 def test_heartbeats_are_sent_while_nothing_happens(

@@ -253,7 +253,7 @@ class Sink:
                 ]
                 rows = self._events.append(unit.before, foci, decode(line).time)
                 self._numbered_before = unit.before
-                return rows
+                return [row for row in rows if (row.kind, row.id) in foci]
         known = self._events.of(unit.before)
         return [row for row in known if subscription_matches.may_be_told(view, subscription, row.id)]
 
