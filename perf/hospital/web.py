@@ -25,7 +25,13 @@ class Web:
         self._session = aiohttp.ClientSession(timeout=TIMEOUT, headers=dict(server.headers))
 
     async def __aenter__(self) -> Web:
-        return self
+        """Raises AssociationFailed at once where nobody listens: patience is for a server that was there."""
+        try:
+            async with self._session.get(f"{self._server.url}/health/live"):
+                return self
+        except (aiohttp.ClientError, TimeoutError) as error:
+            await self._session.close()
+            raise AssociationFailed(f"{self._server.url} does not answer: {error}") from error
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

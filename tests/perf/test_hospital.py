@@ -160,8 +160,8 @@ def test_a_notice_that_comes_twice_counts_once_and_is_acknowledged_twice() -> No
 def test_the_command_names_a_server_that_does_not_answer_and_wrong_options(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    nowhere = ("--http", f"http://127.0.0.1:{free_port()}", "--patience", "0")
-    code, _, err = run(capsys, "simulate", "hospital", *nowhere)
+    nowhere = ("--http", f"http://127.0.0.1:{free_port()}")
+    code, _, err = run(capsys, "simulate", "hospital", *nowhere)  # with its two minutes for a server that comes back
     assert code == exit_codes.PEER and "does not answer" in err
     for wrong in (("--http", "ftp://x"), ("--aet", "A" * 17), ("--header", "nothing")):
         assert run(capsys, "simulate", "clean", *wrong)[0] == exit_codes.USAGE
