@@ -105,9 +105,11 @@ class Awaited:
         """Has the replica note what was shipped since, but of segments that this pass ships anyway."""
         noted = sorted(self._unnoted.difference(transfers))
         held = self._held()
-        if noted:
-            destination.commit([Shipped(each, held[each].salt, held[each].length, False) for each in noted])
-            self.noted(noted)
+        # A segment that a compaction has removed since is nothing to note.
+        there = [Shipped(each, held[each].salt, held[each].length, False) for each in noted if each in held]
+        if there:
+            destination.commit(there)
+        self.noted(noted)
 
     def noted(self, segment_ids: Iterable[int]) -> None:
         """The replica has noted all that it has of these segments."""
