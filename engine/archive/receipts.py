@@ -158,7 +158,7 @@ class Desk:
         return ends
 
     def put_off(self, segment_ids: Collection[int]) -> None:
-        """Waits for these segments no more until `renew`."""
+        """Waits for these segments no more until somebody wants them anew, or until `renew`."""
         self._put_off.update(segment_ids)
 
     def renew(self) -> None:
@@ -216,6 +216,7 @@ class Desk:
             return
         for segment_id, end in ends.items():
             client.ends[segment_id] = max(end, client.ends.get(segment_id, 0))
+        self._put_off.difference_update(ends)
 
     def _send(self, client: _Client, kind: Kind, ends: Mapping[int, int] | None = None) -> None:
         try:

@@ -435,6 +435,20 @@ def test_a_receipt_goes_to_each_who_wants_no_more_than_is_there(desk: Desk, tmp_
     other.close()
 
 
+def test_what_was_put_off_is_tried_when_somebody_wants_it_anew(desk: Desk, tmp_path: Path) -> None:
+    """As an instance that is sent again when the place of the copies answers again."""
+    worker = connected(tmp_path)
+    worker.send(next(receipts.pack(Kind.WANT, {1: 100, 2: 50})))
+    wait_for(lambda: desk.wait(0.01), what="the wish")
+    desk.put_off([1, 2])
+    assert not desk.wait(0.01)
+    worker.send(next(receipts.pack(Kind.WANT, {1: 100})))
+    wait_for(lambda: desk.wait(0.01), what="the same wish again")
+    desk.grant({1: 100})
+    assert not desk.wait(0.01), "the other one is put off as before"
+    worker.close()
+
+
 @pytest.mark.parametrize(
     "message",
     [b"\x09", b"\x02" + bytes(16), b"\x01" + bytes(15), b"\x01" * 40_000],

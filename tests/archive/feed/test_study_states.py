@@ -277,5 +277,5 @@ def test_the_command_says_the_state_of_studies(tmp_path: Path, capsys: pytest.Ca
         writer.close()
     code, out, _ = run(capsys, "study", "state", uid(1), uid(7), "--data", data, "--json")
     rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0
+    assert code == 1
     assert [(row["state"], row.get("reason")) for row in rows] == [("arriving", "new"), ("not stored", None)]
