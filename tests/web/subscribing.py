@@ -146,9 +146,14 @@ def plain(resource: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def events(receiver: Receiver) -> list[tuple[int, str]]:
-    """Number and resource of each event that was sent, in order."""
-    return [pair for status in told(receiver) for pair in events_of(status)]
+def events(receiver: Receiver, subscription: str = "") -> list[tuple[int, str]]:
+    """Number and resource of each event that was sent, in order; with an id, those of one subscription."""
+    return [
+        pair
+        for status in told(receiver)
+        if status["subscription"]["reference"].endswith(subscription)
+        for pair in events_of(status)
+    ]
 
 
 def events_of(status: dict[str, Any]) -> list[tuple[int, str]]:
