@@ -477,6 +477,10 @@ class DeliveryFailed(EngineError):
     """Another system has not accepted what was handed over."""
 
 
+class DeliveryPointless(DeliveryFailed):
+    """What is to be handed over is not to be tried again, until a person asks for it."""
+
+
 class CursorRefused(FeedError):
     """A cursor is invalid, of another feed, or older than the oldest event: the subscriber must start from scratch."""
 

@@ -4,6 +4,9 @@
 
 A message counts when it has been applied: then it is on stable storage, and its number is that of no other. What was
 refused is not passed on, and what is replayed not again. The cursor is the number of the last message that was read.
+
+A message whose content has come too often (`repetition`) goes round in a circle of systems: it is set aside, and what
+follows is passed on.
 """
 
 from __future__ import annotations
@@ -16,9 +19,10 @@ from typing import TYPE_CHECKING, Final
 
 from engine import log
 from engine.archive import messages
-from engine.errors import CursorRefused, DeliveryFailed, MessageUnreadable
+from engine.errors import CursorRefused, DeliveryFailed, DeliveryPointless, MessageUnreadable
 from engine.exchange.hl7_notices import Receiver
 from engine.exchange.identity import control_id_of
+from engine.exchange.repetition import WINDOW_S, Repetitions
 from engine.hl7 import parse
 from engine.hl7.header_change import with_header
 from engine.messaging.sources import Sources
@@ -26,6 +30,7 @@ from engine.outbox.source import Page, Unit
 
 if TYPE_CHECKING:
     from engine.exchange.settings import Rule
+    from engine.hl7 import Message
     from engine.hl7.settings import Hl7Destination
     from engine.journal import History, Row
     from engine.runtime.engine import Engine
@@ -91,6 +96,7 @@ class MessageForwarding:
         self._rule = rule
         self._destination = destination
         self._receiver = Receiver(engine, destination)
+        self._repetitions = Repetitions(rule.repeats_max) if rule.repeats_max else None
         self._addresses: frozenset[str] | None = None
         self.history = messages.history_of(engine.archive)
 
@@ -122,23 +128,38 @@ class MessageForwarding:
         await self._receiver.close()
 
     async def deliver(self, unit: Unit[Row], reset: str) -> None:
-        """Sends one message. Raises DeliveryFailed, HL7SendFailed, StorageError."""
+        """Sends one message. Raises DeliveryFailed, DeliveryPointless, HL7SendFailed, StorageError."""
         data = await self._engine.pools.reads.run(partial(self._message, unit.content, unit.before))
         await self._receiver.send(data)
         self._engine.metrics.counters["hl7_messages_forwarded"] += 1
 
     def _message(self, row: Row, place: str) -> bytes:
         data = self.history.read(row.position)
-        if self._rule.sender == "original":
-            return data
         to, config = self._destination, self._engine.config
         settings = Sources(config.hl7, config.hl7_sources).named(row.received.source).settings
-        fields = {3: config.aet, 4: to.sending_facility, 5: to.application, 6: to.facility}
-        fields[10] = control_id_of(self._engine, f"{self._rule.name}:{to.name}", place)
         try:
-            return with_header(parse(data, default=settings.default_charset, override=settings.charset), fields)
+            message = parse(data, default=settings.default_charset, override=settings.charset)
+            self._check(row, message)
+            if self._rule.sender == "original":
+                return data
+            fields = {3: config.aet, 4: to.sending_facility, 5: to.application, 6: to.facility}
+            fields[10] = control_id_of(self._engine, f"{self._rule.name}:{to.name}", place)
+            return with_header(message, fields)
         except MessageUnreadable as error:
             raise DeliveryFailed(f"message {row.number}: {error}") from error
+
+    def _check(self, row: Row, message: Message) -> None:
+        """Raises DeliveryPointless for a message that goes round in a circle."""
+        end = f" {message.separators.field}"  # some systems cut empty fields off
+        lines = (message.kind, *(each.line.rstrip(end) for each in message if each.name != "MSH"))
+        content = (f"{line}\r".encode("utf-8", "replace") for line in lines)
+        if self._repetitions is None or self._repetitions.is_usual(row.number, row.received.time, content):
+            return
+        self._engine.metrics.counters["hl7_messages_circling"] += 1
+        raise DeliveryPointless(
+            f"message {row.number}: its content has come more than {self._rule.repeats_max} times in"
+            f" {WINDOW_S / 60:.0f} minutes: it goes round in a circle of systems"
+        )
 
 
 def _addresses(host: str) -> frozenset[str]:

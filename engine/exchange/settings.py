@@ -98,6 +98,11 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     sender: Literal["original", "own"] = "original"
     """For forward. original: every byte as it came; own: MSH-3 to 6 and MSH-10 are ours, as in messages of our own."""
 
+    repeats_max: Annotated[int, Meta(ge=0, le=10_000)] = 5
+    """For forward: so many messages of one content (kind and all segments but MSH) are passed on within an hour. A
+    further one goes round in a circle of systems: it is set aside until `filmroom rules resend`, whatever the policy;
+    0: any number."""
+
     priors_max: Annotated[int, Meta(ge=1, le=1000)] = 3
     """For prefetch: the most studies, the newest first."""
 
@@ -124,7 +129,9 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         if self.after not in _EVENTS[self.action]:
             events = ", ".join(sorted(_EVENTS[self.action]))
             raise ValueError(f"the [[rule]] {self.name}: {self.action} is possible after {events}")
-        if self.action != "forward" and (self.kinds or self.sources or self.sender != "original"):
-            raise ValueError(f"the [[rule]] {self.name}: kinds, sources and sender are for the action forward")
+        if self.action != "forward" and (
+            self.kinds or self.sources or self.sender != "original" or self.repeats_max != 5
+        ):
+            raise ValueError(f"the [[rule]] {self.name}: kinds, sources, sender and repeats_max are for forward")
         if self.action == "forward" and (self.keys or self.senders):
             raise ValueError(f"the [[rule]] {self.name}: messages are chosen by kinds and sources")

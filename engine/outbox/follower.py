@@ -9,7 +9,8 @@
                                   park   nothing more is tried until `resume`
 
 A unit is handed over at least once: what was accepted and not saved before a crash comes again, in the same order. If a
-cursor is no longer valid the follower goes on with what is new, and says so in `reset`.
+cursor is no longer valid the follower goes on with what is new, and says so in `reset`. What is pointless to try again
+(DeliveryPointless) is set aside at once, whatever the policy.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from engine import log
 from engine.archive.feed.destinations import DELIVERING, PARKED, WAITING, Destinations, Skipped, Standing
 from engine.archive.feed.event import time_text
 from engine.archive.feed.subscription import cursor_of_now
-from engine.errors import CursorRefused, EngineError, FeedMissing, for_log
+from engine.errors import CursorRefused, DeliveryPointless, EngineError, FeedMissing, for_log
 from engine.outbox.source import Content, Source, Unit
 
 if TYPE_CHECKING:
@@ -173,17 +174,19 @@ class Follower(Generic[Content]):
     async def _hand_over(self, unit: Unit[Content]) -> None:
         """Returns when the unit is accepted, or set aside."""
         standing = self._standing
-        while (error := await self._attempt(unit, standing.reset)) is not None:
+        while (failure := await self._attempt(unit, standing.reset)) is not None:
+            error, is_final = failure
             standing.attempts += 1
             standing.error = error
+            if is_final:
+                await self._set_aside(unit, error)
+                return
             if standing.attempts < self._retries.attempts_max or self._retries.policy == "wait":
                 standing.state = WAITING
                 await self._save()
                 await self._pause(error)
             elif self._retries.policy == "skip":
-                self._set_aside(unit, error)
-                standing.state, standing.attempts, standing.cursor = DELIVERING, 0, unit.after
-                await self._save()
+                await self._set_aside(unit, error)
                 return
             else:
                 standing.state = PARKED
@@ -195,17 +198,18 @@ class Follower(Generic[Content]):
         self._is_accepted_unsaved = True
         await self._save_if_due()
 
-    async def _attempt(self, unit: Unit[Content], reset: str) -> str | None:
-        """Returns why the unit was not accepted; None if it was."""
+    async def _attempt(self, unit: Unit[Content], reset: str) -> tuple[str, bool] | None:
+        """Returns why the unit was not accepted, and whether it is pointless to try again; None if it was."""
         try:
             await self._sink.deliver(unit, reset)
         except EngineError as error:
             self._count_failure()
-            return error.for_log  # it is kept, and shown to administrators
+            # It is kept, and shown to administrators.
+            return error.for_log, isinstance(error, DeliveryPointless)
         except Exception as error:
             self._count_failure()
             logger.error(f"a {self._kind} failed", name=self._name, error=for_log(error))
-            return f"internal error: {type(error).__name__}"
+            return f"internal error: {type(error).__name__}", False
         self._standing.delivered += unit.count
         return None
 
@@ -230,11 +234,14 @@ class Follower(Generic[Content]):
 
     # -- what was set aside -------------------------------------------------------------------------
 
-    def _set_aside(self, unit: Unit[Content], error: str) -> None:
+    async def _set_aside(self, unit: Unit[Content], error: str) -> None:
+        standing = self._standing
         self._engine.metrics.counters[f"{self._kind}_units_skipped"] += unit.count
         logger.error(f"{self._kind} skipped", name=self._name, after=unit.before, error=error)
-        if len(self._standing.skipped) < SKIPPED_MAX:
-            self._standing.skipped.append(Skipped(at=unit.before, error=error, time=time_text(time.time_ns())))
+        if len(standing.skipped) < SKIPPED_MAX:
+            standing.skipped.append(Skipped(at=unit.before, error=error, time=time_text(time.time_ns())))
+        standing.state, standing.attempts, standing.cursor = DELIVERING, 0, unit.after
+        await self._save()
 
     async def _resend(self) -> None:
         """Tries once more what was set aside, if somebody asks."""
@@ -244,13 +251,14 @@ class Follower(Generic[Content]):
         for each in list(standing.skipped):
             try:
                 page = await self._engine.pools.reads.run(partial(self._source.read, each.at))
-                error = await self._attempt(page.units[0], "") if page.units else "it is not there any more"
+                gone = ("it is not there any more", True)
+                failure = await self._attempt(page.units[0], "") if page.units else gone
             except CursorRefused as refusal:
-                error = str(refusal)
-            if error is None:
+                failure = str(refusal), True
+            if failure is None:
                 standing.skipped.remove(each)
             else:
-                each.error = error
+                each.error = failure[0]
             await self._save()
 
     # -- the position -------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from engine.archive import messages
 from engine.archive.archive import Archive
 from engine.config import Config
 from engine.errors import CursorRefused, MessageUnreadable
+from engine.exchange import repetition
 from engine.exchange.message_forwarding import MessageRows
+from engine.exchange.repetition import WINDOW_S, Repetitions
 from engine.exchange.settings import Rule
 from engine.hl7 import Message, parse
 from engine.hl7.header_change import with_header
@@ -139,6 +141,51 @@ def test_without_an_application_a_message_does_not_go_back_to_its_address(tmp_pa
     assert ids(taker) == ["2"]
 
 
+def test_a_message_that_goes_round_in_a_circle_is_set_aside_and_the_next_one_follows(
+    tmp_path: Path, taker: Taker
+) -> None:
+    """RIS gives everything to a third system, and that to us: each with its own header, set and empty fields."""
+    name = "rule:adt:ris"
+    to = destination(taker, application="RIS")
+    circled = rule(sender="own", repeats_max=3)
+    with placed(tmp_path / "data", [circled], hl7_destinations=(to,), hl7_sources=SOURCES) as where:
+        desk = Desk(where.archive)
+        desk.come(text("1"))
+        for turn in range(1, 4):
+            wait_for(lambda turn=turn: len(taker.messages) == turn, what="a round")  # type: ignore[misc]
+            came = parse(taker.messages[-1])
+            header = {3: "LAB", 4: f"ST{turn}", 10: f"L{turn}", 18: "UNICODE UTF-8"}
+            changed = with_header(came, header).decode(came.codec).replace("J\u00f6rg\r", "J\u00f6rg|||\r")
+            desk.come(changed.encode(), source="lab")
+        wait_for(lambda: bool(where.outbox.load(name).skipped), what="the message that is set aside")
+        desk.come(text("2").replace(b"P1^", b"P2^"), text("3", kind="ADT^A31"))
+        wait_for(lambda: len(taker.messages) == 5, what="what follows")
+        assert [parse(each).text("PID", 3) for each in taker.messages] == ["P1", "P1", "P1", "P2", "P1"]
+        (skipped,) = where.outbox.load(name).skipped
+        assert "more than 3 times in 60 minutes" in skipped.error and "rg" not in skipped.error
+        where.outbox.resend(name)
+        wait_for(lambda: len(taker.messages) == 6, what="the message that a person wants to be sent")
+        wait_for(lambda: not where.outbox.load(name).skipped, what="nothing is set aside")
+        assert where.engine.metrics.counters["hl7_messages_circling"] == 1
+        desk.journal.close()
+
+
+def test_the_same_content_is_usual_some_times_an_hour_and_again_for_the_same_number() -> None:
+    repetitions = Repetitions(2)
+    assert [repetitions.is_usual(number, 0.0, [b"a"]) for number in (1, 2, 3, 3, 1)] == [True, True, False, True, True]
+    assert repetitions.is_usual(4, 0.0, [b"b"]), "another content"
+    assert not repetitions.is_usual(5, WINDOW_S - 1, [b"a"])
+    assert repetitions.is_usual(6, WINDOW_S + WINDOW_S, [b"a"])
+
+
+def test_contents_that_came_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repetition, "NUMBERS_MAX", 10)
+    repetitions = Repetitions(1)
+    for number in range(100):
+        assert repetitions.is_usual(number, 0.0, [b"%d" % number])
+    assert repetitions.is_usual(100, 0.0, [b"0"]) and not repetitions.is_usual(101, 0.0, [b"99"])
+
+
 def test_a_page_ends_before_what_waits_and_passes_over_any_number_of_refused_ones(tmp_path: Path) -> None:
     with Archive.open(tmp_path / "data", role="keeper", create=True) as archive:
         desk = Desk(archive)
@@ -178,7 +225,8 @@ def test_a_header_changes_and_nothing_else() -> None:
     ("fields", "why"),
     [
         ({"after": "study_quiet"}, "forward is possible after message"),
-        ({"action": "hl7", "after": "study_quiet", "kinds": ("ADT",)}, "are for the action forward"),
+        ({"action": "hl7", "after": "study_quiet", "kinds": ("ADT",)}, "are for forward"),
+        ({"action": "hl7", "after": "study_quiet", "repeats_max": 0}, "are for forward"),
         ({"keys": {"Modality": "CT"}}, "chosen by kinds and sources"),
     ],
 )
