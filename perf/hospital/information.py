@@ -39,9 +39,9 @@ class Information:
             client, self._client = self._client, None
             await client.close()
 
-    async def register(self, person: Person) -> None:
+    async def register(self, person: Person, patience_s: float | None = None) -> None:
         """ADT^A04: a patient comes."""
-        await self._send("ADT", "A04", _pid(person), segment("PV1", "1", "O"))
+        await self._send("ADT", "A04", _pid(person), segment("PV1", "1", "O"), patience_s=patience_s)
 
     async def order(self, one: Examination) -> None:
         """OMI^O23; ORM^O01 for one step, in turn. IPC has the station, which OBR has no field for."""
@@ -85,7 +85,7 @@ class Information:
         obr = segment("OBR", "1", *numbers, ("SIM", "Invented", "L"))
         await self._send("ORM", "O01", pid, segment("ORC", "CA", *numbers), obr)
 
-    async def _send(self, kind: str, event: str, *segments: str) -> None:
+    async def _send(self, kind: str, event: str, *segments: str, patience_s: float | None = None) -> None:
         """Sends until it is acknowledged. Raises Refused, HL7SendFailed."""
         async with self._turn:
             self._count += 1
@@ -98,7 +98,7 @@ class Information:
                 time=time.time(),
             )
             data = message([head, *segments])
-            answer = await network.insisting(self._server, lambda: self._attempt(data))
+            answer = await network.insisting(self._server, lambda: self._attempt(data), patience_s)
             if answer:
                 raise Refused(f"message {control_id} ({kind}^{event}) was answered with {answer}")
             self.sent.append(control_id)

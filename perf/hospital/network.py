@@ -51,14 +51,20 @@ class Server:
     patience_s: float = 120.0
 
 
-async def insisting(server: Server, attempt: Callable[[], Awaitable[Result]]) -> Result:
-    """The result of an attempt at which the server was reached. Raises what the last one raised."""
-    deadline = asyncio.get_running_loop().time() + server.patience_s
+async def insisting(
+    server: Server, attempt: Callable[[], Awaitable[Result]], patience_s: float | None = None
+) -> Result:
+    """The result of an attempt at which the server was reached. Raises what the last one raised.
+
+    `patience_s`: of this attempt, instead of the server's.
+    """
+    patience_s = server.patience_s if patience_s is None else patience_s
+    deadline = asyncio.get_running_loop().time() + patience_s
     while True:
         try:
             return await attempt()
         except (AssociationFailed, HL7SendFailed, OSError):
-            if asyncio.get_running_loop().time() > deadline:
+            if asyncio.get_running_loop().time() >= deadline:
                 raise
         await asyncio.sleep(TRY_AGAIN_S)
 
@@ -147,13 +153,17 @@ class Association:
         """The SOP Instance UIDs that came by C-GET."""
         return self._requestor.received
 
+    def accepts(self, sop_class: str) -> bool:
+        """Whether the server takes this SOP class on the association."""
+        accepted = self._requestor.accepted
+        return accepted is not None and self._ids[sop_class] in accepted.contexts
+
     async def request(
         self, sop_class: str, make: Callable[[int], Any], data_set: Dataset | None = None
     ) -> tuple[Any, list[Dataset]]:
         """The final response, and the data sets that came with it and before it. Raises AssociationFailed, Refused."""
         requestor, context_id = self._requestor, self._ids[sop_class]
-        assert requestor.accepted is not None
-        if context_id not in requestor.accepted.contexts:
+        if not self.accepts(sop_class):
             raise Refused(f"the server does not accept {sop_class}")
         message_id, stream = requestor.responses.expect_several(
             requestor.connection.pause_reading, requestor.connection.resume_reading

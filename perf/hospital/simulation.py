@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from engine.errors import AssociationFailed, HL7SendFailed
-from perf.hospital import assistant, day, invented, workstation
+from perf.hospital import assistant, day, invented, readiness, workstation
 from perf.hospital.books import Account, Books, Doers
 from perf.hospital.day import Examination, Fate
 from perf.hospital.information import Information
@@ -51,6 +51,8 @@ class Result:
     accounts: list[Account]
     seconds: float
     """Of the day, without the books."""
+    books_s: float
+    """Until the books balanced, or patience was at its end."""
 
     @property
     def is_balanced(self) -> bool:
@@ -60,7 +62,7 @@ class Result:
 async def simulate(server: Server, wish: Wish, progress: Callable[[Examination], object] = lambda one: None) -> Result:
     """A whole day with its books. `progress` is called at the end of each examination.
 
-    Raises Refused, AssociationFailed, OSError when it cannot be begun, or the books cannot be read.
+    Raises Refused, AssociationFailed, OSError when the server is not ready for it, or the books cannot be read.
     """
     run = wish.run or invented.run_now()
     loop = asyncio.get_running_loop()
@@ -72,16 +74,17 @@ async def simulate(server: Server, wish: Wish, progress: Callable[[Examination],
             await notices.open()
         try:
             hospital = _Hospital(server, wish, information, progress)
+            await readiness.check(server, information, next(day.examinations(run, wish.seed)).person)
             begin = loop.time()
             await hospital.work(run)
-            seconds = loop.time() - begin
+            end = loop.time()
             doers = Doers(information, hospital.modalities, notices, hospital.failures)
             accounts = await Books(web, run, doers, server.patience_s).balanced(hospital.examinations)
         finally:
             await information.close()
             if notices is not None:
                 await notices.close()
-    return Result(run, hospital.examinations, accounts, seconds)
+    return Result(run, hospital.examinations, accounts, end - begin, loop.time() - end)
 
 
 class _Hospital:

@@ -151,7 +151,10 @@ def _show(result: Result) -> None:
             output.complain(f"wrong: {len(account.wrong) - WRONG_SHOWN} more of {account.what}")
     count, seconds = len(result.examinations), result.seconds
     verdict = "the books balance" if result.is_balanced else "the books do not balance"
-    output.complain(f"{count} examinations in {seconds:.1f} s, {count / max(seconds, 0.001):.1f}/s: {verdict}")
+    rate = count / max(seconds, 0.001)
+    output.complain(
+        f"{count} examinations in {seconds:.1f} s ({rate:.1f}/s), compared for {result.books_s:.1f} s more: {verdict}"
+    )
 
 
 @command.command("clean", short_help="Take away what simulations have made.")
