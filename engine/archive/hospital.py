@@ -169,7 +169,7 @@ def _comparable(tag: int, text: str) -> str:
 
 
 def _actor(source: Source) -> Principal:
-    return Principal(Kind.JOB, source.name)
+    return Principal(Kind.JOB, source.who)
 
 
 def _reason(source: Source) -> str:

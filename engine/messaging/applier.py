@@ -33,6 +33,7 @@ from engine.journal import Journal, Outcome, Result
 from engine.journal.entry import decode_received
 from engine.mapping import Mapped, apply
 from engine.messaging.reception import CUT_OFF
+from engine.messaging.sources import UNKNOWN
 from engine.orders.values import Applied, RefusalReason, ReportState, ReportUpdate, Source
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ MAPPED_BYTES_MAX = 64 << 10
 """A longer message is not remembered."""
 NOTES_CHARACTERS_MAX = 64 << 10
 """Of changes, and of warnings: the journal must be able to keep them."""
+SENDER_CHARACTERS_MAX = 80
 PAUSE_S = 0.5
 PAUSE_S_MAX = 60.0
 
@@ -115,8 +117,7 @@ class Applier:
     def note(self, number: int, message: Message, source: KnownSource, mapped: Mapped) -> None:
         """What a message that has just come says; documents are not kept in memory."""
         if len(self._mappings) < MAPPED_MAX and not mapped.documents and len(message.raw) <= MAPPED_BYTES_MAX:
-            origin = Source(name=source.name, reference=f"hl7:{number}", time=_time_of(message, source))
-            self._mappings[number] = (mapped, origin)
+            self._mappings[number] = (mapped, _origin(number, message, source))
 
     def synced(self, number: int) -> None:
         """Messages up to this one are on stable storage."""
@@ -234,7 +235,7 @@ class Applier:
             message = parse(data, default=settings.default_charset, override=settings.charset)
             found = apply(message, source.profile, source.options)
             judgement = source.judge(message) if is_replay else None
-            origin = Source(name=source.name, reference=f"hl7:{number}", time=_time_of(message, source))
+            origin = _origin(number, message, source)
         except MessageUnreadable as error:
             return self._refused(number, Fault(Condition.SEGMENT_SEQUENCE, str(error)))
         except Exception as error:
@@ -322,6 +323,14 @@ def _as_replay(outcome: Outcome) -> Outcome:
 
 def _source_name(meta: bytes) -> str:
     return decode_received(meta).source
+
+
+def _origin(number: int, message: Message, source: KnownSource) -> Source:
+    sender = ""
+    if source.name == UNKNOWN.name:
+        names = (message.header.text(field).strip() for field in (3, 4))
+        sender = " ".join(filter(None, names))[:SENDER_CHARACTERS_MAX]
+    return Source(name=source.name, reference=f"hl7:{number}", time=_time_of(message, source), sender=sender)
 
 
 def _time_of(message: Message, source: KnownSource) -> float:

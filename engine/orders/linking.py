@@ -108,7 +108,7 @@ def _is_of_patient(reading: Reading, row: OrderRow, patient_id: str) -> bool:
 
 def _put(work: Work, study_instance_uid: str, order: int, rule: str) -> None:
     key = key_of(study_instance_uid, order)
-    row = LinkRow(study_instance_uid=study_instance_uid, order=order, rule=rule, by=work.source.name, time=work.now)
+    row = LinkRow(study_instance_uid=study_instance_uid, order=order, rule=rule, by=work.source.who, time=work.now)
     work.writing.put(work.tables.links, key, row)
     work.writing.delete(work.tables.conflicts, key)
     work.supplies[study_instance_uid] = None
@@ -148,7 +148,7 @@ def unlink(work: Work, study_instance_uid: str, order: int) -> None:
         work.writing.delete(work.tables.conflicts, key)
     if row is None or row.is_undone:
         raise refuse("this study is not linked to this order", RefusalReason.UNKNOWN_KEY)
-    work.writing.put(work.tables.links, key, replace(row, is_undone=True, by=work.source.name, time=work.now))
+    work.writing.put(work.tables.links, key, replace(row, is_undone=True, by=work.source.who, time=work.now))
     work.supplies[study_instance_uid] = None
     work.changed(ChangeKind.LINK, study_instance_uid, "unlinked")
 

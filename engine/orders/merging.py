@@ -6,6 +6,8 @@ A message that said a merge which was undone (`unmerging`) does not make it agai
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -22,6 +24,34 @@ REFERENCES_MAX = 20
 def listed(reading: Reading, before: int) -> Iterator[tuple[int, MergeRow]]:
     """The merges below a number, the latest first."""
     return reading.rows_before(reading.database.merges, before)
+
+
+def described(number: int, row: MergeRow) -> dict[str, Any]:
+    """A merge as plain data, for people and programs."""
+    return {
+        "number": number,
+        "time": _time(row.time),
+        "prior": _patient(row.prior),
+        "survivor": _patient(row.survivor),
+        "by": row.by,
+        "messages": list(row.references),
+        "undone_by": row.undone_by,
+        "undone": _time(row.undone),
+        "reason": row.reason,
+    }
+
+
+def _patient(identifier: Identifier) -> dict[str, str]:
+    return {"PatientID": identifier.value, "IssuerOfPatientID": issuer_of(identifier)}
+
+
+def issuer_of(identifier: Identifier) -> str:
+    """The name of its assigning authority, else its universal id."""
+    return identifier.issuer.name or identifier.issuer.universal_id
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds") if seconds else ""
 
 
 def of_prior(reading: Reading, prior: Identifier, survivor: Identifier) -> list[tuple[int, MergeRow]]:
@@ -72,7 +102,7 @@ def note(
         absorbed=gone[1].absorbed if gone else (),
         orders=tuple(orders),
         visits=tuple(visits),
-        by=work.source.name,
+        by=work.source.who,
         references=(work.source.reference,) if work.source.reference else (),
         time=work.now,
     )

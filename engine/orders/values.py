@@ -320,6 +320,13 @@ class Source:
     """What finds the message again: its place in the journal, a SOP Instance UID, a file."""
     time: float = 0.0
     """When it happened (EVN-2, MSH-7), in seconds since 1970; 0: now."""
+    sender: str = ""
+    """What the message says of its sender (MSH-3, MSH-4), if no table of the configuration names it."""
+
+    @property
+    def who(self) -> str:
+        """For people."""
+        return self.sender or self.name
 
 
 class ChangeKind(StrEnum):

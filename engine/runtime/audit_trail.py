@@ -5,6 +5,7 @@
                 write it; what will be sent is read meanwhile
     sent        when all has left, or as much as the receiver took
     query       one event a query
+    changing    durable before the change, or AuditUnavailable; if the change then fails, another event says so
     alert       somebody is not who he says: the first one of an address at once, more of them as a sum each ALERTS_S
 
 Where nothing is recorded, nothing is looked up. What leaves is noted for rules of tiers, too (`Archive.note_reads`).
@@ -14,13 +15,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from engine import audit, guards
 from engine.archive.study_facts import StudyFacts
 from engine.audit import Alert, Event, Kind, Outcome
+from engine.errors import for_log
 
 if TYPE_CHECKING:
     from engine.access import Principal
@@ -40,6 +43,17 @@ ALERT_ADDRESSES_MAX: Final = 1024
 
 Counts: TypeAlias = Mapping[tuple[bytes, str, bool], int]
 """Study, SOP class, whether the instance is new here → instances."""
+
+
+@asynccontextmanager
+async def changing(event: Event) -> AsyncIterator[None]:
+    """Records durably what will be changed. Raises AuditUnavailable."""
+    await audit.begin(event)
+    try:
+        yield
+    except BaseException as error:
+        audit.write(replace(event, outcome=Outcome.SERIOUS, detail=f"{event.detail}: it failed: {for_log(error)}"))
+        raise
 
 
 @dataclass(slots=True, eq=False)

@@ -116,6 +116,19 @@ def test_a_message_that_comes_again_is_answered_the_same_and_applied_once(tmp_pa
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize("is_known", [False, True])
+def test_who_has_sent_is_the_source_or_what_the_message_says(tmp_path: Path, is_known: bool) -> None:
+    async def test(host: Host) -> None:
+        peer = await host.connect()
+        peer.write(framed(adt("1")))
+        assert await peer.code() == "AA"
+        await host.until(lambda: len(host.registry.applied) == 1)
+        ((_, source),) = host.registry.applied
+        assert (source.name, source.who) == (("adt", "adt") if is_known else ("unknown", "KIS ST"))
+
+    run(tmp_path, test, *([Hl7Source(name="adt", application="KIS")] if is_known else []))
+
+
 def test_what_is_refused_is_kept_and_not_applied(tmp_path: Path) -> None:
     cases = [
         (lines("MSH|^~\\&|KIS|ST|F|R|2026||ADT^A31|2|P|2.5.1", "PID|1||"), "AE", "101"),

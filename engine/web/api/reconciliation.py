@@ -13,13 +13,12 @@ from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from engine import audit
 from engine.access import Action
 from engine.archive import reconciliation
 from engine.audit import Event, Kind
 from engine.errors import RequestError, UpdateRefused
 from engine.orders.values import Source
-from engine.runtime.audit_trail import Act
+from engine.runtime.audit_trail import Act, changing
 from engine.web.api import reach
 from engine.web.api.bodies import UID, ReasonBody
 from engine.web.api.json_bodies import answer, body_of, check_parameters
@@ -94,13 +93,15 @@ async def of_study(request: Request) -> web.Response:
 
 async def link(request: Request) -> web.Response:
     """Links a study to an order."""
-    return await _change(request, "linked", lambda orders, body, source: orders.link(body.study, body.order, source))
+    return await _change(
+        request, "links it with", lambda orders, body, source: orders.link(body.study, body.order, source)
+    )
 
 
 async def unlink(request: Request) -> web.Response:
     """Undoes a link, or says of a conflict that the study does not belong to the order."""
     return await _change(
-        request, "unlinked", lambda orders, body, source: orders.unlink(body.study, body.order, source)
+        request, "unlinks it from", lambda orders, body, source: orders.unlink(body.study, body.order, source)
     )
 
 
@@ -111,33 +112,27 @@ async def _change(request: Request, what: str, change: Callable[[Orders, Link, S
         raise NotFound("there is no such order")
     engine = request.engine
     source = Source(name=request.principal.actor, reference=body.reason)
-    work = partial(_apply, request, change, body, source)
-    try:
-        applied = await engine.pools.orders.run(work)
-    except UpdateRefused as error:
-        raise HttpError(HTTPStatus.CONFLICT, str(error)) from None
-    if audit.is_on():
-        detail = f"{what} with order {body.order}"
-        facts = await engine.pools.index.run(lambda: engine.archive.study_facts(body.study))
-        await audit.begin(
-            Event(
-                kind=Kind.CORRECTED,
-                principal=request.principal,
-                action="page: reconciliation",
-                patient=facts.patient,
-                study=body.study,
-                reason=body.reason,
-                detail=detail,
-            )
-        )
-    return answer({"changes": [f"{each.kind} {each.action}" for each in applied.changes]})
-
-
-def _apply(request: Request, change: Callable[[Orders, Link, Source], Applied], body: Link, source: Source) -> Applied:
-    engine = request.engine
-    if reconciliation.of_study(engine.archive, engine.orders(), body.study) is None:
+    if (
+        await engine.pools.orders.run(partial(reconciliation.of_study, engine.archive, engine.orders(), body.study))
+        is None
+    ):
         raise NotFound(f"there is no study {body.study}")
-    return change(engine.orders(), body, source)
+    facts = await engine.pools.index.run(lambda: engine.archive.study_facts(body.study))
+    event = Event(
+        kind=Kind.CORRECTED,
+        principal=request.principal,
+        action="page: reconciliation",
+        patient=facts.patient,
+        study=body.study,
+        reason=body.reason,
+        detail=f"{what} order {body.order}",
+    )
+    async with changing(event):
+        try:
+            applied = await engine.pools.orders.run(partial(change, engine.orders(), body, source))
+        except UpdateRefused as error:
+            raise HttpError(HTTPStatus.CONFLICT, str(error)) from None
+    return answer({"changes": [f"{each.kind} {each.action}" for each in applied.changes]})
 
 
 def _check(request: Request) -> None:
