@@ -11,6 +11,7 @@ halves of characters. A repeated MSH-18 declares escapes of ISO 2022; each segme
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Decoded(NamedTuple):
     """Why it is not the declared one."""
 
 
+@lru_cache(256)
 def codec_of(term: str) -> str | None:
     """Python's codec of one term of MSH-18; None for a set that is unknown here."""
     name = " ".join(term.strip().upper().replace("_", " ").split())

@@ -11,7 +11,6 @@ end; `""` (two quotation marks) is a value that says "delete": `NULL`.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from engine.errors import MessageUnreadable
@@ -45,7 +44,11 @@ class Message:
         self.oddities = oddities
         self.separators = separators
         self._lines = lines
-        self._segments: dict[int, Segment] = {}
+        self.names = tuple([line[:3] for line in lines])
+        """The names of all segments, in order."""
+        self.header = Segment(self, lines[0], 0)
+        """MSH."""
+        self._segments: dict[int, Segment] = {0: self.header}
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -56,11 +59,6 @@ class Message:
         if segment is None:
             segment = self._segments[number] = Segment(self, self._lines[number], number)
         return segment
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The names of all segments, in order."""
-        return tuple(line[:3] for line in self._lines)
 
     def __iter__(self) -> Iterator[Segment]:
         return (self.segment_at(number) for number in range(len(self._lines)))
@@ -75,11 +73,6 @@ class Message:
             return self.segment_at(self.names.index(name))
         except ValueError:
             return None
-
-    @cached_property
-    def header(self) -> Segment:
-        """MSH."""
-        return self.segment_at(0)
 
     def without_content(self) -> Message:
         """MSH alone: all that an answer needs, for those who answer later."""
@@ -194,6 +187,13 @@ class Value:
         if separators.subcomponent in self.raw:
             parts = [part.split(separators.subcomponent, 1)[0] for part in parts]
         return [self._message.unescape(part) for part in parts] if separators.escape in self.raw else parts
+
+    def subcomponents(self, component: int) -> list[str]:
+        """The subcomponents of a component, as text; one at least."""
+        separators = self._message.separators
+        part = self.component(component)
+        parts = part.split(separators.subcomponent)
+        return [self._message.unescape(each) for each in parts] if separators.escape in part else parts
 
     def text(self, component: int = 1, subcomponent: int = 1) -> str:
         """A subcomponent as text; NULL stays NULL."""

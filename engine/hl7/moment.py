@@ -40,8 +40,16 @@ class Moment(NamedTuple):
         """
         digits = f"{self.date}0101"[:8] if len(self.date) == 4 else f"{self.date}01"[:8]
         whole, _, fraction = self.time.partition(".")
-        local = datetime.strptime(digits + whole.ljust(6, "0"), "%Y%m%d%H%M%S")
-        local = local.replace(microsecond=int(fraction.ljust(6, "0")) if fraction else 0)
+        whole = whole.ljust(6, "0")
+        local = datetime(
+            int(digits[:4]),
+            int(digits[4:6]),
+            int(digits[6:]),
+            int(whole[:2]),
+            int(whole[2:4]),
+            int(whole[4:]),
+            int(fraction.ljust(6, "0")) if fraction else 0,
+        )
         if self.offset:
             minutes = int(self.offset[1:3]) * 60 + int(self.offset[3:])
             return local.replace(

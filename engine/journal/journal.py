@@ -40,6 +40,9 @@ SEGMENT_BYTES = 64 << 20
 """Some ten thousand messages: retention removes whole segments."""
 PREWRITE_BYTES = 16 << 20
 """Syncs of blocks that were written before need no journal commit of the file system."""
+WRITE_BACK_BYTES = 64 << 10
+"""The disk begins at once with a message of so many bytes. Short ones share pages, and each would cost a request of its
+own before the sync that follows."""
 KEPT_SEGMENTS = 2
 """Retention always leaves so many, so that no number of a message is used twice."""
 WINDOW_S = 7 * 86400.0
@@ -258,7 +261,7 @@ class Journal:
             [message],
             len(message),
             crc32c(message),
-            write_back=True,
+            write_back=len(message) >= WRITE_BACK_BYTES,
         )
         self.last_number = number
         key = received.key

@@ -10,6 +10,7 @@ CX, EI, HD                                                             an identi
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 
 from engine.hl7 import moment
 from engine.hl7.message import NULL, Value
@@ -58,8 +59,9 @@ def whole(values: list[Value]) -> str:
 
 def label(values: list[Value]) -> str:
     """The text of a code, else the code."""
-    value = values[0]
-    return (value.text(2) or value.text(5) or value.text(1)).strip()
+    parts = values[0].components()
+    parts += [""] * (5 - len(parts))
+    return (parts[1] or parts[4] or parts[0]).strip()
 
 
 def date(values: list[Value]) -> str | None:
@@ -82,42 +84,58 @@ def offset(values: list[Value]) -> str | None:
 
 def codes(values: list[Value]) -> tuple[Code, ...]:
     """The first triplet of each repetition."""
-    return tuple(code for value in values if (code := _code(value, 1)) is not None)
+    return tuple(code for value in values if (code := _code(value.components(), 0)) is not None)
 
 
 def local_codes(values: list[Value]) -> tuple[Code, ...]:
     """The second triplet of each repetition, else the first."""
-    return tuple(code for value in values if (code := _code(value, 4) or _code(value, 1)) is not None)
+    parts = [value.components() for value in values]
+    return tuple(code for each in parts if (code := _code(each, 3) or _code(each, 0)) is not None)
 
 
-def _code(value: Value, first: int) -> Code | None:
-    code, meaning, system = (value.text(first + number).strip() for number in range(3))
-    return Code(code, system, meaning or code) if code else None
+def _code(parts: list[str], first: int) -> Code | None:
+    triplet = [part.strip() for part in parts[first : first + 3]]
+    if not triplet or not triplet[0]:
+        return None
+    code, meaning, system = (*triplet, "", "")[:3]
+    return Code(code, system, meaning or code)
 
 
 def identifier(value: Value) -> Identifier | None:
     """Of a CX, EI or plain text: CX has the issuer in its fourth component, EI from the second on."""
-    number = value.text(1)
+    parts = value.components()
+    number = parts[0]
     if not number.strip() or value.is_null:
         return None
+    if len(parts) == 1:
+        return Identifier(number)
     if value.component(4) and not value.component(2) and not value.component(3):
         return Identifier(number, issuer(value, 4), value.text(5))
     if value.component(2) or value.component(3):
-        return Identifier(number, Issuer(value.text(2), value.text(3), value.text(4)))
+        return Identifier(number, _issuer(*(*parts, "", "")[1:4]))
     return Identifier(number)
 
 
 def extended_identifier(value: Value) -> Identifier | None:
     """Of a CX (PID-3, PID-18, PV1-19, MRG): its second component is a check digit."""
-    number = value.text(1)
+    parts = value.components()
+    number = parts[0]
     if not number.strip() or value.is_null:
         return None
-    return Identifier(number, issuer(value, 4), value.text(5))
+    if len(parts) < 4:
+        return Identifier(number)
+    return Identifier(number, issuer(value, 4), parts[4] if len(parts) > 4 else "")
 
 
 def issuer(value: Value, component: int) -> Issuer:
     """Of an HD in a component."""
-    return Issuer(*(value.text(component, number) for number in (1, 2, 3)))
+    return _issuer(*(*value.subcomponents(component), "", "")[:3])
+
+
+@lru_cache(1024)
+def _issuer(name: str, universal_id: str, universal_id_type: str) -> Issuer:
+    """Most messages name the same few."""
+    return Issuer(name, universal_id, universal_id_type)
 
 
 def is_null(values: list[Value]) -> bool:

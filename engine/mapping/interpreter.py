@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.dicom import tags
 from engine.dicom.document import Document
 from engine.hl7 import moment
 from engine.hl7.acknowledgement import Condition, Fault
@@ -22,7 +21,7 @@ from engine.hl7.message import Message, Segment, Value
 from engine.mapping import convert
 from engine.mapping.bounds import excess_of
 from engine.mapping.documents import documents_of
-from engine.mapping.profile import Meaning, Profile, Rule
+from engine.mapping.profile import LENGTHS, Meaning, Profile, Rule
 from engine.mapping.scope import Scope
 from engine.orders.values import (
     AppointmentAction,
@@ -43,9 +42,6 @@ from engine.orders.values import (
     VisitMove,
     VisitUpdate,
 )
-
-LENGTHS = {"LO": 64, "SH": 16, "CS": 16, "AE": 16, "ST": 1024, "LT": 10240, "PN": 64}
-"""VR → characters; a longer description is cut."""
 
 _ORDER_STARTS = ("ORC", "OBR")
 _ORDER_SEGMENTS = frozenset({"ORC", "OBR", "TQ1", "TQ2", "IPC", "NTE", "OBX", "DG1", "ZDS", "SPM", "CTI", "PRT", "ROL"})
@@ -311,7 +307,8 @@ class _Mapping:
         attributes = self._attributes("procedure", scope)
         notes = [segment.value(3) for segment in scope.all("NTE") if segment.raw(3)]
         if notes and "RequestedProcedureComments" not in attributes:
-            attributes["RequestedProcedureComments"] = self._cut("RequestedProcedureComments", convert.whole(notes))
+            keyword = "RequestedProcedureComments"
+            attributes[keyword] = self._cut(keyword, convert.whole(notes), LENGTHS["LT"])
         return attributes
 
     def _step(self, scope: Scope, state: StepState | None) -> StepUpdate:
@@ -418,9 +415,19 @@ class _Mapping:
 
     def _attributes(self, section: str, scope: Scope) -> dict[str, Any]:
         attributes: dict[str, Any] = {}
-        for target, rule in self._profile.rules[section].items():
-            if target[0].isupper() and (value := self._value(rule, scope)) is not None:
-                attributes[target] = self._cut(target, value) if isinstance(value, str) else value
+        fields_of = scope.fields
+        for rule in self._profile.attributes[section]:
+            for segment, number in rule.places:
+                fields = fields_of.get(segment)
+                if fields is not None and number < len(fields) and fields[number]:
+                    break
+            else:
+                continue
+            value = self._value(rule, scope)
+            if type(value) is str and len(value) > rule.length_max:
+                value = self._cut(rule.target, value, rule.length_max)
+            if value is not None:
+                attributes[rule.target] = value
         return attributes
 
     def _value(self, rule: Rule, scope: Scope) -> Any:
@@ -428,10 +435,9 @@ class _Mapping:
         values = self._raw(rule, scope)
         if not values:
             return None
-        is_codes = rule.converter.endswith("codes")
         if convert.is_null(values):
-            return () if is_codes else ""
-        value = convert.CONVERTERS[rule.converter](values)
+            return () if rule.is_codes else ""
+        value = rule.convert(values)
         if value is None:
             self.mapped.warnings.append(f"{rule.target}: {values_source(rule)} cannot be read as {rule.converter}")
         elif rule.lookup is not None and isinstance(value, str):
@@ -441,10 +447,8 @@ class _Mapping:
             return looked_up
         return None if value in ("", ()) else value
 
-    def _cut(self, keyword: str, value: str) -> str:
-        tag = tags.tag_of(keyword)
-        length = LENGTHS.get(tags.vr_of(tag)) if tag is not None else None
-        if length is None or len(value) <= length:
+    def _cut(self, keyword: str, value: str, length: int) -> str:
+        if len(value) <= length:
             return value
         self.mapped.warnings.append(f"{keyword}: cut to {length} characters")
         return value[:length]

@@ -49,18 +49,17 @@ class Path(NamedTuple):
 
     def values(self, scope: Scope) -> list[Value]:
         """The repetitions that are there; of a component, values that consist of it."""
-        # Most fields of most messages are empty: that must cost little.
-        segment = scope.firsts.get(self.segment)
-        if segment is None:
+        name, field, repetition, component, subcomponent = self
+        fields = scope.fields.get(name)
+        if fields is None or field >= len(fields) or not fields[field]:
             return []
-        fields = segment.fields
-        if self.field >= len(fields) or not fields[self.field]:
-            return []
-        found = segment.repetitions(self.field)
-        if self.repetition:
-            found = found[self.repetition - 1 : self.repetition]
-        if self.component:
-            found = [value.part(self.component, self.subcomponent) for value in found]
+        found = scope.firsts[name].repetitions(field)
+        if repetition:
+            found = found[repetition - 1 : repetition]
+        if component:
+            found = [value.part(component, subcomponent) for value in found]
+        if len(found) == 1:
+            return found if found[0].raw else []
         return [value for value in found if value.raw]
 
 

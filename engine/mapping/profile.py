@@ -21,6 +21,7 @@ condition. Texts that are longer than their VR allows are cut, with a warning; i
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,9 +30,10 @@ from importlib import resources
 from pathlib import Path as FilePath
 from typing import Any, Final
 
+from engine.dicom import tags
 from engine.errors import ProfileError
 from engine.mapping import path as paths
-from engine.mapping.convert import CONVERTERS
+from engine.mapping.convert import CONVERTERS, Converter
 from engine.mapping.path import Path
 from engine.orders.values import (
     ORDER_KEYWORDS,
@@ -60,6 +62,9 @@ SECTIONS: Final[dict[str, frozenset[str]]] = {
 }
 """Section → what it may set: keywords of DICOM, and fields of `orders.values` in lower case."""
 
+LENGTHS: Final = {"LO": 64, "SH": 16, "CS": 16, "AE": 16, "ST": 1024, "LT": 10240, "PN": 64}
+"""VR → characters; a longer description is cut."""
+
 _RULE = re.compile(
     r"(?P<paths>[^()]*?)"
     r"(?:\s+as\s+(?P<as>[a-z-]+))?"
@@ -78,6 +83,20 @@ class Rule:
     converter: str = "text"
     lookup: Mapping[str, str] | None = None
     when: tuple[Path, frozenset[str]] | None = None
+    convert: Converter = field(init=False)
+    is_codes: bool = field(init=False)
+    length_max: int = field(init=False)
+    """Characters of a text."""
+    places: tuple[tuple[str, int], ...] = field(init=False)
+    """Segment and field of each path: most are empty in most messages, and nothing else is asked then."""
+
+    def __post_init__(self) -> None:
+        tag = tags.tag_of(self.target)
+        length_max = LENGTHS.get(tags.vr_of(tag), sys.maxsize) if tag is not None else sys.maxsize
+        object.__setattr__(self, "convert", CONVERTERS[self.converter])
+        object.__setattr__(self, "is_codes", self.converter.endswith("codes"))
+        object.__setattr__(self, "length_max", length_max)
+        object.__setattr__(self, "places", tuple((path.segment, path.field) for path in self.paths))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +121,15 @@ class Profile:
     rules: Mapping[str, Mapping[str, Rule]]
     """Section → target → rule."""
     lookups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    attributes: Mapping[str, tuple[Rule, ...]] = field(init=False)
+    """Section → the rules whose targets are keywords."""
+
+    def __post_init__(self) -> None:
+        attributes = {
+            section: tuple(rule for target, rule in rules.items() if target[0].isupper())
+            for section, rules in self.rules.items()
+        }
+        object.__setattr__(self, "attributes", attributes)
 
 
 @cache

@@ -18,6 +18,9 @@ class Scope:
         own = {name: found[0] for name, found in self._segments.items()}
         self.firsts: dict[str, Segment] = own if around is None else {**around.firsts, **own}
         """Name → the first segment of that name, of the innermost scope that has one."""
+        fields = {name: segment.fields for name, segment in own.items()}
+        self.fields: dict[str, list[str]] = fields if around is None else {**around.fields, **fields}
+        """Name → the fields of that segment (`Segment.fields`)."""
 
     def first(self, name: str) -> Segment | None:
         """The first segment of that name."""

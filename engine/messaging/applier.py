@@ -54,6 +54,8 @@ GATHER_S = 0.02
 """How long messages gather before they are applied together, unless a sender waits for that: each group costs a sync of
 its own, for which the syncs before the answers would have to wait. In a flood it is as long as the last group took, so
 that answering has half of the interpreter at least."""
+OUTCOMES_AT_ONCE = 16
+"""Outcomes that are noted before answers that wait get their turn: each is two writes."""
 MAPPED_MAX = 1000
 """Messages that are mapped when they come and remembered until they are applied; others are read and mapped again."""
 MAPPED_BYTES_MAX = 64 << 10
@@ -171,7 +173,9 @@ class Applier:
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_S_MAX)
         self.stalled = ""
-        for outcome in outcomes:
+        for count, outcome in enumerate(outcomes, 1):
+            if not count % OUTCOMES_AT_ONCE:
+                await asyncio.sleep(0)
             self._journal.append_outcome(outcome)
             self._journal.waiting.popleft()
             self._mappings.pop(outcome.number, None)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from engine import guards, log
@@ -154,7 +154,8 @@ class Reception:
             if fault is None and arrival.mapped is not None:
                 self._on_mapped(number, arrival.message, arrival.source, arrival.mapped)
         # What waits for the disk, or for what the message does, must not hold its content.
-        reply, is_cut = replace(arrival, message=arrival.message.without_content(), mapped=None), frame.is_cut
+        reply = _Arrival(arrival.message.without_content(), arrival.source, received, fault, None)
+        is_cut = frame.is_cut
         self._counters["refused" if fault is not None else "taken"] += 1
         if fault is not None:
             logger.about(received.host).warning(

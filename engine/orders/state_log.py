@@ -75,7 +75,7 @@ class StateLog:
         payload = msgspec.msgpack.encode(changes)
         meta = _META.pack(after, next_id)
         writer = self._writer()
-        writer.append(Kind.STATE, flags, stamp, b"", meta, [payload], len(payload), crc32c(payload), write_back=True)
+        writer.append(Kind.STATE, flags, stamp, b"", meta, [payload], len(payload), crc32c(payload))
         return stamp
 
     def sync(self) -> None:

@@ -28,6 +28,13 @@ def test_values_are_found_by_their_numbers() -> None:
     assert message.text("PID", 99) == message.text("ZZZ", 1) == message.text("PID", 3, 9, 9) == ""
 
 
+def test_the_parts_of_a_value_are_those_that_are_asked_for_one_by_one() -> None:
+    value = parse(lines(HEAD, "PID|1||4711^^^HO\\T\\SP&1.2.3&ISO^MR")).all("PID")[0].value(3)
+    assert value.components() == [value.text(number) for number in range(1, 6)] == ["4711", "", "", "HO&SP", "MR"]
+    assert value.subcomponents(4) == [value.text(4, number) for number in (1, 2, 3)] == ["HO&SP", "1.2.3", "ISO"]
+    assert value.subcomponents(2) == value.subcomponents(9) == [""]
+
+
 def test_segments_of_a_name_keep_their_order() -> None:
     message = parse(OMI_O23)
     assert message.names == ("MSH", "PID", "PV1", "ORC", "TQ1", "OBR", "IPC", "IPC")

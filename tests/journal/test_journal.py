@@ -51,6 +51,17 @@ def rows(folder: Path) -> list[Row]:
         history.close()
 
 
+def test_the_disk_begins_early_with_long_messages_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[int] = []
+    monkeypatch.setattr(Files, "write_back", lambda self, fd, offset, length: begun.append(length))
+    with opened(tmp_path) as journal:
+        for number in range(1, 20):
+            journal.append(received(str(number)), bytes(1500))
+        assert not begun
+        journal.append(received("20"), bytes(100_000))
+        assert len(begun) == 1 and begun[0] >= 100_000
+
+
 def test_the_messages_below_a_number_are_read_without_the_segments_after_them(tmp_path: Path) -> None:
     with opened(tmp_path, segment_bytes=1 << 16) as journal:
         for number in range(1, 61):
