@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -169,3 +170,45 @@ def test_a_closed_log_does_not_stop_anything() -> None:
     stream = opened()
     stream.close()
     log.get("x").info("a")
+
+
+LEVELS = {"debug", "info", "warning", "error"}
+
+
+def quoting_calls(source: str) -> list[int]:
+    """The lines of log calls with an error's own text, which may be what another system or a patient's file said."""
+    nodes = list(ast.walk(ast.parse(source)))
+    names = {node.name for node in nodes if isinstance(node, ast.ExceptHandler) and node.name}
+    found = []
+    for call in nodes:
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute) or call.func.attr not in LEVELS:
+            continue
+        if "log" in ast.unparse(call.func.value).lower():
+            words = [*call.args, *(keyword.value for keyword in call.keywords)]
+            found += [call.lineno for word in words if any(quotes(node, names) for node in ast.walk(word))]
+    return found
+
+
+def quotes(node: ast.AST, names: set[str]) -> bool:
+    match node:
+        case ast.Call(func=ast.Name("str" | "repr"), args=[ast.Name(name)]) | ast.FormattedValue(ast.Name(name)):
+            return name in names or name in ("error", "failure", "refusal")
+    return False
+
+
+def test_no_log_has_the_text_of_an_error_but_what_for_log_says_of_it() -> None:
+    planted = """
+def work() -> None:
+    try:
+        read()
+    except ValueError as mistake:
+        logger.warning("not read", error=str(mistake))
+        logger.about(host).error(f"not read: {mistake}")
+        logger.error("not read", error=for_log(mistake), segment=str(name))
+"""
+    assert quoting_calls(planted) == [6, 7]
+    engine = Path(log.__file__).parent
+    sources = {str(path.relative_to(engine)): path.read_text() for path in engine.rglob("*.py")}
+    logging_ones = {path: source for path, source in sources.items() if "logger." in source or "_log." in source}
+    found = {path: quoting_calls(source) for path, source in logging_ones.items()}
+    assert {path: lines for path, lines in found.items() if lines} == {}

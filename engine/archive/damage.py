@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 
 from engine import log
-from engine.errors import CorruptRecord, EngineError
+from engine.errors import CorruptRecord, EngineError, for_log
 from engine.index.catalog import Catalog
 from engine.index.format.types import Instance
 from engine.storage.record import Position
@@ -58,7 +58,7 @@ def note_damage(index: Catalog, instance: Instance, error: CorruptRecord) -> Non
         index.note_damage(segment_id, offset, uid, str(error), time.time_ns())
     except EngineError as failure:
         # The instance stays damaged, so its next reader notes it again.
-        logger.error("damage could not be noted", reason=str(failure))
+        logger.error("damage could not be noted", reason=for_log(failure))
     DamagedPlace(instance.sop_instance_uid, segment_id, offset, str(error)).log()
 
 

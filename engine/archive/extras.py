@@ -24,7 +24,7 @@ from engine.archive.layout import Layout, open_layout
 from engine.dicom import extra
 from engine.dicom.extra import Extra, ExtraSet
 from engine.dicom.schema import Schema
-from engine.errors import ArchiveInUse, StorageError, StorageFull
+from engine.errors import ArchiveInUse, StorageError, StorageFull, for_log
 from engine.storage.files import Files, replace_file
 from engine.storage.record import crc32c
 
@@ -98,7 +98,7 @@ def choose(layout: Layout, files: Files, configured: ExtraSet | None) -> ExtraSe
     try:
         previous = recorded(layout, files)
     except StorageError as error:
-        logger.warning("attributes.json is unreadable and written anew", reason=str(error))
+        logger.warning("attributes.json is unreadable and written anew", reason=for_log(error))
         # Never give a number twice.
         return ExtraSet(configured.extras, time.time_ns())
     return previous if previous.extras == configured.extras else ExtraSet(configured.extras, previous.number + 1)
@@ -123,7 +123,7 @@ def settle(layout: Layout, files: Files, new_set: ExtraSet, *, is_keeper: bool) 
     except StorageFull as error:
         if previous is None:
             raise
-        logger.warning("extra attributes not changed: the disk is full", error=str(error))
+        logger.warning("extra attributes not changed: the disk is full", error=for_log(error))
         return previous
     logger.info("extra attributes recorded", count=len(new_set.extras), number=new_set.number)
     return new_set

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from engine import log
-from engine.errors import CorruptRecord, StorageError
+from engine.errors import CorruptRecord, StorageError, for_log
 from engine.storage.files import Files
 from engine.storage.segment import list_segments, read_segment_header, segment_path
 from engine.storage.segment_bytes import FileBytes
@@ -46,7 +46,7 @@ def _archive_id(directory: str, segment_id: int, files: Files) -> bytes | None:
     try:
         return read_segment_header(FileBytes(files, fd), segment_id).archive_id
     except CorruptRecord as error:
-        logger.warning("segment header unreadable", segment=f"{segment_id:016x}", error=str(error))
+        logger.warning("segment header unreadable", segment=f"{segment_id:016x}", error=for_log(error))
         return None
     finally:
         files.close(fd)

@@ -23,7 +23,7 @@ from engine.archive.lifecycle import correction, supplied
 from engine.archive.lifecycle.patients import IDENTITY, Patient, number_of
 from engine.dicom import tags
 from engine.dicom.elements import blob_items
-from engine.errors import CorrectionRefused
+from engine.errors import CorrectionRefused, for_log
 from engine.index.format.types import Level
 from engine.orders.entry import other_ids_blob
 from engine.orders.registry import Orders, Place, exists, state_folder
@@ -141,7 +141,7 @@ def _attempt(correct: Callable[[], Corrected]) -> list[str]:
         result = correct()
         return [result.number, *([result.further] if result.further else ())]
     except CorrectionRefused as refusal:
-        logger.warning("what the hospital says cannot be a correction", why=str(refusal))
+        logger.warning("what the hospital says cannot be a correction", why=for_log(refusal))
         return []
 
 

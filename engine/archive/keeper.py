@@ -34,6 +34,7 @@ from engine.errors import (
     StorageError,
     StorageFailed,
     StorageFull,
+    for_log,
 )
 from engine.index.catalog import Catalog, RestoreResult
 from engine.index.format.types import SegmentMark
@@ -80,7 +81,7 @@ class KeeperLock:
             self._files.truncate(self._fd, 0)
             self._files.pwritev(self._fd, [f"{os.getpid()}\n".encode()], 0)
         except StorageFull as error:
-            logger.warning("the process id is not in keeper.lock", error=str(error))
+            logger.warning("the process id is not in keeper.lock", error=for_log(error))
 
     def close(self) -> None:
         """Releases the lock."""
@@ -143,9 +144,9 @@ class Keeper:
         try:
             return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
         except IndexOutdated as error:
-            logger.warning("the index is made anew", reason=str(error))
+            logger.warning("the index is made anew", reason=for_log(error))
         except IndexDamaged as error:
-            logger.error("the index is made anew from the log", reason=str(error))
+            logger.error("the index is made anew from the log", reason=for_log(error))
         Catalog.discard(self._layout.index, self._files)
         return Catalog.open(self._layout.index, files=self._files, schema=self._schema)
 
@@ -154,7 +155,7 @@ class Keeper:
         try:
             self._bring_up(restored, progress)
         except IndexDamaged as error:
-            logger.error("the index is made anew from the log", reason=str(error))
+            logger.error("the index is made anew from the log", reason=for_log(error))
             Catalog.discard(self._layout.index, self._files)
             self.index = Catalog.open(self._layout.index, files=self._files, schema=self._schema)
             self._bring_up(RestoreResult.DISCARDED, progress)
@@ -165,7 +166,7 @@ class Keeper:
             try:
                 self.index.renew_epoch_id()
             except StorageFull as error:
-                logger.warning("long queries cannot be continued, the disk is full", error=str(error))
+                logger.warning("long queries cannot be continued, the disk is full", error=for_log(error))
 
     def _bring_up(self, restored: RestoreResult, progress: Progress | None) -> None:
         try:
@@ -198,7 +199,7 @@ class Keeper:
         try:
             self.register.note(marks, is_complete=is_complete)
         except ArchiveInUse as error:
-            logger.warning("sealed segments are not noted yet", reason=str(error))
+            logger.warning("sealed segments are not noted yet", reason=for_log(error))
 
     def _replay(self, event: str, progress: Progress | None = None) -> rebuild.Report:
         report = rebuild.replay(
@@ -243,14 +244,14 @@ class Keeper:
         try:
             losses.note(self._layout, self._files, losses.of_damage(damages, time.time_ns()))
         except (StorageFull, ArchiveInUse) as error:
-            logger.error("losses cannot be recorded", reason=str(error))
+            logger.error("losses cannot be recorded", reason=for_log(error))
 
     def _checkpoint_or_warn(self) -> None:
         """Checkpoints; a full disk is only a warning, since everything can still be read."""
         try:
             self._checkpointer.checkpoint()
         except StorageFull as error:
-            logger.warning("no checkpoint, the disk is full", error=str(error))
+            logger.warning("no checkpoint, the disk is full", error=for_log(error))
 
     def recover_dead_writers(self) -> None:
         """Replays and seals the segments of writers that have died.
@@ -263,7 +264,9 @@ class Keeper:
                 self._keep_losses(self._replay("recovered"))
             except StorageFull as error:
                 if not self._must_recover:
-                    logger.warning("a dead process's segments are not sealed yet, the disk is full", error=str(error))
+                    logger.warning(
+                        "a dead process's segments are not sealed yet, the disk is full", error=for_log(error)
+                    )
                 self._must_recover = True
             else:
                 self._must_recover = False
@@ -298,13 +301,13 @@ class Keeper:
                     self.checkpoint()
                     failures = 0
                 except StorageFull as error:
-                    logger.warning("no checkpoint, the disk is full", error=str(error))
+                    logger.warning("no checkpoint, the disk is full", error=for_log(error))
                 except EngineError as error:
                     fail(error)
                     return
                 except Exception as error:
                     failures += 1
-                    logger.error("no checkpoint", error=repr(error), failures=failures)
+                    logger.error("no checkpoint", error=for_log(error), failures=failures)
                     if failures == TRIES:
                         fail(StorageFailed(f"no checkpoint {TRIES} times in a row: {error!r}"))
                         return
@@ -349,7 +352,7 @@ class Keeper:
             if is_clean:
                 self._note_sealed(self._marks)
         except IndexDamaged as error:
-            logger.error("no last checkpoint", error=str(error))
+            logger.error("no last checkpoint", error=for_log(error))
         finally:
             self._reader.close()
             self.index.close()

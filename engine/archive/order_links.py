@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from engine import log
 from engine.archive.feed.event import STUDY_COMPLETE, STUDY_QUIET, Event
 from engine.dicom import items, tags
-from engine.errors import CursorRefused, DataSetError, FeedMissing
+from engine.errors import CursorRefused, DataSetError, FeedMissing, for_log
 from engine.index.format.types import Level, Query, Root
 from engine.orders.linking import Named
 from engine.orders.values import Source
@@ -48,7 +48,7 @@ class OrderLinks:
         try:
             page = self._feed.read(cursor or self._feed.oldest())
         except CursorRefused as refusal:
-            logger.warning("orders were not told of some studies", why=str(refusal))
+            logger.warning("orders were not told of some studies", why=for_log(refusal))
             self._feed.cursors.save(CURSOR, self._feed.newest())
             return False
         except FeedMissing:

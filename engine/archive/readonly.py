@@ -21,7 +21,7 @@ from engine.archive.ingest.resolver import Resolver
 from engine.archive.ingest.writer import Writer
 from engine.archive.layout import REPLICA, Layout
 from engine.dicom.schema import Schema
-from engine.errors import ArchiveReadOnly, IndexError_, StorageError
+from engine.errors import ArchiveReadOnly, IndexError_, StorageError, for_log
 from engine.index.catalog import Catalog
 from engine.index.format.entry import Entry
 from engine.index.format.types import Instance
@@ -64,7 +64,7 @@ class UnwrittenIndex:
                 self.index = Catalog.open(layout.index, read_only=True, files=files, schema=schema)
                 return
             except IndexError_ as error:
-                logger.info("using a temporary index", reason=str(error))
+                logger.info("using a temporary index", reason=for_log(error))
         self._folder = tempfile.TemporaryDirectory(prefix="filmroom-index-")
         try:
             self.index = Catalog.open(self._folder.name, schema=schema)

@@ -25,7 +25,7 @@ from engine.archive.lifecycle.losses import Loss
 from engine.archive.register import Register
 from engine.archive.unlocking import unlock
 from engine.dicom.schema import Schema
-from engine.errors import CorruptRecord, IndexError_
+from engine.errors import CorruptRecord, IndexError_, for_log
 from engine.index.catalog import Catalog, RestoreResult
 from engine.index.format.types import DamageRow, SegmentMark
 from engine.index.upkeep import rebuild
@@ -104,7 +104,7 @@ def _before(layout: Layout, files: Files, sealed_segments: SealedSegments) -> Be
     try:
         index = Catalog.open(layout.index, files=files)
     except IndexError_ as error:
-        logger.warning("the old index cannot be read", reason=str(error))
+        logger.warning("the old index cannot be read", reason=for_log(error))
         return Before(sealed_segments)
     before = Before(sealed_segments)
     try:
@@ -119,7 +119,7 @@ def _before(layout: Layout, files: Files, sealed_segments: SealedSegments) -> Be
                 (uid, *position[:2]) for uid, position in _placed(index) if position.segment_id in broken
             ]  # fmt: skip
     except IndexError_ as error:
-        logger.warning("the old index can be read in part only", reason=str(error))
+        logger.warning("the old index can be read in part only", reason=for_log(error))
     finally:
         index.close()
     return before

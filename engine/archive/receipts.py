@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Final
 
 from engine import log
-from engine.errors import StorageError
+from engine.errors import StorageError, for_log
 
 logger = log.get("archive.receipts")
 
@@ -191,7 +191,7 @@ class Desk:
             sock, _ = self._sock.accept()
         except OSError as error:
             if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                logger.warning("a worker cannot connect", error=str(error))
+                logger.warning("a worker cannot connect", error=for_log(error))
             return
         if len(self._clients) >= CLIENTS_MAX:
             sock.close()

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping
 from engine import log
 from engine.archive import locks
 from engine.archive.layout import Layout
-from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFailed, StorageFull
+from engine.errors import ArchiveInUse, CorruptRecord, StorageError, StorageFailed, StorageFull, for_log
 from engine.index.format.types import SegmentMark
 from engine.storage import hints
 from engine.storage.files import Files
@@ -108,7 +108,7 @@ class Register:
                 finally:
                     journal.close()
         except (StorageFull, ArchiveInUse) as error:
-            logger.warning("DATA/sealed is not shortened", error=str(error))
+            logger.warning("DATA/sealed is not shortened", error=for_log(error))
 
     def note(self, marks: Mapping[int, SegmentMark], *, is_complete: bool = False) -> None:
         """Notes those segments that are sealed according to `marks` and are not noted yet.
@@ -127,7 +127,7 @@ class Register:
                 self._begin_anew()
                 self._has_rotted = False
         except StorageFull as error:
-            logger.warning("sealed segments are not noted yet, the disk is full", error=str(error))
+            logger.warning("sealed segments are not noted yet, the disk is full", error=for_log(error))
             return
         self._noted.update(new_numbers)
 

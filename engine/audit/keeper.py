@@ -14,7 +14,7 @@ from engine import guards, log
 from engine.audit.checkpoint import Notary
 from engine.audit.pruning import PASS_S, note_pass, prune, until_pass_s
 from engine.audit.sender import Sender
-from engine.errors import ConfigError, StorageError
+from engine.errors import ConfigError, StorageError, for_log
 from engine.storage.files import Files
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class AuditKeeper:
                 note_pass(self._data, time.time())
         except (StorageError, ConfigError, OSError) as error:
             if not self._failure:
-                logger.error("the audit log cannot be signed", reason=str(error))
+                logger.error("the audit log cannot be signed", reason=for_log(error))
             self._failure = str(error)
         else:
             self._failure = ""

@@ -29,7 +29,7 @@ from typing import Any, Final, TypeAlias
 from engine import guards, log
 from engine.audit.chain import ChainWriter, folder_of
 from engine.audit.event import SYSTEM, Alert, Event, Kind, Outcome, fields_of
-from engine.errors import AuditUnavailable, StorageError, StorageFull
+from engine.errors import AuditUnavailable, StorageError, StorageFull, for_log
 from engine.storage.files import Files
 
 logger = log.get("audit")
@@ -98,7 +98,7 @@ class Recorder:
             try:
                 self._append([])
             except (StorageError, OSError) as error:
-                logger.warning("the audit log is not ready yet", reason=str(error))
+                logger.warning("the audit log is not ready yet", reason=for_log(error))
 
     def write(self, event: Event) -> None:
         """Records an event soon. Never blocks, never raises."""

@@ -34,7 +34,7 @@ from engine.audit.checkpoint import CHECKPOINTS, checkpoint_lines, parse
 from engine.audit.event import Alert, Event, Kind, Outcome, when
 from engine.audit.message import Source, message
 from engine.audit.reading import forward
-from engine.errors import StorageError
+from engine.errors import StorageError, for_log
 from engine.storage.files import Files, replace_file
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class Sender:
             self._socket.close()
             self._socket = None
         if not self.error:
-            logger.warning("the collector of audit messages cannot be reached", reason=str(error))
+            logger.warning("the collector of audit messages cannot be reached", reason=for_log(error))
         self.error = str(error) or type(error).__name__
         self._retry_at = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, RETRY_S_MAX)
@@ -246,7 +246,7 @@ class Sender:
             replace_file(self._files, str(path), orjson.dumps(self._sent), is_durable=False)
             os.chmod(path, 0o600)
         except (StorageError, OSError) as error:
-            logger.warning("how far audit messages were sent cannot be saved", reason=str(error))
+            logger.warning("how far audit messages were sent cannot be saved", reason=for_log(error))
             return
         self._saved = dict(self._sent)
 

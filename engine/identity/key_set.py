@@ -17,7 +17,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import ECKey, JWKRegistry, RSAKey
 
 from engine import log
-from engine.errors import IdentityRefused, IdentityUnavailable
+from engine.errors import IdentityRefused, IdentityUnavailable, for_log
 
 if TYPE_CHECKING:
     from joserfc.jwk import Key
@@ -88,7 +88,7 @@ class ProviderKeys:
                 document = await self._fetch()
             except IdentityUnavailable as error:
                 logger.warning(
-                    "the keys of an identity provider cannot be fetched", provider=self._name, error=str(error)
+                    "the keys of an identity provider cannot be fetched", provider=self._name, error=for_log(error)
                 )
                 return
             self._keys = keys_of(document)

@@ -177,7 +177,7 @@ class RowKeeper:
                 self._files.close(fd)
             self._files.unlink(self._path(segment_id))
         except (StorageError, OSError) as again:
-            logger.warning("a table of messages cannot be removed", segment=segment_id, reason=str(again))
+            logger.warning("a table of messages cannot be removed", segment=segment_id, reason=for_log(again))
 
     def _path(self, segment_id: int) -> str:
         return table_path(self._directory, segment_id)

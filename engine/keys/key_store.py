@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from msgspec import Struct
 
 from engine import log
-from engine.errors import KeyStoreError, StorageError
+from engine.errors import KeyStoreError, StorageError, for_log
 from engine.keys import lock
 from engine.keys.providers import provider
 from engine.storage.files import Files, replace_file
@@ -160,7 +160,7 @@ class KeyStore:
             try:
                 self.rotate_data_key()
             except StorageError as error:
-                logger.error("no new data key: the last one stays in use", reason=str(error))
+                logger.error("no new data key: the last one stays in use", reason=for_log(error))
         return self._keys[self.content.data_keys[-1].id]
 
     def _age_days(self) -> float:

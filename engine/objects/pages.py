@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from engine import log
-from engine.errors import ObjectWrong, StorageError
+from engine.errors import ObjectWrong, StorageError, for_log
 from engine.objects.bucket import SegmentName
 from engine.storage.files import Files
 from engine.storage.record import crc32c
@@ -154,7 +154,7 @@ class PageCache:
                 file.write(page)
             os.rename(temporary, path)
         except (OSError, StorageError) as error:
-            logger.warning("a page is not kept on the disk", segment=str(name), error=str(error))
+            logger.warning("a page is not kept on the disk", segment=str(name), error=for_log(error))
             self._unlink(temporary)
             return
         with self._lock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engine.archive.ingest.request import Outcome
-from engine.errors import InstanceQuarantined, StorageFull
+from engine.errors import InstanceQuarantined, StorageFull, for_log
 from engine.runtime.admission import Reason, full_comment
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class StoreRecorder:
             calling=self._sender,
             sop_instance_uid=sop_instance_uid,
             status=f"{status:04X}",
-            reason=str(error),
+            reason=for_log(error),
         )
 
     def _record_special(self, outcome: Outcome, sop_instance_uid: str) -> None:

@@ -26,7 +26,7 @@ from aiohttp.web_protocol import RequestHandler, RequestPayloadError
 
 from engine import log
 from engine.delivery import WINDOW_SHARE, Delivery, acknowledged_bytes, undelivered_bytes
-from engine.errors import RequestError
+from engine.errors import RequestError, for_log
 from engine.tls import names_of
 from engine.web.direct_body import DirectBody
 from engine.web.errors import parser_reason, problem, problem_response
@@ -389,7 +389,7 @@ class HttpConnection(RequestHandler):
             raise ConnectionError("a part of the answer was sent already")
         if status == 500:
             counters["http_handlers_crashed"] += 1
-            logger.error("request crashed", peer=self.peer_host, error=repr(exc))
+            logger.error("request crashed", peer=self.peer_host, error=for_log(exc))
             response = problem(exc or RuntimeError("unknown"), getattr(request, "id", ""))
         else:
             if isinstance(exc, LineTooLong):

@@ -9,7 +9,7 @@ from engine import log
 from engine.archive.keeper import KeeperLock
 from engine.archive.layout import existing
 from engine.audit.checkpoint import Notary
-from engine.errors import ArchiveInUse, EngineError
+from engine.errors import ArchiveInUse, EngineError, for_log
 
 logger = log.get("archive.audit")
 
@@ -25,4 +25,4 @@ def sign(data: Path, signing_key: Path | None, *, is_keeper: bool) -> None:
     except ArchiveInUse:
         pass
     except (EngineError, OSError) as error:
-        logger.warning("the audit log is not signed", error=str(error))
+        logger.warning("the audit log is not signed", error=for_log(error))

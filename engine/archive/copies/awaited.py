@@ -19,7 +19,7 @@ from engine.archive.copies.replica import Destination, Held, Shipped
 from engine.archive.copies.source import Vanished
 from engine.archive.layout import Layout
 from engine.archive.receipts import Desk, Kind
-from engine.errors import CorruptRecord, SegmentGone, StorageError
+from engine.errors import CorruptRecord, SegmentGone, StorageError, for_log
 from engine.storage.files import Files
 from engine.storage.hints import read_header_or_trailer
 from engine.storage.segment import FIRST_RECORD
@@ -64,7 +64,7 @@ class Awaited:
             self._desk = Desk(self._layout.data, name)
         except StorageError as error:
             self._has_failed = True
-            logger.error("no receipts can be given to workers", error=str(error))
+            logger.error("no receipts can be given to workers", error=for_log(error))
 
     def close(self) -> None:
         """Ends all connections of workers."""
@@ -143,7 +143,9 @@ class Awaited:
                 if self._write(destination, segment_id, salt, there.length if there is not None else 0, end):
                     shipped.append(Shipped(segment_id, salt, end, False))
             except (CorruptRecord, Vanished, OSError) as error:
-                logger.warning("a segment that is waited for cannot be shipped", segment=segment_id, error=str(error))
+                logger.warning(
+                    "a segment that is waited for cannot be shipped", segment=segment_id, error=for_log(error)
+                )
         if shipped:
             self._send_keys(destination)
             destination.sync(shipped)

@@ -38,7 +38,7 @@ from engine.archive.copies.log_copying import LogCopying, Progress, Run, Vanishe
 from engine.archive.copies.manifest import HOSPITAL, IMAGES, BackupFolder, Heading, Manifest, SegmentCopy, history_of
 from engine.archive.layout import Layout
 from engine.archive.unlocking import unlock
-from engine.errors import AccountsError, ArchiveInUse, BackupError, KeyStoreError
+from engine.errors import AccountsError, ArchiveInUse, BackupError, KeyStoreError, for_log
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 from engine.storage.journal import Journal
@@ -114,7 +114,7 @@ def _copy_audit(layout: Layout, destination: Path, files: Files) -> int:
         key = unlock(layout, files).data_key
     except KeyStoreError as error:
         # The images need no key, and are worth a backup without it.
-        logger.warning("the audit log is not in this backup: no key is at hand to encrypt it", reason=str(error))
+        logger.warning("the audit log is not in this backup: no key is at hand to encrypt it", reason=for_log(error))
         return 0
     return copy_audit(layout.data, destination, files, key() if key is not None else None)
 

@@ -18,7 +18,7 @@ import msgspec
 from engine import log
 from engine.archive.admin.times import time_text
 from engine.archive.copies.manifest import BackupFolder
-from engine.errors import StorageError
+from engine.errors import StorageError, for_log
 from engine.storage.files import Files, replace_file
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ def _write(path: str, content: bytes) -> None:
     try:
         replace_file(Files(), path, content, is_durable=False)
     except StorageError as error:
-        logger.warning("it is not noted how old a backup is", path=path, error=str(error))
+        logger.warning("it is not noted how old a backup is", path=path, error=for_log(error))

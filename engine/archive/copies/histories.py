@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from engine import log
 from engine.archive.copies.manifest import HOSPITAL, IMAGES, BackupFolder, Heading, Manifest, SegmentCopy, time_of
-from engine.errors import BackupError
+from engine.errors import BackupError, for_log
 from engine.storage.files import Files
 from engine.storage.segment_ids import newest_of_slots, slot_of
 
@@ -139,7 +139,7 @@ def prune(folder: BackupFolder, keep: int, ours: str) -> Pruned:
         try:
             whole.append(folder.read(name))
         except BackupError as error:
-            logger.error("not pruned: a manifest cannot be read, what it names is not known", error=str(error))
+            logger.error("not pruned: a manifest cannot be read, what it names is not known", error=for_log(error))
             return Pruned(0, 0)
     own = [manifest for manifest in whole if manifest.history == ours]
     newest = {copy.segment_id: copy for copy in own[-1].segments} if own else {}

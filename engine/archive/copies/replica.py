@@ -36,7 +36,7 @@ from engine.archive.copies.shipped_audit import AuditDestination
 from engine.archive.keeper import Keeper, Progress
 from engine.archive.layout import ARCHIVE, REPLICA, RESTORING, Layout
 from engine.archive.unlocking import let_go, unlock
-from engine.errors import ArchiveInUse, OrdersError, ReplicationFailed, StorageError
+from engine.errors import ArchiveInUse, OrdersError, ReplicationFailed, StorageError, for_log
 from engine.storage.files import Files, replace_file
 from engine.storage.journal import Journal
 from engine.storage.record import crc32c
@@ -361,7 +361,7 @@ def _settle_orders(layout: Layout, files: Files) -> None:
     try:
         restored = registry_copy.bring_up(layout, files)
     except OrdersError as error:
-        logger.error("patients and orders cannot be used", error=str(error))
+        logger.error("patients and orders cannot be used", error=for_log(error))
         return
     if restored.dropped:
         what = "the last transactions of patients and orders had not come whole"

@@ -26,7 +26,7 @@ from engine.archive.copies import shipped_logs
 from engine.archive.copies.replica import Held, Replica, Shipped
 from engine.archive.copies.replica_link import Frame, Line
 from engine.archive.copies.replica_tls import Credentials
-from engine.errors import EngineError, ReplicationFailed
+from engine.errors import EngineError, ReplicationFailed, for_log
 from engine.storage.files import Files
 
 logger = log.get("archive.replica_listener")
@@ -119,7 +119,7 @@ class Listener:
             self._welcome(_Guest(Line(sock, self._credentials), address))
         except (EngineError, OSError) as error:  # it is gone already
             sock.close()
-            logger.info("connection lost before it began", peer=address, error=str(error))
+            logger.info("connection lost before it began", peer=address, error=for_log(error))
 
     def _end(self) -> None:
         with self._lock:
@@ -172,7 +172,7 @@ class Listener:
     def _tell(self, guest: _Guest, error: Exception) -> None:
         if guest.is_admitted:
             self._on_event(f"disconnected: {error}")
-            logger.warning("replication ended", peer=guest.address, reason=str(error))
+            logger.warning("replication ended", peer=guest.address, reason=for_log(error))
             return
         with self._lock:
             self._strangers += 1
@@ -181,7 +181,7 @@ class Listener:
             self._told_s = time.monotonic()
             strangers, self._strangers = self._strangers, 0
         self._on_event(f"turned away: {guest.address}: {error}" + (f" ({strangers})" if strangers > 1 else ""))
-        logger.warning("turned away", peer=guest.address, reason=str(error), connections=strangers)
+        logger.warning("turned away", peer=guest.address, reason=for_log(error), connections=strangers)
 
     def _take_turn(self, guest: _Guest) -> None:
         due_s = time.monotonic() + TURN_S
@@ -217,7 +217,7 @@ class Listener:
         try:
             line.judge()
         except ReplicationFailed as error:
-            logger.warning("security alert: a certificate that may not write the replica", error=str(error))
+            logger.warning("security alert: a certificate that may not write the replica", error=for_log(error))
             self._refuse(line, ReplicationFailed("this certificate may not write the replica (--peer-certificate)"))
         line.send(Frame.HELLO, link.HELLO.pack(link.FORMAT))
         archive_id, lineage = link.SOURCE.unpack(link.sized(line.expect(Frame.SOURCE), link.SOURCE.size))

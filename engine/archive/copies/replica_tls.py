@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from engine import log, tls
-from engine.errors import ConfigError, ReplicationFailed
+from engine.errors import ConfigError, ReplicationFailed, for_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,7 +100,7 @@ class Credentials:
         try:
             self._context = self._make()
         except ConfigError as error:
-            logger.error("the TLS files cannot be used; the old ones remain", error=str(error))
+            logger.error("the TLS files cannot be used; the old ones remain", error=for_log(error))
             return
         self._version += 1
         logger.info("the TLS files were read again")

@@ -39,7 +39,7 @@ from engine.archive.copies.source import Source, Transfer, Vanished
 from engine.archive.layout import Layout
 from engine.archive.receipts import Kind
 from engine.audit.chain import folder_of
-from engine.errors import CorruptRecord, EngineError, KeyStoreError, ReplicationFailed, StorageError
+from engine.errors import CorruptRecord, EngineError, KeyStoreError, ReplicationFailed, StorageError, for_log
 from engine.rate_limiter import RateLimiter
 from engine.storage.files import Files
 
@@ -208,17 +208,17 @@ class Replication:
 
     def _lost(self, error: Exception) -> None:
         """Handles a failure of the destination, the network or the source: tries again later, from the last commit."""
-        logger.warning("replication waits", destination=self.status.destination, error=str(error))
+        logger.warning("replication waits", destination=self.status.destination, error=for_log(error))
         try:
             self.close()
         except (EngineError, OSError) as failure:
-            logger.warning("the destination could not be closed", error=str(failure))
+            logger.warning("the destination could not be closed", error=for_log(failure))
         self.status.error = str(error)
         try:
             transfers, _ = self._transfers(self._present())
             self.status.lag_bytes = sum(item.found.end - item.start for item in transfers)
         except (EngineError, OSError) as failure:
-            logger.warning("the lag cannot be measured", error=str(failure))
+            logger.warning("the lag cannot be measured", error=for_log(failure))
         self._tell("waiting", at_once=True)
 
     def _send_keys(self, destination: Destination) -> None:
@@ -257,7 +257,7 @@ class Replication:
                 status = {**described, "process": lag.process(), "seen": self._seen}
                 write_status(self._status_path, status, self._files)
             except StorageError as error:
-                logger.warning("the status cannot be kept", error=str(error))
+                logger.warning("the status cannot be kept", error=for_log(error))
         if self._destination is not None:
             self._send_accounts(self._destination)
             self._destination.tell(described)

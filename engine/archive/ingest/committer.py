@@ -133,7 +133,7 @@ class Committer:
         try:
             await self.blocking(lambda: self._writer.book_quarantined(claim))
         except EngineError as failure:
-            logger.warning("nothing was put into quarantine", reason=str(failure))
+            logger.warning("nothing was put into quarantine", reason=for_log(failure))
             return refusal
         return InstanceQuarantined(str(refusal), refusal.refusal)
 

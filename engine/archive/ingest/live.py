@@ -43,7 +43,7 @@ from engine.archive.ingest.second_copy import SecondCopies
 from engine.archive.ingest.stream import StreamIngest
 from engine.dicom import transfer_syntax
 from engine.dicom.elements import Head
-from engine.errors import EngineError, InstanceQuarantined, InstanceRefused
+from engine.errors import EngineError, InstanceQuarantined, InstanceRefused, for_log
 from engine.index.format.entry import HEAL
 from engine.index.format.types import Outcome
 
@@ -266,7 +266,7 @@ class Ingestor:
                 self._writer.quarantine(claim, data_set.buffers, length, crc)
         except EngineError as failure:
             self._committer.note(failure)
-            logger.warning("nothing was put into quarantine", reason=str(failure))
+            logger.warning("nothing was put into quarantine", reason=for_log(failure))
             is_kept = False
         finally:
             data_set.release()

@@ -20,7 +20,7 @@ from typing import Final
 
 from engine import log
 from engine.archive.sealing import MAGIC, PLAIN, Sealing, Unsealable, unseal
-from engine.errors import KeyMissing
+from engine.errors import KeyMissing, for_log
 
 logger = log.get("archive.metadata")
 
@@ -162,7 +162,7 @@ class BlobFiles:
     def _complain(self, error: OSError) -> None:
         if not self._has_complained:
             self._has_complained = True
-            logger.warning("metadata cannot be cached", reason=error.strerror or str(error))
+            logger.warning("metadata cannot be cached", reason=error.strerror or for_log(error))
 
 
 def _digest(text: bytes) -> str:

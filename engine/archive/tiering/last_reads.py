@@ -19,7 +19,7 @@ from pathlib import Path
 
 from engine import log
 from engine.audit.chain import make_private
-from engine.errors import StorageError
+from engine.errors import StorageError, for_log
 from engine.storage.files import Files
 
 logger = log.get("archive.last_reads")
@@ -52,7 +52,7 @@ class LastReads:
             try:
                 self._note(studies)
             except (StorageError, OSError) as error:
-                logger.warning("which studies were read is not noted", error=str(error))
+                logger.warning("which studies were read is not noted", error=for_log(error))
                 self._close()
 
     def close(self) -> None:

@@ -27,7 +27,7 @@ from engine.archive.copies import key_file, shipped_logs
 from engine.archive.copies.shipped_logs import AllLogs
 from engine.archive.layout import Layout
 from engine.archive.tiering.study_key_shipping import StudyKeyShipping
-from engine.errors import AccountsError, CorruptRecord, ObjectWrong, SegmentGone, StorageError
+from engine.errors import AccountsError, CorruptRecord, ObjectWrong, SegmentGone, StorageError, for_log
 from engine.objects.bucket import PAGE_BYTES, Bucket, Place, Published, SegmentName, read_hint
 from engine.objects.settings import ObjectStore
 from engine.objects.versions import Versions
@@ -246,7 +246,7 @@ class Publisher:
         try:
             accounts = dump.text_of(self._layout.data) if with_accounts else self._kept[1]
         except AccountsError as error:
-            logger.warning("the accounts are not in the bucket", error=str(error))
+            logger.warning("the accounts are not in the bucket", error=for_log(error))
             accounts = self._kept[1]
         if (keys, accounts) == self._kept:
             return

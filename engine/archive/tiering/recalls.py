@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from engine import log
-from engine.errors import EngineError, SegmentCold, StoreUnreachable
+from engine.errors import EngineError, SegmentCold, StoreUnreachable, for_log
 from engine.objects.archive_classes import ArchiveClasses
 from engine.objects.bucket import SegmentName
 
@@ -74,10 +74,10 @@ class Recalls:
             except SegmentCold:
                 continue
             except StoreUnreachable as error:
-                logger.warning("segments cannot be recalled", error=str(error))
+                logger.warning("segments cannot be recalled", error=for_log(error))
                 return
             except EngineError as error:
-                logger.warning("a segment cannot be recalled", segment=str(name), error=str(error))
+                logger.warning("a segment cannot be recalled", segment=str(name), error=for_log(error))
 
 
 def _cold(name: SegmentName, wait_s: float) -> SegmentCold:

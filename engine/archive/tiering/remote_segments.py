@@ -39,6 +39,7 @@ from engine.errors import (
     StorageError,
     StorageFull,
     StoreUnreachable,
+    for_log,
 )
 from engine.objects.archive_classes import ArchiveClasses
 from engine.objects.bucket import PAGE_BYTES, Bucket, PageTable, Published, SegmentName, read_page_table
@@ -100,7 +101,7 @@ class RemoteSegments:
         try:
             self._recalls_of_bucket().begin_all(names)
         except StoreUnreachable as error:
-            logger.warning("segments cannot be recalled", error=str(error))
+            logger.warning("segments cannot be recalled", error=for_log(error))
 
     # -- the folder -----------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from engine.archive.tiering.publisher import Publisher, Sealed
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.status_file import STATUS_FILE, read_status
 from engine.archive.tiering.tail import Tail
-from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable
+from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable, for_log
 from engine.objects.bucket import Bucket, SegmentName
 from engine.objects.schedule import Schedule
 from engine.objects.settings import ObjectStore
@@ -148,7 +148,7 @@ class Shipping:
         try:
             self._desk = desk = Desk(self._parts.layout.data, receipts.OBJECT_STORE)
         except StorageError as error:
-            logger.error("no receipts can be given to workers", error=str(error))
+            logger.error("no receipts can be given to workers", error=for_log(error))
             self._run("tail", self._ship_tail)
             return
         try:
@@ -187,7 +187,7 @@ class Shipping:
             except Fenced as error:
                 self._is_fenced = True
                 self._facts.state, self._facts.error = FENCED, str(error)
-                logger.error("this archive ships no more to the object store", reason=str(error))
+                logger.error("this archive ships no more to the object store", reason=for_log(error))
                 self._tell(at_once=True)
                 return
             except (EngineError, OSError) as error:
@@ -212,7 +212,7 @@ class Shipping:
 
     def _failed(self, name: str, error: Exception) -> None:
         if name not in self._errors:
-            logger.warning("the object store cannot be brought up to date", work=name, error=str(error))
+            logger.warning("the object store cannot be brought up to date", work=name, error=for_log(error))
         self._errors[name] = str(error)
         facts = self._facts
         facts.error = str(error)
@@ -377,7 +377,7 @@ class Shipping:
             path = str(self._parts.layout.data / STATUS_FILE)
             replace_file(self._parts.files, path, orjson.dumps(status), is_durable=False)
         except StorageError as error:
-            logger.warning("the state of the object store cannot be kept", error=str(error))
+            logger.warning("the state of the object store cannot be kept", error=for_log(error))
 
 
 def _shipped_s(status: dict[str, Any] | None, url: str) -> float:

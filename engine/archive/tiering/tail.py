@@ -27,7 +27,7 @@ from engine import log
 from engine.archive.copies import extent, shipped_logs
 from engine.archive.copies.shipped_logs import AllLogs
 from engine.archive.layout import Layout
-from engine.errors import CorruptRecord, Fenced, ObjectExists, ObjectWrong, SegmentGone, StoreUnreachable
+from engine.errors import CorruptRecord, Fenced, ObjectExists, ObjectWrong, SegmentGone, StoreUnreachable, for_log
 from engine.objects import bucket as buckets
 from engine.objects.bucket import DATA, SEAL, Bucket, Group, Place, SegmentName
 from engine.storage.files import Files, replace_file
@@ -133,7 +133,7 @@ class Tail:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("DATA/chain.json cannot be read: a new chain begins", error=str(error))
+            logger.warning("DATA/chain.json cannot be read: a new chain begins", error=for_log(error))
             return None
 
     def _write_note(self, epoch: int) -> None:
@@ -196,7 +196,7 @@ class Tail:
                 there = extent.look(data, shipped_logs.id_of(segment_id), self._known_end(segment_id))
             except (CorruptRecord, OSError) as error:
                 if not isinstance(error, SegmentGone):
-                    logger.warning("a segment cannot be shipped", segment_id=segment_id, error=str(error))
+                    logger.warning("a segment cannot be shipped", segment_id=segment_id, error=for_log(error))
                 continue
             if there is None or there.is_empty:
                 continue
