@@ -15,14 +15,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from engine.errors import CertificateError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 AUTHORITY = "ca"
 """The base name of the authority's files."""
@@ -162,6 +166,48 @@ def describe(path: Path) -> list[Certificate | RevocationList]:
 
 
 # -- inside ---------------------------------------------------------------------------------------
+
+
+def chain(path: Path, trusted: Sequence[Path]) -> bytes:
+    """The certificate of a PEM file with those that issued it, up to the root, in PEM; `trusted`: files with these.
+
+    Returns b"" if the file has several certificates already, or if none of `trusted` issued it. What cannot be read is
+    left out: whoever uses the files says what is wrong with them.
+    """
+    found = _certificates_of(path)
+    authorities = [each for file in trusted for each in _certificates_of(file)]
+    authorities.sort(key=lambda each: each.not_valid_after_utc, reverse=True)  # of a renewed one, the newer
+    if len(found) != 1:
+        return b""
+    while (issuer := next((each for each in authorities if _is_issued_by(found[-1], each)), None)) is not None:
+        found.append(issuer)
+        authorities.remove(issuer)
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in found) if len(found) > 1 else b""
+
+
+def _certificates_of(path: Path) -> list[x509.Certificate]:
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return []
+    found = []
+    for block in _PEM_BLOCK.finditer(data):
+        if block[1] == b"CERTIFICATE":
+            try:
+                found.append(x509.load_pem_x509_certificate(block[0]))
+            except ValueError:
+                continue
+    return found
+
+
+def _is_issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    if certificate.issuer != authority.subject or certificate == authority:
+        return False
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (InvalidSignature, TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+    return True
 
 
 def _described(path: Path, certificate: x509.Certificate) -> Certificate:

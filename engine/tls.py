@@ -5,6 +5,9 @@
     b13-aead    1.2, 1.3     DHE and CCM too; B.13 also demands Camellia-GCM, and CCM in 1.3, which OpenSSL lacks
     legacy      1.2, 1.3     RSA key exchange and CBC too
 
+Our certificate is loaded with its authorities from `trust`, unless its file has some: otherwise OpenSSL would look for
+them, and verify their signatures, at each handshake.
+
 A context never changes: a reload makes a new one, and open associations keep theirs. There are no session tickets,
 since a resumed session would skip the revocation lists of a newer context.
 """
@@ -14,12 +17,13 @@ from __future__ import annotations
 import hashlib
 import os
 import ssl
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from engine.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from engine.services.settings import Tls, TlsProfile
@@ -71,7 +75,8 @@ def server_context(settings: Tls, table: str = "tls") -> ssl.SSLContext:
     context.num_tickets = 0
     context.verify_mode = _VERIFY_MODES[settings.client_certificates]
     if "DHE+AESGCM" in _SUITES[settings.profile].split(":"):
-        _load_group(context)
+        with _in_memory(_FFDHE2048) as path:
+            context.load_dh_params(path)
     return context
 
 
@@ -98,8 +103,9 @@ def _context(protocol: ssl._SSLMethod, settings: Tls, table: str = "tls") -> ssl
     keys: Sequence[Path | None] = settings.keys or [None] * len(settings.certificates)
     for certificate, key in zip(settings.certificates, keys, strict=True):
         try:
-            # Without the password OpenSSL asks for a passphrase on the terminal.
-            context.load_cert_chain(certificate, key, password=lambda: "")
+            with _with_authorities(certificate, settings.trust) as path:
+                # Without the password OpenSSL asks for a passphrase on the terminal.
+                context.load_cert_chain(path, key or certificate, password=lambda: "")
         except FileNotFoundError as error:
             missing = certificate if not certificate.exists() else key
             raise ConfigError(f"{own}: there is no file {missing}") from error
@@ -113,12 +119,27 @@ def _context(protocol: ssl._SSLMethod, settings: Tls, table: str = "tls") -> ssl
     return context
 
 
-def _load_group(context: ssl.SSLContext) -> None:
-    """The group of DHE suites; the ssl module reads it from a file only."""
-    fd = os.memfd_create("ffdhe2048")
+@contextmanager
+def _with_authorities(certificate: Path, trust: Sequence[Path]) -> Iterator[str | Path]:
+    """A file with the certificate and its authorities; `certificate` itself if it has some, or none is in `trust`."""
+    # A server without TLS needs no part of cryptography that reads certificates: it takes a fifth of a second.
+    from engine import certificates
+
+    chain = certificates.chain(certificate, trust)
+    if not chain:
+        yield certificate
+        return
+    with _in_memory(chain) as path:
+        yield path
+
+
+@contextmanager
+def _in_memory(data: bytes) -> Iterator[str]:
+    """The path of a file in memory: the ssl module reads from files only."""
+    fd = os.memfd_create("filmroom-tls")
     try:
-        os.write(fd, _FFDHE2048)
-        context.load_dh_params(f"/proc/self/fd/{fd}")
+        os.write(fd, data)
+        yield f"/proc/self/fd/{fd}"
     finally:
         os.close(fd)
 

@@ -91,3 +91,18 @@ def test_a_file_that_has_none_is_named(tmp_path: Path, data: bytes) -> None:
         certificates.describe(path)
     with pytest.raises(CertificateError, match="there is no file"):
         certificates.describe(tmp_path / "missing.pem")
+
+
+def test_a_chain_goes_from_the_certificate_to_the_root_and_has_no_other_authority(folder: Path, tmp_path: Path) -> None:
+    """Of an authority that was made anew under its old name, only the one that signed counts."""
+    path = certificates.issue(folder, "pacs", ("pacs.hosp",))
+    namesake = certificates.make_authority(tmp_path / "namesake", "A hospital")
+    broken = tmp_path / "broken.pem"
+    broken.write_bytes(b"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n" + namesake.read_bytes())
+    trusted = [tmp_path / "missing.pem", broken, namesake, folder / "ca.pem"]
+    whole = certificates.chain(path, trusted)
+    assert whole.split() == path.read_bytes().split() + (folder / "ca.pem").read_bytes().split()
+    assert certificates.chain(path, [namesake, broken]) == b""
+    assert certificates.chain(folder / "ca.pem", trusted) == b""
+    (tmp_path / "whole.pem").write_bytes(whole)
+    assert certificates.chain(tmp_path / "whole.pem", trusted) == b""

@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sole_worker": {"errors", "log"},
     "totals": set(),
     "certificates": {"errors"},
-    "tls": {"errors"},
+    "tls": {"errors", "certificates"},
     "prometheus": {"totals"},
     "config": {"errors", "setting", "titles", "log_settings"},
     "access": {"config", "setting", "titles"},

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from engine import certificates, tls
 from engine.config import Tls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NAME = "pacs.hosp"
 
@@ -165,6 +169,26 @@ def server_side(folder: Path, name: str) -> ssl.SSLObject:
         except ssl.SSLWantReadError:
             continue
     return server
+
+
+def test_a_server_sends_its_authority_that_only_trust_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is loaded with the certificate: a store in which OpenSSL could find it at the handshake is not needed."""
+    loaded: list[bytes] = []
+    load = ssl.SSLContext.load_cert_chain
+
+    def note(context: ssl.SSLContext, path: str | Path, key: Path, password: Callable[[], str]) -> None:
+        loaded.append(Path(path).read_bytes())
+        load(context, path, key, password)
+
+    monkeypatch.setattr(ssl.SSLContext, "load_cert_chain", note)
+    server = tls.server_context(settings(folder))
+    monkeypatch.undo()
+    authority = (folder / "ca.pem").read_bytes()
+    assert [data.split() for data in loaded] == [
+        (folder / f"{name}.pem").read_bytes().split() + authority.split() for name in ("ec", "rsa")
+    ]
+    side, _ = _connected(server, peer_context(folder, ssl.TLSVersion.TLSv1_3), None)
+    assert side.version() == "TLSv1.3"
 
 
 def test_each_certificate_keeps_its_own_names_and_few_are_remembered(

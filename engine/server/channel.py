@@ -3,7 +3,7 @@
 supervisor → worker   start {number} + the descriptor of the workers' memory   config {config, version, origins}
                       accept {front, host, serial} + the connection's descriptor   drain {limit_s}
                       ask {request, topic}   answer {request, answer}
-worker → supervisor   configured {version}   ready   taken {serial}   full {serial}   closed {front}   failed {error}
+worker → supervisor   configured {version}   ready   handled {taken, closed}   full {serial}   failed {error}
                       answer {request, answer}   ask {request, topic, …}
 
 A message may have any length: one that is longer than INLINE_BYTES_MAX lies in a memory file whose descriptor the
@@ -27,7 +27,8 @@ import orjson
 INLINE_BYTES_MAX = 1024
 """Fits into the smallest buffer that a kernel gives to a socket, whatever net.core.wmem_max is."""
 
-DATAGRAM_BYTES_MAX = 64 << 10
+DATAGRAM_BYTES_MAX = 4 << 10
+"""More than INLINE_BYTES_MAX. Python allocates so much for each message, and large pieces cost the C library time."""
 
 _FULL = {errno.EAGAIN, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE}
 """Errors of a temporary lack of buffers, memory or descriptors. The same message may fit a moment later."""

@@ -205,13 +205,14 @@ class Pool:
                 if self._serving and not self._draining:
                     self._on_change()
                     self._unpark()
-            case "taken":
-                self._end_handover(worker, message["serial"])
+            case "handled":
+                while worker.handovers and (serial := next(iter(worker.handovers))) <= message["taken"]:
+                    self._end_handover(worker, serial)
+                for front, count in message["closed"].items():
+                    worker.connections[front] -= count
             case "full":
                 if (connection := self._end_handover(worker, message["serial"])) is not None:
                     worker.connections[connection.front] -= 1
-            case "closed":
-                worker.connections[message["front"]] -= 1
             case "ask":
                 self._run(self._answer(worker, message), "answer")
             case "failed":

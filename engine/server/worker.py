@@ -42,6 +42,9 @@ CLUSTER_TIMEOUT_S = 5.0
 """How long the supervisor may take to collect facts of all processes, or to have all of them apply a configuration:
 longer than it waits for each."""
 
+HANDLED_S = 0.005
+"""How long the supervisor hears later which connections were taken and closed: several short ones cost one message."""
+
 DRAIN_CHECK_S = 0.02
 ABORT_S = (2.0, 1.0)
 """For aborted connections to end: by the peer, who reads an A-ABORT; at the second attempt without it."""
@@ -113,6 +116,11 @@ class Worker:
         self._process = Process(number, channel, self._loop)
         self._fronts: dict[str, Front] = {}
         self._make_fronts = make_fronts
+        self._taken = 0
+        """The last connection that was taken, by serial number."""
+        self._closed: dict[str, int] = {}
+        """Front → closed connections that the supervisor has not heard of."""
+        self._reporting: asyncio.TimerHandle | None = None
 
     async def run(self) -> int:
         """Serves until the supervisor sends drain, or ends."""
@@ -150,7 +158,7 @@ class Worker:
         """Ends the process: it must not acknowledge or write anything any more."""
         logger.error("storage failed", error=for_log(error))
         self._exit_code = EXIT_STORAGE_FAILED
-        self._send("failed", error=str(error))
+        self._send("failed", error=for_log(error))
         for front in self._fronts.values():
             front.abort("storage failed")
         self._loop.call_later(0.2, self._ended.set)
@@ -174,6 +182,7 @@ class Worker:
                 self._version = message["version"]
                 self._send("configured", version=self._version)
             case "ask":
+                self._report()
                 self._send("answer", request=message["request"], answer=self._facts(message["topic"]))
             case "answer":
                 self._process.on_answer(message["request"], message["answer"])
@@ -189,12 +198,30 @@ class Worker:
             # The kernel drops the descriptor of a message if this process has none free.
             logger.about(host).error("out of file descriptors, a connection was not taken", peer=host)
             self._engine.metrics.counters["out_of_descriptors"] += 1
+            self._report()
             self._send("full", serial=serial)
             return
-        self._send("taken", serial=serial)
+        self._taken = serial
+        self._report_soon()
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
-        self._fronts[front].connected(sock, host, lambda: self._send("closed", front=front))
+        self._fronts[front].connected(sock, host, lambda: self._on_closed(front))
+
+    def _on_closed(self, front: str) -> None:
+        self._closed[front] = self._closed.get(front, 0) + 1
+        self._report_soon()
+
+    def _report_soon(self) -> None:
+        if self._reporting is None:
+            self._reporting = self._loop.call_later(HANDLED_S, self._report)
+
+    def _report(self) -> None:
+        """Tells the supervisor which connections were taken and closed since the last time."""
+        if self._reporting is not None:
+            self._reporting.cancel()
+            self._reporting = None
+            closed, self._closed = self._closed, {}
+            self._send("handled", taken=self._taken, closed=closed)
 
     def _run_task(self, name: str, work: Coroutine[None, None, None], on_crash: guards.OnCrash | None = None) -> None:
         """Runs it as a task; logs its exception."""

@@ -185,13 +185,60 @@ def test_no_connection_is_taken_back_while_the_worker_claims_it() -> None:
     assert supervisor.revoke(1, 9) == 0
 
 
+async def _nothing() -> None:
+    return
+
+
+def test_a_report_of_several_connections_closes_the_supervisors_side_of_those_that_were_taken() -> None:
+    """And of no later one: that would be lost if the worker died now."""
+
+    async def report() -> None:
+        fake = FakeProcesses()
+        workers = pool.Pool(
+            Config(workers=1),
+            Metrics(),
+            "engine.app.worker",
+            recover=_nothing,
+            on_change=lambda: None,
+            fail=pytest.fail,
+            spawn=fake.spawn,
+        )
+        workers.start()
+        try:
+            while not workers.ready_count:
+                await asyncio.sleep(0.005)
+            pairs = [socket.socketpair() for _ in range(3)]
+            for ours, _ in pairs:
+                workers.hand_over("dicom", ours, "127.0.0.1")
+            serials = []
+            while len(serials) < 3:
+                delivery = fake.theirs[0].receive()
+                if delivery is not None and delivery[0]["kind"] == "accept":
+                    serials.append(delivery[0]["serial"])
+                    assert delivery[1] is not None
+                    os.close(delivery[1])
+            fake.theirs[0].send("handled", taken=serials[1], closed={"dicom": 1})
+            while workers.connections_count != 2:
+                await asyncio.sleep(0.005)
+            assert [ours.fileno() < 0 for ours, _ in pairs] == [True, True, False]
+            for ours, theirs in pairs:
+                ours.close()
+                theirs.close()
+        finally:
+            fake.end()
+
+    asyncio.run(report())
+
+
 # Configurations ----------------------------------------------------------------------------------
 
 
 def peers(count: int, last_may: str) -> str:
     tables = [f'[[peer]]\naet = "PEER{number}"\nhost = "10.0.{number >> 8}.{number & 255}"\nport = 104\n'
               for number in range(count)]  # fmt: skip
-    return "accept_unknown_peers = false\n" + "".join(tables) + f'[[peer]]\naet = "LAST"\nmay = [{last_may}]\n'
+    last = f'[[peer]]\naet = "LAST"\nmay = [{last_may}]\n'
+    # On a busy machine the reloads take longer than a stopped worker may be silent.
+    return "accept_unknown_peers = false\n" + "".join(tables) + last + "[limits]\nworker_silence_s_max = 0\n"
 
 
 def test_every_worker_gets_three_thousand_peers_at_start_and_at_reload_even_after_a_stall(
