@@ -389,8 +389,9 @@ class HttpConnection(RequestHandler):
             raise ConnectionError("a part of the answer was sent already")
         if status == 500:
             counters["http_handlers_crashed"] += 1
-            logger.error("request crashed", peer=self.peer_host, error=for_log(exc))
-            response = problem(exc or RuntimeError("unknown"), getattr(request, "id", ""))
+            crash = exc or RuntimeError("unknown")
+            logger.error("request crashed", peer=self.peer_host, error=for_log(crash))
+            response = problem(crash, getattr(request, "id", ""))
         else:
             if isinstance(exc, LineTooLong):
                 status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
