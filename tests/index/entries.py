@@ -248,24 +248,23 @@ def random_history(rng: random.Random, count: int, *, ties: bool = True) -> list
         elif odd < 0.45:
             series_items[tags.Modality] = rng.choice((b"", b"CT", b"MR"))
         other_study = study if rng.random() < 0.9 else rng.randrange(5)
-        records.append(
-            entry(
-                tail,
-                study=other_study,
-                series=series,
-                instance=instance,
-                segment_id=segment_id,
-                stamp=stamp + ties * rng.randrange(3),
-                flags=rng.randrange(3) | rng.choice((0, 0, HEAL)),
-                crc=rng.randrange(3),
-                patient=patient,
-                study_items=study_items,
-                series_items=series_items,
-                sop_class=rng.choice((CT, CT, MR)),
-                sop_instance_uid=uid,
-                character_set=b"ISO_IR 192",
-            )
+        one = entry(
+            tail,
+            study=other_study,
+            series=series,
+            instance=instance,
+            segment_id=segment_id,
+            stamp=stamp + ties * rng.randrange(3),
+            flags=rng.randrange(3) | rng.choice((0, 0, HEAL)),
+            crc=rng.randrange(3),
+            patient=patient,
+            study_items=study_items,
+            series_items=series_items,
+            sop_class=rng.choice((CT, CT, MR)),
+            sop_instance_uid=uid,
+            character_set=b"ISO_IR 192",
         )
+        records.append(replace(one, calling_ae_title=(b"CT1", b"MR1", b"ct1 ")[len(records) % 3]))
     return records
 
 
@@ -387,6 +386,10 @@ def meaning(index: Catalog) -> dict[str, Any]:
             for key, owner in rows("search")
         )
         facts_by_table["access"] = sorted((key, studies[study_id]) for key, study_id in rows("access"))
+        facts_by_table["first_senders"] = {
+            series[key]: (value[:16], read_name(txn, environment, keys.U32.unpack(value[16:])[0]))
+            for key, value in rows("first_senders")
+        }
         facts_by_table["texts"] = sorted(
             (key[:4], studies[keys.ID.pack(keys.PAIR.unpack(key)[1] << 6 | entry[0] & 63)], entry[1:])
             for key, row in rows("texts")

@@ -1,18 +1,21 @@
 """The rows of `access` that a batch adds and removes: a narrow scope finds its studies by them.
 
-    put      a new series or study, changed facts, another sender: at the end of the batch, in order
+    put      a new series or study, changed facts, another first sender: at the end of the batch, in order
     remove   a key that a series or study no longer gives, unless something else in the study does: at the end as well
     fill     an index that is older than the table gets its rows in the background, some studies in each transaction
 
-A row of `meta` says how far the fill has come. When an earlier engine, which does not know the table, has written to
-the index (`database.commits`), all rows are removed and the fill begins again: a scope may rely on every row.
+The fill also stores the first sender of each series (`first_senders`). A row of `meta` says how far it has come. When
+an earlier engine, which does not know the tables, has written to the index (`database.commits`), all rows are removed
+and the fill begins again: a scope may rely on every row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Set
 
+from engine.index.apply import first_senders
 from engine.index.apply.changed_studies import ChangedStudies
+from engine.index.apply.first_senders import FirstSender
 from engine.index.database import commits
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import Cursor, ReadTxn, WriteTxn
@@ -34,14 +37,11 @@ class AccessTags:
         """Keys and studies to be put."""
         self._left: dict[bytes, set[bytes]] = {}
         """Study id → keys that something in the study no longer gives."""
-        self._series: dict[bytes, bytes] = {}
-        """Series id → study id: series whose first instance may be another one."""
 
     def begin(self) -> None:
         """Begins a batch."""
         self._new.clear()
         self._left.clear()
-        self._series.clear()
 
     def add_series(self, study_id: bytes, items: Mapping[int, bytes]) -> None:
         """Adds what a new series gives its study."""
@@ -53,9 +53,18 @@ class AccessTags:
         for key in access_tags.keys_of_study(items):
             self._new.add((key, study_id))
 
-    def add_instances(self, study_id: bytes, series_id: bytes) -> None:
-        """Notes that a series has got instances of another sender, perhaps its first ones."""
-        self._series[series_id] = study_id
+    def note_instance(
+        self, txn: WriteTxn, study_id: bytes, series_id: bytes, sender: FirstSender, *, is_only: bool
+    ) -> None:
+        """Notes an instance that may be the first of its series. `is_only`: the series had none."""
+        before, after = first_senders.note(txn, self._environment, series_id, sender, is_only=is_only)
+        self._change_sender(txn, study_id, before, after)
+
+    def change_first(self, txn: WriteTxn, study_id: bytes, series_id: bytes, after: FirstSender | None) -> None:
+        """Updates the first sender of a series that has lost instances; None: it has none left."""
+        before = first_senders.stored(txn, self._environment, series_id)
+        first_senders.replace(txn, self._environment, series_id, before, after)
+        self._change_sender(txn, study_id, before, after)
 
     def change_series(self, study_id: bytes, before: Mapping[int, bytes], after: Mapping[int, bytes]) -> None:
         """Updates what a series gives its study."""
@@ -65,14 +74,14 @@ class AccessTags:
         """Updates what a study has by itself."""
         self._change(study_id, access_tags.keys_of_study(before), access_tags.keys_of_study(after))
 
-    def lose_instances(self, txn: ReadTxn, study_id: bytes, series_id: bytes, title_ids: Iterable[int]) -> None:
-        """Notes that a series has lost instances of these senders."""
-        self._series[series_id] = study_id
-        left = self._left.setdefault(study_id, set())
-        for title_id in title_ids:
-            left |= access_tags.keys_of_sender(read_name(txn, self._environment, title_id))
+    def _change_sender(
+        self, txn: ReadTxn, study_id: bytes, before: FirstSender | None, after: FirstSender | None
+    ) -> None:
+        environment = self._environment
+        if before is None or after is None or before.title_id != after.title_id:
+            self._change(study_id, _keys_of_sender(txn, environment, before), _keys_of_sender(txn, environment, after))
 
-    def _change(self, study_id: bytes, before: set[bytes], after: set[bytes]) -> None:
+    def _change(self, study_id: bytes, before: Set[bytes], after: Set[bytes]) -> None:
         if before == after:
             return
         if left := before - after:
@@ -83,9 +92,6 @@ class AccessTags:
     def write(self, txn: WriteTxn) -> None:
         """Ends a batch, after all other rows have been written."""
         table = self._environment.access_table
-        for series_id, study_id in self._series.items():
-            for key in _keys_of_first(txn, self._environment, series_id):
-                self._new.add((key, study_id))
         for study_id, left in self._left.items():
             for key in left - _still_given(txn, self._environment, study_id, left):
                 self._new.discard((key, study_id))
@@ -120,7 +126,7 @@ def _keys_of_study(txn: ReadTxn, environment: Environment, study_id: bytes) -> s
         series = txn.get(key[4:], db=environment.series)
         if series is not None:
             result |= access_tags.keys_of_series(_facts(series)[0])
-        result |= _keys_of_first(txn, environment, key[4:])
+        result |= _keys_of_sender(txn, environment, first_senders.read(txn, environment, key[4:]))
     return result
 
 
@@ -128,11 +134,8 @@ def _facts(row: bytes) -> list[dict[int, bytes]]:
     return fact_values(row, keys.UID_HEAD.size + keys.UID_HEAD.unpack_from(row)[2])[0]
 
 
-def _keys_of_first(txn: ReadTxn, environment: Environment, series_id: bytes) -> frozenset[bytes]:
-    """The keys of the sender of a series' first instance."""
-    for _, row in scan_prefix(txn, environment.instances, series_id):
-        return access_tags.keys_of_sender(read_name(txn, environment, keys.INSTANCE.unpack_from(row)[12]))
-    return frozenset()
+def _keys_of_sender(txn: ReadTxn, environment: Environment, sender: FirstSender | None) -> frozenset[bytes]:
+    return frozenset() if sender is None else access_tags.keys_of_sender(read_name(txn, environment, sender.title_id))
 
 
 # the fill ----------------------------------------------------------------------------------------------
@@ -171,6 +174,7 @@ def fill_some(txn: WriteTxn, environment: Environment) -> bool:
         return False
     if not fill.is_begun:
         txn.drop(environment.access_table, delete=False)
+        txn.drop(environment.first_senders_table, delete=False)
     studies: list[bytes] = []
     new: set[tuple[bytes, bytes]] = set()
     with txn.cursor(db=environment.studies) as cursor:
@@ -178,6 +182,7 @@ def fill_some(txn: WriteTxn, environment: Environment) -> bool:
         while has_row and len(studies) < FILLED_STUDIES:
             study_id = cursor.key()
             studies.append(study_id)
+            first_senders.fill(txn, environment, study_id)
             new.update((key, study_id) for key in _keys_of_study(txn, environment, study_id))
             has_row = cursor.next()
     with txn.cursor(db=environment.access_table) as cursor:

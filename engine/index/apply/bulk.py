@@ -163,8 +163,10 @@ class _Batch:
             return True
         series, row, end = self._writer.place_for(txn, item)
         counter, _ = self._counters.setdefault(series.counts_key, (Counter(series.series_id, row.next), row))
-        first_stamp, first_tie = keys.ORDER.unpack(series.first)
-        self._gatherer.groups[texts_of(record.meta)] = HeadGroup(counter, first_stamp, first_tie, end)
+        stamp, tie = keys.ORDER.unpack(series.first)
+        if (stamp, tie) != (item.stamp, keys.tie_of(item.position.payload_length, item.position.payload_crc)):
+            tie = min(tie + 1, keys.TIE_MAX)  # of two senders' instances with the first order, either may be the first
+        self._gatherer.groups[texts_of(record.meta)] = HeadGroup(counter, stamp, tie, end)
         return False
 
     def _write(self, txn: WriteTxn) -> None:

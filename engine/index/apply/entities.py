@@ -11,13 +11,14 @@ its transaction: `settle` for new instances, `refresh` once at the end for entit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from engine.dicom import tags
 from engine.index.apply.access_tags import AccessTags
 from engine.index.apply.changed_studies import ChangedStudies
 from engine.index.apply.counters import Counters
+from engine.index.apply.first_senders import FirstSender, earliest
 from engine.index.apply.overlay import Overlay, Part, key_of_patient
 from engine.index.apply.search_keys import SearchKeys
 from engine.index.apply.statement_rows import add_statement, correct_facts, drop_rows, leave_statements
@@ -48,7 +49,7 @@ CACHED_STUDIES_MAX = 1024
 class CachedSeries:
     """A cached series with one of its statements."""
 
-    __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail", "title_id")
+    __slots__ = ("classes", "counts_key", "digest", "first", "prefix", "series_id", "tail")
 
     def __init__(self, study_id: bytes, series_id: bytes, digest: bytes, first: bytes) -> None:
         self.counts_key = study_id + series_id
@@ -58,8 +59,6 @@ class CachedSeries:
         self.first = first
         """The order of the statement is this one or an earlier one."""
         self.tail = b""
-        self.title_id = 0
-        """The sender of the last instance."""
         self.classes: frozenset[int] = frozenset()
 
 
@@ -116,17 +115,14 @@ class Entities:
         """Whether an entity has lost an instance, or has other corrections than before."""
         return bool(self._dirty_series or self._dirty_studies or self._dirty_patients)
 
-    def lost_instances(
-        self, txn: ReadTxn, series_id: bytes, count: int, payload_bytes: int, title_ids: Iterable[int]
-    ) -> None:
-        """Notes that a series has lost instances, which these senders had sent."""
+    def lost_instances(self, txn: ReadTxn, series_id: bytes, count: int, payload_bytes: int) -> None:
+        """Notes that a series has lost instances."""
         row = present(txn.get(series_id, db=self._environment.series))
         study_id = keys.ID.pack(keys.U32.unpack_from(row)[0])
         counts = self.counters.load_series(txn, study_id + series_id)
         counts.count -= count
         counts.bytes -= payload_bytes
         self._dirty_series[series_id] = study_id
-        self.access_tags.lose_instances(txn, study_id, series_id, title_ids)
 
     def touch_study(self, study_id: bytes) -> None:
         """Notes that the corrections of a study have changed."""
@@ -355,14 +351,17 @@ class Entities:
     def _refresh_series(self, txn: WriteTxn, series_id: bytes, study_id: bytes) -> None:
         environment = self._environment
         firsts: dict[bytes, bytes] = {}
+        senders: set[FirstSender] = set()
         class_ids = set()
         for _, value in scan_prefix(txn, environment.instances, series_id):
             fields = keys.INSTANCE.unpack_from(value)
             order = keys.ORDER.pack(fields[0], keys.tie_of(fields[3], fields[6]))
             digest = fields[14]
-            if digest not in firsts or order < firsts[digest]:
+            if digest not in firsts or order <= firsts[digest]:
                 firsts[digest] = order
+                senders.add(FirstSender(order, fields[12]))
             class_ids.add(fields[10])
+        self.access_tags.change_first(txn, study_id, series_id, earliest(txn, environment, senders))
         row = UidRow.decode(present(txn.get(series_id, db=environment.series)))
         before = row.facts.values(0)
         if not firsts:

@@ -158,12 +158,10 @@ class Tombstones:
     def _remove(self, txn: WriteTxn, instances: dict[bytes, _Fields]) -> None:
         """Removes instances from their series, and counts their bytes as dead."""
         by_series: dict[bytes, list[int]] = {}
-        senders: dict[bytes, set[int]] = {}
         by_segment: dict[int, list[int]] = {}
         for where, fields in instances.items():
             _, segment_id, _, payload_length, _, _, _, meta_length, key_length = fields[:9]
             by_series.setdefault(where[:4], []).append(payload_length)
-            senders.setdefault(where[:4], set()).add(fields[12])
             record_bytes = record_bytes_of(key_length, meta_length, payload_length)
             by_segment.setdefault(segment_id, []).append(record_bytes)
         with txn.cursor(db=self._environment.instances) as cursor:
@@ -173,7 +171,7 @@ class Tombstones:
                     cursor.set_key(where)
                 has_row = cursor.delete()
         for series_id, lengths in by_series.items():
-            self._entities.lost_instances(txn, series_id, len(lengths), sum(lengths), senders[series_id])
+            self._entities.lost_instances(txn, series_id, len(lengths), sum(lengths))
         for segment_id, lengths in by_segment.items():
             self._accounts.kill(txn, segment_id, len(lengths), sum(lengths))
 

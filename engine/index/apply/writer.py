@@ -21,6 +21,7 @@ from engine.index.apply import positions
 from engine.index.apply.accounts import Accounts
 from engine.index.apply.corrections import Corrections
 from engine.index.apply.entities import CachedSeries, Entities
+from engine.index.apply.first_senders import FirstSender
 from engine.index.apply.history import (
     newest_drop,
     newest_stamp,
@@ -219,7 +220,7 @@ class Writer:
         if not 0 < len(sop_key) <= 128 or b"\0" in sop_key:
             sop_key = keys.bounded(sop_key)
         series = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if series is None or order < series.first:
+        if series is None or order <= series.first:
             if txn.get(sop_key, db=environment.sop_uids) is not None:
                 return self.apply_record(txn, sop_key, record_of(entry))
             series = self._settle(txn, entry, order)
@@ -227,7 +228,7 @@ class Writer:
         where = _pair(series.series_id, row.next)
         if not txn.put(sop_key, where, overwrite=False, db=environment.sop_uids):
             return self.apply_record(txn, sop_key, record_of(entry))
-        self._insert(txn, entry, series, row, where)
+        self._insert(txn, entry, series, row, where, order)
         segment = self.accounts.segments.get(segment_id)
         if segment is None:
             segment = self.accounts.segment(txn, segment_id)
@@ -245,7 +246,9 @@ class Writer:
         self._series[(entry.character_set, entry.patient, entry.study, entry.series)] = series
         return series
 
-    def _insert(self, txn: WriteTxn, entry: Entry, series: CachedSeries, row: Counts, where: bytes) -> None:
+    def _insert(
+        self, txn: WriteTxn, entry: Entry, series: CachedSeries, row: Counts, where: bytes, order: bytes
+    ) -> None:
         """Puts the instance's row; the UID points there already."""
         segment_id, offset, key_length, meta_length, payload_length, payload_crc = entry.position
         names = self._names
@@ -275,13 +278,13 @@ class Writer:
         row.next += 1
         row.bytes += payload_length
         self._note_class(series, row, class_id)
-        if title_id != series.title_id:
-            self._note_sender(series, title_id)
+        if order <= series.first:
+            self._note_first(txn, series, FirstSender(order, title_id), is_only=row.next == 2)
 
-    def _note_sender(self, series: CachedSeries, title_id: int) -> None:
-        """Notes another sender of the series, for the study's keys in `access`."""
-        self.entities.access_tags.add_instances(series.counts_key[:4], series.prefix)
-        series.title_id = title_id
+    def _note_first(self, txn: WriteTxn, series: CachedSeries, sender: FirstSender, *, is_only: bool) -> None:
+        """Notes an instance that is the first one of its statement, and so perhaps of its series."""
+        study_id = series.counts_key[:4]
+        self.entities.access_tags.note_instance(txn, study_id, series.prefix, sender, is_only=is_only)
 
     def _note_class(self, series: CachedSeries, row: Counts, class_id: int) -> None:
         """Adds the SOP class to the series' row if it is missing."""
@@ -296,14 +299,14 @@ class Writer:
         all rows of `instances` with the same texts."""
         order = _order(entry.stamp, keys.tie_of(entry.position.payload_length, entry.position.payload_crc))
         series = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if series is None or order < series.first:
+        if series is None or order <= series.first:
             series = self._settle(txn, entry, order)
         row = self.counters.load_series(txn, series.counts_key)
         texts = (entry.sop_class_uid, entry.transfer_syntax_uid, entry.calling_ae_title, entry.character_set)
         ids = [self._names.get(text) or self._name(txn, text) for text in texts]
         self._note_class(series, row, ids[0])
-        if ids[2] != series.title_id:
-            self._note_sender(series, ids[2])
+        if order <= series.first:
+            self._note_first(txn, series, FirstSender(order, ids[2]), is_only=False)
         return series, row, keys.INSTANCE_END.pack(*ids, series.digest)
 
     # -- several records of one UID -------------------------------------------------------------
@@ -437,11 +440,11 @@ class Writer:
         position = entry.position
         order = _order(entry.stamp, keys.tie_of(position.payload_length, position.payload_crc))
         series = self._series.get((entry.character_set, entry.patient, entry.study, entry.series))
-        if series is None or order < series.first:
+        if series is None or order <= series.first:
             series = self._settle(txn, entry, order)
         row = self.counters.load_series(txn, series.counts_key)
         where = _pair(series.series_id, row.next)
-        self._insert(txn, entry, series, row, where)
+        self._insert(txn, entry, series, row, where, order)
         return where
 
     def _remove(self, txn: WriteTxn, where: bytes) -> None:
@@ -449,7 +452,7 @@ class Writer:
         environment = self.environment
         value = present(txn.get(where, db=environment.instances))
         fields = keys.INSTANCE.unpack_from(value)
-        self.entities.lost_instances(txn, where[:4], 1, fields[3], (fields[12],))
+        self.entities.lost_instances(txn, where[:4], 1, fields[3])
         txn.delete(where, db=environment.instances)
 
     def _current(self, txn: ReadTxn, where: bytes) -> UidRecord:

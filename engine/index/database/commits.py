@@ -3,7 +3,9 @@
 An earlier engine opens an index of this format too, but it does not know the tables that came later (`tables._ADDED`),
 and leaves their rows as they are. `access` may then name studies that have left a scope: its fill begins again.
 
-    meta "commit"    u64: the id of the transaction that wrote it. LMDB numbers all commits, of any engine
+    meta "commit of VERSION"    u64: the id of the transaction that wrote it. LMDB numbers all commits, of any engine
+
+The word has the version, so that each engine finds the commits of another one, earlier or later.
 """
 
 from __future__ import annotations

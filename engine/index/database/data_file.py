@@ -15,6 +15,12 @@ LMDB's meta pages (0.9): pages 0 and 1, of the size that LMDB chose; in each lit
     136     8      last page in use
     144     8      transaction id: the page with the higher one counts
 
+The root of the main tree is one page, a leaf with a node for each table, as long as there are fewer than some fifty:
+
+    10      2      flags: 2 for a leaf
+    12, 14  2, 2   where the offsets of nodes end, and where the nodes begin; the offsets are from 16 on, 2 bytes each
+    node           length of the value u32, flags u16: 2 for a table, length of the name u16, name, 40 bytes, root u64
+
 INDEX/checksum, written at a clean end and valid as long as the checkpoint of that end is the newest state:
 
     0       8      magic "FILMSUM\\0"
@@ -50,6 +56,16 @@ _NUMBER = struct.Struct("<Q")
 _LAST_PAGE_AT = 136
 _TRANSACTION_AT = 144
 _NO_ROOT = (1 << 64) - 1
+_MAIN_ROOT_AT = _ROOTS_AT[1]
+_PAGE_BOUNDS = struct.Struct("<HHH")
+_PAGE_BOUNDS_AT = 10
+_LEAF = 2
+_OFFSETS_AT = 16
+_OFFSET = struct.Struct("<H")
+_NODE = struct.Struct("<IHH")
+_TABLE = 2
+_TABLE_BYTES = 48
+_TABLE_ROOT_AT = 40
 
 _SUM = struct.Struct("<8sQQI")
 _CRC = struct.Struct("<I")
@@ -111,8 +127,33 @@ def fault_of(files: Files, fd: int) -> str:
     fault = meta_fault(first, 1 << 63)
     if fault:
         return fault
-    newest = newest_meta_page(files.pread(fd, 2 * page_bytes, 0))
-    return meta_fault(newest or b"", size)
+    newest = newest_meta_page(files.pread(fd, 2 * page_bytes, 0)) or b""
+    fault = meta_fault(newest, size)
+    (root,) = _NUMBER.unpack_from(newest, _MAIN_ROOT_AT) if newest else (_NO_ROOT,)
+    if fault or root == _NO_ROOT:
+        return fault
+    return tables_fault(files.pread(fd, page_bytes, root * page_bytes), _NUMBER.unpack_from(newest, _LAST_PAGE_AT)[0])
+
+
+def tables_fault(page: bytes, last_page: int) -> str:
+    """Why LMDB must not read the root of the main tree: a node or a table outside of its bounds; empty if it may."""
+    flags, offsets_end, nodes_start = _PAGE_BOUNDS.unpack_from(page, _PAGE_BOUNDS_AT)
+    if not flags & _LEAF:
+        return ""  # more tables than we have
+    if not _OFFSETS_AT <= offsets_end <= nodes_start <= len(page):
+        return "its list of tables has no bounds"
+    for at in range(_OFFSETS_AT, offsets_end - 1, _OFFSET.size):
+        (offset,) = _OFFSET.unpack_from(page, at)
+        if not nodes_start <= offset <= len(page) - _NODE.size:
+            return "a table lies outside of its list"
+        value_bytes, node_flags, name_bytes = _NODE.unpack_from(page, offset)
+        value_at = offset + _NODE.size + name_bytes
+        if node_flags != _TABLE or value_bytes != _TABLE_BYTES or value_at + value_bytes > len(page):
+            return "its list of tables has something else in it"
+        (root,) = _NUMBER.unpack_from(page, value_at + _TABLE_ROOT_AT)
+        if root != _NO_ROOT and not 1 < root <= last_page:
+            return "a table leads beyond its last page"
+    return ""
 
 
 def write_checksum(directory: str, files: Files, fd: int, transaction_id: int) -> None:

@@ -37,6 +37,7 @@ class Tables:
     patient_studies: Table
     search: Table
     access: Table | None
+    first_senders: Table | None
     texts: Table
     corrections: Table
     trash: Table | None
@@ -59,10 +60,17 @@ class Tables:
             raise IndexError_("this index was made before scopes had keys, and is open for reading only")
         return self.access
 
+    @property
+    def first_senders_table(self) -> Table:
+        """The table of the first sender of each series. Every index that may be written has it."""
+        if self.first_senders is None:
+            raise IndexError_("this index was made before it had the first senders, and is open for reading only")
+        return self.first_senders
+
 
 TABLES = tuple(Tables.__annotations__)
 
-_ADDED = ("deletions", "trash", "access")
+_ADDED = ("deletions", "trash", "access", "first_senders")
 """Tables that an index of this format may lack. A read-only handle of such an index has None."""
 
 _SEVERAL = frozenset(("search", "access"))

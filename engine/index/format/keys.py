@@ -53,6 +53,8 @@ Values are little endian. Named databases:
                                                           series and instance. Kinds: see `terms`
     access              kind u8, text                     ids of studies, several per key (dupsort), big endian: what a
                                                           scope may ask of a study. See `access_tags`
+    first_senders       series id                         order and u32, the name id of the calling AE title: the first
+                                                          current instance of a series. None: older than this table
     texts               tag u32, block u32: the study's   the texts of the block's studies, in their order, each: 0xFF,
                         id >> 6; both big endian          0x80 | the low six bits of the id, normal form. See `texts`
     amended             segment id u64 big endian         AMENDED: the progress of extracting attributes again
@@ -100,8 +102,6 @@ META_ACCESS = b"access"
 """ACCESS_FILL: how far `access` has been filled in an index that is older than it. No row: from the start."""
 META_CHANGED = b"changed"
 """u64, then ids of studies, u32 each: the last ones whose keys have changed. See `apply.changed_studies`."""
-META_COMMIT = b"commit"
-"""u64: the last transaction of an engine that keeps `access`. See `database.commits`."""
 META_POSITION = b"position "
 """With a slot (u16 big endian): POSITION; how far the log of another node has been applied. No row: nothing of it."""
 META_NEXT = {"patient": b"next patient", "study": b"next study", "series": b"next series", "name": b"next name"}
@@ -130,8 +130,11 @@ DIGEST_BYTES = 8
 U64_KEY = struct.Struct(">Q")
 ACCESS_FILL = struct.Struct("<BI")
 """version of `access_tags`; the last study that has its rows, or ACCESS_FILLED."""
-ACCESS_VERSION = 3
+ACCESS_VERSION = 4
 """Of what `access_tags` makes of a value. An index with another one is filled again."""
+META_COMMIT = b"commit of %d" % ACCESS_VERSION
+"""u64: the last transaction of an engine that keeps `access` and `first_senders` as this version says. See
+`database.commits`."""
 ACCESS_FILLED = 0xFFFFFFFF
 """Every study has its rows."""
 U32 = struct.Struct("<I")
@@ -171,6 +174,7 @@ _KEY_BYTES_MAX = 400
 """LMDB's limit is 511; prefix and suffix need room too."""
 SEARCH_BYTES_MAX = 200
 """`search` cuts a normal form here; matching always checks the whole value."""
+TIE_MAX = (1 << 64) - 1
 
 
 def tie_of(payload_length: int, payload_crc: int) -> int:

@@ -3,7 +3,7 @@
     patient, referrer, Study Date    the study's row, corrections included
     institution, department          the rows of its series
     modality                         its rows of `counts`
-    sender                           who sent the first instance of each series
+    sender                           who sent the first instance of each series (`first_senders`)
     de-identification                every statement of the study: one that does not say YES is enough against it
 
 Rules come from `access.scope`, which knows nothing of the index; a study is judged anew in each reading, so a change of
@@ -30,6 +30,8 @@ from engine.access.scope import (
     Scope,
 )
 from engine.dicom import tags
+from engine.index.apply import first_senders
+from engine.index.apply.access_tags import read_fill
 from engine.index.database.environment import Environment
 from engine.index.database.transactions import ReadTxn
 from engine.index.format import keys
@@ -64,6 +66,8 @@ class Admission:
             isinstance(item, Deidentified | OfPatients | Recent) for item in self._requirements
         )
         self._answers: dict[bytes, bool] = {}
+        self._senders_kept_in = -1
+        """The last state of the index in which the rows of `first_senders` were right."""
 
     def admits(self, txn: ReadTxn, study_id: bytes, row: bytes) -> bool:
         """Whether the study of this row is in scope."""
@@ -113,9 +117,12 @@ class Admission:
         return texts
 
     def _first_sender(self, txn: ReadTxn, series_id: bytes) -> frozenset[str]:
-        for _, row in scan_prefix(txn, self._environment.instances, series_id):
-            return texts_of(read_name(txn, self._environment, keys.INSTANCE.unpack_from(row)[12]))
-        return frozenset()
+        environment = self._environment
+        if self._senders_kept_in != txn.id() and read_fill(txn, environment).is_begun:
+            self._senders_kept_in = txn.id()
+        is_kept = self._senders_kept_in == txn.id()
+        first = (first_senders.read if is_kept else first_senders.found)(txn, environment, series_id)
+        return frozenset() if first is None else texts_of(read_name(txn, environment, first.title_id))
 
     def _is_deidentified(self, txn: ReadTxn, study_id: bytes, statement_count: int, values: dict[int, bytes]) -> bool:
         if not says_identity_removed(values):

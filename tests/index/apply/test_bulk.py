@@ -167,7 +167,10 @@ def test_an_earlier_statement_and_a_second_sender_are_handled(index: Catalog, tm
     for number, stamp in enumerate((50, 60, 20, 70, 10)):
         segment.add(entry(tail, instance=number, stamp=stamp))
     segment.add(replace(entry(tail, instance=8, stamp=80), calling_ae_title=b"OTHER"))
-    segment.add(entry(tail, instance=9, stamp=5, study_items={0x00081030: b"Thorax"}, sop_class=MR))
+    segment.add(replace(entry(tail, instance=7, stamp=9), calling_ae_title=b"OTHER"))
+    segment.add(replace(entry(tail, instance=6, stamp=9, crc=1), calling_ae_title=b"OTHER"))
+    segment.add(replace(entry(tail, instance=5, stamp=9, crc=1), calling_ae_title=b"ANOTHER"))
+    segment.add(entry(tail, instance=9, stamp=9, crc=1, study_items={0x00081030: b"Thorax"}, sop_class=MR))
     index.load(segment.heads(), FIRST_RECORD)
     _same(index, tmp_path, segment)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from engine.errors import IndexDamaged
 from engine.index.catalog import Catalog
 from engine.index.database import data_file
+from engine.index.database.tables import TABLES
 from engine.index.upkeep import checkpoint_file, restoration
 from engine.index.upkeep.restoration import RestoreResult
 from engine.storage.files import Files
@@ -122,6 +124,26 @@ def test_rubbish_in_any_other_file_of_the_index_costs_no_instance(
     (data / "index" / name).write_bytes(content)
     with kept.opened(data) as archive:
         assert len(kept.positions(archive)) == COUNT
+
+
+def test_a_list_of_tables_that_leads_elsewhere_is_found(stopped: Path) -> None:
+    content = (stopped / "index" / "data.mdb").read_bytes()
+    meta = data_file.newest_meta_page(content[: 2 * PAGE])
+    assert meta is not None
+    root, last_page = (struct.unpack_from("<Q", meta, at)[0] for at in (128, 136))
+    page = content[root * PAGE : (root + 1) * PAGE]
+    assert data_file.tables_fault(page, last_page) == ""
+    (offsets_end,) = struct.unpack_from("<H", page, 12)
+    assert (offsets_end - 16) // 2 == len(TABLES)
+    for at in range(16, offsets_end, 2):
+        for bit in range(12, 16):  # a page has 4096 bytes
+            turned = bytearray(page)
+            turned[at + 1] ^= 1 << bit - 8
+            assert data_file.tables_fault(bytes(turned), last_page), (at, bit)
+        (offset,) = struct.unpack_from("<H", page, at)
+        turned = bytearray(page)
+        struct.pack_into("<Q", turned, offset + 8 + struct.unpack_from("<H", page, offset + 6)[0] + 40, last_page + 1)
+        assert data_file.tables_fault(bytes(turned), last_page) == "a table leads beyond its last page"
 
 
 @pytest.mark.parametrize("seed", range(12))
