@@ -121,6 +121,7 @@ def test_no_session_is_resumed_with_a_context_that_a_reload_made(folder: Path, v
     client = peer_context(folder, version)
     first = tls.server_context(settings(folder))
     session = _session_after(first, client, None)
+    assert not session.has_ticket
     assert not _is_resumed(tls.server_context(settings(folder)), client, session)
     if version is ssl.TLSVersion.TLSv1_3:
         assert not _is_resumed(first, client, session)

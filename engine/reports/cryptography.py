@@ -176,6 +176,7 @@ USES: Final = (
             "engine.journal",
             "engine.orders",
             "engine.exchange.identity",
+            "engine.exchange.repetition",
             "engine.exchange.fhir_push",
             "engine.archive.commitment",
             "engine.archive.lifecycle",

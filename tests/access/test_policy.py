@@ -45,6 +45,27 @@ def test_a_peer_may_do_what_its_entry_allows_and_always_call(may: tuple[Permissi
     assert granted(config, "CT1") == {Action.ASSOCIATE, *actions}
 
 
+@pytest.mark.parametrize(
+    ("names", "address", "why"),
+    [
+        ({"san:ct1.hosp"}, "10.0.0.7", ""),
+        ({"san:ct2.hosp"}, "10.0.0.7", "certificate"),
+        (set(), "10.0.0.7", "certificate"),
+        (None, "10.0.0.7", "without TLS"),
+        ({"san:ct1.hosp"}, "10.0.1.7", "networks"),
+    ],
+)
+def test_a_title_is_its_peers_by_certificate_network_and_tls_and_all_else_is_alarming(
+    names: set[str] | None, address: str, why: str
+) -> None:
+    peer = Peer(aet="CT1", tls="required", certificates=("san:ct1.hosp",), networks=("10.0.0.0/24",))
+    certificate_names = None if names is None else frozenset(names)
+    principal = Principal(Kind.PEER, "CT1", address, certificate_names=certificate_names)
+    found = Policy(lambda: Config(peers=(peer,))).allowed(principal, Action.ASSOCIATE)
+    assert (bool(found), found.is_alarming) == (not why, bool(why))
+    assert why in found.reason
+
+
 PEERS_ACTIONS = {Action.ASSOCIATE, Action.STORE, Action.COMMIT, Action.QUERY, Action.RETRIEVE, Action.SEND}
 PEERS_ACTIONS |= {Action.WORKLIST, Action.WORKITEM}
 

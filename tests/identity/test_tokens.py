@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from joserfc import jws
+from msgspec.structs import replace
 
 from engine.errors import IdentityRefused
 from engine.identity import key_set, tokens
@@ -96,6 +97,16 @@ def key_of_another_kind() -> str:
 def test_a_forged_token_is_refused(forged: Callable[[], str]) -> None:
     with pytest.raises(IdentityRefused):
         verify(forged())
+
+
+def test_an_algorithm_that_was_not_agreed_is_refused_though_the_key_fits_and_the_signature_is_right() -> None:
+    _, payload, _ = PROVIDER.token().split(".")
+    registry = jws.JWSRegistry(algorithms=["PS256"])
+    content = base64.urlsafe_b64decode(payload + "==")
+    token = jws.serialize_compact({"alg": "PS256", "kid": "rsa"}, content, RSA, ["PS256"], registry)
+    assert verify(token)["sub"] == "u-1"
+    with pytest.raises(IdentityRefused, match="not allowed"):
+        verify(token, settings=replace(SETTINGS, algorithms=("RS256",)))
 
 
 NOW = int(time.time())

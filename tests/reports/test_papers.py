@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -234,7 +235,10 @@ def test_the_threat_model_names_tests_that_exist() -> None:
     text = (ROOT / "engine/docs/threat-model.md").read_text()
     rows = [line.split("|")[4].strip().strip("`") for line in text.split("\n") if line[:5] in
             ("| S |", "| T |", "| R |", "| I |", "| D |", "| E |")]  # fmt: skip
-    assert len(rows) > 20
+    attacks = text.partition("\n## Attacks\n")[2].partition("\n## ")[0]
+    shown = [re.findall(r"`(tests/[^`]+::[^`]+)`", line) for line in attacks.split("\n") if line.startswith("| ")]
+    assert len(rows) > 20 and len(shown) > 40 and all(shown[1:])
+    rows += [test for tests in shown for test in tests]
     for test in rows:
         path, _, name = test.partition("::")
         assert (ROOT / path).is_file(), test

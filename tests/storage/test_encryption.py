@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidTag
 
 from engine.errors import CorruptRecord, KeyMissing, StorageError
 from engine.storage import hints
-from engine.storage.encryption import Encryptor, cipher_of, opened, opened_heads, spans
+from engine.storage.encryption import Encryptor, PayloadCipher, cipher_of, opened, opened_heads, spans
 from engine.storage.files import Files
 from engine.storage.inspection import Inspection
 from engine.storage.keyring import KEYRING, DataKey
@@ -272,6 +273,17 @@ def assert_refused(directory: str, position: Position) -> None:
         reader_of(directory).read(position)
     with pytest.raises(CorruptRecord):
         reader_of(directory).verify(position)
+
+
+def test_a_block_is_readable_at_its_own_place_only(key: DataKey) -> None:
+    """The checksum of the plain payload, which is in the meta, would find an exchange as well."""
+    cipher, stored_block, plain = PayloadCipher(key, bytes(16)), bytearray(100 + TAG_BYTES), bytearray(100)
+    cipher.encrypt(1, False, memoryview(bytes(range(100))), memoryview(stored_block))
+    cipher.decrypt(1, False, memoryview(stored_block), memoryview(plain))
+    assert plain == bytes(range(100))
+    for number, is_last in ((0, False), (2, False), (1, True)):
+        with pytest.raises(InvalidTag):
+            cipher.decrypt(number, is_last, memoryview(stored_block), memoryview(plain))
 
 
 def test_blocks_that_change_places_are_damage_even_with_right_checksums(directory: str, key: DataKey) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 from pydicom.encaps import generate_fragments, generate_frames
 
 from engine.dicom import xml_model
+from engine.web import stow_model
 from tests import samples
 from tests.dicom.test_movies import AVC, mp4_of
 from tests.web.hosting import Hosting
@@ -135,6 +136,18 @@ def test_a_compressed_image_is_kept_and_describes_itself(hosting: Hosting, name:
     is_lossy = syntax.endswith((".50", ".55"))
     expected = imagecodecs.jpeg8_decode(codestream) if is_lossy else picture
     assert np.abs(decoded.astype(int) - expected.astype(int)).max() <= 3 * is_lossy
+
+
+def test_more_parts_of_bulk_data_than_a_request_may_have_are_refused_as_a_whole(
+    hosting: Hosting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stow_model, "BULK_PARTS_MAX", 3)
+    model = model_of()
+    model["7FE00010"] = {"vr": "OW", "BulkDataURI": "p0"}
+    parts = [("application/octet-stream", f"p{number}", b"\0" * 2) for number in range(4)]
+    answer = store(hosting, [model], *parts)
+    assert answer.status == 413, answer.body
+    assert hosting.engine.archive.instance(uid_of(model)) is None
 
 
 def test_several_parts_of_one_location_are_frames_and_what_the_client_says_counts(hosting: Hosting) -> None:
