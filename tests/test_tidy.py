@@ -172,6 +172,7 @@ ARCHIVE_FACE = {
     "engine.archive.messages",
     "engine.archive.order_links",
     "engine.archive.reconciliation",
+    "engine.archive.supplies",
     # What servers did in the last days.
     "engine.archive.stats_history",
     # Files of others: a DICOM medium is sent by `send` as it is imported by `import`.

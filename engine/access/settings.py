@@ -119,6 +119,10 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     context. Off, since many peers offer syntaxes that they cannot write; for a modality that has compressed images and
     would decompress them."""
 
+    supply: bool = False
+    """Whether it gets what studies lack and their linked orders say (accession number, request attributes, other
+    patient IDs), in answers of C-FIND and in what is sent to it, also without a [[coercion]] rule for it."""
+
     store_associations: Annotated[int, Meta(ge=1, le=64)] = 1
     """Associations on which one retrieval is sent to it in parallel."""
 

@@ -28,6 +28,7 @@ from engine.index.format.types import Level
 from engine.orders.entry import other_ids_blob
 from engine.orders.registry import Orders, Place, exists, state_folder
 from engine.orders.values import Change, ChangeKind
+from engine.orders.work import Supply
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from engine.archive.lifecycle.correction import Corrected
     from engine.index.catalog import Snapshot
     from engine.orders.values import Identifier, Source
-    from engine.orders.work import Rules, Supply
+    from engine.orders.work import Rules
 
 logger = log.get("archive.hospital")
 
@@ -127,7 +128,9 @@ class StudyCorrections:
 
     def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
         """Lets a study show what it lacks. Raises as `agree`."""
-        return supplied.update(self._archive, study_instance_uid, partial(_lacking, supply), actor=_actor(source))
+        if not self._rules.supplies_everybody:
+            supply = Supply({}, {})  # what was supplied before is undone
+        return supplied.update(self._archive, study_instance_uid, partial(lacking, supply), actor=_actor(source))
 
     def _issuers(self, identifier: Identifier) -> list[str]:
         """The values of Issuer of Patient ID that mean this authority."""
@@ -176,7 +179,7 @@ def _reason(source: Source) -> str:
     return f"message {source.reference}" if source.reference else "message of the hospital"
 
 
-def _lacking(supply: Supply, stated: Mapping[int, bytes]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+def lacking(supply: Supply, stated: Mapping[int, bytes]) -> tuple[dict[int, bytes], dict[int, bytes]]:
     """What a study lacks of a supply, and what its series may lack, from what the study states."""
     values = {tag: value for tag, value in supply.study.items() if not stated.get(tag, b"").strip(b" \0")}
     if tags.AccessionNumber not in values:

@@ -41,6 +41,8 @@ class PeerSettings:
     """0: the general length."""
     transfer_syntaxes: tuple[str, ...] = ()
     prefer_compressed: bool = False
+    supply: bool = False
+    """Whether it gets what linked orders supply."""
     query_options: tuple[QueryOption, ...]
     query_results_max: int
     query_timeout_s: float

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from engine.exchange.dicomweb import connected
 from engine.exchange.stow import StowDestination
+from engine.services.coercion import Coercer
 from engine.services.stored_scu import StoredReport, send_stored
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ async def send(
     if not peer.url:
         await send_stored(resources, peer, selection, report, progress, retries=retries, on_sent=on_sent)
         return
+    coercer = Coercer(resources.archive, resources.config, peer.aet, await resources.supplies(peer.aet))
     async with connected(peer, resources.config) as client:
         await send_stored(
             resources,
@@ -41,5 +43,5 @@ async def send(
             progress,
             retries=retries,
             on_sent=on_sent,
-            open_destination=partial(StowDestination, resources, client, peer),
+            open_destination=partial(StowDestination, resources, client, coercer),
         )

@@ -53,11 +53,11 @@ _ANSWERED: Final = (200, 202, 409)
 class StowDestination:
     """Sends instances to one peer (`stored_scu.Sender`)."""
 
-    def __init__(self, resources: Resources, client: DicomwebPeer, peer: Peer, results: Results) -> None:
+    def __init__(self, resources: Resources, client: DicomwebPeer, coercer: Coercer, results: Results) -> None:
         self._resources = resources
         self._client = client
         self._results = results
-        self._coercer = Coercer(resources.archive, resources.config, peer.aet)
+        self._coercer = coercer
 
     async def send(self, instances: list[Instance]) -> None:
         """Sends all instances, and reports a result for each."""
@@ -179,7 +179,8 @@ async def end_body(body: AsyncGeneratorType[bytes, None]) -> None:
 async def stow_destination(resources: Resources, peer: Peer, results: Results) -> AsyncIterator[StowDestination]:
     """A peer, connected within the context. Raises ConfigError for credentials that cannot be read."""
     async with connected(peer, resources.config) as client:
-        yield StowDestination(resources, client, peer, results)
+        coercer = Coercer(resources.archive, resources.config, peer.aet, await resources.supplies(peer.aet))
+        yield StowDestination(resources, client, coercer, results)
 
 
 def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:

@@ -65,6 +65,7 @@ class NoRules:
 
     issuer = ""
     shows_unassigned = True
+    supplies_everybody = True
     announced: frozenset[str] = frozenset()
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:

@@ -33,6 +33,12 @@ class Worklist(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What becomes of a step without MPPS when its study is complete (`[feed] study_complete_s`). complete: it is
     COMPLETED, and leaves the list: many modalities report nothing. keep: it stays as it is."""
 
+    supply: Literal["corrections", "chosen"] = "corrections"
+    """Who sees what a study lacks and its linked orders say (accession number, request attributes, other patient IDs).
+    corrections: everybody, by a correction of the study. chosen: nothing is corrected; each [[peer]] with supply =
+    true, and QIDO-RS with http.supply. What was corrected before is undone when a link or an order of the study
+    changes."""
+
     workitems_kept_h: Annotated[float, Meta(ge=0, le=1_000_000)] = 24.0
     """Hours for which a workitem (UPS) is kept after it was completed or canceled; longer, while a subscriber has a
     deletion lock on it."""

@@ -50,6 +50,11 @@ class Stations:
         """Whether a step without a station is on the worklist of every one."""
         return self.settings.unassigned == "show"
 
+    @property
+    def supplies_everybody(self) -> bool:
+        """Whether what an order supplies to its studies becomes a correction, which everybody sees."""
+        return self.settings.supply == "corrections"
+
     def of(self, ae_title: str) -> Station | None:
         """The [[station]] of an AE title."""
         return next((each for each in self._config().stations if each.aet == ae_title), None)

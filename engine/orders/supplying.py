@@ -8,13 +8,13 @@ A study with the UID of a procedure fulfils that one, another one all of its ord
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from engine.dicom import tags
 from engine.orders import linking, ordering
 from engine.orders.entry import ROOT, STEP, Entry, entry_of, items_blob
-from engine.orders.names import id_key
+from engine.orders.names import id_key, name_key
 from engine.orders.transactions import Reading
 from engine.orders.values import StepState
 from engine.orders.work import Supply
@@ -49,6 +49,14 @@ def supply_of(reading: Reading, study_instance_uid: str) -> Supply:
         {tags.RequestAttributesSequence: b"".join(items)} if items else {},
         entries[0].patient.identifiers,
     )
+
+
+def studies_of(reading: Reading, accessions: Iterable[str]) -> Iterator[str]:
+    """The studies that are linked to orders with one of these accession numbers."""
+    for accession in accessions:
+        for order in reading.ids(name_key("a", accession)):
+            for row in linking.studies_of(reading, order):
+                yield row.study_instance_uid
 
 
 def _entries(reading: Reading, order: int, study_instance_uid: str) -> Iterator[Entry]:

@@ -50,6 +50,10 @@ class Rules(Protocol):
         """Whether a step without a station is on the worklist of every one."""
 
     @property
+    def supplies_everybody(self) -> bool:
+        """Whether what an order supplies to its studies becomes a correction, which everybody sees."""
+
+    @property
     def announced(self) -> frozenset[str]:
         """The kinds of announcements that somebody wants."""
 

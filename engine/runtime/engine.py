@@ -30,10 +30,11 @@ from engine import audit
 from engine.access import Access, Policy
 from engine.accounts.accounts import Accounts
 from engine.archive.archive import QuarantineLimits, StorageOptions
-from engine.archive.hospital import open_orders
+from engine.archive.hospital import has_orders, open_orders
 from engine.archive.ingest.live import Ingestor
 from engine.archive.rendering.renderer import Renderer
 from engine.archive.rendering.thumbnails import Thumbnails
+from engine.archive.supplies import Supplies
 from engine.archive.transcoding.transcode import Transcoder
 from engine.config import second_copies
 from engine.identity.providers import Providers
@@ -172,6 +173,15 @@ class Engine:
     def opened_orders(self) -> Orders | None:
         """The registry, if it has been opened."""
         return self._orders
+
+    async def supplies(self) -> Supplies | None:
+        """What linked orders supply; None: there are no orders. Raises OrdersError."""
+        if not has_orders(self.archive):
+            return None
+        orders = self._orders
+        if orders is None:
+            orders = await self.pools.orders.run(self.orders)
+        return Supplies(self.archive, orders)
 
     def close_orders(self) -> None:
         """Closes the registry, if it is open."""

@@ -1,8 +1,9 @@
-"""Determines the changes to instances that are sent to one receiver: corrections and the values of the configuration.
+"""Determines the changes to instances that are sent to one receiver: corrections, the values of the configuration, and
+what linked orders supply.
 
 `dicom.coercion` changes the bytes, and `archive.lifecycle.correction` records corrections. Without a [[coercion]] rule
-for the receiver, or without anything to change, an instance is sent as it is stored. Only the header of a data set, up
-to Pixel Data, is read into memory.
+or `supply` for the receiver, or without anything to change, an instance is sent as it is stored. Only the header of a
+data set, up to Pixel Data, is read into memory.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from engine.errors import DataSetError, TranscodeError
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.supplies import Supplies
     from engine.config import Config
     from engine.dicom.transfer_syntax import TransferSyntax
     from engine.index.format.types import Instance
@@ -31,10 +33,11 @@ _IDENTITY: Final = frozenset((tags.StudyInstanceUID, tags.SeriesInstanceUID, tag
 class Coercer:
     """The changes for one receiver, cached for each series."""
 
-    def __init__(self, archive: Archive, config: Config, receiver: str) -> None:
-        """`receiver`: the AE title. Raises ConfigError."""
+    def __init__(self, archive: Archive, config: Config, receiver: str, supplies: Supplies | None = None) -> None:
+        """`receiver`: the AE title; `supplies`: what it gets of linked orders. Raises ConfigError."""
         rule = config.coercion_of(receiver)
         self._archive = archive
+        self._supplies = supplies
         self._system = config.aet.encode("ascii", "replace").decode()
         self._corrects = rule is not None and rule.corrections
         self._values = values_of(rule.values, rule.remove) if rule is not None else {}
@@ -44,7 +47,7 @@ class Coercer:
 
     def changes(self, instance: Instance) -> Changes | None:
         """The changes to an instance; None: it is sent as it is stored."""
-        if not self._corrects:
+        if not self._corrects and self._supplies is None:
             return self._of_values()
         key = (instance.study_instance_uid, instance.series_instance_uid)
         if key not in self._cache:
@@ -55,12 +58,16 @@ class Coercer:
         return Changes(self._values, self._system, "COERCE", self._moment) if self._values else None
 
     def _of_series(self, instance: Instance) -> Changes | None:
-        corrections = self._archive.corrected(instance.study_instance_uid, instance.series_instance_uid)
+        names = instance.study_instance_uid, instance.series_instance_uid
+        supplied = self._supplies.of_series(*names) if self._supplies is not None else {}
+        corrections = self._archive.corrected(*names) if self._corrects else {}
         corrections = {tag: value for tag, value in corrections.items() if tag not in _IDENTITY}
-        if not corrections:
+        if not corrections and not supplied:
             return self._of_values()
-        values = {**corrections, **self._values}
-        return Changes(values, self._system, "CORRECT", self._moment, self._archive.schema.vr_of)
+        # A correction counts more: a person may have made it.
+        values = {**supplied, **corrections, **self._values}
+        reason = "CORRECT" if corrections else "COERCE"
+        return Changes(values, self._system, reason, self._moment, self._archive.schema.vr_of)
 
 
 def apply(source: Source, syntax: TransferSyntax, pixel_data_offset: int, changes: Changes) -> Source:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from engine.archive.archive import Archive
+    from engine.archive.supplies import Supplies
     from engine.archive.transcoding.transcode import Transcoder
     from engine.config import Config, Peer
     from engine.dimse.assembly import ChunkPool
@@ -53,6 +54,7 @@ class Resources(Protocol):
     def pools(self) -> Pools: ...
     @property
     def sightings(self) -> Sightings: ...
+    async def supplies(self, ae_title: str) -> Supplies | None: ...
 
 
 class Results(Protocol):
@@ -186,6 +188,7 @@ class Destination:
         """Sends until all are done or the association is lost; returns the instances that were not tried."""
         results, accepted = self._results, requestor.accepted
         assert accepted is not None
+        supplies = await self._resources.supplies(self._peer.aet)
         sender = InstanceSender(
             self._resources.archive,
             self._resources.transcoder,
@@ -199,7 +202,7 @@ class Destination:
             response_timeout_s=self._address.message_timeout_s,
             cleared=results.cleared,
             preferred=self._peer.transfer_syntaxes,
-            coercer=Coercer(self._resources.archive, self._resources.config, self._peer.aet),
+            coercer=Coercer(self._resources.archive, self._resources.config, self._peer.aet, supplies),
         )
         queue, sent_before = InstanceQueue(lambda: not results.cancelled, share), results.sent_count
         try:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from engine import audit, log
 from engine.access import Action
+from engine.archive.supplies import Finder, SuppliedFinder
 from engine.audit import Outcome
 from engine.dicom import tags
 from engine.dimse.messages import CFindRQ, CFindRSP
@@ -77,6 +78,9 @@ def refuse(session: Session, presentation_context_id: int, rq: CFindRQ, comment:
 
 class FindOperation:
     """One C-FIND in progress, and its statistics."""
+
+    _finder: Finder
+    """Who answers it: what the peer sees, perhaps with what linked orders supply."""
 
     def __init__(self, session: Session, presentation_context_id: int, rq: CFindRQ) -> None:
         self._session = session
@@ -134,6 +138,9 @@ class FindOperation:
         is_asked = tags.InstanceAvailability in request.return_keys
         availability = view.availability(request.query.level) if is_asked else None
         responses = FindResponses(session, self._context_id, rq, request, availability)
+        self._finder = view
+        if session.settings.supply and (supplies := await session.services.engine.supplies()) is not None:
+            self._finder = SuppliedFinder(supplies, view)
         steps = self._steps(request.query)
         if session.cancelled(rq.message_id):
             return FindStatus.CANCEL
@@ -168,7 +175,7 @@ class FindOperation:
         return now + max(SLICE_S / self._session.services.find_count, SLICE_S_MIN)
 
     def _steps(self, query: Query) -> Iterator[Match | None]:
-        return self._session.view(Action.QUERY).find_steps(query, self._explanation)
+        return self._finder.find_steps(query, self._explanation)
 
     async def _is_cancelled(self) -> bool:
         """Waits for the requestor to read, and lets other tasks run; returns whether C-CANCEL has come meanwhile."""

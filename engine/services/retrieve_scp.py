@@ -317,6 +317,7 @@ async def _retrieve(
 
 async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
     session = retrieval.session
+    supplies = await session.services.supplies(session.calling_ae_title)
     sender = InstanceSender(
         session.archive,
         session.services.transcoder,
@@ -330,7 +331,7 @@ async def _get_batch(retrieval: Retrieval, batch: list[Instance]) -> None:
         response_timeout_s=session.settings.timeout_s,
         cleared=retrieval.cleared,
         preferred=session.settings.transfer_syntaxes,
-        coercer=Coercer(session.archive, session.config, session.calling_ae_title),
+        coercer=Coercer(session.archive, session.config, session.calling_ae_title, supplies),
     )
     queue = InstanceQueue(lambda: not retrieval.cancelled, batch)
     originator = Originator(priority=retrieval.rq.priority)

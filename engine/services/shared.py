@@ -11,6 +11,7 @@ from engine.services.user_identity import UserIdentities, token_verifier
 
 if TYPE_CHECKING:
     from engine.archive.archive import Archive
+    from engine.archive.supplies import Supplies
     from engine.archive.transcoding.transcode import Transcoder
     from engine.config import Config
     from engine.dimse.assembly import ChunkPool
@@ -84,6 +85,10 @@ class Services:
     def sightings(self) -> Sightings:
         """When each peer was seen last."""
         return self.engine.sightings
+
+    async def supplies(self, ae_title: str) -> Supplies | None:
+        """What a receiver gets of linked orders. Raises OrdersError."""
+        return await self.engine.supplies() if self.config.settings_of(ae_title).supply else None
 
     @property
     def pools(self) -> Pools:

@@ -15,11 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine import log
+from engine.archive.hospital import has_orders, open_orders
+from engine.archive.supplies import Supplies
 from engine.archive.transcoding.transcode import Transcoder
 from engine.dimse.assembly import ChunkPool
 from engine.dimse.status import Category, category
 from engine.errors import AssociationFailed, StorageError, for_log
 from engine.metrics import Metrics
+from engine.orders.stations import Stations
 from engine.runtime.pools import Pools
 from engine.runtime.retrieval_budget import RetrievalBudget
 from engine.runtime.sightings import Sightings
@@ -33,6 +36,7 @@ if TYPE_CHECKING:
     from engine.config import Config, Peer
     from engine.index.format.types import Instance
     from engine.net.trace import TraceFolder
+    from engine.orders.registry import Orders
 
 Progress = Callable[[str, int, int], None]
 
@@ -80,9 +84,21 @@ class Resources:
         self.retrieval_budget = RetrievalBudget(lambda: config, Metrics())
         self.pools = Pools()
         self.sightings = Sightings()
+        self._orders: Orders | None = None
+
+    async def supplies(self, ae_title: str) -> Supplies | None:
+        """What a receiver gets of linked orders. Raises OrdersError."""
+        if not self.config.settings_of(ae_title).supply or not has_orders(self.archive):
+            return None
+        if self._orders is None:
+            rules = Stations(lambda: self.config)
+            self._orders = await self.pools.orders.run(partial(open_orders, self.archive, rules))
+        return Supplies(self.archive, self._orders)
 
     def close(self) -> None:
         """Ends decoders and threads."""
+        if self._orders is not None:
+            self._orders.close()
         self.transcoder.close()
         self.pools.close()
 

@@ -28,6 +28,7 @@ from multidict import CIMultiDict
 from engine import log
 from engine.access import ARCHIVE, Action
 from engine.archive.questions import Level
+from engine.archive.supplies import Finder, SuppliedFinder
 from engine.dicom import tags, xml_model
 from engine.errors import NotAcceptable
 from engine.web import multipart, search_request
@@ -120,7 +121,10 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
     form = _Xml() if choice.offer.is_multipart else _Json(choice.offer.media_type)
     start_s = perf_counter()
     rows = Rows(search_query, archive.schema, base_url, view.availability(level))
-    search = Search(view, search_query, rows, limits.query_timeout_s)
+    finder: Finder = view
+    if request.config.http.supply and (supplies := await engine.supplies()) is not None:
+        finder = SuppliedFinder(supplies, view)
+    search = Search(finder, search_query, rows, limits.query_timeout_s)
     pieces: list[bytes] = []
     length = 0
     while not search.is_over and length < HELD_BYTES:
@@ -131,7 +135,7 @@ async def _answer(request: Request, level: Level) -> web.StreamResponse:
         body = b"".join((*pieces, form.end()))
         response: web.StreamResponse = web.Response(body=body, headers=headers)
     else:
-        counter = RemainingCounter(view, search_query, limits.query_timeout_s)
+        counter = RemainingCounter(finder, search_query, limits.query_timeout_s)
         while not counter.is_over:
             await engine.pools.index.run(counter.slice)
         headers = _headers(form.content_type, search_query, base_url, counter.remaining)

@@ -15,7 +15,7 @@ from engine.archive.questions import Explanation, Match
 from engine.web.errors import TooLarge
 
 if TYPE_CHECKING:
-    from engine.archive.view import View
+    from engine.archive.supplies import Finder
     from engine.web.search_request import SearchRequest
     from engine.web.search_rows import Rows
 
@@ -29,12 +29,12 @@ COUNT_S: Final = 0.001
 class Search:
     """A search in progress: rows in slices, then a count of the matches behind them. For one thread at a time."""
 
-    def __init__(self, view: View, request: SearchRequest, rows: Rows, timeout_s: float) -> None:
+    def __init__(self, finder: Finder, request: SearchRequest, rows: Rows, timeout_s: float) -> None:
         """Raises QueryError."""
         self.explanation = Explanation()
         self._limit = request.query.limit
         query = replace(request.query, count_max=0 if self._limit is None else COUNT_MAX + 1)
-        self._steps: Iterator[Match | None] = view.find_steps(query, self.explanation)
+        self._steps: Iterator[Match | None] = finder.find_steps(query, self.explanation)
         self._rows = rows
         self._timeout_s = timeout_s
         self._work_s = 0.0
@@ -88,14 +88,14 @@ class Search:
 class RemainingCounter:
     """Counts the matches beyond the limit of a search, before its rows are read."""
 
-    def __init__(self, view: View, request: SearchRequest, timeout_s: float) -> None:
+    def __init__(self, finder: Finder, request: SearchRequest, timeout_s: float) -> None:
         """Raises QueryError."""
         self._limit = request.query.limit or 0
         self._explanation = Explanation()
         self._timeout_s = timeout_s
         self._work_s = 0.0
         query = replace(request.query, limit=0, count_max=self._limit + COUNT_MAX + 1)
-        self._steps = view.find_steps(query, self._explanation)
+        self._steps = finder.find_steps(query, self._explanation)
         self.is_over = request.query.limit is None
         """Whether `remaining` is known; without a limit it is known from the start."""
 

@@ -101,6 +101,10 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     frames as they are stored. Everybody else then gets Explicit VR Little Endian (PS3.18 8.7.3.5.2), which costs the
     decoding of each compressed image. List viewers here that decode themselves and do not say so."""
 
+    supply: bool = False
+    """Whether answers of QIDO-RS have what studies lack and their linked orders say, where [worklist] supply is
+    "chosen". Metadata and instances are as they are stored and corrected."""
+
     request_log: RequestLog = "changes"
     """The requests in the log. changes: all that change something and all that fail; all: also those that read, which
     at full rate are thousands a second; none: only failures of this server."""

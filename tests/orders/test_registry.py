@@ -272,6 +272,7 @@ class OneStation:
 
     issuer = ""
     shows_unassigned = False
+    supplies_everybody = True
     announced = frozenset(("order-created",))
 
     def stations(self, modality: str, room: str, source: str) -> tuple[str, ...]:

@@ -71,7 +71,7 @@ def _drafts(
         stated = snapshot.stated_study(uid)
         if stated is not None:
             of_study, of_series = lacking(stated)
-            drafts.compare(Level.STUDY, (uid,), _checked(of_study), snapshot.corrections_of_study(uid))
+            drafts.compare(Level.STUDY, (uid,), allowed(of_study), snapshot.corrections_of_study(uid))
             for name in series:
                 own = _series_items(snapshot, uid, name, of_series)
                 drafts.compare(Level.SERIES, (uid, name), own, snapshot.corrections_of_series(uid, name))
@@ -118,7 +118,7 @@ def _series_items(snapshot: Snapshot, uid: bytes, name: bytes, items: Mapping[in
     return {} if stated is None else {tag: value for tag, value in items.items() if not stated.get(tag)}
 
 
-def _checked(items: Mapping[int, bytes]) -> dict[int, bytes]:
+def allowed(items: Mapping[int, bytes]) -> dict[int, bytes]:
     """Without values that their VR does not allow: an accession number of an order may be longer than DICOM's."""
     return {
         tag: value

@@ -146,6 +146,7 @@ class PeerTable(ReasonBody, frozen=True, kw_only=True, omit_defaults=True):
     destinations: Annotated[tuple[Name, ...], Meta(max_length=1000)] | None = None
     transfer_syntaxes: Annotated[tuple[Name, ...], Meta(max_length=100)] = ()
     prefer_compressed: bool = False
+    supply: bool = False
     accept_truncated: bool = False
     durability: Name | None = None
     duplicates: Name | None = None

@@ -7,7 +7,7 @@ import { moment, t } from "./words.js";
 
 const MAY = ["store", "query", "retrieve", "worklist", "workitem", "destination"];
 const KEPT = [
-  "host", "port", "url", "may", "destinations", "transfer_syntaxes", "prefer_compressed", "accept_truncated", "durability", "duplicates", "query_options", "pdu_length_max", "store_associations",
+  "host", "port", "url", "may", "destinations", "transfer_syntaxes", "prefer_compressed", "accept_truncated", "supply", "durability", "duplicates", "query_options", "pdu_length_max", "store_associations",
   "asynchronous_window", "timeout_s", "delivery_rate_bytes_per_s_min", "associations_max", "associations_per_address_max", "bandwidth_bytes_per_s_max", "query_results_max", "query_timeout_s",
 ];
 const SEEN = ["accepted", "reached", "answered", "rejected", "unreachable"];
@@ -70,7 +70,7 @@ const LINES = [
   ["aet", "text", { required: true, maxlength: 16 }], ["host", "text"], ["port", "number", { min: 0, max: 65535 }], ["url", "text"],
   ["destinations", "list"], ["transfer_syntaxes", "list"], ["store_associations", "number", { min: 1, max: 64 }], ["associations_max", "number", { min: 1 }], ["bandwidth_bytes_per_s_max", "number", { min: 65536 }],
 ];
-const SWITCHES = ["prefer_compressed", "accept_truncated"];
+const SWITCHES = ["prefer_compressed", "accept_truncated", "supply"];
 
 function Editor({ peer, close, done }) {
   const [values, setValues] = useState(() => ({ ...peer }));
