@@ -89,7 +89,10 @@ class Rules(Tables[Delivery]):
             elif rule.action == "prefetch":
                 sink = Prefetching(engine, rule, delivery.to, partial(prefetch.of_order, engine))
             elif rule.action == "workitem":
-                sink = Making(engine, rule, delivery.to, partial(workitem_making.of_order, engine))
+                subject = partial(workitem_making.of_order, engine)
+                if rule.after == "step":
+                    subject = partial(workitem_making.of_step, engine, rule)
+                sink = Making(engine, rule, delivery.to, subject)
             await self._run_one(delivery, source, sink)
         finally:
             watch.close()

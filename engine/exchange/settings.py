@@ -39,7 +39,7 @@ MessageKind = Annotated[
 ]
 RuleAction = Literal["ian", "hl7", "mpps", "prefetch", "pull", "workitem", "forward"]
 RuleEvent = Literal[
-    "study_quiet", "study_complete", "study_reopened", "deleted", "step", "order", "available", "message"
+    "study_quiet", "study_complete", "study_reopened", "deleted", "step", "order", "report", "available", "message"
 ]
 
 _EVENTS: dict[str, frozenset[str]] = {
@@ -49,7 +49,7 @@ _EVENTS: dict[str, frozenset[str]] = {
     "pull": frozenset(("available",)),
     "prefetch": frozenset(("order", "study_quiet")),
     "forward": frozenset(("message",)),
-    "workitem": frozenset(("study_quiet", "study_complete", "study_reopened", "order")),
+    "workitem": frozenset(("study_quiet", "study_complete", "study_reopened", "order", "step", "report")),
 }
 """The events of each action."""
 
@@ -65,14 +65,15 @@ class Rule(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     after: RuleEvent
     """When: study_quiet and study_complete, after the times of the [feed] table without a new instance, and again after
     late instances; study_reopened, when an instance comes after that; deleted, when instances go to the trash; step,
-    when a modality reports a performed step; order, when there is a new order; available, when another archive notifies
+    when a modality reports a performed step, for workitem when it has completed one; order, when there is a new order;
+    report, when the report of an order is final or corrected (ORU); available, when another archive notifies
     us that it has instances (PS3.4 R); message, when an HL7 message has come and was applied."""
 
     action: RuleAction
     """What to do. ian: an Instance Availability Notification (PS3.4 R), for all instances of the study, or UNAVAILABLE
     for those that were deleted; hl7: a message that the study is here; mpps: forward a performed step, in order;
     prefetch: a job pulls priors of the patient; pull: a job pulls the announced study; workitem: a workitem (UPS)
-    for the study or the order; forward: a received HL7 message is passed on, never to who has sent it."""
+    for the study, the order or the step; forward: a received HL7 message is passed on, never to who has sent it."""
 
     to: Annotated[tuple[str, ...], Meta(min_length=1, max_length=64)]
     """The receivers: AE titles of [[peer]] tables for ian and mpps, those that are asked for

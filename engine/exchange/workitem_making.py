@@ -1,7 +1,8 @@
 """Makes workitems (UPS) by the rules: for a study that is here, or for an order, from a [[workitem]] template.
 
     study    its patient, its requests, and as input every instance of each series, to be retrieved from this archive
-    order    its patient and its requested procedures; no input yet (UNAVAILABLE)
+    order    its patient and its requested procedures; no input yet (UNAVAILABLE). Also when its report is final
+    step     the patient of a performed step (MPPS) that is completed, and the requests that it fulfils; no input either
 
 The SOP Instance UID follows from rule and event: an event that comes again makes nothing. Instances that come late are
 an event of their own: a workitem of the rule for that study that nobody has claimed gets them, else there is one more.
@@ -26,10 +27,11 @@ from engine.dicom.identifier import Identifier
 from engine.errors import DeliveryFailed, WorkitemRefused
 from engine.exchange.identity import uid_of
 from engine.exchange.matching import matching
-from engine.orders import linking, patients
-from engine.orders.attributes import Items, values_of
+from engine.orders import linking, patients, performing
+from engine.orders.attributes import Items, decoded, values_of
 from engine.orders.names import id_key
 from engine.orders.transactions import Reading
+from engine.orders.work import STEP_SET
 from engine.orders.workitems.facts import text_of
 from engine.orders.workitems.rules import Fault, State
 from engine.orders.workitems.search import Search, question_of
@@ -67,6 +69,8 @@ class Subject:
     inputs: list[Identifier] = field(default_factory=list)
     left_out: int = 0
     """Instances of the study that are not among the inputs."""
+    is_whole_study: bool = True
+    """Whether the work is the study, to which instances may come; else one step of it."""
 
     @property
     def readiness(self) -> bytes:
@@ -100,10 +104,13 @@ class Making(Sink[Content], Generic[Content]):
             return
         workitems, creator = Workitems(engine.orders()), f"rule:{rule.name}:{self._name}"
         uid = uid_of(engine, creator, unit.before)
-        if workitems.exists(uid) or self._grow(workitems, creator, subject):
+        if workitems.exists(uid):
             return
-        if subject.study and not subject.left_out and self._is_known(workitems, creator, subject):
-            return
+        if subject.study and subject.is_whole_study:
+            if self._grow(workitems, creator, subject):
+                return
+            if not subject.left_out and self._is_known(workitems, creator, subject):
+                return
         try:
             workitems.create(uid, created(template, subject, time.time()), creator, is_ours=True)
         except WorkitemRefused as refusal:
@@ -115,8 +122,6 @@ class Making(Sink[Content], Generic[Content]):
 
     def _grow(self, workitems: Workitems, creator: str, subject: Subject) -> bool:
         """Gives the instances of a study to a workitem that waits for its performer; returns whether there is one."""
-        if not subject.study:
-            return False
         keys: Values = {
             tags.StudyInstanceUID: subject.study.encode(),
             tags.ProcedureStepState: State.SCHEDULED.encode(),
@@ -292,6 +297,29 @@ def of_order(engine: Engine, row: AnnouncementRow) -> Subject | None:
         issuer = identifier.issuer.name or identifier.issuer.universal_id
         patient = {tags.PatientID: identifier.value, tags.IssuerOfPatientID: issuer, **texts}
         return Subject(patient=patient, requests=_requests(order))
+
+
+def of_step(engine: Engine, rule: Rule, row: AnnouncementRow) -> Subject | None:
+    """A performed step that is completed; None for any other report of a modality."""
+    change = decoded(row.data_set, element_count_max=performing.ELEMENT_COUNT_MAX)
+    if row.kind != STEP_SET or performing.status_of(change) != performing.COMPLETED:
+        return None
+    performed = engine.orders().performed(row.subject)
+    if performed is None or (rule.senders and row.by not in rule.senders):
+        return None
+    step = performing.stored(performed)
+    items = step.sequence(tags.ScheduledStepAttributesSequence)
+    patient = {tag: step.text(tag).strip() for tag in _ASKED if tag != tags.AccessionNumber}
+    with engine.orders().read_in_thread() as reading:
+        steps = (reading.get(reading.database.steps, id_key(number)) for number in performed.steps)
+        orders = dict.fromkeys(each.order for each in steps if each is not None)
+        rows = [reading.get(reading.database.orders, id_key(order)) for order in orders]
+    requests = [item for order in rows if order is not None for item in _requests(order)]
+    said = (tags.StudyInstanceUID, tags.AccessionNumber, tags.RequestedProcedureID, tags.RequestedProcedureDescription)
+    own = [Identifier({tag: item.text(tag).strip().encode() for tag in said}) for item in items]
+    studies = [uid for uid in performed.study_instance_uids if uid]
+    study = studies[0] if len(studies) == 1 else ""
+    return Subject(patient=patient, requests=requests or own, study=study, is_whole_study=False)
 
 
 def _requests_of(engine: Engine, study: str) -> list[Identifier]:

@@ -31,6 +31,13 @@ _TOPIC: Final = f"{_BACKPORT}StructureDefinition/capabilitystatement-subscriptio
 _OPERATION_ROOT: Final = f"{_BACKPORT}OperationDefinition/backport-subscription-"
 _OPERATIONS: Final = ("status", "events", "get-ws-binding-token")
 
+_BULK_DATA: Final = "http://hl7.org/fhir/uv/bulkdata/"
+_EXPORTS: Final[Mapping[str, str]] = {
+    "": f"{_BULK_DATA}OperationDefinition/export",
+    "Patient": f"{_BULK_DATA}OperationDefinition/patient-export",
+}
+"""Resource, or "" for the whole server: what defines its $export."""
+
 _SMART: Final = {
     "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
     "code": "SMART-on-FHIR",
@@ -54,6 +61,7 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
                 for name, parameter in sorted(parameters.items())
                 if parameter.kind != "special" and ":" not in name and "." not in name
             ],
+            **_operations(kind),
             **{
                 member: list(parameters[name].includes)
                 for name, member in (("_include", "searchInclude"), ("_revinclude", "searchRevInclude"))
@@ -73,8 +81,21 @@ def capability_statement(release: Release, version: str, date: str, root: str, *
         "implementation": {"description": "The images of this archive", "url": root},
         "fhirVersion": release.version,
         "format": ["json", "application/fhir+json"],
-        "rest": [{"mode": "server", **({"security": _SECURITY} if has_tokens else {}), "resource": resources}],
+        "instantiates": [f"{_BULK_DATA}CapabilityStatement/bulk-data"],
+        "rest": [
+            {
+                "mode": "server",
+                **({"security": _SECURITY} if has_tokens else {}),
+                "resource": resources,
+                **_operations(""),
+            }
+        ],
     }
+
+
+def _operations(kind: str) -> Json:
+    """The operations on all resources of a kind, or on the whole server."""
+    return {"operation": [{"name": "export", "definition": _EXPORTS[kind]}]} if kind in _EXPORTS else {}
 
 
 def _subscriptions(release: Release) -> list[Json]:

@@ -38,7 +38,7 @@ from engine.orders.values import (
     StepState,
     StepUpdate,
 )
-from engine.orders.work import ORDER_CREATED, Work, check_identifier, is_same, merged, refuse
+from engine.orders.work import ORDER_CREATED, ORDER_REPORTED, Work, check_identifier, is_same, merged, refuse
 
 PROCEDURES_MAX = 100
 STEPS_MAX = 500
@@ -396,5 +396,7 @@ def report(work: Work, value: ReportUpdate) -> None:
     if after != row:
         work.writing.put(work.tables.orders, id_key(order), after)
         work.changed(ChangeKind.ORDER, order, "reported")
+        if is_final:
+            work.announce(ORDER_REPORTED, order)
     if is_final:
         _end_steps(work, steps_of(work.writing, order), StepState.COMPLETED)

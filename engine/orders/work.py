@@ -23,12 +23,13 @@ from engine.orders.values import (
 )
 
 STEP_CREATED, STEP_SET, ORDER_CREATED = "step-created", "step-set", "order-created"
-STUDY_AVAILABLE = "study-available"
+STUDY_AVAILABLE, ORDER_REPORTED = "study-available", "order-reported"
 """Kinds of announcements."""
 KINDS_OF: Mapping[str, tuple[str, ...]] = {
     "step": (STEP_CREATED, STEP_SET),
     "order": (ORDER_CREATED,),
     "available": (STUDY_AVAILABLE,),
+    "report": (ORDER_REPORTED,),
 }
 """The kinds of each event that a rule may be about."""
 ANNOUNCEMENTS_MAX = 100_000

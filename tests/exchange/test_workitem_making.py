@@ -9,6 +9,7 @@ import pytest
 
 from engine.config import Config
 from engine.dicom import tags
+from engine.dicom.identifier import Identifier as DataSet
 from engine.exchange import runner, workitem_making
 from engine.exchange.settings import Rule
 from engine.exchange.workitem_making import Subject, created, inputs_of
@@ -20,6 +21,8 @@ from engine.orders.values import (
     OrderUpdate,
     PatientUpdate,
     ProcedureUpdate,
+    ReportState,
+    ReportUpdate,
     Source,
     StepUpdate,
 )
@@ -43,6 +46,13 @@ SEGMENT = WorkitemTemplate(
     station_class="GPU",
     parameters={"threshold": "0.5"},
 )
+
+
+BEGUN = {
+    tags.PerformedProcedureStepStatus: b"IN PROGRESS", tags.PerformedProcedureStepID: b"PPS1", tags.Modality: b"CT",
+    tags.PerformedStationAETitle: b"CT1", tags.PerformedProcedureStepStartDate: b"20261130",
+    tags.PerformedProcedureStepStartTime: b"0900", tags.PatientID: b"P7", tags.PatientName: b"Doe^Jane",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +182,52 @@ def test_an_order_becomes_a_workitem_without_input(tmp_path: Path) -> None:
         assert text_of(request, tags.AccessionNumber) == "A1"
 
 
+def test_a_completed_step_and_a_final_report_become_workitems_without_input(tmp_path: Path) -> None:
+    """One for each step, also of one study; none for what goes on, is discontinued, or is preliminary."""
+    rules = [
+        Rule(name="check", after="step", action="workitem", to=("segment",), senders=("CT1",), retry_s=0.01),
+        Rule(name="code", after="report", action="workitem", to=("coding",), retry_s=0.01),
+    ]
+    coding = WorkitemTemplate(name="coding", label="Code the report")
+    with placed(tmp_path / "data", rules, workitems=(SEGMENT, coding)) as place:
+        orders = place.engine.orders()
+        procedure = ProcedureUpdate(
+            requested_procedure_id="R1",
+            study_instance_uid=study_uid(1),
+            steps=tuple(StepUpdate(modality="CT", scheduled_procedure_step_id=each) for each in ("S1", "S2")),
+        )
+        patient = PatientUpdate(identifiers=(Identifier("P7"),), attributes={"PatientName": "Doe^Jane"})
+        accession = Identifier("A1")
+        orders.apply(
+            OrderUpdate(action=OrderAction.NEW, patient=patient, accession=accession, procedures=(procedure,)),
+            Source(name="RIS"),
+        )
+        for number, (step, end, by) in enumerate(
+            [(b"S1", b"COMPLETED", "CT1"), (b"S2", b"COMPLETED", "CT1"), (b"S1", b"DISCONTINUED", "CT1"),
+             (b"S1", b"COMPLETED", "CT2")], 1,
+        ):  # fmt: skip
+            scheduled = {
+                tags.StudyInstanceUID: study_uid(1).encode(), tags.AccessionNumber: b"A1",
+                tags.RequestedProcedureID: b"R1", tags.ScheduledProcedureStepID: step,
+            }  # fmt: skip
+            begun = {**BEGUN, tags.ScheduledStepAttributesSequence: [DataSet(scheduled)]}
+            source = Source(name=by)
+            orders.create_performed(f"1.2.9.{number}", DataSet(begun), source)
+            orders.modify_performed(f"1.2.9.{number}", DataSet({tags.PerformedProcedureStepStatus: end}), source)
+        for state in (ReportState.PRELIMINARY, ReportState.FINAL, ReportState.FINAL, ReportState.CORRECTED):
+            orders.apply(ReportUpdate(patient=patient, accession=accession, state=state), Source(name="RIS"))
+        for name, count in (("rule:check:segment", 8), ("rule:code:coding", 2)):
+            wait_for(lambda: place.outbox.load(name).delivered == count, what="all events")  # type: ignore[union-attr]  # noqa: B023
+        found = stored(place)
+        labels = sorted(text_of(items, tags.ProcedureStepLabel) for _, items in found)
+        assert labels == ["Code the report"] * 2 + ["Segment the liver"] * 2
+        for _, items in found:
+            assert text_of(items, tags.InputReadinessState) == "UNAVAILABLE"
+            assert (text_of(items, tags.PatientID), text_of(items, tags.PatientName)) == ("P7", "Doe^Jane")
+            (request,) = items_of(items, tags.ReferencedRequestSequence)
+            assert text_of(request, tags.AccessionNumber) == "A1"
+
+
 def test_a_template_makes_what_an_n_create_must_have() -> None:
     subject = Subject(patient={tags.PatientID: "P1"}, requests=[], study="1.2", inputs=inputs_of([], "FILMROOM"))
     found = created(SEGMENT, subject, 0.0)
@@ -183,7 +239,10 @@ def test_a_template_makes_what_an_n_create_must_have() -> None:
 
 @pytest.mark.parametrize(
     ("after", "to", "reason"),
-    [("deleted", "segment", "possible after order, study_complete"), ("order", "other", "which is no ..workitem")],
+    [
+        ("deleted", "segment", "possible after order, report, step, study_complete"),
+        ("order", "other", "which is no ..workitem"),
+    ],
 )
 def test_a_rule_that_makes_what_cannot_be_is_refused(after: str, to: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

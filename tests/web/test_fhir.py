@@ -213,6 +213,13 @@ def test_a_lenient_client_is_told_what_was_ignored(hosting: Hosting) -> None:
 @pytest.mark.parametrize("is_r5", [False, True], ids=["R4", "R5"])
 def test_the_statement_names_what_can_be_searched_for(hosting: Hosting, is_r5: bool) -> None:
     statement = get(hosting, "metadata", is_r5=is_r5)
+    bulk = "http://hl7.org/fhir/uv/bulkdata/"
+    assert statement["instantiates"] == [f"{bulk}CapabilityStatement/bulk-data"]
+    (export,) = statement["rest"][0]["operation"]
+    assert export == {"name": "export", "definition": f"{bulk}OperationDefinition/export"}
+    offered = {each["type"]: each.get("operation", []) for each in statement["rest"][0]["resource"]}
+    (export,) = offered["Patient"]
+    assert export == {"name": "export", "definition": f"{bulk}OperationDefinition/patient-export"}
     resources = {each["type"]: each for each in statement["rest"][0]["resource"]}
     names = {each["name"] for each in resources["ImagingStudy"]["searchParam"]}
     assert {"patient", "started", "identifier", "modality"} <= names
