@@ -84,7 +84,8 @@ def chromium() -> str | None:
 
 
 @contextmanager
-def _launched() -> Iterator[Browser]:
+def launched() -> Iterator[Browser]:
+    """A browser; raises NotInstalled."""
     try:
         from playwright.sync_api import sync_playwright
     except ImportError:
@@ -157,7 +158,7 @@ def measure(peer: peers.Peer, study_count: int, rounds: int) -> Iterator[Figure]
         cpu_ms = (harness.cpu_s(peer.pid) - before_s) * 1000 / len(ordered)
         return Figure(name, len(ordered), percentile(ordered, 0.5), percentile(ordered, 0.99), bar, cpu_ms)
 
-    with _launched() as browser:
+    with launched() as browser:
         yield figure("navigation to rows", _navigations(browser, url, rounds), 300)
         page = browser.new_page(viewport={"width": 1280, "height": 800})
         page.add_init_script(WATCH)

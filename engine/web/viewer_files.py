@@ -88,8 +88,11 @@ async def page(request: Request) -> web.StreamResponse:
     if present is None:
         return _missing(request, root)
     manifest = present.manifest
-    text = _text("index.html").replace("{files}", f"{root}files/{manifest.name}/")
-    text = text.replace("{root}", root).replace("{entry}", manifest.entry)
+    # A chunk waits for the loader in an array, so it may come before and after it.
+    scripts = [("defer", name) for name in manifest.parts] + [("async", name) for name in manifest.early]
+    lines = "\n".join(f'<script {when} src="{{files}}{name}"></script>' for when, name in scripts)
+    text = _text("index.html").replace("{scripts}", lines)
+    text = text.replace("{files}", f"{root}files/{manifest.name}/").replace("{root}", root)
     return web.Response(text=text, content_type="text/html", headers=_CHECKED)
 
 

@@ -6,6 +6,7 @@ it. The page alone, without OHIF, is tested in tests/web/test_viewer_files.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -132,3 +133,15 @@ def test_a_measurement_is_stored_as_a_report(ohif: Page, serve: Server) -> None:
     url = f"{serve.url}/dicom-web/studies/{STUDY}/series?Modality=SR&includefield=SeriesDescription"
     [series] = requests.get(url, headers={"Accept": "application/dicom+json"}, timeout=60).json()
     assert series["0008103E"]["Value"] == ["A length"]
+
+
+def test_the_list_offers_every_mode_though_a_study_loads_one(ohif: Page) -> None:
+    wait_for_slice(ohif)
+    names = ohif.evaluate("performance.getEntriesByType('resource').map(({name}) => name)")
+    assert not [name for name in names if re.search(r"/(1483|2779|4683)\.bundle", name)], "scripts of other modes"
+    ohif.locator("[data-cy='return-to-work-list']").click()
+    ohif.wait_for_url("**/ohif/")
+    ohif.get_by_role("row").filter(has_text="Stack").first.click(timeout=START_MS)
+    expect(ohif.get_by_role("button", name="Segmentation")).to_be_visible()
+    ohif.get_by_role("button", name="Basic Viewer").click()
+    expect(canvas(ohif)).to_be_visible(timeout=START_MS)

@@ -15,10 +15,24 @@ from engine.viewer import npm, package, recipe
 
 LOADER = b'/*! a licence */\n__webpack_require__.p = "/";\n'
 ENTRY = "app.bundle.0123456789abcdef.js"
+PARTS_MODULES = 8
+CHUNK = b"""(globalThis["rspackChunk"] = globalThis["rspackChunk"] || []).push([[1], {
+17(module, exports, __webpack_require__) {
+module.exports = {
+  a: 1
+}
+},
+
+}]);
+"""
 FILES = {
     "package/LICENSE": b"MIT",
     "package/package.json": b"{}",
-    f"package/dist/{ENTRY}": LOADER + b"// an application\n" * 100,
+    f"package/dist/{ENTRY}": b"(() => {\nvar __webpack_modules__ = ({\n"
+    + b"".join(b"%d(module) {\n%b},\n" % (number, b"f();\n" * 100) for number in range(PARTS_MODULES))
+    + b"\n});\n"
+    + LOADER
+    + b"})();\n",
     "package/dist/app.bundle.css": b"@font-face{src:url(/0123456789abcdef.woff2)}",
     "package/dist/0123456789abcdef.woff2": b"\0\1",
     "package/dist/0123456789abcdef.wasm": b"\0asm" * 100,
@@ -29,6 +43,7 @@ FILES = {
     "package/dist/assets/apple-touch-icon.png": b"left out",
     "package/dist/assets/images/CT.png": b"\x89PNG",
     **{f"package/dist/{number}.bundle.0123456789abcdef.js": LOADER for number in range(recipe.SCRIPTS_WITH_LOADER - 1)},
+    **{f"package/dist/{number}.bundle.0123456789abcdef.js": CHUNK for number in recipe.EARLY_CHUNKS},
     **{
         f"package/dist/mended-{place}-{copy}.js": before
         for place, (before, _, count) in enumerate(recipe.MENDS)
@@ -40,6 +55,8 @@ KEPT = {
     "assets/favicon.ico", "assets/images/CT.png",
     *(f"mended-{place}-{copy}.js" for place, (_, _, count) in enumerate(recipe.MENDS) for copy in range(count)),
     *(f"{number}.bundle.0123456789abcdef.js" for number in range(recipe.SCRIPTS_WITH_LOADER - 1)),
+    *(f"{number}.bundle.0123456789abcdef.js" for number in recipe.EARLY_CHUNKS),
+    *(recipe.part_of(number) for number in range(1, recipe.PARTS)),
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urljoin
 import pytest
 import requests
 
-from engine.viewer import installer, package
+from engine.viewer import installer, package, recipe
 from engine.web.settings import Http
 from tests.viewer import packages
 from tests.web.hosting import Hosting, hosted
@@ -53,9 +53,18 @@ def test_every_view_finds_the_files_of_the_viewer(hosting: Hosting, path: str) -
             assert requests.get(url, timeout=60).status_code == 200, url
 
 
+def test_scripts_run_in_their_order_and_early_ones_at_any_time(hosting: Hosting) -> None:
+    text = requests.get(f"{hosting.url}/ohif/viewer", timeout=60).text
+    scripts = re.findall(r'<script (defer|async) src="[^"]*?([^"/]+)"', text)
+    parts = [recipe.part_of(number) for number in range(1, recipe.PARTS)]
+    assert scripts[: 2 + len(parts)] == [("defer", name) for name in ("app-config.js", *parts, packages.ENTRY)]
+    early = [f"{number}.bundle.0123456789abcdef.js" for number in recipe.EARLY_CHUNKS]
+    assert scripts[2 + len(parts) :] == [("async", name) for name in early]
+
+
 def test_scripts_are_kept_by_browsers_and_the_page_is_checked_each_time(hosting: Hosting) -> None:
     page = requests.get(f"{hosting.url}/ohif/viewer", timeout=60)
-    configuration, script = files_of(f"{hosting.url}/ohif/viewer")[2::2]
+    configuration, _, script = files_of(f"{hosting.url}/ohif/viewer")[2:5]
     assert page.headers["Cache-Control"] == "no-cache"
     assert requests.get(configuration, timeout=60).headers["Cache-Control"] == "no-cache"
     answer = requests.get(script, timeout=60)
@@ -69,7 +78,7 @@ def test_scripts_are_kept_by_browsers_and_the_page_is_checked_each_time(hosting:
 
 def test_no_page_has_a_script_of_its_own(hosting: Hosting) -> None:
     text = requests.get(f"{hosting.url}/ohif/viewer", timeout=60).text
-    assert re.findall(r"<script[^>]*>([^<]*)</script>", text) == ["", ""]
+    assert set(re.findall(r"<script[^>]*>([^<]*)</script>", text)) == {""}
     assert "style=" not in text and "<style" not in text
 
 

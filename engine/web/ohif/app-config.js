@@ -16,6 +16,13 @@
       syntaxes.map((syntax) => `multipart/related; type=image/${type}; transfer-syntax=1.2.840.10008.1.2.4.${syntax}`)),
   ];
 
+  /** The modes by the first part of their address. */
+  const MODES = {
+    viewer: "@ohif/mode-longitudinal", basic: "@ohif/mode-basic", segmentation: "@ohif/mode-segmentation", tmtv: "@ohif/mode-tmtv",
+    "dynamic-volume": "@ohif/mode-preclinical-4d", usAnnotation: "@ohif/mode-ultrasound-pleura-bline",
+  };
+  const view = location.pathname.slice(root.length).split("/")[0];
+
   /** Where OHIF finds its own files. */
   window.PUBLIC_URL = new URL(script.dataset.files, document.baseURI).pathname;
   /** OHIF imports what this installation leaves out, the whole-slide viewer, through this function. */
@@ -33,6 +40,9 @@
     customizationService: { "ohif.tours": { $set: [] } },
     investigationalUseDialog: { option: "configure", days: 90 },
     showStudyList: true,
+    // A study is opened in one mode; OHIF's own list offers all of them.
+    isModeNeeded: (mode) => !(view in MODES) || mode === MODES[view],
+    showList: (search) => location.assign(`${root}${search && `?${search}`}`),
     maxNumberOfWebWorkers: Math.max(1, Math.min(4, (navigator.hardwareConcurrency || 2) - 1)),
     showWarningMessageForCrossOrigin: false,
     showCPUFallbackMessage: true,
