@@ -112,6 +112,18 @@ def test_the_stored_pixels_are_drawn_and_scrolled(ohif: Page) -> None:
     assert ohif.locator("b", has_text="Stack").count() == 0
 
 
+def test_the_list_offers_every_mode_though_a_study_loads_one(ohif: Page) -> None:
+    wait_for_slice(ohif)
+    names = ohif.evaluate("performance.getEntriesByType('resource').map(({name}) => name)")
+    assert not [name for name in names if re.search(r"/(1483|2779|4683)\.bundle", name)], "scripts of other modes"
+    ohif.locator("[data-cy='return-to-work-list']").click()
+    ohif.wait_for_url("**/ohif/")
+    ohif.get_by_role("row").filter(has_text="Stack").first.click(timeout=START_MS)
+    expect(ohif.get_by_role("button", name="Segmentation")).to_be_visible()
+    ohif.get_by_role("button", name="Basic Viewer").click()
+    expect(canvas(ohif)).to_be_visible(timeout=START_MS)
+
+
 def test_a_measurement_is_stored_as_a_report(ohif: Page, serve: Server) -> None:
     wait_for_slice(ohif)
     ohif.locator("[data-cy='MeasurementTools-split-button-primary'], [data-cy='Length']").first.click()
@@ -133,15 +145,3 @@ def test_a_measurement_is_stored_as_a_report(ohif: Page, serve: Server) -> None:
     url = f"{serve.url}/dicom-web/studies/{STUDY}/series?Modality=SR&includefield=SeriesDescription"
     [series] = requests.get(url, headers={"Accept": "application/dicom+json"}, timeout=60).json()
     assert series["0008103E"]["Value"] == ["A length"]
-
-
-def test_the_list_offers_every_mode_though_a_study_loads_one(ohif: Page) -> None:
-    wait_for_slice(ohif)
-    names = ohif.evaluate("performance.getEntriesByType('resource').map(({name}) => name)")
-    assert not [name for name in names if re.search(r"/(1483|2779|4683)\.bundle", name)], "scripts of other modes"
-    ohif.locator("[data-cy='return-to-work-list']").click()
-    ohif.wait_for_url("**/ohif/")
-    ohif.get_by_role("row").filter(has_text="Stack").first.click(timeout=START_MS)
-    expect(ohif.get_by_role("button", name="Segmentation")).to_be_visible()
-    ohif.get_by_role("button", name="Basic Viewer").click()
-    expect(canvas(ohif)).to_be_visible(timeout=START_MS)

@@ -13,7 +13,10 @@ from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
 PATIENT_ID, ACCESSION = "PID-00001-2026", "ACC00000001"
-SLICES = pictures.slices(1, 2, patient_name="Stack^Stan", patient_id=PATIENT_ID, AccessionNumber=ACCESSION)
+BORN = "1948-12-28"
+SLICES = pictures.slices(
+    1, 2, patient_name="Stack^Stan", patient_id=PATIENT_ID, AccessionNumber=ACCESSION, PatientBirthDate="19481228"
+)
 CONFIG = """
 [[peer]]
 aet = "WORKSTATION"
@@ -29,6 +32,10 @@ DATA_SETS = [
     samples.instance(4, patient_name="W" * 64_000, patient_id="LONG", StudyDescription="x" * 64_000),
 ]
 STUDY = SLICES[0].StudyInstanceUID
+ADMINISTRATION = (
+    "peers", "quarantine", "conflicts", "corrections", "holds", "trash", "retention", "users", "grants", "audit",
+    "findings", "viewer", "settings", "log",
+)  # fmt: skip
 VIEWS = {
     "studies": "#/studies",
     "study": f"#/study/{STUDY}",
@@ -36,12 +43,11 @@ VIEWS = {
     "upload": "#/upload",
     "worklist": "#/worklist",
     "workitems": "#/worklist/workitems",
+    "matching": "#/worklist/matching",
+    "messages": "#/worklist/messages",
     "queues": "#/queues",
     "health": "#/health",
-    **{
-        f"administration, {name}": f"#/administration/{name}"
-        for name in ("peers", "quarantine", "conflicts", "corrections", "holds", "retention", "settings")
-    },
+    **{f"administration, {name}": f"#/administration/{name}" for name in ADMINISTRATION},
 }
 FAST = """for (const name of ["setTimeout", "setInterval"]) {
     const real = window[name];
@@ -101,8 +107,19 @@ def test_hostile_values_are_text_and_leave_the_layout_alone(page: Page, watch: W
 
 def test_what_identifies_a_study_is_not_cut_at_1280_pixels(page: Page) -> None:
     cell = "(cell) => cell.scrollWidth <= cell.clientWidth"
-    for text in (PATIENT_ID, ACCESSION, "2026-01-02"):
+    for text in (PATIENT_ID, ACCESSION, "2026-01-02", BORN):
         assert browsing.rows(page).get_by_text(text).first.evaluate(cell), text
+    browsing.rows(page).get_by_text(PATIENT_ID).first.click()
+    expect(page.get_by_role("button", name="Close")).to_be_visible()
+    for text in ("2026-01-02", BORN):
+        assert browsing.rows(page).get_by_text(text).first.evaluate(cell), f"{text}, with the series beside the list"
+
+
+def test_empty_lists_lead_to_the_page_that_says_how_they_are_filled(page: Page) -> None:
+    for view, name, file in (("workitems", "workitems are made", "workitems"), ("messages", "sends messages", "hl7")):
+        page.goto(f"/{VIEWS[view]}")
+        link = page.get_by_role("link", name=name)
+        expect(link).to_have_attribute("href", f"docs/{file}")
 
 
 def test_buttons_of_a_row_stand_beside_one_another(page: Page) -> None:

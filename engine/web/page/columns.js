@@ -17,14 +17,14 @@ const arrival = (name, of, wide, more) => ({ name, of: (row) => (row.arrival ? o
 /** `filter`: text, date, list or sex. `isArrival`: the server must be asked for it. `isExtra`: only for who chooses it. */
 export const COLUMNS = [
   { name: "Thumbnail", of: (row) => html`<img key=${text(row, TAGS.study)} class="small" loading="lazy" alt="" onError=${hide} src=${urlOf(`${pathOf(text(row, TAGS.study))}/thumbnail`)} />`, wide: 0.5, isExtra: true },
-  plain("PatientName", TAGS.patientName, 2.1),
+  plain("PatientName", TAGS.patientName, 2.05),
   plain("PatientID", TAGS.patientId, 1.55),
-  plain("PatientBirthDate", TAGS.birthDate, 1.15, { of: (row) => dateOf(text(row, TAGS.birthDate)), filter: "date" }),
+  plain("PatientBirthDate", TAGS.birthDate, 1.25, { of: (row) => dateOf(text(row, TAGS.birthDate)), filter: "date" }),
   { name: "PatientSex", order: "PatientSex", of: (row) => text(row, TAGS.sex), filter: "sex", wide: 0.75 },
   plain("StudyDate", TAGS.studyDate, 1.25, { of: (row) => dateOf(text(row, TAGS.studyDate)), filter: "date" }),
   { name: "StudyTime", order: "StudyTime", of: (row) => timeOf(text(row, TAGS.studyTime)), wide: 0.7 },
   plain("ModalitiesInStudy", TAGS.modalities, 1.05, { of: (row) => texts(row, TAGS.modalities), filter: "list" }),
-  plain("StudyDescription", TAGS.description, 1.9, { isAnywhere: true }),
+  plain("StudyDescription", TAGS.description, 1.85, { isAnywhere: true }),
   plain("AccessionNumber", TAGS.accession, 1.45),
   plain("ReferringPhysicianName", TAGS.referring, 1.5, { isExtra: true }),
   plain("StudyID", TAGS.studyId, 0.9, { isExtra: true }),

@@ -43,11 +43,14 @@ function groupOf(group) {
   return [prefix, name, suffix].filter(Boolean).join(" ");
 }
 
-/** A DA value in ISO 8601; what is none is shown as it is. */
-export const dateOf = (da) => (/^\d{8}$/.test(da) ? `${da.slice(0, 4)}-${da.slice(4, 6)}-${da.slice(6)}` : da);
+const DATE = /^(\d{4})[.]?(\d{2})[.]?(\d{2})$/;
+const TIME = /^(\d{2}):?(\d{2}).*/;
 
-/** A TM value to the minute. */
-export const timeOf = (tm) => (/^\d{4}/.test(tm) ? `${tm.slice(0, 2)}:${tm.slice(2, 4)}` : tm);
+/** A DA value in ISO 8601, also one of ACR-NEMA ("1994.11.05"); what is none is shown as it is. */
+export const dateOf = (da) => (DATE.test(da) ? da.replace(DATE, "$1-$2-$3") : da);
+
+/** A TM value to the minute, also one of ACR-NEMA ("11:20:00"). */
+export const timeOf = (tm) => (TIME.test(tm) ? tm.replace(TIME, "$1:$2") : tm);
 
 /**
  * What is typed into a date filter, as a DICOM range: "2026", "2026-01", "2026-01-05", "2026-01..2026-03", "..2025", "today", "7d",

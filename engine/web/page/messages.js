@@ -71,7 +71,7 @@ function Rows({ filters, open, tell }) {
   };
   return html`<div><${Loading} isLoading=${first.isLoading && !first.value} /><${Failure} error=${first.error} />
     ${first.value && html`<p class="buttons"><button type="button" onClick=${again}>${t("messages.again")}</button></p>
-      <${Table} label=${t("messages")} empty=${t(next ? "messages.none.yet" : "messages.none")} columns=${[t("messages.number"), t("time"), t("messages.kind"), t("messages.source"), t("messages.patient"), t("messages.result"), t("details")]}
+      <${Table} label=${t("messages")} empty=${next ? t("messages.none.yet") : html`${t("messages.none")} <a href="docs/hl7" target="_blank">${t("messages.how")}</a>`} columns=${[t("messages.number"), t("time"), t("messages.kind"), t("messages.source"), t("messages.patient"), t("messages.result"), t("details")]}
         rows=${pages.flatMap((page) => page.messages).map((one) => rowOf(one, open))} />
       <p class="buttons">${next && html`<${Action} label=${t("messages.older")} work=${more} />`}</p>`}</div>`;
 }

@@ -66,7 +66,7 @@ function Rows({ filters, open, tell }) {
   const counts = first.value?.counts;
   return html`<div><${Loading} isLoading=${first.isLoading && !first.value} /><${Failure} error=${first.error} />
     ${first.value && html`<p class="quiet" role="status">${counts && Object.keys(STATES).map((state) => `${wordOf("workitems", state)}: ${number(counts[state] ?? 0)}`).join(" · ")}</p>
-      <${Table} label=${t("workitems")} empty=${t(next ? "workitems.none.yet" : "workitems.none")} columns=${[t("workitems.start"), t("workitems.ProcedureStepLabel"), t("workitems.worklist"), t("workitems.priority"), t("worklist.PatientName"), t("worklist.PatientID"), t("state")]}
+      <${Table} label=${t("workitems")} empty=${next ? t("workitems.none.yet") : html`${t("workitems.none")} <a href="docs/workitems" target="_blank">${t("workitems.how")}</a>`} columns=${[t("workitems.start"), t("workitems.ProcedureStepLabel"), t("workitems.worklist"), t("workitems.priority"), t("worklist.PatientName"), t("worklist.PatientID"), t("state")]}
         rows=${pages.flatMap((page) => page.workitems).map((one) => rowOf(one, open))} />
       <p class="buttons">${next && html`<${Action} label=${t("workitems.more")} work=${more} />`}</p>`}</div>`;
 }
