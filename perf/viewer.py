@@ -23,6 +23,7 @@ import signal
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -39,8 +40,9 @@ TIMEOUT_S = 120.0
 FIRST_IMAGE = "studyToFirstImage"
 """A timer of OHIF's, which ends at the first image."""
 READY = re.compile(r"DevTools listening on ws://127\.0\.0\.1:([0-9]+)/")
-SETTLED_S = 0.7
-"""A browser goes on starting for a moment after it is ready."""
+LOOK_S = 0.1
+IDLE_S = 0.02
+"""Processor time in LOOK_S of a browser that has started: it goes on for a moment after it says that it is ready."""
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ def _browser() -> Iterator[tuple[int, int, IO[str]]]:
     assert process.stderr is not None
     try:
         port = _until(process.stderr, READY)[1]
-        time.sleep(SETTLED_S)
+        _until_idle(process.pid)
         yield process.pid, int(port), process.stderr
     finally:
         os.killpg(process.pid, signal.SIGKILL)
@@ -95,6 +97,16 @@ def _until(log: IO[str], pattern: re.Pattern[str]) -> re.Match[str]:
         if time.monotonic() > deadline:
             break
     raise PerfError(f"the browser does not write {pattern.pattern}")
+
+
+def _until_idle(pid: int) -> None:
+    pause, deadline = threading.Event(), time.monotonic() + TIMEOUT_S
+    while time.monotonic() < deadline:
+        before_s = cpu_s(pid)
+        pause.wait(LOOK_S)
+        if cpu_s(pid) - before_s < IDLE_S:
+            return
+    raise PerfError("the browser does not come to rest")
 
 
 def opening(url: str, study: str, server_pid: int) -> Opening:
