@@ -5,6 +5,7 @@
     dcmqrscp                            DCMTK dcmqrscp: an index file, no fsync
     orthanc, orthanc-nosync             Orthanc with SQLite: with its defaults (fsync each file), and without fsync
     sink                                perf.sink in this process: the upper limit of the generator
+    wlmscpfs                            DCMTK wlmscpfs, for `perf.worklist`
 
 Each gets TCP_NODELAY=1 (without it DCMTK's library, which Orthanc uses too, leaves Nagle's algorithm on) unless `stock`
 is set, 128 KiB PDUs and a free port of 127.0.0.1. A peer that is not installed raises `NotInstalled`. Measures nothing.
@@ -234,6 +235,20 @@ class Dcmqrscp(Peer):
         return _first_line(program("dcmqrscp"), "--version")
 
 
+class Wlmscpfs(Peer):
+    """DCMTK's worklist server, which reads every file of `data`/AET for each query."""
+
+    def command(self) -> list[str]:
+        self.aet = "WLMSCPFS"
+        folder = self.data / self.aet
+        folder.mkdir(exist_ok=True)
+        (folder / "lockfile").touch()
+        return [program("wlmscpfs"), "-dfp", str(self.data), "-pdu", str(PDU_LENGTH_MAX), str(self.port)]
+
+    def version(self) -> str:
+        return _first_line(program("wlmscpfs"), "--version")
+
+
 class Orthanc(Peer):
     sync_storage = True
 
@@ -302,6 +317,7 @@ _KINDS: dict[str, type[Peer]] = {
     "orthanc": Orthanc,
     "orthanc-nosync": OrthancNoSync,
     "sink": SinkPeer,
+    "wlmscpfs": Wlmscpfs,
 }
 
 

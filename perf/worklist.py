@@ -3,6 +3,7 @@
     python -m perf.worklist --fill DIR --entries 100000
     filmroom serve --data DIR
     python -m perf.worklist --port 11112
+    python -m perf.worklist --beside-wlmscpfs --entries 3400     starts both, with the same entries
 
 A query's time runs from the request to the final response, with all entries read. --fill also prints how long one
 message takes until it is on disk and visible. The entries lie on days with 1700 each, for 34 stations with 50 a day.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -34,7 +36,7 @@ from engine.orders.values import (
     Source,
     StepUpdate,
 )
-from perf import wire
+from perf import peers, wire
 from perf.association import Association, Target
 from perf.harness import Latencies, PerfError, say
 
@@ -149,15 +151,59 @@ def questions(days: int) -> dict[str, list[tuple[dict[int, bytes], dict[int, byt
     }
 
 
-def measure(target: Target, entries: int) -> dict[str, dict[str, float]]:
-    """The times of each kind of query, in milliseconds."""
+def wl_file(order: OrderUpdate) -> bytes:
+    """The entry of an order as a file of wlmscpfs, in Explicit VR Little Endian."""
+    (procedure,), patient = order.procedures, order.patient
+    (step,) = procedure.steps
+    item: dict[int, Value] = {
+        tags.Modality: (step.modality or "").encode(),
+        tags.ScheduledStationAETitle: "\\".join(step.station_aes or ()).encode(),
+        tags.ScheduledProcedureStepStartDate: (step.start_date or "").encode(),
+        tags.ScheduledProcedureStepStartTime: (step.start_time or "").encode(),
+        tags.ScheduledPerformingPhysicianName: b"",
+        tags.ScheduledProcedureStepDescription: str(step.attributes["ScheduledProcedureStepDescription"]).encode(),
+        tags.ScheduledProcedureStepID: step.scheduled_procedure_step_id.encode(),
+    }
+    accession = order.accession.value if order.accession is not None else ""
+    root: dict[int, Value] = {
+        tags.AccessionNumber: accession.encode(),
+        tags.ReferringPhysicianName: str(order.attributes["ReferringPhysicianName"]).encode(),
+        tags.PatientID: patient.identifiers[0].value.encode(),
+        tags.StudyInstanceUID: procedure.study_instance_uid.encode(),
+        tags.RequestedProcedureDescription: str(procedure.attributes["RequestedProcedureDescription"]).encode(),
+        tags.RequestedProcedureID: accession.encode(),
+        tags.ScheduledProcedureStepSequence: [item],
+    }
+    for keyword in ("PatientName", "PatientBirthDate", "PatientSex"):
+        root[tags.tag_of(keyword) or 0] = str(patient.attributes[keyword]).encode()
+    return encode_identifier(dict(sorted(root.items())), syntax_of("1.2.840.10008.1.2.1"))
+
+
+def beside_wlmscpfs(count: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The times of both servers with the same entries, each alone; wlmscpfs gets some queries of each kind."""
+    results = {}
+    with tempfile.TemporaryDirectory(prefix="perf-worklist-") as name:
+        ours, theirs = Path(name) / "ours", Path(name) / "theirs"
+        fill(ours, count)
+        folder = theirs / "WLMSCPFS"
+        folder.mkdir(parents=True)
+        for number, order in enumerate(orders(count)):
+            (folder / f"{number:06}.wl").write_bytes(wl_file(order))
+        for peer, data, most in (("filmroom", ours, 1000), ("wlmscpfs", theirs, 5)):
+            with peers.running(peer, data=data, workers=1) as running:
+                results[peer] = measure(running.target, count, most)
+    return results
+
+
+def measure(target: Target, entries: int, most: int = 1000) -> dict[str, dict[str, float]]:
+    """The times of each kind of query, in milliseconds; `most` queries of each."""
     association = Association(target, [wire.Context(1, WORKLIST)])
     results = {}
     try:
         syntax = association.accepted.transfer_syntaxes[1].decode()
         for name, asked in questions(max(1, entries // PER_DAY)).items():
             times, found = [], 0
-            for of_step, of_root in asked:
+            for of_step, of_root in asked[:most]:
                 data = identifier(of_step, of_root, syntax)
                 began = time.perf_counter_ns()
                 association.send_message(1, wire.find_rq(WORKLIST, 1), data)
@@ -167,7 +213,7 @@ def measure(target: Target, entries: int) -> dict[str, dict[str, float]]:
                 times.append(time.perf_counter_ns() - began)
                 found += count
             latency = Latencies.of(times)
-            results[name] = {"entries": found / len(asked), "p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms}
+            results[name] = {"entries": found / len(times), "p50_ms": latency.p50_ms, "p99_ms": latency.p99_ms}
     finally:
         association.release()
     return results
@@ -176,6 +222,7 @@ def measure(target: Target, entries: int) -> dict[str, dict[str, float]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fill", type=Path, metavar="DIR")
+    parser.add_argument("--beside-wlmscpfs", action="store_true")
     parser.add_argument("--entries", type=int, default=100_000)
     parser.add_argument("--port", type=int, default=11112)
     parser.add_argument("--aec", default="FILMROOM")
@@ -183,10 +230,19 @@ def main() -> int:
     if options.fill:
         say(json.dumps(fill(options.fill, options.entries)))
         return 0
-    for name, facts in measure(Target(options.port, options.aec), options.entries).items():
-        times = f"p50 {facts['p50_ms']:8.2f} ms   p99 {facts['p99_ms']:8.2f} ms"
-        say(f"{name:34} {facts['entries']:8.1f} entries   {times}")
+    if options.beside_wlmscpfs:
+        for peer, facts in beside_wlmscpfs(options.entries).items():
+            show(facts, f"{peer:9} ")
+        return 0
+    show(measure(Target(options.port, options.aec), options.entries))
     return 0
+
+
+def show(results: dict[str, dict[str, float]], before: str = "") -> None:
+    """Prints the times of each kind of query."""
+    for name, facts in results.items():
+        times = f"p50 {facts['p50_ms']:8.2f} ms   p99 {facts['p99_ms']:8.2f} ms"
+        say(f"{before}{name:34} {facts['entries']:8.1f} entries   {times}")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from engine.errors import OrdersError
 from engine.orders.tables import Tables
 from engine.orders.transactions import Reading, Writing
 
-FORMAT: Final = b"3"
+FORMAT: Final = b"4"
 """A database of another format is made anew from the log."""
 MAP_BYTES: Final = 1 << 36
 """Address space for some ten million steps; takes neither memory nor disk."""

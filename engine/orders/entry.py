@@ -78,27 +78,59 @@ def text_of(value: StoredValue) -> str:
     return "\\".join(each if isinstance(each, str) else each.meaning or each.value for each in value)
 
 
-def _attribute(of: Callable[[Entry], StoredAttributes], keyword: str) -> Field:
-    vr = tags.vr_of(tags.tag_of(keyword) or 0)
-    if vr == "SQ":
-        return lambda entry: codes_blob(of(entry).get(keyword, ()))
-    if vr == "US":
-        return lambda entry: _unsigned(of(entry).get(keyword, ""))
+class Attribute:
+    """A `Field` that is an attribute of one row."""
 
-    def value(entry: Entry) -> bytes:
-        stored = of(entry).get(keyword)
-        if stored is None:
-            return b""
-        return stored.encode() if type(stored) is str else text_of(stored).encode()
+    __slots__ = ("blob_of", "keyword", "of")
 
-    return value
+    def __init__(self, of: Callable[[Entry], StoredAttributes], keyword: str) -> None:
+        self.of = of
+        """The attributes of the row."""
+        self.keyword = keyword
+        vr = tags.vr_of(tags.tag_of(keyword) or 0)
+        self.blob_of: Callable[[StoredValue], bytes] = {"SQ": codes_blob, "US": _unsigned}.get(vr, _text_blob)
+        """The value as in a level blob."""
+
+    def __call__(self, entry: Entry) -> bytes:
+        stored = self.of(entry).get(self.keyword)
+        return b"" if stored is None else self.blob_of(stored)
 
 
-def _either(keyword: str) -> Field:
-    """Of the order, else of the visit."""
-    of_order = _attribute(lambda entry: entry.order.attributes, keyword)
-    of_visit = _attribute(lambda entry: entry.visit.attributes, keyword)
-    return lambda entry: of_order(entry) or of_visit(entry)
+class Either:
+    """A `Field` that is an attribute of the order, else of the visit."""
+
+    __slots__ = ("of_order", "of_visit")
+
+    def __init__(self, keyword: str) -> None:
+        self.of_order = Attribute(_of_order, keyword)
+        self.of_visit = Attribute(_of_visit, keyword)
+
+    def __call__(self, entry: Entry) -> bytes:
+        return self.of_order(entry) or self.of_visit(entry)
+
+
+def _of_order(entry: Entry) -> StoredAttributes:
+    return entry.order.attributes
+
+
+def _of_visit(entry: Entry) -> StoredAttributes:
+    return entry.visit.attributes
+
+
+def _of_patient(entry: Entry) -> StoredAttributes:
+    return entry.patient.attributes
+
+
+def _of_procedure(entry: Entry) -> StoredAttributes:
+    return entry.procedure.attributes
+
+
+def _of_step(entry: Entry) -> StoredAttributes:
+    return entry.step.attributes
+
+
+def _text_blob(value: StoredValue) -> bytes:
+    return value.encode() if type(value) is str else text_of(value).encode()
 
 
 def _unsigned(value: StoredValue) -> bytes:
@@ -184,13 +216,13 @@ def _nothing(entry: Entry) -> bytes:
 def _fields() -> dict[int, Field]:
     fields: dict[int, Field] = {}
     for keywords, of in (
-        (VISIT_KEYWORDS, lambda entry: entry.visit.attributes),
-        (ORDER_KEYWORDS, lambda entry: entry.order.attributes),
-        (PATIENT_KEYWORDS, lambda entry: entry.patient.attributes),
-        (PROCEDURE_KEYWORDS, lambda entry: entry.procedure.attributes),
+        (VISIT_KEYWORDS, _of_visit),
+        (ORDER_KEYWORDS, _of_order),
+        (PATIENT_KEYWORDS, _of_patient),
+        (PROCEDURE_KEYWORDS, _of_procedure),
     ):
-        fields |= {tags.tag_of(keyword) or 0: _attribute(of, keyword) for keyword in keywords}
-    return fields | {tags.tag_of(keyword) or 0: _either(keyword) for keyword in VISIT_KEYWORDS & ORDER_KEYWORDS}
+        fields |= {tags.tag_of(keyword) or 0: Attribute(of, keyword) for keyword in keywords}
+    return fields | {tags.tag_of(keyword) or 0: Either(keyword) for keyword in VISIT_KEYWORDS & ORDER_KEYWORDS}
 
 
 ROOT: Final[Mapping[int, Field]] = MappingProxyType({
@@ -227,7 +259,7 @@ def _location(entry: Entry) -> bytes:
 
 STEP: Final[Mapping[int, Field]] = MappingProxyType({
     **{
-        tags.tag_of(keyword) or 0: _attribute(lambda entry: entry.step.attributes, keyword)
+        tags.tag_of(keyword) or 0: Attribute(_of_step, keyword)
         for keyword in STEP_KEYWORDS - {"WorklistLabel", "TimezoneOffsetFromUTC"}
     },
     tags.ScheduledStationAETitle: _aes,

@@ -3,6 +3,7 @@
 Keys of `names`, each followed by NUL and the id (8 bytes):
 
     i VALUE       patient with that identifier           o ID       orders of a patient (8 bytes)
+    n NAME        patient with that group of a name, as queries compare names: the name is folded
     p f a VALUE   order with that placer number,         s ID       steps of an order (8 bytes)
                   filler number, accession number        u UID      order with that Study Instance UID
     r VALUE       order with that requested procedure    t VALUE    step with that scheduled step id
@@ -17,6 +18,8 @@ Keys of `names`, each followed by NUL and the id (8 bytes):
 from __future__ import annotations
 
 from typing import Any, Final
+
+from engine.dicom import values
 
 KEY_BYTES_MAX: Final = 400
 """Of a value within a key; LMDB allows 511 bytes for the whole."""
@@ -45,7 +48,11 @@ def derived(table: str, key: bytes, row: Any) -> set[tuple[str, bytes, bytes]]:
     """The rows of `names` and `days` that follow from a row."""
     if table == "patients":
         found = {_name(name_key("i", each.value), key) for each in row.identifiers}
-        return found | {_name(b"m" + id_key(row.merged_into), key)} if row.merged_into else found
+        if row.merged_into:
+            return found | {_name(b"m" + id_key(row.merged_into), key)}
+        name = row.attributes.get("PatientName")
+        groups = values.fold_person_name(name).split("=") if isinstance(name, str) else ()
+        return found | {_name(name_key("n", group), key) for group in groups if group}
     if table == "orders":
         numbers = (("p", row.placer), ("f", row.filler), ("a", row.accession))
         found = {_name(name_key(letter, each.value), key) for letter, each in numbers if each is not None}

@@ -1,6 +1,6 @@
 """The tables of the registry's database (`orders.database`).
 
-    meta          "format" → 3, "state" → stamp of the last transaction of the log (u64, big endian),
+    meta          "format" → 4, "state" → stamp of the last transaction of the log (u64, big endian),
                   "next" → the next free id (u64)
     patients      id                     → PatientRow          orders       id                → OrderRow
     visits        key of the number      → VisitRow            steps        id                → StepRow

@@ -87,6 +87,12 @@ class Reading:
         for key, _ in self._scan(self.database.names, prefix):
             yield key[:-9], int.from_bytes(key[-8:], "big")
 
+    def name_keys(self, start: bytes) -> Iterator[bytes]:
+        """The keys of `names` from one on."""
+        with self._txn.cursor(db=self.database.names) as cursor:
+            if cursor.set_range(start):
+                yield from cursor.iternext(keys=True, values=False)
+
     def days_from(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The rows of `days` from a key on."""
         with self._txn.cursor(db=self.database.days) as cursor:

@@ -5,6 +5,7 @@
     station     titles without wild cards are looked up; a step is for each of its AE titles
     date        a range of days is read day by day; with a time, by negotiation, both are one range of moments
     numbers     an accession number, procedure, step, patient or study leads to its steps at once
+    name        of a patient, where no few days are asked for: a walk over the names, which are folded already
 
 Nothing here waits or sends: `Search.next` reads some candidates in one short transaction, and the caller goes on when
 it likes. Steps that come or go between two calls may be in the answer or not.
@@ -22,6 +23,7 @@ from engine.dicom.identifier import Identifier as DataSet
 from engine.errors import QueryError
 from engine.orders.entry import ROOT, STEP, Entry, Field, entry_of
 from engine.orders.keys import FIRST_DAY, LAST_DAY, Test, condition_of, interval_of, texts_of
+from engine.orders.name_walk import NameWalk
 from engine.orders.names import day_key, id_key, name_key
 from engine.orders.rows import StepRow
 from engine.orders.settings import Station, Worklist
@@ -29,6 +31,7 @@ from engine.orders.transactions import Reading
 
 STEPS_AT_ONCE: Final = 100
 """Candidates of one call: some milliseconds."""
+FEW_DAYS: Final = 7
 SLICE_S: Final = 0.005
 """After this time the other candidates of a call wait for the next one."""
 
@@ -57,6 +60,8 @@ class Question:
     """Whether every day of `days` meets the key."""
     names: dict[int, tuple[str, ...]] = field(default_factory=dict)
     """Values without wild cards of the keys that lead to steps at once."""
+    person_names: tuple[str, ...] = ()
+    """Values of Patient's Name, with and without wild cards."""
     hidden: frozenset[str] = frozenset()
     shows_unassigned: bool = False
     reach: Callable[[Entry], bool] | None = None
@@ -163,6 +168,8 @@ def _add(question: Question, tag: int, of: Field, texts: list[str], *, is_in_pai
         return
     if tag in _LOOKED_UP and not has_wildcards:
         question.names[tag] = tuple(texts)
+    if tag == tags.PatientName:
+        question.person_names = tuple(texts)
     tests = [condition_of(tag, tags.vr_of(tag), text) for text in texts]
     question.tests.append((tag, of, tests[0] if len(tests) == 1 else lambda value: any(test(value) for test in tests)))
 
@@ -232,6 +239,7 @@ class Search:
     def __init__(self, question: Question) -> None:
         self._question = question
         self._queue: list[int] | None = None
+        self._walk: NameWalk | None = None
         self._is_by_day = True
         is_any_day = question.days == (FIRST_DAY, LAST_DAY)
         self._position: bytes | None = b"\0" if is_any_day else day_key(question.days[0], "")
@@ -263,11 +271,18 @@ class Search:
     def _next_numbers(self, reading: Reading) -> list[int] | None:
         if self._queue is None:
             self._queue = self._looked_up(reading)
-            if self._queue is not None:
+            if self._queue is None and self._has_many_days:
+                self._walk = NameWalk.of(self._question.person_names)
+            if self._queue is not None or self._walk is not None:
                 self._is_by_day = False
                 self._position = None
-            else:
-                self._queue = []
+            self._queue = self._queue or []
+        if not self._queue and self._walk is not None:
+            walked = self._walk.next(reading)
+            self._queue = [each for each in dict.fromkeys(walked or ()) if each not in self._seen]
+            self._seen.update(self._queue)
+            if walked is not None and not self._queue:
+                return []
         if not self._queue and self._position is not None:
             found = dict.fromkeys(self._scan(reading, self._position))
             self._queue = [each for each in found if each not in self._seen]
@@ -278,6 +293,12 @@ class Search:
             return None
         numbers, self._queue = self._queue[:STEPS_AT_ONCE], self._queue[STEPS_AT_ONCE:]
         return numbers
+
+    @property
+    def _has_many_days(self) -> bool:
+        """Whether it is worth while to look for names first; of a few days every step is looked at."""
+        first, last = self._question.days
+        return int(last) - int(first) > FEW_DAYS
 
     def _looked_up(self, reading: Reading) -> list[int] | None:
         """The steps that a number leads to; None if the query has none."""

@@ -10,7 +10,7 @@ set of its own; then what the set lacks becomes a question mark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from engine.dicom import charset, items, tags, transfer_syntax
@@ -19,10 +19,11 @@ from engine.dimse.assembly import p_data_tf
 from engine.dimse.messages import CFindRQ, CFindRSP
 from engine.dimse.status import FindStatus
 from engine.errors import DataSetError
-from engine.orders.entry import ROOT, STEP, Entry, Field
+from engine.orders.entry import ROOT, STEP, Attribute, Either, Entry, Field
 
 if TYPE_CHECKING:
     from engine.dicom.identifier import Identifier
+    from engine.orders.rows import StoredAttributes, StoredValue
     from engine.services.session import Session
 
 _SEQUENCE = tags.ScheduledProcedureStepSequence
@@ -64,18 +65,63 @@ def _columns(requested: list[int], fields: Mapping[int, Field], encoding: int) -
     return [_Column(tag, fields.get(tag, _empty), encoding) for tag in sorted(requested)]
 
 
-def _elements(columns: list[_Column], entry: Entry) -> tuple[bytes, bool]:
-    """The elements of an entry in UTF-8, and whether they need no character set."""
-    parts = []
-    is_plain = True
-    for column in columns:
-        value = column.of(entry)
-        found = column.elements.get(value)
-        if found is None:
-            found = column.element(value)
-        parts.append(found[0])
-        is_plain = is_plain and found[1]
-    return b"".join(parts), is_plain
+class _Template:
+    """The elements of some columns without values. An entry fills in what it has: most of what is asked is empty."""
+
+    def __init__(self, columns: list[_Column]) -> None:
+        self._columns = columns
+        self._empty = [column.element(b"")[0] for column in columns]
+        self._rows: dict[Callable[[Entry], StoredAttributes], dict[str, int]] = {}
+        """Attributes of a row → keyword → place among the columns. What a later row says counts."""
+        self._others: list[tuple[int, _Column]] = []
+        self._stored: list[dict[StoredValue, tuple[bytes, bool]]] = [{} for _ in columns]
+        """Beside the columns, as `_Column.elements`, by the value as it is stored."""
+        self._blobs_of: dict[int, Callable[[StoredValue], bytes]] = {}
+        eithers = [(place, column.of) for place, column in enumerate(columns) if isinstance(column.of, Either)]
+        for place, either in eithers:
+            self._add(place, either.of_visit)
+        for place, either in eithers:
+            self._add(place, either.of_order)
+        for place, column in enumerate(columns):
+            if isinstance(column.of, Attribute):
+                self._add(place, column.of)
+            elif not isinstance(column.of, Either):
+                self._others.append((place, column))
+
+    def _add(self, place: int, attribute: Attribute) -> None:
+        self._rows.setdefault(attribute.of, {})[attribute.keyword] = place
+        self._blobs_of[place] = attribute.blob_of
+
+    def elements(self, entry: Entry) -> tuple[list[bytes], bool]:
+        """The elements of an entry in UTF-8, and whether they need no character set."""
+        parts = self._empty.copy()
+        is_plain = True
+        for attributes_of, places in self._rows.items():
+            for keyword, stored in attributes_of(entry).items():
+                place = places.get(keyword)
+                if place is None:
+                    continue
+                found = self._stored[place].get(stored)
+                if found is None:
+                    found = self._element(place, stored)
+                if found[0] != self._empty[place]:
+                    parts[place] = found[0]
+                    is_plain = is_plain and found[1]
+        for place, column in self._others:
+            value = column.of(entry)
+            if value:
+                found = column.elements.get(value) or column.element(value)
+                parts[place] = found[0]
+                is_plain = is_plain and found[1]
+        return parts, is_plain
+
+    def _element(self, place: int, stored: StoredValue) -> tuple[bytes, bool]:
+        column = self._columns[place]
+        value = self._blobs_of[place](stored)
+        found = column.elements.get(value) or column.element(value)
+        if len(self._stored[place]) < KEPT_ELEMENTS:
+            self._stored[place][stored] = found
+        return found
 
 
 class WorklistResponses:
@@ -98,6 +144,8 @@ class WorklistResponses:
         self._before = _columns([tag for tag in of_root if tag < _SEQUENCE], ROOT, encoding)
         self._after = _columns([tag for tag in of_root if tag > _SEQUENCE], ROOT, encoding)
         self._step = _columns(of_step or list(STEP), STEP, encoding)
+        self._root_template = _Template(self._before + self._after)
+        self._step_template = _Template(self._step)
         self._sequence = form_of(_SEQUENCE, "SQ", encoding)
         self._set_form = form_of(tags.SpecificCharacterSet, "CS", encoding)
         is_supported = set(of_root) <= set(ROOT) and set(of_step) <= set(STEP)
@@ -107,13 +155,12 @@ class WorklistResponses:
 
     def encode(self, entry: Entry) -> bytes:
         """The response for an entry, as whole P-DATA-TF."""
-        before, is_plain = _elements(self._before, entry)
-        after, is_plain_after = _elements(self._after, entry)
-        step, is_plain_step = _elements(self._step, entry) if self._has_step else (b"", True)
-        if is_plain and is_plain_after and is_plain_step:
-            identifier = b"".join((before, self._item(step), after))
-        else:
-            identifier = self._with_character_set(entry, before, step, after)
+        root, is_plain = self._root_template.elements(entry)
+        step, is_plain_step = self._step_template.elements(entry) if self._has_step else ([], True)
+        root.insert(len(self._before), self._item(b"".join(step)))
+        identifier = b"".join(root)
+        if not (is_plain and is_plain_step):
+            identifier = self._with_character_set(entry, identifier)
         if self._needs_finish:
             identifier = finish(identifier, self._syntax)
         self._connection.trace_command(self._context_id, self._command)
@@ -125,16 +172,13 @@ class WorklistResponses:
             return b""
         return self._sequence.element(b"%b%b%b" % (_ITEM, len(elements).to_bytes(4, "little"), elements))
 
-    def _with_character_set(self, entry: Entry, before: bytes, step: bytes, after: bytes) -> bytes:
+    def _with_character_set(self, entry: Entry, in_utf_8: bytes) -> bytes:
         """The identifier in the requested character set, else in UTF-8, with (0008,0005)."""
-        character_set = self._character_set
-        encoded = [self._encoded(columns, entry) for columns in (self._before, self._step, self._after)]
-        if encoded[0] is None or encoded[1] is None or encoded[2] is None:
-            character_set = charset.UTF_8
-        else:
-            before, step, after = encoded[0], encoded[1] if self._has_step else b"", encoded[2]
+        before, step, after = (self._encoded(columns, entry) for columns in (self._before, self._step, self._after))
         # (0008,0005) is the first element of an identifier but for SOP Class UID and the like, which are no keys here.
-        return b"".join((self._set_form.element(character_set), before, self._item(step), after))
+        if before is None or step is None or after is None:
+            return self._set_form.element(charset.UTF_8) + in_utf_8
+        return b"".join((self._set_form.element(self._character_set), before, self._item(step), after))
 
     def _encoded(self, columns: list[_Column], entry: Entry) -> bytes | None:
         """The elements in the requested character set; None: it lacks a character, and another one may be used."""

@@ -181,7 +181,10 @@ def test_what_the_index_answers_is_not_decoded(opened: Open, monkeypatch: pytest
     assert len(decoded) == 3
 
 
-def test_a_search_goes_on_at_a_position_though_workitems_come_and_go(opened: Open) -> None:
+def test_a_search_goes_on_at_a_position_though_workitems_come_and_go(
+    opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "SLICE_S", 60.0)  # a slow machine would get fewer at once
     orders = opened()
     workitems = Workitems(orders)
     for number in range(10):
