@@ -22,8 +22,10 @@ from engine.archive.copies.replication_status import Status
 from engine.archive.copies.restore import restore
 from engine.archive.lifecycle import shredding
 from engine.archive.lifecycle.compaction import Compactor
+from engine.archive.lifecycle.correction import correct_study
 from engine.archive.lifecycle.scrub import run_pass
 from engine.config import Compaction, Scrub
+from engine.dicom import tags
 from engine.errors import DeletionRefused, KeyDestroyed, KeyStoreError
 from engine.index.format.types import Level
 from engine.keys import key_file
@@ -32,6 +34,8 @@ from engine.storage import hints
 from engine.storage.encryption import key_id_of
 from engine.storage.files import Files
 from engine.storage.keyring import KEYRING
+from engine.storage.record import SHREDDED, Kind
+from engine.storage.segment import Damage, Walk, list_segments, read_segment_header
 from engine.storage.segment_store import LocalSegments
 from tests.actors import actor
 from tests.archive import filled
@@ -399,3 +403,47 @@ def test_a_kill_after_a_deletion_leaves_an_archive_that_opens(data: Path) -> Non
         assert not archive.damage()
         compact(archive)
         assert filled.findings(archive) == []
+
+
+MARK = b"Shreddmann"
+
+
+def marked_kinds(data: Path) -> set[Kind]:
+    """The kinds of records that name MARK, read with all keys that the archive has."""
+    found = set()
+    with opened(data, study_keys=None) as archive:
+        segments = archive.parts.segments
+        for segment_id in list_segments(archive.parts.layout.segments, Files()):
+            source = segments.open(segment_id)
+            for record in Walk(source, read_segment_header(source, segment_id)):
+                assert not isinstance(record, Damage)
+                if record.kind == SHREDDED:
+                    continue
+                payload = archive.parts.reader.read(record.position) if record.position.payload_length else b""
+                if MARK in record.meta or MARK in bytes(payload):
+                    found.add(Kind(record.kind))
+    return found
+
+
+def test_whoever_has_all_keys_reads_of_a_shredded_study_what_was_corrected_and_said_of_it_and_no_more(
+    data: Path, tmp_path: Path
+) -> None:
+    """Instances and kept versions are gone, here and in a backup; the reasons and values of the ledger are not."""
+    name = MARK.decode()
+    with opened(data) as archive:
+        stored = filled.payload_of(1, 1, 1, PatientName=name)
+        filled.store(archive, stored, filled.payload_of(1, 1, 1, PatientName=f"{name}^Other"))
+        correct_study(archive, filled.uid(1), {tags.StudyDescription: f"of {name}"}, actor=actor(), reason="a test")
+    assert marked_kinds(data) == {Kind.INSTANCE, Kind.CORRECTION}
+    folder = tmp_path / "backup"
+    KEYRING.clear()
+    back_up(layouts.existing(data), folder)
+    with opened(data) as archive:
+        deleted = archive.delete(filled.study_query(1), actor=actor(), reason=f"{name} asked for it")
+        assert deleted.shredded == [filled.uid(1)]
+    assert marked_kinds(data) == {Kind.CORRECTION, Kind.TOMBSTONE}
+    KEYRING.clear()
+    back_up(layouts.existing(data), folder)
+    KEYRING.clear()
+    restore(folder, tmp_path / "restored")
+    assert marked_kinds(tmp_path / "restored") == {Kind.CORRECTION, Kind.TOMBSTONE}
