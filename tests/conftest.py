@@ -88,9 +88,9 @@ def _file(nodeid: str) -> str:
 
 
 def _is_its_turn(item: pytest.Item) -> bool:
-    """Whether this run includes the test: always, unless the test is marked `rotating(n)`."""
+    """Whether this run includes the test: always, unless the test is marked `rotating`."""
     marker = item.get_closest_marker("rotating")
-    return marker is None or effort.is_its_turn(item.nodeid, marker.args[0])
+    return marker is None or effort.is_its_turn(item.nodeid, *marker.args, **marker.kwargs)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

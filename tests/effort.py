@@ -3,7 +3,9 @@
     tools/check          every n-th case of each long list, different ones with each commit
     tools/check --all    all cases (FILMROOM_ALL=1): at night, before a release
 
-About every n-th commit runs a test marked `rotating(n)`: a long test of a promise that others check in other ways. A
+About every n-th commit runs a test marked `rotating(n)`: a long test of a promise that others check in other ways, or
+one of many of which each keeps its own. With `rotating(n, turn=k)` whole files share a turn, and the turns cost about
+the same. A
 long list contains every case that follows from the code alone: each call of a life, each length of a torn tail. A
 number from the commit selects the start of its part, so that one commit always runs the same cases, and the commits of
 a week together run far more, by chance: only --all is sure to run each. `FILMROOM_<NAME>` and `FILMROOM_<NAME>_SEED`
@@ -53,11 +55,12 @@ def part(cases: Sequence[Case], stride: int, number: int) -> Sequence[Case]:
     return cases[number % min(stride, max(1, len(cases))) :: stride]
 
 
-def is_its_turn(name: str, every: int) -> bool:
-    """Whether this run includes a test of every `every`-th commit. Only tools/check without names rotates tests."""
+def is_its_turn(name: str, every: int, turn: int | None = None) -> bool:
+    """Whether this run includes a test of every `every`-th commit; `turn`: whose are the same have theirs together. Only
+    tools/check without names rotates tests."""
     if ALL or not ROTATES:
         return True
-    return (zlib.crc32(name.encode()) + seed("EFFORT")) % every == 0
+    return ((zlib.crc32(name.encode()) if turn is None else turn) + seed("EFFORT")) % every == 0
 
 
 def some(cases: Sequence[Case], stride: int) -> Sequence[Case]:

@@ -15,6 +15,8 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server, wait_for
 
+pytestmark = pytest.mark.rotating(3, turn=2)
+
 STUDIES = 230
 """More than two windows of the list."""
 DATA_SETS = [

@@ -15,6 +15,8 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
+pytestmark = pytest.mark.rotating(3, turn=1)
+
 DATA_SETS = [samples.instance(number, 1, 1, patient_name=f"Doe^{number}") for number in (1, 2, 3)]
 STUDY = f"{samples.ROOT}.1"
 UNAUTHORIZED = r"status of 401"

@@ -15,6 +15,8 @@ from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
 
+pytestmark = pytest.mark.rotating(3, turn=2)
+
 CONFIG, DATA_SETS = GUARD, THREE_STUDIES
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import zipfile
 
+import pytest
 import requests
 from playwright.sync_api import Page, Route, expect
 
@@ -14,6 +15,8 @@ from tests import samples
 from tests.browser import browsing
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
+
+pytestmark = pytest.mark.rotating(3, turn=0)
 
 CONFIG = """
 [[peer]]

@@ -29,6 +29,8 @@ from tests.hl7.samples import ADT_A08
 from tests.orders.workitem_sets import scheduled
 from tests.system.server import Server
 
+pytestmark = pytest.mark.rotating(3, turn=0)
+
 CONFIG = """
 [jobs]
 retry_s = 3600

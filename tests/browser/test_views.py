@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests import effort, samples
@@ -11,6 +12,8 @@ from tests.browser import browsing, pictures
 from tests.browser.browsing import Watch
 from tests.browser.conftest import OpenPage
 from tests.system.server import Server
+
+pytestmark = pytest.mark.rotating(3, turn=1)
 
 PATIENT_ID, ACCESSION = "PID-00001-2026", "ACC00000001"
 BORN = "1948-12-28"

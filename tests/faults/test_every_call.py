@@ -36,7 +36,7 @@ from tests.faulty_files import CHANGES, READS, TAKES_DESCRIPTOR, TAKES_ROOM, Pow
 
 pytestmark = pytest.mark.slow
 
-STRIDE = effort.amount("FAULTS_STRIDE", 66, 1)
+STRIDE = effort.amount("FAULTS_STRIDE", 132, 1)
 OFFSET = effort.seed("FAULTS")
 SEED = 3
 

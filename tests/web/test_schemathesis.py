@@ -89,6 +89,7 @@ def hosting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosting]:
         yield hosting
 
 
+@pytest.mark.rotating(3)  # each operation by itself; the tests of its room ask it in each run
 @pytest.mark.parametrize(("path", "method"), OPERATIONS, ids=str)
 def test_the_server_behaves_as_documented(hosting: Hosting, schema: Any, path: str, method: str) -> None:
     operation, checks = schema[path][method.upper()], checks_of_the_document()
