@@ -56,7 +56,7 @@ def part(cases: Sequence[Case], stride: int, number: int) -> Sequence[Case]:
 
 
 def is_its_turn(name: str, every: int, turn: int | None = None) -> bool:
-    """Whether this run includes a test of every `every`-th commit; `turn`: whose are the same have theirs together. Only
+    """Whether this run includes a test of every `every`-th commit; those with the same `turn` go together. Only
     tools/check without names rotates tests."""
     if ALL or not ROTATES:
         return True
