@@ -8,7 +8,9 @@ Sockets of the type SOCK_SEQPACKET, whoever may open the folder may connect. All
     message    kind u8 | n × (segment id u64, end u64), n at most ENTRIES_MAX
 
     worker                                                     who copies
-      │  ◄── READY │ AWAY │ FENCED, without entries ───────────  │   at first, and at each change
+      │  ◄── READY │ AWAY │ FENCED ────────────────────────────  │   at first, and at each change. An entry of zeros
+      │                                                          │   says that COMING is understood
+      │  ─── COMING the ends of records that are written ──────► │   while the disk here is at work; no answer
       │  ─── WANT   the ends of records that are durable here ─► │   one for all that were committed together
       │  ◄── HAVE   up to where these segments are durable ────  │
 
@@ -43,6 +45,8 @@ CLIENTS_MAX: Final = 1024
 """As many as there may be workers."""
 WANTED_MAX: Final = 10_000
 """Segments for which one client waits; one that asks for more is no worker of ours."""
+TAKES_COMING: Final = {0: 0}
+"""The entry of zeros."""
 _ENTRY: Final = struct.Struct("<QQ")
 
 
@@ -54,6 +58,7 @@ class Kind(IntEnum):
     READY = 3
     AWAY = 4
     FENCED = 5
+    COMING = 6
 
 
 def replication_name(destination: str) -> str:
@@ -106,6 +111,7 @@ class Desk:
         self._name = name
         self._state = Kind.AWAY
         self._clients: dict[int, _Client] = {}
+        self._coming: dict[int, int] = {}
         self._put_off: set[int] = set()
         """Segments of which nobody can have receipts for now."""
         self._poll = select.poll()
@@ -129,10 +135,11 @@ class Desk:
         if state is not self._state:
             self._state = state
             for client in list(self._clients.values()):
-                self._send(client, state)
+                self._send(client, state, TAKES_COMING)
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until somebody wants something that was neither granted nor put off, for so long; whether it is so."""
+        """Waits until somebody wants something that was neither granted nor put off, or has something to come, for so
+        long; whether it is so."""
         until_s = time.monotonic() + timeout_s
         while True:
             for fd, _ in self._poll.poll(max(0.0, until_s - time.monotonic()) * 1000):
@@ -140,9 +147,9 @@ class Desk:
                     self._accept()
                 elif fd in self._clients:
                     self._receive(self._clients[fd])
-            is_wanted = any(client.ends.keys() - self._put_off for client in self._clients.values())
-            if is_wanted or time.monotonic() >= until_s:
-                return is_wanted
+            is_due = bool(self._coming) or any(each.ends.keys() - self._put_off for each in self._clients.values())
+            if is_due or time.monotonic() >= until_s:
+                return is_due
 
     @property
     def has_clients(self) -> bool:
@@ -156,6 +163,11 @@ class Desk:
             for segment_id, end in client.ends.items():
                 ends[segment_id] = max(end, ends.get(segment_id, 0))
         return ends
+
+    def take_coming(self) -> dict[int, int]:
+        """By segment, the end up to which records have been written since the last call, durable here or not."""
+        coming, self._coming = self._coming, {}
+        return coming
 
     def put_off(self, segment_ids: Collection[int]) -> None:
         """Waits for these segments no more until somebody wants them anew, or until `renew`."""
@@ -200,7 +212,7 @@ class Desk:
         client = _Client(sock)
         self._clients[sock.fileno()] = client
         self._poll.register(sock, select.POLLIN)
-        self._send(client, self._state)
+        self._send(client, self._state, TAKES_COMING)
 
     def _receive(self, client: _Client) -> None:
         try:
@@ -210,6 +222,10 @@ class Desk:
             return
         except (OSError, StorageError):
             self._drop(client)
+            return
+        if kind is Kind.COMING and len(self._coming) + len(ends) <= WANTED_MAX:
+            for segment_id, end in ends.items():
+                self._coming[segment_id] = max(end, self._coming.get(segment_id, 0))
             return
         if kind is not Kind.WANT or len(client.ends) + len(ends) > WANTED_MAX:
             self._drop(client)

@@ -297,7 +297,7 @@ class Replication:
                         self._commit(destination, [*shipped, done])
                         shipped, committed = [], (self.status.shipped_bytes, self._clock_s())
                         self._tell("catching up")
-                    elif done.length == item.found.end:
+                    elif done.length >= item.found.end:
                         shipped.append(done)
             except Vanished:
                 whole = False
@@ -316,9 +316,16 @@ class Replication:
         fd = self._source.open(segment_id)
         try:
             self._files.fdatasync(fd)
-            while at < there.end:
+            sent_end = self._awaited.take_over(
+                segment_id, there.salt, lambda length, start: self._files.pread(fd, length, start)
+            )
+            at = max(at, sent_end)
+            end = max(at, there.end)
+            if at == sent_end == end:
+                yield Shipped(segment_id, there.salt, at, there.is_sealed and at == there.end)
+            while at < end:
                 try:
-                    data = self._files.pread(fd, self._rate_limiter.piece(min(PIECE_BYTES, there.end - at)), at)
+                    data = self._files.pread(fd, self._rate_limiter.piece(min(PIECE_BYTES, end - at)), at)
                 except OSError as error:
                     raise CorruptRecord(f"cannot be read: {error.strerror}", segment_id, at) from error
                 if not data:

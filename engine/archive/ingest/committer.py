@@ -73,8 +73,9 @@ class Committer:
             self._copies_at(durable_at).check()
 
     def held(self, durable_at: Durable, position: Position, done: Done) -> Done:
-        """`done`, but called with an outcome only when the record is elsewhere too."""
+        """`done`, but called with an outcome only when the record is elsewhere too. Call it before `submit`."""
         copy = self._copies_at(durable_at)
+        copy.expect(position)
 
         def hold(outcome: Outcome | EngineError) -> None:
             if isinstance(outcome, EngineError):

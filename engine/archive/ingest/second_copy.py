@@ -1,5 +1,6 @@
 """SecondCopy: holds answers back until their records are durable elsewhere too: at the replica, or in the bucket.
 
+    written here ─► COMING: it is sent while this disk is at work
     committed here ─► waits ─► HAVE (`archive.receipts`) ─► answered
                         └─ wait_s have passed: refused (A700, 503)
                         └─ the same, or who copies is away for GRACE_S, `when_away = "local"`: answered, counted
@@ -89,6 +90,10 @@ class SecondCopy:
         self._unasked: dict[int, int] = {}
         """Ends for the next message."""
         self._is_asking_due = False
+        self._coming: dict[int, int] = {}
+        self._is_telling_due = False
+        self._takes_coming = False
+        """Whether who copies understands COMING."""
         self._is_looking = False
         self._is_closed = False
         self.latency_s = Histogram(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -103,6 +108,16 @@ class SecondCopy:
             raise self._refusal(FENCED)
         if settings.when_away == "refuse" and self.away_s > settings.wait_s:
             raise self._refusal("does not take records")
+
+    def expect(self, position: Position) -> None:
+        """A record is written, and will be held when it is durable here: its bytes may be sent meanwhile."""
+        if self._state is not Kind.READY or not self._takes_coming:
+            return
+        self._coming[position.segment_id] = max(position.end, self._coming.get(position.segment_id, 0))
+        if not self._is_telling_due:  # the first one at once, since the loop may wait for the disk now
+            self._is_telling_due = True
+            self._loop.call_soon(self._tell_others)
+            self._tell()
 
     def hold(self, position: Position, release: Release) -> None:
         """Calls `release` when a record is elsewhere, which is durable here."""
@@ -259,6 +274,22 @@ class SecondCopy:
         except OSError as error:
             self._lost(os.strerror(error.errno or 0))
 
+    def _tell_others(self) -> None:
+        self._is_telling_due = False
+        self._tell()
+
+    def _tell(self) -> None:
+        coming, self._coming = self._coming, {}
+        if not coming or self._sock is None:
+            return
+        try:
+            for message in receipts.pack(Kind.COMING, coming):
+                self._sock.send(message)
+        except BlockingIOError:
+            pass  # who copies has enough to do
+        except OSError as error:
+            self._lost(os.strerror(error.errno or 0))
+
     def _receive(self) -> None:
         assert self._sock is not None
         try:
@@ -273,6 +304,7 @@ class SecondCopy:
             self._lost(str(error))
             return
         if kind is not Kind.HAVE:
+            self._takes_coming = bool(ends)
             self._turn(kind, "it cannot be reached" if kind is Kind.AWAY else FENCED)
             return
         self._turn(Kind.READY, "")

@@ -169,6 +169,7 @@ class Shipping:
             if desk.wait(min(left_s, STOP_LOOK_S)):
                 if not fails:
                     return
+                desk.take_coming()
                 desk.put_off(desk.wanted())
             elif not fails and time.monotonic() >= self._renew_s:
                 desk.renew()
@@ -237,6 +238,8 @@ class Shipping:
             self._bucket.found(datetime.now(UTC))
             tail.open()
             self._tail = tail
+        if self._desk is not None:
+            self._desk.take_coming()  # it is in the log: this step ships it
         try:
             self._facts.uploaded_bytes += tail.step(self._publisher.published.keys(), ship_keys=self._ship_keys_in_time)
             self._facts.tail_shipped_s = began_s
@@ -247,7 +250,10 @@ class Shipping:
 
     def _give_receipts(self, tail: Tail) -> None:
         desk = self._desk
-        if desk is None or not (wanted := desk.wanted()):
+        if desk is None:
+            return
+        desk.wait(0.0)  # what was sent while the disk was at work may be wanted by now
+        if not (wanted := desk.wanted()):
             return
         granted = tail.reached(wanted, self._publisher.published.keys())
         desk.grant(granted)

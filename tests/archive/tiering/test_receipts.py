@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from engine.archive.tiering.shipping import Shipping
 from engine.errors import StorageError
 from engine.index.format.types import Outcome
 from tests.archive.filled import contents, opened, uid
+from tests.archive.test_ahead import may_sync as may_sync
 from tests.archive.test_second_copy import AT_PEER, HERE, Server, replace_settings, served
 from tests.archive.tiering.stored import tail_of
 from tests.archive.tiering.test_shipping import _quick as _quick
@@ -57,6 +60,25 @@ def test_what_was_acknowledged_is_in_the_bucket_and_what_did_not_wait_is_lost(s3
         assert restored(s3, tmp_path) == {uid(1, 1, number) for number in range(1, 6)}
 
     assert with_shipping(s3, tmp_path, script) == {"second_copy_object_acknowledged": 5}
+
+
+def test_a_record_goes_to_the_bucket_while_the_disk_here_is_at_work(
+    s3: S3, tmp_path: Path, may_sync: threading.Event
+) -> None:
+    async def script(server: Server, shipping: Shipping) -> None:
+        assert (await server.store(1, AT_STORE)).outcome is Outcome.STORED
+        tail = shipping._tail
+        assert tail is not None
+        before = tail.shipped_bytes
+        may_sync.clear()
+        waiting = asyncio.get_running_loop().create_task(server.store(2, AT_STORE))
+        await server.until(lambda: tail.shipped_bytes > before)
+        assert not waiting.done()
+        may_sync.set()
+        assert (await waiting).outcome is Outcome.STORED
+        assert restored(s3, tmp_path) == {uid(1, 1, 1), uid(1, 1, 2)}
+
+    assert with_shipping(s3, tmp_path, script) == {"second_copy_object_acknowledged": 2}
 
 
 def test_an_answer_that_the_store_lost_costs_no_instance(s3: S3, tmp_path: Path) -> None:
