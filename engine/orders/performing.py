@@ -230,6 +230,9 @@ def _scheduled(work: Work, data_set: DataSet, items: Sequence[DataSet]) -> tuple
 
 
 def _steps_named(work: Work, order: int, named: linking.Named) -> list[int]:
+    """The steps of an order that a performed step names: by its ID, else those of the procedure with its ID or Study
+    Instance UID, else those of the only procedure, since modalities make UIDs of their own.
+    """
     procedure_id, step_id = named.requested[0]
     uids = ordering.study_uids_of(work.writing, order)
     steps = ordering.steps_of(work.writing, order)
@@ -240,7 +243,14 @@ def _steps_named(work: Work, order: int, named: linking.Named) -> list[int]:
             if step.scheduled_procedure_step_id == step_id
             and (not procedure_id or step.requested_procedure_id == procedure_id)
         ]
-    return [number for number, step in steps if uids.get(step.requested_procedure_id) == named.study_instance_uid]
+    of_procedure = [number for number, step in steps if procedure_id and step.requested_procedure_id == procedure_id]
+    of_study = [number for number, step in steps if uids.get(step.requested_procedure_id) == named.study_instance_uid]
+    if of_procedure or of_study:
+        return of_procedure or of_study
+    if procedure_id or len({step.requested_procedure_id for _, step in steps}) > 1:
+        work.warn("the performed step names no step of its order")
+        return []
+    return [number for number, _ in steps]
 
 
 def _move_steps(work: Work, uid: str, row: PerformedRow) -> None:
