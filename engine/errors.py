@@ -232,6 +232,39 @@ class Fenced(StorageFailed):
     """Another node has taken over what this one was writing. It sends no answer and writes no more; no disk is bad."""
 
 
+# several nodes ------------------------------------------------------------------------------------
+
+
+class ClusterError(EngineError):
+    """What the nodes of an archive agree on in PostgreSQL does not allow it or cannot be used; the message says why."""
+
+
+class ClusterUnreachable(ClusterError):
+    """PostgreSQL does not answer, or what answers must not be believed; a later attempt may succeed."""
+
+
+class UnknownOutcome(ClusterError):
+    """The connection ended during a change: it may have been made, or be made yet. Ask before repeating it."""
+
+
+class WrongNumber(ClusterError):
+    """A group does not have the number that follows in its chain; nothing was added."""
+
+    def __init__(self, message: str, last: int) -> None:
+        super().__init__(message)
+        self.last = last
+        """The number of the last group of the chain."""
+
+
+class ChainTrimmed(ClusterError):
+    """Groups that a follower asks for are no longer in PostgreSQL: it reads the sealed segments instead."""
+
+    def __init__(self, message: str, trimmed: int) -> None:
+        super().__init__(message)
+        self.trimmed = trimmed
+        """The number of the last group that is gone."""
+
+
 # index and archive -------------------------------------------------------------------------------
 
 

@@ -29,6 +29,7 @@ LEAVES = {"errors", "config", "metrics", "log", "guards", "sizes", "interpreter"
     "kept_log",
     "time_prefix",
     "tls",
+    "lease",
 }
 
 MAY_IMPORT: dict[str, set[str]] = {
@@ -50,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rate_limiter": set(),
     "delivery": set(),
     "sole_worker": {"errors", "log"},
+    "lease": set(),
     "totals": set(),
     "certificates": {"errors"},
     "tls": {"errors", "certificates"},
@@ -62,6 +64,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "storage": LEAVES,
     "keys": LEAVES | {"storage"},
     "objects": LEAVES | {"storage", "keys"},
+    "cluster": LEAVES | {"storage"},
     "ul": LEAVES | {"dicom"},
     "hl7": LEAVES,
     "fhir": LEAVES | {"dicom"},
@@ -101,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": LEAVES
     | {"totals", "prometheus", "access", "app", "doctor", "control", "archive", "index", "dicom", "net", "services"}
     | {"accounts", "audit", "exchange", "objects", "viewer", "certificates", "reports", "orders"}
-    | {"fhir", "hl7", "journal", "mapping", "messaging"},
+    | {"cluster", "fhir", "hl7", "journal", "mapping", "messaging"},
     "__main__": {"interpreter", "cli"},
     "_ext": set(),
 }

@@ -53,11 +53,12 @@ import orjson
 
 from engine import log
 from engine.archive import founding
-from engine.archive.leases import FileLeases, Leases
+from engine.archive.leases import FileLeases
 from engine.archive.sealing import Sealing
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.errors import StorageError
 from engine.keys.study_keys import StudyKeys
+from engine.lease import Leases
 from engine.storage.files import Files, replace_file
 from engine.storage.keyring import DataKey
 from engine.storage.segment_ids import SLOT_MAX, ListedIds

@@ -55,6 +55,7 @@ COMMANDS = {
     "replicate": "Keep a replica up to date; with --listen, receive one.",
     "promote": "Turn a replica into an archive of its own.",
     "object-store": "Check the bucket with a copy of the archive; publish, fetch.",
+    "cluster": "Show the nodes of an archive on several servers.",
     "scrub": "Verify all stored bytes and list damage.",
     "quarantine": "List quarantined instances; compare, export, readmit or drop them.",
     "commitments": "List undelivered storage commitment reports; retry or drop them.",

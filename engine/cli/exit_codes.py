@@ -49,6 +49,7 @@ _BY_ERROR: tuple[tuple[type[errors.EngineError], int], ...] = (
     (errors.IndexError_, UNAVAILABLE),
     (errors.ViewerError, UNAVAILABLE),
     (errors.OrdersError, UNAVAILABLE),
+    (errors.ClusterUnreachable, UNAVAILABLE),
 )
 
 

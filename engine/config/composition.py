@@ -36,6 +36,7 @@ from engine.archive.settings import (
     SecondCopySettings,
 )
 from engine.audit_settings import Audit
+from engine.cluster.settings import ClusterSettings
 from engine.config.peers import PeerBook, PeerSettings
 from engine.doctor.settings import Target
 from engine.exchange.settings import Route, Rule
@@ -130,6 +131,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
     scrub: Scrub = Scrub()
     object_store: ObjectStore = ObjectStore()
     second_copy: SecondCopySettings = SecondCopySettings()
+    cluster: ClusterSettings = ClusterSettings()
     reindex: Reindex = Reindex()
     quarantine: Annotated[Quarantine, FIXED] = Quarantine()
     commitment: Commitment = Commitment()

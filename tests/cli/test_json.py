@@ -147,6 +147,8 @@ ELSEWHERE = {
     "serve": "has no result",
     "changes": "needs a server that has run; see tests/archive/feed",
     "config example": "writes TOML",
+    "cluster init": "needs PostgreSQL; see tests/cli/test_cluster.py",
+    "cluster status": "needs PostgreSQL; see test_cluster",
     "object-store check": "needs a bucket; see tests/cli/test_object_store.py",
     "object-store fetch": "needs a bucket; see test_object_store",
     "object-store publish": "needs a bucket; see test_object_store",

@@ -15,6 +15,8 @@ from engine.web.errors import problem
         (errors.SegmentCold("in an archive class", 3600.4), "3601"),
         (errors.CatalogBehind("three groups are missing", 3), "5"),
         (errors.Fenced("another node has taken over"), "5"),
+        (errors.ClusterUnreachable("PostgreSQL does not answer"), "5"),
+        (errors.LeaseLost("the term is over"), "5"),
     ],
 )
 def test_bytes_that_cannot_be_read_now_are_asked_for_again_later(error: Exception, retry_after: str) -> None:

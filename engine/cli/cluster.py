@@ -1,0 +1,62 @@
+"""The part of `backend` for the nodes of an archive. Nothing here writes to the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from engine.config import Config
+
+if TYPE_CHECKING:
+    from engine.cluster.cluster import Cluster
+    from engine.cluster.nodes import Node
+
+
+def init(config: Config) -> dict[str, Any]:
+    """Makes the tables in PostgreSQL. Raises ConfigError, ClusterError, StorageError."""
+    with _cluster(config) as cluster:
+        is_new = cluster.init()
+        return {"tables": "made" if is_new else "there already", "warnings": cluster.database.look().warnings}
+
+
+def status(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
+    """The nodes, and what somebody has to look at. Raises ConfigError, ClusterError, StorageError."""
+    from engine.errors import ClusterUnreachable
+
+    with _cluster(config) as cluster:
+        cluster.check()
+        nodes = cluster.nodes.list()
+        troubles = []
+        for server in cluster.database.servers():
+            if isinstance(server, ClusterUnreachable):
+                troubles.append(str(server))
+            else:
+                troubles += server.warnings
+    return [_row(node, nodes) for node in nodes], troubles
+
+
+def _row(node: Node, nodes: Sequence[Node]) -> dict[str, Any]:
+    state = node.state if node.is_alive or node.state not in ("active", "draining") else "silent"
+    return {
+        "node": node.name,
+        "slot": node.slot,
+        "state": state,
+        "lease_s": round(node.lease_s, 1),
+        "epoch": node.epoch,
+        "last_number": node.number,
+        "behind": node.behind(nodes),
+        "clock_offset_s": None if node.clock_offset_s is None else round(node.clock_offset_s, 3),
+        "address": node.address,
+        "software": node.software,
+        "trimmed": node.trimmed,
+        "is_sealed": node.is_sealed,
+        "taken_by": node.taken_by,
+        "joined": node.joined.isoformat(),
+    }
+
+
+def _cluster(config: Config) -> Cluster:
+    from engine.archive.layout import existing
+    from engine.cluster.cluster import Cluster
+
+    return Cluster(config.cluster, existing(config.data).archive_id)
