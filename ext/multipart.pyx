@@ -270,6 +270,10 @@ cdef class Splitter:
         self.events = []
         return events
 
+    def waiting(self):
+        """What `take` would give, which is not taken, and whether the closing boundary is behind it."""
+        return self.events, self.stage == EPILOGUE
+
     def finish(self):
         """The body has ended; whether it may end here."""
         if self.needle_length == 0 and self.stage == CONTENT:

@@ -4,6 +4,8 @@
     handler calls `begin`     the held bytes are copied, the rest is received in place
     handler ends              the rest of the body is read and dropped
 
+The body of a short store begins without a handler (`quick_stores`); one that comes later goes on with its reader.
+
 A handler that is slower than its client makes the client wait: at most READ_AHEAD_BYTES are read before the handler
 asks for events. Bodies of unknown length (chunked) are read by aiohttp.
 """
@@ -33,6 +35,9 @@ class BodyConnection(Protocol):
     def body_ended(self, length: int) -> None:
         """Called when all `length` bytes of the body have been read from the socket."""
 
+    def part_ended(self) -> None:
+        """Called when a part of the body has been read, and more of it comes."""
+
 
 class DirectBody:
     """One body."""
@@ -46,7 +51,8 @@ class DirectBody:
         self._beginning = beginning
         self._remaining = length - len(beginning)
         """Bytes to read from the socket."""
-        self._reader: Reader | None = None
+        self.reader: Reader | None = None
+        """None before `begin` and after `drop`."""
         self._is_dropped = False
         self._since_asked = 0
         self._waiter: asyncio.Future[None] | None = None
@@ -55,17 +61,19 @@ class DirectBody:
 
     def begin(self, reader: Reader) -> None:
         """Writes the body to this reader from now on."""
-        self._reader = reader
+        self.reader = reader
         reader.expect(self.length)
         if self._beginning:
             reader.write(self._beginning)
             self._beginning = b""
+            if self._remaining and reader.has_part:
+                self._connection.part_ended()
 
     async def events(self) -> list[Event]:
         """The events since the last call; waits for one. Empty: the body has ended. Raises MultipartError."""
-        assert self._reader is not None
+        assert self.reader is not None
         self._since_asked = 0
-        while not (events := self._reader.events()) and self._remaining:
+        while not (events := self.reader.events()) and self._remaining:
             self._resume()
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
@@ -86,28 +94,30 @@ class DirectBody:
 
     def get_buffer(self, scratch: memoryview) -> Buffer:
         """The memory for the next bytes: the reader's, or `scratch` if the body is dropped."""
-        if self._reader is None:
+        if self.reader is None:
             assert self._is_dropped, "the body was read before `begin`"
             return scratch[: self._remaining]
-        buffer: Buffer = self._reader.get_buffer(0)
+        buffer: Buffer = self.reader.get_buffer(0)
         return buffer
 
     def buffer_updated(self, count: int) -> None:
         """Called when so many bytes were received."""
         self._remaining -= count
-        waiting = self._reader.buffer_updated(count) if self._reader is not None else 0
+        waiting = self.reader.buffer_updated(count) if self.reader is not None else 0
         if not self._remaining:
             self._connection.body_ended(self.length)
         else:
             self._since_asked += count
             if waiting and self._since_asked > READ_AHEAD_BYTES:
                 self.pause()  # without events the handler waits for us
+            if waiting > 1:
+                self._connection.part_ended()
         if (waiting or not self._remaining) and self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def drop(self) -> None:
         """Drops the rest of the body."""
-        self._reader, self._beginning, self._is_dropped = None, b"", True
+        self.reader, self._beginning, self._is_dropped = None, b"", True
         if self._remaining:
             self._resume()
 

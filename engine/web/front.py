@@ -51,6 +51,7 @@ from engine.web.live_status import LiveStatus
 from engine.web.multipart import BlockPool
 from engine.web.outlet import Outlet
 from engine.web.quick_frames import QuickFrames
+from engine.web.quick_stores import QuickStores
 from engine.web.request import Request, Writer
 from engine.web.route import Router
 from engine.web.routes import ROUTES
@@ -110,10 +111,11 @@ class WebFront:
         self._limits = RequestLimits(lambda: self._settings, engine.metrics, engine.loop.time)
         self.outlet = Outlet()
         self.audited = AuditedRequests(engine, self.routes)
+        self.blocks = BlockPool(engine.ingest_budget)
         self.quick = QuickFrames(self, self._limits, self.routes)
+        self.quick_stores = QuickStores(self, self._limits, self.routes)
         self._connections: dict[HttpConnection, None] = {}
         self._scratch = Scratch()
-        self._blocks = BlockPool(engine.ingest_budget)
         self._request_number = 0
         self._request_prefix = f"{os.getpid():x}-"
         self.authentication = Authentication(engine)
@@ -289,7 +291,7 @@ class WebFront:
         request.connection, request.outlet = protocol, self.outlet
         request.host_front, request.engine, request.changes = self, self.engine, self._changes
         request.commitments, request.authentication = self._commitments, self.authentication
-        request.direct_body, request.blocks = None, self._blocks
+        request.direct_body, request.blocks = None, self.blocks
         request.route_name, request.path_values, request.is_counted = _UNROUTED, {}, False
         request.search_parameters, request.target = None, SERVICE
         request.began_at, request.is_last = perf_counter(), message.upgrade
@@ -421,34 +423,40 @@ class WebFront:
         if not isinstance(request, Request) or not request.is_counted:
             return
         self._limits.leave(request.origin.client)
-        self.engine.metrics.http_request(request.origin.client)
         status = response.status if response is not None else 499
         seconds = perf_counter() - request.began_at
         if request.stream_after_s is not None:
             # Its length says nothing of us, and a client that leaves it is no failure.
             seconds, status = request.stream_after_s, HTTPStatus.OK
-        sent = request.writer.output_size
-        counters = self.engine.metrics.operation(self.name, request.route_name)
-        counters.observe(seconds, status >= 400, received_bytes=request.content.total_bytes, sent_bytes=sent)
+        received, sent = request.content.total_bytes, request.writer.output_size
+        self.audited.finished(request, status)
+        self.note_end(
+            request.origin.client, request.method, request.route_name, request.id, status, seconds, received, sent
+        )
+
+    def note_end(
+        self, client: str, method: str, route: str, request_id: str, status: int, seconds: float, received: int,
+        sent: int,
+    ) -> None:  # fmt: skip
+        """Counts and logs a request that is over."""
+        self.engine.metrics.http_request(client)
+        counters = self.engine.metrics.operation(self.name, route)
+        counters.observe(seconds, status >= 400, received_bytes=received, sent_bytes=sent)
         if status >= 400:
             self.engine.metrics.counters[f"http_answers_{status}"] += 1
-        self.audited.finished(request, status)
-        self._log(request, status, seconds, sent)
-
-    def _log(self, request: Request, status: int, seconds: float, sent: int) -> None:
         mode = self._settings.request_log
-        is_reading = request.method in cors.READING
+        is_reading = method in cors.READING
         if (mode == "none" or (is_reading and status < 400 and mode != "all")) and not logger.enabled("debug"):
             return
-        facts = {**self._facts(request), "status": status, "ms": round(seconds * 1000, 1), "sent": sent}
-        peer_logger = logger.about(request.origin.client)
+        facts = {"peer": client, "method": method, "route": route, "request_id": request_id, "status": status}
+        peer_logger = logger.about(client)
         if mode == "none":
             write = peer_logger.debug
         elif status >= 400:
             write = peer_logger.warning
         else:
             write = peer_logger.debug if is_reading and mode != "all" else peer_logger.info
-        write("request", **facts)
+        write("request", **facts, ms=round(seconds * 1000, 1), sent=sent)
 
     def _facts(self, request: Request) -> dict[str, object]:
         """The fields of a request for the log. Never log the URL, which may name a patient."""

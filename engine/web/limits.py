@@ -35,6 +35,9 @@ class RequestLimits:
         """Counts a request. Raises HttpError and does not count it when there are too many, if it `is_limited`."""
         if is_limited:
             self._check(client)
+        self._count_in(client)
+
+    def _count_in(self, client: str) -> None:
         self.count += 1
         self._by_client[client] += 1
 
@@ -52,10 +55,25 @@ class RequestLimits:
 
     def allows(self, client: str) -> bool:
         """Whether a request may be answered at once, without `enter`; if not, `enter` raises the reason."""
-        settings = self._settings()
-        if self.count >= settings.requests_max or self._by_client[client] >= settings.requests_per_client_max:
+        return self._has_room(client) and self.has_rate(client)
+
+    def enter_early(self, client: str) -> bool:
+        """Counts a request that is answered without `enter` if its body is a usual one; False: there are too many.
+
+        Ask `has_rate` before the answer. Otherwise call `leave`, and `enter` counts it again.
+        """
+        if not self._has_room(client):
             return False
-        return not self._rates.wait_s(client, 1, settings.requests_per_client_per_s_max, self._now())
+        self._count_in(client)
+        return True
+
+    def has_rate(self, client: str) -> bool:
+        """Whether the client may be answered once more in this second, which is then counted."""
+        return not self._rates.wait_s(client, 1, self._settings().requests_per_client_per_s_max, self._now())
+
+    def _has_room(self, client: str) -> bool:
+        settings = self._settings()
+        return self.count < settings.requests_max and self._by_client[client] < settings.requests_per_client_max
 
     def leave(self, client: str) -> None:
         """Removes a counted request that has ended."""

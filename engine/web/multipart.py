@@ -198,6 +198,30 @@ class Reader:
         """The events since the last call. Raises MultipartError."""
         return [self._event(fields) for fields in self._splitter.take()]
 
+    @property
+    def has_part(self) -> bool:
+        """Whether a part has ended whose events were not taken."""
+        return any(fields[0] == END for fields in self._splitter.waiting()[0])
+
+    def whole_parts(self) -> list[tuple[PartBegin, list[Piece]]] | None:
+        """The parts of a body that has arrived with its closing boundary, and their pieces.
+
+        None: it is no such body, or parts of it were taken before; `events` and `finish` say what it is.
+        """
+        waiting, has_ended = self._splitter.waiting()
+        if not has_ended or not waiting or waiting[0][0] != PART:
+            return None
+        parts: list[tuple[PartBegin, list[Piece]]] = []
+        for fields in waiting:
+            if fields[0] == PIECE:
+                parts[-1][1].append(Piece(fields[1], fields[2], fields[3]))
+            elif fields[0] == PART:
+                try:
+                    parts.append((_part_begin(fields[1]), []))
+                except MultipartError:
+                    return None
+        return parts
+
     def finish(self) -> list[Event]:
         """The last events, at the end of the body. Raises MultipartError if the body is incomplete."""
         is_whole = self._splitter.finish()

@@ -7,9 +7,7 @@ All other requests go through `front` and `wado_frames`, with the same answers: 
 and ranges, frames that must be decoded or read from disk, lists of frames, TLS, refused or logged requests, and
 connections with unsent bytes. If `answer` returns False, nothing was done.
 
-The terms are the evaluated headers: the client, whether it has access, and the accepted form. A client sends the same
-headers with each request, so that the last terms are kept. They are evaluated by the same functions as for other
-requests, on a `Request` made from the same message.
+The terms are the evaluated headers (`quick_terms`): the client, and the accepted form.
 """
 
 from __future__ import annotations
@@ -18,16 +16,14 @@ import re
 from dataclasses import dataclass, field
 from http import HTTPMethod
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
-from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http import HttpVersion11
 
 from engine import log
 from engine.access import Action
 from engine.errors import EngineError, NotAcceptable, for_log
-from engine.web import wado_frames
+from engine.web import quick_terms, wado_frames
 from engine.web.forms import choices_of, with_syntax
 from engine.web.multipart import Writer
 from engine.web.outlet import Connection
@@ -38,16 +34,11 @@ from engine.web.stored import url_under
 if TYPE_CHECKING:
     from aiohttp.http_parser import RawRequestMessage
 
-    from engine.access import Principal
-    from engine.accounts.proof import Proof
     from engine.archive.retrieve import Instance
-    from engine.runtime.engine import Engine
     from engine.web.accept import Choice
     from engine.web.audited import AuditedRequests
-    from engine.web.authentication import Authentication
     from engine.web.limits import RequestLimits
     from engine.web.outlet import Outlet
-    from engine.web.request import Request
     from engine.web.route import Route
     from engine.web.settings import Http
 
@@ -57,10 +48,9 @@ _UID: Final = "([0-9.]{1,64})"
 _PATH: Final = re.compile(f"{DICOMWEB}/studies/{_UID}/series/{_UID}/instances/{_UID}/frames/([1-9][0-9]{{0,8}})")
 
 _NOT_QUICK: Final = (
-    "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Expect",
-    "Content-Encoding", "Content-Length", "Transfer-Encoding", "X-Request-ID",
+    "Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since", "Content-Length",
 )  # fmt: skip
-"""Headers that request more than a frame, or differ with each request."""
+"""Headers that request more than a frame."""
 
 
 class Client(Connection, Protocol):
@@ -70,40 +60,17 @@ class Client(Connection, Protocol):
     """The terms of its last request for a frame."""
 
 
-class Host(Protocol):
+class Host(quick_terms.Host, Protocol):
     """What is needed of the front."""
 
-    engine: Engine
     outlet: Outlet
-    authentication: Authentication
     audited: AuditedRequests
-    is_draining: bool
-
-    def request_of(self, message: RawRequestMessage, connection: Any) -> Request:
-        """The request as other handlers see it."""
-
-    def check_host(self, request: Request, settings: Http) -> None:
-        """Raises HttpError for a name that is not ours."""
-
-    def finish_headers(self, request: Request, response: web.StreamResponse) -> None:
-        """Adds the headers that every answer has."""
-
-    def next_request_id(self) -> str:
-        """A new request ID."""
 
 
 @dataclass(slots=True)
-class Terms:
-    """The evaluated headers of requests on one connection."""
+class Terms(quick_terms.Terms):
+    """Those of requests for frames."""
 
-    raw_headers: tuple[tuple[bytes, bytes], ...]
-    settings: Http
-    """In force when the headers were evaluated."""
-    client: str
-    principal: Principal
-    proof: Proof | None
-    """The session that proves it."""
-    root: str
     choices: list[Choice]
     lines: str
     """Header lines of every answer."""
@@ -208,24 +175,17 @@ class QuickFrames:
 
     def _terms_of(self, connection: Client, message: RawRequestMessage, settings: Http) -> Terms | None:
         """The terms; None: `front` must answer, since the request needs more, is refused, or is logged."""
-        headers = message.headers
-        if message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
-            return None
-        if any(name in headers for name in _NOT_QUICK):
+        if not quick_terms.is_usual(message, _NOT_QUICK):
             return None
         if settings.request_log == "all" or logger.enabled("debug"):
             return None
-        request = self._host.request_of(message, connection)
         try:
-            self._host.check_host(request, settings)
+            request, proof = quick_terms.request_of(self._host, message, connection, settings)
             choices = choices_of(request, wado_frames.ONE_OFFERS)
-            proof = self._host.authentication.identify_at_once(request)
         except EngineError:
             return None
-        response = web.StreamResponse(headers={"Cache-Control": IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"})
-        self._host.finish_headers(request, response)
-        del response.headers["X-Request-ID"]
-        lines = "".join(f"{name}: {value}\r\n" for name, value in response.headers.items())
+        headers = {"Cache-Control": IMMUTABLE, "Vary": VARY, "Accept-Ranges": "bytes"}
+        lines = quick_terms.lines_of(self._host, request, headers)
         origin = request.origin
         return Terms(
             message.raw_headers, settings, origin.client, request.principal, proof, origin.root, choices, lines

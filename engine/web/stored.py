@@ -114,7 +114,12 @@ def url_under(root: str, instance: Instance) -> str:
 
 def root_of(request: Request) -> str:
     """The part of study URLs before `/studies`."""
-    return request.root + DICOMWEB
+    return root_under(request.root)
+
+
+def root_under(root: str) -> str:
+    """The same; `root` as of `Request`."""
+    return root + DICOMWEB
 
 
 def identity_of(instance: Instance) -> str:

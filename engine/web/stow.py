@@ -63,10 +63,14 @@ class _Body:
     def __init__(self, request: Request, boundary: str) -> None:
         """`boundary`: "" if the body is one file."""
         self._request = request
-        self._reader = Reader(boundary, request.blocks)
         self._has_ended = False
-        if request.direct_body is not None:
-            request.direct_body.begin(self._reader)
+        direct = request.direct_body
+        if direct is not None and direct.reader is not None:
+            self._reader = direct.reader  # `quick_stores` has begun
+            return
+        self._reader = Reader(boundary, request.blocks)
+        if direct is not None:
+            direct.begin(self._reader)
 
     @property
     def part_count(self) -> int:
@@ -122,7 +126,7 @@ async def _store_parts(
             for event in events:
                 if isinstance(event, PartBegin):
                     part_type = event.content_type or default_type
-                    if part_type is None or _is_file(part_type, default_type, has_models=models is not None):
+                    if part_type is None or is_file(part_type, default_type, has_models=models is not None):
                         uploads.begin()
                         sink = uploads
                     elif models is not None or part_type.name in METADATA_TYPES:
@@ -149,7 +153,7 @@ async def _store_parts(
         response.failed("", "", Reason.CANNOT_UNDERSTAND)
 
 
-def _is_file(content_type: MediaType, default_type: MediaType | None, *, has_models: bool) -> bool:
+def is_file(content_type: MediaType, default_type: MediaType | None, *, has_models: bool = False) -> bool:
     """Whether a part is a DICOM file; application/octet-stream counts if the multipart header allows files."""
     if content_type.name == DICOM:
         return True

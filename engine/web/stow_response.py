@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -147,7 +147,7 @@ class StoreResponse:
         headers = {"Content-Type": media_type}
         if self.status == HTTPStatus.SERVICE_UNAVAILABLE:
             headers["Retry-After"] = str(RETRY_S)
-        texts = self._xml if media_type.endswith("xml") else self._json
+        texts = self._texts(media_type)
         if not any(items.is_long for items in (self._failed, self._stored, self._others)):
             return web.Response(status=self.status, body=b"".join(texts()), headers=headers)
         response = web.StreamResponse(status=self.status, headers=headers)
@@ -159,7 +159,14 @@ class StoreResponse:
         await response.write_eof()
         return response
 
+    def body(self, media_type: str) -> bytes:
+        """The body of the HTTP response, for a short one."""
+        return b"".join(self._texts(media_type)())
+
     # -- inside ---------------------------------------------------------------------------------
+
+    def _texts(self, media_type: str) -> Callable[[], Iterator[bytes]]:
+        return self._xml if media_type.endswith("xml") else self._json
 
     @property
     def _retrieve_url(self) -> dict[str, Any]:

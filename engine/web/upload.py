@@ -27,11 +27,14 @@ from engine.runtime.store_recorder import StoreRecorder
 from engine.web.stow_response import Reason, StoreResponse, reason_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
     from typing_extensions import Buffer
 
     from engine.access import Principal
     from engine.archive.ingest.stream import StreamIngest
     from engine.runtime.engine import Engine
+    from engine.web.multipart import Piece
 
 logger = log.get("web.stow")
 
@@ -100,6 +103,7 @@ class Uploads:
         self._requests: dict[tuple[str, str], StoreRequest] = {}
         """By transfer syntax and SOP class, which nearly all files of a request share."""
         self._unanswered = 0
+        self._when_settled: Callable[[], None] | None = None
         self._next_answer: asyncio.Future[None] | None = None
         self._file: _File | None = None
 
@@ -116,14 +120,7 @@ class Uploads:
         assert file is not None
         if file.error is not None:
             return
-        self._gather(file, data)
-        if file.request is not None:
-            file.length += len(data)
-            file.crc = crc if file.summed_from >= 0 else crc32c(data, file.crc)
-        else:
-            file.summed_from, file.crc = summed_from, crc
-            if file.held >= part10.FILE_META_BYTES_MAX:
-                self._read_meta(file)
+        self._take(file, data, summed_from, crc)
         if file.length > self._data_set_bytes_max:
             self._drop(file, InstanceRefused("out of resources: the data set is too long", Refusal.OUT_OF_RESOURCES))
         elif file.stream is not None:
@@ -136,6 +133,28 @@ class Uploads:
 
     async def end(self) -> None:
         """Ends the file. Waits while too many instances are unanswered."""
+        self._end()
+        while self._unanswered >= UNANSWERED_MAX:
+            await self._wait_for_answer()
+
+    def offer_all(self, files: Iterable[Sequence[Piece]], when_settled: Callable[[], None]) -> None:
+        """Stores some short files that are in memory; no other one follows. Calls back when all are answered.
+
+        None is longer than one that is stored whole.
+        """
+        for pieces in files:
+            self.begin()
+            file = self._file
+            assert file is not None
+            for view, summed_from, crc in pieces:
+                if file.error is None:
+                    self._take(file, view, summed_from, crc)
+            self._end()
+        self._when_settled = when_settled
+        self._is_over = True
+        self._settle_if_over()
+
+    def _end(self) -> None:
         file, self._file = self._file, None
         assert file is not None
         if file.error is None and file.request is None:
@@ -149,8 +168,6 @@ class Uploads:
             self._offer(file)
         else:
             guards.watch(self._engine.loop.create_task(self._finish(file, file.stream)), "upload")
-        while self._unanswered >= UNANSWERED_MAX:
-            await self._wait_for_answer()
 
     def refuse(self, error: EngineError, sop_class_uid: str, sop_instance_uid: str) -> None:
         """Records an instance that cannot be stored, without a file."""
@@ -164,7 +181,7 @@ class Uploads:
     def abandon(self) -> None:
         """Drops an incomplete file. No other one follows."""
         self._is_over = True
-        self._record()
+        self._settle_if_over()
         file, self._file = self._file, None
         if file is not None:
             self._give_back(file)
@@ -172,6 +189,16 @@ class Uploads:
                 guards.watch(self._engine.loop.create_task(_abort(file.stream, file.writing)), "upload")
 
     # -- inside ---------------------------------------------------------------------------------
+
+    def _take(self, file: _File, data: bytes | memoryview, summed_from: int, crc: int) -> None:
+        self._gather(file, data)
+        if file.request is not None:
+            file.length += len(data)
+            file.crc = crc if file.summed_from >= 0 else crc32c(data, file.crc)
+        else:
+            file.summed_from, file.crc = summed_from, crc
+            if file.held >= part10.FILE_META_BYTES_MAX:
+                self._read_meta(file)
 
     def _gather(self, file: _File, data: bytes | memoryview) -> None:
         length = len(data)
@@ -310,7 +337,7 @@ class Uploads:
             self._next_answer.set_result(None)
         self._engine.metrics.store_latency_s.observe(perf_counter() - file.began_at)
         self._note(file, answer)
-        self._record()
+        self._settle_if_over()
 
     async def _wait_for_answer(self) -> None:
         self._next_answer = self._engine.loop.create_future()
@@ -334,11 +361,16 @@ class Uploads:
             warning = Reason.DOES_NOT_MATCH_SOP_CLASS
         self._response.stored(class_uid, uid, answer.study_instance_uid, answer.series_instance_uid, warning)
 
-    def _record(self) -> None:
+    def _settle_if_over(self) -> None:
         """Records what was stored, once, when no further answer comes."""
-        if self._is_over and not self._unanswered and self._counts:
+        if not self._is_over or self._unanswered:
+            return
+        if self._counts:
             counts, self._counts = self._counts, {}
             self._engine.audit_trail.received(self._act, counts)
+        when_settled, self._when_settled = self._when_settled, None
+        if when_settled is not None:
+            guards.call("the answer to a store", when_settled)
 
     def _note_refusal(self, error: EngineError, class_uid: str, uid: str) -> None:
         reason = reason_of(error)

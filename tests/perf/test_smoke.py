@@ -217,6 +217,12 @@ def test_the_bare_sender_sends_what_the_sink_takes() -> None:
     assert len([line for line in shown.splitlines() if line.startswith(("| ct", "| mr"))]) == 4
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_bare_server_answers_every_request() -> None:
+    shown = run_program("bare_http", "--smoke")
+    assert len([line for line in shown.splitlines() if line.startswith(("| read", "| sendfile"))]) == 2
+
+
 @pytest.mark.skipif(shutil.which("perf") is None, reason="Linux perf is not installed")
 def test_a_profile_names_the_interpreter() -> None:
     assert "interpreter" in run_program("profile", "--smoke", "--case", "get")
