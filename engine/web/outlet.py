@@ -1,7 +1,10 @@
-"""Sends from the page cache into a client's socket with one read and one send, past asyncio's transport.
+"""Sends from the page cache into a client's socket, past asyncio's transport.
 
 This is possible while the transport has nothing to write, and without TLS. Nothing here blocks: bytes that the kernel
 does not accept at once are written to the transport.
+
+    fill     one read, one send: for what is checked, encrypted or short
+    refer    sendfile: nobody reads the bytes, and their pages go from the page cache to the network
 
 All connections of a process share one buffer: the bytes of a message are still in the processor's cache when the kernel
 copies them, and the next message is read to the same place.
@@ -11,18 +14,25 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from engine import log
 from engine._ext.send_buffer import SendBuffer
-from engine.errors import CorruptRecord, StorageError
+from engine.errors import CorruptRecord, StorageError, for_log
 
 if TYPE_CHECKING:
     import asyncio
 
     from engine.archive.retrieve import StoredInstance
 
+logger = log.get("web.outlet")
+
 UNSENT_BYTES_MAX: Final = 1 << 20
 """Bytes of answers that the kernel has not accepted, above which a handler waits."""
 MESSAGE_BYTES_MAX: Final = UNSENT_BYTES_MAX
 """The maximum of one message, since the kernel may accept none of its bytes."""
+
+
+REFERRED_BYTES_MIN: Final = 32 << 10
+"""Of a file: a shorter copy costs less than the system calls for what is around it."""
 
 
 class Connection(Protocol):
@@ -64,8 +74,20 @@ class Outlet:
             return stored.fill_cached([self._buffer.lay_out(before, count, after)], offset)
         return self._buffer.fill(before, segment.fd, position.payload_offset + offset, count, after)
 
+    def refer(self, before: bytes, stored: StoredInstance, offset: int, count: int, after: bytes) -> bool:
+        """As `fill`, for a message whose checksum is not asked for: the bytes are not read if they are many."""
+        position = stored.instance.position
+        if count >= REFERRED_BYTES_MIN and not position.is_encrypted:
+            try:
+                segment = stored.segment()
+            except (CorruptRecord, StorageError):
+                return False
+            if self._buffer.refer(before, segment.fd, position.payload_offset + offset, count, after):
+                return True
+        return self.fill(before, stored, offset, count, after)
+
     def crc(self) -> int:
-        """The checksum of the data set's bytes in the message."""
+        """The checksum of the data set's bytes in the message, after `fill`."""
         return self._buffer.crc()
 
     def send(self, connection: Connection) -> int:
@@ -73,6 +95,12 @@ class Outlet:
         buffer = self._buffer
         sent = buffer.send(connection.socket_fd)
         if sent < buffer.length:
-            assert connection.transport is not None
-            connection.transport.write(buffer.rest(sent))
+            transport = connection.transport
+            assert transport is not None
+            try:
+                transport.write(buffer.rest(sent))
+            except OSError as error:
+                logger.error("answer aborted", error=for_log(error))
+                transport.abort()
+                return sent
         return buffer.length

@@ -156,7 +156,7 @@ class QuickFrames:
         ).encode() + before
         if not self._outlet.fits(len(head) + length + len(after)):
             return False
-        return self._outlet.fill(head, stored, offset, length, after)
+        return self._outlet.refer(head, stored, offset, length, after)
 
     def _form(self, terms: Terms, stored_uid: str) -> tuple[Choice, str] | None:
         """The form in which stored frames of a transfer syntax are sent; None: they must be converted."""
