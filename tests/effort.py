@@ -68,6 +68,11 @@ def some(cases: Sequence[Case], stride: int) -> Sequence[Case]:
     return cases if ALL else part(cases, stride, seed("EFFORT"))
 
 
+def one_half(cases: Sequence[Case]) -> Sequence[Case]:
+    """The first or the second half, so that neighbours which differ stay together; all of the cases with --all."""
+    return cases if ALL else one_of(cases[: len(cases) // 2], cases[len(cases) // 2 :])[0]
+
+
 def one_of(*cases: Case) -> Sequence[Case]:
     """One of the cases, another with each commit; all of them with --all."""
     return cases if ALL else part(cases, len(cases), seed("EFFORT"))

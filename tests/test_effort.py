@@ -38,3 +38,13 @@ def test_the_whole_run_and_a_run_of_named_tests_leave_nothing_out(monkeypatch: p
     monkeypatch.setattr(effort, "ROTATES", True)
     monkeypatch.setattr(effort, "ALL", True)
     assert all(whose_turn(monkeypatch, seed, 1) == set(NAMES) for seed in range(3))
+
+
+def test_the_halves_of_two_commits_are_all_cases_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    halves = []
+    for seed in (4, 5):
+        monkeypatch.setenv("FILMROOM_EFFORT_SEED", str(seed))
+        halves.append(list(effort.one_half(range(7))))
+    assert halves == [[0, 1, 2], [3, 4, 5, 6]]
+    monkeypatch.setattr(effort, "ALL", True)
+    assert list(effort.one_half(range(7))) == [*range(7)]

@@ -20,6 +20,7 @@ from engine.storage.recovery import recover_segment
 from engine.storage.segment import Damage, list_segments
 from engine.storage.segment_log import SegmentLog
 from engine.storage.segment_store import LocalSegments
+from tests import effort
 from tests.faulty_files import PowerCut, SimulatedDisk
 
 DIRECTORY = "D"
@@ -128,7 +129,7 @@ def call_count(seed: int, **options: bool) -> int:
     ("allocate", "prewrite", "encrypted"),
     [(True, False, False), (False, False, False), (True, True, False), (True, False, True), (True, True, True)],
 )
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", effort.some(range(6), 3))
 def test_a_power_cut_at_every_call_loses_nothing_that_was_synced(
     seed: int, allocate: bool, prewrite: bool, encrypted: bool
 ) -> None:

@@ -26,6 +26,7 @@ from engine.index.format.entry import Entry
 from engine.index.format.types import ArrivalFact, Level, Order, PlacedMatch, Query, Root
 from engine.index.query import access, candidates, in_scope, kept_places, ordering
 from engine.index.query.explanation import Explanation
+from tests import effort
 from tests.index.entries import ROOT, Tail, entry, tombstone
 
 TODAY = date.today()
@@ -218,7 +219,7 @@ def answers(index: Catalog, query: Query, scope: Scope) -> tuple[list[dict[int, 
     return matches, explanation.beyond
 
 
-@pytest.fixture(scope="module", params=range(3))
+@pytest.fixture(scope="module", params=effort.one_of(0, 1, 2))
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     rng = random.Random(request.param)
     made = studies(rng)
