@@ -71,6 +71,8 @@ class Table(Generic[Row]):
 
     def __init__(self, name: str, handle: Any, row: type[Row]) -> None:
         self.name = name
+        self.number = TABLES.index(name) if name in _ROWS else -1
+        """In the log; -1: it is not in it."""
         self.handle = handle
         self._decoder = msgspec.msgpack.Decoder(row)
 

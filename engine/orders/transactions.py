@@ -15,7 +15,7 @@ import msgspec
 
 from engine.orders.names import KEY_BYTES_MAX, derived, id_key
 from engine.orders.rows import AskedRow, ChannelRow
-from engine.orders.tables import TABLES, Row, Table, Tables
+from engine.orders.tables import Row, Table, Tables
 from engine.orders.workitems.facts import Facts
 
 GONE_MAX: Final = 100_000
@@ -74,8 +74,17 @@ class Reading:
         """The ids that a key of `names` leads to. `prefix`: without its NUL."""
         start = prefix + b"\0"
         length = len(start) + 8
-        keys = (key for key, _ in self._scan(self.database.names, start))
-        return [int.from_bytes(key[-8:], "big") for key in keys if len(key) == length]
+        found: list[int] = []
+        with self._txn.cursor(db=self.database.names) as cursor:
+            is_there = cursor.set_range(start)
+            while is_there:
+                key = cursor.key()
+                if not key.startswith(start):
+                    break
+                if len(key) == length:
+                    found.append(int.from_bytes(key[-8:], "big"))
+                is_there = cursor.next()
+        return found
 
     def linked(self, order: int) -> list[str]:
         """The Study Instance UIDs of the links of an order that are in force."""
@@ -198,7 +207,7 @@ class Writing(Reading):
         self._txn.put(key, raw, db=table.handle)
         if table is self.database.workitems and not self.is_replay:
             self.database.workitem_index.put(self._txn, key, row)
-        self.changes.append((TABLES.index(table.name), key, raw))
+        self.changes.append((table.number, key, raw))
 
     def delete(self, table: Table[Any], key: bytes) -> None:
         """Removes a row."""
@@ -208,7 +217,7 @@ class Writing(Reading):
             self._txn.delete(key, db=table.handle)
             if table is self.database.workitems and not self.is_replay:
                 self.database.workitem_index.put(self._txn, key, None)
-            self.changes.append((TABLES.index(table.name), key, None))
+            self.changes.append((table.number, key, None))
 
     def index_workitems(self) -> None:
         """After a replay, which leaves it out: a workitem may have many states, and only the last counts."""
@@ -271,10 +280,14 @@ class Writing(Reading):
             self._txn.put(aet, msgspec.msgpack.encode(row), db=channels.handle)
 
     def _rederive(self, before: set[tuple[str, bytes, bytes]], after: set[tuple[str, bytes, bytes]]) -> None:
+        if before == after:
+            return
         handles = {"names": self.database.names, "days": self.database.days}
-        kept = {(name, key) for name, key, _ in after}
-        for name, key, _ in before - after:
-            if (name, key) not in kept:
-                self._txn.delete(key, db=handles[name])
-        for name, key, value in after - before:
+        if before:
+            kept = {(name, key) for name, key, _ in after}
+            for name, key, _ in before - after:
+                if (name, key) not in kept:
+                    self._txn.delete(key, db=handles[name])
+            after = after - before
+        for name, key, value in after:
             self._txn.put(key, value, db=handles[name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -35,6 +36,7 @@ KINDS_OF: Mapping[str, tuple[str, ...]] = {
 ANNOUNCEMENTS_MAX = 100_000
 """The most announcements that are kept; the oldest gives way, and whoever has not read it learns that."""
 
+_NOT_IN_KEYS = re.compile(r"[\x00-\x1f\\]")
 TEXT_MAX = 10_240
 """Characters of one value: the limit of LT (PS3.5 6.2)."""
 
@@ -164,7 +166,7 @@ def check_identifier(identifier: Identifier, what: str) -> None:
     value = identifier.value
     if not value.strip():
         raise refuse(f"{what} is empty", RefusalReason.INVALID)
-    if len(value.encode()) > KEY_BYTES_MAX or any(character < " " or character == "\\" for character in value):
+    if len(value.encode()) > KEY_BYTES_MAX or _NOT_IN_KEYS.search(value) is not None:
         raise refuse(f"{what} is too long or has control characters", RefusalReason.INVALID)
 
 
@@ -186,9 +188,9 @@ def merged(
     known: StoredAttributes, update: Attributes, keywords: frozenset[str], *, snapshot: bool = False
 ) -> tuple[StoredAttributes, list[str]]:
     """The attributes after an update, and the keywords that changed. Raises UpdateRefused for an unknown keyword."""
-    unknown = sorted(set(update) - keywords)
-    if unknown:
-        raise refuse(f"{unknown[0]} is nothing that can be said here", RefusalReason.INVALID)
+    if not update.keys() <= keywords:
+        unknown = min(set(update) - keywords)
+        raise refuse(f"{unknown} is nothing that can be said here", RefusalReason.INVALID)
     result = dict(known)
     for keyword, value in update.items():
         stored = _stored(keyword, value)
@@ -199,13 +201,22 @@ def merged(
     if snapshot:
         for keyword in set(result) - set(update):
             del result[keyword]
+    if not known:
+        return result, sorted(result)
     changed = [keyword for keyword in sorted({*known, *result}) if known.get(keyword) != result.get(keyword)]
     return result, changed
 
 
 def _stored(keyword: str, value: Value) -> StoredValue:
-    texts = (value,) if isinstance(value, str) else value
-    for text in texts:
-        if isinstance(text, str) and (len(text) > TEXT_MAX or "\0" in text or "\x1b" in text):
-            raise refuse(f"the value of {keyword} is too long or has control characters", RefusalReason.INVALID)
-    return value.strip() if isinstance(value, str) else tuple(value)
+    if isinstance(value, str):
+        _check_text(keyword, value)
+        return value.strip()
+    for text in value:
+        if isinstance(text, str):
+            _check_text(keyword, text)
+    return tuple(value)
+
+
+def _check_text(keyword: str, text: str) -> None:
+    if len(text) > TEXT_MAX or "\0" in text or "\x1b" in text:
+        raise refuse(f"the value of {keyword} is too long or has control characters", RefusalReason.INVALID)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from engine.dicom import tags
@@ -13,7 +15,7 @@ from engine.orders.entry import Entry
 from engine.orders.registry import Orders
 from engine.orders.settings import Worklist
 from engine.orders.values import Identifier, PatientMerge
-from tests.orders.conftest import HOSPITAL, RIS, order, patient, step
+from tests.orders.conftest import HOSPITAL, RIS, Unsynced, opening, order, patient, step
 
 LONG = "X" * 450
 NAMES = {
@@ -22,8 +24,14 @@ NAMES = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def named(orders: Orders) -> Orders:
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orders]:
+    """Nobody changes it."""
+    for open_ in opening(tmp_path_factory.mktemp("named"), Unsynced()):
+        yield filled(open_())
+
+
+def filled(orders: Orders) -> Orders:
     for count, (number, name) in enumerate(NAMES.items()):
         steps = [step(f"S{count}", date=f"2026120{count % 3 + 1}"), step(f"T{count}", date="20270101")]
         orders.apply(order(f"A{count}", patient(number, name), *steps), RIS)
@@ -68,7 +76,8 @@ def test_a_walk_over_names_finds_what_a_walk_over_steps_finds(
     assert found(named, question(name, "20261201-20261203"))[0] == expected[::2]
 
 
-def test_a_name_leads_to_the_patient_who_has_it_now(named: Orders) -> None:
+def test_a_name_leads_to_the_patient_who_has_it_now(orders: Orders) -> None:
+    named = filled(orders)
     assert found(named, question("doe*"))[0] == ["P6", "P6"]
     named.apply(patient("P6", "Roe^Jane"), RIS)
     assert found(named, question("doe*"))[0] == []
