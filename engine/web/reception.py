@@ -90,6 +90,9 @@ class Reception(RequestHandler):
         self._held_body: DirectBody | None = None
         """The same body, until its request is created."""
         self._held_payload: Any = None
+        self._last_path = b""
+        self._takes_body = False
+        """Whether a POST to that path takes its body itself: a sender names the same one each time."""
         self.peer_host = ""
         self.socket_fd = -1
         """The descriptor for writes past the transport while `is_direct`; -1: there is none."""
@@ -272,7 +275,9 @@ class Reception(RequestHandler):
         if end < len(_HEAD_END) or not _HAS_LENGTH.search(data, 0, end):
             return 0
         path = data[len(b"POST ") : data.find(b"\r\n")].partition(b" ")[0]
-        return end if self._front.takes_body(path.decode("latin-1")) else 0
+        if path != self._last_path:
+            self._last_path, self._takes_body = path, self._front.takes_body(path.decode("latin-1"))
+        return end if self._takes_body else 0
 
     def _direct_length(self) -> int:
         """The length of the body of the request whose head was just parsed; 0 if the parser must read it."""
