@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from engine import log
 from engine.cluster import wake
 from engine.cluster.database import Database
+from engine.cluster.unsigned import signed, unsigned
 from engine.errors import ChainTrimmed, ClusterError, ClusterUnreachable, UnknownOutcome, WrongNumber
 from engine.storage.chain import Group
 
@@ -32,7 +33,6 @@ GROUPS_READ = 256
 """Groups read at once."""
 READ_BYTES = 16 << 20
 """Bytes of heads read at once: about 20 000 records."""
-_U64 = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ class Chains:
     def _append(self, epoch: int, group: Group, record_count: int, heads: bytes) -> None:
         self._database.change(
             "select filmroom.chain_append(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %b)",
-            [self._archive, group.slot, epoch, group.number, _signed(group.segment_id), _signed(group.salt),
+            [self._archive, group.slot, epoch, group.number, signed(group.segment_id), signed(group.salt),
              group.start, group.end, group.is_sealed, record_count, heads],
         )  # fmt: skip
 
@@ -175,9 +175,4 @@ class Chains:
 
 
 def _group(number: int, segment: int, salt: int, start: int, end: int, is_sealed: bool) -> Group:
-    return Group(number, segment & _U64, salt & _U64, start, end, is_sealed)
-
-
-def _signed(value: int) -> int:
-    """A u64 as a bigint with the same bits."""
-    return value - (1 << 64) if value >= 1 << 63 else value
+    return Group(number, unsigned(segment), unsigned(salt), start, end, is_sealed)

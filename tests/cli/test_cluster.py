@@ -56,6 +56,12 @@ def test_without_a_database_it_says_what_to_set(capsys: pytest.CaptureFixture[st
     assert code == exit_codes.CONFIGURATION and "[cluster] names no database" in err
 
 
+def test_a_server_that_would_not_join_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "filmroom.toml").write_text('[cluster]\ndatabase = "host=nowhere"\nnode = "one"\n')
+    code, _, err = run(capsys, "serve")
+    assert code == exit_codes.CONFIGURATION and "do not join" in err
+
+
 def test_a_database_that_does_not_answer_is_unavailable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], filled: None
 ) -> None:

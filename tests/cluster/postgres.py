@@ -17,7 +17,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -104,6 +104,8 @@ class Postgres:
             try:
                 psycopg.connect(self.words("postgres"), connect_timeout=10).close()
             except psycopg.OperationalError:
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(0.03)
                 continue
             return
 
