@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 WIDTH, HEIGHT = 440, 210
-LEFT, RIGHT, TOP, BOTTOM = 50, 22, 26, 36
+# At the left there is room for 100 000 ms, a latency of a server that falls behind.
+LEFT, RIGHT, TOP, BOTTOM = 64, 22, 26, 36
 TICKS = 5
 
 

@@ -259,9 +259,10 @@ def _server_charts(samples: Sequence[Sample], warm_s: float | None) -> str:
         "<h3>Server, generator and machine</h3>\n<div class=charts>"
         + drawn("Processors", "busy processors", 1, ("server", "server_cores"), ("generator", "generator_cores"),
                 ("whole machine", "machine_cores"))
-        + drawn("Memory", "MB", 1e6, ("server", "server_memory_bytes"), ("generator", "generator_memory_bytes"))
-        + drawn("Open files of the server", "files", 1, ("server", "server_descriptor_count"))
-        + drawn("Delay by the generator itself", "ms (p99)", 1, ("generator", "generator_lag_p99_ms"))
+        + drawn("Memory", "memory, MB", 1e6, ("server", "server_memory_bytes"), ("generator", "generator_memory_bytes"))
+        + drawn("Open files of the server", "open files of the server", 1, ("server", "server_descriptor_count"))
+        + drawn("Delay by the generator itself", "delay by the generator itself, ms (p99)", 1,
+                ("generator", "generator_lag_p99_ms"))
         + "</div>\n"
     )  # fmt: skip
 

@@ -110,6 +110,13 @@ def test_hl7_messages_are_answered() -> None:
     assert "connections 16" in run_program("load_hl7", "--smoke")
 
 
+def test_pages_that_stay_open_are_watched(tmp_path: Path) -> None:
+    result = tmp_path / "pages.json"
+    assert "studies arrived" in run_program("open_page", "--smoke", "--json", str(result))
+    looks = json.loads(result.read_text())["open_page"]
+    assert looks.keys() == {"list", "health"} and all(look["nodes"] for each in looks.values() for look in each)
+
+
 def test_queries_of_an_archive_and_of_peers_stand_in_one_table(tmp_path: Path) -> None:
     data = tmp_path / "archive"
     run_program("fill", "--direct", str(data), "--studies", "20", "--long-series", "30")
