@@ -8,6 +8,8 @@ from pathlib import Path
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
+from tests import plain_part10
+
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ROOT = "1.2.826.0.1.3680043.10.1599.99"
@@ -72,7 +74,12 @@ def instance(
 
 
 def encoded(ds: Dataset) -> bytes:
-    """The data set's bytes, without file meta."""
+    """The data set's bytes, without file meta, as pydicom writes them."""
+    plain = plain_part10.data_set(ds)
+    return encoded_by_pydicom(ds) if plain is None else plain
+
+
+def encoded_by_pydicom(ds: Dataset) -> bytes:
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
 
@@ -85,7 +92,13 @@ def encoded(ds: Dataset) -> bytes:
 
 
 def part10(ds: Dataset) -> bytes:
-    """A whole Part 10 file."""
+    """A whole Part 10 file, as pydicom writes it."""
+    plain = plain_part10.data_set(ds)
+    head = None if plain is None else plain_part10.head(ds)
+    return part10_by_pydicom(ds) if plain is None or head is None else head + plain
+
+
+def part10_by_pydicom(ds: Dataset) -> bytes:
     out = io.BytesIO()
     ds.save_as(out, enforce_file_format=True)
     return out.getvalue()
