@@ -114,7 +114,8 @@ class QuickFrames:
         settings = engine.config.http
         terms = connection.terms
         if terms is None or terms.raw_headers != message.raw_headers or terms.settings is not settings:
-            terms = connection.terms = self._terms_of(connection, message, settings)
+            terms = self._terms_of(connection, message, settings)
+            connection.terms = terms if terms is not None and terms.may_be_kept else None
             if terms is None:
                 return False
         if terms.proof is not None:

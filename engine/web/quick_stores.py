@@ -153,9 +153,8 @@ class QuickStores:
             return None
         lines = quick_terms.lines_of(self._host, request, {"Content-Type": media_type})
         origin = request.origin
-        terms = connection.store_terms = Terms(
-            raw_headers, settings, origin.client, request.principal, proof, origin.root, media_type, lines
-        )
+        terms = Terms(raw_headers, settings, origin.client, request.principal, proof, origin.root, media_type, lines)
+        connection.store_terms = terms if terms.may_be_kept else None
         return terms
 
 

@@ -65,6 +65,11 @@ class Terms:
     root: str
     """The beginning of URLs in answers."""
 
+    @property
+    def may_be_kept(self) -> bool:
+        """Whether they hold for the next request too: a token of an identity provider is verified again and again."""
+        return self.principal.until_s is None
+
 
 def is_usual(message: RawRequestMessage, unusual: tuple[str, ...] = ()) -> bool:
     """Whether the connection goes on after the request, and it has none of the `unusual` headers."""

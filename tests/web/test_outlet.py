@@ -4,9 +4,11 @@ usual way, and the same limits."""
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import random
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -15,11 +17,13 @@ from pathlib import Path
 
 import pytest
 
+from engine.accounts.proof import Proof
 from engine.archive.ingest.request import ReceivedInstance
 from engine.index.format.types import Level, Outcome
 from engine.storage.record import Position, crc32c
 from engine.web.connection import HttpConnection
 from engine.web.outlet import Outlet
+from engine.web.request import Request
 from engine.web.settings import Http
 from tests import samples
 from tests.actors import actor
@@ -168,6 +172,26 @@ def test_requests_are_counted_with_what_was_sent(hosting: Hosting, get: Get) -> 
         assert count() == 1
         assert counters.latency_s.count == before[0] + 1
         assert len(body) < counters.sent_bytes - before[1] < len(body) + 2000
+
+
+def test_a_token_that_ends_is_looked_at_with_each_frame(
+    hosting: Hosting, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authentication, asked = hosting.front.authentication, [0]
+    identify = authentication.identify_at_once
+
+    def identified(request: Request) -> Proof | None:
+        asked[0] += 1
+        proof = identify(request)
+        request.principal = dataclasses.replace(request.principal, until_s=time.time() + 3600)
+        return proof
+
+    get(NATIVE[0], X_Request_ID="ours")
+    monkeypatch.setattr(authentication, "identify_at_once", identified)
+    with counting(hosting) as count:
+        for number in range(1, 4):
+            assert get(NATIVE[0], User_Agent="with a token").status == 200
+            assert (count(), asked[0]) == (number, number)
 
 
 def request_of(path: str) -> bytes:

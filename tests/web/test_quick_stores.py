@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import http.client
 import socket
 import struct
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import pytest
 
+from engine.accounts.proof import Proof
 from engine.archive.ingest.live import Ingestor
 from engine.web.quick_stores import BYTES_MAX, PARTS_MAX, QuickStore
+from engine.web.request import Request
 from tests import samples
 from tests.samples import part10
 from tests.system.server import wait_for
@@ -184,6 +188,29 @@ def test_a_request_counts_once_and_for_its_limits(hosting: Hosting, count: Calla
         with configured(hosting, public_root="https://pacs.example.org/x"):
             assert post(body).module["00081190"]["Value"][0].startswith("https://pacs.example.org/x/dicom-web/studies/")
         assert post(body).status == 200
+
+
+def test_a_token_that_ends_is_looked_at_with_each_request(
+    hosting: Hosting, count: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its provider may withdraw the key before. Headers without one are evaluated once a connection."""
+    authentication, asked = hosting.front.authentication, [0]
+    identify, ends = authentication.identify_at_once, [False]
+
+    def identified(request: Request) -> Proof | None:
+        asked[0] += 1
+        proof = identify(request)
+        if ends[0]:
+            request.principal = dataclasses.replace(request.principal, until_s=time.time() + 3600)
+        return proof
+
+    monkeypatch.setattr(authentication, "identify_at_once", identified)
+    for ends[0], expected in ((True, 3), (False, 1)):
+        before = asked[0], count()
+        with open_connection(hosting) as post:
+            for _ in range(3):
+                assert post(parts_of(FILES[0])).status == 200
+        assert (asked[0] - before[0], count() - before[1]) == (expected, 3)
 
 
 def test_requests_behind_a_store_wait_for_its_answer(
