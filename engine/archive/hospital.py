@@ -28,7 +28,6 @@ from engine.index.format.types import Level
 from engine.orders.entry import other_ids_blob
 from engine.orders.registry import Orders, Place, exists, state_folder
 from engine.orders.values import Change, ChangeKind
-from engine.orders.work import Supply
 
 if TYPE_CHECKING:
     import asyncio
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from engine.archive.lifecycle.correction import Corrected
     from engine.index.catalog import Snapshot
     from engine.orders.values import Identifier, Source
-    from engine.orders.work import Rules
+    from engine.orders.work import Rules, Supply
 
 logger = log.get("archive.hospital")
 
@@ -126,11 +125,15 @@ class StudyCorrections:
         move = partial(correction.move, self._archive, studies, into, in_advance=True)
         return _attempt(partial(move, actor=_actor(source), reason=_reason(source)))
 
-    def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
+    def supply(self, study_instance_uid: str, supply: Callable[[], Supply], source: Source) -> Sequence[str]:
         """Lets a study show what it lacks. Raises as `agree`."""
-        if not self._rules.supplies_everybody:
-            supply = Supply({}, {})  # what was supplied before is undone
-        return supplied.update(self._archive, study_instance_uid, partial(lacking, supply), actor=_actor(source))
+
+        def lacks(stated: Mapping[int, bytes]) -> tuple[dict[int, bytes], dict[int, bytes]]:
+            if not self._rules.supplies_everybody:
+                return {}, {}  # what was supplied before is undone
+            return lacking(supply(), stated)
+
+        return supplied.update(self._archive, study_instance_uid, lacks, actor=_actor(source))
 
     def _issuers(self, identifier: Identifier) -> list[str]:
         """The values of Issuer of Patient ID that mean this authority."""

@@ -56,8 +56,7 @@ class Supplies:
 
     def _of_study(self, study_instance_uid: str) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """What the study lacks, and what its series may lack."""
-        with self._orders.read() as reading:
-            supply = supplying.supply_of(reading, study_instance_uid)
+        supply = self._orders.supply_of(study_instance_uid)
         if not supply.study and not supply.series and not supply.identifiers:
             return {}, {}
         with self._archive.parts.index.snapshot() as snapshot:

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -49,7 +50,7 @@ from engine.orders.values import (
     VisitMove,
     VisitUpdate,
 )
-from engine.orders.work import Corrections, Rules, Work, refuse
+from engine.orders.work import Corrections, Rules, Supply, Work, refuse
 from engine.storage.files import Files
 from engine.storage.keyring import DataKey
 
@@ -277,11 +278,16 @@ class Orders:
                 numbers = self.corrections.agree(identifier, attributes, work.source)
                 changes += [Change(ChangeKind.CORRECTION, number, "corrected") for number in numbers]
             for study_instance_uid in work.supplies:
-                with self.read() as reading:
-                    supply = supplying.supply_of(reading, study_instance_uid)
-                numbers = self.corrections.supply(study_instance_uid, supply, work.source)
+                numbers = self.corrections.supply(
+                    study_instance_uid, partial(self.supply_of, study_instance_uid), work.source
+                )
                 changes += [Change(ChangeKind.CORRECTION, number, "supplied") for number in numbers]
         return Applied(tuple(changes), tuple(work.warnings))
+
+    def supply_of(self, study_instance_uid: str) -> Supply:
+        """What the links of a study supply now."""
+        with self.read() as reading:
+            return supplying.supply_of(reading, study_instance_uid)
 
     # -- reading ----------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -84,8 +84,12 @@ class Corrections(Protocol):
     def move(self, study_instance_uids: Sequence[str], target: Identifier, source: Source) -> Sequence[str]:
         """Makes these studies, as far as they are stored, those of `target`; nothing if they are."""
 
-    def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
-        """Lets a stored study show what it lacks and its orders say, and no longer what they do not say any more."""
+    def supply(self, study_instance_uid: str, supply: Callable[[], Supply], source: Source) -> Sequence[str]:
+        """Lets a stored study show what it lacks and its orders say, and no longer what they do not say any more.
+
+        `supply` says what they say now: asked under the lock that orders all corrections, so that of several changes at
+        once the last one counts.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from engine.orders.values import (
     StepUpdate,
     VisitMove,
 )
+from engine.orders.work import Supply
 from engine.services import coercion
 from tests.actors import actor
 from tests.archive.filled import opened, payload_of, store, study_query, uid
@@ -231,6 +232,30 @@ def test_a_link_supplies_what_the_study_lacks_and_its_undoing_takes_that_away(ar
     assert shown(archive, 6) == ("", ["", "", ""], [])
     after = [bytes(archive.retrieval.open(each).read(0, 500)) for each in archive.instances(study_query(6))]
     assert set(before) <= set(after)
+
+
+@pytest.mark.parametrize("is_linked_last", [False, True])
+def test_of_a_link_and_its_undoing_at_once_the_last_one_counts(
+    archive: Archive, orders: Orders, monkeypatch: pytest.MonkeyPatch, is_linked_last: bool
+) -> None:
+    """The second is committed, and tells the archive, before the first one has told it."""
+    store(archive, payload_of(6, 1, 1, AccessionNumber=""))
+    orders.apply(order("A1", "P1"), ADT)
+    number = number_of(orders, "A1")
+    if is_linked_last:
+        orders.link(uid(6), number, ADT)
+    first, second = (orders.unlink, orders.link) if is_linked_last else (orders.link, orders.unlink)
+    assert orders.corrections is not None
+    supply, others = orders.corrections.supply, [second]
+
+    def late(study: str, of: Callable[[], Supply], source: Source) -> Sequence[str]:
+        while others:
+            others.pop()(uid(6), number, ADT)
+        return supply(study, of, source)
+
+    monkeypatch.setattr(orders.corrections, "supply", late)
+    first(uid(6), number, ADT)
+    assert shown(archive, 6)[0] == ("A1" if is_linked_last else "")
 
 
 def test_what_a_study_states_counts_more_than_what_is_supplied(archive: Archive, orders: Orders) -> None:

@@ -90,8 +90,8 @@ class RecordedCorrections:
         self.moved.append((tuple(study_instance_uids), str(target)))
         return ()
 
-    def supply(self, study_instance_uid: str, supply: Supply, source: Source) -> Sequence[str]:
-        self.supplied.append((study_instance_uid, supply))
+    def supply(self, study_instance_uid: str, supply: Callable[[], Supply], source: Source) -> Sequence[str]:
+        self.supplied.append((study_instance_uid, supply()))
         return ()
 
 

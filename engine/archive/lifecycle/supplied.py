@@ -36,7 +36,8 @@ SERIES_MAX: Final = 1000
 """Series of one study that get attributes; a study has some tens."""
 
 Lacking = Callable[[Mapping[int, bytes]], tuple[dict[int, bytes], dict[int, bytes]]]
-"""From what a study states to what it is supplied with, and what each of its series may be supplied with."""
+"""From what a study states to what it is supplied with, and what each of its series may be supplied with. Asked anew
+under the lock, since a link may have been made or undone meanwhile."""
 
 
 def update(archive: Archive, study_instance_uid: str, lacking: Lacking, *, actor: Principal) -> list[str]:
