@@ -167,17 +167,19 @@ def _shared(base: Path) -> Postgres:
         _run("cp", "-a", "data", "unused", folder=postgres.folder)
         postgres.start()
         assert postgres.process is not None
-        subprocess.Popen(
+        keeper = subprocess.Popen(
             ["flock", "--exclusive", users.name, "sh", "-c",
              f"kill -QUIT {postgres.process.pid}; while kill -0 {postgres.process.pid}; do sleep 0.1; done; "
              f"rm -rf {postgres.folder}"],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
+        _held.append(keeper)
         description.write_text(json.dumps({"folder": str(postgres.folder)}))
         return postgres
 
 
 _held: list[Any] = []
+"""Until this process ends."""
 _of_this_process: list[Postgres] = []
 
 

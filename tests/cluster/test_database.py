@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,15 @@ import pytest
 from engine.cluster import driver
 from engine.cluster.cluster import Cluster
 from engine.cluster.database import Database
+from engine.cluster.unsigned import signed
 from engine.errors import ClusterError, ClusterUnreachable, UnknownOutcome, WrongNumber
 from tests.cluster.clusters import TERM_S, append, archive_id, group, joined, made
 from tests.cluster.postgres import Postgres, database, private, server
+
+APPEND_TWO = (
+    f"select filmroom.chain_append(%s, 1, 1, 2, {group(2).segment_id}, {signed(group(2).salt)}, 200, 300, false, 1, '')"
+)
+"""`group(2)`, as `Chains` appends it, but asks nobody about a lost answer."""
 
 __all__ = ["archive_id", "database", "made", "server"]
 
@@ -142,14 +150,62 @@ def test_an_append_that_waits_behind_a_lost_one_is_not_counted_twice(server: Pos
         assert one.chains.positions() == {1: 1}
 
 
-def test_a_cancelled_wait_for_a_standby_is_no_success(server: Postgres, made: str) -> None:
-    """PostgreSQL answers success with a warning; nobody else has the change."""
-    with joined(server, made) as (one,):
-        statement = "do $$ begin raise warning using errcode = '01000', message = 'canceling wait'; end $$"
-        one.database.ask(statement)
-        with pytest.raises(UnknownOutcome, match="has not waited for its standby"):
-            one.database.change(statement)
+@contextmanager
+def without_its_standby(postgres: Postgres) -> Iterator[None]:
+    """No commit is acknowledged: each waits for a standby that is not there."""
+    postgres.execute("alter system set synchronous_standby_names = 'nobody'")
+    postgres.execute("select pg_reload_conf()")
+    while postgres.execute("show synchronous_standby_names") != [("nobody",)]:
+        pass
+    yield
+    postgres.execute("alter system reset synchronous_standby_names")
+    postgres.execute("select pg_reload_conf()")
+
+
+def waiting_sessions(postgres: Postgres) -> list[int]:
+    """Those that wait for a standby at commit; waits for the first."""
+    while True:
+        rows = postgres.execute("select pid from pg_stat_activity where wait_event = 'SyncRep'")
+        if rows:
+            return [pid for (pid,) in rows]
+
+
+def test_the_wait_for_a_standby_ends_by_our_limit_and_what_was_committed_counts_once(server: Postgres) -> None:
+    """The server's own limit, which is shorter, does not end this wait."""
+    with private(server) as postgres, joined(postgres, "postgres") as (one,):
         append(one, 1, group(1))
+        with without_its_standby(postgres):
+            one.database.ask("set statement_timeout = 100")
+            one.database._session().connection.limit_s = 1.0
+            with pytest.raises(UnknownOutcome, match="no answer in 1 s"):
+                one.database.change(APPEND_TWO, [one.archive_id.hex()])
+            waiting_sessions(postgres)
+            assert one.chains.positions() == {1: 1}, "nobody sees what waits"
+        while not one.chains.has(group(2)):
+            pass
+        append(one, 1, group(3))
+        assert [each.group for each in one.chains.after(1, 0)] == [group(1), group(2), group(3)]
+
+
+def test_a_wait_for_a_standby_that_somebody_cancels_is_no_success(server: Postgres) -> None:
+    with private(server) as postgres, joined(postgres, "postgres") as (one,):
+        append(one, 1, group(1))
+        outcomes: list[str] = []
+
+        def change() -> None:
+            try:
+                outcomes.append(str(one.database.change(APPEND_TWO, [one.archive_id.hex()])))
+            except UnknownOutcome as error:
+                outcomes.append(error.for_log)
+
+        with without_its_standby(postgres):
+            thread = threading.Thread(target=change)
+            thread.start()
+            for pid in waiting_sessions(postgres):
+                postgres.execute(f"select pg_cancel_backend({pid})")
+            thread.join()
+        assert "has not waited for its standby" in outcomes[0]
+        assert one.chains.has(group(2)), "it is committed here, and a fail-over may lose it"
 
 
 def test_a_frozen_server_is_given_up_and_its_late_append_counts_once(server: Postgres) -> None:
@@ -208,7 +264,7 @@ def test_a_primary_that_was_replaced_and_a_standby_are_not_believed(server: Post
 
             new.execute("select pg_promote(true, 60)")
             # The old primary lives and answers; who has not looked yet would go on with it.
-            assert both.database.look().timeline == 2
+            both.nodes.heartbeat(1, 1, TERM_S, {})
             append(both, 1, group(1))
             assert both.chains.positions() == {1: 1}
             assert new.execute("select number from filmroom.chains") == [(1,)]
