@@ -57,12 +57,14 @@ class Manifest(Struct, frozen=True):
     version: str
     recipe: int
     is_minified: bool
-    parts: list[str]
-    """The scripts that run first, in their order; the last one is that with which the application begins."""
-    early: list[str]
-    """The scripts that it loads in any case before it shows an image."""
+    entry: str
+    """The script with which the application begins."""
     files: dict[str, ViewerFile]
     """By path."""
+    parts: list[str] = []
+    """The scripts that run before it, in their order; none in an installation of recipe 5 and before."""
+    early: list[str] = []
+    """The scripts that it loads in any case before it shows an image; as above."""
 
     @property
     def name(self) -> str:

@@ -205,8 +205,10 @@ def _compress(files: Path, *, is_minified: bool) -> Manifest:
                     lengths[coding] = len(packed_content)
         digest = hashlib.sha256(content).hexdigest()[:20]
         entries[name] = ViewerFile(recipe.content_type_of(name), digest, lengths)
-    scripts = [*recipe.parts_of(entries), recipe.entry_of(entries)]
-    return Manifest(package.VERSION, package.RECIPE, is_minified, scripts, recipe.early_of(entries), entries)
+    return Manifest(
+        package.VERSION, package.RECIPE, is_minified, recipe.entry_of(entries), entries,
+        parts=recipe.parts_of(entries), early=recipe.early_of(entries),
+    )  # fmt: skip
 
 
 def _make_readable(folder: Path) -> None:

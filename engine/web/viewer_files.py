@@ -89,7 +89,8 @@ async def page(request: Request) -> web.StreamResponse:
         return _missing(request, root)
     manifest = present.manifest
     # A chunk waits for the loader in an array, so it may come before and after it.
-    scripts = [("defer", name) for name in manifest.parts] + [("async", name) for name in manifest.early]
+    scripts = [("defer", name) for name in (*manifest.parts, manifest.entry)]
+    scripts += [("async", name) for name in manifest.early]
     lines = "\n".join(f'<script {when} src="{{files}}{name}"></script>' for when, name in scripts)
     text = _text("index.html").replace("{scripts}", lines)
     text = text.replace("{files}", f"{root}files/{manifest.name}/").replace("{root}", root)

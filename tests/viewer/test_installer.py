@@ -34,8 +34,8 @@ def test_what_is_needed_is_installed_with_relative_paths(tmp_path: Path, source:
     assert (outcome.is_new, "no npm" in outcome.note) == (True, True)
     manifest = installation.load(current(tmp_path / "ohif")).manifest
     assert set(manifest.files) == packages.KEPT
-    assert (manifest.version, manifest.is_minified) == (package.VERSION, False)
-    assert manifest.parts == ["app.part-1.js", "app.part-2.js", "app.part-3.js", packages.ENTRY]
+    assert (manifest.entry, manifest.version, manifest.is_minified) == (packages.ENTRY, package.VERSION, False)
+    assert manifest.parts == ["app.part-1.js", "app.part-2.js", "app.part-3.js"]
     assert len(manifest.early) == len(recipe.EARLY_CHUNKS)
     files = current(tmp_path / "ohif") / "files"
     assert b'"/"' not in (files / packages.ENTRY).read_bytes()
@@ -76,6 +76,16 @@ def test_another_recipe_replaces_the_installation(
     assert installer.install(tmp_path / "ohif", quiet, source).is_new
     assert current(tmp_path / "ohif") != first
     assert not first.exists()
+
+
+def test_an_installation_of_an_earlier_version_is_read(tmp_path: Path, source: Path) -> None:
+    """It is served until it is renewed."""
+    path = current(installer.install(tmp_path / "ohif", quiet, source).installation.folder.parent) / "viewer.json"
+    written = json.loads(path.read_bytes())
+    del written["parts"], written["early"]
+    path.write_text(json.dumps({**written, "recipe": 5}))
+    manifest = installation.load(current(tmp_path / "ohif")).manifest
+    assert (manifest.entry, manifest.parts, manifest.early, manifest.is_current) == (packages.ENTRY, [], [], False)
 
 
 def test_a_failure_leaves_the_installation_in_use(
