@@ -11,6 +11,15 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, Imp
 
 from tests import plain_part10, samples
 
+
+def coded(code: str, **more: Any) -> Dataset:
+    item = Dataset()
+    item.CodeMeaning = code
+    for keyword, value in more.items():
+        setattr(item, keyword, value)
+    return item
+
+
 VALUES: list[tuple[str, Any]] = [
     ("PatientName", "Doe^Jane^^Dr"), ("PatientName", "Doe^Jane=ideographic"), ("PatientName", "Dö^J"),
     ("PatientName", ""), ("PatientName", "Doe^"), ("OtherPatientNames", ["A^B", "C^D"]), ("PatientID", None),
@@ -21,6 +30,9 @@ VALUES: list[tuple[str, Any]] = [
     ("PatientComments", "two\r\nlines"), ("PatientComments", "\x1b$B"), ("RescaleType", "HU"), ("Rows", 512),
     ("SmallestImagePixelValue", 3), ("PixelSpacing", ["0.5", "0.5"]), ("FrameIncrementPointer", 0x00181063),
     ("RequestAttributesSequence", [Dataset()]), ("DeidentificationMethod", "x" * 70_000), ("URLCodeValue", "http://a"),
+    ("RequestAttributesSequence", [coded("C1"), coded("Größe")]), ("RequestAttributesSequence", []),
+    ("ContentSequence", [coded("C1", ConceptNameCodeSequence=[coded("C2"), Dataset()])]),
+    ("ContentSequence", [coded("C1", SpecificCharacterSet="ISO_IR 100")]), ("StudyDescription", "Größe"),
     ("SpecificCharacterSet", "ISO_IR 13"), ("SpecificCharacterSet", ["", "ISO 2022 IR 87"]), ("PixelData", b"\1\2\3"),
     ("PixelData", b""), ("SOPInstanceUID", "1.2.3"), ("FloatPixelData", b"1234"), ("ExposureTime", None),
 ]  # fmt: skip
@@ -35,9 +47,10 @@ def assert_as_pydicom_writes(ds: Dataset) -> None:
 @pytest.mark.parametrize("syntax", [samples.ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_each_value_is_written_as_by_pydicom(syntax: str) -> None:
     for keyword, value in VALUES:
-        ds = samples.instance(transfer_syntax=syntax)
-        setattr(ds, keyword, value)
-        assert_as_pydicom_writes(ds)
+        for name in ("Doe^Jane", "Größe^J"):  # the second makes it UTF-8
+            ds = samples.instance(transfer_syntax=syntax, patient_name=name)
+            setattr(ds, keyword, value)
+            assert_as_pydicom_writes(ds)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -57,12 +70,13 @@ def test_values_together_are_written_as_by_pydicom(seed: int) -> None:
 
 @pytest.mark.parametrize("syntax", [samples.ExplicitVRLittleEndian, ImplicitVRLittleEndian])
 def test_the_usual_instance_is_plain(syntax: str) -> None:
-    ds = samples.instance(3, 2, 11, transfer_syntax=syntax, StudyDescription="odd", PatientWeight="70.5")
+    more = {"StudyDescription": "odd", "PatientWeight": "70.5", "RequestAttributesSequence": [coded("Größe")]}
+    ds = samples.instance(3, 2, 11, transfer_syntax=syntax, patient_name="Größe^J", **more)  # type: ignore[arg-type]
     assert plain_part10.data_set(ds) == samples.encoded_by_pydicom(ds)
     assert plain_part10.head(ds) + samples.encoded(ds) == samples.part10_by_pydicom(ds)
 
 
 def test_what_is_not_native_is_left_to_pydicom() -> None:
     assert plain_part10.data_set(samples.instance(transfer_syntax=DeflatedExplicitVRLittleEndian)) is None
-    assert plain_part10.data_set(samples.instance(patient_name="Dö^J")) is None
-    assert plain_part10.data_set(samples.instance(RequestAttributesSequence=[Dataset()])) is None
+    assert plain_part10.data_set(samples.instance(StudyDescription="Dö")) is None
+    assert plain_part10.data_set(samples.instance(RequestAttributesSequence=[coded("Dö")])) is None
