@@ -49,6 +49,7 @@ def _server(answer: Mapping[str, Any]) -> Iterator[Metric]:
     yield from _audit(answer)
     yield from _messages(answer)
     yield from _object_store(answer)
+    yield from _cluster(answer)
     yield from _second_copies(answer.get("workers", []))
     events = CounterMetricFamily("filmroom_events", "Events since the workers started.", labels=["event"])
     for name, count in sorted(now.counters.items()):
@@ -118,6 +119,29 @@ def _object_store(answer: Mapping[str, Any]) -> Iterator[Metric]:
             yield GaugeMetricFamily(name, text, value=float(value))
     uploaded = state.get("uploaded_bytes_since_start", 0)
     yield CounterMetricFamily("filmroom_object_store_uploaded_bytes", "Bytes that went to the bucket.", value=uploaded)
+
+
+def _cluster(answer: Mapping[str, Any]) -> Iterator[Metric]:
+    """This node's part in an archive of several nodes."""
+    state = (answer.get("caretaker") or {}).get("cluster") or {}
+    if not state.get("enabled"):
+        return
+    is_member = float(state["state"] in ("active", "draining") and not state["error"])
+    yield GaugeMetricFamily(
+        "filmroom_cluster_up", "Whether this node is a member, and PostgreSQL knows.", value=is_member
+    )
+    behind = GaugeMetricFamily(
+        "filmroom_cluster_behind_groups", "Not applied yet, by the node's slot.", labels=["slot"]
+    )
+    for slot, count in sorted(state["behind_groups"].items()):
+        behind.add_metric([slot], count)
+    yield behind
+    stopped = len(state["stopped"])
+    yield GaugeMetricFamily("filmroom_cluster_stopped_nodes", "Nodes whose log cannot be followed.", value=stopped)
+    applied = state["applied_groups"]
+    yield CounterMetricFamily("filmroom_cluster_applied_groups", "Groups of other nodes, applied.", value=applied)
+    if (offset_s := state["clock_offset_s"]) is not None:
+        yield GaugeMetricFamily("filmroom_cluster_clock_offset_seconds", "Clock minus PostgreSQL's.", value=offset_s)
 
 
 def _second_copies(workers: Sequence[Mapping[str, Any]]) -> Iterator[Metric]:

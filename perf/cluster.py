@@ -134,7 +134,7 @@ def percentiles(taken: list[float]) -> Percentiles:
 def clean(cluster: Cluster) -> None:
     """Removes the rows of the archive."""
     archive = uuid.UUID(bytes=cluster.archive_id)
-    for table in ("leases", "segments", "feed", "chains", "nodes", "archives"):
+    for table in ("leases", "feed", "chains", "nodes", "archives"):
         cluster.database.change(f"delete from filmroom.{table} where archive = %s", [archive])
 
 

@@ -74,7 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": LEAVES | {"access", "storage"},
     "index": LEAVES | {"access", "storage", "dicom"},
     "archive": LEAVES
-    | {"access", "accounts", "audit", "index", "journal", "keys", "objects", "orders", "storage", "dicom"},
+    | {"access", "accounts", "audit", "cluster", "index", "journal", "keys", "objects", "orders", "storage", "dicom"},
     "orders": LEAVES | {"access", "storage", "dicom"},
     "dimse": LEAVES | {"ul", "dicom"},
     "net": LEAVES | {"dimse", "ul"},
@@ -188,6 +188,7 @@ ARCHIVE_COMMANDS = ARCHIVE_FACE | {
     "engine.archive.announced",
     "engine.archive.copies",
     "engine.archive.lifecycle",
+    "engine.archive.nodes",
     "engine.archive.tiering",
     "engine.archive.verify",
     "engine.archive.writer_watch",

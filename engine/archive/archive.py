@@ -51,6 +51,7 @@ from engine.archive.lifecycle.shredding import Shredded
 from engine.archive.lifecycle.trash import Settled
 from engine.archive.metadata.blob_files import BlobFiles
 from engine.archive.metadata.series_metadata import SeriesMetadata
+from engine.archive.nodes.membership import Membership
 from engine.archive.part_view import PartView
 from engine.archive.parts import Parts
 from engine.archive.readonly import RefusingLog, RefusingWriter, UnwrittenIndex, is_unwritable
@@ -210,6 +211,23 @@ class Archive(View):
     def is_keeper(self) -> bool:
         """Whether this process keeps the archive."""
         return self.parts.keeper is not None
+
+    @property
+    def membership(self) -> Membership | None:
+        """The cluster that this archive is a node of; None: it has one node."""
+        return self.parts.layout.membership
+
+    def applied_of_nodes(self) -> dict[int, int]:
+        """How far this node has applied the logs of the others: the number of the last group of each slot."""
+        return self.parts.index.position()
+
+    def catch_up(self) -> None:
+        """Returns when this node knows what any node has acknowledged until now. Blocks.
+
+        Raises ClusterUnreachable, or CatalogBehind when that takes too long.
+        """
+        if (membership := self.membership) is not None:
+            membership.catch_up(self.parts.index)
 
     @property
     def is_new(self) -> bool:

@@ -92,12 +92,14 @@ class Availability:
         return self._remote
 
     def _elsewhere(self) -> bytes:
+        near = NEARLINE if self._layout.membership is None else ONLINE
+        """Nodes read each other's instances from the bucket, as a matter of course."""
         status = read_status(self._layout.data) or {}
         try:
             age_s = time.time() - datetime.fromisoformat(status["updated"]).timestamp()
         except (KeyError, TypeError, ValueError, OverflowError):
-            return NEARLINE
-        return UNAVAILABLE if status.get("state") in ("away", "refused") and 0 <= age_s < FRESH_S else NEARLINE
+            return near
+        return UNAVAILABLE if status.get("state") in ("away", "refused") and 0 <= age_s < FRESH_S else near
 
 
 _UIDS: Final = {

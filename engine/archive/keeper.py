@@ -210,6 +210,7 @@ class Keeper:
             follow=self._follows,
             archive_id=self._layout.archive_id,
             elsewhere=self._layout.elsewhere,
+            own_slot=self._layout.own_slot,
             sealed_segments=NONE_SEALED if self._follows else self.register.load(),
             attempt=partial(reserve_file.with_reserve, self._layout, self._files),
         )

@@ -28,6 +28,9 @@
     DATA/feed/                the change feed: journal, state, cursors (see `archive.feed`)
     DATA/segments/*.seg       the log: the truth
     DATA/elsewhere/*.hint     segments that are in an object store only (see `archive.tiering.remote_segments`)
+    DATA/elsewhere/*.groups   segments that other nodes write (see `archive.nodes.growing_segments`)
+    DATA/cluster.json         the cluster that this node belongs to (see `archive.nodes.membership`)
+    DATA/announced            what the other nodes know of this node's log (see `archive.nodes.announcer`)
     DATA/object-store.json    which store that is (see `archive.tiering.connection`)
     DATA/published            which segments it has; chain.json: the chain of groups that is ours there
     DATA/reads/               which studies were read on which day (see `archive.tiering.last_reads`)
@@ -54,6 +57,8 @@ import orjson
 from engine import log
 from engine.archive import founding
 from engine.archive.leases import FileLeases
+from engine.archive.nodes.growing_segments import GrowingSegments
+from engine.archive.nodes.membership import Membership, SharedLeases, read_membership
 from engine.archive.sealing import Sealing
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.errors import StorageError
@@ -61,7 +66,7 @@ from engine.keys.study_keys import StudyKeys
 from engine.lease import Leases
 from engine.storage.files import Files, replace_file
 from engine.storage.keyring import DataKey
-from engine.storage.segment_ids import SLOT_MAX, ListedIds
+from engine.storage.segment_ids import SLOT_MAX, ListedIds, slot_of
 from engine.storage.segment_log import SEGMENT_BYTES, SegmentLog
 from engine.storage.segment_store import LayeredSegments, LocalSegments, SegmentStore
 
@@ -101,15 +106,31 @@ class Layout:
     """The slot of the segments that are made here (see `storage.segment_ids`)."""
     elsewhere: SegmentStore | None = field(default=None, compare=False)
     """Has sealed segments that are not on this machine; None: all are."""
+    growing: SegmentStore | None = None
+    """Has the segments that other nodes write; None: there are none."""
+    membership: Membership | None = field(default=None, compare=False)
+    """The cluster that this node belongs to; None: there is one node."""
+
+    @property
+    def own_slot(self) -> int | None:
+        """The slot of the segments that this node writes; None: it writes all."""
+        return None if self.membership is None else self.slot
+
+    def writes(self, segment_id: int) -> bool:
+        """Whether a segment is of this node's own log."""
+        return self.membership is None or slot_of(segment_id) == self.slot
 
     def segment_store(self, files: Files) -> SegmentStore:
         """The log for reading: the segments of this machine, and those elsewhere."""
-        local = LocalSegments(self.segments, files)
-        return local if self.elsewhere is None else LayeredSegments(local, self.elsewhere)
+        store: SegmentStore = LocalSegments(self.segments, files)
+        if self.elsewhere is not None:
+            store = LayeredSegments(store, self.elsewhere)
+        return store if self.growing is None else LayeredSegments(store, self.growing)
 
     def leases(self, files: Files) -> Leases:
         """Gives the rights that one process at a time may have."""
-        return FileLeases(self.data, files)
+        leases = FileLeases(self.data, files)
+        return leases if self.membership is None else SharedLeases(leases, self.membership)
 
     def segment_log(
         self,
@@ -197,7 +218,20 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
         raise StorageError(f"{description} cannot be used: {error}") from error
     is_encrypted = content["format"] == ENCRYPTED_FORMAT
     elsewhere = RemoteSegments(data, archive_id, files)
-    return Layout(data, archive_id, role, lineage, is_new, is_encrypted, slot=slot, elsewhere=elsewhere)
+    membership = read_membership(data, archive_id, slot, files)
+    growing = None if membership is None else GrowingSegments(data, files, elsewhere.bucket, elsewhere.pages)
+    return Layout(
+        data,
+        archive_id,
+        role,
+        lineage,
+        is_new,
+        is_encrypted,
+        slot=slot,
+        elsewhere=elsewhere,
+        growing=growing,
+        membership=membership,
+    )
 
 
 def existing(data: Path) -> Layout:

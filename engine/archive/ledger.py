@@ -11,8 +11,8 @@ The ledger has its own segments: unlike ingest it may use the disk's reserve, an
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -65,10 +65,14 @@ class Ledger:
             self._writer = Writer(self._index, segment_log, self._reader)
         return self._writer
 
-    def locked(self) -> AbstractContextManager[None]:
-        """The right to decide what is deleted, held, corrected or restored. Raises ArchiveInUse when that takes too
-        long."""
-        return locks.ledger(self._layout, self._files)
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """The right to decide what is deleted, held, corrected or restored: on all nodes, with all that any of them has
+        acknowledged in this index. Raises ArchiveInUse when that takes too long, ClusterUnreachable."""
+        with locks.ledger(self._layout, self._files):
+            if self._layout.membership is not None:
+                self._layout.membership.catch_up(self._index)
+            yield
 
     def next_stamp(self, after: int) -> int:
         """A stamp above `after` and above all stamps that this ledger has given. Raises ArchiveReadOnly."""
@@ -89,6 +93,8 @@ class Ledger:
         copy = LedgerCopy(self._layout, self._files)
         self.with_reserve(lambda: commit(writer.log, copy, records))
         self.with_reserve(lambda: self._index.apply(records))
+        if self._layout.membership is not None:
+            self._layout.membership.wait_announced(records[-1].position)
         writer.seal_rolled()
 
     def with_reserve(self, work: Callable[[], Result]) -> Result:

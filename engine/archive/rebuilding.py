@@ -78,6 +78,7 @@ def rebuild_index(
             follow=is_replica,
             archive_id=layout.archive_id,
             elsewhere=layout.elsewhere,
+            own_slot=layout.own_slot,
             sealed_segments=before.sealed_segments,
             schema=schema,
         )

@@ -116,7 +116,11 @@ class Register:
         `is_complete`: these are all segments, so the file is whole from now on. Raises StorageFailed; on a full disk it
         does nothing, and the next call notes them.
         """
-        new_numbers = [number for number, mark in marks.items() if mark.sealed and number not in self._noted]
+        new_numbers = [
+            number
+            for number, mark in marks.items()
+            if mark.sealed and number not in self._noted and self._layout.writes(number)
+        ]
         must_be_whole = is_complete and (self._has_rotted or not self._files.exists(self._path))
         if self._failed is not None or not (new_numbers or must_be_whole):
             return

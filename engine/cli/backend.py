@@ -23,7 +23,7 @@ from engine.cli import namespaces, query
 from engine.cli.output import Progress
 from engine.config import Config, Peer, parse_peer
 from engine.dicom import plain_values, tags
-from engine.errors import ConfigError, NotAllowed, NotStored
+from engine.errors import NotAllowed, NotStored
 from engine.index.query import key_values
 
 if TYPE_CHECKING:
@@ -50,14 +50,10 @@ UIDS_AT_ONCE = 500
 
 
 def serve(settings: Settings) -> int:
-    """Runs the server until a signal stops it; returns the exit code. Raises ConfigError with a [cluster]."""
+    """Runs the server until a signal stops it; returns the exit code."""
     from engine.app import serving
 
-    reading = settings.reading()
-    if reading.config.cluster.database:
-        # Servers that are believed to be one archive, and are not, are worse than none.
-        raise ConfigError("[cluster] has a database, and servers of this version do not join: take it out")
-    return serving.serve(reading, settings.reading)
+    return serving.serve(settings.reading(), settings.reading)
 
 
 def control(config: Config, command: str) -> dict[str, Any]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from engine.config import Config
+from engine import __version__
+from engine.config import Config, second_copies
+from engine.errors import ConfigError
 
 if TYPE_CHECKING:
     from engine.cluster.cluster import Cluster
@@ -60,3 +62,45 @@ def _cluster(config: Config) -> Cluster:
     from engine.cluster.cluster import Cluster
 
     return Cluster(config.cluster, existing(config.data).archive_id)
+
+
+def join(config: Config, archive_id: str, *, is_new: bool) -> dict[str, Any]:
+    """Makes the data folder a node. Raises ConfigError, ClusterError, StorageError."""
+    from engine.archive.nodes import joining
+
+    try:
+        chosen = bytes.fromhex(archive_id) if archive_id else None
+    except ValueError as error:
+        raise ConfigError(f"--archive {archive_id}: 32 hex digits") from error
+    second_copies.check_node(config)
+    membership = joining.join(
+        config.data, config.cluster, config.object_store, archive_id=chosen, is_new=is_new, software=__version__
+    )
+    with membership.cluster as cluster:
+        nodes = len([node for node in cluster.nodes.list() if node.state in ("active", "draining")])
+    return {
+        "node": membership.settings.node,
+        "slot": membership.slot,
+        "archive_id": membership.archive_id.hex(),
+        "nodes": nodes,
+    }
+
+
+def leave(config: Config) -> dict[str, Any]:
+    """Ends this node. Raises ArchiveInUse while its server runs, ClusterError, StorageError."""
+    from engine.archive.archive import Archive
+    from engine.archive.nodes import departure
+
+    with Archive.open(config.data, role="keeper") as archive:
+        count = departure.leave(archive, config.object_store)
+    return {"node": config.cluster.node, "segments_published": count}
+
+
+def remove(config: Config, name: str) -> dict[str, Any]:
+    """Removes a node that is lost. Raises ClusterError while it is alive, StorageError."""
+    from engine.archive.archive import Archive
+    from engine.archive.nodes import departure
+
+    with Archive.open(config.data) as archive:
+        adopted = departure.remove(archive, name, config.object_store)
+    return {"node": name, "groups_adopted": adopted}

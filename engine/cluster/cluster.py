@@ -1,4 +1,4 @@
-"""The cluster of an archive: its nodes, chains, segments and leases on one database."""
+"""The cluster of an archive: its nodes, chains and leases on one database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from engine.cluster.chains import Chains
 from engine.cluster.database import Database
 from engine.cluster.leases import ClusterLeases
 from engine.cluster.nodes import Nodes
-from engine.cluster.segments import Segments
 from engine.cluster.settings import ClusterSettings
 from engine.cluster.wake import Wake
 from engine.errors import ConfigError
@@ -30,7 +29,6 @@ class Cluster:
         self.chains = Chains(self.database, archive)
         self.nodes = Nodes(self.database, archive)
         self.leases = ClusterLeases(self.database, archive, settings.node)
-        self.segments = Segments(self.database, archive)
         self._archive = archive
 
     def init(self) -> bool:

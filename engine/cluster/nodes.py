@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import orjson
 
-from engine import __version__
 from engine.cluster.database import Database
 from engine.errors import Fenced, LeaseLost
 
@@ -94,23 +93,25 @@ class Nodes:
         self._database = database
         self._archive = archive
 
-    def join(self, name: str, address: str, term_s: float, slot: int | None = None) -> tuple[int, int]:
+    def join(
+        self, name: str, address: str, term_s: float, slot: int | None = None, *, software: str = ""
+    ) -> tuple[int, int]:
         """A new node; returns its slot and epoch. `slot`: of an archive that had this one (0) before it had several
         nodes; only if it was never given. Raises ClusterError if a node of this name is a member; ClusterUnreachable;
         UnknownOutcome (look for the name in `list`)."""
         rows = self._database.change(
             "select its_slot, its_epoch from filmroom.node_join(%s, %s, %s, %s, %s, %s)",
-            [self._archive, name, address, __version__, float(term_s), slot],
+            [self._archive, name, address, software, float(term_s), slot],
         )
         return int(rows[0][0]), int(rows[0][1])
 
-    def rejoin(self, slot: int, name: str, address: str, term_s: float) -> tuple[int, int]:
+    def rejoin(self, slot: int, name: str, address: str, term_s: float, *, software: str = "") -> tuple[int, int]:
         """The node of a slot after a restart; returns its new epoch and the last number of its chain. Raises Fenced if
         it was taken over: it needs a new slot. ClusterError if another machine runs this node; ClusterUnreachable;
         UnknownOutcome (rejoin again)."""
         rows = self._database.change(
             "select its_epoch, its_number from filmroom.node_rejoin(%s, %s, %s, %s, %s, %s)",
-            [self._archive, slot, name, address, __version__, float(term_s)],
+            [self._archive, slot, name, address, software, float(term_s)],
         )
         return int(rows[0][0]), int(rows[0][1])
 

@@ -63,20 +63,6 @@ create table filmroom.feed (
     foreign key (archive, slot) references filmroom.chains
 );
 
-create table filmroom.segments (
-    archive uuid not null,
-    slot int not null,
-    segment bigint not null,
-    salt bigint not null,
-    bytes bigint not null,
-    record_count bigint not null,
-    crc bigint not null,
-    state text not null check (state in ('sealed', 'published', 'removed')),
-    noted timestamptz not null default now(),
-    primary key (archive, slot, segment, salt),
-    foreign key (archive, slot) references filmroom.nodes
-);
-
 create sequence filmroom.lease_epochs;
 
 create table filmroom.leases (
@@ -299,29 +285,4 @@ begin
             where l.until <= clock_timestamp()
         returning epoch into granted;
     return granted;
-end $$;
-
--- By the node of slot `s` in epoch `e`. Returns the state, which only goes forward.
-create function filmroom.segment_note(
-    a uuid, s int, e bigint, its_segment bigint, its_salt bigint, size bigint, its_records bigint, its_crc bigint,
-    wanted text
-) returns text language plpgsql as $$
-declare
-    known filmroom.segments;
-    states constant text[] := array['sealed', 'published', 'removed'];
-begin
-    -- Held until the end: nobody takes this node over meanwhile.
-    perform 1 from filmroom.chains where archive = a and slot = s and epoch = e for share;
-    if not found then
-        perform filmroom.refuse_chain(a, s, e);
-    end if;
-    insert into filmroom.segments as g values
-        (a, ((its_segment >> 48) & 65535)::int, its_segment, its_salt, size, its_records, its_crc, wanted)
-        on conflict (archive, slot, segment, salt) do update
-            set noted = now(), state = states[greatest(array_position(states, g.state), array_position(states, wanted))]
-        returning * into known;
-    if (known.bytes, known.record_count, known.crc) <> (size, its_records, its_crc) then
-        perform filmroom.refuse('FR005', format('segment %s was noted with other bytes', to_hex(its_segment)));
-    end if;
-    return known.state;
 end $$;

@@ -37,3 +37,15 @@ def check(config: Config) -> None:
             raise ConfigError(f'{whose}durable = "peer" needs second_copy.replica')
         if durable == "object" and not (store.url and store.tail):
             raise ConfigError(f'{whose}durable = "object" needs object_store.url, and object_store.tail')
+
+
+def check_node(config: Config) -> None:
+    """Raises ConfigError where a node would acknowledge what the other nodes cannot read."""
+    store = config.object_store
+    if not store.url or not store.tail:
+        raise ConfigError("nodes share their instances in a bucket: set url in [object_store], and leave its tail on")
+    everybody = [("", config.settings_of(""))]
+    everybody += [(f"the [[peer]] {peer.aet!r}: ", config.settings_of(peer.aet)) for peer in config.peers]
+    for whose, settings in everybody:
+        if settings.durable != "object":
+            raise ConfigError(f'{whose}[cluster] needs durable = "object": other nodes read instances in the bucket')

@@ -204,6 +204,11 @@ class Catalog:
         """
         return self._writer.apply_group(slot, number, items, marks or {}, covered or {})
 
+    def skip_groups(self, slot: int, number: int) -> None:
+        """Notes that all groups of a slot up to this number have been applied in another way: by the footers of their
+        segments. The stamps in them are not known here: their records still count, by `apply`."""
+        self._writer.skip_groups(slot, number)
+
     def follow(
         self, feeds: Mapping[int, GroupFeed], store: SegmentStore, observe: Callable[[int], object] = lambda stamp: None
     ) -> int:

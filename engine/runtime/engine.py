@@ -12,6 +12,7 @@
     pools, transcoder     threads and processes for blocking work
     renderer, thumbnails  pictures of stored instances
     audit_trail           who stored, saw and sent what
+    barrier               what other nodes of the archive have acknowledged is known here
     orders                patients, orders and scheduled steps of the hospital
     sightings             when each peer was seen last, and what it took
     config, metrics       the current configuration, and the counters
@@ -43,6 +44,7 @@ from engine.orders.stations import Stations
 from engine.runtime.admission import Admission
 from engine.runtime.associations_count import AssociationsCount
 from engine.runtime.audit_trail import AuditTrail
+from engine.runtime.barrier import Barrier
 from engine.runtime.flow_control import FlowControl
 from engine.runtime.ingest_budget import IngestBudget
 from engine.runtime.pools import Pools
@@ -86,6 +88,8 @@ class Engine:
     retrieval_budget: RetrievalBudget = field(init=False)
     ingest_budget: IngestBudget = field(init=False)
     stations: Stations = field(init=False)
+    barrier: Barrier | None = field(init=False, default=None)
+    """None: the archive has one node."""
     _orders: Orders | None = field(init=False, default=None)
     _opening_orders: threading.Lock = field(init=False, default_factory=threading.Lock)
 
@@ -110,6 +114,14 @@ class Engine:
         self.ingest_budget = IngestBudget(lambda: self.config)
         self.flow.ingest_bytes.append(lambda: self.ingest_budget.taken_bytes)
         self.stations = Stations(lambda: self.config)
+        if (membership := self.archive.membership) is not None:
+            self.barrier = Barrier(
+                self.loop,
+                self.pools.cluster,
+                self.archive.catch_up,
+                self.metrics.counters,
+                refuses=membership.settings.visibility == "cluster",
+            )
 
     @property
     def secret(self) -> bytes:
@@ -161,6 +173,12 @@ class Engine:
         )
         engine._begin_second_copies()
         return engine
+
+    async def caught_up(self) -> None:
+        """Returns when this process may answer questions about the archive: at once where it has one node. Raises
+        ClusterUnreachable or CatalogBehind."""
+        if self.barrier is not None:
+            await self.barrier.wait()
 
     def orders(self) -> Orders:
         """The registry of patients and orders, opened at the first call: in a thread. Raises OrdersError."""

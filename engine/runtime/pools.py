@@ -3,6 +3,7 @@
     reads    reads stored instances, and converts them before they are sent    stalls with a disk that does not answer
     index    reads lists of instances from the index                           stalls on index pages not in memory
     orders   writes to the registry of patients and orders                     stalls with a disk that does not sync
+    cluster  asks the other nodes of the archive                               stalls with the network, or PostgreSQL
     slow     work of seconds: prepares a writer, opens large objects
 
 Work that waits for a dead disk fills its own pool and no other. Do not use the event loop's default executor: all calls
@@ -25,6 +26,8 @@ READ_THREADS = 8
 
 INDEX_THREADS = 4
 ORDERS_THREADS = 2
+CLUSTER_THREADS = 1
+"""Questions share a round: see `barrier`."""
 SLOW_THREADS = 2
 
 
@@ -106,10 +109,11 @@ class Pools:
         self.reads = ThreadPool("reads", READ_THREADS)
         self.index = ThreadPool("index", INDEX_THREADS)
         self.orders = ThreadPool("orders", ORDERS_THREADS)
+        self.cluster = ThreadPool("cluster", CLUSTER_THREADS)
         self.slow = ThreadPool("slow", SLOW_THREADS)
 
     def __iter__(self) -> Iterator[ThreadPool]:
-        return iter((self.reads, self.index, self.orders, self.slow))
+        return iter((self.reads, self.index, self.orders, self.cluster, self.slow))
 
     def snapshot(self) -> dict[str, dict[str, int]]:
         """As plain data, for the statistics."""

@@ -25,6 +25,7 @@ from engine.archive.lifecycle.resent import VersionComparer
 from engine.archive.lifecycle.scrub import Scrubber
 from engine.config import Config, Retention
 from engine.errors import RetentionRefused, for_log
+from engine.server.cluster_job import ClusterJob
 from engine.server.object_store_job import ObjectStoreJob
 from engine.server.orders_job import OrdersJob
 
@@ -382,6 +383,7 @@ JOBS: tuple[Callable[[Archive, Config, threading.Event], Job], ...] = (
     ResentJob,
     MetadataJob,
     OrdersJob,
+    ClusterJob,
     ObjectStoreJob,
 )
 """The jobs of every caretaker but that of a replica."""

@@ -10,6 +10,7 @@ import threading
 
 from engine import log
 from engine.archive.archive import Archive
+from engine.archive.nodes.announcer import Announcer
 from engine.archive.tiering.shipping import Shipping
 from engine.config import Config
 from engine.errors import EngineError, for_log
@@ -36,7 +37,7 @@ class ObjectStoreJob:
 
     def _begin(self) -> None:
         if self._settings.url and self._shipping is None:
-            shipping = Shipping(self._archive, self._settings, self._stopping)
+            shipping = Shipping(self._archive, self._settings, self._stopping, Announcer.of(self._archive))
             shipping.start()
             self._shipping = shipping
 

@@ -27,6 +27,7 @@ from engine.archive.announced import AnnouncedInstances
 from engine.archive.archive import Archive
 from engine.archive.feed.quiet import QuietTimes
 from engine.archive.feed.writer import FeedOptions, FeedWriter
+from engine.archive.nodes import membership
 from engine.archive.writer_watch import WriterWatch
 from engine.audit.keeper import AuditKeeper
 from engine.config import Reading, managed_peers, second_copies
@@ -213,6 +214,9 @@ class Supervisor:
             logger.info("opening the archive", step=step, done=done, total=total)
             show_in_systemd(f"opening the archive: {step}, {done} of {total}")
 
+        if self._config.cluster.database:
+            second_copies.check_node(self._config)
+        membership.confirm(self._config.data, self._config.cluster)
         give_up_at = time.monotonic() + ARCHIVE_PATIENCE_S
         while True:
             try:

@@ -111,6 +111,7 @@ class FindOperation:
         try:
             audit.check()
             self._request = self._decode(identifier, limit)
+            await session.services.engine.caught_up()
             status = await self._answer(self._request, limit)
         except EngineError as error:
             offending = error.offending_elements if isinstance(error, QueryError) else ()

@@ -398,6 +398,7 @@ async def _select(retrieval: Retrieval, identifier: bytes) -> tuple[Selection, P
 
     try:
         query = retrieval_query(session.contexts[retrieval.context_id], identifier)
+        await session.services.engine.caught_up()
         view = session.view(Action.RETRIEVE)
         if isinstance(rq, CMoveRQ) and not await _may_receive(session, rq.move_destination, view, query):
             logger.error(

@@ -86,14 +86,14 @@ class LocalSegments:
 
 
 class LayeredSegments:
-    """The segments of this machine, and those of a further store that are not here."""
+    """The segments of a store, and those of a further store that are not in it."""
 
-    def __init__(self, local: LocalSegments, elsewhere: SegmentStore) -> None:
+    def __init__(self, local: SegmentStore, elsewhere: SegmentStore) -> None:
         self._local = local
         self._elsewhere = elsewhere
 
     def open(self, segment_id: int, offset: int = 0, *, salt: int | None = None) -> SegmentBytes:
-        """The file of this machine if there is one, else what the further store has."""
+        """The segment of the first store if it has it, else what the further store has."""
         try:
             return self._local.open(segment_id, offset, salt=salt)
         except SegmentGone:

@@ -370,6 +370,8 @@ class WebFront:
             raise refusal
         if request.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise HttpError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "bodies with a Content-Encoding are not supported")
+        if route.action is not None and route.action is not Action.STORE:
+            await self.engine.caught_up()
         await self.audited.begin(request, route)
         await self._invite(request)
         return await route.handler(request)

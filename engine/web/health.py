@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import orjson
 from aiohttp import web
 
+from engine.errors import CatalogBehind, ClusterUnreachable
+
 if TYPE_CHECKING:
     from engine.web.request import Request
 
@@ -33,6 +35,10 @@ async def ready(request: Request) -> web.Response:
     engine = request.engine
     engine.admission.look()
     reasons = [f"every thread of the pool {pool.name} is busy" for pool in engine.pools if pool.is_stuck]
+    try:
+        await engine.caught_up()
+    except (CatalogBehind, ClusterUnreachable):
+        reasons.append("it is not known here what other nodes have stored")
     problems = list(reasons)
     if engine.admission.reason is not None:
         problems.append(f"new instances are refused: {engine.admission.reason.value}")

@@ -111,6 +111,8 @@ class QuickFrames:
         if path is None or self._route is None or self._host.is_draining or not connection.is_direct:
             return False
         engine = self._engine
+        if engine.barrier is not None:
+            return False  # another node may have deleted the instance
         settings = engine.config.http
         terms = connection.terms
         if terms is None or terms.raw_headers != message.raw_headers or terms.settings is not settings:

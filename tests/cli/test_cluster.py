@@ -59,7 +59,7 @@ def test_without_a_database_it_says_what_to_set(capsys: pytest.CaptureFixture[st
 def test_a_server_that_would_not_join_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "filmroom.toml").write_text('[cluster]\ndatabase = "host=nowhere"\nnode = "one"\n')
     code, _, err = run(capsys, "serve")
-    assert code == exit_codes.CONFIGURATION and "do not join" in err
+    assert code == exit_codes.CONFIGURATION and "[object_store]" in err
 
 
 def test_a_database_that_does_not_answer_is_unavailable(
@@ -77,3 +77,30 @@ def test_the_table_fits_on_a_terminal(width: int) -> None:
     head, body = tables.lines(COLUMNS, [row], width)
     assert all(len(line) <= width for line in (*head, *body))
     assert all(any(value in line for line in body) for value in row[:8])
+
+
+def test_an_archive_joins_and_a_lost_node_is_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], filled: None, server: Postgres, database: str
+) -> None:
+    bucket = f'[object_store]\nurl = "file://{tmp_path}/bucket"\n'
+    configure(tmp_path, server, database)
+    code, _, err = run(capsys, "cluster", "join")
+    assert code == exit_codes.CONFIGURATION and "[object_store]" in err
+    first = 'durable = "object"\n' + (tmp_path / "filmroom.toml").read_text() + bucket
+    (tmp_path / "filmroom.toml").write_text(first)
+    for _ in range(2):  # again, it changes nothing
+        code, out, err = run(capsys, "cluster", "join", "--json")
+        assert code == exit_codes.OK, err
+        assert {**json.loads(out), "archive_id": ""} == {"node": "one", "slot": 0, "archive_id": "", "nodes": 1}
+    (tmp_path / "two.toml").write_text(first.replace('node = "one"', 'node = "two"'))
+    second = ("--config", tmp_path / "two.toml", "--data", tmp_path / "two")
+    code, out, err = run(capsys, "cluster", "join", *second, "--json")
+    assert code == exit_codes.OK, err
+    assert json.loads(out)["slot"] == 1
+    code, _, err = run(capsys, "cluster", "remove", "one", *second)
+    assert code != exit_codes.OK and "alive" in err
+    server.execute("update filmroom.nodes set until = now() - interval '1 minute' where slot = 0", database)
+    assert run(capsys, "cluster", "remove", "one", *second)[0] == exit_codes.OK
+    code, out, err = run(capsys, "cluster", "leave", *second, "--json")
+    assert code == exit_codes.OK, err
+    assert json.loads(out) == {"node": "two", "segments_published": 0}

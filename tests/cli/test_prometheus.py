@@ -54,7 +54,30 @@ def test_the_object_store_has_gauges_once_it_is_used() -> None:
     assert found["filmroom_object_store_backlog_bytes", ""] == 9
     assert ("filmroom_object_store_disk_days_left", "") not in found
     other = samples(prometheus.text_of(HELD, {"workers": [], "caretaker": {"object_store": {"enabled": False}}}))
-    assert not any(name.startswith("filmroom_object_store") for name, _ in other)
+    assert not any(name.startswith(("filmroom_object_store", "filmroom_cluster")) for name, _ in other)
+
+
+def test_a_node_says_how_far_it_follows_the_others() -> None:
+    state = {
+        "enabled": True,
+        "state": "active",
+        "error": "",
+        "clock_offset_s": 0.25,
+        "applied_groups": 12,
+        "behind_groups": {"3": 2},
+        "stopped": {"3": "damaged"},
+    }
+    found = samples(prometheus.text_of(HELD, {"workers": [], "caretaker": {"cluster": state}}))
+    assert found["filmroom_cluster_up", ""] == 1
+    assert found["filmroom_cluster_behind_groups", "3"] == 2
+    assert found["filmroom_cluster_stopped_nodes", ""] == 1
+    assert found["filmroom_cluster_applied_groups_total", ""] == 12
+    assert found["filmroom_cluster_clock_offset_seconds", ""] == 0.25
+    lost = {**state, "state": "fenced", "error": "taken over"}
+    assert (
+        samples(prometheus.text_of(HELD, {"workers": [], "caretaker": {"cluster": lost}}))["filmroom_cluster_up", ""]
+        == 0
+    )
 
 
 def test_answers_that_wait_for_a_second_copy_are_measured_by_place() -> None:

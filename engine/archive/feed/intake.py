@@ -12,7 +12,7 @@ scrub report the damage.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
@@ -48,9 +48,18 @@ _Source = Iterator[Record]
 class Intake:
     """Reads the log of one archive; one thread at a time."""
 
-    def __init__(self, index: Catalog, store: SegmentStore, progress: Progress) -> None:
+    def __init__(
+        self,
+        index: Catalog,
+        store: SegmentStore,
+        progress: Progress,
+        is_own: Callable[[int], bool] = lambda segment_id: True,
+    ) -> None:
+        """`is_own`: whether a segment is of this node's log. Others' records are in the feeds of those nodes: what goes
+        to receivers would go to them once from each node."""
         self._index = index
         self._store = store
+        self._is_own = is_own
         self.progress = progress
         self.unreadable = 0
         """Number of skipped places in the log."""
@@ -92,6 +101,10 @@ class Intake:
 
     def _worth_reading(self, segment_id: int, mark: SegmentMark) -> SegmentHeader | None:
         """The header of a segment with new records; None without any."""
+        if not self._is_own(segment_id):
+            if mark.sealed:
+                self.progress.finish(segment_id)
+            return None
         place = self.progress.of(segment_id)
         if place is not None and place[1] >= mark.indexed_bytes:
             if mark.sealed:

@@ -178,7 +178,9 @@ class FeedWriter:
         self._tracker = tracker
         self._studies = StudyWatch(self._index, tracker, self._options.announced)
         self._replicas = state.replicas
-        self._intake = Intake(self._index, self._layout.segment_store(self._files), state.progress)
+        self._intake = Intake(
+            self._index, self._layout.segment_store(self._files), state.progress, self._layout.writes
+        )
         self._translator = Translator(self._index, state.progress)
         self._last_change = self._journal.last
         self._moments.clear()

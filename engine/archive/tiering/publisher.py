@@ -209,11 +209,16 @@ class Publisher:
 
     # -- what goes, and what is said of all -----------------------------------------------------
 
-    def remove_gone(self, is_needed: Callable[[int], bool], elsewhere: Collection[SegmentName]) -> int:
+    def remove_gone(
+        self,
+        is_needed: Callable[[int], bool],
+        elsewhere: Collection[SegmentName],
+        announce: Callable[[SegmentName], None] = lambda name: None,
+    ) -> int:
         """Removes segments from the bucket that a compaction has removed here; returns how many.
 
         `is_needed`: whether a segment without a file has records that somebody misses. `elsewhere`: the segments that
-        are only in the bucket, on purpose.
+        are only in the bucket, on purpose. `announce` is called before the objects of a segment go.
         """
         present = self._sealed.names()
         now_s = time.monotonic()
@@ -227,6 +232,7 @@ class Publisher:
                 continue
             if self._manifest_of is None or name in self._manifest_of:
                 continue
+            announce(name)
             self._journal.append([["removed", *name]])
             del self.published[name]
             del self._gone_s[name]

@@ -28,6 +28,7 @@ from engine import guards, log
 from engine.archive import receipts
 from engine.archive.archive import Archive
 from engine.archive.lifecycle import losses
+from engine.archive.nodes.announcer import Announcer
 from engine.archive.receipts import Desk, Kind
 from engine.archive.stats_history import COLUMNS, HOUR_S, MINUTE_S, StatsHistory
 from engine.archive.tiering import connection
@@ -36,7 +37,7 @@ from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.status_file import STATUS_FILE, read_status
 from engine.archive.tiering.tail import Tail
 from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable, for_log
-from engine.objects.bucket import Bucket, SegmentName
+from engine.objects.bucket import Bucket, Group, SegmentName
 from engine.objects.schedule import Schedule
 from engine.objects.settings import ObjectStore
 from engine.rate_limiter import RateLimiter
@@ -54,6 +55,9 @@ ORDER_EVERY_S = 60.0
 """The pause between two looks for what has to go from the bucket, which read the index."""
 LOOK_S = 2.0
 """The pause between two looks for sealed segments."""
+GROUPS_KEPT_S = 900.0
+"""For how long groups stay after their segment was published, where other nodes read them: a retrieval that has begun
+ends with them."""
 GROWTH_HOURS_MIN = 24
 ALERT_S = 900.0
 """An outage of a quarter of an hour is an alarm: a short one is nobody's work."""
@@ -92,11 +96,18 @@ class _Facts:
 class Shipping:
     """The threads; `start`, then `stop`."""
 
-    def __init__(self, archive: Archive, settings: ObjectStore, stopping: threading.Event) -> None:
-        """Makes no request. Raises ConfigError, StorageError."""
+    def __init__(
+        self,
+        archive: Archive,
+        settings: ObjectStore,
+        stopping: threading.Event,
+        announcer: Announcer | None = None,
+    ) -> None:
+        """`announcer`: of a node, tells the other nodes. Makes no request. Raises ConfigError, StorageError."""
         self._parts = parts = archive.parts
         self._settings = settings
         self._stopping = stopping
+        self._announcer = announcer
         self._url = settings.url
         self._bucket: Bucket = connection.bucket_of(parts.layout.archive_id, settings)
         connection.remember(parts.layout.data, settings, parts.files)
@@ -132,6 +143,8 @@ class Shipping:
         for thread in self._threads:
             thread.join()
         self._publisher.close()
+        if self._announcer is not None:
+            self._announcer.close()
 
     def release(self) -> None:
         """Returns when the threads use the index no more. They end by themselves when their request is answered."""
@@ -234,12 +247,16 @@ class Shipping:
                 self._bucket,
                 self._url,
                 group_bytes=self._settings.group_bytes,
+                announce=self._announce,
+                keep_s=GROUPS_KEPT_S if self._announcer is not None else 0.0,
             )
             self._bucket.found(datetime.now(UTC))
             tail.open()
             self._tail = tail
         if self._desk is not None:
             self._desk.take_coming()  # it is in the log: this step ships it
+        if self._announcer is not None:
+            self._announcer.segments(list(self._publisher.published))
         try:
             self._facts.uploaded_bytes += tail.step(self._publisher.published.keys(), ship_keys=self._ship_keys_in_time)
             self._facts.tail_shipped_s = began_s
@@ -247,6 +264,14 @@ class Shipping:
             self._facts.tail_lag_bytes = tail.lag_bytes
         self._give_receipts(tail)
         return max(0.0, self._settings.tail_interval_s - (time.time() - began_s))
+
+    def _announce(self, group: Group) -> None:
+        if self._announcer is not None:
+            self._announcer.group(group, self._parts.segments.open)
+
+    def _announce_removal(self, name: SegmentName) -> None:
+        if self._announcer is not None:
+            self._announcer.removed(name)
 
     def _give_receipts(self, tail: Tail) -> None:
         desk = self._desk
@@ -306,7 +331,9 @@ class Shipping:
 
         with self._publishing:
             self._publisher.write_manifest([self._tail.next] if self._tail is not None else [])
-            self._facts.removed += self._publisher.remove_gone(is_needed, self._elsewhere())
+            self._facts.removed += self._publisher.remove_gone(
+                is_needed, self._elsewhere(), self._announce_removal
+            )
 
     def _elsewhere(self) -> set[SegmentName]:
         layout = self._parts.layout

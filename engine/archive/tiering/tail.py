@@ -8,7 +8,7 @@
     the next group's number is taken      by our own token: our answer was lost; the group is there
                                           by another's, or by a SEAL: Fenced. Another machine continues this archive
     no note, or of another lineage        the last chain is sealed at its first free number, and a new epoch begins
-    a segment is published                its groups are removed
+    a segment is published                its groups are removed, where other nodes read them some time later
 
 A segment that was sealed before this process saw it grow is left to the publisher. Records may be in the bucket before
 the local disk has synced them: more is there then, never less.
@@ -17,6 +17,7 @@ the local disk has synced them: more is there then, never less.
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -53,12 +54,29 @@ class _Following:
 class Tail:
     """The one writer of a chain; for one thread. Make it again after an error of the store at `open`."""
 
-    def __init__(self, layout: Layout, files: Files, bucket: Bucket, url: str, *, group_bytes: int) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        files: Files,
+        bucket: Bucket,
+        url: str,
+        *,
+        group_bytes: int,
+        announce: Callable[[Group], None] = lambda group: None,
+        keep_s: float = 0.0,
+    ) -> None:
+        """`announce` is called with each group that is in the bucket, before it counts; at `open` with those that are
+        there already. `keep_s`: for how long groups stay after their segment was published.
+        """
         self._layout = layout
         self._files = files
         self._bucket = bucket
         self._url = url
         self._group_bytes = group_bytes
+        self._announce = announce
+        self._keep_s = keep_s
+        self._published_s: dict[SegmentName, float] = {}
+        """When a segment with groups was first seen to be published."""
         self._logs = AllLogs(layout.data, files)
         self._path = str(layout.data / FILE)
         self._token = b""
@@ -85,7 +103,7 @@ class Tail:
         if note is not None and note[0] >= last_epoch:
             epoch, self._token = note
         else:
-            self._take_over(places, last_epoch)
+            seal_chain(self._bucket, self._layout.slot, places)
             epoch, self._token = last_epoch + 1, os.urandom(TOKEN_BYTES)
             self._write_note(epoch)
         self._resume(epoch, [place for place in places if place.epoch == epoch])
@@ -94,7 +112,9 @@ class Tail:
         self.next = Place(self._layout.slot, epoch, _after(places))
         self._before = bytes(32)
         for place in places:
-            self._note_group(self._bucket.group(place))
+            group = self._bucket.group(place)
+            self._note_group(group)
+            self._announce(group)
 
     def _note_group(self, group: Group) -> None:
         if group.kind == SEAL or group.token != self._token:
@@ -104,23 +124,6 @@ class Tail:
         if group.start <= following.end:
             following.end = max(following.end, group.end)
         following.places = (*following.places, group.place)
-
-    def _take_over(self, places: list[Place], epoch: int) -> None:
-        """Seals the chain of an earlier epoch, so that a machine that still writes it stops."""
-        if not epoch:
-            return
-        place = Place(self._layout.slot, epoch, _after([place for place in places if place.epoch == epoch]))
-        while True:
-            seal = Group(place, self._layout.archive_id, os.urandom(TOKEN_BYTES), SegmentName(0, 0), 0, b"", kind=SEAL)
-            try:
-                self._bucket.objects.create(self._bucket.group_key(place), seal.encode())
-            except ObjectExists:
-                if self._bucket.group(place).kind == SEAL:
-                    return
-                place = place._replace(number=place.number + 1)
-                continue
-            logger.warning("an earlier chain of this archive was sealed in the bucket", epoch=epoch)
-            return
 
     def _read_note(self) -> tuple[int, bytes] | None:
         try:
@@ -229,6 +232,7 @@ class Tail:
             self._bucket.objects.create(self._bucket.group_key(group.place), content)
         except ObjectExists:
             self._check_own(group, content)
+        self._announce(group)
         self._pending = None
         self._note_group(group)
         self.next = group.place._replace(number=group.place.number + 1)
@@ -251,7 +255,10 @@ class Tail:
 
     def _release(self, published: Collection[SegmentName]) -> None:
         """Removes the groups of segments that are in the bucket as a whole."""
+        now_s = time.monotonic()
         for name in [name for name in self._following if name in published]:
+            if now_s - self._published_s.setdefault(name, now_s) < self._keep_s:
+                continue
             places = self._following[name].places
             going = [place for place in places if place[1:] < (self.next.epoch, self.next.number - KEPT_GROUPS)]
             self._bucket.objects.delete([self._bucket.group_key(place) for place in going])
@@ -260,6 +267,26 @@ class Tail:
                 self._following[name].places = staying
             else:
                 del self._following[name]
+                del self._published_s[name]
+
+
+def seal_chain(bucket: Bucket, slot: int, places: list[Place]) -> None:
+    """Seals the last chain of a slot, so that a machine that still writes it stops. `places`: all of the slot."""
+    epoch = max((place.epoch for place in places), default=0)
+    if not epoch:
+        return
+    place = Place(slot, epoch, _after([place for place in places if place.epoch == epoch]))
+    while True:
+        seal = Group(place, bucket.archive_id, os.urandom(TOKEN_BYTES), SegmentName(0, 0), 0, b"", kind=SEAL)
+        try:
+            bucket.objects.create(bucket.group_key(place), seal.encode())
+        except ObjectExists:
+            if bucket.group(place).kind == SEAL:
+                return
+            place = place._replace(number=place.number + 1)
+            continue
+        logger.warning("a chain of this archive was sealed in the bucket", slot=slot, epoch=epoch)
+        return
 
 
 def _after(places: list[Place]) -> int:

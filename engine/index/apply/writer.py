@@ -124,6 +124,15 @@ class Writer:
 
         return self.batch(work)
 
+    def skip_groups(self, slot: int, number: int) -> None:
+        """See `Catalog.skip_groups`."""
+
+        def work(txn: WriteTxn) -> None:
+            last, newest = positions.read(txn, self.environment, slot)
+            positions.write(txn, self.environment, slot, max(last, number), newest)
+
+        self.batch(work)
+
     def add_items(self, txn: WriteTxn, items: Sequence[Item]) -> list[Outcome]:
         """Applies records of any kind; returns one outcome for each instance."""
         outcomes: list[Outcome] = []

@@ -10,6 +10,7 @@ them with `Catalog.apply`, so the result is the same as after live writing. May 
     its file is gone, with live records   reported; the index keeps their positions
     no mark, no file, known as sealed     reported: the index was lost, and so were these records
     its file is elsewhere                 as a sealed one, from the store that has it
+    another node writes it                left to who follows that node's log
 
 With `follow` the log belongs to another machine (on a replica), or cannot be written. It is then only read, by
 `recovery.read_segment`, again and again. Records that a compaction has moved there move here too: the last copy counts.
@@ -50,6 +51,7 @@ from engine.storage.recovery import (
     restore_names,
 )
 from engine.storage.segment import FIRST_RECORD, Damage, list_segments
+from engine.storage.segment_ids import slot_of
 from engine.storage.segment_store import LocalSegments, SegmentStore
 
 BATCH = 2000
@@ -118,13 +120,15 @@ def replay(
     follow: bool = False,
     archive_id: bytes = b"",
     elsewhere: SegmentStore | None = None,
+    own_slot: int | None = None,
     sealed_segments: SealedSegments = NONE_SEALED,
     attempt: Callable[[Replay], Report] = lambda work: work(),
 ) -> Report:
     """Applies the records of the log after the marks; with `only`, of these segments.
 
     With an `archive_id`, a segment of another archive is reported and not changed. `elsewhere`: has segments that are
-    not in the directory. `sealed_segments`: sealed segments by another source than the index. `attempt` runs the
+    not in the directory. `own_slot`: of a node, which misses no segment of the other nodes; None: all segments are
+    missed. `sealed_segments`: sealed segments by another source than the index. `attempt` runs the
     work on a segment that a dead process left, and may run it again on a full disk. Raises IndexError_, StorageFailed,
     StorageFull or StoreUnreachable; damage in the log is reported, not raised.
     """
@@ -139,6 +143,8 @@ def replay(
     segment_ids = set(present) if only is None else set(only)
     shipped = set() if elsewhere is None else set(elsewhere.segment_ids()) - set(present)
     for segment_id in sorted(marks.keys() & segment_ids if only is not None else marks.keys()):
+        if own_slot is not None and slot_of(segment_id) != own_slot:
+            continue
         if segment_id not in present and segment_id not in shipped and marks[segment_id].live_count:
             report.add_lost(Damage(segment_id, 0, marks[segment_id].indexed_bytes, "the segment file is missing"))
     missing = sealed_segments.by_id.keys() - marks.keys() - set(present) - shipped
@@ -325,6 +331,7 @@ def rebuild(
     follow: bool = False,
     archive_id: bytes = b"",
     elsewhere: SegmentStore | None = None,
+    own_slot: int | None = None,
     sealed_segments: SealedSegments = NONE_SEALED,
     schema: Schema = STANDARD,
 ) -> tuple[Catalog, Report]:
@@ -343,6 +350,7 @@ def rebuild(
             follow=follow,
             archive_id=archive_id,
             elsewhere=elsewhere,
+            own_slot=own_slot,
             sealed_segments=sealed_segments,
         )
     except BaseException:
