@@ -191,7 +191,7 @@ def control_socket(data: Path) -> Path:
     return data / "control.sock"
 
 
-def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
+def open_layout(data: Path, files: Files, *, create: bool, joins: bool = False) -> Layout:
     """Reads archive.json, or with `create` makes a new archive in an empty or missing folder (see `archive.founding`).
 
     Raises StorageError when the folder holds no archive, one of another format, or other files.
@@ -218,7 +218,7 @@ def open_layout(data: Path, files: Files, *, create: bool) -> Layout:
         raise StorageError(f"{description} cannot be used: {error}") from error
     is_encrypted = content["format"] == ENCRYPTED_FORMAT
     elsewhere = RemoteSegments(data, archive_id, files)
-    membership = read_membership(data, archive_id, slot, files)
+    membership = read_membership(data, archive_id, slot, files, joins=joins)
     growing = None if membership is None else GrowingSegments(data, files, elsewhere.bucket, elsewhere.pages)
     return Layout(
         data,

@@ -82,11 +82,12 @@ def _shipping(config: Config, status: Mapping[str, Any]) -> Iterator[Finding]:
     figures = {"backlog_bytes": float(state["backlog_bytes"]), "away_s": float(state["away_s"])}
     if state["state"] == "fenced":
         advice = "another machine was restored from this bucket and goes on with it: stop one of both"
+        if (caretaker.get("cluster") or {}).get("enabled"):
+            advice = "this node was taken over or removed, or its folder is used twice: see `filmroom cluster status`"
         yield fault(_SUBJECT, f"the server ships no more: {state['error']}", advice, **figures)
     elif state["is_alarming"]:
-        yield fault(
-            _SUBJECT, f"{state['error']}; {waiting}", "nothing is lost yet: mend the line or the store", **figures
-        )
+        advice = "nothing is lost yet: mend the line or what does not answer"
+        yield fault(_SUBJECT, f"{state['error']}; {waiting}", advice, **figures)
     elif state["error"]:
         yield warning(_SUBJECT, f"{state['error']}; {waiting}", "it is tried again; storing goes on", **figures)
     elif state["backlog_age_s"] > BACKLOG_AGE_S_MAX:

@@ -379,6 +379,11 @@ class Bucket:
                 last[epoch] = place.number
         return sorted(places)
 
+    def slots(self) -> list[int]:
+        """The slots that have groups, ascending: one for each node that has ever shipped, as far as it lists them."""
+        matches = (_GROUP_KEY.search(head.key) for head in self.objects.heads(f"{self.root}/w"))
+        return sorted({int(match[1], 16) for match in filter(None, matches)})
+
     def _is_there(self, place: Place) -> bool:
         try:
             self.objects.head(self.group_key(place))

@@ -97,7 +97,12 @@ class LayeredSegments:
         try:
             return self._local.open(segment_id, offset, salt=salt)
         except SegmentGone:
+            pass
+        try:
             return self._elsewhere.open(segment_id, offset, salt=salt)
+        except SegmentGone:
+            # It may have moved to the first store between the two looks.
+            return self._local.open(segment_id, offset, salt=salt)
 
     def segment_ids(self) -> list[int]:
         """The segments of both."""

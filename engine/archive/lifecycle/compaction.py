@@ -257,7 +257,8 @@ class Compactor:
         """The plan that the next steps would carry out."""
         marks = self._parts.index.segment_marks()
         segment_ids = list_segments(self._parts.layout.segments, self._parts.files)
-        sealed = [segment_id for segment_id in segment_ids if segment_id in marks and marks[segment_id].sealed]
+        own = filter(self._parts.layout.writes, segment_ids)  # the others are compacted by the nodes that wrote them
+        sealed = [segment_id for segment_id in own if segment_id in marks and marks[segment_id].sealed]
         # Wait for the change feed: it would miss records that it has not read, or report their copies again.
         progress = feed_state.progress_of(self._parts.layout, self._parts.files)
         newest = newest_of_slots(sealed).values()
@@ -621,7 +622,7 @@ class Compactor:
         parts = self._parts
         marks = parts.index.segment_marks()
         segment_ids = list_segments(parts.layout.segments, parts.files)
-        new_ids = set(segment_ids) - marks.keys()
+        new_ids = set(filter(parts.layout.writes, segment_ids)) - marks.keys()
         if new_ids:
             # These may be copies without relocation, or segments that a living writer is about to use. Leave those
             # alone.
@@ -629,7 +630,8 @@ class Compactor:
             for finding in report.findings:
                 logger.warning("damage in an unfinished segment", finding=str(finding))
         for segment_id in marks.keys() - set(parts.segments.segment_ids()):
-            if marks[segment_id].sealed and not marks[segment_id].live_count:
+            is_unneeded = marks[segment_id].sealed and not marks[segment_id].live_count
+            if is_unneeded and parts.layout.writes(segment_id):
                 parts.index.forget_segment(segment_id, [])
 
 

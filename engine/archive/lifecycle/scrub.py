@@ -331,7 +331,8 @@ class Scrubber:
         """Notes damage for a segment that cannot be opened, if any of its records is still needed."""
         # Not for a segment that a compaction has removed, since it moves all live records first.
         mark = self._index.segment_marks().get(segment_id)
-        if mark is not None and mark.live_count:
+        is_own = self._archive.parts.layout.writes(segment_id)  # other nodes' logs are fetched again (`archive.nodes`)
+        if mark is not None and mark.live_count and is_own:
             damage.take(Fault(Part.GAP, FIRST_RECORD, max(mark.indexed_bytes - FIRST_RECORD, 0), str(error)))
             damage.finish()
             self._collect(damage, result)

@@ -23,6 +23,7 @@ from engine.archive.archive import Archive
 from engine.archive.copies import shipped_logs
 from engine.archive.layout import Layout
 from engine.archive.nodes.announcement import PUBLISHED, REMOVED, Announcement, of_group
+from engine.archive.nodes.membership import ANNOUNCED
 from engine.errors import SegmentGone
 from engine.objects.bucket import Group, SegmentName
 from engine.storage.files import Files
@@ -32,7 +33,6 @@ from engine.storage.segment_bytes import SegmentBytes
 
 logger = log.get("archive.announcer")
 
-FILE: Final = "announced"
 NOTE_EVERY: Final = 64
 """Groups between two notes of how far they are announced: a start announces as many again at most."""
 
@@ -50,7 +50,7 @@ class Announcer:
         """Reads DATA/announced; announces nothing."""
         self._append = append
         self._lock = threading.Lock()
-        self._journal = Journal(str(layout.data / FILE), files)
+        self._journal = Journal(str(layout.data / ANNOUNCED), files)
         self._published: set[SegmentName] = set()
         self._last = (0, -1)
         """Epoch and number of the last group that is noted."""

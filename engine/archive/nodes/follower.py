@@ -33,7 +33,7 @@ from engine.objects.bucket import Bucket, SegmentName
 from engine.storage.encryption import opened_or_shredded
 from engine.storage.hints import read_hints
 from engine.storage.record import SHREDDED, Record, decode_head
-from engine.storage.segment import FIRST_RECORD
+from engine.storage.segment import FIRST_RECORD, segment_path
 from engine.storage.segment_ids import slot_of
 
 logger = log.get("archive.follower")
@@ -57,6 +57,7 @@ class Follower:
     def __init__(self, parts: Parts, remote: RemoteSegments, growing: GrowingSegments, bucket: Bucket) -> None:
         self._parts = parts
         self._index = parts.index
+        self._files = parts.files
         self._remote = remote
         self._growing = growing
         self._bucket = bucket
@@ -106,7 +107,11 @@ class Follower:
         return number
 
     def mend(self, feed: Feed) -> None:
-        """Adds the entries that a power cut has taken: for the start. Raises ClusterUnreachable."""
+        """Adds the entries and hints that a power cut or a person has taken: for the start.
+
+        Raises ClusterUnreachable, StoreUnreachable.
+        """
+        self._mend_hints()
         marks = self._index.segment_marks()
         lost: dict[int, dict[SegmentName, int]] = {}
         names = {name.segment_id: name for name in self._growing.names()}
@@ -128,7 +133,11 @@ class Follower:
                     self._growing.discard(name)
             number = 0
             while number < position[slot]:
-                rows = feed.after(slot, number, ROWS_AT_ONCE)
+                try:
+                    rows = feed.after(slot, number, ROWS_AT_ONCE)
+                except ChainTrimmed as error:
+                    number = error.trimmed  # those were of segments that are sealed
+                    continue
                 if not rows:
                     break
                 for row in rows:
@@ -137,6 +146,22 @@ class Follower:
                         announcement = _of(row)
                         if announcement.kind == GROUP:
                             self._growing.add(announcement)
+
+    def _mend_hints(self) -> None:
+        """Fetches the hints of sealed segments that the index needs and that are not here."""
+        layout = self._parts.layout
+        present = set(self._parts.segments.segment_ids())
+        marks = self._index.segment_marks()
+        lost = {number for number, mark in marks.items() if mark.sealed and not layout.writes(number)} - present
+        if not lost:
+            return
+        names = [name for name in self._bucket.hint_names() if name.segment_id in lost]
+        logger.warning("hints of other nodes' segments are fetched again", lost=len(lost), found=len(names))
+        for name in names:
+            try:
+                self._remote.add(name, self._bucket.hint(name).encode())
+            except (ObjectMissing, ObjectWrong) as error:  # a compaction has just removed it, or it is damaged
+                logger.error("a hint cannot be fetched again", segment=str(name), error=for_log(error))
 
     def _apply(self, slot: int, rows: Sequence[AnnouncedGroup]) -> int:
         for count, row in enumerate(rows):
@@ -194,13 +219,15 @@ class Follower:
         mark = self._index.segment_marks().get(name.segment_id)
         if mark is not None and not mark.live_count:
             self._index.forget_segment(name.segment_id, self._records(name))
-        self._index.apply_group(slot, number, [], {}, {})
         if mark is not None and mark.live_count:
             logger.error("a segment was removed that is needed", segment=str(name), records=mark.live_count)
+            self._index.apply_group(slot, number, [], {}, {})
             return
         self._remote.discard(name)
         self._growing.discard(name)
+        self._files.unlink(segment_path(self._parts.layout.segments, name.segment_id))  # if it was fetched
         self._parts.reader.drop(name.segment_id)
+        self._index.apply_group(slot, number, [], {}, {})
 
     def _records(self, name: SegmentName) -> list[Record]:
         """The records of a sealed segment; none if its hint is not here: then all rows of the index are read."""

@@ -3,7 +3,8 @@
     DATA holds an archive     it joins with the slot of its segments, which other nodes then never get
     DATA is empty             a node of an archive that is in the bucket: its id, a new slot, no segments; what others
                               have stored comes by their feeds and the bucket (`follower`)
-    DATA is a node already    nothing: joining may be repeated, as the first step of a container
+    DATA is a node already    nothing: joining may be repeated, as the first step of a container; a node that has lost
+                              DATA/cluster.json gets it again
 
 Not for archives that encrypt their records, yet: keys are made on one machine and would have to reach all before the
 first record does.
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from engine.archive import layout as layouts
-from engine.archive.nodes.membership import Membership, write_membership
+from engine.archive.nodes.membership import Membership, has_announced, write_membership
 from engine.archive.tiering import connection
 from engine.cluster.cluster import Cluster
 from engine.cluster.settings import ClusterSettings
@@ -45,7 +46,7 @@ def join(
     if not store.url or not store.tail:
         raise ConfigError("nodes share their instances in a bucket: set url in [object_store], and leave its tail on")
     if is_new or (data / "archive.json").exists():
-        layout = layouts.open_layout(data, files, create=is_new)
+        layout = layouts.open_layout(data, files, create=is_new, joins=True)
         if layout.membership is not None:
             write_membership(data, layout.archive_id, layout.slot, cluster, files)
             return layout.membership
@@ -66,7 +67,10 @@ def join(
     agreed = Cluster(cluster, layout.archive_id)
     try:
         agreed.init()
-        given, _ = agreed.nodes.join(cluster.node, cluster.address, cluster.lease_s, slot, software=software)
+        if slot is not None and has_announced(data, files) and _is_member(agreed, cluster.node, slot):
+            given = slot  # it has lost its note only: its server begins a new epoch, as after any start
+        else:
+            given, _ = agreed.nodes.join(cluster.node, cluster.address, cluster.lease_s, slot, software=software)
     finally:
         agreed.close()
     layout = replace(layout, slot=given)
@@ -77,6 +81,13 @@ def join(
     if slot is None:
         layouts.describe(layout, files)  # last: until then it is no archive
     return Membership(data, layout.archive_id, given, cluster)
+
+
+def _is_member(cluster: Cluster, name: str, slot: int) -> bool:
+    return any(
+        (node.name, node.slot) == (name, slot) and node.state in ("active", "draining")
+        for node in cluster.nodes.list()
+    )
 
 
 def _archive_in(store: ObjectStore, archive_id: bytes | None) -> bytes:

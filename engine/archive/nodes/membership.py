@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from engine.cluster.cluster import Cluster
 
 FILE: Final = "cluster.json"
+ANNOUNCED: Final = "announced"
+"""What a node has told the others (`announcer`)."""
 FORMAT: Final = 1
 _FILE_BYTES_MAX: Final = 1 << 16
 SHARED: Final = frozenset({"ledger"})
@@ -187,15 +189,28 @@ class SharedLeases:
         return outer
 
 
-def read_membership(data: Path, archive_id: bytes, slot: int, files: Files) -> Membership | None:
-    """The cluster of a node; None: there is one node. Raises StorageError."""
+def read_membership(
+    data: Path, archive_id: bytes, slot: int, files: Files, *, joins: bool = False
+) -> Membership | None:
+    """The cluster of a node; None: there is one node. `joins`: it may be a node that has lost its note.
+
+    Raises StorageError.
+    """
     path = str(data / FILE)
     note = _read(path, files)
     if note is None:
+        if not joins and has_announced(data, files):
+            # Alone, it would delete what others hold, and find a part of what there is.
+            raise StorageError(f"{path} is missing, and this archive is a node: run `filmroom cluster join` again")
         return None
     if note.archive_id != archive_id.hex() or note.slot != slot:
         raise StorageError(f"{path} cannot be used: it is of another archive or slot")
     return Membership(data, archive_id, slot, note.settings)
+
+
+def has_announced(data: Path, files: Files) -> bool:
+    """Whether this archive was ever served as a node."""
+    return files.exists(str(data / ANNOUNCED))
 
 
 def _read(path: str, files: Files) -> _Note | None:

@@ -18,7 +18,7 @@ bucket from the new machine takes the chain over, and the old machine, if it liv
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,7 +98,7 @@ def restore(
     report.hospital_segments = len(fetched)
     note_published(layout, files, settings, [*(remote.published(name) for name in sorted(names)), *fetched])
     names |= {published.name for published in fetched}
-    _write_tail(layout, files, _groups(bucket, layout.slot), names, report)
+    _write_tail(layout, files, _groups(bucket), names, report)
     brought_up = RestoreReport()
     bring_up(layout, files, brought_up, progress)
     report.instances = brought_up.instances
@@ -183,9 +183,9 @@ class _Hints:
         return name, size
 
 
-def _groups(bucket: Bucket, slot: int) -> list[Group]:
-    """All groups."""
-    places = bucket.places(slot)
+def _groups(bucket: Bucket) -> list[Group]:
+    """All groups, of all nodes that the archive ever had."""
+    places = [place for slot in sorted({0, *bucket.slots()}) for place in bucket.places(slot)]
     with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="groups") as pool:
         return list(pool.map(bucket.group, places))
 
@@ -199,7 +199,7 @@ def _write_tail(
 ) -> None:
     """Makes the segments of which the bucket has groups only."""
     ids = {name.segment_id for name in published}
-    segments = assembled(groups, published)
+    segments = _one_of_each_number(assembled(groups, published), report)
     hospital_restore.make_folders(segments, layout, files)
     folders = {layout.segments}
     for name, own in segments.items():
@@ -225,6 +225,27 @@ def _write_tail(
         report.tail_bytes += end
     for folder in sorted(folders):
         files.sync_directory(folder)
+
+
+def _one_of_each_number(
+    segments: Mapping[SegmentName, list[Group]], report: BucketRestoreReport
+) -> dict[SegmentName, list[Group]]:
+    """One segment of each number: the last of a slot, where two histories of an archive have used one number.
+
+    Segments of DATA/hospital have the same numbers on all nodes, and one node takes what is in them: the longest.
+    """
+    chosen: dict[int, SegmentName] = {}
+    for name, own in segments.items():
+        other = chosen.get(name.segment_id)
+        if other is None or segments[other][-1].place.slot == own[-1].place.slot:
+            chosen[name.segment_id] = name
+            continue
+        longer, shorter = (name, other) if own[-1].end > segments[other][-1].end else (other, name)
+        chosen[name.segment_id] = longer
+        slot, end = segments[shorter][-1].place.slot, segments[shorter][-1].end
+        what = f"segment {shorter} of slot {slot} is left out, with {end} bytes: another node has one of its number"
+        report.findings.append(what)
+    return {name: own for name, own in segments.items() if chosen[name.segment_id] == name}
 
 
 def _anew(files: Files, path: str) -> int:

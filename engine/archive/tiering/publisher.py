@@ -63,6 +63,7 @@ class SealedSegments:
     """The sealed segments of all logs: each file is opened once."""
 
     def __init__(self, layout: Layout, files: Files) -> None:
+        self._layout = layout
         self._data = layout.data
         self._files = files
         self._logs = AllLogs(layout.data, files)
@@ -76,7 +77,7 @@ class SealedSegments:
     def without(self, published: Collection[SegmentName]) -> list[Sealed]:
         """Those that are not published, the oldest first; those of DATA/hospital, which are few, before the images."""
         found = []
-        present = self._logs.numbers()
+        present = [number for number in self._logs.numbers() if self._is_own(number)]
         for segment_id in present:
             path = shipped_logs.path_of(self._data, segment_id)
             identity = self._files.identity(path)
@@ -91,6 +92,10 @@ class SealedSegments:
             del self._looked[segment_id]
         # Patients and orders before messages: what a message did is noted after the registry has it.
         return sorted(found, key=lambda item: (shipped_logs.is_image_log(item.name.segment_id), item.name))
+
+    def _is_own(self, segment_id: int) -> bool:
+        """Not of another node: that one has published it, and announces what becomes of it."""
+        return not shipped_logs.is_image_log(segment_id) or self._layout.writes(segment_id)
 
     def _look(self, segment_id: int) -> SegmentName | None:
         try:

@@ -36,7 +36,15 @@ from engine.archive.tiering.publisher import Publisher, Sealed
 from engine.archive.tiering.remote_segments import RemoteSegments
 from engine.archive.tiering.status_file import STATUS_FILE, read_status
 from engine.archive.tiering.tail import Tail
-from engine.errors import EngineError, Fenced, StorageError, StoreRefused, StoreUnreachable, for_log
+from engine.errors import (
+    ClusterError,
+    EngineError,
+    Fenced,
+    StorageError,
+    StoreRefused,
+    StoreUnreachable,
+    for_log,
+)
 from engine.objects.bucket import Bucket, Group, SegmentName
 from engine.objects.schedule import Schedule
 from engine.objects.settings import ObjectStore
@@ -124,7 +132,8 @@ class Shipping:
         self._accounts_s = 0.0
         """When the accounts are due."""
         self._facts = _Facts(tail_shipped_s=_shipped_s(read_status(parts.layout.data), settings.url))
-        self._errors: dict[str, str] = {}
+        self._errors: dict[str, bool] = {}
+        """The work that fails, and whether PostgreSQL is at fault, not the store."""
         self._is_fenced = False
         self._limiter = RateLimiter(0)
         self._rate = 0
@@ -215,8 +224,8 @@ class Shipping:
                 self._stopping.wait(wait_s)
 
     def _succeeded(self, name: str) -> None:
-        if self._errors.pop(name, None) is not None:
-            logger.info("the object store answers again", work=name)
+        if (is_cluster := self._errors.pop(name, None)) is not None:
+            logger.info("the other nodes are told again" if is_cluster else "the object store answers again", work=name)
         if not self._errors and not self._is_fenced:
             facts = self._facts
             facts.away_since_s, facts.failing_since_s, facts.error = 0.0, 0.0, ""
@@ -225,17 +234,20 @@ class Shipping:
             facts.state = BEHIND if facts.backlog_segments or facts.tail_lag_bytes else UP_TO_DATE
 
     def _failed(self, name: str, error: Exception) -> None:
-        if name not in self._errors:
-            logger.warning("the object store cannot be brought up to date", work=name, error=for_log(error))
-        self._errors[name] = str(error)
+        is_cluster = isinstance(error, ClusterError)
+        what = "the other nodes cannot be told" if is_cluster else "the object store cannot be brought up to date"
+        if self._errors.get(name) != is_cluster:
+            logger.warning(what, work=name, error=for_log(error))
+        self._errors[name] = is_cluster
         facts = self._facts
-        facts.error = str(error)
+        facts.error = f"{what}: {error}" if is_cluster else str(error)
         facts.failing_since_s = facts.failing_since_s or time.time()
         if isinstance(error, StoreUnreachable):
             facts.state = REFUSED if isinstance(error, StoreRefused) else AWAY
             facts.away_since_s = facts.away_since_s or time.time()
         else:
             facts.state = BEHIND
+            facts.away_since_s = 0.0
 
     def _ship_tail(self) -> float:
         began_s = time.time()

@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from engine.archive.archive import Archive
+from engine.archive.nodes.announcement import Announcement
+from engine.archive.nodes.announcer import Announcer
 from engine.archive.tiering import connection
 from engine.archive.tiering import shipping as shippings
 from engine.archive.tiering.shipping import Shipping
 from engine.archive.tiering.status_file import read_status
+from engine.errors import ClusterUnreachable
 from engine.objects.settings import ObjectStore
 from tests.archive.filled import opened
 from tests.archive.tiering.stored import bucket_of, fill, store_studies, tail_of
@@ -40,9 +43,11 @@ def s3() -> Iterator[S3]:
 
 
 @contextmanager
-def shipping_of(archive: Archive, settings: ObjectStore) -> Iterator[Shipping]:
+def shipping_of(
+    archive: Archive, settings: ObjectStore, announcer: Announcer | None = None
+) -> Iterator[Shipping]:
     stopping = threading.Event()
-    shipping = Shipping(archive, settings, stopping)
+    shipping = Shipping(archive, settings, stopping, announcer)
     shipping.start()
     try:
         yield shipping
@@ -100,6 +105,31 @@ def test_while_the_store_is_away_storing_goes_on_and_the_backlog_grows(
             assert shipping.stats()["backlog_segments"] == 0
             assert not shipping.stats()["is_alarming"]
             wait_until(lambda: len(bucket_of(data, s3.settings(tmp_path)).hint_names()) > 3)
+
+
+def test_the_store_is_not_blamed_while_the_other_nodes_cannot_be_told(
+    s3: S3, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_away = threading.Event()
+    is_away.set()
+
+    def append(announcement: Announcement) -> None:
+        if is_away.is_set():
+            raise ClusterUnreachable("PostgreSQL does not answer")
+
+    data = tmp_path / "data"
+    with opened(data) as archive:
+        announcer = Announcer(archive.parts.layout, archive.parts.files, append)
+        with shipping_of(archive, s3.settings(tmp_path, tail_interval_s=0.05), announcer) as shipping:
+            store_studies(archive, 1, segment_bytes=1 << 20)
+            wait_until(lambda: shipping.stats()["state"] == shippings.BEHIND)
+            wait_until(lambda: shipping.stats()["error"] != "")
+            assert shipping.stats()["error"] == "the other nodes cannot be told: PostgreSQL does not answer"
+            assert shipping.stats()["away_s"] == 0.0
+            is_away.clear()
+            wait_until(lambda: shipping.stats()["state"] == shippings.UP_TO_DATE)
+            assert shipping.stats()["error"] == ""
+    assert "the object store" not in caplog.text
 
 
 def test_a_store_that_is_away_from_the_start_leaves_the_lag_of_the_tail_unknown_and_its_age_known(
