@@ -54,7 +54,7 @@ def test_what_one_node_acknowledged_is_found_and_read_at_the_other_when_it_is_ki
     configs = {name: config_of(words, name, s3, tmp_path) for name in "ab"}
     ledger = ingest.Ledger()
     with running(tmp_path / "a", config=configs["a"]) as first, running(tmp_path / "b", config=configs["b"]) as second:
-        at_first, at_second = senders_of(first.port, ledger), senders_of(second.port, ledger)
+        at_first, at_second = senders_of(first.port, ledger), senders_of(second.port, ledger, study=1)
         wait_for_more(ledger, 60)
         first.kill_all()
         for sender in at_first:
