@@ -21,7 +21,7 @@ from engine import audit
 from engine.access import Action, Destination, Kind, Policy, Principal
 from engine.cli import namespaces, query
 from engine.cli.output import Progress
-from engine.config import Config, Peer, parse_peer
+from engine.config import Config, Peer, parse_peer, second_copies
 from engine.dicom import plain_values, tags
 from engine.errors import NotAllowed, NotStored
 from engine.index.query import key_values
@@ -53,7 +53,10 @@ def serve(settings: Settings) -> int:
     """Runs the server until a signal stops it; returns the exit code."""
     from engine.app import serving
 
-    return serving.serve(settings.reading(), settings.reading)
+    reading = settings.reading()
+    if reading.config.cluster.database:
+        second_copies.check_node(reading.config)
+    return serving.serve(reading, settings.reading)
 
 
 def control(config: Config, command: str) -> dict[str, Any]:

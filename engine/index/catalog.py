@@ -74,13 +74,11 @@ from engine.index.query.trash import TrashEntry as TrashEntry
 from engine.index.query.visibility import CurrentRecord as CurrentRecord
 from engine.index.upkeep import audit, checkpoint_file, epoch_id, liveness, restoration
 from engine.index.upkeep.checkpoint import Checkpointer
-from engine.index.upkeep.follow import GroupFeed, follow
 from engine.index.upkeep.guard import Guard
 from engine.index.upkeep.restoration import RestoreResult as RestoreResult
 from engine.storage.files import Files
 from engine.storage.hints import Heads
 from engine.storage.record import Position, Record
-from engine.storage.segment_store import SegmentStore
 
 WAIT_POLL_S = 0.001
 """How often `wait` looks for a commit: a call without a lock, so a waiting query costs one percent of a core."""
@@ -208,12 +206,6 @@ class Catalog:
         """Notes that all groups of a slot up to this number have been applied in another way: by the footers of their
         segments. The stamps in them are not known here: their records still count, by `apply`."""
         self._writer.skip_groups(slot, number)
-
-    def follow(
-        self, feeds: Mapping[int, GroupFeed], store: SegmentStore, observe: Callable[[int], object] = lambda stamp: None
-    ) -> int:
-        """Applies the groups of other nodes behind the position; returns how many there were. See `upkeep.follow`."""
-        return follow(feeds, store, self, observe)
 
     def position(self) -> dict[int, int]:
         """The number of the last applied group of each slot; none for a slot of which nothing has been applied."""

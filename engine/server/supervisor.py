@@ -214,8 +214,6 @@ class Supervisor:
             logger.info("opening the archive", step=step, done=done, total=total)
             show_in_systemd(f"opening the archive: {step}, {done} of {total}")
 
-        if self._config.cluster.database:
-            second_copies.check_node(self._config)
         membership.confirm(self._config.data, self._config.cluster)
         give_up_at = time.monotonic() + ARCHIVE_PATIENCE_S
         while True:

@@ -12,10 +12,12 @@ Little endian:
     1       4      epoch         the group's place in the bucket; its slot is the segment's
     5       8      number
     13      4      data_crc      crc32c of the group's bytes
-    17      4      header_bytes  H
-    21      4      heads         n
-    25      H      header        the segment's header block without the zeros at its end
-    25+H    12n    offset u64, length u32 of each head in the segment
+    17      8      records_end   where the last record ends that is whole with this group: a record may go on in the
+                                 next one, and behind the last record of a segment there is its footer
+    25      4      header_bytes  H
+    29      4      heads         n
+    33      H      header        the segment's header block without the zeros at its end
+    33+H    12n    offset u64, length u32 of each head in the segment
             …      the heads, one after another, as they lie there: encrypted ones too
 
 So a node applies a group without a byte of its payloads, and knows where to read them.
@@ -38,7 +40,7 @@ GROUP: Final = 1
 PUBLISHED: Final = 2
 REMOVED: Final = 3
 
-_GROUP: Final = struct.Struct("<BIQIII")
+_GROUP: Final = struct.Struct("<BIQIQII")
 _HEAD: Final = struct.Struct("<QI")
 HEADS_MAX: Final = 1 << 20
 """A group of 256 MiB has fewer records."""
@@ -55,6 +57,8 @@ class Announcement:
     place: Place | None = None
     """Of a GROUP: where its bytes are."""
     data_crc: int = 0
+    records_end: int = 0
+    """Of a GROUP: up to where it has told of all records."""
     header: bytes = b""
     """Of a GROUP: the header block, without the zeros at its end."""
     heads: tuple[tuple[int, bytes], ...] = ()
@@ -75,7 +79,14 @@ class Announcement:
         if self.kind != GROUP:
             return bytes([self.kind])
         assert self.place is not None
-        fields = (self.place.epoch, self.place.number, self.data_crc, len(self.header), len(self.heads))
+        fields = (
+            self.place.epoch,
+            self.place.number,
+            self.data_crc,
+            self.records_end,
+            len(self.header),
+            len(self.heads),
+        )
         table = b"".join(_HEAD.pack(offset, len(head)) for offset, head in self.heads)
         return b"".join((_GROUP.pack(self.kind, *fields), self.header, table, *(head for _, head in self.heads)))
 
@@ -86,9 +97,9 @@ class Announcement:
         if message[:1] in (bytes([PUBLISHED]), bytes([REMOVED])):
             return cls(message[0], name, start, end)
         try:
-            kind, epoch, number, data_crc, header_bytes, count = _GROUP.unpack_from(message)
+            kind, epoch, number, data_crc, records_end, header_bytes, count = _GROUP.unpack_from(message)
             at = _GROUP.size + header_bytes
-            if kind != GROUP or count > HEADS_MAX or end < start:
+            if kind != GROUP or count > HEADS_MAX or end < start or records_end > max(end, FIRST_RECORD):
                 raise CorruptRecord(f"an announcement of kind {kind}", segment_id, start)
             header = message[_GROUP.size : at]
             heads = []
@@ -101,7 +112,8 @@ class Announcement:
             raise CorruptRecord("an announcement is cut off", segment_id, start) from None
         if at != len(message) or len(table) != count * _HEAD.size or len(header) != header_bytes:
             raise CorruptRecord("an announcement is cut off", segment_id, start)
-        return cls(GROUP, name, start, end, Place(slot_of(segment_id), epoch, number), data_crc, header, tuple(heads))
+        place = Place(slot_of(segment_id), epoch, number)
+        return cls(GROUP, name, start, end, place, data_crc, records_end, header, tuple(heads))
 
 
 class _Block:
@@ -126,4 +138,5 @@ def of_group(group: Group, log: SegmentBytes, walked: int) -> tuple[Announcement
     walk = Walk(log, header, walked, end=group.end, opens=False)
     heads = tuple((item.position.offset, walk.head) for item in walk if not isinstance(item, Damage))
     crc, block = crc32c(group.data), block.rstrip(b"\0")
-    return Announcement(GROUP, group.name, group.start, group.end, group.place, crc, block, heads), walk.tail
+    announcement = Announcement(GROUP, group.name, group.start, group.end, group.place, crc, walk.tail, block, heads)
+    return announcement, walk.tail

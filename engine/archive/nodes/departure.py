@@ -30,7 +30,6 @@ from engine.errors import ClusterError
 from engine.objects.bucket import Bucket, Group, SegmentName
 from engine.objects.settings import ObjectStore
 from engine.storage import chain
-from engine.storage.record import decode_head
 from engine.storage.segment import FIRST_RECORD
 from engine.storage.segment_bytes import SegmentBytes
 
@@ -134,27 +133,19 @@ def _unannounced(cluster: Cluster, bucket: Bucket, node: Node) -> Iterator[Annou
     last = max((each.place for told in known.values() for each in told if each.place is not None), default=None)
     needed = [place for place in bucket.places(node.slot) if last is None or place > last]
     for told in known.values():  # a record that is larger than a group begins in one that was announced
-        walked = max(map(_end_of_records, told))
+        walked = max(each.records_end for each in told)
         needed += [each.place for each in told if each.place is not None and each.end > walked]
     groups = [bucket.group(place) for place in needed]
     for name, own in assembled(groups, published).items():
         told = known.get(name, [])
         end = max((each.end for each in told), default=0)
-        walked = max((_end_of_records(each) for each in told), default=FIRST_RECORD)
+        walked = max((each.records_end for each in told), default=FIRST_RECORD)
         log_bytes = cast("SegmentBytes", _Groups(own, told))
         for group_ in own:
             if group_.end > end:
                 announcement, walked = of_group(group_, log_bytes, walked)
                 end = group_.end
                 yield announcement
-
-
-def _end_of_records(announcement: Announcement) -> int:
-    if not announcement.heads:
-        return FIRST_RECORD
-    offset, head = announcement.heads[-1]
-    header = announcement.segment_header()
-    return decode_head(head, header.seed, header.segment_id, offset).position.end
 
 
 class _Groups:

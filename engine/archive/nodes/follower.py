@@ -193,7 +193,7 @@ class Follower:
         segment_id = announcement.name.segment_id
         if announcement.name not in self._remote.names():
             self._growing.add(announcement)
-        self._index.apply_group(slot, number, items_of(announcement), {}, {segment_id: announcement.end})
+        self._index.apply_group(slot, number, items_of(announcement), {}, {segment_id: announcement.records_end})
 
     def _publish(self, slot: int, number: int, name: SegmentName) -> None:
         tail = self._take_hint(name)
