@@ -7,6 +7,7 @@ selection ─► Destination ─► completed, warned, failed ─► the failed 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -85,15 +86,23 @@ class Resources:
         self.pools = Pools()
         self.sightings = Sightings()
         self._orders: Orders | None = None
+        self._opening_orders = threading.Lock()
 
     async def supplies(self, ae_title: str) -> Supplies | None:
         """What a receiver gets of linked orders. Raises OrdersError."""
         if not self.config.settings_of(ae_title).supply or not has_orders(self.archive):
             return None
-        if self._orders is None:
-            rules = Stations(lambda: self.config)
-            self._orders = await self.pools.orders.run(partial(open_orders, self.archive, rules))
-        return Supplies(self.archive, self._orders)
+        orders = self._orders
+        if orders is None:
+            orders = await self.pools.orders.run(self._open_orders)
+        return Supplies(self.archive, orders)
+
+    def _open_orders(self) -> Orders:
+        """The registry, opened at the first call: associations that begin at once share it, as LMDB needs it."""
+        with self._opening_orders:
+            if self._orders is None:
+                self._orders = open_orders(self.archive, Stations(lambda: self.config))
+            return self._orders
 
     def close(self) -> None:
         """Ends decoders and threads."""
