@@ -110,6 +110,8 @@ class QuickFrames:
         path = _PATH.fullmatch(message.path) if message.method == HTTPMethod.GET else None
         if path is None or self._route is None or self._host.is_draining or not connection.is_direct:
             return False
+        if not quick_terms.goes_on(message):
+            return False
         engine = self._engine
         if engine.barrier is not None:
             return False  # another node may have deleted the instance

@@ -112,7 +112,7 @@ class QuickStores:
         route = self._routes.get(path[1] is not None) if path is not None else None
         if path is None or route is None or self._host.is_draining or engine.archive.is_read_only:
             return None
-        if transport is None or transport.get_write_buffer_size():
+        if transport is None or transport.get_write_buffer_size() or not quick_terms.goes_on(message):
             return None
         most = engine.config.limits
         if length > min(BYTES_MAX, most.stream_threshold_bytes, most.data_set_bytes_max):

@@ -71,9 +71,14 @@ class Terms:
         return self.principal.until_s is None
 
 
+def goes_on(message: RawRequestMessage) -> bool:
+    """Whether the connection goes on after the request. Ask it for each: the version is in no header."""
+    return message.version == HttpVersion11 and not message.should_close
+
+
 def is_usual(message: RawRequestMessage, unusual: tuple[str, ...] = ()) -> bool:
-    """Whether the connection goes on after the request, and it has none of the `unusual` headers."""
-    if message.version != HttpVersion11 or message.should_close or message.upgrade or message.chunked:
+    """Whether a request has none of the `unusual` headers, and none that ask for more than an answer."""
+    if message.upgrade or message.chunked:
         return False
     headers = message.headers
     return not any(name in headers for name in _UNUSUAL) and not any(name in headers for name in unusual)

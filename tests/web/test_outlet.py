@@ -391,3 +391,18 @@ def test_damage_breaks_off_a_study_on_the_fast_path(hosting: Hosting, data: Path
         answer = get(f"/studies/{study}", Accept=AS_STORED)
     assert len(answer.parts) == 1
     assert "1 instances cannot be read" in answer.headers["Warning"]
+
+
+def test_a_request_of_http_1_0_with_the_same_headers_ends_the_connection(hosting: Hosting) -> None:
+    """Its version is in no header: the client would wait for the end until `idle_timeout_s`."""
+    asked = request_of(NATIVE[0])
+    with counting(hosting) as count, hosting.connect() as sock, sock.makefile("rb") as stream:
+        sock.settimeout(20)
+        for _ in range(2):
+            hosting.wait_idle(sock)
+            sock.sendall(asked)
+            frame = read_answer(stream)
+        assert count() > 0
+        hosting.wait_idle(sock)
+        sock.sendall(asked.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert stream.read().endswith(frame)

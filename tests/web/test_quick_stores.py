@@ -290,3 +290,17 @@ def test_a_client_that_sends_too_slowly_is_ended(hosting: Hosting, count: Callab
         sock.sendall(request(body_of(100_000))[:-1000])
         wait_for(lambda: hosting.counters["http_clients_too_slow"] == slow + 1, what="it was ended")
     wait_for(lambda: not hosting.front.is_busy, what="it counts no longer")
+
+
+def test_a_store_of_http_1_0_with_the_same_headers_ends_the_connection(
+    hosting: Hosting, count: Callable[[], int]
+) -> None:
+    whole = request(parts_of(FILES[0]))
+    with idle_socket(hosting) as sock, sock.makefile("rb") as stream:
+        sock.settimeout(20)
+        sock.sendall(whole)
+        read_answer(stream)
+        assert count() == 1
+        hosting.wait_idle(sock)
+        sock.sendall(whole.replace(b"HTTP/1.1", b"HTTP/1.0"))
+        assert stream.read().startswith(b"HTTP/1.0 200")
