@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import stat
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from engine import certificates
 from engine.certificates import Certificate, RevocationList
@@ -106,3 +110,18 @@ def test_a_chain_goes_from_the_certificate_to_the_root_and_has_no_other_authorit
     assert certificates.chain(folder / "ca.pem", trusted) == b""
     (tmp_path / "whole.pem").write_bytes(whole)
     assert certificates.chain(tmp_path / "whole.pem", trusted) == b""
+
+
+def test_a_chain_ends_with_the_root_also_where_that_was_renewed_with_its_key(folder: Path, tmp_path: Path) -> None:
+    """Each of the two verifies the other one then, and a client needs one."""
+    path = certificates.issue(folder, "renewed", ("pacs.hosp",))
+    root = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
+    key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    builder = x509.CertificateBuilder().issuer_name(root.subject).subject_name(root.subject).serial_number(77)
+    builder = builder.public_key(root.public_key()).not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+    expired = builder.not_valid_after(datetime(2021, 1, 1, tzinfo=UTC)).sign(key, hashes.SHA256())
+    before = tmp_path / "before.pem"
+    before.write_bytes(expired.public_bytes(serialization.Encoding.PEM))
+    whole = certificates.chain(path, [before, folder / "ca.pem"])
+    assert whole.split() == path.read_bytes().split() + (folder / "ca.pem").read_bytes().split()
