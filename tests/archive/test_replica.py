@@ -600,6 +600,10 @@ def test_a_segment_grows_at_its_end_only(tmp_path: Path, offset: int) -> None:
     with pytest.raises(ReplicationFailed, match="another one"):
         one.write(7, 2, 15, b"x")
     one.write(7, 1, 10, b"ABCDE")  # after a lost connection, from what was committed on
+    one.sync([Shipped(7, 1, 15, False)])
+    one.write(7, 1, 15, b"FGHIJ")
+    one.write(7, 1, 15, b"fghij")  # after a failure of the source, from what was synced on
+    one.write(7, 1, 10, b"ABCDE")
     with pytest.raises(ReplicationFailed, match="not come whole"):
         one.commit([Shipped(7, 1, 16, True)])
     one.commit([Shipped(7, 1, 15, True)])

@@ -194,7 +194,8 @@ class Replica:
     def write(self, segment_id: int, salt: int, offset: int, data: bytes) -> None:
         """Appends to a segment; readers see it at once. `offset` may go back to the end that was committed last.
 
-        Raises ReplicationFailed for any other `offset`.
+        So a source begins again where it knows that the bytes before have come: where it has committed, or synced for
+        somebody who waited. Raises ReplicationFailed for an `offset` before that, or beyond the end.
         """
         segment = self._held.get(segment_id)
         if segment is not None and segment.length and segment.salt != salt:
@@ -203,7 +204,7 @@ class Replica:
             raise ReplicationFailed(f"segment {segment_id:016x} is whole here already", is_final=True)
         if segment_id not in self._fds:
             self._open_segment(segment_id, segment)
-        if offset not in (self._written[segment_id], segment.length if segment is not None else 0):
+        if not (segment.length if segment is not None else 0) <= offset <= self._written[segment_id]:
             what = f"segment {segment_id:016x} ends at {self._written[segment_id]} here"
             raise ReplicationFailed(f"{what}, not at {offset}", is_final=True)
         self._files.pwritev(self._fds[segment_id], [data], offset, len(data))
