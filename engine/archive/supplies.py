@@ -76,40 +76,50 @@ class Supplies:
         return self._steps(view, replace(query, keys=keys), explanation)
 
     def _steps(self, view: View, query: Query, explanation: Explanation | None) -> Iterator[Match | None]:
-        first = self._matched_only(view, query)
-        chosen = first[query.offset :]
-        yield from chosen[: query.limit]
+        count = given = 0
+        for match in self._matched_only(view, query):
+            if match is None:
+                yield None
+                continue
+            count += 1
+            if count > query.offset and (query.limit is None or given < query.limit):
+                given += 1
+                yield match
+            elif count > query.offset and not query.count_max:
+                return
+            else:
+                yield None
         if query.count_max and query.limit is not None and explanation is not None:
-            explanation.beyond += len(chosen[query.limit :])
-        limit = None if query.limit is None else max(query.limit - len(chosen), 0)
-        rest = replace(query, offset=max(query.offset - len(first), 0), limit=limit)
+            explanation.beyond += max(count - query.offset - given, 0)
+        limit = None if query.limit is None else query.limit - given
+        rest = replace(query, offset=max(query.offset - count, 0), limit=limit)
         for match in view.find_steps(rest, explanation):
             if match is not None:
                 self._fill(match)
             yield match
 
-    def _matched_only(self, view: View, query: Query) -> list[Match]:
-        """The matches that do not state the accession number, and are supplied with it."""
+    def _matched_only(self, view: View, query: Query) -> Iterator[Match | None]:
+        """The matches that do not state the accession number, and are supplied with it; one at a time, as `steps`."""
         asked = query.keys.get(tags.AccessionNumber, b"")
         accessions = set(_texts(asked)) if isinstance(asked, bytes) else set()
         if not accessions or any(set(each) & set('*?"') for each in accessions):
-            return []
+            return
         with self._orders.read() as reading:
             studies = set(islice(supplying.studies_of(reading, accessions), MATCHED_MAX))
         own = query.keys[tags.StudyInstanceUID]
         if isinstance(own, bytes) and (named := set(_texts(own)) - {"*"}):
             studies &= named
         if not studies:
-            return []
+            return
         uids = "\\".join(sorted(studies)).encode()
         keys: dict[int, KeyValue] = {**query.keys, tags.StudyInstanceUID: uids, tags.AccessionNumber: b""}
-        found = []
-        for match in view.find(replace(query, keys=keys, offset=0, limit=None, count_max=0, relational=True)):
-            if not match.attributes.get(tags.AccessionNumber):
+        for match in view.find_steps(replace(query, keys=keys, offset=0, limit=None, count_max=0, relational=True)):
+            if match is not None and not match.attributes.get(tags.AccessionNumber):
                 self._fill(match)
-                if match.attributes.get(tags.AccessionNumber, b"").decode("utf-8", "replace") in accessions:
-                    found.append(match)
-        return found
+                is_supplied = match.attributes.get(tags.AccessionNumber, b"").decode("utf-8", "replace") in accessions
+                yield match if is_supplied else None
+            else:
+                yield None
 
     def _fill(self, match: Match) -> None:
         """Adds what is wanted and lacking."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,3 +146,24 @@ def test_what_was_corrected_before_is_undone_when_the_study_is_told_of_again(arc
         with open_orders(archive, rules) as registry:
             registry.study_arrived(Named(study_instance_uid=uid(3), accession="Q1", patient_id="P1"), RIS)
         assert is_corrected() is expected
+
+
+def test_matches_come_one_by_one(archive: Archive, orders: Orders, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study may have thousands of instances: nobody waits for all of them, and none is kept."""
+    store(archive, *(payload_of(1, 1, number, AccessionNumber="") for number in range(2, 12)))
+    find_steps, taken = Archive.find_steps, [0]
+
+    def counted(view: Archive, query: Query, explanation: Explanation | None = None) -> Iterator[Match | None]:
+        for match in find_steps(view, query, explanation):
+            taken[0] += match is not None
+            yield match
+
+    monkeypatch.setattr(Archive, "find_steps", counted)
+    query = asked(Level.IMAGE, keys={tags.AccessionNumber: b"Q1", tags.SOPInstanceUID: b""})
+    steps = Supplies(archive, orders).steps(archive, query, None)
+    assert next(each for each in steps if each is not None).attributes[tags.AccessionNumber] == b"Q1"
+    assert taken[0] == 1
+    assert sum(each is not None for each in steps) == 12
+    before = taken[0]
+    page = [each for each in Supplies(archive, orders).steps(archive, replace(query, offset=3, limit=2), None) if each]
+    assert len(page) == 2 and taken[0] - before == 6
