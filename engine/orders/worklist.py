@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from time import perf_counter
 from typing import Final
 
@@ -298,7 +299,11 @@ class Search:
     def _has_many_days(self) -> bool:
         """Whether it is worth while to look for names first; of a few days every step is looked at."""
         first, last = self._question.days
-        return int(last) - int(first) > FEW_DAYS
+        try:
+            count = (date.fromisoformat(last) - date.fromisoformat(first)).days
+        except ValueError:  # an open end, or no day of the calendar
+            count = int(last) - int(first)
+        return count > FEW_DAYS
 
     def _looked_up(self, reading: Reading) -> list[int] | None:
         """The steps that a number leads to; None if the query has none."""

@@ -95,3 +95,17 @@ def test_every_key_counts_beside_the_name(named: Orders) -> None:
 def test_a_key_that_every_name_meets_needs_no_walk() -> None:
     assert name_walk.NameWalk.of(["doe*"]) is not None
     assert name_walk.NameWalk.of([]) is None and name_walk.NameWalk.of(["doe*", "="]) is None
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [("20261231-20270102", False), ("20270101-20270108", False), ("20270101-20270109", True), ("20261201-", True),
+     ("-20261201", True), ("20261231", False)],
+)  # fmt: skip
+def test_names_are_walked_where_many_days_are_asked_for_also_over_a_new_year(
+    named: Orders, monkeypatch: pytest.MonkeyPatch, days: str, expected: bool
+) -> None:
+    walks, of = list[bool](), name_walk.NameWalk.of
+    monkeypatch.setattr(name_walk.NameWalk, "of", lambda texts: walks.append(True) or of(texts))
+    found(named, question("m*", days))
+    assert bool(walks) is expected
