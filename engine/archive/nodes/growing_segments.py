@@ -22,18 +22,18 @@ import struct
 import threading
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Final
 
 from engine.archive.nodes.announcement import Announcement
+from engine.archive.tiering.paged_bytes import PagedBytes
 from engine.errors import CorruptRecord, ObjectMissing, ObjectWrong, SegmentGone, StoreUnreachable
 from engine.objects.bucket import Bucket, Place, SegmentName
 from engine.objects.pages import PageCache
 from engine.storage.files import Files, raise_write_error
 from engine.storage.record import crc32c
 from engine.storage.segment import FIRST_RECORD
-from engine.storage.segment_bytes import Where
 
 FOLDER: Final = "elsewhere"
 _NAME: Final = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})\.groups")
@@ -194,13 +194,10 @@ class _Entries:
             at += len(head)
 
 
-class GrowingSegment:
+class GrowingSegment(PagedBytes):
     """SegmentBytes of a segment that another node writes. Closed with the last reference to this object."""
 
     __slots__ = ("_entries", "_fd", "_files", "_lock", "_segments", "name")
-
-    where = Where.OBJECT
-    fd = -1
 
     def __init__(self, segments: GrowingSegments, files: Files, fd: int, name: SegmentName) -> None:
         """`fd`: of its entries; closed with this object."""
@@ -242,9 +239,7 @@ class GrowingSegment:
             head = self._head_at(offset)
             if head:
                 return head[:length]
-        data = bytearray(length)
-        count = self.read_into([memoryview(data)], offset)
-        return bytes(data[:count])
+        return super().read(length, offset)
 
     def _head_at(self, offset: int) -> bytes:
         with self._lock:
@@ -253,31 +248,6 @@ class GrowingSegment:
             if at == len(entries.offsets) or entries.offsets[at] != offset:
                 return b""
             return self._files.pread(self._fd, entries.head_lengths[at], entries.head_places[at])
-
-    def read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """Fills the targets as far as there are bytes."""
-        return self._fill(targets, offset, at_once=False)
-
-    def try_read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """The same from memory only."""
-        return self._fill(targets, offset, at_once=True)
-
-    def read_many(self, ranges: Sequence[tuple[int, int]], /) -> list[bytes]:
-        """The bytes of each range."""
-        return [self.read(length, offset) for offset, length in ranges]
-
-    def _fill(self, targets: Sequence[memoryview], offset: int, *, at_once: bool) -> int:
-        start = offset
-        for target in targets:
-            rest = target.cast("B") if target.ndim != 1 or target.format != "B" else target
-            while rest.nbytes:
-                piece = self._piece(offset, rest.nbytes, at_once=at_once)
-                if not piece:
-                    return offset - start
-                rest[: len(piece)] = piece
-                rest = rest[len(piece) :]
-                offset += len(piece)
-        return offset - start
 
     def _piece(self, offset: int, length: int, *, at_once: bool) -> bytes | memoryview:
         """Bytes from `offset` on, not necessarily all; none at the end, or if they are not here at once."""
@@ -299,17 +269,6 @@ class GrowingSegment:
             data = self._segments.group(self.name, place, crc)
         return memoryview(data)[offset - start : offset - start + length]
 
-    def next_data(self, offset: int) -> int:
-        """Every byte may be data."""
-        return offset
-
-    def next_hole(self, offset: int) -> int:
-        """The end."""
-        return self.size()
-
-    def expect_random(self) -> None:
-        """Does nothing: groups are fetched when they are read."""
-
     def read_ahead(self, offset: int, length: int) -> None:
         """Does nothing: an instance is in the group that the one before it has fetched."""
 
@@ -319,6 +278,3 @@ class GrowingSegment:
     def is_gone(self) -> bool:
         """Whether the segment is sealed now, or gone."""
         return not self._files.is_linked(self._fd)
-
-    def sync(self) -> None:
-        """Does nothing: it is durable in the bucket."""

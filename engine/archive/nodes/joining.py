@@ -85,8 +85,7 @@ def join(
 
 def _is_member(cluster: Cluster, name: str, slot: int) -> bool:
     return any(
-        (node.name, node.slot) == (name, slot) and node.state in ("active", "draining")
-        for node in cluster.nodes.list()
+        (node.name, node.slot) == (name, slot) and node.state in ("active", "draining") for node in cluster.nodes.list()
     )
 
 

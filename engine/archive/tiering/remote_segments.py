@@ -21,12 +21,13 @@ import re
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engine import log
 from engine.archive.tiering import connection
+from engine.archive.tiering.paged_bytes import PagedBytes
 from engine.archive.tiering.recalls import Recalls
 from engine.errors import (
     ConfigError,
@@ -49,7 +50,7 @@ from engine.storage import hints
 from engine.storage.files import NO_ROOM, Files, replace_file
 from engine.storage.record import unpack_head
 from engine.storage.segment import FIRST_RECORD
-from engine.storage.segment_bytes import SegmentBytes, Where
+from engine.storage.segment_bytes import SegmentBytes
 
 logger = log.get("archive.remote_segments")
 
@@ -257,13 +258,10 @@ class _HeadPlaces:
         return self._places[at], self._places[at + 1] - self._places[at]
 
 
-class RemoteSegment:
+class RemoteSegment(PagedBytes):
     """SegmentBytes of a segment in a bucket. Closed with the last reference to this object."""
 
     __slots__ = ("_fd", "_files", "_heads", "_segments", "_table", "_tail")
-
-    where = Where.OBJECT
-    fd = -1
 
     def __init__(self, segments: RemoteSegments, files: Files, fd: int, table: PageTable) -> None:
         """`fd`: of its hint; closed with this object."""
@@ -298,9 +296,7 @@ class RemoteSegment:
             head = self._head_at(offset)
             if len(head) >= length:
                 return head[:length]
-        data = bytearray(length)
-        count = self.read_into([memoryview(data)], offset)
-        return bytes(data[:count])
+        return super().read(length, offset)
 
     def _head_at(self, offset: int) -> bytes:
         """The head of the record that begins there, from the footer; empty if none does."""
@@ -308,31 +304,6 @@ class RemoteSegment:
             self._heads = _HeadPlaces(self, self.name.segment_id)
         place = self._heads.find(offset)
         return b"" if place is None else self._files.pread(self._fd, place[1], FIRST_RECORD + place[0])
-
-    def read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """Fills the targets as far as there are bytes."""
-        return self._fill(targets, offset, at_once=False)
-
-    def try_read_into(self, targets: Sequence[memoryview], offset: int, /) -> int:
-        """The same from memory only."""
-        return self._fill(targets, offset, at_once=True)
-
-    def read_many(self, ranges: Sequence[tuple[int, int]], /) -> list[bytes]:
-        """The bytes of each range."""
-        return [self.read(length, offset) for offset, length in ranges]
-
-    def _fill(self, targets: Sequence[memoryview], offset: int, *, at_once: bool) -> int:
-        start = offset
-        for target in targets:
-            rest = target.cast("B") if target.ndim != 1 or target.format != "B" else target
-            while rest.nbytes:
-                piece = self._piece(offset, rest.nbytes, at_once=at_once)
-                if not piece:
-                    return offset - start
-                rest[: len(piece)] = piece
-                rest = rest[len(piece) :]
-                offset += len(piece)
-        return offset - start
 
     def _piece(self, offset: int, length: int, *, at_once: bool) -> bytes | memoryview:
         """Bytes from `offset` on, not necessarily all; none at the end, or if they are not here at once."""
@@ -350,17 +321,6 @@ class RemoteSegment:
             page = self._segments.page(self._table, number)
         return memoryview(page)[at : min(at + length, at + self._tail - offset, len(page))]
 
-    def next_data(self, offset: int) -> int:
-        """Every byte may be data."""
-        return offset
-
-    def next_hole(self, offset: int) -> int:
-        """The end."""
-        return self.size()
-
-    def expect_random(self) -> None:
-        """Does nothing: pages are fetched when they are read."""
-
     def read_ahead(self, offset: int, length: int) -> None:
         """Begins to fetch the pages of these bytes."""
         end = min(offset + length, self._tail)
@@ -375,6 +335,3 @@ class RemoteSegment:
     def is_gone(self) -> bool:
         """Whether the segment is a file again, or gone."""
         return not self._files.is_linked(self._fd)
-
-    def sync(self) -> None:
-        """Does nothing: it is durable in the bucket."""
