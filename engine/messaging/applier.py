@@ -332,8 +332,10 @@ def _source_name(meta: bytes) -> str:
 def _origin(number: int, message: Message, source: KnownSource) -> Source:
     sender = ""
     if source.name == UNKNOWN.name:
-        names = (message.header.text(field).strip() for field in (3, 4))
-        sender = " ".join(filter(None, names))[:SENDER_CHARACTERS_MAX]
+        # Escapes may mean control characters.
+        words = (message.header.text(field) for field in (3, 4))
+        text = "".join(each if each.isprintable() else " " for each in " ".join(words))
+        sender = " ".join(text.split())[:SENDER_CHARACTERS_MAX]
     return Source(name=source.name, reference=f"hl7:{number}", time=_time_of(message, source), sender=sender)
 
 

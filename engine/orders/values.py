@@ -325,8 +325,8 @@ class Source:
 
     @property
     def who(self) -> str:
-        """For people."""
-        return self.sender or self.name
+        """For people: what a message only says of itself is marked, or it could name one of them."""
+        return f"hl7:{self.sender}" if self.sender else self.name
 
 
 class ChangeKind(StrEnum):

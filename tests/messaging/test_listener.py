@@ -116,15 +116,27 @@ def test_a_message_that_comes_again_is_answered_the_same_and_applied_once(tmp_pa
     run(tmp_path, test)
 
 
-@pytest.mark.parametrize("is_known", [False, True])
-def test_who_has_sent_is_the_source_or_what_the_message_says(tmp_path: Path, is_known: bool) -> None:
+@pytest.mark.parametrize(
+    ("application", "is_known", "expected"),
+    [
+        ("KIS", True, "adt"),
+        ("KIS", False, "hl7:KIS ST"),
+        ("http:admin", False, "hl7:http:admin ST"),
+        ("cli:root\\X1B\\[2J\\X0D0A\\ x", False, "hl7:cli:root [2J x ST"),
+    ],
+)
+def test_who_has_sent_is_the_source_or_what_the_message_says(
+    tmp_path: Path, application: str, is_known: bool, expected: str
+) -> None:
+    """Nobody becomes a person of ours by it."""
+
     async def test(host: Host) -> None:
         peer = await host.connect()
-        peer.write(framed(adt("1")))
+        peer.write(framed(adt("1", application=application)))
         assert await peer.code() == "AA"
         await host.until(lambda: len(host.registry.applied) == 1)
         ((_, source),) = host.registry.applied
-        assert (source.name, source.who) == (("adt", "adt") if is_known else ("unknown", "KIS ST"))
+        assert (source.name, source.who) == ("adt" if is_known else "unknown", expected)
 
     run(tmp_path, test, *([Hl7Source(name="adt", application="KIS")] if is_known else []))
 

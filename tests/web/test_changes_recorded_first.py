@@ -73,7 +73,7 @@ def test_a_change_is_recorded_or_not_made(api: ApiClient, data: Path, files: Fau
     study = f"/api/reconciliation/studies/{uid(1)}"
     order = api.get(study)["proposals"][0]["order"]["order"]
     (merge,) = api.get("/api/merges")["merges"]
-    assert merge["by"] == "KIS ST", "no table names this sender: the message does"
+    assert merge["by"] == "hl7:KIS ST", "no table names this sender: the message does"
     link: dict[str, Any] = {"study": uid(1), "order": order, "reason": "seen"}
     undo = f"/api/merges/{merge['number']}/undo"
     files.fail("pwritev", errno.ENOSPC, repeat=True)
