@@ -3,6 +3,8 @@
     DATA holds an archive     it joins with the slot of its segments, which other nodes then never get
     DATA is empty             a node of an archive that is in the bucket: its id, a new slot, no segments; what others
                               have stored comes by their feeds and the bucket (`follower`)
+    the bucket is empty too   with `is_new`, the first node of a new archive. Never where an archive is there already: a
+                              first node that has lost its folder would begin another one beside that of its fellows
     DATA is a node already    nothing: joining may be repeated, as the first step of a container; a node that has lost
                               DATA/cluster.json gets it again
 
@@ -16,6 +18,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from engine.archive import founding
 from engine.archive import layout as layouts
 from engine.archive.nodes.membership import Membership, has_announced, write_membership
 from engine.archive.tiering import connection
@@ -38,7 +41,7 @@ def join(
     files: Files | None = None,
 ) -> Membership:
     """Makes `data` a node. `archive_id`: which one, where the bucket has several. `is_new`: of a new archive, whose
-    first node it is. `software`: the version of this node, for the others to see.
+    first node it is: refused where the bucket has one. `software`: the version of this node, for the others to see.
 
     Raises ConfigError, StorageError, ClusterError, ClusterUnreachable, StoreUnreachable.
     """
@@ -46,6 +49,8 @@ def join(
     if not store.url or not store.tail:
         raise ConfigError("nodes share their instances in a bucket: set url in [object_store], and leave its tail on")
     if is_new or (data / "archive.json").exists():
+        if not (data / "archive.json").exists():
+            _refuse_second(data, store, files)
         layout = layouts.open_layout(data, files, create=is_new, joins=True)
         if layout.membership is not None:
             write_membership(data, layout.archive_id, layout.slot, cluster, files)
@@ -87,6 +92,15 @@ def _is_member(cluster: Cluster, name: str, slot: int) -> bool:
     return any(
         (node.name, node.slot) == (name, slot) and node.state in ("active", "draining") for node in cluster.nodes.list()
     )
+
+
+def _refuse_second(data: Path, store: ObjectStore, files: Files) -> None:
+    """Raises StorageError where the bucket holds an archive, unless segments in the folder say which one it is."""
+    if founding.lost_id(data, files) is None and (found := buckets.archives(connection.objects_of(store))):
+        raise StorageError(
+            f"{store.url} holds an archive already ({', '.join(map(bytes.hex, found))}): join it, without --new."
+            " A further archive needs a folder of its own in the bucket"
+        )
 
 
 def _archive_in(store: ObjectStore, archive_id: bytes | None) -> bytes:

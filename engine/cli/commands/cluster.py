@@ -58,7 +58,7 @@ def status(settings: Settings) -> int:
 
 @command.command("join")
 @with_settings()
-@click.option("--new", "is_new", is_flag=True, help="A new archive, whose first node this is.")
+@click.option("--new", "is_new", is_flag=True, help="A new archive, whose first node this is: of an empty bucket.")
 @click.option("--archive", "archive_id", metavar="ID", default="", help="Which archive, where the bucket has several.")
 def join(settings: Settings, is_new: bool, archive_id: str) -> None:
     """Make the data folder a node of the cluster that [cluster] names. Then start `filmroom serve`.

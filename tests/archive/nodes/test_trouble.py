@@ -15,6 +15,7 @@ from engine.archive.settings import Compaction
 from engine.archive.tiering import bucket_restore
 from engine.archive.tiering.residence import Residence
 from engine.errors import StorageError
+from engine.objects.settings import ObjectStore
 from tests.archive.filled import contents, opened, study_query
 from tests.archive.nodes.rig import Node, settings_of, uids
 from tests.archive.nodes.test_nodes import SOMEBODY, Pair, assert_equal, exchange, fill, seal
@@ -150,3 +151,21 @@ def test_a_node_without_its_note_is_no_archive_of_its_own_and_gets_it_again(
         node.__dict__.update(Node(node.data, node.store).__dict__)
     store_studies(first.archive, 3, segment_bytes=1 << 20)
     assert assert_equal(*nodes).keys() == expected.keys() | uids(3, 4)
+
+
+def test_a_bucket_with_an_archive_gets_no_second_one_from_a_first_node_that_has_lost_its_folder(
+    server: Postgres, database: str, tmp_path: Path
+) -> None:
+    store = ObjectStore(url=f"file://{tmp_path}/bucket")
+    (tmp_path / "bucket").mkdir()
+    words = server.words(database)
+    with pytest.raises(StorageError, match="holds no archive"):
+        join(tmp_path / "a", settings_of(words, "a"), store)
+    first = join(tmp_path / "a", settings_of(words, "a"), store, is_new=True)
+    again = join(tmp_path / "a", settings_of(words, "a"), store, is_new=True)
+    assert (again.archive_id, again.slot) == (first.archive_id, first.slot)
+    with pytest.raises(StorageError, match="holds an archive already"):
+        join(tmp_path / "b", settings_of(words, "b"), store, is_new=True)
+    assert not (tmp_path / "b").exists()
+    second = join(tmp_path / "b", settings_of(words, "b"), store)
+    assert (second.archive_id, second.slot != first.slot) == (first.archive_id, True)
