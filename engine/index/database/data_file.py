@@ -129,6 +129,8 @@ def fault_of(files: Files, fd: int) -> str:
         return fault
     newest = newest_meta_page(files.pread(fd, 2 * page_bytes, 0)) or b""
     fault = meta_fault(newest, size)
+    if not fault and _PAGE_BYTES.unpack_from(newest, _PAGE_BYTES_AT)[0] != page_bytes:
+        fault = "its meta pages say different lengths of pages"
     (root,) = _NUMBER.unpack_from(newest, _MAIN_ROOT_AT) if newest else (_NO_ROOT,)
     if fault or root == _NO_ROOT:
         return fault

@@ -146,6 +146,20 @@ def test_a_list_of_tables_that_leads_elsewhere_is_found(stopped: Path) -> None:
         assert data_file.tables_fault(bytes(turned), last_page) == "a table leads beyond its last page"
 
 
+def test_meta_pages_that_say_different_lengths_of_pages_are_found(stopped: Path, tmp_path: Path) -> None:
+    """The root of the main tree would be looked for beyond the end of the file."""
+    content = bytearray((stopped / "index" / "data.mdb").read_bytes())
+    transactions = [struct.unpack_from("<Q", content, at + 144)[0] for at in (0, PAGE)]
+    shorter, last_page = PAGE // 4, 4 * len(content) // PAGE - 1
+    struct.pack_into("<I", content, PAGE + data_file._PAGE_BYTES_AT, shorter)
+    struct.pack_into("<Q", content, PAGE + 144, max(transactions) + 1)
+    struct.pack_into("<QQ", content, PAGE + 128, last_page, last_page)
+    path = tmp_path / "data.mdb"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert data_file.fault_of(Files(), file.fileno()) == "its meta pages say different lengths of pages"
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_damage_in_pages_without_a_checksum_raises_only_index_errors(stopped: Path, tmp_path: Path, seed: int) -> None:
     data = tmp_path / "data"
