@@ -91,6 +91,7 @@ def test_environment_of_tables_and_booleans_is_read() -> None:
     [
         ('durabilty = "durable"', "unknown key 'durabilty'; did you mean 'durability'?"),
         ('durability = "durble"', "'durble' is not one of durable, write-behind; did you mean 'durable'?"),
+        ("port = 3", "unknown key 'port'; it belongs to [tls] or [http]; did you mean 'dicom_port'?"),
         ("segment_bytes = 3", "unknown key 'segment_bytes'; it belongs to [storage]"),
         ("[limits]\nidle_timeout = 3", "[limits]: unknown key 'idle_timeout'; did you mean 'idle_timeout_s'?"),
         ('[limits]\nidle_timeout_s = "3"', "limits.idle_timeout_s: expected `float`, got `str` ('3')"),

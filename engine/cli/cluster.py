@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from engine import __version__
 from engine.config import Config, second_copies
-from engine.errors import ConfigError
+from engine.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from engine.cluster.cluster import Cluster
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def init(config: Config) -> dict[str, Any]:
     """Makes the tables in PostgreSQL. Raises ConfigError, ClusterError, StorageError."""
-    with _cluster(config) as cluster:
+    from engine.cluster.cluster import Cluster
+
+    with Cluster(config.cluster, bytes(16)) as cluster:  # the tables are those of all archives
         is_new = cluster.init()
         return {"tables": "made" if is_new else "there already", "warnings": cluster.database.look().warnings}
 
@@ -61,6 +63,8 @@ def _cluster(config: Config) -> Cluster:
     from engine.archive.layout import existing
     from engine.cluster.cluster import Cluster
 
+    if config.cluster.database and not (config.data / "archive.json").exists():
+        raise StorageError(f"{config.data} is no node yet: `filmroom cluster join` makes it one")
     return Cluster(config.cluster, existing(config.data).archive_id)
 
 

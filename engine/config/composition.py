@@ -112,7 +112,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict
 
     caretaker_pause_s: Annotated[float, Meta(ge=0, le=86400), FIXED] = 15.0
     """Seconds from the ready line to the start of the process that compacts, scrubs and applies retention rules. It
-    takes a third of a second of processor time, which clients that waited for the restart need more."""
+    takes a third of a second of processor time, which clients that waited for the restart need more. It starts at once
+    where answers wait for the bucket (durable = "object"), to which it ships."""
 
     limits: Limits = Limits()
     tls: Tls = Tls()

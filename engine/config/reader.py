@@ -259,8 +259,9 @@ def _check_table(table: dict[str, Any], names: list[str], where: str, mistakes: 
             if key in _REMOVED_KEYS:
                 mistakes.append(f"{where}: {key} was removed: {_REMOVED_KEYS[key]}")
                 continue
-            elsewhere = [dotted for dotted, _ in keys() if dotted.split(".")[-1] == key]
-            hint = f"; it belongs to {_place(elsewhere[0])}" if elsewhere else _nearest(key, names)
+            elsewhere = [_place(dotted) for dotted, _ in keys() if dotted.split(".")[-1] == key]
+            hint = f"; it belongs to {' or '.join(elsewhere)}" if elsewhere else ""
+            hint += _nearest(key, [name for name in names if name.endswith(f"_{key}")] if elsewhere else names)
             mistakes.append(f"{where}: unknown key {key!r}{hint}")
 
 

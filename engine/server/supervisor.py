@@ -171,7 +171,9 @@ class Supervisor:
             self._start_accepting()
             self._check()
             if not self._archive.is_read_only:
-                self._caretaker.start_later(self._config.caretaker_pause_s)
+                # Answers wait for it where they wait for the bucket, to which it ships; nodes follow each other there.
+                is_awaited = "object" in second_copies.places(self._config)
+                self._caretaker.start_later(0.0 if is_awaited else self._config.caretaker_pause_s)
             self._start_messages()
             self._announce_ready()
         await self._stopping.wait()

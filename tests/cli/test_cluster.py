@@ -101,6 +101,25 @@ def test_an_archive_joins_and_a_lost_node_is_removed(
     assert code != exit_codes.OK and "alive" in err
     server.execute("update filmroom.nodes set until = now() - interval '1 minute' where slot = 0", database)
     assert run(capsys, "cluster", "remove", "one", *second)[0] == exit_codes.OK
+    code, _, err = run(capsys, "cluster", "join")
+    assert code != exit_codes.OK and "node one, which is removed: join with an empty folder" in err
     code, out, err = run(capsys, "cluster", "leave", *second, "--json")
     assert code == exit_codes.OK, err
     assert json.loads(out) == {"node": "two", "segments_published": 0}
+    code, _, err = run(capsys, "cluster", "join", *second)
+    assert code != exit_codes.OK and "node two, which is left: join with an empty folder" in err
+
+
+def test_the_first_node_of_a_new_archive_begins_with_the_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], server: Postgres, database: str
+) -> None:
+    configure(tmp_path, server, database)
+    content = (tmp_path / "filmroom.toml").read_text()
+    bucket = f'[object_store]\nurl = "file://{tmp_path}/bucket"\n'
+    (tmp_path / "filmroom.toml").write_text(f'durable = "object"\n{content}{bucket}')
+    code, out, err = run(capsys, "cluster", "init", "--json")
+    assert (code, json.loads(out)["tables"]) == (exit_codes.OK, "made"), err
+    code, _, err = run(capsys, "cluster", "status")
+    assert code != exit_codes.OK and "no node yet: `filmroom cluster join`" in err
+    code, out, err = run(capsys, "cluster", "join", "--new", "--json")
+    assert (code, json.loads(out)["slot"]) == (exit_codes.OK, 0), err

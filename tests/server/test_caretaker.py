@@ -72,6 +72,14 @@ def test_it_runs_at_the_lowest_priority_applies_reloads_and_ends_with_the_server
         assert not Path(f"/proc/{pid}").exists()
 
 
+def test_where_answers_wait_for_the_bucket_it_starts_at_once(tmp_path: Path) -> None:
+    pytest.importorskip("obstore", reason="obstore is not installed")
+    config = f'durable = "object"\n[object_store]\nurl = "file://{tmp_path}/bucket"\n'
+    pause = {"FILMROOM_CARETAKER_PAUSE_S": "86400"}
+    with running(tmp_path / "d", workers=1, config=config, environment=pause) as server:
+        wait_for(lambda: pid_of(server) is not None, what="the caretaker")
+
+
 def test_a_dead_caretaker_is_replaced_and_one_without_supervisor_ends(tmp_path: Path) -> None:
     with running(tmp_path / "d", workers=1) as server:
         wait_for(lambda: "compaction" in caretaker_of(server), what="statistics of the caretaker")

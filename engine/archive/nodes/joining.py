@@ -6,7 +6,8 @@
     the bucket is empty too   with `is_new`, the first node of a new archive. Never where an archive is there already: a
                               first node that has lost its folder would begin another one beside that of its fellows
     DATA is a node already    nothing: joining may be repeated, as the first step of a container; a node that has lost
-                              DATA/cluster.json gets it again
+                              DATA/cluster.json gets it again. But one that has left, was removed or taken over does not
+                              come back with this folder
 
 Not for archives that encrypt their records, yet: keys are made on one machine and would have to reach all before the
 first record does.
@@ -24,7 +25,7 @@ from engine.archive.nodes.membership import Membership, has_announced, write_mem
 from engine.archive.tiering import connection
 from engine.cluster.cluster import Cluster
 from engine.cluster.settings import ClusterSettings
-from engine.errors import ConfigError, StorageError
+from engine.errors import ClusterError, ConfigError, StorageError
 from engine.objects import bucket as buckets
 from engine.objects.settings import ObjectStore
 from engine.storage.files import Files
@@ -53,6 +54,7 @@ def join(
             _refuse_second(data, store, files)
         layout = layouts.open_layout(data, files, create=is_new, joins=True)
         if layout.membership is not None:
+            _check_member(layout, cluster)
             write_membership(data, layout.archive_id, layout.slot, cluster, files)
             return layout.membership
         if layout.role != layouts.ARCHIVE:
@@ -101,6 +103,17 @@ def _refuse_second(data: Path, store: ObjectStore, files: Files) -> None:
             f"{store.url} holds an archive already ({', '.join(map(bytes.hex, found))}): join it, without --new."
             " A further archive needs a folder of its own in the bucket"
         )
+
+
+def _check_member(layout: layouts.Layout, settings: ClusterSettings) -> None:
+    """Raises ClusterError if the node has left, or was removed or taken over: its folder cannot be used again."""
+    with Cluster(settings, layout.archive_id) as agreed:
+        agreed.check()
+        for node in agreed.nodes.list(everything=True):
+            if node.slot == layout.slot and node.state not in ("active", "draining"):
+                raise ClusterError(
+                    f"{layout.data} is that of the node {node.name}, which is {node.state}: join with an empty folder"
+                )
 
 
 def _archive_in(store: ObjectStore, archive_id: bytes | None) -> bytes:
