@@ -152,6 +152,7 @@ class Destination:
         progress_at, limit_s = loop.time(), self._address.message_timeout_s * self._timeouts_max
         while remaining and not results.cancelled:
             try:
+                supplies = await self._resources.supplies(self._peer.aet)
                 requestor = await self._open(remaining)
             except AssociationFailed as error:
                 results.unreachable = str(error)
@@ -161,7 +162,7 @@ class Destination:
                 results.crashed(remaining, error)
                 return
             count_before, sent_before = len(remaining), results.sent_count
-            remaining = await self._send_on(requestor, remaining)
+            remaining = await self._send_on(requestor, remaining, supplies)
             if results.sent_count > sent_before:
                 progress_at = loop.time()
             is_late = loop.time() - progress_at > limit_s
@@ -184,11 +185,12 @@ class Destination:
         sightings.reached(self._peer.aet, place, accepted.contexts.values() if accepted is not None else ())
         return requestor
 
-    async def _send_on(self, requestor: Requestor, share: list[Instance]) -> list[Instance]:
+    async def _send_on(
+        self, requestor: Requestor, share: list[Instance], supplies: Supplies | None
+    ) -> list[Instance]:
         """Sends until all are done or the association is lost; returns the instances that were not tried."""
         results, accepted = self._results, requestor.accepted
         assert accepted is not None
-        supplies = await self._resources.supplies(self._peer.aet)
         sender = InstanceSender(
             self._resources.archive,
             self._resources.transcoder,
