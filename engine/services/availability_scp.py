@@ -24,7 +24,7 @@ from engine.dicom import tags, transfer_syntax, uids
 from engine.dicom.identifier import Identifier, decode_identifier
 from engine.dimse.messages import NCreateRQ, NCreateRSP
 from engine.dimse.status import GeneralStatus, Service, status_of
-from engine.errors import EngineError, MessageError
+from engine.errors import EngineError, MessageError, for_log
 from engine.orders.values import Source
 from engine.orders.work import STUDY_AVAILABLE
 from engine.services.operations import operations
@@ -108,7 +108,7 @@ async def serve(session: Session, presentation_context_id: int, rq: NCreateRQ, d
     except EngineError as error:
         comment = str(error)
         code = error.status if isinstance(error, MessageError) else status_of(error, Service.OTHER)
-        logger.warning("notification refused", calling=session.caller, status=f"{code:04X}", error=comment)
+        logger.warning("notification refused", calling=session.caller, status=f"{code:04X}", error=for_log(error))
     _record(session, study, comment)
     session.respond(presentation_context_id, _response(rq, uid, code, comment))
 

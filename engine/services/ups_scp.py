@@ -234,10 +234,12 @@ async def _find(session: Session, context_id: int, rq: CFindRQ, data: bytes) -> 
             session, context_id, rq, identifier, Search(question, is_brief=covers(identifier))
         )
     except EngineError as error:
-        status = FindStatus.UNABLE_TO_PROCESS if isinstance(error, OrdersError) else status_of(error, Service.FIND)
+        status = status_of(error, Service.FIND)
         comment = str(error)
         offending = error.offending_elements if isinstance(error, QueryError) else ()
-        logger.warning("query for workitems refused", calling=session.caller, status=f"{status:04X}", error=comment)
+        logger.warning(
+            "query for workitems refused", calling=session.caller, status=f"{status:04X}", error=for_log(error)
+        )
     if status == FindStatus.OUT_OF_RESOURCES and not comment:
         comment = f"more than {session.config.worklist.limit} workitems: narrow the query"
     logger.info("workitems queried", calling=session.caller, workitems=count, status=f"{status:04X}")

@@ -95,7 +95,7 @@ class _Operation:
             status = await self._answer(decoded, self._question)
         except EngineError as error:
             offending = error.offending_elements if isinstance(error, QueryError) else ()
-            code = FindStatus.UNABLE_TO_PROCESS if isinstance(error, OrdersError) else status_of(error, Service.FIND)
+            code = status_of(error, Service.FIND)
             logger.warning("worklist refused", calling=session.caller, status=f"{code:04X}", error=for_log(error))
             self._end(code, str(error), offending)
             return

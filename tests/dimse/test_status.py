@@ -68,6 +68,7 @@ def test_our_statuses_are_in_the_services_table(
         (errors.EngineError("?"), Service.STORE, 0x0110),
         (errors.QueryError("?"), Service.FIND, 0xA900),
         (errors.DataSetError("?"), Service.FIND, 0xC000),
+        (errors.OrdersError("?"), Service.FIND, 0xC000),
         (MemoryError(), Service.FIND, 0xA700),
         (errors.QueryError("?"), Service.MOVE, 0xA900),
         (errors.CorruptRecord("?", 1, 2), Service.GET, 0xA702),

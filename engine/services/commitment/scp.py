@@ -30,7 +30,7 @@ from engine.archive.commitment.transactions import Transaction
 from engine.dicom import transfer_syntax
 from engine.dimse.messages import NActionRQ, NActionRSP, NEventReportRSP
 from engine.dimse.status import GeneralStatus, Service, status_of
-from engine.errors import AssociationFailed, EngineError, MessageError
+from engine.errors import AssociationFailed, EngineError, MessageError, for_log
 from engine.services.commitment.commitments import Turn
 from engine.services.commitment.information import decode_action
 from engine.services.commitment.report import SOP_CLASS, SOP_INSTANCE, event_information, refusal_of, report_rq
@@ -60,7 +60,7 @@ async def act(session: Session, presentation_context_id: int, rq: NActionRQ, inf
     except EngineError as error:
         code, comment = status_of(error, Service.OTHER), str(error)
         services.engine.metrics.counters["commitment_requests_refused"] += 1
-        logger.warning("commitment refused", calling=session.caller, status=f"{code:04X}", error=comment)
+        logger.warning("commitment refused", calling=session.caller, status=f"{code:04X}", error=for_log(error))
         session.respond(presentation_context_id, _response(rq, code, comment))
         return
     logger.info(
