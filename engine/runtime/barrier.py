@@ -4,7 +4,7 @@
 
 Questions that come while a round is under way share the next one, so that a busy node asks once a round trip, however
 many ask it. While the nodes cannot be asked, `[cluster] visibility` says what happens: "cluster" refuses the question,
-"node" answers with what this node knows, and counts that.
+"node" answers with what this node knows, and counts that: soon after a failure at once, while the next round goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from engine.runtime.pools import ThreadPool
 logger = log.get("runtime.barrier")
 
 COUNTER = "answers_of_one_node"
+FRESH_S = 5.0
+"""A failure that is older says nothing about now: the question waits for its round."""
 
 
 class Barrier:
@@ -42,7 +44,9 @@ class Barrier:
         self._refuses = refuses
         self._next: asyncio.Future[None] | None = None
         """The round that has not begun."""
-        self._is_running = False
+        self.is_running = False
+        self._failed_s = 0.0
+        """When the last round failed, by the loop's clock."""
         self.is_blind = False
         """Whether the last round failed: answers may lack what other nodes have."""
 
@@ -51,8 +55,12 @@ class Barrier:
         if self._next is None:
             self._next = self._loop.create_future()
         waiter = self._next
-        if not self._is_running:
+        is_fresh = self.is_running or self._loop.time() - self._failed_s < FRESH_S
+        if not self.is_running:
             self._begin()
+        if self.is_blind and is_fresh and not self._refuses:
+            self._counters[COUNTER] += 1  # the round goes on, and finds out when the cluster is back
+            return
         try:
             await asyncio.shield(waiter)
         except (ClusterUnreachable, CatalogBehind):
@@ -63,7 +71,7 @@ class Barrier:
     def _begin(self) -> None:
         assert self._next is not None
         waiter, self._next = self._next, None
-        self._is_running = True
+        self.is_running = True
         guards.watch(self._loop.create_task(self._round(waiter)), "barrier")
 
     async def _round(self, waiter: asyncio.Future[None]) -> None:
@@ -73,9 +81,11 @@ class Barrier:
         except EngineError as failure:
             error = failure
         finally:
-            self._is_running = False
+            self.is_running = False
             if self._next is not None:
                 self._begin()
+        if error is not None:
+            self._failed_s = self._loop.time()
         self._note(error)
         if waiter.done():
             return

@@ -191,7 +191,7 @@ class Follower:
 
     def _apply_items(self, slot: int, number: int, announcement: Announcement) -> None:
         segment_id = announcement.name.segment_id
-        if announcement.name not in self._remote.names():
+        if not self._remote.has(announcement.name):
             self._growing.add(announcement)
         self._index.apply_group(slot, number, items_of(announcement), {}, {segment_id: announcement.records_end})
 

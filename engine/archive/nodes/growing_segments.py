@@ -53,6 +53,8 @@ class GrowingSegments:
         self._files = files
         self._bucket = bucket
         self._pages = pages
+        self._ends: dict[SegmentName, tuple[int, int]] = {}
+        """Of each file to which this process adds: where its whole entries end, and its size then."""
 
     # -- SegmentStore ---------------------------------------------------------------------------
 
@@ -105,11 +107,18 @@ class GrowingSegments:
             fd = self._files.open(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise_write_error(error, f"open {path}")
+        known = self._ends.pop(announcement.name, None)  # noted again only when all went well
         try:
-            end = _Entries(self._files, fd, announcement.name).read()
+            size = self._files.size(fd)
+            if known is not None and known[1] == size:
+                end = known[0]
+            else:
+                end = _Entries(self._files, fd, announcement.name).read()
             self._files.pwritev(fd, [fields + message], end)
         finally:
             self._files.close(fd)
+        end += len(fields) + len(message)
+        self._ends[announcement.name] = end, max(end, size)
 
     def end(self, name: SegmentName) -> int:
         """Up to where the bytes of a segment are known without a gap; 0: nothing is."""
@@ -120,6 +129,7 @@ class GrowingSegments:
 
     def discard(self, name: SegmentName) -> None:
         """Forgets a segment that is sealed in the bucket, or gone."""
+        self._ends.pop(name, None)
         self._files.unlink(self.path(name))
         self._pages.forget_segment(name)
 

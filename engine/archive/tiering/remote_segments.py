@@ -125,6 +125,10 @@ class RemoteSegments:
             self._files.sync_directory(str(self._data))
         replace_file(self._files, self._path(name), hint)
 
+    def has(self, name: SegmentName) -> bool:
+        """Whether the hint of this segment is here."""
+        return self._files.exists(self._path(name))
+
     def published(self, name: SegmentName) -> Published:
         """A segment as a manifest has it. Raises SegmentGone, CorruptRecord."""
         data = self._open(name, 0)

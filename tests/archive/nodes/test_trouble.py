@@ -10,12 +10,17 @@ import pytest
 from engine.archive import verify
 from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.scrub import Scrubber
+from engine.archive.nodes.announcement import GROUP, Announcement
+from engine.archive.nodes.growing_segments import GrowingSegments
 from engine.archive.nodes.joining import join
 from engine.archive.settings import Compaction
 from engine.archive.tiering import bucket_restore
 from engine.archive.tiering.residence import Residence
 from engine.errors import StorageError
+from engine.objects.bucket import Bucket, Place, SegmentName
+from engine.objects.pages import PageCache
 from engine.objects.settings import ObjectStore
+from engine.storage.files import Files
 from tests.archive.filled import contents, opened, study_query
 from tests.archive.nodes.rig import Node, settings_of, uids
 from tests.archive.nodes.test_nodes import SOMEBODY, Pair, assert_equal, exchange, fill, seal
@@ -169,3 +174,40 @@ def test_a_bucket_with_an_archive_gets_no_second_one_from_a_first_node_that_has_
     assert not (tmp_path / "b").exists()
     second = join(tmp_path / "b", settings_of(words, "b"), store)
     assert (second.archive_id, second.slot != first.slot) == (first.archive_id, True)
+
+
+class _Counting(Files):
+    """Counts the bytes that are read."""
+
+    read_bytes = 0
+
+    def pread(self, fd: int, length: int, offset: int) -> bytes:
+        data = super().pread(fd, length, offset)
+        self.read_bytes += len(data)
+        return data
+
+
+def test_what_a_group_costs_to_add_does_not_grow_with_its_segment(tmp_path: Path) -> None:
+    files, name = _Counting(), SegmentName(1 << 48, 7)
+    pages = PageCache(str(tmp_path / "pages"), files, lambda: 0)
+
+    def bucket() -> Bucket:
+        raise AssertionError("nobody reads a payload")
+
+    def add(growing: GrowingSegments, number: int) -> None:
+        start = 4096 + number * 100 if number else 0
+        end = 4196 + number * 100
+        place = Place(1, 1, number)
+        growing.add(Announcement(GROUP, name, start, end, place, records_end=end, header=b"h" * 100))
+
+    growing = GrowingSegments(tmp_path, files, bucket, pages)
+    for number in range(100):
+        add(growing, number)
+    assert files.read_bytes == 0
+    with open(growing.path(name), "ab") as file:
+        file.write(b"x" * 50)  # as a write that a power cut has torn
+    add(growing, 100)  # over it
+    assert files.read_bytes
+    again = GrowingSegments(tmp_path, files, bucket, pages)
+    add(again, 101)
+    assert again.end(name) == 4196 + 101 * 100
