@@ -71,7 +71,10 @@ def test_what_is_sent_again_in_other_forms_is_no_conflict(tmp_path: Path) -> Non
                 run("dcmcrle", path, target)
             send("-xr", *packed)
             by_pynetdicom(server, files)
-            wait_for(lambda: settled(server), 300, "nothing kept aside")
+            try:
+                wait_for(lambda: settled(server), 300, "nothing kept aside")
+            except AssertionError as error:
+                raise AssertionError(f"{error}: {server.stats()['caretaker']}\n" + "".join(server.log[-60:])) from error
         after = counts(server)
         assert (after["instances"], after["conflicts"], after["versions"]) == (SMALL + 1, 0, 0)
         stats = server.stats()

@@ -10,6 +10,8 @@ background:
                             they come again
         other content       stays
         on legal hold       stays until the hold is released and the archive is opened again
+        not read, or not    is compared again, ATTEMPTS_MAX times at most: a decoder may be late on a busy machine, and
+        decoded             a segment may be moved just then
 
 A version is retired only after every byte of both has been read, checked and compared, and if both still exist then.
 DATA/resent.json keeps the progress, so that a start does not compare everything again.
@@ -56,6 +58,9 @@ BATCH: Final = 64
 STEP_S: Final = 1.0
 LOOK_AGAIN_S: Final = 600.0
 """Interval at which all versions are examined even if their number has not changed."""
+RETRY_S: Final = 30.0
+"""The same while a version could not be compared."""
+ATTEMPTS_MAX: Final = 3
 LATE_NS: Final = 3600 * 10**9
 """How much later than its stamp a version may become visible."""
 
@@ -68,6 +73,8 @@ class Judge:
         self._parts = archive.parts
         self._reserve_bytes = reserve_bytes
         self._pool: ProcessPool | None = None
+        self.failures = 0
+        """How often something could not be decoded."""
 
     def is_same(self, left_instance: Instance, right_instance: Instance) -> bool:
         """Whether both have the same content. Blocks. Raises CorruptRecord."""
@@ -105,7 +112,11 @@ class Judge:
                 transcode.CODECS, transcode.TIME_LIMIT_S, transcode.DECODED_BYTES_MAX, transcode.IDLE_S
             )
         spool = self._spool()
-        self._pool.run(side.source, {"job": "decoding", "syntax": side.syntax.uid}, spool.write)
+        try:
+            self._pool.run(side.source, {"job": "decoding", "syntax": side.syntax.uid}, spool.write)
+        except TranscodeError:
+            self.failures += 1
+            raise
         return Side(spool.source(), EXPLICIT_VR_LITTLE_ENDIAN)
 
     def _spool(self) -> Spool:
@@ -151,6 +162,8 @@ class VersionComparer:
         self._path = archive.parts.layout.data / "resent.json"
         self._from_ns = _read_mark(self._path) - LATE_NS if since_ns is None else since_ns
         self._compared: set[tuple[str, int]] = set()
+        self._attempts: dict[tuple[str, int], int] = {}
+        """Versions that could not be compared, and how often that was tried."""
         self._versions: Iterator[Instance] | None = None
         self._began_ns = 0
         self._count = -1
@@ -163,7 +176,8 @@ class VersionComparer:
         index = self._parts.index
         if self._versions is None:
             count = index.version_count()
-            if not count or (count == self._count and time.monotonic() - self._looked_s < LOOK_AGAIN_S):
+            look_again_s = RETRY_S if self._attempts else LOOK_AGAIN_S
+            if not count or (count == self._count and time.monotonic() - self._looked_s < look_again_s):
                 return False
             self._count, self._looked_s = count, time.monotonic()
             self._began_ns = time.time_ns()
@@ -173,18 +187,24 @@ class VersionComparer:
         until_s = time.monotonic() + STEP_S
         same: list[tuple[Instance, Instance]] = []
         for version in self._versions:
-            if version.stamp < self._from_ns or (version.sop_instance_uid, version.stamp) in self._compared:
+            if version.stamp < self._from_ns or _identity(version) in self._compared:
                 continue
             other = self._same_as(version, {instance.stamp for instance, _ in same})
             if other is not None:
                 same.append((version, other))
-            self._compared.add((version.sop_instance_uid, version.stamp))
             if self._is_stopping() or len(same) == BATCH or time.monotonic() > until_s:
                 break
         else:
             self._versions = None
+        try:
+            self._retire(same)
+        except BaseException:
+            # Nothing was retired: all of these are to be compared again.
+            self._compared -= {_identity(version) for version, _ in same}
+            self._versions, self._count = None, -1
+            raise
+        if self._versions is None and not self._attempts:
             self._remember()
-        self._retire(same)
         return self._versions is not None
 
     def run(self) -> int:
@@ -201,18 +221,32 @@ class VersionComparer:
     def _same_as(self, version: Instance, retired: set[int]) -> Instance | None:
         """The current instance or an earlier version with the same content."""
         self.counters.compared += 1
+        is_certain, failures = True, self._judge.failures
+        identity = _identity(version)
         for other in others_of(self._archive, version):
             if other.stamp in retired:
                 continue
             try:
                 if self._judge.is_same(version, other):
+                    self._settle(identity)
                     return other
             except CorruptRecord as error:
+                is_certain = False
                 logger.warning(
                     "a version was not compared", sop_instance_uid=version.sop_instance_uid, reason=for_log(error)
                 )
+        attempts = self._attempts.get(identity, 0) + 1
+        if attempts < ATTEMPTS_MAX and not (is_certain and self._judge.failures == failures):
+            self._attempts[identity] = attempts
+            return None
+        self._settle(identity)
         self.counters.other_content += 1
         return None
+
+    def _settle(self, identity: tuple[str, int]) -> None:
+        """This version is not compared again."""
+        self._compared.add(identity)
+        self._attempts.pop(identity, None)
 
     def _retire(self, same: list[tuple[Instance, Instance]]) -> None:
         if not same:
@@ -230,6 +264,10 @@ class VersionComparer:
         self._compared = {identity for identity in self._compared if identity[1] >= self._from_ns}
         mark = json.dumps({"compared_until_ns": self._began_ns}).encode()
         replace_file(self._parts.files, str(self._path), mark)
+
+
+def _identity(version: Instance) -> tuple[str, int]:
+    return version.sop_instance_uid, version.stamp
 
 
 def others_of(archive: Archive, version: Instance) -> list[Instance]:

@@ -16,7 +16,7 @@ from engine.archive.lifecycle.compaction import Compactor
 from engine.archive.lifecycle.resent import VersionComparer
 from engine.config import Compaction
 from engine.dicom import convert, transfer_syntax
-from engine.errors import EngineError
+from engine.errors import ArchiveInUse, CorruptRecord, EngineError
 from engine.index.format.types import Instance, Outcome
 from engine.storage.record import crc32c
 from tests import samples
@@ -250,3 +250,55 @@ def test_what_comes_while_another_is_compared_is_compared_next(
         comparer.close()
         assert comparer.counters.same_content == 2
         assert archive.stats()["versions"] == 0
+
+
+def test_what_could_not_be_compared_is_compared_again_and_not_for_ever(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resent, "RETRY_S", 0.0)
+    payload = kept.data_set(1)
+    asked: list[str] = []
+
+    def cannot(judge: resent.Judge, left: Instance, right: Instance) -> bool:
+        asked.append(left.sop_instance_uid)
+        raise CorruptRecord("the segment file is missing", 1, 4096)
+
+    with archive:
+        stored(archive, payload)
+        stored(archive, converted(payload, DEFLATED), DEFLATED)
+        assert archive.parts.index.version_count() == 1
+        comparer = VersionComparer(archive)
+        with monkeypatch.context() as patch:
+            patch.setattr(resent.Judge, "is_same", cannot)
+            comparer.step()
+        assert archive.parts.index.version_count() == 1
+        comparer.step()
+        assert archive.parts.index.version_count() == 0
+        stored(archive, converted(kept.data_set(1, PatientName="Other"), DEFLATED), DEFLATED)
+        assert archive.parts.index.version_count() == 1
+        asked.clear()
+        monkeypatch.setattr(resent.Judge, "is_same", cannot)
+        for _ in range(10):
+            comparer.step()
+        assert len(asked) == resent.ATTEMPTS_MAX
+        comparer.close()
+
+
+def test_what_could_not_be_retired_is_compared_again(archive: Archive, monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = kept.data_set(1)
+    with archive:
+        stored(archive, payload)
+        stored(archive, converted(payload, DEFLATED), DEFLATED)
+        comparer = VersionComparer(archive)
+
+        def in_use(*_: object) -> list[Instance]:
+            raise ArchiveInUse("another process has been deleting")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(resent, "retire", in_use)
+            with pytest.raises(ArchiveInUse):
+                comparer.step()
+        assert archive.parts.index.version_count() == 1
+        comparer.step()
+        assert archive.parts.index.version_count() == 0
+        comparer.close()
